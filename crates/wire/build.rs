@@ -1,1 +1,28 @@
-fn main() {}
+//! Compiles the contracts in `proto/` with protox, so that no machine needs a `protoc`.
+
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+
+const PROTOS: &[&str] = &[
+    "twinward/agent/v1/events.proto",
+    "twinward/agent/v1/agent_service.proto",
+    "twinward/registry/v1/registry_service.proto",
+    "twinward/twin/v1/twin_service.proto",
+    "twinward/policy/v1/policy_service.proto",
+    "twinward/bus/v1/bus.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    for proto in PROTOS {
+        println!("cargo::rerun-if-changed={}", root.join(proto).display());
+    }
+    let descriptors = protox::compile(PROTOS, [&root])?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".twinward.bus.v1.Reject.payload")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Security events: `twinward.agent.v1` outside, `posture` inside.

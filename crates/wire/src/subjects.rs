@@ -1,0 +1,79 @@
+//! Names of streams and subjects on NATS: built and parsed nowhere else.
+//!
+//! | what | stream | subject |
+//! |---|---|---|
+//! | admitted telemetry of partition 7 | `TELEMETRY_7` | `telemetry.7` |
+//! | changes of twins of partition 7 | `TWINS_7` | `twins.7` |
+//! | what could not be used | `REJECTS` | `rejects.{service}` |
+//! | desired changed, for ingestion | – | `push.{token}` |
+//! | identity changed, for ingestion | – | `identity.{token}` |
+//!
+//! A token is the identity in URL-safe base64, because device ids may hold characters that mean
+//! something in a subject (`.`, `*`, `>`).
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use twin::{IdentityKey, Partition};
+
+/// Stream of what could not be used.
+pub const REJECTS_STREAM: &str = "REJECTS";
+/// All subjects of [`REJECTS_STREAM`].
+pub const REJECTS_SUBJECTS: &str = "rejects.>";
+
+/// Stream of admitted telemetry of a partition.
+pub fn telemetry_stream(partition: Partition) -> String {
+    format!("TELEMETRY_{partition}")
+}
+
+/// Subject of admitted telemetry of a partition.
+pub fn telemetry_subject(partition: Partition) -> String {
+    format!("telemetry.{partition}")
+}
+
+/// Stream of twin changes of a partition.
+pub fn twins_stream(partition: Partition) -> String {
+    format!("TWINS_{partition}")
+}
+
+/// Subject of twin changes of a partition.
+pub fn twins_subject(partition: Partition) -> String {
+    format!("twins.{partition}")
+}
+
+/// Subject of the rejects of a service.
+pub fn rejects_subject(service: &str) -> String {
+    format!("rejects.{service}")
+}
+
+/// Subject of push hints for one identity.
+pub fn push_subject(key: &IdentityKey) -> String {
+    format!("push.{}", token(key))
+}
+
+/// Subject of identity hints for one identity.
+pub fn identity_subject(key: &IdentityKey) -> String {
+    format!("identity.{}", token(key))
+}
+
+/// URL-safe base64 without padding of `device` or `device/module`.
+fn token(key: &IdentityKey) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(key.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_identity_is_one_legal_subject_token() {
+        for (path, subject) in [
+            ("a", "push.YQ"),
+            ("ab", "push.YWI"),
+            ("abc", "push.YWJj"),
+            ("cam.1*", "push.Y2FtLjEq"),
+            ("d/m", "push.ZC9t"),
+        ] {
+            let key = IdentityKey::parse_path(path).unwrap();
+            assert_eq!(push_subject(&key), subject);
+        }
+    }
+}
