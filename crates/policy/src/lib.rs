@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The policy service: decides which desired settings policies put on which twins.
+//!
+//! - **Consumes** `TWINS_{p}`, the changes of twins (from twin-store, over NATS). Each change carries
+//!   the whole twin, so nothing is cached and nothing is polled.
+//! - **Produces** calls of twin-store's `ApplyPolicySettings`, with the version the decision was made
+//!   on; `REJECTS` for what it cannot use.
+//! - **Owns** `policy.db`: policies, their revisions, and how far each `TWINS_{p}` was read.
+//! - **Serves** `twinward.policy.v1.PolicyService`.
+//!
+//! It never talks to a device, never writes a twin itself, and knows no detail of how twin-store
+//! keeps it. The rule of what a policy may overwrite lives in `twin::settings`; here it is only asked.
+//!
+//! Reading order: [`policy_doc`] (what a policy is) → [`file`] (how people write one) →
+//! [`evaluate`] (the decision, pure) → [`store`] → [`policies`] (the present set) → [`writer`] (one
+//! decision carried out) → [`consumer`] (on change) and [`sweep`] (everything, in the background) →
+//! [`grpc`] → [`app`].
+
+pub mod app;
+pub mod config;
+pub mod error;
+pub mod file;
+pub mod policy_doc;
+
+pub use app::{Addresses, App};
+pub use config::Config;
+pub use error::Error;

@@ -1,0 +1,409 @@
+//! What a policy is: parsed and checked once, valid ever after.
+//!
+//! Everything that enters (a gRPC request, a file, a stored row) becomes a [`PolicySpec`], and only
+//! [`Policy::check`] turns one into a [`Policy`]. It reports every problem at once, each with its
+//! field and the position inside it. This module knows neither protobuf nor YAML nor SQL.
+
+use std::fmt;
+
+use twin::{Condition, Map, Violations};
+
+/// Characters of a policy's id: it stands in every leaf's metadata as `policy:<id>@<revision>`.
+pub const ID_CHARS_MAX: usize = 128;
+
+/// Characters of a description: a page of text for people, not a place to store documents.
+pub const DESCRIPTION_CHARS_MAX: usize = 4096;
+
+/// Which twins a policy looks at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Twins of devices.
+    Devices,
+    /// Twins of modules. The default, because security agents are modules.
+    #[default]
+    Modules,
+}
+
+impl Scope {
+    /// The scopes as files spell them.
+    pub const NAMES: [&str; 2] = ["devices", "modules"];
+
+    /// As files spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Devices => "devices",
+            Scope::Modules => "modules",
+        }
+    }
+
+    /// The inverse of [`Scope::as_str`].
+    pub fn parse(text: &str) -> Option<Scope> {
+        match text {
+            "devices" => Some(Scope::Devices),
+            "modules" => Some(Scope::Modules),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of a policy: lower-case letters, digits, `-`, `_`, `.`, starting with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(String);
+
+impl PolicyId {
+    /// Accepts 1 to 128 of the allowed characters; the error says what was found and what is allowed.
+    pub fn parse(text: &str) -> Result<PolicyId, String> {
+        const ALLOWED: &str = "1 to 128 lower-case letters, digits, `-`, `_` and `.`, starting \
+                               with a letter or a digit";
+        if text.is_empty() {
+            return Err(format!("is empty; allowed are {ALLOWED}"));
+        }
+        let chars = text.chars().count();
+        if chars > ID_CHARS_MAX {
+            return Err(format!("has {chars} characters; allowed are {ALLOWED}"));
+        }
+        for (index, found) in text.chars().enumerate() {
+            let plain = found.is_ascii_lowercase() || found.is_ascii_digit();
+            if !plain && (index == 0 || !"-_.".contains(found)) {
+                let place = index + 1;
+                return Err(format!(
+                    "has {found:?} at character {place}; allowed are {ALLOWED}"
+                ));
+            }
+        }
+        Ok(PolicyId(text.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A policy as somebody wrote it: unchecked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicySpec {
+    /// Its name.
+    pub id: String,
+    /// Free text for people.
+    pub description: String,
+    /// Which kind of twin it looks at.
+    pub scope: Scope,
+    /// Which of them: the WHERE part of the query language. `*` is all, empty is none.
+    pub target: String,
+    /// When its settings apply: another WHERE part. Empty is always.
+    pub when: String,
+    /// The higher wins a leaf; at a tie the policy that was created later wins.
+    pub priority: i32,
+    /// What it sets: an object that is merged into desired.
+    pub settings: Map,
+}
+
+/// A part of a policy that can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Field {
+    /// [`PolicySpec::id`].
+    Id,
+    /// [`PolicySpec::description`].
+    Description,
+    /// [`PolicySpec::scope`].
+    Scope,
+    /// [`PolicySpec::target`].
+    Target,
+    /// [`PolicySpec::when`].
+    When,
+    /// [`PolicySpec::settings`].
+    Settings,
+}
+
+impl Field {
+    /// The key in a policy file.
+    pub fn file_key(self) -> &'static str {
+        match self {
+            Field::Id => "name",
+            Field::Description => "description",
+            Field::Scope => "scope",
+            Field::Target => "target",
+            Field::When => "when",
+            Field::Settings => "settings",
+        }
+    }
+
+    /// The field in the gRPC contract.
+    pub fn wire_field(self) -> &'static str {
+        match self {
+            Field::Id => "policy_id",
+            Field::Description => "description",
+            Field::Scope => "scope",
+            Field::Target => "target",
+            Field::When => "when",
+            Field::Settings => "settings_json",
+        }
+    }
+}
+
+/// One thing that is wrong with a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Which part.
+    pub field: Field,
+    /// Where inside it, for instance `line 1, column 7` of a condition or the path of a setting.
+    pub position: Option<String>,
+    /// What was found and what is allowed.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of a whole field.
+    pub fn new(field: Field, message: impl Into<String>) -> Problem {
+        Problem {
+            field,
+            position: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.field.file_key())?;
+        if let Some(position) = &self.position {
+            write!(f, " ({position})")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Everything that is wrong with a policy. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The problems, in the order of the fields.
+    pub fn list(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A policy that can be evaluated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    id: PolicyId,
+    spec: PolicySpec,
+    target: Condition,
+    when: Option<Condition>,
+}
+
+impl Policy {
+    /// Checks everything and reports every problem at once.
+    pub fn check(spec: PolicySpec) -> Result<Policy, Problems> {
+        Policy::check_after(spec, Vec::new())
+    }
+
+    /// [`Policy::check`] after a conversion that already found problems: its fields hold no usable
+    /// value, so they are not judged a second time.
+    pub fn check_after(spec: PolicySpec, earlier: Vec<Problem>) -> Result<Policy, Problems> {
+        let mut found = Found { problems: earlier };
+        let id = found.take(Field::Id, || {
+            PolicyId::parse(&spec.id).map_err(one(Field::Id))
+        });
+        found.take(Field::Description, || check_description(&spec.description));
+        let target = found.take(Field::Target, || parse(Field::Target, &spec.target));
+        let when = found.take(Field::When, || match spec.when.trim() {
+            "" => Ok(None),
+            _ => parse(Field::When, &spec.when).map(Some),
+        });
+        found.take(Field::Settings, || check_settings(&spec.settings));
+        let when = when.flatten();
+        for (field, condition) in [
+            (Field::Target, target.as_ref()),
+            (Field::When, when.as_ref()),
+        ] {
+            if let Some(condition) = condition {
+                found
+                    .problems
+                    .extend(check_no_self_reference(field, condition, &spec.settings));
+            }
+        }
+        let (Some(id), Some(target), true) = (id, target, found.problems.is_empty()) else {
+            found.problems.sort_by_key(|problem| problem.field);
+            return Err(Problems(found.problems));
+        };
+        Ok(Policy {
+            id,
+            spec,
+            target,
+            when,
+        })
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &PolicyId {
+        &self.id
+    }
+
+    /// What was written.
+    pub fn spec(&self) -> &PolicySpec {
+        &self.spec
+    }
+
+    /// Which kind of twin it looks at.
+    pub fn scope(&self) -> Scope {
+        self.spec.scope
+    }
+
+    /// Which twins.
+    pub fn target(&self) -> &Condition {
+        &self.target
+    }
+
+    /// When its settings apply; none is always.
+    pub fn when(&self) -> Option<&Condition> {
+        self.when.as_ref()
+    }
+
+    /// The higher wins a leaf.
+    pub fn priority(&self) -> i32 {
+        self.spec.priority
+    }
+
+    /// What it sets.
+    pub fn settings(&self) -> &Map {
+        &self.spec.settings
+    }
+}
+
+/// Collects problems and remembers which fields had one before.
+struct Found {
+    problems: Vec<Problem>,
+}
+
+impl Found {
+    fn take<T>(
+        &mut self,
+        field: Field,
+        check: impl FnOnce() -> Result<T, Vec<Problem>>,
+    ) -> Option<T> {
+        if self.problems.iter().any(|problem| problem.field == field) {
+            return None;
+        }
+        match check() {
+            Ok(value) => Some(value),
+            Err(problems) => {
+                self.problems.extend(problems);
+                None
+            }
+        }
+    }
+}
+
+fn one(field: Field) -> impl FnOnce(String) -> Vec<Problem> {
+    move |message| vec![Problem::new(field, message)]
+}
+
+fn check_description(text: &str) -> Result<(), Vec<Problem>> {
+    let chars = text.chars().count();
+    if chars > DESCRIPTION_CHARS_MAX {
+        let message =
+            format!("has {chars} characters; at most {DESCRIPTION_CHARS_MAX} are allowed");
+        return Err(vec![Problem::new(Field::Description, message)]);
+    }
+    Ok(())
+}
+
+fn parse(field: Field, text: &str) -> Result<Condition, Vec<Problem>> {
+    Condition::parse(text).map_err(|error| {
+        vec![Problem {
+            field,
+            position: Some(format!("line {}, column {}", error.line, error.column)),
+            message: error.to_string(),
+        }]
+    })
+}
+
+fn check_settings(settings: &Map) -> Result<(), Vec<Problem>> {
+    if settings.is_empty() {
+        let message = "sets nothing; at least one setting is needed";
+        return Err(vec![Problem::new(Field::Settings, message)]);
+    }
+    twin::validate_settings(settings).map_err(|violations| explain(&violations))
+}
+
+fn explain(violations: &Violations) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = violations
+        .list()
+        .iter()
+        .map(|violation| Problem {
+            field: Field::Settings,
+            position: Some(violation.path.clone()),
+            message: format!(
+                "{} is not allowed; allowed: {}",
+                violation.actual, violation.allowed
+            ),
+        })
+        .collect();
+    let more = violations.count() - problems.len();
+    if more > 0 {
+        problems.push(Problem::new(
+            Field::Settings,
+            format!("and {more} more problems"),
+        ));
+    }
+    problems
+}
+
+/// A policy whose own settings decide whether it applies would set and remove them without end.
+fn check_no_self_reference(field: Field, condition: &Condition, settings: &Map) -> Vec<Problem> {
+    const DESIRED: &str = "properties.desired";
+    let mut problems = Vec::new();
+    for path in condition.paths() {
+        let Some(rest) = path.strip_prefix(DESIRED) else {
+            continue;
+        };
+        let root = rest
+            .trim_start_matches('.')
+            .split(['.', '['])
+            .next()
+            .unwrap_or_default();
+        let own = root.is_empty() || settings.contains_key(root);
+        if own {
+            problems.push(Problem::new(
+                field,
+                format!(
+                    "looks at {path}, which the policy itself sets: it would switch itself on and \
+                     off; allowed are tags, reported, posture, and desired settings of others"
+                ),
+            ));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;
