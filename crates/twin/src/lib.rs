@@ -31,9 +31,9 @@ pub use partition::{Partition, PartitionCount, partition_of};
 pub use query::{Condition, QueryError, TwinView};
 pub use section::{Section, SectionKind};
 pub use settings::{
-    LostLeaf, PolicyOutcome, PolicyWrite, apply_policy_settings, validate_settings,
+    LostLeaf, PolicyChange, PolicyOutcome, PolicyWrite, apply_policy_settings, validate_settings,
 };
-pub use twin::{Twin, TwinError, TwinPatch, TwinWrite};
+pub use twin::{PolicyApplied, Twin, TwinError, TwinPatch, TwinWrite};
 pub use validate::{Rule, Violation, ViolationKind, Violations};
 pub use version::{Etag, Revision, Version};
 pub use writer::{Writer, WriterError};

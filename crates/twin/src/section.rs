@@ -4,15 +4,14 @@
 //! There is no detection of writes that change nothing: each accepted write raises the version by
 //! one, because clients count on it (spec 3.2).
 
-use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Map;
 use crate::limits::{DESIRED_BYTES_MAX, REPORTED_BYTES_MAX, TAGS_BYTES_MAX};
-use crate::metadata::{MetadataError, NodeMeta, Stamp};
-use crate::validate::Violations;
+use crate::merge::{merge_member, replacement};
+use crate::metadata::{Mark, MetadataError, NodeMeta, Stamp};
+use crate::validate::{Judge, Violations, WriteForm, is_ignored};
 use crate::version::Version;
-use crate::writer::Writer;
 
 /// Which section a write goes to. It decides size, path and who writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +22,26 @@ pub enum SectionKind {
     Desired,
     /// Written by the device.
     Reported,
+}
+
+impl SectionKind {
+    /// Where the section stands in a twin.
+    pub fn path(self) -> &'static str {
+        match self {
+            SectionKind::Tags => "tags",
+            SectionKind::Desired => "properties.desired",
+            SectionKind::Reported => "properties.reported",
+        }
+    }
+
+    /// How large the section may grow, by [`crate::validate::counted_bytes`].
+    pub fn bytes_max(self) -> usize {
+        match self {
+            SectionKind::Tags => TAGS_BYTES_MAX,
+            SectionKind::Desired => DESIRED_BYTES_MAX,
+            SectionKind::Reported => REPORTED_BYTES_MAX,
+        }
+    }
 }
 
 /// A document with its metadata and version.
@@ -37,18 +56,43 @@ pub struct Section {
 
 impl Section {
     /// An empty section at version 1.
-    pub fn new(stamp: Stamp) -> Section {
-        unimplemented!("{stamp:?}")
+    pub fn new(stamp: &Stamp) -> Section {
+        let version = Version::FIRST;
+        let mark = Mark {
+            at: stamp.at,
+            by: &stamp.by,
+            version,
+        };
+        Section {
+            document: Map::new(),
+            metadata: NodeMeta::leaf(&mark),
+            version,
+        }
     }
 
-    /// Puts a stored section together again, and refuses metadata that does not mirror the document.
+    /// Puts a stored section together again, and refuses metadata that does not mirror the
+    /// document.
     pub fn from_parts(
         document: Map,
         metadata: NodeMeta,
         version: Version,
     ) -> Result<Section, MetadataError> {
-        let _ = (document, metadata, version);
-        unimplemented!()
+        metadata.check_mirrors(&document)?;
+        Ok(Section {
+            document,
+            metadata,
+            version,
+        })
+    }
+
+    /// For this crate's own functions, which build both trees together.
+    pub(crate) fn from_mirrored(document: Map, metadata: NodeMeta, version: Version) -> Section {
+        debug_assert_eq!(metadata.check_mirrors(&document), Ok(()));
+        Section {
+            document,
+            metadata,
+            version,
+        }
     }
 
     /// The data.
@@ -74,47 +118,102 @@ impl Section {
         stamp: &Stamp,
         kind: SectionKind,
     ) -> Result<Section, Violations> {
-        let _ = (patch, stamp, kind);
-        unimplemented!()
+        let form = WriteForm::Patch;
+        self.write(
+            patch,
+            stamp,
+            kind,
+            form,
+            (self.document.clone(), self.metadata.clone()),
+        )
     }
 
-    /// Puts another document in the place of this one. Keys whose value is `null` are left out.
+    /// Puts another document in the place of this one; every node gets the new stamp. Keys whose
+    /// value is `null` are left out.
     pub fn replace(
         &self,
         document: &Map,
         stamp: &Stamp,
         kind: SectionKind,
     ) -> Result<Section, Violations> {
-        let _ = (document, stamp, kind);
-        unimplemented!()
+        let mark = Mark {
+            at: stamp.at,
+            by: &stamp.by,
+            version: self.version,
+        };
+        let nothing = (Map::new(), NodeMeta::leaf(&mark));
+        self.write(document, stamp, kind, WriteForm::Whole, nothing)
+    }
+
+    /// Merges `document` into `onto`, which is this section or nothing: a merge into nothing
+    /// leaves `null` out, as a replacement has to.
+    fn write(
+        &self,
+        document: &Map,
+        stamp: &Stamp,
+        kind: SectionKind,
+        form: WriteForm,
+        onto: (Map, NodeMeta),
+    ) -> Result<Section, Violations> {
+        let mut judge = Judge::of(document, kind, form);
+        let Some(version) = self.version.next() else {
+            judge.write_count();
+            return Err(judge.verdict().expect_err("a breach was just noted"));
+        };
+        if judge.too_deep() {
+            // Not worth measuring, and deep enough to exhaust the stack of the merge.
+            return Err(judge.verdict().expect_err("the depth was noted"));
+        }
+        let (mut merged, mut metadata) = onto;
+        let mark = Mark {
+            at: stamp.at,
+            by: &stamp.by,
+            version,
+        };
+        for (key, value) in document {
+            if !is_ignored(key, kind, form) {
+                merge_member(&mut merged, &mut metadata, key, value, &mark);
+            }
+        }
+        metadata.touch(&mark);
+        judge.size(&self.document, &merged);
+        judge.verdict()?;
+        Ok(Section::from_mirrored(merged, metadata, version))
     }
 
     /// What a device is told when this section replaces `old`: the whole document, and `null` for
     /// every key, at any depth, that is gone (spec 3.5). Merged into the old document it gives the
     /// new one.
     pub fn replacement_patch(&self, old: &Section) -> Map {
-        let _ = old;
-        unimplemented!()
+        replacement(&old.document, &self.document)
     }
 
     /// The document with `$version`, as a device sees it.
     pub fn to_device_json(&self) -> Value {
-        unimplemented!()
+        let mut json = self.document.clone();
+        json.insert("$version".into(), json!(self.version.get()));
+        Value::Object(json)
     }
 
     /// The document with `$metadata` and `$version`, as the service side sees it.
     pub fn to_json_with_metadata(&self) -> Value {
-        unimplemented!()
+        let mut json = self.document.clone();
+        let metadata = self.metadata.to_public_json(&self.document);
+        json.insert("$metadata".into(), Value::Object(metadata));
+        json.insert("$version".into(), json!(self.version.get()));
+        Value::Object(json)
     }
 
-    /// The metadata in a compact form for storing; [`NodeMeta::from_json`] reads it.
+    /// The metadata in a compact form for storing.
     pub fn metadata_to_json(&self) -> Value {
-        unimplemented!()
+        self.metadata.to_json()
     }
 
     /// Reads what [`Section::metadata_to_json`] wrote.
     pub fn metadata_from_json(json: &Value) -> Result<NodeMeta, MetadataError> {
-        let _ = json;
-        unimplemented!()
+        NodeMeta::from_json(json)
     }
 }
+
+#[cfg(test)]
+mod tests;

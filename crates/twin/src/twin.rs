@@ -10,10 +10,11 @@ use jiff::Timestamp;
 
 use crate::Map;
 use crate::metadata::Stamp;
-use crate::section::Section;
-use crate::settings::{PolicyOutcome, PolicyWrite};
-use crate::validate::Violations;
+use crate::section::{Section, SectionKind};
+use crate::settings::{LostLeaf, PolicyChange, PolicyWrite, apply_policy_settings};
+use crate::validate::{Violations, WriteForm, is_ignored};
 use crate::version::{Etag, Version};
+use crate::writer::Writer;
 
 /// The document of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,15 @@ pub struct TwinWrite {
     pub notification: Option<Map>,
 }
 
+/// What [`Twin::apply_policies`] decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyApplied {
+    /// The write to commit; none if everything holds already.
+    pub write: Option<TwinWrite>,
+    /// Leaves that policies did not get, in order of precedence and path.
+    pub lost: Vec<LostLeaf>,
+}
+
 /// Why a write was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TwinError {
@@ -73,55 +83,182 @@ pub enum TwinError {
         /// What the section has.
         actual: Version,
     },
+    /// The twin was written 2^63 − 1 times.
+    #[error("the twin cannot be written any more: its version is the largest possible")]
+    VersionsExhausted,
 }
 
 impl Twin {
     /// A twin just created: sections at version 1, etag counter 1, version 2 (spec 1.3).
     pub fn new(at: Timestamp) -> Twin {
-        unimplemented!("{at}")
+        let empty = Section::new(&Stamp {
+            at,
+            by: Writer::System,
+        });
+        Twin {
+            tags: empty.clone(),
+            desired: empty.clone(),
+            reported: empty,
+            version: Version::FIRST.next().expect("2 follows 1"),
+            etag: Etag::FIRST,
+        }
     }
 
-    /// Merges into tags and desired. A patch that touches neither changes nothing.
+    /// Merges into tags and desired. A section without any key of its own counts as absent; none
+    /// if that leaves nothing to write (spec 3.1).
     pub fn patch(
         &self,
         patch: &TwinPatch,
         stamp: &Stamp,
         expected: Option<Etag>,
-    ) -> Result<TwinWrite, TwinError> {
-        let _ = (patch, stamp, expected);
-        unimplemented!()
+    ) -> Result<Option<TwinWrite>, TwinError> {
+        self.expect_etag(expected)?;
+        let tags = patch
+            .tags
+            .as_ref()
+            .filter(|p| has_own_keys(p, SectionKind::Tags));
+        let desired = patch
+            .desired
+            .as_ref()
+            .filter(|p| has_own_keys(p, SectionKind::Desired));
+        if tags.is_none() && desired.is_none() {
+            return Ok(None);
+        }
+        let mut twin = self.written_by_service()?;
+        if let Some(patch) = tags {
+            twin.tags = self.tags.merge(patch, stamp, SectionKind::Tags)?;
+        }
+        let mut notification = None;
+        if let Some(patch) = desired {
+            twin.desired = self.desired.merge(patch, stamp, SectionKind::Desired)?;
+            // The patch as sent, not a difference: clients count on it (spec 3.5).
+            notification = Some(own_keys(patch, SectionKind::Desired));
+        }
+        Ok(Some(TwinWrite { twin, notification }))
     }
 
-    /// Puts other tags and another desired section in place.
+    /// Puts other tags and another desired section in place. An empty section empties; none if
+    /// both are absent.
     pub fn replace(
         &self,
         sections: &TwinPatch,
         stamp: &Stamp,
         expected: Option<Etag>,
-    ) -> Result<TwinWrite, TwinError> {
-        let _ = (sections, stamp, expected);
-        unimplemented!()
+    ) -> Result<Option<TwinWrite>, TwinError> {
+        self.expect_etag(expected)?;
+        if sections.tags.is_none() && sections.desired.is_none() {
+            return Ok(None);
+        }
+        let mut twin = self.written_by_service()?;
+        if let Some(tags) = &sections.tags {
+            twin.tags = self.tags.replace(tags, stamp, SectionKind::Tags)?;
+        }
+        let mut notification = None;
+        if let Some(desired) = &sections.desired {
+            twin.desired = self.desired.replace(desired, stamp, SectionKind::Desired)?;
+            notification = Some(twin.desired.replacement_patch(&self.desired));
+        }
+        Ok(Some(TwinWrite { twin, notification }))
     }
 
-    /// Merges what the device or module itself reports, at `at`.
+    /// Merges what the device or module itself reports. An empty patch counts as a write (spec 3.3).
     pub fn patch_reported(
         &self,
         patch: &Map,
         at: Timestamp,
         expected: Option<Version>,
     ) -> Result<Twin, TwinError> {
-        let _ = (patch, at, expected);
-        unimplemented!()
+        expect_version(SectionKind::Reported, &self.reported, expected)?;
+        let stamp = Stamp {
+            at,
+            by: Writer::Device,
+        };
+        let reported = self.reported.merge(patch, &stamp, SectionKind::Reported)?;
+        let version = self.version.next().ok_or(TwinError::VersionsExhausted)?;
+        Ok(Twin {
+            reported,
+            version,
+            ..self.clone()
+        })
     }
 
-    /// Lets the policies' settings take effect; none in the first place if nothing has to change.
+    /// Lets the policies' settings, in order of precedence, take effect on the desired section.
     pub fn apply_policies(
         &self,
         writes: &[PolicyWrite],
         at: Timestamp,
         expected: Option<Version>,
-    ) -> Result<(Option<TwinWrite>, PolicyOutcome), TwinError> {
-        let _ = (writes, at, expected);
-        unimplemented!()
+    ) -> Result<PolicyApplied, TwinError> {
+        expect_version(SectionKind::Desired, &self.desired, expected)?;
+        let outcome = apply_policy_settings(&self.desired, writes, at)?;
+        let write = match outcome.change {
+            PolicyChange::Unchanged => None,
+            PolicyChange::Changed { section, patch } => {
+                let mut twin = self.written_by_service()?;
+                twin.desired = *section;
+                Some(TwinWrite {
+                    twin,
+                    notification: Some(patch),
+                })
+            }
+        };
+        Ok(PolicyApplied {
+            write,
+            lost: outcome.lost,
+        })
+    }
+
+    /// This twin with the counters of one more write of the service side, however many sections
+    /// it is going to touch.
+    fn written_by_service(&self) -> Result<Twin, TwinError> {
+        let version = self.version.next().ok_or(TwinError::VersionsExhausted)?;
+        Ok(Twin {
+            version,
+            etag: self.etag.next(),
+            ..self.clone()
+        })
+    }
+
+    fn expect_etag(&self, expected: Option<Etag>) -> Result<(), TwinError> {
+        match expected {
+            Some(expected) if expected != self.etag => Err(TwinError::EtagMismatch {
+                expected,
+                actual: self.etag,
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 }
+
+fn expect_version(
+    kind: SectionKind,
+    section: &Section,
+    expected: Option<Version>,
+) -> Result<(), TwinError> {
+    let actual = section.version();
+    match expected {
+        Some(expected) if expected != actual => Err(TwinError::VersionMismatch {
+            section: kind.path(),
+            expected,
+            actual,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn has_own_keys(patch: &Map, kind: SectionKind) -> bool {
+    patch
+        .keys()
+        .any(|key| !is_ignored(key, kind, WriteForm::Patch))
+}
+
+fn own_keys(patch: &Map, kind: SectionKind) -> Map {
+    let own = patch
+        .iter()
+        .filter(|(key, _)| !is_ignored(key, kind, WriteForm::Patch));
+    own.map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
