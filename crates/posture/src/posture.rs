@@ -1,0 +1,113 @@
+//! The posture document: what was concluded from an identity's telemetry.
+//!
+//! It is the `posture` section of a security twin, written by [`crate::fold`] alone. Its JSON form
+//! (camelCase) is what conditions of policies and people read; lists in it are bounded and in a
+//! fixed order, so that equal facts give equal documents. Counters never go down.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+mod activity;
+mod delivery;
+
+pub use self::activity::{
+    Connections, Files, Logins, Processes, RecentConnection, RecentFile, RecentLogin,
+    RecentProcess, Snapshot,
+};
+pub use self::delivery::{Delivery, EpochDelivery, LaneDelivery, SequenceRange};
+
+pub(crate) use self::activity::{cut, remember};
+pub(crate) use self::delivery::Admission;
+
+use crate::configuration::ConfigurationState;
+use crate::event::{CollectorState, EventKind, ListeningPort, LocalUser, SystemInformation};
+use crate::time;
+
+/// What was concluded from an identity's telemetry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Posture {
+    /// Stream sequence of the last event folded: the same after any replay, unlike a clock.
+    pub version: u64,
+    /// When the newest message folded was received.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// The agent itself.
+    pub agent: Agent,
+    /// What arrived of each lane, and what did not.
+    pub delivery: Delivery,
+    /// Where the push of the configuration stands.
+    pub configuration: ConfigurationState,
+    /// Events folded, in all.
+    pub event_count: u64,
+    /// Events folded, by kind.
+    pub events_by_kind: BTreeMap<EventKind, u64>,
+    /// What the machine is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemInformation>,
+    /// When `system` was observed.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub system_observed_at: Option<Timestamp>,
+    /// Listening sockets, ordered by protocol, port and address; at most
+    /// [`crate::limits::POSTURE_LISTENING_PORTS_MAX`].
+    pub listening_ports: Vec<ListeningPort>,
+    /// How many there are in all, and when that was observed.
+    pub listening_ports_snapshot: Snapshot,
+    /// Local accounts, ordered by uid and name; at most
+    /// [`crate::limits::POSTURE_LOCAL_USERS_MAX`].
+    pub users: Vec<LocalUser>,
+    /// How many there are in all, and when that was observed.
+    pub users_snapshot: Snapshot,
+    /// Logins.
+    pub logins: Logins,
+    /// Processes.
+    pub processes: Processes,
+    /// Connections.
+    pub connections: Connections,
+    /// Watched files.
+    pub files: Files,
+}
+
+/// The agent itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Agent {
+    /// Its version, as it last said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether its newest session is open.
+    pub connected: bool,
+    /// Its newest session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// When that session began.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub connected_at: Option<Timestamp>,
+    /// When that session ended.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub disconnected_at: Option<Timestamp>,
+    /// When anything last arrived from it.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<Timestamp>,
+    /// When its newest heartbeat was observed.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// When its newest status was observed.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub status_observed_at: Option<Timestamp>,
+    /// Its collectors by name.
+    pub collectors: BTreeMap<String, Collector>,
+}
+
+/// One collector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Collector {
+    /// What it does.
+    pub state: CollectorState,
+    /// Why, unless it simply runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
