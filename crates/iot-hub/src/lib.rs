@@ -1,1 +1,18 @@
-//! Placeholder.
+//! IoT Hub's wire as values: shared keys, SAS tokens, connection strings.
+//!
+//! Pure: no sockets, no clock, no randomness; the time and random bytes are arguments. It decides
+//! whether a token proves possession of a key for a resource; which keys an identity has, and what
+//! it may do with them, is for its callers to know.
+//!
+//! Secrets never print: [`SymmetricKey`] and everything that holds one redact themselves, and no
+//! error carries a key, a signature or a text that may be one.
+
+pub mod connection_string;
+pub mod key;
+pub mod sas;
+
+mod percent;
+
+pub use crate::connection_string::{ConnectionString, ConnectionStringError};
+pub use crate::key::{KeyError, SymmetricKey};
+pub use crate::sas::{SasError, SasResource, SasToken};
