@@ -2,23 +2,59 @@
 //! arrays and a quantifier added.
 //!
 //! One language serves target conditions, posture conditions, gates and search. It is parsed once;
-//! the tree is evaluated in memory here. A condition holds only if it is exactly true: a missing
-//! value or a comparison of different types makes it undefined, and undefined does not hold.
+//! the tree is evaluated in memory here, and knows nothing of any store. A condition holds only if
+//! it is exactly true: a missing value, or a comparison of different types, makes it undefined, and
+//! undefined does not hold.
+//!
+//! ```text
+//! condition  = and { OR and }                    and     = not { AND not }
+//! not        = NOT not | comparison
+//! comparison = sum [ (= | != | <> | < | > | <= | >=) sum | (IN | NIN) (list | path) ]
+//! sum        = product { (+ | -) product }       product = sign { (* | / | %) sign }
+//! sign       = (- | +) sign | primary
+//! primary    = literal | path | function "(" … ")" | "(" condition ")"
+//!            | EXISTS "(" name IN path WHERE condition ")"
+//! path       = name { "." (word | "[[" any text "]]") }
+//! ```
+//!
+//! Keywords, functions and `deviceId`, `moduleId`, `status` are read in any case; keys of a twin
+//! are case-sensitive.
+
+pub mod ast;
+mod error;
+mod eval;
+mod lexer;
+mod parser;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use serde_json::Value;
 
 use crate::Map;
+use crate::id::IdentityKey;
+use crate::twin::Twin;
 
-/// A path as a condition refers to it, for instance `tags.site`.
-pub type PathText = String;
+pub use ast::{Expr, Path, Root};
+pub use error::QueryError;
 
 /// A parsed condition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     text: String,
+    scope: Scope,
+}
+
+/// What a condition holds for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scope {
+    /// `*`: every twin.
+    Everything,
+    /// An empty text: no twin.
+    Nothing,
+    /// The twins of which this is true.
+    Where(Expr),
 }
 
 /// What a condition can see of a twin, borrowed.
@@ -44,48 +80,87 @@ pub struct TwinView<'a> {
     pub posture: &'a Value,
 }
 
-/// Why a text is no condition: where, what was found, what was expected, and what to try.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueryError {
-    /// Byte of the text at which it stands.
-    pub offset: usize,
-    /// Its line, from 1.
-    pub line: usize,
-    /// Its column in characters, from 1.
-    pub column: usize,
-    /// What stands there.
-    pub found: String,
-    /// What could stand there.
-    pub expected: String,
-    /// What to try.
-    pub hint: Option<String>,
-    /// The line, or the part of it around the place.
-    excerpt: String,
-    /// Where in the excerpt the caret belongs, in characters.
-    caret: usize,
-}
-
-impl std::error::Error for QueryError {}
-
-impl fmt::Display for QueryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.excerpt, self.caret)
+impl<'a> TwinView<'a> {
+    /// The view of a whole twin and the posture beside it.
+    pub fn new(
+        key: &'a IdentityKey,
+        status: &'a str,
+        twin: &'a Twin,
+        posture: &'a Value,
+    ) -> TwinView<'a> {
+        TwinView {
+            device_id: key.device.as_str(),
+            module_id: key.module.as_ref().map(crate::id::ModuleId::as_str),
+            status,
+            tags: twin.tags.document(),
+            desired: twin.desired.document(),
+            desired_version: twin.desired.version().get(),
+            reported: twin.reported.document(),
+            reported_version: twin.reported.version().get(),
+            posture,
+        }
     }
 }
 
 impl Condition {
     /// Reads a condition. `*` holds for everything, an empty text for nothing (spec 9.2).
     pub fn parse(text: &str) -> Result<Condition, QueryError> {
-        unimplemented!("{text}")
+        let scope = match text.trim() {
+            "*" => Scope::Everything,
+            "" => Scope::Nothing,
+            _ => Scope::Where(parser::parse(text)?),
+        };
+        Ok(Condition {
+            text: text.to_owned(),
+            scope,
+        })
     }
 
     /// Whether it is exactly true of the twin.
     pub fn matches(&self, twin: &TwinView<'_>) -> bool {
-        unimplemented!("{twin:?}")
+        match &self.scope {
+            Scope::Everything => true,
+            Scope::Nothing => false,
+            Scope::Where(expr) => eval::holds(expr, twin),
+        }
     }
 
-    /// The paths it looks at, in canonical text: what must change for its result to change.
-    pub fn paths(&self) -> BTreeSet<PathText> {
-        unimplemented!()
+    /// What it looks at: if nothing at or below these paths changes, neither does its result.
+    pub fn paths(&self) -> BTreeSet<Path> {
+        match &self.scope {
+            Scope::Everything | Scope::Nothing => BTreeSet::new(),
+            Scope::Where(expr) => expr.paths(),
+        }
+    }
+
+    /// The text as it was written. Store this one: the canonical text of `Display` may be longer.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it holds for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
+
+impl FromStr for Condition {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Condition, QueryError> {
+        Condition::parse(text)
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Scope::Everything => f.write_str("*"),
+            Scope::Nothing => Ok(()),
+            Scope::Where(expr) => expr.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,19 @@
 //! A write is refused as a whole, with every rule it breaks: path, rule, what was found, what is
 //! allowed. This module judges; it never repairs.
 
+mod judge;
+
 use std::fmt;
 
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use crate::Map;
 use crate::limits::{
     BOOLEAN_BYTES, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, NUMBER_BYTES,
-    QUOTE_CHARS_MAX, STRING_BYTES_MAX, VIOLATIONS_LISTED_MAX,
+    QUOTE_CHARS_MAX, STRING_BYTES_MAX,
 };
-use crate::section::SectionKind;
+
+pub(crate) use judge::{Judge, WriteForm, is_ignored};
 
 /// A rule that a write can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,245 +166,6 @@ impl fmt::Display for Violations {
         }
         Ok(())
     }
-}
-
-/// What a document is going to be used as. It decides what `null` and `$version` mean in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WriteForm {
-    /// A merge patch: `null` deletes.
-    Patch,
-    /// A whole section: `null` is left out.
-    Whole,
-    /// A policy's settings: `null` has no meaning.
-    Settings,
-}
-
-/// Whether a key at the root of a document is passed over. Service SDKs send a whole twin back,
-/// with the two keys that we added to it (spec 2.2); a device that does so is told (spec 3.3).
-pub(crate) fn is_ignored(key: &str, kind: SectionKind, form: WriteForm) -> bool {
-    let by_service = match kind {
-        SectionKind::Tags | SectionKind::Desired => true,
-        SectionKind::Reported => false,
-    };
-    by_service && form != WriteForm::Settings && (key == "$version" || key == "$metadata")
-}
-
-/// Judges a document before it is used, and afterwards the section that came of it.
-pub(crate) struct Judge<'a> {
-    kind: SectionKind,
-    form: WriteForm,
-    path: Vec<Step<'a>>,
-    listed: Vec<Violation>,
-    more: usize,
-    wrong: bool,
-    too_deep: bool,
-}
-
-enum Step<'a> {
-    Key(&'a str),
-    Index(usize),
-}
-
-/// Where a value stands: `null` is judged by it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Within {
-    Objects,
-    Array,
-}
-
-impl<'a> Judge<'a> {
-    /// Walks the document and notes every breach.
-    pub(crate) fn of(document: &'a Map, kind: SectionKind, form: WriteForm) -> Judge<'a> {
-        let mut judge = Judge {
-            kind,
-            form,
-            path: Vec::new(),
-            listed: Vec::new(),
-            more: 0,
-            wrong: false,
-            too_deep: false,
-        };
-        for (key, value) in document {
-            if !is_ignored(key, kind, form) {
-                judge.member(key, value, 0, Within::Objects);
-            }
-        }
-        judge
-    }
-
-    /// Whether the document nests too deep to be walked by anything else.
-    pub(crate) fn too_deep(&self) -> bool {
-        self.too_deep
-    }
-
-    /// Judges the section's size before and after. Only growth is refused (spec 2.1), so that an
-    /// operator can shrink a section which a later, smaller limit found too large.
-    pub(crate) fn size(&mut self, before: &Map, after: &Map) {
-        let limit = self.kind.bytes_max();
-        let size = counted_bytes(after);
-        if size <= limit || size <= counted_bytes(before) {
-            return;
-        }
-        self.path.clear();
-        let allowed = format!(
-            "at most {limit} bytes: keys and strings count without control characters, \
-             a number {NUMBER_BYTES}, a boolean {BOOLEAN_BYTES}"
-        );
-        self.note(
-            Rule::SectionSize,
-            format!("{size} bytes after the write"),
-            allowed,
-        );
-    }
-
-    /// Notes that the section has no next version.
-    pub(crate) fn write_count(&mut self) {
-        self.path.clear();
-        self.breach(
-            Rule::WriteCount,
-            "its version is the largest possible".into(),
-        );
-    }
-
-    /// Everything noted, as an error; or that there is nothing.
-    pub(crate) fn verdict(self) -> Result<(), Violations> {
-        if self.listed.is_empty() {
-            return Ok(());
-        }
-        let kind = if self.wrong {
-            ViolationKind::Invalid
-        } else {
-            ViolationKind::TooLarge
-        };
-        Err(Violations {
-            listed: self.listed,
-            more: self.more,
-            kind,
-        })
-    }
-
-    fn member(&mut self, key: &'a str, value: &'a Value, depth: usize, within: Within) {
-        self.path.push(Step::Key(key));
-        self.key(key);
-        self.value(value, depth, within);
-        self.path.pop();
-    }
-
-    /// `depth` is that of the object or array around the value; the section's root is at 0.
-    fn value(&mut self, value: &'a Value, depth: usize, within: Within) {
-        match value {
-            Value::Null => self.null(within),
-            Value::Bool(_) => {}
-            Value::Number(number) => self.number(number),
-            Value::String(text) => {
-                if text.len() > STRING_BYTES_MAX {
-                    let found = format!("a string of {} bytes, {}", text.len(), quote(text));
-                    self.breach(Rule::StringLength, found);
-                }
-            }
-            Value::Array(_) | Value::Object(_) if depth == DEPTH_MAX => {
-                self.too_deep = true;
-                self.breach(Rule::Depth, format!("{} levels of nesting", depth + 1));
-            }
-            Value::Array(elements) => {
-                for (index, element) in elements.iter().enumerate() {
-                    self.path.push(Step::Index(index));
-                    self.value(element, depth + 1, Within::Array);
-                    self.path.pop();
-                }
-            }
-            Value::Object(members) => {
-                for (key, member) in members {
-                    self.member(key, member, depth + 1, within);
-                }
-            }
-        }
-    }
-
-    fn null(&mut self, within: Within) {
-        match (within, self.form) {
-            (Within::Array, _) => self.breach(Rule::NullInArray, "null".into()),
-            (Within::Objects, WriteForm::Settings) => {
-                self.breach(Rule::NullInSettings, "null".into());
-            }
-            (Within::Objects, WriteForm::Patch | WriteForm::Whole) => {}
-        }
-    }
-
-    fn number(&mut self, number: &Number) {
-        // A float is not range-checked (spec 2.3): only integers lose digits in other languages.
-        let in_range = match (number.as_i64(), number.as_u64()) {
-            (Some(integer), _) => (INTEGER_MIN..=INTEGER_MAX).contains(&integer),
-            (None, Some(_above_i64)) => false,
-            (None, None) => true,
-        };
-        if !in_range {
-            self.breach(Rule::IntegerRange, format!("the integer {number}"));
-        }
-    }
-
-    fn key(&mut self, key: &str) {
-        if key.is_empty() {
-            self.breach(Rule::KeyEmpty, "an empty key".into());
-        }
-        if key.len() > KEY_BYTES_MAX {
-            self.breach(Rule::KeyLength, format!("a key of {} bytes", key.len()));
-        }
-        let bad = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '.' | '$' | '#');
-        if let Some((index, found)) = key.chars().enumerate().find(|(_, c)| bad(*c)) {
-            let place = index + 1;
-            self.breach(
-                Rule::KeyCharacters,
-                format!("a key with {found:?} at character {place}"),
-            );
-        }
-    }
-
-    fn breach(&mut self, rule: Rule, actual: String) {
-        self.note(rule, actual, rule.allowed());
-    }
-
-    fn note(&mut self, rule: Rule, actual: String, allowed: String) {
-        self.wrong |= rule.kind() == ViolationKind::Invalid;
-        if self.listed.len() == VIOLATIONS_LISTED_MAX {
-            self.more += 1;
-            return;
-        }
-        let path = self.path_text();
-        self.listed.push(Violation {
-            path,
-            rule,
-            actual,
-            allowed,
-        });
-    }
-
-    fn path_text(&self) -> String {
-        let mut text = self.kind.path().to_owned();
-        for step in &self.path {
-            match step {
-                Step::Key(key) if is_plain(key) => {
-                    text.push('.');
-                    text.push_str(key);
-                }
-                Step::Key(key) => {
-                    let quoted = quote(key);
-                    text.push_str(&format!(".[[{}]]", quoted.trim_matches('"')));
-                }
-                Step::Index(index) => text.push_str(&format!("[{index}]")),
-            }
-        }
-        text
-    }
-}
-
-/// Whether a key can stand in a path as it is.
-fn is_plain(key: &str) -> bool {
-    !key.is_empty()
-        && key.len() <= QUOTE_CHARS_MAX
-        && key
-            .chars()
-            .all(|c| c.is_alphanumeric() || c == '_' || c == '$')
 }
 
 /// The size of a document by the documented rule (spec 2.1): keys and strings by their UTF-8
