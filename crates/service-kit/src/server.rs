@@ -1,0 +1,337 @@
+//! A service's gRPC server: bound before anything is served, with health, reflection, a span per
+//! call, authentication, limits and a graceful end.
+//!
+//! The limit on the size of a message belongs to each generated service
+//! (`.max_decoding_message_size(config.max_message.as_len())`); tonic offers no other place.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::Service;
+
+use crate::auth::{AdminToken, AuthError, AuthLayer};
+use crate::config::{Problems, Validate};
+use crate::health::Health;
+use crate::metrics::Scope;
+use crate::rpc::{RpcMetrics, TraceLayer};
+use crate::secret::Secret;
+use crate::shutdown::ShutdownToken;
+use crate::tasks::{OnFailure, Tasks};
+use crate::tls::{self, ServerTls, TlsError};
+use crate::units::{ByteSize, Duration};
+
+/// How a service's gRPC server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// Address and port. Port 0 takes a free one, which the log names.
+    pub listen: SocketAddr,
+    /// The certificate to show. Unset (default): plain text, which only this machine may reach.
+    pub tls: Option<ServerTls>,
+    /// The token that calls must carry, at least 16 characters. Unset (default): calls need none,
+    /// which only this machine may reach.
+    pub token: Option<Secret>,
+    /// Serves other machines even without TLS or token, because something else protects the way
+    /// (a service mesh). Default false.
+    pub allow_insecure: bool,
+    /// How long a call may take until its answer begins (30 s). Streams may last.
+    pub call_timeout: Duration,
+    /// The largest message taken or sent (8 MiB: a full twin is a tenth of that).
+    pub max_message: ByteSize,
+    /// How often an idle connection is tested (20 s), so that a device that lost power does not
+    /// seem connected for hours.
+    pub keep_alive: Duration,
+    /// How long open streams may go on after the server was told to stop (5 s), before their
+    /// connections are cut.
+    pub drain: Duration,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            token: None,
+            allow_insecure: false,
+            call_timeout: Duration::secs(30),
+            max_message: ByteSize::mib(8),
+            keep_alive: Duration::secs(20),
+            drain: Duration::secs(5),
+        }
+    }
+}
+
+impl GrpcConfig {
+    /// The defaults on this address.
+    #[must_use]
+    pub fn on(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            ..Self::default()
+        }
+    }
+}
+
+impl Validate for GrpcConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let insecure = self.allow_insecure.into();
+        if let Err(error) = tls::check_listener(self.listen, self.tls.as_ref(), insecure) {
+            problems.add("tls", error.to_string());
+        }
+        match self.token.clone().map(AdminToken::new) {
+            Some(Err(error)) => problems.add("token", error.to_string()),
+            None if !self.listen.ip().is_loopback() && !self.allow_insecure => {
+                problems.add(
+                    "token",
+                    AuthError::OpenToOthers {
+                        address: self.listen,
+                    }
+                    .to_string(),
+                );
+            }
+            Some(Ok(_)) | None => {}
+        }
+        for (key, value) in [
+            ("call_timeout", self.call_timeout),
+            ("keep_alive", self.keep_alive),
+        ] {
+            problems.require(!value.is_zero(), key, "must be longer than nothing");
+        }
+        problems.require(
+            self.max_message.get() > 0,
+            "max_message",
+            "must be more than nothing",
+        );
+    }
+}
+
+/// Why a server cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Authentication cannot be set up.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Tonic refuses the TLS configuration.
+    #[error("cannot set up TLS on {address}")]
+    TlsRefused {
+        /// The configured address.
+        address: SocketAddr,
+        /// What tonic says.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The file descriptors cannot be read.
+    #[error("cannot read the file descriptors for reflection")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// A gRPC server that is bound and not yet serving.
+pub struct GrpcServer {
+    config: GrpcConfig,
+    incoming: TcpIncoming,
+    address: SocketAddr,
+    routes: RoutesBuilder,
+    names: Vec<String>,
+    trace: TraceLayer,
+    auth: AuthLayer,
+    server: Server,
+}
+
+impl std::fmt::Debug for GrpcServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcServer")
+            .field("address", &self.address)
+            .field("services", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GrpcServer {
+    /// Checks the configuration, reads its files and binds the address.
+    pub async fn bind(config: &GrpcConfig) -> Result<Self, ServerError> {
+        let insecure = config.allow_insecure.into();
+        tls::check_listener(config.listen, config.tls.as_ref(), insecure)?;
+        let token = config.token.clone().map(AdminToken::new).transpose()?;
+        let auth = AuthLayer::for_listener(token, config.listen, insecure)?;
+        let mut server = Server::builder()
+            .timeout(config.call_timeout.get())
+            .http2_keepalive_interval(Some(config.keep_alive.get()))
+            .http2_keepalive_timeout(Some(config.keep_alive.get()));
+        if let Some(files) = &config.tls {
+            let tls = tls::server_config(files)?;
+            server = server
+                .tls_config(tls)
+                .map_err(|source| ServerError::TlsRefused {
+                    address: config.listen,
+                    source,
+                })?;
+        }
+        let bind_error = |source| ServerError::Bind {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(bind_error)?;
+        let address = listener.local_addr().map_err(bind_error)?;
+        Ok(Self {
+            config: config.clone(),
+            incoming: TcpIncoming::from(listener).with_nodelay(Some(true)),
+            address,
+            routes: RoutesBuilder::default(),
+            names: Vec::new(),
+            trace: TraceLayer::default(),
+            auth,
+            server,
+        })
+    }
+
+    /// The address the server really listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Adds a service.
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME.to_owned());
+        self.routes.add_service(service);
+        self
+    }
+
+    /// Adds a service whose calls need no token, because it authenticates its callers itself.
+    #[must_use]
+    pub fn add_open_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.auth = self.auth.open(format!("/{}/", S::NAME));
+        self.add_service(service)
+    }
+
+    /// Serves reflection for these encoded file descriptors (`wire::FILE_DESCRIPTOR_SET`).
+    pub fn reflection(mut self, descriptors: &[u8]) -> Result<Self, ServerError> {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(descriptors)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // The older version is what some tools still ask for.
+        self.routes
+            .add_service(builder().build_v1().map_err(ServerError::Reflection)?);
+        self.routes
+            .add_service(builder().build_v1alpha().map_err(ServerError::Reflection)?);
+        Ok(self)
+    }
+
+    /// Measures the calls under the service's name.
+    #[must_use]
+    pub fn metrics(mut self, scope: &Scope) -> Self {
+        self.trace = TraceLayer::measured(RpcMetrics::register(scope));
+        self
+    }
+
+    /// Serves until the supervisor is told to stop; then takes no new calls, and ends when the
+    /// running ones have, or when the time for that is up. Handlers of streams must end them when
+    /// the shutdown token is triggered.
+    pub fn serve(mut self, tasks: &Tasks, health: &Health) {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        self.routes.add_service(health_service);
+        let shutdown = tasks.shutdown_token();
+        let follow = follow_health(reporter, health.clone(), self.names, shutdown.clone());
+        tasks.spawn("grpc health", OnFailure::Log, follow);
+
+        tracing::info!(address = %self.address, tls = self.config.tls.is_some(), "gRPC is served");
+        let serving = self
+            .server
+            .layer(self.trace)
+            .layer(self.auth)
+            .serve_with_incoming_shutdown(
+                self.routes.routes(),
+                self.incoming,
+                shutdown.triggered_owned(),
+            );
+        let drain = self.config.drain.get();
+        tasks.spawn("grpc server", OnFailure::StopService, async move {
+            let overdue = async {
+                shutdown.triggered().await;
+                tokio::time::sleep(drain).await;
+            };
+            tokio::select! {
+                ended = serving => ended,
+                () = overdue => {
+                    tracing::info!("gRPC streams still open are cut");
+                    Ok(())
+                }
+            }
+        });
+    }
+}
+
+/// Keeps the gRPC health service in step with the service's health, for the server as a whole and
+/// for each service by name. At the end it closes the streams of those who watch, who would
+/// otherwise hold up the server's end.
+async fn follow_health(
+    mut reporter: HealthReporter,
+    health: Health,
+    mut names: Vec<String>,
+    shutdown: ShutdownToken,
+) {
+    names.push(String::new());
+    let mut watch = health.watch();
+    loop {
+        let ready = watch.borrow_and_update().is_ready() && !shutdown.is_triggered();
+        let status = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for name in &names {
+            reporter.set_service_status(name, status).await;
+        }
+        if shutdown.is_triggered() {
+            break;
+        }
+        tokio::select! {
+            _ = watch.changed() => {}
+            () = shutdown.triggered() => {}
+        }
+    }
+    for name in &names {
+        reporter.clear_service_status(name).await;
+    }
+}
