@@ -171,8 +171,9 @@ impl SasToken {
         }
     }
 
-    /// Verifies that one of the keys made this token, for `wanted` or something above it, and that it
-    /// has not expired. An identity has a primary and a secondary key; either serves.
+    /// Verifies that one of the keys made this token, that it has not expired, and that it is for
+    /// `wanted`; with a policy's key, for `wanted` or what stands above it. An identity has a primary
+    /// and a secondary key; either serves.
     pub fn verify(
         &self,
         wanted: &SasResource,
@@ -194,7 +195,13 @@ impl SasToken {
                 now,
             });
         }
-        if !self.resource.covers(wanted) {
+        // A policy's key may serve everything below its resource; an identity's own key proves that
+        // identity and nothing wider.
+        let serves = match &self.policy {
+            Some(_) => self.resource.covers(wanted),
+            None => self.resource == *wanted,
+        };
+        if !serves {
             return Err(SasError::WrongResource {
                 found: self.resource.to_string(),
                 wanted: wanted.to_string(),

@@ -1,6 +1,6 @@
 //! The posture document: what was concluded from an identity's telemetry.
 //!
-//! It is the `posture` section of a security twin, written by [`crate::fold`] alone. Its JSON form
+//! It is the `posture` section of a security twin, written by [`crate::fold()`] alone. Its JSON form
 //! (camelCase) is what conditions of policies and people read; lists in it are bounded and in a
 //! fixed order, so that equal facts give equal documents. Counters never go down.
 

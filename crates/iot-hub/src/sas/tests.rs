@@ -37,10 +37,10 @@ fn resource(path: &str) -> SasResource {
 }
 
 /// Signs a raw resource as a foreign encoder would and says whether it serves device `d1`.
-fn raw_serves(raw_resource: &str, wanted: &SasResource) -> Result<(), SasError> {
+fn raw_serves(raw_resource: &str, skn: &str, wanted: &SasResource) -> Result<(), SasError> {
     let signature = key().sign(format!("{raw_resource}\n{EXPIRY}").as_bytes());
     let signature = percent::encode(&STANDARD.encode(signature.as_ref()));
-    let text = format!("{PREFIX}sr={raw_resource}&sig={signature}&se={EXPIRY}");
+    let text = format!("{PREFIX}sr={raw_resource}&sig={signature}&se={EXPIRY}&skn={skn}");
     SasToken::parse(&text)?.verify(wanted, &[&key()], at(EXPIRY))
 }
 
@@ -91,12 +91,12 @@ fn the_signature_covers_the_resource_as_it_was_written() {
         "https%3A%2F%2Fhub.example.com%2Fdevices%2Fd1%2F",
         "hub.example.com%2Fdevices%2Fd1%2Fapi-version%3D2016-11-14",
     ] {
-        assert_eq!(raw_serves(raw, &resource("d1")), Ok(()), "{raw}");
+        assert_eq!(raw_serves(raw, "", &resource("d1")), Ok(()), "{raw}");
     }
 }
 
 #[test]
-fn a_resource_covers_by_whole_segments() {
+fn a_policys_resource_covers_by_whole_segments_and_an_identitys_only_itself() {
     for (raw, path, serves) in [
         ("hub.example.com", "d1", true),
         ("hub.example.com%2Fdevices", "d1", true),
@@ -112,11 +112,16 @@ fn a_resource_covers_by_whole_segments() {
         ),
         ("other.example.com%2Fdevices%2Fd1", "d1", false),
     ] {
-        let result = raw_serves(raw, &resource(path));
+        let result = raw_serves(raw, "device", &resource(path));
         assert_eq!(result.is_ok(), serves, "{raw} for {path}: {result:?}");
         if let Err(error) = result {
             assert!(matches!(error, SasError::WrongResource { .. }), "{error}");
         }
+        let with_own_key = raw_serves(raw, "", &resource(path));
+        assert!(
+            matches!(with_own_key, Err(SasError::WrongResource { .. })),
+            "{raw} for {path}: {with_own_key:?}"
+        );
     }
 }
 
