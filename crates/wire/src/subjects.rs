@@ -7,6 +7,7 @@
 //! | what could not be used | `REJECTS` | `rejects.{service}` |
 //! | desired changed, for ingestion | – | `push.{token}` |
 //! | identity changed, for ingestion | – | `identity.{token}` |
+//! | session opened, for the other instances of ingestion | – | `session.{token}` |
 //!
 //! A token is the identity in URL-safe base64, because device ids may hold characters that mean
 //! something in a subject (`.`, `*`, `>`).
@@ -18,6 +19,13 @@ use twin::{IdentityKey, Partition};
 pub const REJECTS_STREAM: &str = "REJECTS";
 /// All subjects of [`REJECTS_STREAM`].
 pub const REJECTS_SUBJECTS: &str = "rejects.>";
+
+/// Push hints for any identity.
+pub const PUSH_SUBJECTS: &str = "push.*";
+/// Identity hints for any identity.
+pub const IDENTITY_SUBJECTS: &str = "identity.*";
+/// Session notices for any identity.
+pub const SESSION_SUBJECTS: &str = "session.*";
 
 /// Stream of admitted telemetry of a partition.
 pub fn telemetry_stream(partition: Partition) -> String {
@@ -54,6 +62,21 @@ pub fn identity_subject(key: &IdentityKey) -> String {
     format!("identity.{}", token(key))
 }
 
+/// Subject of session notices for one identity.
+pub fn session_subject(key: &IdentityKey) -> String {
+    format!("session.{}", token(key))
+}
+
+/// The identity whose push, identity or session subject this is; `None` for any other subject.
+pub fn identity_of_subject(subject: &str) -> Option<IdentityKey> {
+    let (kind, token) = subject.split_once('.')?;
+    if !matches!(kind, "push" | "identity" | "session") {
+        return None;
+    }
+    let path = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
+    IdentityKey::parse_path(std::str::from_utf8(&path).ok()?).ok()
+}
+
 /// URL-safe base64 without padding of `device` or `device/module`.
 fn token(key: &IdentityKey) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(key.to_string())
@@ -74,6 +97,16 @@ mod tests {
         ] {
             let key = IdentityKey::parse_path(path).unwrap();
             assert_eq!(push_subject(&key), subject);
+            for subject in [push_subject(&key), identity_subject(&key), session_subject(&key)] {
+                assert_eq!(identity_of_subject(&subject), Some(key.clone()), "{subject}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_subjects_name_no_identity() {
+        for subject in ["", "push", "push.", "push.!", "push.YQ.YQ", "twins.YQ", "push.Lw"] {
+            assert_eq!(identity_of_subject(subject), None, "{subject}");
         }
     }
 }
