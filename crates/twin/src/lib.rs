@@ -25,6 +25,9 @@ pub mod twin;
 
 pub mod query;
 
+#[cfg(test)]
+mod testing;
+
 pub use id::{DeviceId, IdError, IdentityKey, ModuleId};
 pub use metadata::{MetadataError, NodeMeta, Stamp};
 pub use partition::{Partition, PartitionCount, partition_of};
