@@ -1,45 +1,47 @@
 //! What the policy service can be told. Read by `service_kit::config`; nothing here touches the
-//! environment, a file or a socket. [`Config::check`] reports every problem at once.
+//! environment, a file or a socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use bus::{BusConfig, Credentials, Replicas};
 use serde::{Deserialize, Serialize};
-use service_kit::error::Violation;
+use service_kit::admin::AdminConfig;
+use service_kit::client::ClientConfig;
+use service_kit::config::{Problems, Validate};
 use service_kit::secret::Secret;
+use service_kit::server::GrpcConfig;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
+/// Upper bound of `writes_in_flight`: beyond it one partition alone could fill twin-store's queue.
+const WRITES_IN_FLIGHT_MAX: u16 = 256;
+
 /// Configuration of the policy service.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the gRPC API listens, `address:port`; port 0 lets the system choose. Default
-    /// `127.0.0.1:8440`: policies change what devices do, so the door to the network is opened by
-    /// hand.
-    pub listen: SocketAddr,
-    /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8441`.
-    pub admin_listen: SocketAddr,
-    /// Bearer token that callers of the gRPC API must send. Empty: none is asked for.
-    pub token: Secret,
+    /// The policy API. Default `127.0.0.1:8440` without token: policies change what devices do, so
+    /// the door to the network is opened by hand.
+    pub grpc: GrpcConfig,
+    /// Health and metrics over plain HTTP. Default `127.0.0.1:8441`.
+    pub admin: AdminConfig,
+    /// twin-store's gRPC API. Default `http://127.0.0.1:8430`.
+    pub twin_store: ClientConfig,
     /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
     pub nats_url: String,
-    /// NATS credentials file (`.creds`). Empty: none.
+    /// Token that the NATS server asks for. Empty: none.
+    pub nats_token: Secret,
+    /// NATS credentials file (`.creds`). Unset (default): none.
     pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Empty: the system's.
+    /// PEM file of the authority that signed the NATS server's certificate. Unset (default): the
+    /// system's, if the address asks for TLS.
     pub nats_ca_file: Option<PathBuf>,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
     /// a hub. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
-    /// Where twin-store serves gRPC, `http://host:port` or `https://host:port`. Default
-    /// `http://127.0.0.1:8430`.
-    pub twin_store_url: String,
-    /// PEM file of the authority that signed twin-store's certificate. Empty: the system's.
-    pub twin_store_ca_file: Option<PathBuf>,
-    /// Bearer token that twin-store asks for. Empty: none is sent.
-    pub twin_store_token: Secret,
     /// Folder of `policy.db`; made when absent. Default `data/policy`.
     pub data_dir: PathBuf,
     /// Partitions of the hub, 1 to 256, fixed when the hub is created. Default 16.
@@ -56,17 +58,17 @@ impl Default for Config {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Config {
-            listen: local(8440),
-            admin_listen: local(8441),
-            token: Secret::default(),
+            grpc: GrpcConfig::on(local(8440)),
+            admin: AdminConfig {
+                listen: local(8441),
+            },
+            twin_store: ClientConfig::to("http://127.0.0.1:8430"),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
+            nats_token: Secret::default(),
             nats_credentials_file: None,
             nats_ca_file: None,
-            stream_replicas: 1,
+            stream_replicas: Replicas::ONE.get(),
             rejects_stream_bytes: ByteSize::mib(256),
-            twin_store_url: "http://127.0.0.1:8430".to_owned(),
-            twin_store_ca_file: None,
-            twin_store_token: Secret::default(),
             data_dir: PathBuf::from("data/policy"),
             partitions: PartitionCount::DEFAULT.get(),
             writes_in_flight: 16,
@@ -75,43 +77,94 @@ impl Default for Config {
     }
 }
 
-/// Upper bound of `writes_in_flight`: beyond it one partition alone could fill twin-store's queue.
-const WRITES_IN_FLIGHT_MAX: u16 = 256;
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems) {
+        problems.nested("grpc", &self.grpc);
+        problems.nested("admin", &self.admin);
+        problems.nested("twin_store", &self.twin_store);
+        let named = !self.nats_servers().is_empty();
+        problems.require(named, "nats_url", "must name a server, nats://host:port");
+        let possible = Replicas::new(self.stream_replicas).is_some();
+        problems.require(possible, "stream_replicas", "must be 1, 3 or 5");
+        if let Err(error) = PartitionCount::new(self.partitions) {
+            problems.add("partitions", error.to_string());
+        }
+        problems.require(
+            (1..=WRITES_IN_FLIGHT_MAX).contains(&self.writes_in_flight),
+            "writes_in_flight",
+            format!("must be from 1 to {WRITES_IN_FLIGHT_MAX}"),
+        );
+        let bound = self.rejects_stream_bytes.get() > 0;
+        problems.require(bound, "rejects_stream_bytes", "must be more than nothing");
+        let patient = !self.drain_within.is_zero();
+        problems.require(patient, "drain_within", "must be longer than nothing");
+    }
+}
 
 impl Config {
-    /// Everything that is wrong, each with its field and what is allowed.
-    pub fn check(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        if self.nats_servers().is_empty() {
-            found.push(Violation::new(
-                "nats_url",
-                "names no server; needed is nats://host:port",
-            ));
+    /// How to reach NATS.
+    pub(crate) fn bus(&self) -> BusConfig {
+        BusConfig {
+            servers: self.nats_servers(),
+            credentials: match &self.nats_credentials_file {
+                Some(path) => Credentials::File(path.clone()),
+                None if self.nats_token.is_empty() => Credentials::None,
+                None => Credentials::Token(self.nats_token.expose().to_owned()),
+            },
+            tls: self.nats_ca_file.clone().map(|file| bus::config::Tls {
+                ca_file: Some(file),
+                client: None,
+            }),
+            replicas: Replicas::new(self.stream_replicas).unwrap_or(Replicas::ONE),
+            ..BusConfig::local("", "twinward-policy")
         }
-        if bus::Replicas::new(self.stream_replicas).is_none() {
-            let text = format!("is {}; allowed are 1, 3 and 5", self.stream_replicas);
-            found.push(Violation::new("stream_replicas", text));
-        }
-        if let Err(error) = PartitionCount::new(self.partitions) {
-            found.push(Violation::new("partitions", error.to_string()));
-        }
-        if !(1..=WRITES_IN_FLIGHT_MAX).contains(&self.writes_in_flight) {
-            let text = format!(
-                "is {}; allowed are 1 to {WRITES_IN_FLIGHT_MAX}",
-                self.writes_in_flight
-            );
-            found.push(Violation::new("writes_in_flight", text));
-        }
-        found
     }
 
-    /// The servers of [`Config::nats_url`].
-    pub(crate) fn nats_servers(&self) -> Vec<String> {
+    fn nats_servers(&self) -> Vec<String> {
         let names = self
             .nats_url
             .split(',')
             .map(str::trim)
             .filter(|name| !name.is_empty());
         names.map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let mut problems = Problems::default();
+        Config::default().validate(&mut problems);
+        assert_eq!(problems.found(), []);
+    }
+
+    #[test]
+    fn every_wrong_setting_is_named() {
+        let config = Config {
+            nats_url: " , ".to_owned(),
+            stream_replicas: 2,
+            partitions: 0,
+            writes_in_flight: 0,
+            ..Config::default()
+        };
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        let keys: Vec<&str> = problems
+            .found()
+            .iter()
+            .map(|found| found.key.as_str())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "nats_url",
+                "stream_replicas",
+                "partitions",
+                "writes_in_flight"
+            ]
+        );
     }
 }

@@ -15,11 +15,18 @@
 //! decision carried out) → [`consumer`] (on change) and [`sweep`] (everything, in the background) →
 //! [`grpc`] → [`app`].
 
+pub mod policy_doc;
+
+pub mod file;
+
+pub mod evaluate;
+pub mod twin_document;
+
+pub mod store;
+
 pub mod app;
 pub mod config;
 pub mod error;
-pub mod file;
-pub mod policy_doc;
 
 pub use app::{Addresses, App};
 pub use config::Config;

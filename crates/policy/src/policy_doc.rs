@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use twin::query::Root;
 use twin::{Condition, Map, Violations};
 
 /// Characters of a policy's id: it stands in every leaf's metadata as `policy:<id>@<revision>`.
@@ -380,19 +381,13 @@ fn explain(violations: &Violations) -> Vec<Problem> {
 
 /// A policy whose own settings decide whether it applies would set and remove them without end.
 fn check_no_self_reference(field: Field, condition: &Condition, settings: &Map) -> Vec<Problem> {
-    const DESIRED: &str = "properties.desired";
     let mut problems = Vec::new();
     for path in condition.paths() {
-        let Some(rest) = path.strip_prefix(DESIRED) else {
-            continue;
+        let own = match path.keys.first() {
+            None => true,
+            Some(root) => settings.contains_key(root),
         };
-        let root = rest
-            .trim_start_matches('.')
-            .split(['.', '['])
-            .next()
-            .unwrap_or_default();
-        let own = root.is_empty() || settings.contains_key(root);
-        if own {
+        if path.root == Root::Desired && own {
             problems.push(Problem::new(
                 field,
                 format!(

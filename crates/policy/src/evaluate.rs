@@ -1,0 +1,279 @@
+//! The decision: which policies apply to a twin, in which order, and whether the twin has to be
+//! written at all.
+//!
+//! Pure. It depends on the policies and the twin alone, never on what was decided before, so a
+//! lost, repeated or late evaluation ends in the same settings. What a policy may overwrite is
+//! `twin::settings`' rule; here it is asked and not repeated.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use twin::query::{Path, Root};
+use twin::settings::PolicyChange;
+use twin::{PolicyWrite, Violations, Writer};
+use wire::twin::v1::Change;
+
+use crate::policy_doc::{Policy, Scope};
+use crate::twin_document::TwinDocument;
+
+/// A policy in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActivePolicy {
+    /// What it says.
+    pub policy: Policy,
+    /// Which of its revisions.
+    pub revision: u64,
+    /// Its place in the order of creation: of two with the same priority the later one wins.
+    pub created_order: u64,
+}
+
+impl ActivePolicy {
+    /// The name under which its leaves are written.
+    pub fn writer(&self) -> Writer {
+        Writer::Policy {
+            id: self.policy.id().to_string(),
+            revision: self.revision,
+        }
+    }
+
+    fn applies_to(&self, twin: &TwinDocument) -> bool {
+        let view = twin.view();
+        self.policy.target().matches(&view)
+            && self.policy.when().is_none_or(|when| when.matches(&view))
+    }
+}
+
+/// All policies in force, in the order of precedence, with what they look at. It never changes; a
+/// change of a policy makes a new set.
+#[derive(Debug, Clone, Default)]
+pub struct PolicySet {
+    devices: ScopeSet,
+    modules: ScopeSet,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ScopeSet {
+    policies: Vec<Arc<ActivePolicy>>,
+    looks_at: Interest,
+}
+
+impl PolicySet {
+    /// Orders and indexes policies; their order here does not matter.
+    pub fn new(policies: impl IntoIterator<Item = ActivePolicy>) -> PolicySet {
+        let mut set = PolicySet::default();
+        for active in policies {
+            let scope = match active.policy.scope() {
+                Scope::Devices => &mut set.devices,
+                Scope::Modules => &mut set.modules,
+            };
+            scope.looks_at = scope.looks_at.with(Interest::of(&active.policy));
+            scope.policies.push(Arc::new(active));
+        }
+        for scope in [&mut set.devices, &mut set.modules] {
+            scope.policies.sort_by_key(|active| {
+                std::cmp::Reverse((active.policy.priority(), active.created_order))
+            });
+        }
+        set
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.devices.policies.len() + self.modules.policies.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a change of these parts of a twin can change what is decided on it.
+    pub fn is_concerned(&self, scope: Scope, changed: Interest) -> bool {
+        // A new twin has never been looked at, and a change of desired may have undone (or be)
+        // what policies set; no condition is needed for that.
+        changed.created || changed.desired || self.scope(scope).looks_at.meets(changed)
+    }
+
+    /// The policies that apply to a twin, in the order of precedence: the first that sets a leaf
+    /// wins it.
+    pub fn applicable(&self, twin: &TwinDocument) -> Vec<Arc<ActivePolicy>> {
+        let all = &self.scope(twin.scope()).policies;
+        all.iter()
+            .filter(|active| active.applies_to(twin))
+            .cloned()
+            .collect()
+    }
+
+    fn scope(&self, scope: Scope) -> &ScopeSet {
+        match scope {
+            Scope::Devices => &self.devices,
+            Scope::Modules => &self.modules,
+        }
+    }
+}
+
+/// What has to happen to a twin.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// Everything holds already. No call is made, so the loop ends.
+    Holds,
+    /// It must be written: these policies apply (none: what policies set is taken out).
+    Write(Vec<Arc<ActivePolicy>>),
+    /// The settings would break a limit of this twin.
+    Breaks(Violations),
+}
+
+/// Decides on one twin. `at` does not change the decision.
+pub fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
+    let applicable = policies.applicable(twin);
+    let writes: Vec<PolicyWrite> = applicable
+        .iter()
+        .map(|active| PolicyWrite {
+            policy: active.policy.id().to_string(),
+            revision: active.revision,
+            settings: active.policy.settings().clone(),
+        })
+        .collect();
+    match twin::apply_policy_settings(twin.desired(), &writes, at) {
+        Err(violations) => Decision::Breaks(violations),
+        Ok(outcome) => match outcome.change {
+            PolicyChange::Unchanged => Decision::Holds,
+            PolicyChange::Changed { .. } => Decision::Write(applicable),
+        },
+    }
+}
+
+/// Parts of a twin: that conditions look at, or that a commit changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set with one flag per part of a twin"
+)]
+pub struct Interest {
+    created: bool,
+    tags: bool,
+    desired: bool,
+    reported: bool,
+    posture: bool,
+    configuration: bool,
+    status: bool,
+}
+
+impl Interest {
+    /// Everything: for a change that we do not know.
+    pub const ALL: Interest = Interest {
+        created: true,
+        tags: true,
+        desired: true,
+        reported: true,
+        posture: true,
+        configuration: true,
+        status: true,
+    };
+
+    /// What the conditions of a policy look at. Ids never change, so they are not part of it.
+    pub fn of(policy: &Policy) -> Interest {
+        let mut interest = Interest::default();
+        let conditions = [Some(policy.target()), policy.when()];
+        for path in conditions
+            .into_iter()
+            .flatten()
+            .flat_map(twin::Condition::paths)
+        {
+            interest = interest.with(Interest::of_path(&path));
+        }
+        interest
+    }
+
+    fn of_path(path: &Path) -> Interest {
+        let none = Interest::default();
+        match path.root {
+            Root::DeviceId | Root::ModuleId | Root::Variable { .. } => none,
+            Root::Status => Interest {
+                status: true,
+                ..none
+            },
+            Root::Tags => Interest { tags: true, ..none },
+            Root::Desired => Interest {
+                desired: true,
+                ..none
+            },
+            Root::Reported => Interest {
+                reported: true,
+                ..none
+            },
+            // The state of the configuration changes with every push, most of posture does not.
+            Root::Posture => {
+                let configuration = path.keys.first().is_none_or(|key| key == "configuration");
+                Interest {
+                    posture: true,
+                    configuration,
+                    ..none
+                }
+            }
+        }
+    }
+
+    /// What a commit changed.
+    pub fn of_changes(changes: impl IntoIterator<Item = Change>) -> Interest {
+        let none = Interest::default();
+        changes.into_iter().fold(none, |all, change| {
+            all.with(match change {
+                Change::Unspecified => Interest::ALL,
+                Change::Created => Interest {
+                    created: true,
+                    ..none
+                },
+                Change::Tags => Interest { tags: true, ..none },
+                Change::Desired => Interest {
+                    desired: true,
+                    ..none
+                },
+                Change::Reported => Interest {
+                    reported: true,
+                    ..none
+                },
+                Change::Posture => Interest {
+                    posture: true,
+                    ..none
+                },
+                Change::ConfigurationState => Interest {
+                    configuration: true,
+                    ..none
+                },
+                Change::Status => Interest {
+                    status: true,
+                    ..none
+                },
+            })
+        })
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn with(self, other: Interest) -> Interest {
+        Interest {
+            created: self.created || other.created,
+            tags: self.tags || other.tags,
+            desired: self.desired || other.desired,
+            reported: self.reported || other.reported,
+            posture: self.posture || other.posture,
+            configuration: self.configuration || other.configuration,
+            status: self.status || other.status,
+        }
+    }
+
+    /// Whether both have a part in common.
+    fn meets(self, other: Interest) -> bool {
+        (self.created && other.created)
+            || (self.tags && other.tags)
+            || (self.desired && other.desired)
+            || (self.reported && other.reported)
+            || (self.posture && other.posture)
+            || (self.configuration && other.configuration)
+            || (self.status && other.status)
+    }
+}
+
+#[cfg(test)]
+mod tests;

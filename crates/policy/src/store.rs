@@ -1,0 +1,310 @@
+//! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
+//!
+//! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
+//! by id and revision (immutable), `positions` by partition, and one row of `state` with the order
+//! of creation and the numbers of the sweeps that are wanted and done.
+//!
+//! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
+//! call returns (WAL, `synchronous=FULL`). A change of a policy raises `sweep_wanted` in the same
+//! transaction, so a crash between the change and the evaluation of all twins loses nothing: at the
+//! next start the sweep is still wanted. Positions are written late, up to a second after the
+//! messages took effect; a crash replays them, and a policy that already holds writes nothing.
+//!
+//! **After a crash** there is nothing to clean. **What will not scale**: a thousand policies, all in
+//! memory; the store belongs to one process.
+//!
+//! It decides nothing about twins and never talks to another service.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bus::Sequence;
+use jiff::Timestamp;
+use service_kit::error::{Classified, Kind};
+use thiserror::Error as ThisError;
+
+use crate::evaluate::ActivePolicy;
+use crate::policy_doc::{Policy, PolicyId, Problems};
+
+mod content;
+mod sqlite;
+
+/// Name of the file in the data directory.
+pub const FILE_NAME: &str = "policy.db";
+
+/// Policies of a hub. All are in memory and each is looked at for every concerned change; a fleet
+/// with more has a templating problem, not a policy problem.
+pub const POLICIES_MAX: usize = 1000;
+
+/// A policy as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredPolicy {
+    /// What it says.
+    pub policy: Policy,
+    /// Its revision; also its etag, since it is never reused.
+    pub revision: u64,
+    /// The revision under which its leaves are written: that of the last change of anything but
+    /// the description, so that better wording does not write to the whole fleet.
+    pub effective_revision: u64,
+    /// Its place in the order of creation.
+    pub created_order: u64,
+    /// The sweep that must be done before every twin has been looked at since the last change.
+    pub sweep: SweepNumber,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+impl StoredPolicy {
+    /// What an evaluation needs of it.
+    pub fn active(&self) -> ActivePolicy {
+        ActivePolicy {
+            policy: self.policy.clone(),
+            revision: self.effective_revision,
+            created_order: self.created_order,
+        }
+    }
+}
+
+/// Number of a full evaluation; each change of a policy wants a further one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SweepNumber(u64);
+
+impl SweepNumber {
+    /// Wraps a stored number.
+    pub const fn new(number: u64) -> SweepNumber {
+        SweepNumber(number)
+    }
+
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a full evaluation found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepCounts {
+    /// Twins looked at.
+    pub evaluated: u64,
+    /// Twins written.
+    pub changed: u64,
+    /// Twins that could not be written.
+    pub failed: u64,
+}
+
+/// Which sweeps are wanted and done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepState {
+    /// The last one wanted.
+    pub wanted: SweepNumber,
+    /// The last one that is complete; all before it count as done.
+    pub done: SweepNumber,
+    /// What that one found.
+    pub counts: SweepCounts,
+}
+
+/// Everything that is kept.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Policies that are not deleted.
+    pub policies: Vec<StoredPolicy>,
+    /// Last evaluated message of each partition that has one.
+    pub positions: BTreeMap<u16, Sequence>,
+    /// Sweeps.
+    pub sweep: SweepState,
+}
+
+/// What applying a policy did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was none with this id.
+    Created,
+    /// Its content differs from before.
+    Updated,
+    /// Its content is the same; nothing was written.
+    Unchanged,
+}
+
+/// Why the store did not do as asked.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// There is no such policy.
+    #[error("there is no policy {id}")]
+    NotFound {
+        /// Which one.
+        id: PolicyId,
+    },
+    /// Somebody else changed the policy in between.
+    #[error("policy {id} changed in between: its etag is {found}, the request expects {expected}")]
+    Etag {
+        /// Which one.
+        id: PolicyId,
+        /// What it has.
+        found: String,
+        /// What the request names.
+        expected: String,
+    },
+    /// There are as many policies as there may be.
+    #[error("there are {POLICIES_MAX} policies, which is the most; delete one first")]
+    TooMany,
+    /// A stored policy cannot be used by this program. The service does not start without it: that
+    /// would take its settings out of the whole fleet.
+    #[error("the stored policy {id} cannot be used")]
+    Policy {
+        /// Which one.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: Problems,
+    },
+    /// A stored value is not what we write.
+    #[error("the policy store is damaged: {what}")]
+    Damaged {
+        /// Where and how.
+        what: String,
+    },
+    /// The store was made by a newer version of Twinward.
+    #[error("the policy store has schema {found}, this program knows {known}; use a newer program")]
+    Newer {
+        /// Of the store.
+        found: i64,
+        /// Of this program.
+        known: i64,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use the folder {path}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine failed.
+    #[error("the policy store cannot {action}")]
+    Engine {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The thread that did the work is gone.
+    #[error("the policy store was stopped in the middle of its work")]
+    Stopped,
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::NotFound { .. } => Kind::NotFound,
+            Error::Etag { .. } => Kind::Aborted,
+            Error::TooMany => Kind::ResourceExhausted,
+            Error::Stopped => Kind::Unavailable,
+            Error::Policy { .. } | Error::Damaged { .. } | Error::Newer { .. } => Kind::DataLoss,
+            Error::Folder { .. } | Error::Engine { .. } => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Error::NotFound { .. } => "POLICY_NOT_FOUND",
+            Error::Etag { .. } => "ETAG_MISMATCH",
+            Error::TooMany => "TOO_MANY_POLICIES",
+            Error::Stopped => "STOPPING",
+            Error::Policy { .. } | Error::Damaged { .. } => "STORE_DAMAGED",
+            Error::Newer { .. } => "STORE_NEWER",
+            Error::Folder { .. } | Error::Engine { .. } => "STORE_FAILED",
+        }
+    }
+}
+
+/// The handle to the store. Clones share it; every call runs on a blocking thread.
+#[derive(Debug, Clone)]
+pub struct Store {
+    engine: Arc<Mutex<sqlite::Engine>>,
+}
+
+impl Store {
+    /// Opens or makes `policy.db` in a folder, which is made too, and brings it to the present
+    /// schema.
+    pub async fn open(folder: &Path) -> Result<Store, Error> {
+        let folder = folder.to_owned();
+        let engine = blocking(move || sqlite::Engine::open(&folder)).await?;
+        Ok(Store {
+            engine: Arc::new(Mutex::new(engine)),
+        })
+    }
+
+    /// Reads everything.
+    pub async fn load(&self) -> Result<Contents, Error> {
+        self.run(|engine| engine.load()).await
+    }
+
+    /// Creates the policy or replaces its content; the same content again writes nothing.
+    pub async fn apply(
+        &self,
+        policy: Policy,
+        at: Timestamp,
+    ) -> Result<(StoredPolicy, Outcome), Error> {
+        self.run(move |engine| engine.apply(policy, at)).await
+    }
+
+    /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it
+    /// set. Returns the number of that sweep.
+    pub async fn delete(
+        &self,
+        id: PolicyId,
+        expected: Option<String>,
+        at: Timestamp,
+    ) -> Result<SweepNumber, Error> {
+        self.run(move |engine| engine.delete(&id, expected.as_deref(), at))
+            .await
+    }
+
+    /// Notes how far partitions were evaluated.
+    pub async fn save_positions(&self, positions: BTreeMap<u16, Sequence>) -> Result<(), Error> {
+        self.run(move |engine| engine.save_positions(&positions))
+            .await
+    }
+
+    /// Wants a further sweep, because changes of a partition were missed; its reading goes on after
+    /// `after`, noted in the same transaction.
+    pub async fn want_sweep(&self, skipped: Option<(u16, Sequence)>) -> Result<SweepNumber, Error> {
+        self.run(move |engine| engine.want_sweep(skipped)).await
+    }
+
+    /// Notes that a sweep is complete.
+    pub async fn sweep_done(&self, sweep: SweepNumber, counts: SweepCounts) -> Result<(), Error> {
+        self.run(move |engine| engine.sweep_done(sweep, counts))
+            .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut sqlite::Engine) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let engine = Arc::clone(&self.engine);
+        // A panic while the lock was held left no half transaction: it was rolled back on unwind.
+        blocking(move || work(&mut engine.lock().unwrap_or_else(PoisonError::into_inner))).await
+    }
+}
+
+/// The etag of a revision.
+pub fn etag(revision: u64) -> String {
+    format!("r{revision}")
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(Error::Stopped))
+}
+
+#[cfg(test)]
+mod tests;

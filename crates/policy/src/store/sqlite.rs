@@ -1,0 +1,479 @@
+//! The SQL of the store; see [`crate::store`] for keys and protocol.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bus::Sequence;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::content;
+use super::{
+    Contents, Error, FILE_NAME, Outcome, POLICIES_MAX, StoredPolicy, SweepCounts, SweepNumber,
+    SweepState, etag,
+};
+use crate::policy_doc::{Policy, PolicyId, PolicySpec};
+
+/// Forward-only; the number of a migration is its place here, kept in `user_version`.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_policies.sql")];
+
+/// One connection to `policy.db`.
+#[derive(Debug)]
+pub(super) struct Engine {
+    connection: Connection,
+}
+
+impl Engine {
+    pub(super) fn open(folder: &Path) -> Result<Engine, Error> {
+        std::fs::create_dir_all(folder).map_err(|source| Error::Folder {
+            path: folder.display().to_string(),
+            source,
+        })?;
+        let failed = |source| Error::Engine {
+            action: "open its file",
+            source,
+        };
+        let mut connection = Connection::open(folder.join(FILE_NAME)).map_err(failed)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(failed)?;
+        connection
+            .pragma_update(None, "synchronous", "FULL")
+            .map_err(failed)?;
+        migrate(&mut connection)?;
+        Ok(Engine { connection })
+    }
+
+    pub(super) fn load(&mut self) -> Result<Contents, Error> {
+        let failed = |source| Error::Engine {
+            action: "read its contents",
+            source,
+        };
+        let transaction = self.begin("read its contents")?;
+        let mut policies = Vec::new();
+        {
+            let mut rows = transaction
+                .prepare(&select_policies("WHERE NOT p.deleted ORDER BY p.policy_id"))
+                .map_err(failed)?;
+            let rows = rows.query_map([], PolicyRow::read).map_err(failed)?;
+            for row in rows {
+                policies.push(row.map_err(failed)?.into_policy()?);
+            }
+        }
+        let mut positions = BTreeMap::new();
+        {
+            let mut rows = transaction
+                .prepare("SELECT partition, sequence FROM positions")
+                .map_err(failed)?;
+            let rows = rows
+                .query_map([], |row| Ok((row.get::<_, u16>(0)?, row.get::<_, i64>(1)?)))
+                .map_err(failed)?;
+            for row in rows {
+                let (partition, sequence) = row.map_err(failed)?;
+                positions.insert(partition, Sequence::new(number("a position", sequence)?));
+            }
+        }
+        let sweep = read_sweep(&transaction)?;
+        Ok(Contents {
+            policies,
+            positions,
+            sweep,
+        })
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        policy: Policy,
+        at: Timestamp,
+    ) -> Result<(StoredPolicy, Outcome), Error> {
+        const ACTION: &str = "write a policy";
+        let failed = |source| Error::Engine {
+            action: ACTION,
+            source,
+        };
+        let transaction = self.begin(ACTION)?;
+        let before = read_policy(&transaction, policy.id())?;
+        let alive = before.as_ref().filter(|row| !row.deleted);
+        let old_spec = alive
+            .map(|row| content::read(&row.policy_id, &row.content))
+            .transpose()?;
+        if let (Some(row), Some(old)) = (alive, &old_spec)
+            && *old == *policy.spec()
+        {
+            return Ok((row.clone().into_policy()?, Outcome::Unchanged));
+        }
+        let revision = match &before {
+            Some(row) => number("a revision", row.revision)? + 1,
+            None => 1,
+        };
+        let stored = match (alive, &old_spec) {
+            (Some(row), Some(old)) => {
+                let old_policy = row.clone().into_policy()?;
+                let same_effect = is_same_but_for_words(old, policy.spec());
+                StoredPolicy {
+                    policy,
+                    revision,
+                    effective_revision: match same_effect {
+                        true => old_policy.effective_revision,
+                        false => revision,
+                    },
+                    sweep: match same_effect {
+                        true => old_policy.sweep,
+                        false => raise_sweep(&transaction)?,
+                    },
+                    updated_at: at,
+                    ..old_policy
+                }
+            }
+            _ => {
+                check_room(&transaction)?;
+                StoredPolicy {
+                    policy,
+                    revision,
+                    effective_revision: revision,
+                    created_order: next_created_order(&transaction)?,
+                    sweep: raise_sweep(&transaction)?,
+                    created_at: at,
+                    updated_at: at,
+                }
+            }
+        };
+        write_policy(&transaction, &stored)?;
+        transaction.commit().map_err(failed)?;
+        let outcome = if old_spec.is_some() {
+            Outcome::Updated
+        } else {
+            Outcome::Created
+        };
+        Ok((stored, outcome))
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        id: &PolicyId,
+        expected: Option<&str>,
+        at: Timestamp,
+    ) -> Result<SweepNumber, Error> {
+        const ACTION: &str = "delete a policy";
+        let failed = |source| Error::Engine {
+            action: ACTION,
+            source,
+        };
+        let transaction = self.begin(ACTION)?;
+        let row = read_policy(&transaction, id)?
+            .filter(|row| !row.deleted)
+            .ok_or_else(|| Error::NotFound { id: id.clone() })?;
+        let found = etag(number("a revision", row.revision)?);
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(Error::Etag {
+                id: id.clone(),
+                found,
+                expected: expected.to_owned(),
+            });
+        }
+        transaction
+            .execute(
+                "UPDATE policies SET deleted = 1, update_time = ?2 WHERE policy_id = ?1",
+                params![id.as_str(), at.to_string()],
+            )
+            .map_err(failed)?;
+        let sweep = raise_sweep(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(sweep)
+    }
+
+    pub(super) fn save_positions(
+        &mut self,
+        positions: &BTreeMap<u16, Sequence>,
+    ) -> Result<(), Error> {
+        const ACTION: &str = "write positions";
+        let transaction = self.begin(ACTION)?;
+        for (partition, sequence) in positions {
+            write_position(&transaction, *partition, *sequence)?;
+        }
+        transaction.commit().map_err(|source| Error::Engine {
+            action: ACTION,
+            source,
+        })
+    }
+
+    pub(super) fn want_sweep(
+        &mut self,
+        skipped: Option<(u16, Sequence)>,
+    ) -> Result<SweepNumber, Error> {
+        const ACTION: &str = "want a sweep";
+        let transaction = self.begin(ACTION)?;
+        let sweep = raise_sweep(&transaction)?;
+        if let Some((partition, after)) = skipped {
+            write_position(&transaction, partition, after)?;
+        }
+        transaction.commit().map_err(|source| Error::Engine {
+            action: ACTION,
+            source,
+        })?;
+        Ok(sweep)
+    }
+
+    pub(super) fn sweep_done(
+        &mut self,
+        sweep: SweepNumber,
+        counts: SweepCounts,
+    ) -> Result<(), Error> {
+        let statement = "UPDATE state SET sweep_done = ?1, twins_evaluated = ?2,
+                         twins_changed = ?3, twins_failed = ?4 WHERE sweep_done < ?1";
+        let values = [sweep.get(), counts.evaluated, counts.changed, counts.failed].map(stored);
+        self.connection
+            .execute(statement, values)
+            .map(|_| ())
+            .map_err(|source| Error::Engine {
+                action: "note a sweep",
+                source,
+            })
+    }
+
+    /// Takes the write lock at once: a transaction that reads first and writes later could fail in
+    /// the middle.
+    fn begin(&mut self, action: &'static str) -> Result<Transaction<'_>, Error> {
+        self.connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|source| Error::Engine { action, source })
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), Error> {
+    let failed = |source| Error::Engine {
+        action: "migrate its schema",
+        source,
+    };
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let found: i64 = transaction
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
+    if found > known {
+        return Err(Error::Newer { found, known });
+    }
+    let done = usize::try_from(found).map_err(|_| Error::Damaged {
+        what: format!("schema version {found}"),
+    })?;
+    for migration in &MIGRATIONS[done..] {
+        transaction.execute_batch(migration).map_err(failed)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", known)
+        .map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// A row of `policies` with the content of its revision.
+#[derive(Clone)]
+struct PolicyRow {
+    policy_id: String,
+    revision: i64,
+    effective_revision: i64,
+    created_order: i64,
+    sweep: i64,
+    create_time: String,
+    update_time: String,
+    deleted: bool,
+    content: String,
+}
+
+fn select_policies(rest: &str) -> String {
+    format!(
+        "SELECT p.policy_id, p.revision, p.effective_revision, p.created_order, p.sweep,
+                p.create_time, p.update_time, p.deleted, r.content
+         FROM policies p JOIN revisions r USING (policy_id, revision) {rest}"
+    )
+}
+
+impl PolicyRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<PolicyRow> {
+        Ok(PolicyRow {
+            policy_id: row.get(0)?,
+            revision: row.get(1)?,
+            effective_revision: row.get(2)?,
+            created_order: row.get(3)?,
+            sweep: row.get(4)?,
+            create_time: row.get(5)?,
+            update_time: row.get(6)?,
+            deleted: row.get(7)?,
+            content: row.get(8)?,
+        })
+    }
+
+    fn into_policy(self) -> Result<StoredPolicy, Error> {
+        let spec = content::read(&self.policy_id, &self.content)?;
+        let policy = Policy::check(spec).map_err(|source| Error::Policy {
+            id: self.policy_id.clone(),
+            source,
+        })?;
+        Ok(StoredPolicy {
+            policy,
+            revision: number("a revision", self.revision)?,
+            effective_revision: number("a revision", self.effective_revision)?,
+            created_order: number("an order of creation", self.created_order)?,
+            sweep: SweepNumber::new(number("a sweep", self.sweep)?),
+            created_at: instant(&self.create_time)?,
+            updated_at: instant(&self.update_time)?,
+        })
+    }
+}
+
+fn read_policy(transaction: &Transaction<'_>, id: &PolicyId) -> Result<Option<PolicyRow>, Error> {
+    transaction
+        .query_row(
+            &select_policies("WHERE p.policy_id = ?1"),
+            [id.as_str()],
+            PolicyRow::read,
+        )
+        .optional()
+        .map_err(|source| Error::Engine {
+            action: "read a policy",
+            source,
+        })
+}
+
+fn write_policy(transaction: &Transaction<'_>, policy: &StoredPolicy) -> Result<(), Error> {
+    let failed = |source| Error::Engine {
+        action: "write a policy",
+        source,
+    };
+    let id = policy.policy.id().as_str();
+    let content = content::print(policy.policy.spec())?;
+    let (created_at, updated_at) = (policy.created_at.to_string(), policy.updated_at.to_string());
+    transaction
+        .execute(
+            "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4)",
+            params![id, stored(policy.revision), content, updated_at],
+        )
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "INSERT OR REPLACE INTO policies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+            params![
+                id,
+                stored(policy.revision),
+                stored(policy.effective_revision),
+                stored(policy.created_order),
+                stored(policy.sweep.get()),
+                created_at,
+                updated_at,
+            ],
+        )
+        .map_err(failed)?;
+    Ok(())
+}
+
+fn write_position(
+    transaction: &Transaction<'_>,
+    partition: u16,
+    sequence: Sequence,
+) -> Result<(), Error> {
+    transaction
+        .execute(
+            "INSERT OR REPLACE INTO positions VALUES (?1, ?2)",
+            params![partition, stored(sequence.get())],
+        )
+        .map(|_| ())
+        .map_err(|source| Error::Engine {
+            action: "write positions",
+            source,
+        })
+}
+
+fn check_room(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let count: i64 = transaction
+        .query_row(
+            "SELECT count(*) FROM policies WHERE NOT deleted",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|source| Error::Engine {
+            action: "count policies",
+            source,
+        })?;
+    match usize::try_from(count) {
+        Ok(count) if count < POLICIES_MAX => Ok(()),
+        Ok(_) | Err(_) => Err(Error::TooMany),
+    }
+}
+
+fn raise_sweep(transaction: &Transaction<'_>) -> Result<SweepNumber, Error> {
+    let statement = "UPDATE state SET sweep_wanted = sweep_wanted + 1 RETURNING sweep_wanted";
+    let wanted = transaction
+        .query_row(statement, [], |row| row.get(0))
+        .map_err(|source| Error::Engine {
+            action: "want a sweep",
+            source,
+        })?;
+    Ok(SweepNumber::new(number("a sweep", wanted)?))
+}
+
+fn next_created_order(transaction: &Transaction<'_>) -> Result<u64, Error> {
+    let statement =
+        "UPDATE state SET last_created_order = last_created_order + 1 RETURNING last_created_order";
+    let order = transaction
+        .query_row(statement, [], |row| row.get(0))
+        .map_err(|source| Error::Engine {
+            action: "number a policy",
+            source,
+        })?;
+    number("an order of creation", order)
+}
+
+fn read_sweep(transaction: &Transaction<'_>) -> Result<SweepState, Error> {
+    let statement = "SELECT sweep_wanted, sweep_done, twins_evaluated, twins_changed, twins_failed
+                     FROM state";
+    let [wanted, done, evaluated, changed, failed] = transaction
+        .query_row(statement, [], |row| {
+            Ok([
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get::<_, i64>(4)?,
+            ])
+        })
+        .map_err(|source| Error::Engine {
+            action: "read its state",
+            source,
+        })?;
+    Ok(SweepState {
+        wanted: SweepNumber::new(number("a sweep", wanted)?),
+        done: SweepNumber::new(number("a sweep", done)?),
+        counts: SweepCounts {
+            evaluated: number("a count", evaluated)?,
+            changed: number("a count", changed)?,
+            failed: number("a count", failed)?,
+        },
+    })
+}
+
+/// Whether two contents differ in nothing that has an effect on twins.
+fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
+    let worded = PolicySpec {
+        description: new.description.clone(),
+        ..old.clone()
+    };
+    worded == *new
+}
+
+/// SQLite's integers are signed; our counters start at zero and cannot reach 2^63.
+fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number(what: &str, stored: i64) -> Result<u64, Error> {
+    u64::try_from(stored).map_err(|_| Error::Damaged {
+        what: format!("{what} is {stored}"),
+    })
+}
+
+fn instant(text: &str) -> Result<Timestamp, Error> {
+    text.parse().map_err(|_| Error::Damaged {
+        what: format!("a time is {text:?}"),
+    })
+}
