@@ -324,7 +324,9 @@ proptest! {
         let (real, with_history) = settled(&real, &writes);
         let (scratch, from_scratch) = settled(&alone, &writes);
         let mut model = alone.document().clone();
-        writes.iter().for_each(|write| fill(&mut model, &write.settings));
+        for write in &writes {
+            fill(&mut model, &write.settings);
+        }
         prop_assert_eq!(real.document(), &model);
         prop_assert_eq!(scratch.document(), &model);
         prop_assert_eq!(
@@ -386,17 +388,42 @@ proptest! {
     }
 
     #[test]
-    fn every_leaf_is_set_or_lost(steps in steps(), writes in policies()) {
+    fn every_wanted_leaf_is_set_or_told_as_lost(steps in steps(), writes in policies()) {
         let (before, _) = play(&steps);
         let (after, outcome) = settled(&before, &writes);
         let set = leaves(after.document(), after.metadata());
-        for lost in &outcome.lost {
-            prop_assert!(lost.writer.is_policy());
-            let own = set.iter().any(|(path, _, writer)| {
-                *path == lost.path.join(".") && *writer == lost.writer && !lost.same_value
-            });
-            // The same revision may appear twice in a list; then it loses to itself.
-            prop_assert!(!own || lost.winner == lost.writer);
+        for write in &writes {
+            for (path, value) in wanted_leaves(&write.settings) {
+                let is_set = set.contains(&(path.join("."), value.clone(), write.writer()));
+                let is_lost =
+                    outcome.lost.iter().any(|l| l.path == path && l.writer == write.writer());
+                // An empty object is also there if somebody else put something into it.
+                let exists = value == json!({}) && object_at(after.document(), &path);
+                prop_assert!(is_set || is_lost || exists, "{path:?} of {:?}", write.policy);
+            }
+        }
+        prop_assert!(outcome.lost.iter().all(|lost| lost.writer.is_policy()));
+    }
+}
+
+fn wanted_leaves(settings: &Map) -> Vec<(Vec<String>, Value)> {
+    let mut found = Vec::new();
+    for (key, value) in settings {
+        match value {
+            Value::Object(inner) if !inner.is_empty() => {
+                for (path, value) in wanted_leaves(inner) {
+                    found.push(([vec![key.clone()], path].concat(), value));
+                }
+            }
+            _ => found.push((vec![key.clone()], value.clone())),
         }
     }
+    found
+}
+
+fn object_at(document: &Map, path: &[String]) -> bool {
+    let pointer = format!("/{}", path.join("/"));
+    Value::Object(document.clone())
+        .pointer(&pointer)
+        .is_some_and(Value::is_object)
 }
