@@ -57,12 +57,17 @@ impl Backoff {
     /// A fresh series whose jitter follows from the seed, for tests and simulation.
     #[must_use]
     pub fn seeded(policy: Policy, seed: u64) -> Self {
-        // Xorshift stays at zero forever, so zero must not be its seed.
+        // Small seeds must differ in their upper bits too, which become the first delay; and
+        // xorshift would stay at zero forever.
+        let random = seed
+            .wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .max(1);
         Self {
             policy,
             used: 0,
             ceiling: policy.first,
-            random: seed.max(1),
+            random,
         }
     }
 

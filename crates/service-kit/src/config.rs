@@ -96,8 +96,8 @@ impl Loader {
 
     /// Sets a key (`grpc.listen`) above every other layer, for command-line flags.
     #[must_use]
-    pub fn set(mut self, key: impl Into<String>, value: impl ToString) -> Self {
-        self.flags.push((key.into(), value.to_string()));
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.flags.push((key.into(), value.into()));
         self
     }
 

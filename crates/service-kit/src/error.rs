@@ -86,7 +86,7 @@ pub trait Classified: Error {
     /// What the caller should make of it.
     fn kind(&self) -> Kind;
 
-    /// A stable UPPER_SNAKE_CASE code that programs and the documentation refer to.
+    /// A stable `UPPER_SNAKE_CASE` code that programs and the documentation refer to.
     fn reason(&self) -> &str;
 
     /// Everything that is wrong with the request, if it is the request.

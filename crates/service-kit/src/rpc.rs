@@ -94,7 +94,8 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut call = Call::begin(&request, self.metrics.clone());
-        let response = self.inner.call(request).instrument(call.span.clone());
+        let response = call.span.in_scope(|| self.inner.call(request));
+        let response = response.instrument(call.span.clone());
         Box::pin(async move {
             let response = response.await?;
             // An answer without messages carries its status in the headers.

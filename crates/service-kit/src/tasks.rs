@@ -140,7 +140,7 @@ impl Tasks {
         let name = name.into();
         let tasks = self.clone();
         let task_name = Arc::clone(&name);
-        self.track(name, async move {
+        self.track(&name, async move {
             if let Err(cause) = run_once(future).await {
                 tasks.failed(&task_name, on_failure, &cause);
             }
@@ -164,7 +164,7 @@ impl Tasks {
         let name = name.into();
         let tasks = self.clone();
         let task_name = Arc::clone(&name);
-        self.track(name, async move {
+        self.track(&name, async move {
             let mut backoff = Backoff::new(policy);
             loop {
                 let started = tokio::time::Instant::now();
@@ -227,7 +227,7 @@ impl Tasks {
             })?;
         let tasks = self.clone();
         let task_name = Arc::clone(&name);
-        self.track(name, async move {
+        self.track(&name, async move {
             let outcome = ended
                 .await
                 .unwrap_or_else(|_| Err("the thread vanished".to_owned()));
@@ -287,16 +287,16 @@ impl Tasks {
         Err(Unfinished::new(unfinished))
     }
 
-    fn track(&self, name: Arc<str>, work: impl Future<Output = ()> + Send + 'static) {
+    fn track(&self, name: &Arc<str>, work: impl Future<Output = ()> + Send + 'static) {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        state.running.insert(id, (Arc::clone(&name), None));
+        state.running.insert(id, (Arc::clone(name), None));
         let entry = Entry {
             tasks: self.clone(),
             id,
         };
-        let span = tracing::debug_span!(parent: None, "task", name = &*name);
+        let span = tracing::debug_span!(parent: None, "task", name = &**name);
         let handle = self.tracker.spawn(
             async move {
                 let _entry = entry;

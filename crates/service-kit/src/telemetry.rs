@@ -170,15 +170,15 @@ pub fn init(config: &TelemetryConfig, service: &str) -> Result<TelemetryGuard, T
     })
 }
 
-/// A subscriber that logs nothing and only gives spans their ids, for tests of trace propagation:
-/// `tracing::subscriber::set_default(telemetry::ids_only())`.
-#[must_use]
-pub fn ids_only() -> impl Subscriber + Send + Sync + for<'a> LookupSpan<'a> {
+/// Gives spans their ids and logs nothing, for tests of trace propagation. For the whole process
+/// and not for a thread, because tracing remembers what the first thread to reach a span thought
+/// of it. May be called by every test; a subscriber that is set already stays.
+pub fn ids_for_tests() {
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
         .build();
-    tracing_subscriber::registry()
-        .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test")))
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
 fn log_filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {

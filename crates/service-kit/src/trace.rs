@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_span_continues_a_trace_without_any_exporter() {
-        let _guard = tracing::subscriber::set_default(crate::telemetry::ids_only());
+        crate::telemetry::ids_for_tests();
         let span = tracing::info_span!("work");
         assert!(set_parent(&span, GIVEN));
         let ours = traceparent_of(&span).expect("a traceparent");
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_span_without_parent_starts_a_trace() {
-        let _guard = tracing::subscriber::set_default(crate::telemetry::ids_only());
+        crate::telemetry::ids_for_tests();
         let _entered = tracing::info_span!("work").entered();
         let ours = current_traceparent().expect("a traceparent");
         assert_eq!(ours.len(), GIVEN.len());
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_ignored() {
-        let _guard = tracing::subscriber::set_default(crate::telemetry::ids_only());
+        crate::telemetry::ids_for_tests();
         let span = tracing::info_span!("work");
         for text in [
             "",

@@ -200,7 +200,7 @@ mod tests {
     fn quantities_print_as_they_are_read() {
         for text in ["250ms", "5s", "90s", "2h", "7d", "3us"] {
             let parsed: Duration = text.parse().expect(text);
-            assert_eq!(parsed.to_string(), text.replace("90s", "90s"));
+            assert_eq!(parsed.to_string(), text);
         }
         for text in ["1B", "8MiB", "3KiB", "1GiB"] {
             assert_eq!(text.parse::<ByteSize>().expect(text).to_string(), text);
