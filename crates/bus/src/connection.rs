@@ -316,6 +316,15 @@ fn on_event(link: &watch::Sender<Link>, event: Event) {
     }
 }
 
+/// Resolves when the link has come up another time than `generation`.
+pub(crate) async fn came_up_again(link: &mut watch::Receiver<Link>, generation: u64) {
+    let again = link.wait_for(|link| link.state == LinkState::Up && link.generation != generation);
+    if again.await.is_err() {
+        // The bus is gone and nothing will come up again.
+        std::future::pending::<()>().await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

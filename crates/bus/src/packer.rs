@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ pub struct Encoded {
 /// Hands items over to a packer. Cheap to clone.
 pub struct Packer<T> {
     queue: mpsc::Sender<Entry<T>>,
-    room: std::sync::Arc<Semaphore>,
+    room: Arc<Semaphore>,
     pack_bytes: usize,
 }
 
@@ -128,7 +129,7 @@ where
     let (sender, receiver) = mpsc::channel(options.queue_items.max(1));
     let packer = Packer {
         queue: sender,
-        room: std::sync::Arc::new(Semaphore::new(options.queue_bytes.max(options.pack_bytes))),
+        room: Arc::new(Semaphore::new(options.queue_bytes.max(options.pack_bytes))),
         pack_bytes: options.pack_bytes,
     };
     let worker = PackerWorker {

@@ -8,30 +8,34 @@ use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use tokio::time::Instant;
 use tracing::debug;
 
-use crate::connection::Bus;
+use crate::connection::{Bus, came_up_again};
 use crate::error::{Cause, PublishError};
 use crate::message::{Headers, Outgoing, Sequence};
+
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishOptions {
     /// How long one attempt waits for its acknowledgement.
     pub timeout: Duration,
-    /// How many attempts there are, at least one.
-    pub attempts: u32,
-    /// Pause before the second attempt; it doubles for each further one.
+    /// No attempt begins later than this after the first.
+    pub budget: Duration,
+    /// Pause before the second attempt; it doubles for each further one, up to a second.
     pub pause: Duration,
 }
 
 impl Default for PublishOptions {
-    /// Seventeen seconds in all: outlasts a server restart and a leader election, and stays far
-    /// inside the streams' duplicate window, so a repeat cannot be stored twice.
+    /// Twenty seconds in all: outlasts a server restart and a leader election, and stays far inside
+    /// the streams' duplicate window, so a repeat cannot be stored twice.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
-            attempts: 4,
+            budget: Duration::from_secs(15),
             pause: Duration::from_millis(50),
         }
     }
@@ -90,6 +94,7 @@ impl Bus {
             headers.insert(Headers::MESSAGE_ID, self.client().new_inbox());
         }
         let headers = headers.to_nats();
+        let gives_up_at = Instant::now() + options.budget;
         let mut pause = options.pause;
         let mut attempt = 1;
         loop {
@@ -106,11 +111,11 @@ impl Bus {
                 fatal,
                 PublishError::NoStream { .. } | PublishError::TimedOut { .. }
             );
-            if !retriable || attempt >= options.attempts {
+            if !retriable || Instant::now() + pause >= gives_up_at {
                 return Err(fatal);
             }
             tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2);
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             attempt += 1;
         }
     }
@@ -132,9 +137,17 @@ impl Bus {
                 duplicate: acknowledgement.duplicate,
             })
         };
-        match tokio::time::timeout(timeout, stored).await {
-            Ok(answer) => answer.map_err(Failure::Nats),
-            Err(_) => Err(Failure::NoAnswer),
+        let mut link = self.link();
+        let generation = link.borrow().generation;
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(timeout, stored) => match answer {
+                Ok(answer) => answer.map_err(Failure::Nats),
+                Err(_elapsed) => Err(Failure::NoAnswer),
+            },
+            // What was on its way is lost with its connection. Waiting for the timeout would make a
+            // restart of the server seconds longer for every device.
+            () = came_up_again(&mut link, generation) => Err(Failure::NoAnswer),
         }
     }
 

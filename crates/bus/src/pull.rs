@@ -17,12 +17,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
-use crate::connection::{Bus, Link, LinkState};
+use crate::connection::{Bus, Link, LinkState, came_up_again};
 use crate::error::{Cause, EnsureError, PullError};
 use crate::message::{Headers, Sequence};
 
 /// The server forgets a consumer that nobody pulls from after this; we make a new one then.
-const CONSUMER_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+const CONSUMER_FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 
 /// How long one pull request stands open at the server.
 const REQUEST_OPEN: Duration = Duration::from_secs(30);
@@ -355,15 +355,6 @@ impl Source {
             payload: message.payload,
         };
         Ok((fetched, pending))
-    }
-}
-
-/// Resolves when the link has come up another time than `generation`.
-async fn came_up_again(link: &mut watch::Receiver<Link>, generation: u64) {
-    let again = link.wait_for(|link| link.state == LinkState::Up && link.generation != generation);
-    if again.await.is_err() {
-        // The bus is gone and nothing will come up again.
-        std::future::pending::<()>().await;
     }
 }
 

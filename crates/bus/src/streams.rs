@@ -18,13 +18,13 @@ use crate::message::Sequence;
 
 /// Within this time the server drops a message whose id it has seen. It must outlast the repeats of
 /// one publish and a restart of the publisher; the server keeps each id in memory for as long.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// Changes are re-read from twin-store by whoever fell further behind than this.
-const TWINS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const TWINS_KEPT: Duration = Duration::from_hours(24);
 
 /// A week, so that a reject made on Friday evening can be looked at on Monday.
-const REJECTS_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const REJECTS_KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// What happens when a stream has reached its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,10 +31,9 @@ pub async fn wait_for<T>(
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });
-    match looked_until.await {
-        Ok(seen) => seen,
-        Err(_elapsed) => panic!("gave up waiting for {what} after {deadline:?}"),
-    }
+    looked_until
+        .await
+        .unwrap_or_else(|_| panic!("gave up waiting for {what} after {deadline:?}"))
 }
 
 /// [`wait_for`] outside a runtime.
