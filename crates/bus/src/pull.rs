@@ -5,6 +5,8 @@
 //! is the check of every sequence here: the next one is delivered, an old one is dropped, and a
 //! hole is reported and not stepped over.
 
+mod source;
+
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -13,13 +15,13 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, Re
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::connection::{Bus, Link, LinkState, came_up_again};
+use crate::connection::{Bus, LinkState, came_up_again};
 use crate::error::{Cause, EnsureError, PullError};
 use crate::message::{Headers, Sequence};
+use crate::pull::source::{Retry, Source};
 
 /// The server forgets a consumer that nobody pulls from after this; we make a new one then.
 const CONSUMER_FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
@@ -30,10 +32,6 @@ const REQUEST_OPEN: Duration = Duration::from_secs(30);
 /// While there is nothing to deliver the server says every so often that it still knows us. Two
 /// missed ones mean that it does not (a restart that the connection survived, a lost leader).
 const HEARTBEAT: Duration = Duration::from_secs(3);
-
-/// Pauses between attempts to make a consumer.
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
 /// Bounds of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,12 +239,7 @@ impl Pull {
             match self.try_open().await {
                 Ok(messages) => {
                     self.retry = Retry::default();
-                    return Ok(Some(Source {
-                        messages,
-                        link,
-                        generation,
-                        delivered: 0,
-                    }));
+                    return Ok(Some(Source::new(messages, link, generation)));
                 }
                 Err(OpenError::Position(error)) => return Err(error),
                 Err(OpenError::Transient(cause)) => self.retry.failed(&self.stream, &cause),
@@ -317,84 +310,4 @@ enum OpenError {
     Position(PullError),
     /// Trying again helps.
     Transient(Cause),
-}
-
-/// One consumer and the messages from it.
-struct Source {
-    messages: Stream,
-    link: watch::Receiver<Link>,
-    /// The link's generation at the making; at another one the consumer may be gone.
-    generation: u64,
-    /// How many messages it has delivered, as the server counts them.
-    delivered: u64,
-}
-
-impl Source {
-    /// Converts a received message and its number of messages behind it. An error means that the
-    /// source is of no more use.
-    fn accept(
-        &mut self,
-        received: Option<Result<jetstream::Message, MessagesError>>,
-    ) -> Result<(Fetched, u64), Cause> {
-        let message = received.ok_or("the consumer ended")??;
-        let info = message.info()?;
-        // The server numbers what it delivers. A jump here is a message lost on the way to us, and
-        // a new consumer brings it again; a jump in the stream's own numbers is a hole for good.
-        if info.consumer_sequence != self.delivered + 1 {
-            return Err("a message was lost on its way".into());
-        }
-        let published_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos())?;
-        let (sequence, pending) = (Sequence::new(info.stream_sequence), info.pending);
-        self.delivered += 1;
-        let jetstream::Message { message, .. } = message;
-        let fetched = Fetched {
-            sequence,
-            published_at,
-            subject: message.subject.to_string(),
-            headers: Headers::from_nats(message.headers.as_ref()),
-            payload: message.payload,
-        };
-        Ok((fetched, pending))
-    }
-}
-
-/// Growing pauses between attempts to make a consumer.
-struct Retry {
-    pause: Duration,
-    next_at: Option<Instant>,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            pause: RETRY_FIRST,
-            next_at: None,
-        }
-    }
-}
-
-impl Retry {
-    /// Waits until the next attempt may be made; false if the deadline comes before it.
-    async fn wait(&mut self, deadline: Instant) -> bool {
-        let Some(next_at) = self.next_at else {
-            return true;
-        };
-        sleep_until(next_at.min(deadline)).await;
-        if next_at > deadline {
-            return false;
-        }
-        self.next_at = None;
-        true
-    }
-
-    fn failed(&mut self, stream: &str, cause: &Cause) {
-        self.next_at = Some(Instant::now() + self.pause);
-        // A restarting server refuses a few times; only a long refusal concerns an operator.
-        if self.pause == RETRY_LONGEST {
-            warn!(stream, error = %cause, "cannot read the stream, trying on");
-        } else {
-            debug!(stream, error = %cause, "cannot read the stream yet");
-        }
-        self.pause = (self.pause * 2).min(RETRY_LONGEST);
-    }
 }
