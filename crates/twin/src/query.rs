@@ -40,6 +40,27 @@ pub use ast::{Expr, Path, Root};
 pub use error::QueryError;
 
 /// A parsed condition.
+///
+/// ```
+/// use serde_json::json;
+/// use twin::{Condition, Map, TwinView};
+///
+/// let text = "EXISTS(p IN posture.listeningPorts WHERE p.port NIN [22, 443])";
+/// let condition = Condition::parse(text).expect("it is well-formed");
+/// let nothing = Map::new();
+/// let view = TwinView {
+///     device_id: "d1",
+///     module_id: None,
+///     status: "enabled",
+///     tags: &nothing,
+///     desired: &nothing,
+///     desired_version: 1,
+///     reported: &nothing,
+///     reported_version: 1,
+///     posture: &json!({"listeningPorts": [{"port": 22}, {"port": 8080}]}),
+/// };
+/// assert!(condition.matches(&view));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     text: String,

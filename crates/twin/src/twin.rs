@@ -124,17 +124,19 @@ impl Twin {
         if tags.is_none() && desired.is_none() {
             return Ok(None);
         }
-        let mut twin = self.written_by_service()?;
-        if let Some(patch) = tags {
-            twin.tags = self.tags.merge(patch, stamp, SectionKind::Tags)?;
-        }
-        let mut notification = None;
-        if let Some(patch) = desired {
-            twin.desired = self.desired.merge(patch, stamp, SectionKind::Desired)?;
+        let new_tags = match tags {
+            Some(patch) => self.tags.merge(patch, stamp, SectionKind::Tags)?,
+            None => self.tags.clone(),
+        };
+        let new_desired = match desired {
+            Some(patch) => self.desired.merge(patch, stamp, SectionKind::Desired)?,
+            None => self.desired.clone(),
+        };
+        Ok(Some(TwinWrite {
+            twin: self.written_by_service(new_tags, new_desired)?,
             // The patch as sent, not a difference: clients count on it (spec 3.5).
-            notification = Some(own_keys(patch, SectionKind::Desired));
-        }
-        Ok(Some(TwinWrite { twin, notification }))
+            notification: desired.map(|patch| own_keys(patch, SectionKind::Desired)),
+        }))
     }
 
     /// Puts other tags and another desired section in place. An empty section empties; none if
@@ -149,16 +151,23 @@ impl Twin {
         if sections.tags.is_none() && sections.desired.is_none() {
             return Ok(None);
         }
-        let mut twin = self.written_by_service()?;
-        if let Some(tags) = &sections.tags {
-            twin.tags = self.tags.replace(tags, stamp, SectionKind::Tags)?;
-        }
-        let mut notification = None;
-        if let Some(desired) = &sections.desired {
-            twin.desired = self.desired.replace(desired, stamp, SectionKind::Desired)?;
-            notification = Some(twin.desired.replacement_patch(&self.desired));
-        }
-        Ok(Some(TwinWrite { twin, notification }))
+        let tags = match &sections.tags {
+            Some(tags) => self.tags.replace(tags, stamp, SectionKind::Tags)?,
+            None => self.tags.clone(),
+        };
+        let (desired, notification) = match &sections.desired {
+            Some(desired) => {
+                let kind = SectionKind::Desired;
+                let desired = self.desired.replace(desired, stamp, kind)?;
+                let told = desired.replacement_patch(&self.desired);
+                (desired, Some(told))
+            }
+            None => (self.desired.clone(), None),
+        };
+        Ok(Some(TwinWrite {
+            twin: self.written_by_service(tags, desired)?,
+            notification,
+        }))
     }
 
     /// Merges what the device or module itself reports. An empty patch counts as a write (spec 3.3).
@@ -176,9 +185,11 @@ impl Twin {
         let reported = self.reported.merge(patch, &stamp, SectionKind::Reported)?;
         let version = self.version.next().ok_or(TwinError::VersionsExhausted)?;
         Ok(Twin {
+            tags: self.tags.clone(),
+            desired: self.desired.clone(),
             reported,
             version,
-            ..self.clone()
+            etag: self.etag,
         })
     }
 
@@ -194,8 +205,7 @@ impl Twin {
         let write = match outcome.change {
             PolicyChange::Unchanged => None,
             PolicyChange::Changed { section, patch } => {
-                let mut twin = self.written_by_service()?;
-                twin.desired = *section;
+                let twin = self.written_by_service(self.tags.clone(), *section)?;
                 Some(TwinWrite {
                     twin,
                     notification: Some(patch),
@@ -208,14 +218,16 @@ impl Twin {
         })
     }
 
-    /// This twin with the counters of one more write of the service side, however many sections
-    /// it is going to touch.
-    fn written_by_service(&self) -> Result<Twin, TwinError> {
+    /// The twin after a write of the service side. The counters rise once, however many sections
+    /// it touched.
+    fn written_by_service(&self, tags: Section, desired: Section) -> Result<Twin, TwinError> {
         let version = self.version.next().ok_or(TwinError::VersionsExhausted)?;
         Ok(Twin {
+            tags,
+            desired,
+            reported: self.reported.clone(),
             version,
             etag: self.etag.next(),
-            ..self.clone()
         })
     }
 

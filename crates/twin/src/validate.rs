@@ -15,6 +15,8 @@ use crate::limits::{
     QUOTE_CHARS_MAX, STRING_BYTES_MAX,
 };
 
+use crate::section::SectionKind;
+
 pub(crate) use judge::{Judge, WriteForm, is_ignored};
 
 /// A rule that a write can break.
@@ -75,7 +77,7 @@ impl Rule {
     }
 
     /// What the rule allows, as the end of a sentence.
-    fn allowed(self) -> String {
+    fn allowed(self, kind: SectionKind) -> String {
         match self {
             Rule::KeyEmpty => "a key needs at least one character".into(),
             Rule::KeyLength => format!("a key has at most {KEY_BYTES_MAX} bytes"),
@@ -89,7 +91,11 @@ impl Rule {
             Rule::NullInSettings => {
                 "a policy removes a setting by not stating it, so null is not allowed".into()
             }
-            Rule::SectionSize => unreachable!("the size depends on the section"),
+            Rule::SectionSize => format!(
+                "at most {} bytes: keys and strings count without control characters, \
+                 a number {NUMBER_BYTES}, a boolean {BOOLEAN_BYTES}",
+                kind.bytes_max()
+            ),
             Rule::WriteCount => "this section cannot be written any more".into(),
         }
     }

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::TwinView;
 use super::ast::{ArithmeticOp, CompareOp, Expr, Function, Literal, MemberOp, Path, Root, Set};
@@ -65,6 +65,12 @@ impl<'a> Val<'a> {
             Literal::Number(number) => Val::Number(*number),
             Literal::Text(text) => Val::Text(Cow::Borrowed(text)),
         }
+    }
+
+    fn of_u64(number: u64) -> Val<'a> {
+        Number::from(number)
+            .as_f64()
+            .map_or(Val::Undefined, Val::Number)
     }
 
     fn finite(number: f64) -> Val<'a> {
@@ -188,7 +194,6 @@ where
 fn lookup<'a>(path: &Path, facts: &Facts<'a, '_>) -> Val<'a> {
     let twin = facts.twin;
     // A version is beside its section's document, not in it.
-    let version = |number: u64| Val::of_u64(number);
     let is_version = || path.keys.len() == 1 && path.keys[0] == "$version";
     let start = match &path.root {
         Root::DeviceId => Val::Text(Cow::Borrowed(twin.device_id)),
@@ -197,9 +202,9 @@ fn lookup<'a>(path: &Path, facts: &Facts<'a, '_>) -> Val<'a> {
             .map_or(Val::Undefined, |id| Val::Text(Cow::Borrowed(id))),
         Root::Status => Val::Text(Cow::Borrowed(twin.status)),
         Root::Tags => Val::Object(twin.tags),
-        Root::Desired if is_version() => return version(twin.desired_version),
+        Root::Desired if is_version() => return Val::of_u64(twin.desired_version),
         Root::Desired => Val::Object(twin.desired),
-        Root::Reported if is_version() => return version(twin.reported_version),
+        Root::Reported if is_version() => return Val::of_u64(twin.reported_version),
         Root::Reported => Val::Object(twin.reported),
         Root::Posture => Val::of(twin.posture),
         Root::Variable { level, .. } => facts
@@ -218,14 +223,6 @@ fn lookup<'a>(path: &Path, facts: &Facts<'a, '_>) -> Val<'a> {
         found = Val::of(member);
     }
     found
-}
-
-impl Val<'_> {
-    fn of_u64(number: u64) -> Val<'static> {
-        serde_json::Number::from(number)
-            .as_f64()
-            .map_or(Val::Undefined, Val::Number)
-    }
 }
 
 fn compare(op: CompareOp, left: &Val<'_>, right: &Val<'_>) -> Option<bool> {
@@ -264,16 +261,16 @@ fn contains(elements: &[Value], wanted: &Val<'_>) -> bool {
 }
 
 fn exists(array: &Path, condition: &Expr, facts: &Facts<'_, '_>) -> Option<bool> {
+    let level = facts.elements.len();
+    let mut elements = facts.elements.to_vec();
+    elements.push(&Value::Null);
     let holds = |element| {
-        let mut elements = facts.elements.to_vec();
-        elements.push(element);
-        truth(
-            condition,
-            &Facts {
-                twin: facts.twin,
-                elements: &elements,
-            },
-        )
+        elements[level] = element;
+        let facts = Facts {
+            twin: facts.twin,
+            elements: &elements,
+        };
+        truth(condition, &facts)
     };
     match lookup(array, facts) {
         Val::Array(elements) => any(elements.iter().map(holds)),

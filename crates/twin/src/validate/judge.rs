@@ -5,8 +5,8 @@ use serde_json::{Number, Value};
 use super::{Rule, Violation, ViolationKind, Violations, counted_bytes, quote};
 use crate::Map;
 use crate::limits::{
-    BOOLEAN_BYTES, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, NUMBER_BYTES,
-    QUOTE_CHARS_MAX, STRING_BYTES_MAX, VIOLATIONS_LISTED_MAX,
+    DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, QUOTE_CHARS_MAX, STRING_BYTES_MAX,
+    VIOLATIONS_LISTED_MAX,
 };
 use crate::section::SectionKind;
 
@@ -88,15 +88,7 @@ impl<'a> Judge<'a> {
             return;
         }
         self.path.clear();
-        let allowed = format!(
-            "at most {limit} bytes: keys and strings count without control characters, \
-             a number {NUMBER_BYTES}, a boolean {BOOLEAN_BYTES}"
-        );
-        self.note(
-            Rule::SectionSize,
-            format!("{size} bytes after the write"),
-            allowed,
-        );
+        self.breach(Rule::SectionSize, format!("{size} bytes after the write"));
     }
 
     /// Notes that the section has no next version.
@@ -174,7 +166,8 @@ impl<'a> Judge<'a> {
     }
 
     fn number(&mut self, number: &Number) {
-        // A float is not range-checked (spec 2.3): only integers lose digits in other languages.
+        // A float is not range-checked (spec 2.3). An integer beyond 64 bits arrives here as a
+        // float, since that is how JSON text is read, and cannot be told from one.
         let in_range = match (number.as_i64(), number.as_u64()) {
             (Some(integer), _) => (INTEGER_MIN..=INTEGER_MAX).contains(&integer),
             (None, Some(_above_i64)) => false,
@@ -203,16 +196,13 @@ impl<'a> Judge<'a> {
     }
 
     fn breach(&mut self, rule: Rule, actual: String) {
-        self.note(rule, actual, rule.allowed());
-    }
-
-    fn note(&mut self, rule: Rule, actual: String, allowed: String) {
         self.wrong |= rule.kind() == ViolationKind::Invalid;
         if self.listed.len() == VIOLATIONS_LISTED_MAX {
             self.more += 1;
             return;
         }
         let path = self.path_text();
+        let allowed = rule.allowed(self.kind);
         self.listed.push(Violation {
             path,
             rule,
