@@ -6,14 +6,11 @@
 use std::net::IpAddr;
 
 use posture::event as domain;
-use posture::{EventId, EventPayload, Lane, SecurityEvent};
+use posture::{EventPayload, Lane, SecurityEvent};
 
 use crate::agent::v1 as wire;
 use crate::agent::v1::security_event::Payload;
 use crate::{InvalidField, time};
-
-/// Length of an event id.
-const EVENT_ID_BYTES: usize = 16;
 
 /// Prints a lane for the wire.
 pub fn lane_to_wire(lane: Lane) -> wire::Lane {
@@ -45,9 +42,6 @@ pub fn event_to_wire(event: &SecurityEvent) -> wire::SecurityEvent {
     wire::SecurityEvent {
         sequence: event.sequence,
         observe_time: Some(time::to_wire(event.observed_at)),
-        event_id: event.id.as_bytes().to_vec(),
-        collection_interval_seconds: event.collection_interval_s,
-        hit_count: event.hit_count,
         payload: Some(payload_to_wire(&event.payload)),
     }
 }
@@ -57,12 +51,6 @@ pub fn event_to_wire(event: &SecurityEvent) -> wire::SecurityEvent {
 /// # Errors
 /// Names the first field that has no valid form.
 pub fn event_from_wire(event: wire::SecurityEvent) -> Result<SecurityEvent, InvalidField> {
-    let id: [u8; EVENT_ID_BYTES] = event.event_id.as_slice().try_into().map_err(|_| {
-        InvalidField::new(
-            "event_id",
-            format!("has {} bytes; exactly {EVENT_ID_BYTES} are allowed", event.event_id.len()),
-        )
-    })?;
     if event.sequence == 0 {
         return Err(InvalidField::new("sequence", "is 0; sequences start at 1"));
     }
@@ -70,11 +58,8 @@ pub fn event_from_wire(event: wire::SecurityEvent) -> Result<SecurityEvent, Inva
         .payload
         .ok_or_else(|| InvalidField::new("payload", "is absent or of a kind unknown here"))?;
     Ok(SecurityEvent {
-        id: EventId::from_bytes(id),
         sequence: event.sequence,
         observed_at: time::required("observe_time", event.observe_time)?,
-        collection_interval_s: event.collection_interval_seconds,
-        hit_count: event.hit_count.max(1),
         payload: payload_from_wire(payload)?,
     })
 }
@@ -100,7 +85,7 @@ fn payload_to_wire(payload: &EventPayload) -> Payload {
 fn payload_from_wire(payload: Payload) -> Result<EventPayload, InvalidField> {
     match payload {
         Payload::SystemInformation(it) => system_from_wire(it)
-            .map(EventPayload::SystemInformation)
+            .map(|it| EventPayload::SystemInformation(Box::new(it)))
             .map_err(|error| error.within("system_information")),
         Payload::Process(it) => process_from_wire(it)
             .map(EventPayload::ProcessActivity)
@@ -108,7 +93,9 @@ fn payload_from_wire(payload: Payload) -> Result<EventPayload, InvalidField> {
         Payload::ListeningPorts(it) => {
             let ports = each("ports", it.ports, port_from_wire)
                 .map_err(|error| error.within("listening_ports"))?;
-            Ok(EventPayload::ListeningPorts(domain::ListeningPorts { ports }))
+            Ok(EventPayload::ListeningPorts(domain::ListeningPorts {
+                ports,
+            }))
         }
         Payload::Connection(it) => connection_from_wire(it)
             .map(EventPayload::ConnectionActivity)
@@ -199,6 +186,7 @@ fn process_to_wire(it: &domain::ProcessActivity) -> wire::ProcessActivity {
         user_name: it.user.clone().unwrap_or_default(),
         executable: it.executable.clone(),
         command_line: it.command_line.clone(),
+        hit_count: it.hit_count,
     }
 }
 
@@ -218,6 +206,7 @@ fn process_from_wire(it: wire::ProcessActivity) -> Result<domain::ProcessActivit
         user: present(it.user_name),
         executable: it.executable,
         command_line: it.command_line,
+        hit_count: it.hit_count.max(1),
     })
 }
 
@@ -226,7 +215,7 @@ fn port_to_wire(it: &domain::ListeningPort) -> wire::ListeningPort {
         protocol: protocol_to_wire(it.protocol),
         address: it.address.to_string(),
         port: it.port.into(),
-        process_id: it.pid,
+        process_id: it.pid.unwrap_or_default(),
         executable: it.executable.clone().unwrap_or_default(),
     }
 }
@@ -236,7 +225,7 @@ fn port_from_wire(it: wire::ListeningPort) -> Result<domain::ListeningPort, Inva
         protocol: protocol_from_wire(&it.protocol)?,
         port: port("port", it.port)?,
         address: address("address", &it.address)?,
-        pid: it.process_id,
+        pid: known(it.process_id),
         executable: present(it.executable),
     })
 }
@@ -254,8 +243,9 @@ fn connection_to_wire(it: &domain::ConnectionActivity) -> wire::ConnectionActivi
         local_port: it.local_port.into(),
         remote_address: it.remote_address.to_string(),
         remote_port: it.remote_port.into(),
-        process_id: it.pid,
+        process_id: it.pid.unwrap_or_default(),
         executable: it.executable.clone().unwrap_or_default(),
+        hit_count: it.hit_count,
     }
 }
 
@@ -280,8 +270,9 @@ fn connection_from_wire(
         local_port: port("local_port", it.local_port)?,
         remote_address: address("remote_address", &it.remote_address)?,
         remote_port: port("remote_port", it.remote_port)?,
-        pid: it.process_id,
+        pid: known(it.process_id),
         executable: present(it.executable),
+        hit_count: it.hit_count.max(1),
     })
 }
 
@@ -295,7 +286,7 @@ fn login_to_wire(it: &domain::LoginActivity) -> wire::LoginActivity {
     wire::LoginActivity {
         operation: operation.into(),
         user_name: it.user.clone(),
-        process_id: it.pid,
+        process_id: it.pid.unwrap_or_default(),
         terminal: it.terminal.clone().unwrap_or_default(),
         remote_address: it.remote_address.clone().unwrap_or_default(),
     }
@@ -317,7 +308,7 @@ fn login_from_wire(it: wire::LoginActivity) -> Result<domain::LoginActivity, Inv
     Ok(domain::LoginActivity {
         operation,
         user: it.user_name,
-        pid: it.process_id,
+        pid: known(it.process_id),
         terminal: present(it.terminal),
         remote_address: present(it.remote_address),
     })
@@ -346,49 +337,45 @@ fn user_from_wire(it: wire::LocalUser) -> domain::LocalUser {
 fn file_to_wire(it: &domain::FileActivity) -> wire::FileActivity {
     use wire::file_activity::Kind;
     let kind = match it.action {
-        domain::FileAction::Accessed => Kind::Accessed,
-        domain::FileAction::Opened => Kind::Opened,
-        domain::FileAction::Closed => Kind::Closed,
         domain::FileAction::Created => Kind::Created,
         domain::FileAction::Modified => Kind::Modified,
         domain::FileAction::MetadataChanged => Kind::MetadataChanged,
         domain::FileAction::Moved => Kind::Moved,
         domain::FileAction::Deleted => Kind::Deleted,
     };
-    wire::FileActivity { kind: kind.into(), path: it.path.clone() }
+    wire::FileActivity {
+        kind: kind.into(),
+        path: it.path.clone(),
+        hit_count: it.hit_count,
+    }
 }
 
 fn file_from_wire(it: wire::FileActivity) -> Result<domain::FileActivity, InvalidField> {
     use wire::file_activity::Kind;
     let action = match it.kind() {
-        Kind::Accessed => domain::FileAction::Accessed,
-        Kind::Opened => domain::FileAction::Opened,
-        Kind::Closed => domain::FileAction::Closed,
         Kind::Created => domain::FileAction::Created,
         Kind::Modified => domain::FileAction::Modified,
         Kind::MetadataChanged => domain::FileAction::MetadataChanged,
         Kind::Moved => domain::FileAction::Moved,
         Kind::Deleted => domain::FileAction::Deleted,
-        Kind::Unspecified => return Err(unknown_kind(it.kind, "KIND_ACCESSED to KIND_DELETED")),
+        Kind::Unspecified => {
+            return Err(unknown_kind(
+                it.kind,
+                "KIND_CREATED to KIND_METADATA_CHANGED",
+            ));
+        }
     };
-    Ok(domain::FileActivity { action, path: it.path })
+    Ok(domain::FileActivity {
+        action,
+        path: it.path,
+        hit_count: it.hit_count.max(1),
+    })
 }
 
 fn status_to_wire(it: &domain::AgentStatus) -> wire::AgentStatus {
     wire::AgentStatus {
         agent_version: it.agent_version.clone(),
         collectors: it.collectors.iter().map(collector_to_wire).collect(),
-        spool: it
-            .spool
-            .iter()
-            .map(|lane| wire::SpoolStatus {
-                lane: lane_to_wire(lane.lane).into(),
-                pending: lane.pending,
-                dropped: lane.dropped,
-            })
-            .collect(),
-        applied_configuration_version: it.applied_configuration_version,
-        received_configuration_version: it.received_configuration_version,
     }
 }
 
@@ -396,15 +383,6 @@ fn status_from_wire(it: wire::AgentStatus) -> Result<domain::AgentStatus, Invali
     Ok(domain::AgentStatus {
         agent_version: it.agent_version,
         collectors: each("collectors", it.collectors, collector_from_wire)?,
-        spool: each("spool", it.spool, |lane| {
-            Ok(domain::SpoolStatus {
-                lane: lane_from_wire("lane", lane.lane)?,
-                pending: lane.pending,
-                dropped: lane.dropped,
-            })
-        })?,
-        applied_configuration_version: it.applied_configuration_version,
-        received_configuration_version: it.received_configuration_version,
     })
 }
 
@@ -433,28 +411,30 @@ fn collector_from_wire(it: wire::CollectorStatus) -> Result<domain::CollectorSta
         State::Skipped => domain::CollectorState::Skipped,
         State::Failed => domain::CollectorState::Failed,
         State::Unspecified => {
-            return Err(InvalidField::new("state", "must be STATE_RUNNING to STATE_FAILED"));
+            return Err(InvalidField::new(
+                "state",
+                "must be STATE_RUNNING to STATE_FAILED",
+            ));
         }
     };
-    Ok(domain::CollectorStatus { name: it.name, state, reason: present(it.reason) })
+    Ok(domain::CollectorStatus {
+        name: it.name,
+        state,
+        reason: present(it.reason),
+    })
 }
 
 fn protocol_to_wire(protocol: domain::Protocol) -> String {
-    match protocol {
-        domain::Protocol::Tcp => "tcp".to_owned(),
-        domain::Protocol::Udp => "udp".to_owned(),
-    }
+    protocol.as_str().to_owned()
 }
 
 fn protocol_from_wire(text: &str) -> Result<domain::Protocol, InvalidField> {
-    match text {
-        "tcp" => Ok(domain::Protocol::Tcp),
-        "udp" => Ok(domain::Protocol::Udp),
-        _ => Err(InvalidField::new(
+    domain::Protocol::from_name(text).ok_or_else(|| {
+        InvalidField::new(
             "protocol",
             format!("{text:?} is not allowed; \"tcp\" and \"udp\" are"),
-        )),
-    }
+        )
+    })
 }
 
 /// Reads each item of a list and names the one that is wrong.
@@ -473,6 +453,11 @@ fn each<T, U>(
 /// An empty text on the wire means: not known.
 fn present(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// 0 on the wire means: not known.
+fn known(pid: u32) -> Option<u32> {
+    Some(pid).filter(|pid| *pid != 0)
 }
 
 fn address(field: &str, text: &str) -> Result<IpAddr, InvalidField> {

@@ -13,7 +13,10 @@ pub struct InvalidField {
 impl InvalidField {
     /// Names a field and what is wrong with it.
     pub fn new(field: impl Into<String>, problem: impl ToString) -> Self {
-        Self { field: field.into(), problem: problem.to_string() }
+        Self {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
     }
 
     /// Puts the name of the message around the field's own name.

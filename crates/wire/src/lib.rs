@@ -13,8 +13,7 @@ pub mod time;
 pub use invalid::InvalidField;
 
 /// Encoded `FileDescriptorSet` of all contracts, for gRPC reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Generated code of `proto/twinward/agent/v1`: the door for agents.
 pub mod agent {

@@ -8,7 +8,11 @@ use crate::InvalidField;
 pub fn identity_name(key: &IdentityKey) -> String {
     match &key.module {
         None => format!("devices/{}", key.device.as_str()),
-        Some(module) => format!("devices/{}/modules/{}", key.device.as_str(), module.as_str()),
+        Some(module) => format!(
+            "devices/{}/modules/{}",
+            key.device.as_str(),
+            module.as_str()
+        ),
     }
 }
 
@@ -74,7 +78,10 @@ mod tests {
 
     #[test]
     fn names_of_devices_and_modules_come_back_as_they_went() {
-        for name in ["devices/a.b:c", "devices/cam#1?/modules/DefenderIotMicroAgent"] {
+        for name in [
+            "devices/a.b:c",
+            "devices/cam#1?/modules/DefenderIotMicroAgent",
+        ] {
             let key = parse_identity("name", name).unwrap();
             assert_eq!(identity_name(&key), name);
         }
@@ -82,11 +89,21 @@ mod tests {
 
     #[test]
     fn a_wrong_name_is_shown_with_the_allowed_forms() {
-        for name in ["", "devices", "devices/", "devices/a/b", "device/a", "devices/a/modules/"] {
+        for name in [
+            "",
+            "devices",
+            "devices/",
+            "devices/a/b",
+            "device/a",
+            "devices/a/modules/",
+        ] {
             let error = parse_identity("name", name).unwrap_err();
             assert_eq!(error.field, "name");
         }
         let error = parse_identity("name", "things/a").unwrap_err().to_string();
-        assert!(error.contains("devices/{device}/modules/{module}"), "{error}");
+        assert!(
+            error.contains("devices/{device}/modules/{module}"),
+            "{error}"
+        );
     }
 }

@@ -97,15 +97,31 @@ mod tests {
         ] {
             let key = IdentityKey::parse_path(path).unwrap();
             assert_eq!(push_subject(&key), subject);
-            for subject in [push_subject(&key), identity_subject(&key), session_subject(&key)] {
-                assert_eq!(identity_of_subject(&subject), Some(key.clone()), "{subject}");
+            for subject in [
+                push_subject(&key),
+                identity_subject(&key),
+                session_subject(&key),
+            ] {
+                assert_eq!(
+                    identity_of_subject(&subject),
+                    Some(key.clone()),
+                    "{subject}"
+                );
             }
         }
     }
 
     #[test]
     fn other_subjects_name_no_identity() {
-        for subject in ["", "push", "push.", "push.!", "push.YQ.YQ", "twins.YQ", "push.Lw"] {
+        for subject in [
+            "",
+            "push",
+            "push.",
+            "push.!",
+            "push.YQ.YQ",
+            "twins.YQ",
+            "push.Lw",
+        ] {
             assert_eq!(identity_of_subject(subject), None, "{subject}");
         }
     }

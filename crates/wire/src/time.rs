@@ -65,9 +65,20 @@ mod tests {
     fn a_wrong_instant_names_its_field() {
         let error = required("receive_time", None).unwrap_err();
         assert_eq!(error.to_string(), "receive_time: is required");
-        let wire = WireTimestamp { seconds: i64::MAX, nanos: 0 };
+        let wire = WireTimestamp {
+            seconds: i64::MAX,
+            nanos: 0,
+        };
         assert_eq!(optional("at", Some(wire)).unwrap_err().field, "at");
-        let wire = WireTimestamp { seconds: 0, nanos: -1 };
-        assert!(optional("at", Some(wire)).unwrap_err().problem.contains("999999999"));
+        let wire = WireTimestamp {
+            seconds: 0,
+            nanos: -1,
+        };
+        assert!(
+            optional("at", Some(wire))
+                .unwrap_err()
+                .problem
+                .contains("999999999")
+        );
     }
 }
