@@ -272,8 +272,8 @@ impl GrpcServer {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         self.routes.add_service(health_service);
         let shutdown = tasks.shutdown_token();
+        let overall = reporter.clone();
         let follow = follow_health(reporter, health.clone(), self.names, shutdown.clone());
-        tasks.spawn("grpc health", OnFailure::Log, follow);
 
         tracing::info!(address = %self.address, tls = self.config.tls.is_some(), "gRPC is served");
         let serving = self
@@ -286,7 +286,13 @@ impl GrpcServer {
                 shutdown.triggered_owned(),
             );
         let drain = self.config.drain.get();
+        let supervisor = tasks.clone();
         tasks.spawn("grpc server", OnFailure::StopService, async move {
+            // A reporter begins with serving, which nobody may see before the parts say so.
+            overall
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
+            supervisor.spawn("grpc health", OnFailure::Log, follow);
             let overdue = async {
                 shutdown.triggered().await;
                 tokio::time::sleep(drain).await;

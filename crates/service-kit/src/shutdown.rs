@@ -128,3 +128,68 @@ where
     closed.map_err(|_| Unfinished::new(vec!["closing of stores and connections".into()]))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::io;
+
+    use super::*;
+    use crate::tasks::OnFailure;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_reports_itself_not_ready_then_drains_then_closes() {
+        let tasks = Tasks::default();
+        let health = Health::new();
+        health.component("store").serving();
+        let (report, mut steps) = tokio::sync::mpsc::channel(4);
+        tasks.spawn("worker", OnFailure::StopService, {
+            let (report, health, token) = (report.clone(), health.clone(), tasks.shutdown_token());
+            async move {
+                token.triggered().await;
+                tokio::task::yield_now().await;
+                let step = if health.is_ready() {
+                    "still ready"
+                } else {
+                    "drained"
+                };
+                report.send(step).await
+            }
+        });
+        tasks.shutdown_token().trigger();
+        let close = || async move { report.send("closed").await.expect("the test listens") };
+        run_until_shutdown(&tasks, &health, DEADLINE, close)
+            .await
+            .expect("a clean end");
+        assert_eq!(steps.recv().await, Some("drained"));
+        assert_eq!(steps.recv().await, Some("closed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_failure_that_stopped_the_service_is_its_result() {
+        let tasks = Tasks::default();
+        tasks.spawn(
+            "writer",
+            OnFailure::StopService,
+            ready(Err(io::Error::other("disk full"))),
+        );
+        let ended = run_until_shutdown(&tasks, &Health::new(), DEADLINE, || ready(())).await;
+        assert_eq!(
+            ended.expect_err("a failure").to_string(),
+            "task `writer` failed: disk full"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_and_closing_share_one_deadline() {
+        let tasks = Tasks::default();
+        tasks.shutdown_token().trigger();
+        let before = Instant::now();
+        let ended = run_until_shutdown(&tasks, &Health::new(), DEADLINE, pending::<()>).await;
+        let text = ended.expect_err("the store does not close").to_string();
+        assert!(text.contains("closing of stores"), "{text}");
+        assert_eq!(before.elapsed(), DEADLINE);
+    }
+}

@@ -105,6 +105,8 @@ struct State {
     next: u64,
     running: BTreeMap<u64, (Arc<str>, Option<AbortHandle>)>,
     failure: Option<TaskFailure>,
+    /// True once a drain's deadline has passed; whatever starts later is cut off at once.
+    cut_off: bool,
 }
 
 impl fmt::Debug for Tasks {
@@ -288,10 +290,13 @@ impl Tasks {
     }
 
     fn track(&self, name: &Arc<str>, work: impl Future<Output = ()> + Send + 'static) {
-        let mut state = self.lock();
-        state.next += 1;
-        let id = state.next;
-        state.running.insert(id, (Arc::clone(name), None));
+        let id = {
+            let mut state = self.lock();
+            state.next += 1;
+            let id = state.next;
+            state.running.insert(id, (Arc::clone(name), None));
+            id
+        };
         let entry = Entry {
             tasks: self.clone(),
             id,
@@ -304,9 +309,15 @@ impl Tasks {
             }
             .instrument(span),
         );
-        // The lock is held since the insert, so the task cannot have removed its entry yet.
+        // Not under the lock above: a runtime on its way out drops the task within `spawn`, which
+        // removes its entry, and then nothing is left to do here.
+        let mut state = self.lock();
+        let cut_off = state.cut_off;
         if let Some((_, abort)) = state.running.get_mut(&id) {
             *abort = Some(handle.abort_handle());
+            if cut_off {
+                handle.abort();
+            }
         }
     }
 
@@ -334,7 +345,8 @@ impl Tasks {
     }
 
     fn cut_off(&self) -> Vec<String> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.cut_off = true;
         for (_, abort) in state.running.values() {
             if let Some(abort) = abort {
                 abort.abort();

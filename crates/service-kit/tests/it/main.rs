@@ -4,4 +4,5 @@ mod admin;
 mod grpc;
 mod signals;
 mod support;
+mod telemetry;
 mod tls;
