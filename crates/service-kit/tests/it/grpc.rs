@@ -134,11 +134,8 @@ async fn the_health_service_follows_the_health_of_the_components() {
     store.failed("gone");
     wait_for(ServingStatus::NotServing).await;
     server.stop().await;
-    let end = within("the end of the stream", watch.message()).await;
-    assert!(
-        matches!(end, Ok(None | Some(_)) | Err(_)),
-        "it does not hang"
-    );
+    // Whatever it still says, it ends; otherwise `within` gives up.
+    while let Ok(Some(_)) = within("the end of the stream", watch.message()).await {}
 }
 
 #[tokio::test]
