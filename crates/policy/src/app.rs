@@ -2,12 +2,38 @@
 //! stop.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use bus::{Bus, LinkState, StreamSpec};
+use service_kit::admin::AdminServer;
 use service_kit::clock::SharedClock;
-use service_kit::shutdown::ShutdownToken;
+use service_kit::config::{Problems, Validate};
+use service_kit::health::{Component, Health};
+use service_kit::metrics::Registry;
+use service_kit::server::GrpcServer;
+use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
+use service_kit::tasks::{OnFailure, Tasks};
+use tracing::debug;
+use twin::PartitionCount;
+use wire::policy::v1::policy_service_server::PolicyServiceServer;
+use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
 use crate::config::Config;
+use crate::consumer::{Consumer, Parts};
 use crate::error::Error;
+use crate::grpc::PolicyApi;
+use crate::metrics::Metrics;
+use crate::policies::Policies;
+use crate::positions::Positions;
+use crate::progress::Progress;
+use crate::rejects::Rejects;
+use crate::store::{Contents, Store};
+use crate::sweep::Sweeper;
+use crate::twin_store::TwinStore;
+use crate::writer::Writer;
+
+/// Name in metrics and reports.
+const SERVICE: &str = "policy";
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,30 +47,180 @@ pub struct Addresses {
 /// The policy service, listening and ready to run.
 #[derive(Debug)]
 pub struct App {
-    addresses: Addresses,
+    config: Config,
+    clock: SharedClock,
+    partitions: PartitionCount,
+    grpc: GrpcServer,
+    admin: AdminServer,
+    store: Store,
+    contents: Contents,
+    bus: Bus,
+    health: Health,
+    registry: Registry,
 }
 
 impl App {
     /// Checks the configuration, binds the listeners, opens the store and connects to NATS.
     /// twin-store need not be up yet: changes wait until it is.
     pub async fn build(config: Config, clock: SharedClock) -> Result<App, Error> {
-        let _ = clock;
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        let partitions = PartitionCount::new(config.partitions);
+        let (Ok(partitions), []) = (partitions, problems.found()) else {
+            return Err(Error::Config {
+                problems: problems.found().to_vec(),
+            });
+        };
+        let grpc = GrpcServer::bind(&config.grpc).await?;
+        let admin = AdminServer::bind(&config.admin).await?;
+        debug!("listeners bound");
+        let store = Store::open(&config.data_dir).await?;
+        let contents = store.load().await?;
+        debug!(policies = contents.policies.len(), "store opened");
+        let bus = Bus::connect(config.bus()).await?;
+        let rejects = StreamSpec::rejects(
+            REJECTS_STREAM,
+            REJECTS_SUBJECTS,
+            config.rejects_stream_bytes.get(),
+        );
+        bus.ensure_streams(&[rejects]).await?;
+        debug!("bus reached");
         Ok(App {
-            addresses: Addresses {
-                grpc: config.listen,
-                admin: config.admin_listen,
-            },
+            config,
+            clock,
+            partitions,
+            grpc,
+            admin,
+            store,
+            contents,
+            bus,
+            health: Health::new(),
+            registry: Registry::new(),
         })
     }
 
     /// Where the service listens.
     pub fn addresses(&self) -> Addresses {
-        self.addresses
+        Addresses {
+            grpc: self.grpc.local_addr(),
+            admin: self.admin.local_addr(),
+        }
+    }
+
+    /// The state of its parts, for whoever runs several services in one process.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Serves until `shutdown` is triggered, then finishes what it holds and stores its positions.
     pub async fn run(self, shutdown: ShutdownToken) -> Result<(), Error> {
-        shutdown.triggered().await;
+        // A child: when a part of this service fails it stops itself, and its owner decides about
+        // the others.
+        let tasks = Tasks::new(shutdown.child());
+        let stop = tasks.shutdown_token();
+        let scope = self.registry.scope(SERVICE);
+        let metrics = Metrics::register(&scope);
+        let twins = TwinStore::connect(
+            &self.config.twin_store,
+            self.health.component("twin-store"),
+            stop.clone(),
+        )?;
+        let policies = Policies::new(self.store.clone(), self.clock.clone(), &self.contents);
+        metrics
+            .policies
+            .set(i64::try_from(policies.set().len()).unwrap_or(i64::MAX));
+        let progress = Progress::new(self.contents.sweep);
+        let rejects = Rejects::new(self.bus.clone(), metrics.clone(), stop.clone());
+        let positions = Positions::new(self.store.clone());
+        let writer = Writer::new(
+            policies.clone(),
+            twins.clone(),
+            rejects.clone(),
+            self.clock.clone(),
+            metrics.clone(),
+            stop.clone(),
+        );
+        let writes_in_flight = usize::from(self.config.writes_in_flight);
+
+        let parts = Parts {
+            bus: self.bus.clone(),
+            policies: policies.clone(),
+            writer: writer.clone(),
+            rejects: rejects.clone(),
+            positions: positions.clone(),
+            metrics: metrics.clone(),
+            writes_in_flight,
+            shutdown: stop.clone(),
+        };
+        let consumers = self.health.component("consumers");
+        for partition in self.partitions.partitions() {
+            let after = self
+                .contents
+                .positions
+                .get(&partition.get())
+                .copied()
+                .unwrap_or_default();
+            let consumer = Consumer::new(parts.clone(), partition, after, consumers.clone());
+            let name = format!("consumer of partition {partition}");
+            tasks.spawn(name, OnFailure::StopService, consumer.run());
+        }
+        let contact = twins.clone();
+        tasks.spawn("first contact", OnFailure::Log, async move { contact.greet().await });
+        let sweeper = Sweeper {
+            policies: policies.clone(),
+            twins,
+            writer,
+            rejects,
+            progress: progress.clone(),
+            metrics: metrics.clone(),
+            writes_in_flight,
+            shutdown: stop.clone(),
+        };
+        tasks.spawn("sweep", OnFailure::StopService, sweeper.run());
+        tasks.spawn(
+            "positions",
+            OnFailure::StopService,
+            positions.clone().keep(stop.clone()),
+        );
+        let link = self.health.component("bus");
+        tasks.spawn(
+            "bus link",
+            OnFailure::Log,
+            watch_link(self.bus.clone(), link, stop),
+        );
+
+        let max_message = self.config.grpc.max_message.as_len();
+        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics))
+            .max_decoding_message_size(max_message)
+            .max_encoding_message_size(max_message);
+        let grpc = self.grpc.metrics(&scope).add_service(api);
+        grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
+            .serve(&tasks, &self.health);
+        self.admin
+            .serve(&tasks, self.health.clone(), self.registry.clone());
+
+        let within: Duration = self.config.drain_within.get();
+        let close = || async move {
+            positions.flush().await;
+            self.bus.close().await;
+        };
+        run_until_shutdown(&tasks, &self.health, within, close).await?;
         Ok(())
+    }
+}
+
+/// Keeps the health of the bus in step with its link.
+async fn watch_link(bus: Bus, health: Component, shutdown: ShutdownToken) {
+    let mut link = bus.link();
+    loop {
+        match link.borrow_and_update().state {
+            LinkState::Up => health.serving(),
+            LinkState::Down => health.failed("NATS does not answer; reconnecting"),
+            LinkState::Closed => health.failed("the connection to NATS is closed"),
+        }
+        match shutdown.run_until(link.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
     }
 }

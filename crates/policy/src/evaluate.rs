@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use twin::query::{Path, Root};
 use twin::settings::PolicyChange;
-use twin::{PolicyWrite, Violations, Writer};
+use twin::{PolicyWrite, Violations};
 use wire::twin::v1::Change;
 
 use crate::policy_doc::{Policy, Scope};
@@ -28,14 +28,6 @@ pub struct ActivePolicy {
 }
 
 impl ActivePolicy {
-    /// The name under which its leaves are written.
-    pub fn writer(&self) -> Writer {
-        Writer::Policy {
-            id: self.policy.id().to_string(),
-            revision: self.revision,
-        }
-    }
-
     fn applies_to(&self, twin: &TwinDocument) -> bool {
         let view = twin.view();
         self.policy.target().matches(&view)
@@ -82,11 +74,6 @@ impl PolicySet {
         self.devices.policies.len() + self.modules.policies.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Whether a change of these parts of a twin can change what is decided on it.
     pub fn is_concerned(&self, scope: Scope, changed: Interest) -> bool {
         // A new twin has never been looked at, and a change of desired may have undone (or be)
@@ -126,20 +113,21 @@ pub enum Decision {
 /// Decides on one twin. `at` does not change the decision.
 pub fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
     let applicable = policies.applicable(twin);
-    let writes: Vec<PolicyWrite> = applicable
-        .iter()
-        .map(|active| PolicyWrite {
-            policy: active.policy.id().to_string(),
-            revision: active.revision,
-            settings: active.policy.settings().clone(),
-        })
-        .collect();
+    let writes: Vec<PolicyWrite> = applicable.iter().map(|active| write(active)).collect();
     match twin::apply_policy_settings(twin.desired(), &writes, at) {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
             PolicyChange::Unchanged => Decision::Holds,
             PolicyChange::Changed { .. } => Decision::Write(applicable),
         },
+    }
+}
+
+fn write(active: &ActivePolicy) -> PolicyWrite {
+    PolicyWrite {
+        policy: active.policy.id().to_string(),
+        revision: active.revision,
+        settings: active.policy.settings().clone(),
     }
 }
 

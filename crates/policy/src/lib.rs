@@ -18,16 +18,33 @@
 pub mod policy_doc;
 
 pub mod file;
+pub mod resource;
 
-pub mod evaluate;
-pub mod twin_document;
+mod evaluate;
+mod twin_document;
 
-pub mod store;
+mod store;
+
+mod policies;
+mod progress;
+
+mod rejects;
+mod twin_store;
+mod writer;
+
+mod consumer;
+mod gather;
+mod positions;
+mod sweep;
+
+mod grpc;
 
 pub mod app;
 pub mod config;
 pub mod error;
+mod metrics;
 
 pub use app::{Addresses, App};
 pub use config::Config;
 pub use error::Error;
+pub use store::Error as StoreError;

@@ -245,24 +245,37 @@ impl Store {
     }
 
     /// Creates the policy or replaces its content; the same content again writes nothing.
+    ///
+    /// `then` runs when the change is durable, before anybody else may change a policy. It runs
+    /// also when the caller has gone away meanwhile, so that memory never lags behind the store.
     pub async fn apply(
         &self,
         policy: Policy,
         at: Timestamp,
+        then: impl FnOnce(&StoredPolicy) + Send + 'static,
     ) -> Result<(StoredPolicy, Outcome), Error> {
-        self.run(move |engine| engine.apply(policy, at)).await
+        self.run(move |engine| {
+            let (stored, outcome) = engine.apply(policy, at)?;
+            then(&stored);
+            Ok((stored, outcome))
+        })
+        .await
     }
 
     /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it
-    /// set. Returns the number of that sweep.
+    /// set; `then` is told the number of that sweep, under the terms of [`Store::apply`].
     pub async fn delete(
         &self,
         id: PolicyId,
         expected: Option<String>,
         at: Timestamp,
-    ) -> Result<SweepNumber, Error> {
-        self.run(move |engine| engine.delete(&id, expected.as_deref(), at))
-            .await
+        then: impl FnOnce(SweepNumber) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |engine| {
+            then(engine.delete(&id, expected.as_deref(), at)?);
+            Ok(())
+        })
+        .await
     }
 
     /// Notes how far partitions were evaluated.

@@ -1,1 +1,240 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use twin::{DeviceId, IdentityKey, ModuleId, Section, Stamp, Writer};
+use wire::twin::v1 as proto;
 
+use super::*;
+use crate::policy_doc::PolicySpec;
+
+fn policy(id: &str, target: &str, when: &str, priority: i32, settings: Value) -> Policy {
+    let Value::Object(settings) = settings else { panic!("settings are an object") };
+    Policy::check(PolicySpec {
+        id: id.to_owned(),
+        target: target.to_owned(),
+        when: when.to_owned(),
+        priority,
+        settings,
+        ..PolicySpec::default()
+    })
+    .unwrap()
+}
+
+fn active(policy: Policy, created_order: u64) -> ActivePolicy {
+    ActivePolicy { policy, revision: 1, created_order }
+}
+
+/// A security module's twin, with a desired section that operators wrote.
+fn twin(tags: &Value, desired: &Value, posture: &Value) -> TwinDocument {
+    let stamp = Stamp { at: Timestamp::UNIX_EPOCH, by: Writer::Operator("o".to_owned()) };
+    let section = Section::new(stamp.clone());
+    let section = section
+        .merge(desired.as_object().unwrap(), &stamp, twin::SectionKind::Desired)
+        .unwrap();
+    document(&section, tags, posture)
+}
+
+fn document(section: &Section, tags: &Value, posture: &Value) -> TwinDocument {
+    let public = section.to_json_with_metadata();
+    let mut metadata = public["$metadata"].clone();
+    if metadata.is_null() {
+        metadata = json!({});
+    }
+    TwinDocument::from_wire(&proto::Twin {
+        device_id: "d".to_owned(),
+        module_id: ModuleId::SECURITY.to_owned(),
+        status: "enabled".to_owned(),
+        tags_json: tags.to_string(),
+        desired_json: Value::Object(section.document().clone()).to_string(),
+        desired_version: section.version().get(),
+        desired_metadata_json: metadata.to_string(),
+        posture_json: posture.to_string(),
+        ..proto::Twin::default()
+    })
+    .unwrap()
+}
+
+fn ids(policies: &[Arc<ActivePolicy>]) -> Vec<&str> {
+    policies.iter().map(|active| active.policy.id().as_str()).collect()
+}
+
+/// The ids of what must be written, `None` if everything holds.
+fn decided(set: &PolicySet, twin: &TwinDocument) -> Option<Vec<String>> {
+    match decide(set, twin, Timestamp::UNIX_EPOCH) {
+        Decision::Holds => None,
+        Decision::Write(policies) => Some(ids(&policies).iter().map(ToString::to_string).collect()),
+        Decision::Breaks(violations) => panic!("{violations}"),
+    }
+}
+
+/// The twin after twin-store has done what the decision asks for.
+fn performed(set: &PolicySet, twin: &TwinDocument, tags: &Value, posture: &Value) -> TwinDocument {
+    let writes: Vec<PolicyWrite> = set.applicable(twin).iter().map(|one| write(one)).collect();
+    let outcome =
+        twin::apply_policy_settings(twin.desired(), &writes, Timestamp::UNIX_EPOCH).unwrap();
+    match outcome.change {
+        PolicyChange::Unchanged => twin.clone(),
+        PolicyChange::Changed { section, .. } => document(&section, tags, posture),
+    }
+}
+
+#[test]
+fn both_conditions_must_hold() {
+    let set = PolicySet::new([active(
+        policy("p", "tags.site = 'a'", "posture.open = true", 0, json!({"x": 1})),
+        1,
+    )]);
+    let with = |site: &str, open: bool| twin(&json!({"site": site}), &json!({}), &json!({"open": open}));
+    assert_eq!(ids(&set.applicable(&with("a", true))), ["p"]);
+    assert!(set.applicable(&with("a", false)).is_empty());
+    assert!(set.applicable(&with("b", true)).is_empty());
+}
+
+#[test]
+fn a_policy_looks_only_at_twins_of_its_scope() {
+    let set = PolicySet::new([active(policy("p", "*", "", 0, json!({"x": 1})), 1)]);
+    let module = twin(&json!({}), &json!({}), &json!({}));
+    let device = TwinDocument::from_wire(&proto::Twin {
+        device_id: "d".to_owned(),
+        desired_version: 1,
+        desired_metadata_json: json!({"t": "1970-01-01T00:00:00Z", "v": 1, "w": "twinward"}).to_string(),
+        ..proto::Twin::default()
+    })
+    .unwrap();
+    assert_eq!(set.applicable(&module).len(), 1);
+    assert!(set.applicable(&device).is_empty());
+    assert_eq!(device.key(), &IdentityKey::new_device(DeviceId::parse("d").unwrap()));
+}
+
+#[test]
+fn the_higher_priority_comes_first_and_at_a_tie_the_later_created() {
+    let set = PolicySet::new([
+        active(policy("old", "*", "", 5, json!({"x": 1})), 1),
+        active(policy("low", "*", "", -1, json!({"x": 1})), 9),
+        active(policy("new", "*", "", 5, json!({"x": 1})), 2),
+        active(policy("high", "*", "", 6, json!({"x": 1})), 0),
+    ]);
+    let twin = twin(&json!({}), &json!({}), &json!({}));
+    assert_eq!(ids(&set.applicable(&twin)), ["high", "new", "old", "low"]);
+}
+
+#[test]
+fn what_holds_is_not_written_and_what_holds_no_more_is() {
+    let (tags, none) = (json!({}), json!({}));
+    let on = json!({"open": true});
+    let set = PolicySet::new([active(policy("p", "*", "posture.open = true", 0, json!({"x": {"y": 1}})), 1)]);
+    let before = twin(&tags, &json!({"o": 1}), &on);
+    assert_eq!(decided(&set, &before), Some(vec!["p".to_owned()]));
+    let after = performed(&set, &before, &tags, &on);
+    assert_eq!(decided(&set, &after), None, "it holds");
+    let off = document(after.desired(), &tags, &none);
+    assert_eq!(decided(&set, &off), Some(vec![]), "what it set must go");
+    let taken_back = performed(&set, &off, &tags, &none);
+    assert_eq!(taken_back.desired().document(), before.desired().document());
+    assert_eq!(decided(&set, &taken_back), None);
+}
+
+#[test]
+fn an_operators_leaf_is_kept_without_trying_again() {
+    let set = PolicySet::new([active(policy("p", "*", "", 0, json!({"x": 2})), 1)]);
+    let twin = twin(&json!({}), &json!({"x": 1}), &json!({}));
+    assert_eq!(decided(&set, &twin), None);
+}
+
+#[test]
+fn settings_that_do_not_fit_this_twin_are_no_write() {
+    let big = |letter: char| json!(letter.to_string().repeat(4000));
+    let full: serde_json::Map<String, Value> =
+        ('a'..='g').map(|letter| (letter.to_string(), big(letter))).collect();
+    let twin = twin(&json!({}), &Value::Object(full), &json!({}));
+    let set = PolicySet::new([active(policy("p", "*", "", 0, json!({"y": big('y'), "z": big('z')})), 1)]);
+    let decision = decide(&set, &twin, Timestamp::UNIX_EPOCH);
+    assert!(matches!(decision, Decision::Breaks(_)), "{decision:?}");
+}
+
+#[test]
+fn only_what_conditions_look_at_concerns_them() {
+    let set = PolicySet::new([active(
+        policy("p", "tags.site = 'a'", "posture.listeningPorts = 1", 0, json!({"x": 1})),
+        1,
+    )]);
+    let concerned = |change| set.is_concerned(Scope::Modules, Interest::of_changes([change]));
+    for change in [Change::Created, Change::Tags, Change::Desired, Change::Posture, Change::Unspecified] {
+        assert!(concerned(change), "{change:?}");
+    }
+    for change in [Change::Reported, Change::ConfigurationState, Change::Status] {
+        assert!(!concerned(change), "{change:?}");
+    }
+    assert!(!set.is_concerned(Scope::Devices, Interest::of_changes([Change::Posture])));
+    assert!(set.is_concerned(Scope::Devices, Interest::of_changes([Change::Desired])));
+}
+
+#[test]
+fn a_condition_on_the_configuration_state_is_concerned_by_it() {
+    for when in ["posture.configuration.state = 'rejected'", "IS_DEFINED(posture)"] {
+        let set = PolicySet::new([active(policy("p", "*", when, 0, json!({"x": 1})), 1)]);
+        let changed = Interest::of_changes([Change::ConfigurationState]);
+        assert!(set.is_concerned(Scope::Modules, changed), "{when}");
+    }
+}
+
+fn any_policies() -> impl Strategy<Value = Vec<ActivePolicy>> {
+    let one = (0..3_i32, prop::sample::select(vec!["*", "", "tags.a = 1", "tags.a = 2"]),
+        prop::sample::select(vec!["", "posture.a = 1", "posture.a = 2"]),
+        prop::sample::select(vec![
+            json!({"x": 1}), json!({"x": 2}), json!({"x": {"y": 1}}), json!({"x": {"z": 2}, "w": 3}),
+            json!({"o": 7}), json!({"x": {}}),
+        ]));
+    prop::collection::vec(one, 0..6).prop_map(|list| {
+        list.into_iter()
+            .enumerate()
+            .map(|(index, (priority, target, when, settings))| {
+                let order = u64::try_from(index).unwrap();
+                active(policy(&format!("p{index}"), target, when, priority, settings), order)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_order_in_which_policies_are_loaded_does_not_matter(
+        policies in any_policies().prop_flat_map(|list| (Just(list.clone()), Just(list).prop_shuffle())),
+        a in 0..3, b in 0..3,
+    ) {
+        let (one, other) = policies;
+        let (one, other) = (PolicySet::new(one), PolicySet::new(other));
+        let twin = twin(&json!({"a": a}), &json!({"o": 1}), &json!({"a": b}));
+        prop_assert_eq!(ids(&one.applicable(&twin)), ids(&other.applicable(&twin)));
+        prop_assert_eq!(decided(&one, &twin), decided(&other, &twin));
+    }
+
+    #[test]
+    fn once_written_everything_holds_and_without_policies_nothing_is_left(
+        policies in any_policies(), later in any_policies(), a in 0..3, b in 0..3,
+    ) {
+        let (tags, posture) = (json!({"a": a}), json!({"a": b}));
+        let start = twin(&tags, &json!({"o": 1}), &posture);
+        let mut now = start.clone();
+        for set in [PolicySet::new(policies), PolicySet::new(later.clone())] {
+            now = performed(&set, &now, &tags, &posture);
+            prop_assert_eq!(decided(&set, &now), None, "written once, it holds");
+        }
+        let fresh = performed(&PolicySet::new(later), &start, &tags, &posture);
+        prop_assert_eq!(fresh.desired().document(), now.desired().document(), "no trace of before");
+        let empty = performed(&PolicySet::default(), &now, &tags, &posture);
+        prop_assert_eq!(empty.desired().document(), start.desired().document());
+    }
+
+    #[test]
+    fn what_does_not_concern_the_policies_changes_no_decision(
+        policies in any_policies(), a in 0..3, b in 0..3, c in 0..3,
+    ) {
+        // The posture changes from b to c; unless the set is concerned, the same policies apply.
+        let set = PolicySet::new(policies);
+        let before = twin(&json!({"a": a}), &json!({}), &json!({"a": b}));
+        let after = twin(&json!({"a": a}), &json!({}), &json!({"a": c}));
+        if !set.is_concerned(Scope::Modules, Interest::of_changes([Change::Posture])) {
+            prop_assert_eq!(ids(&set.applicable(&before)), ids(&set.applicable(&after)));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The policy API. Answers come from memory, changes go through the store; nothing is evaluated
+//! here.
+
+use service_kit::error::{Classified, Kind, Violation};
+use service_kit::status::to_status;
+use thiserror::Error;
+use tonic::{Request, Response, Status};
+use wire::InvalidField;
+use wire::policy::v1 as proto;
+use wire::policy::v1::policy_service_server::PolicyService;
+
+use crate::metrics::Metrics;
+use crate::policies::Policies;
+use crate::policy_doc::{PolicyId, Problem, Problems};
+use crate::progress::Progress;
+use crate::resource;
+use crate::store;
+
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: i32 = 1000;
+/// Before the id in a page token, so that another form can be told apart later.
+const PAGE_TOKEN_PREFIX: &str = "after:";
+
+/// The policy API over the policies in force.
+#[derive(Debug, Clone)]
+pub struct PolicyApi {
+    policies: Policies,
+    progress: Progress,
+    metrics: Metrics,
+}
+
+impl PolicyApi {
+    /// Serves these policies.
+    pub fn new(policies: Policies, progress: Progress, metrics: Metrics) -> PolicyApi {
+        PolicyApi {
+            policies,
+            progress,
+            metrics,
+        }
+    }
+
+    async fn apply(
+        &self,
+        request: proto::ApplyPolicyRequest,
+    ) -> Result<proto::ApplyPolicyResponse, Error> {
+        let wire = request
+            .policy
+            .ok_or_else(|| InvalidField::new("policy", "is required"))?;
+        let policy = resource::check(&wire).map_err(Error::Policy)?;
+        if request.validate_only {
+            // Nothing was done, so there is no outcome and the answer repeats what was asked.
+            let policy = proto::Policy {
+                name: resource::name(policy.id()),
+                ..resource::to_request(policy.spec())
+            };
+            return Ok(proto::ApplyPolicyResponse {
+                policy: Some(policy),
+                outcome: proto::apply_policy_response::Outcome::Unspecified.into(),
+            });
+        }
+        let (stored, outcome) = self.policies.apply(policy).await?;
+        tracing::info!(
+            policy_id = %stored.policy.id(),
+            revision = stored.revision,
+            outcome = ?outcome,
+            "policy applied"
+        );
+        self.count();
+        Ok(proto::ApplyPolicyResponse {
+            policy: Some(resource::to_wire_policy(&stored, self.progress.of(&stored))),
+            outcome: resource::outcome(outcome).into(),
+        })
+    }
+
+    fn get(&self, request: &proto::GetPolicyRequest) -> Result<proto::Policy, Error> {
+        let id = parse_name(&request.name)?;
+        let stored = self
+            .policies
+            .get(&id)
+            .ok_or(store::Error::NotFound { id })?;
+        Ok(resource::to_wire_policy(&stored, self.progress.of(&stored)))
+    }
+
+    fn list(
+        &self,
+        request: &proto::ListPoliciesRequest,
+    ) -> Result<proto::ListPoliciesResponse, Error> {
+        let size = page_size(request.page_size)?;
+        let after = page_start(&request.page_token)?;
+        // One more than asked shows whether there is another page.
+        let mut found = self.policies.list(after.as_ref(), size + 1);
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some(last) if more => format!("{PAGE_TOKEN_PREFIX}{}", last.policy.id()),
+            Some(_) | None => String::new(),
+        };
+        let policies = found
+            .iter()
+            .map(|stored| resource::to_wire_policy(stored, self.progress.of(stored)))
+            .collect();
+        Ok(proto::ListPoliciesResponse {
+            policies,
+            next_page_token,
+        })
+    }
+
+    async fn delete(&self, request: proto::DeletePolicyRequest) -> Result<(), Error> {
+        let id = parse_name(&request.name)?;
+        let expected = Some(request.etag).filter(|etag| !etag.is_empty());
+        self.policies.delete(id.clone(), expected).await?;
+        tracing::info!(policy_id = %id, "policy deleted");
+        self.count();
+        Ok(())
+    }
+
+    fn count(&self) {
+        let count = self.policies.set().len();
+        self.metrics
+            .policies
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyService for PolicyApi {
+    async fn apply_policy(
+        &self,
+        request: Request<proto::ApplyPolicyRequest>,
+    ) -> Result<Response<proto::ApplyPolicyResponse>, Status> {
+        answer(self.apply(request.into_inner()).await)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<proto::GetPolicyRequest>,
+    ) -> Result<Response<proto::Policy>, Status> {
+        answer(self.get(request.get_ref()))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<proto::ListPoliciesRequest>,
+    ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
+        answer(self.list(request.get_ref()))
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<proto::DeletePolicyRequest>,
+    ) -> Result<Response<()>, Status> {
+        answer(self.delete(request.into_inner()).await)
+    }
+}
+
+fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+fn parse_name(name: &str) -> Result<PolicyId, InvalidField> {
+    let id = wire::names::parse_policy("name", name)?;
+    PolicyId::parse(id).map_err(|problem| InvalidField::new("name", problem))
+}
+
+fn page_size(asked: i32) -> Result<usize, InvalidField> {
+    if asked == 0 {
+        return Ok(PAGE_SIZE_DEFAULT);
+    }
+    usize::try_from(asked)
+        .ok()
+        .filter(|_| asked <= PAGE_SIZE_MAX)
+        .ok_or_else(|| {
+            let problem =
+                format!("is {asked}; allowed are 1 to {PAGE_SIZE_MAX}, and 0 for the default");
+            InvalidField::new("page_size", problem)
+        })
+}
+
+fn page_start(token: &str) -> Result<Option<PolicyId>, InvalidField> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token
+        .strip_prefix(PAGE_TOKEN_PREFIX)
+        .and_then(|id| PolicyId::parse(id).ok())
+        .map(Some)
+        .ok_or_else(|| InvalidField::new("page_token", "is not one that this service gave"))
+}
+
+/// Why a call is refused.
+#[derive(Debug, Error)]
+enum Error {
+    /// The policy is wrong.
+    #[error("the policy is not valid: {0}")]
+    Policy(Problems),
+    /// Another field of the request is wrong.
+    #[error(transparent)]
+    Field(#[from] InvalidField),
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Policy(_) | Error::Field(_) => Kind::InvalidArgument,
+            Error::Store(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Error::Policy(_) => "INVALID_POLICY",
+            Error::Field(_) => "INVALID_FIELD",
+            Error::Store(error) => error.reason(),
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        match self {
+            Error::Policy(problems) => problems.list().iter().map(violation).collect(),
+            Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
+            Error::Store(_) => Vec::new(),
+        }
+    }
+}
+
+fn violation(problem: &Problem) -> Violation {
+    let description = match &problem.position {
+        Some(position) => format!("{position}: {}", problem.message),
+        None => problem.message.clone(),
+    };
+    Violation::new(
+        format!("policy.{}", problem.field.wire_field()),
+        description,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes_and_tokens_are_checked() {
+        assert_eq!(page_size(0).unwrap(), PAGE_SIZE_DEFAULT);
+        assert_eq!(page_size(1000).unwrap(), 1000);
+        for wrong in [-1, 1001] {
+            assert_eq!(page_size(wrong).unwrap_err().field, "page_size");
+        }
+        assert_eq!(page_start("").unwrap(), None);
+        assert_eq!(page_start("after:a").unwrap().unwrap().as_str(), "a");
+        for wrong in ["a", "after:", "after:A B"] {
+            assert_eq!(page_start(wrong).unwrap_err().field, "page_token");
+        }
+    }
+
+    #[test]
+    fn a_name_has_one_form() {
+        assert_eq!(parse_name("policies/a.b").unwrap().as_str(), "a.b");
+        for wrong in ["", "a", "policies/", "policies/a/b", "policies/A"] {
+            assert_eq!(parse_name(wrong).unwrap_err().field, "name", "{wrong}");
+        }
+    }
+}

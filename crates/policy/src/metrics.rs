@@ -1,0 +1,88 @@
+//! The numbers of the policy service. Labels have few values; never a device id.
+
+use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
+
+/// What came of the evaluation of a twin.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// `skipped`, `held`, `changed`, `gone`, `rejected`, `unfinished`.
+    pub result: &'static str,
+}
+
+/// Why something was rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// A stable code.
+    pub reason: &'static str,
+}
+
+/// A partition of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartitionLabel {
+    /// Its number.
+    pub partition: u16,
+}
+
+/// Handles to all of them. Clones share the numbers.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Messages of `TWINS_{p}` that were read.
+    pub messages: Counter,
+    /// Twins by what came of their evaluation.
+    pub evaluations: Family<ResultLabel, Counter>,
+    /// Decisions made again because the twin changed in between.
+    pub conflicts: Counter,
+    /// What was rejected, by reason.
+    pub rejects: Family<ReasonLabel, Counter>,
+    /// Messages that wait in a partition's stream.
+    pub backlog: Family<PartitionLabel, Gauge>,
+    /// From the fold of a posture to the decision.
+    pub decide_seconds: Histogram,
+    /// How long twin-store took to write settings.
+    pub write_seconds: Histogram,
+    /// Full evaluations that were completed.
+    pub sweeps: Counter,
+    /// Twins of the running or last full evaluation.
+    pub sweep_twins: Gauge,
+    /// Policies in force.
+    pub policies: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything; once per process.
+    pub fn register(scope: &Scope) -> Metrics {
+        Metrics {
+            messages: scope.counter("messages", "Messages of twin changes read"),
+            evaluations: scope.counters("evaluations", "Changed twins by what came of them"),
+            conflicts: scope.counter("conflicts", "Decisions made again after a conflict"),
+            rejects: scope.counters("rejects", "Changes and twins that could not be used"),
+            backlog: scope.gauges(
+                "backlog_messages",
+                "Messages waiting in a partition's stream",
+            ),
+            decide_seconds: scope.latency(
+                "decide_seconds",
+                "From the fold of a posture to the decision",
+            ),
+            write_seconds: scope.latency("write_seconds", "Time of twin-store to write settings"),
+            sweeps: scope.counter("sweeps", "Full evaluations completed"),
+            sweep_twins: scope.gauge(
+                "sweep_twins",
+                "Twins of the running or last full evaluation",
+            ),
+            policies: scope.gauge("policies", "Policies in force"),
+        }
+    }
+
+    /// Counts what came of a twin.
+    pub fn count(&self, result: &'static str) {
+        self.evaluations
+            .get_or_create(&ResultLabel { result })
+            .inc();
+    }
+
+    /// Counts a reject.
+    pub fn reject(&self, reason: &'static str) {
+        self.rejects.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}

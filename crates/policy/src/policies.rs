@@ -1,0 +1,181 @@
+//! The policies in force, in memory, in step with the store.
+//!
+//! Everybody who evaluates takes the present [`PolicySet`] from here at the moment of the decision;
+//! a change of a policy is visible to all of them before the call that made it is answered. It
+//! never evaluates anything itself.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bus::Sequence;
+use service_kit::clock::SharedClock;
+use tokio::sync::watch;
+
+use crate::evaluate::PolicySet;
+use crate::policy_doc::{Policy, PolicyId};
+use crate::store::{self, Contents, Outcome, Store, StoredPolicy, SweepCounts, SweepNumber};
+
+/// What is in force at a moment.
+#[derive(Debug, Clone, Default)]
+struct Present {
+    by_id: BTreeMap<PolicyId, StoredPolicy>,
+    set: Arc<PolicySet>,
+}
+
+impl Present {
+    fn new(policies: impl IntoIterator<Item = StoredPolicy>) -> Present {
+        let by_id = policies
+            .into_iter()
+            .map(|one| (one.policy.id().clone(), one))
+            .collect();
+        let mut present = Present {
+            by_id,
+            set: Arc::default(),
+        };
+        present.index();
+        present
+    }
+
+    fn index(&mut self) {
+        self.set = Arc::new(PolicySet::new(
+            self.by_id.values().map(StoredPolicy::active),
+        ));
+    }
+}
+
+/// Which sweeps somebody waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Must start at once: a policy changed, or changes were missed.
+    pub now: SweepNumber,
+    /// May wait: twins could not be written, and trying at once would fail again.
+    pub later: SweepNumber,
+}
+
+impl Wanted {
+    /// The last of both.
+    pub fn last(self) -> SweepNumber {
+        self.now.max(self.later)
+    }
+}
+
+/// The handle to the policies in force. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    store: Store,
+    clock: SharedClock,
+    present: Arc<watch::Sender<Present>>,
+    wanted: Arc<watch::Sender<Wanted>>,
+}
+
+impl Policies {
+    /// Takes over what the store holds.
+    pub fn new(store: Store, clock: SharedClock, contents: &Contents) -> Policies {
+        let wanted = Wanted {
+            now: contents.sweep.wanted,
+            later: SweepNumber::default(),
+        };
+        Policies {
+            store,
+            clock,
+            present: Arc::new(watch::Sender::new(Present::new(contents.policies.clone()))),
+            wanted: Arc::new(watch::Sender::new(wanted)),
+        }
+    }
+
+    /// The policies to evaluate with.
+    pub fn set(&self) -> Arc<PolicySet> {
+        Arc::clone(&self.present.borrow().set)
+    }
+
+    /// One policy.
+    pub fn get(&self, id: &PolicyId) -> Option<StoredPolicy> {
+        self.present.borrow().by_id.get(id).cloned()
+    }
+
+    /// At most `limit` policies in the order of their ids, from behind `after`.
+    pub fn list(&self, after: Option<&PolicyId>, limit: usize) -> Vec<StoredPolicy> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let present = self.present.borrow();
+        present
+            .by_id
+            .range((start, Bound::Unbounded))
+            .take(limit)
+            .map(|(_, one)| one.clone())
+            .collect()
+    }
+
+    /// Creates the policy or replaces its content, and puts it in force.
+    pub async fn apply(&self, policy: Policy) -> Result<(StoredPolicy, Outcome), store::Error> {
+        let this = self.clone();
+        let in_force = move |stored: &StoredPolicy| {
+            this.present.send_modify(|present| {
+                present
+                    .by_id
+                    .insert(stored.policy.id().clone(), stored.clone());
+                present.index();
+            });
+            this.raise(stored.sweep);
+        };
+        self.store.apply(policy, self.clock.now(), in_force).await
+    }
+
+    /// Deletes the policy if it is still at `expected`.
+    pub async fn delete(&self, id: PolicyId, expected: Option<String>) -> Result<(), store::Error> {
+        let this = self.clone();
+        let gone = id.clone();
+        let out_of_force = move |sweep: SweepNumber| {
+            this.present.send_modify(|present| {
+                present.by_id.remove(&gone);
+                present.index();
+            });
+            this.raise(sweep);
+        };
+        self.store
+            .delete(id, expected, self.clock.now(), out_of_force)
+            .await
+    }
+
+    /// Wants all twins evaluated because changes of a partition were missed; the partition is read
+    /// on after `after`.
+    pub async fn changes_missed(
+        &self,
+        partition: u16,
+        after: Sequence,
+    ) -> Result<(), store::Error> {
+        let sweep = self.store.want_sweep(Some((partition, after))).await?;
+        self.raise(sweep);
+        Ok(())
+    }
+
+    /// Wants all twins evaluated at some later time, because twins could not be written.
+    pub async fn twins_unfinished(&self) -> Result<(), store::Error> {
+        let sweep = self.store.want_sweep(None).await?;
+        self.wanted
+            .send_modify(|wanted| wanted.later = wanted.later.max(sweep));
+        Ok(())
+    }
+
+    /// Notes durably that a sweep is complete.
+    pub async fn sweep_done(
+        &self,
+        sweep: SweepNumber,
+        counts: SweepCounts,
+    ) -> Result<(), store::Error> {
+        self.store.sweep_done(sweep, counts).await
+    }
+
+    /// Which sweeps are wanted, now and as it changes.
+    pub fn wanted(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    fn raise(&self, sweep: SweepNumber) {
+        self.wanted.send_if_modified(|wanted| {
+            let raised = sweep > wanted.now;
+            wanted.now = wanted.now.max(sweep);
+            raised
+        });
+    }
+}

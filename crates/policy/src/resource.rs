@@ -1,0 +1,167 @@
+//! Policies on the wire: from a request to what it says, and back. The only place that knows both.
+
+use serde_json::Value;
+use twin::Map;
+use wire::policy::v1 as proto;
+use wire::time::to_wire;
+
+use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope};
+use crate::store::{Outcome, StoredPolicy, etag};
+
+/// Prints the resource name of a policy.
+pub fn name(id: &PolicyId) -> String {
+    format!("policies/{id}")
+}
+
+/// Reads and checks what a request says a policy shall be; every problem is reported.
+pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
+    let mut problems = Vec::new();
+    let id = match wire.policy_id.as_str() {
+        // Either names the policy; both must not name two.
+        "" => wire.name.strip_prefix("policies/").unwrap_or(&wire.name),
+        id if wire.name.is_empty() || wire.name.strip_prefix("policies/") == Some(id) => id,
+        id => {
+            let message = format!("is {id:?}, but name is {:?}; leave one empty", wire.name);
+            problems.push(Problem::new(Field::Id, message));
+            id
+        }
+    };
+    let scope = match proto::Scope::try_from(wire.scope) {
+        Ok(proto::Scope::Devices) => Scope::Devices,
+        Ok(proto::Scope::Modules | proto::Scope::Unspecified) => Scope::Modules,
+        Err(_) => {
+            let message = format!(
+                "is {}; allowed are SCOPE_DEVICES, SCOPE_MODULES",
+                wire.scope
+            );
+            problems.push(Problem::new(Field::Scope, message));
+            Scope::default()
+        }
+    };
+    let settings = read_settings(&wire.settings_json).unwrap_or_else(|message| {
+        problems.push(Problem::new(Field::Settings, message));
+        Map::new()
+    });
+    let spec = PolicySpec {
+        id: id.to_owned(),
+        description: wire.description.clone(),
+        scope,
+        target: wire.target.clone(),
+        when: wire.when.clone(),
+        priority: wire.priority,
+        settings,
+    };
+    Policy::check_after(spec, problems)
+}
+
+fn read_settings(text: &str) -> Result<Map, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(settings)) => Ok(settings),
+        Ok(_) => Err("is JSON, but not an object; needed is an object of what to set".to_owned()),
+        Err(error) => Err(format!("is no JSON: {error}")),
+    }
+}
+
+/// What a file or another program wants, as a request carries it.
+pub fn to_request(spec: &PolicySpec) -> proto::Policy {
+    proto::Policy {
+        policy_id: spec.id.clone(),
+        description: spec.description.clone(),
+        scope: scope(spec.scope).into(),
+        target: spec.target.clone(),
+        when: spec.when.clone(),
+        priority: spec.priority,
+        settings_json: Value::Object(spec.settings.clone()).to_string(),
+        ..proto::Policy::default()
+    }
+}
+
+/// A policy as callers see it.
+pub fn to_wire_policy(stored: &StoredPolicy, evaluation: proto::Evaluation) -> proto::Policy {
+    proto::Policy {
+        name: name(stored.policy.id()),
+        revision: stored.revision,
+        etag: etag(stored.revision),
+        create_time: Some(to_wire(stored.created_at)),
+        update_time: Some(to_wire(stored.updated_at)),
+        evaluation: Some(evaluation),
+        ..to_request(stored.policy.spec())
+    }
+}
+
+/// What applying did.
+pub fn outcome(outcome: Outcome) -> proto::apply_policy_response::Outcome {
+    match outcome {
+        Outcome::Created => proto::apply_policy_response::Outcome::Created,
+        Outcome::Updated => proto::apply_policy_response::Outcome::Updated,
+        Outcome::Unchanged => proto::apply_policy_response::Outcome::Unchanged,
+    }
+}
+
+fn scope(scope: Scope) -> proto::Scope {
+    match scope {
+        Scope::Devices => proto::Scope::Devices,
+        Scope::Modules => proto::Scope::Modules,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_a_request_is_reported_with_its_field() {
+        let request = proto::Policy {
+            policy_id: "Bad Name".to_owned(),
+            scope: 77,
+            target: "tags.site = ".to_owned(),
+            when: "posture.x >".to_owned(),
+            settings_json: "[]".to_owned(),
+            ..proto::Policy::default()
+        };
+        let problems = check(&request).unwrap_err();
+        let fields: Vec<&str> = problems
+            .list()
+            .iter()
+            .map(|problem| problem.field.wire_field())
+            .collect();
+        assert_eq!(
+            fields,
+            ["policy_id", "scope", "target", "when", "settings_json"]
+        );
+    }
+
+    #[test]
+    fn a_request_survives_the_way_to_the_wire() {
+        let spec = PolicySpec {
+            id: "p".to_owned(),
+            scope: Scope::Devices,
+            target: "*".to_owned(),
+            priority: -3,
+            settings: serde_json::from_str(r#"{"a":1}"#).unwrap(),
+            ..PolicySpec::default()
+        };
+        assert_eq!(check(&to_request(&spec)).unwrap().spec(), &spec);
+    }
+
+    #[test]
+    fn two_names_for_one_policy_must_agree() {
+        let mut request = to_request(&PolicySpec {
+            id: "p".to_owned(),
+            target: "*".to_owned(),
+            settings: serde_json::from_str(r#"{"a":1}"#).unwrap(),
+            ..PolicySpec::default()
+        });
+        request.name = "policies/p".to_owned();
+        assert!(check(&request).is_ok());
+        request.name = "policies/q".to_owned();
+        assert!(
+            check(&request)
+                .unwrap_err()
+                .to_string()
+                .contains("leave one empty")
+        );
+        request.policy_id = String::new();
+        assert_eq!(check(&request).unwrap().id().as_str(), "q");
+    }
+}

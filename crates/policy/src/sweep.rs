@@ -1,0 +1,231 @@
+//! Looks at all twins, in the background: after a policy changed or was deleted, at the start when
+//! that was not finished before, and when changes were missed.
+//!
+//! The consumers go on meanwhile. Both may look at the same twin: whoever comes second finds
+//! another desired version and decides afresh. A change of a policy while a sweep runs starts it
+//! over, because what it has looked at so far counts for nothing then.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use service_kit::backoff::{Backoff, Policy};
+use service_kit::error::chain;
+use service_kit::shutdown::ShutdownToken;
+use tracing::{info, warn};
+use wire::twin::v1::{ListTwinsRequest, ListTwinsResponse, Timeline, Twin};
+
+use crate::metrics::Metrics;
+use crate::policies::{Policies, Wanted};
+use crate::progress::Progress;
+use crate::rejects::{Reason, Rejected, Rejects};
+use crate::store::{SweepCounts, SweepNumber};
+use crate::twin_document::TwinDocument;
+use crate::twin_store::{Failure, TwinStore};
+use crate::writer::{Effect, Work, Writer};
+
+/// Twins of one page; halved when a page of the largest twins does not fit a message.
+const PAGE_TWINS: i32 = 100;
+
+/// Before twins that twin-store failed on are tried again, all over: rarely, since it means a full
+/// sweep and usually somebody has to mend something first.
+const UNFINISHED: Policy = Policy {
+    first: Duration::from_secs(60),
+    cap: Duration::from_secs(3600),
+    budget: None,
+};
+
+/// What the sweeper works with.
+#[derive(Debug)]
+pub struct Sweeper {
+    /// What is in force, and which sweeps are wanted.
+    pub policies: Policies,
+    /// Where twins are read.
+    pub twins: TwinStore,
+    /// Who writes.
+    pub writer: Writer,
+    /// Where twins go that cannot be parsed.
+    pub rejects: Rejects,
+    /// Who is told how far it is.
+    pub progress: Progress,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Twins that are written at the same time.
+    pub writes_in_flight: usize,
+    /// Ends the sweeper.
+    pub shutdown: ShutdownToken,
+}
+
+/// How a sweep ended.
+enum End {
+    Complete(SweepCounts),
+    /// A policy changed meanwhile.
+    Outdated,
+    /// twin-store failed to list.
+    Failed,
+    Stopped,
+}
+
+impl Sweeper {
+    /// Works until the service stops.
+    pub async fn run(self) {
+        let mut wanted = self.policies.wanted();
+        let mut unfinished = Backoff::new(UNFINISHED);
+        loop {
+            let seen = *wanted.borrow_and_update();
+            let done = self.progress.done();
+            if seen.last() <= done {
+                if self.shutdown.run_until(wanted.changed()).await.is_none() {
+                    return;
+                }
+                continue;
+            }
+            if seen.now <= done {
+                let delay = unfinished.next_delay().unwrap_or(UNFINISHED.cap);
+                if !self.wait(delay, seen).await {
+                    return;
+                }
+            }
+            // What was wanted while we waited is covered too.
+            let sweep = self.policies.wanted().borrow().last();
+            match self.sweep(sweep).await {
+                End::Complete(counts) => {
+                    if counts.failed == 0 {
+                        unfinished = Backoff::new(UNFINISHED);
+                    }
+                    self.finish(sweep, counts).await;
+                }
+                End::Outdated => {}
+                End::Failed => {
+                    let delay = unfinished.next_delay().unwrap_or(UNFINISHED.cap);
+                    if !self.wait(delay, seen).await {
+                        return;
+                    }
+                }
+                End::Stopped => return,
+            }
+        }
+    }
+
+    /// Waits, or until a sweep is wanted at once; false if the service stops.
+    async fn wait(&self, delay: Duration, seen: Wanted) -> bool {
+        let mut wanted = self.policies.wanted();
+        let urgent = wanted.wait_for(|wanted| wanted.now > seen.now);
+        self.shutdown
+            .run_until(tokio::time::timeout(delay, urgent))
+            .await
+            .is_some()
+    }
+
+    async fn finish(&self, sweep: SweepNumber, counts: SweepCounts) {
+        self.metrics.sweeps.inc();
+        self.progress.complete(sweep, counts);
+        info!(
+            sweep = sweep.get(),
+            evaluated = counts.evaluated,
+            changed = counts.changed,
+            failed = counts.failed,
+            "all twins evaluated"
+        );
+        // If this is lost the sweep is done once more after the next start, which is harmless.
+        if let Err(error) = self.policies.sweep_done(sweep, counts).await {
+            warn!(
+                error = chain(&error),
+                "cannot note that all twins were evaluated"
+            );
+        }
+    }
+
+    async fn sweep(&self, sweep: SweepNumber) -> End {
+        info!(
+            sweep = sweep.get(),
+            policies = self.policies.set().len(),
+            "evaluating all twins"
+        );
+        let wanted = self.policies.wanted();
+        let mut counts = SweepCounts::default();
+        let mut request = ListTwinsRequest {
+            page_size: PAGE_TWINS,
+            ..ListTwinsRequest::default()
+        };
+        self.progress.running(sweep, counts);
+        loop {
+            if wanted.borrow().now > sweep {
+                return End::Outdated;
+            }
+            let page = match self.page(&mut request).await {
+                Ok(page) => page,
+                Err(Failure::Stopped) => return End::Stopped,
+                Err(failure) => {
+                    warn!(
+                        error = chain(&failure),
+                        "cannot list twins; trying again later"
+                    );
+                    return End::Failed;
+                }
+            };
+            let mut effects = futures::stream::iter(page.twins)
+                .map(|twin| self.evaluate(twin))
+                .buffer_unordered(self.writes_in_flight);
+            while let Some(effect) = effects.next().await {
+                match effect {
+                    Effect::Stopped => return End::Stopped,
+                    Effect::Held | Effect::Gone | Effect::Superseded => {}
+                    Effect::Changed => counts.changed += 1,
+                    Effect::Rejected => counts.failed += 1,
+                    Effect::Unfinished => {
+                        counts.failed += 1;
+                        if let Err(error) = self.policies.twins_unfinished().await {
+                            warn!(error = chain(&error), "cannot note an unfinished twin");
+                        }
+                    }
+                }
+                counts.evaluated += 1;
+            }
+            self.metrics
+                .sweep_twins
+                .set(i64::try_from(counts.evaluated).unwrap_or(i64::MAX));
+            self.progress.running(sweep, counts);
+            if page.next_page_token.is_empty() {
+                return End::Complete(counts);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Reads a page; a smaller one if it does not fit a message.
+    async fn page(&self, request: &mut ListTwinsRequest) -> Result<ListTwinsResponse, Failure> {
+        loop {
+            match self.twins.list(request).await {
+                Err(Failure::Refused(_)) if request.page_size > 1 => request.page_size /= 2,
+                other => return other,
+            }
+        }
+    }
+
+    async fn evaluate(&self, twin: Twin) -> Effect {
+        let document = match TwinDocument::from_wire(&twin) {
+            Ok(document) => document,
+            Err(error) => {
+                let rejected = Rejected {
+                    id: format!("{}/{}", twin.name, twin.version),
+                    source: twin.name.clone(),
+                    reason: Reason::InvalidTwin,
+                    message: error.to_string(),
+                    traceparent: None,
+                    original: prost::Message::encode_to_vec(&twin).into(),
+                };
+                return match self.rejects.put(rejected).await {
+                    true => Effect::Rejected,
+                    false => Effect::Stopped,
+                };
+            }
+        };
+        // No event started it, so there is neither a timeline nor a trace to continue.
+        let work = Work {
+            twin: document,
+            timeline: Timeline::default(),
+            traceparent: None,
+        };
+        self.writer.carry_out(work).await
+    }
+}

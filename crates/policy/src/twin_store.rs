@@ -1,0 +1,262 @@
+//! twin-store as the service needs it: three calls, each tried again as long as that makes sense.
+//!
+//! It decides nothing about twins. What a refusal means is said here once, in [`Failure`].
+
+use std::time::Duration;
+
+use service_kit::backoff::{Backoff, Policy};
+use service_kit::client::{self, ClientConfig, ClientError, Connection};
+use service_kit::error::Kind;
+use service_kit::health::Component;
+use service_kit::shutdown::ShutdownToken;
+use thiserror::Error;
+use tonic::{Code, Status};
+use tracing::{debug, warn};
+use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
+use wire::twin::v1::twin_service_client::TwinServiceClient;
+use wire::twin::v1::{
+    ApplyPolicySettingsRequest, ApplyPolicySettingsResponse, GetTwinRequest, ListTwinsRequest,
+    ListTwinsResponse, Twin,
+};
+
+/// A page of twins: a hundred of the largest that may be.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// While twin-store is away, however long: seldom enough not to bury it when it returns, often
+/// enough that nobody waits for a policy longer than it takes to look at a log.
+const AWAY: Policy = Policy {
+    first: Duration::from_millis(50),
+    cap: Duration::from_secs(2),
+    budget: None,
+};
+
+/// For failures that may be of one twin alone, or of a connection that just broke: about ten
+/// seconds, which outlasts a restart.
+const BROKEN: Policy = Policy {
+    first: Duration::from_millis(100),
+    cap: Duration::from_secs(3),
+    budget: Some(7),
+};
+
+/// Why a call was given up.
+#[derive(Debug, Clone, Error)]
+pub enum Failure {
+    /// The twin changed since it was read.
+    #[error("the twin changed in between")]
+    Conflict,
+    /// There is no such twin any more.
+    #[error("the twin is gone")]
+    Gone,
+    /// The request can never succeed as it is.
+    #[error("twin-store refuses: {0}")]
+    Refused(String),
+    /// It failed again and again, and may succeed at some other time.
+    #[error("twin-store failed: {0}")]
+    Unfinished(String),
+    /// The service stops.
+    #[error("the service stops")]
+    Stopped,
+}
+
+/// What a failed attempt means.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Final(FinalVerdict),
+    /// Nobody can be served now; try until it changes.
+    Away,
+    /// Perhaps this call alone fails; try for a while.
+    Broken,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum FinalVerdict {
+    Conflict,
+    Gone,
+    Refused,
+}
+
+fn judge(code: Code) -> Verdict {
+    // The client's own timeout comes as CANCELLED; it says nothing about other twins.
+    if code == Code::Cancelled {
+        return Verdict::Broken;
+    }
+    match Kind::from_code(code) {
+        Kind::Aborted => Verdict::Final(FinalVerdict::Conflict),
+        Kind::NotFound => Verdict::Final(FinalVerdict::Gone),
+        Kind::InvalidArgument | Kind::FailedPrecondition | Kind::AlreadyExists => {
+            Verdict::Final(FinalVerdict::Refused)
+        }
+        // A wrong token is mended by an operator, and no change may be lost until then.
+        Kind::Unavailable
+        | Kind::ResourceExhausted
+        | Kind::Unauthenticated
+        | Kind::PermissionDenied
+        | Kind::Unimplemented => Verdict::Away,
+        Kind::DeadlineExceeded | Kind::Internal | Kind::DataLoss => Verdict::Broken,
+    }
+}
+
+/// The handle to twin-store. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct TwinStore {
+    policy: PolicyTwinServiceClient<Connection>,
+    twins: TwinServiceClient<Connection>,
+    health: Component,
+    shutdown: ShutdownToken,
+}
+
+impl TwinStore {
+    /// Makes the connection; nothing is sent before the first call.
+    pub fn connect(
+        config: &ClientConfig,
+        health: Component,
+        shutdown: ShutdownToken,
+    ) -> Result<TwinStore, ClientError> {
+        let connection = client::connect(config)?;
+        Ok(TwinStore {
+            policy: PolicyTwinServiceClient::new(connection.clone()),
+            twins: TwinServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            health,
+            shutdown,
+        })
+    }
+
+    /// Makes the first call, so that health knows how it is before there is work. Returns when
+    /// twin-store has answered, or the service stops.
+    pub async fn greet(&self) {
+        let request = ListTwinsRequest { page_size: 1, ..ListTwinsRequest::default() };
+        if let Err(failure) = self.list(&request).await {
+            debug!(error = %failure, "twin-store was not reached");
+        }
+    }
+
+    /// Makes a twin hold exactly these settings of policies.
+    pub async fn apply(
+        &self,
+        request: &ApplyPolicySettingsRequest,
+    ) -> Result<ApplyPolicySettingsResponse, Failure> {
+        self.call("apply settings", || {
+            let (mut client, request) = (self.policy.clone(), request.clone());
+            async move { client.apply_policy_settings(request).await }
+        })
+        .await
+    }
+
+    /// Reads a twin.
+    pub async fn get(&self, name: &str) -> Result<Twin, Failure> {
+        self.call("read a twin", || {
+            let (mut client, name) = (self.twins.clone(), name.to_owned());
+            async move { client.get_twin(GetTwinRequest { name }).await }
+        })
+        .await
+    }
+
+    /// Reads a page of twins.
+    pub async fn list(&self, request: &ListTwinsRequest) -> Result<ListTwinsResponse, Failure> {
+        self.call("list twins", || {
+            let (mut client, request) = (self.twins.clone(), request.clone());
+            async move { client.list_twins(request).await }
+        })
+        .await
+    }
+
+    /// A call under way is finished also when the service stops; a pause is not.
+    async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let (mut away, mut broken) = (Backoff::new(AWAY), Backoff::new(BROKEN));
+        loop {
+            if self.shutdown.is_triggered() {
+                return Err(Failure::Stopped);
+            }
+            let status = match attempt().await {
+                Ok(response) => {
+                    self.health.serving();
+                    return Ok(response.into_inner());
+                }
+                Err(status) => status,
+            };
+            let delay = match judge(status.code()) {
+                Verdict::Final(verdict) => {
+                    self.health.serving();
+                    return Err(match verdict {
+                        FinalVerdict::Conflict => Failure::Conflict,
+                        FinalVerdict::Gone => Failure::Gone,
+                        FinalVerdict::Refused => Failure::Refused(describe(&status)),
+                    });
+                }
+                Verdict::Away => {
+                    self.health
+                        .degraded(format!("cannot {operation}: {}", describe(&status)));
+                    away.next_delay()
+                }
+                Verdict::Broken => broken.next_delay(),
+            };
+            let Some(delay) = delay else {
+                warn!(
+                    operation,
+                    error = describe(&status),
+                    "twin-store failed again and again"
+                );
+                return Err(Failure::Unfinished(describe(&status)));
+            };
+            debug!(
+                operation,
+                error = describe(&status),
+                "twin-store failed; trying again"
+            );
+            if self
+                .shutdown
+                .run_until(tokio::time::sleep(delay))
+                .await
+                .is_none()
+            {
+                return Err(Failure::Stopped);
+            }
+        }
+    }
+}
+
+fn describe(status: &Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_request_that_can_never_succeed_is_refused() {
+        for code in [
+            Code::InvalidArgument,
+            Code::OutOfRange,
+            Code::FailedPrecondition,
+        ] {
+            assert_eq!(
+                judge(code),
+                Verdict::Final(FinalVerdict::Refused),
+                "{code:?}"
+            );
+        }
+        for code in [
+            Code::Unavailable,
+            Code::Unauthenticated,
+            Code::ResourceExhausted,
+        ] {
+            assert_eq!(judge(code), Verdict::Away, "{code:?}");
+        }
+        for code in [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Internal,
+            Code::Unknown,
+        ] {
+            assert_eq!(judge(code), Verdict::Broken, "{code:?}");
+        }
+    }
+}

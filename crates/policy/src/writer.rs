@@ -1,0 +1,271 @@
+//! Carries one decision out: asks twin-store to make a twin hold the settings of policies.
+//!
+//! The loop makes no decision beyond trying again: when the twin changed in between it is read and
+//! decided on afresh, with the policies that are in force then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+use service_kit::backoff::{Backoff, Policy};
+use service_kit::clock::SharedClock;
+use service_kit::shutdown::ShutdownToken;
+use service_kit::trace;
+use tracing::{Instrument, debug, field, info};
+use wire::names::identity_name;
+use wire::time::to_wire;
+use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
+
+use crate::evaluate::{ActivePolicy, Decision, decide};
+use crate::metrics::Metrics;
+use crate::policies::Policies;
+use crate::rejects::{Reason, Rejected, Rejects};
+use crate::twin_document::TwinDocument;
+use crate::twin_store::{Failure, TwinStore};
+
+/// Between decisions on a twin that others write to as well.
+const CONFLICTS: Policy = Policy {
+    first: Duration::from_millis(5),
+    cap: Duration::from_millis(200),
+    budget: Some(8),
+};
+
+/// A twin to look at.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The twin.
+    pub twin: TwinDocument,
+    /// What started the loop, as far as known.
+    pub timeline: Timeline,
+    /// Trace context of what started it.
+    pub traceparent: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Everything held; at most a call that found so was made.
+    Held,
+    /// The twin was written.
+    Changed,
+    /// The twin is gone.
+    Gone,
+    /// Others keep writing to the twin. Their writes come as changes, and are looked at then.
+    Superseded,
+    /// The settings cannot be on this twin; it was rejected.
+    Rejected,
+    /// twin-store failed on this twin; it must be looked at again later.
+    Unfinished,
+    /// The service stops; it must be looked at again after the start.
+    Stopped,
+}
+
+impl Effect {
+    /// The label of the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Effect::Held => "held",
+            Effect::Changed => "changed",
+            Effect::Gone => "gone",
+            Effect::Superseded => "superseded",
+            Effect::Rejected => "rejected",
+            Effect::Unfinished => "unfinished",
+            Effect::Stopped => "stopped",
+        }
+    }
+}
+
+/// The handle. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    policies: Policies,
+    twins: TwinStore,
+    rejects: Rejects,
+    clock: SharedClock,
+    metrics: Metrics,
+    shutdown: ShutdownToken,
+}
+
+impl Writer {
+    /// Writes what these policies want.
+    pub fn new(
+        policies: Policies,
+        twins: TwinStore,
+        rejects: Rejects,
+        clock: SharedClock,
+        metrics: Metrics,
+        shutdown: ShutdownToken,
+    ) -> Writer {
+        Writer {
+            policies,
+            twins,
+            rejects,
+            clock,
+            metrics,
+            shutdown,
+        }
+    }
+
+    /// Looks at a twin and writes to it if it must be.
+    pub async fn carry_out(&self, work: Work) -> Effect {
+        let decision = decide(&self.policies.set(), &work.twin, self.clock.now());
+        // Most twins hold; they cost neither a call nor a span.
+        let effect = if let Decision::Holds = decision {
+            Effect::Held
+        } else {
+            let span = tracing::info_span!(
+                "policy decide",
+                twin = %work.twin.key(),
+                trace_id = field::Empty,
+            );
+            if let Some(traceparent) = &work.traceparent {
+                trace::set_parent(&span, traceparent);
+            }
+            if let Some(id) = trace::trace_id(&span) {
+                span.record("trace_id", id);
+            }
+            self.perform(work, decision).instrument(span).await
+        };
+        self.metrics.count(effect.as_str());
+        effect
+    }
+
+    async fn perform(&self, work: Work, mut decision: Decision) -> Effect {
+        let name = identity_name(work.twin.key());
+        let mut twin = work.twin;
+        let mut conflicts = Backoff::new(CONFLICTS);
+        loop {
+            let decided_at = self.clock.now();
+            let applicable = match decision {
+                Decision::Holds => return Effect::Held,
+                Decision::Breaks(violations) => {
+                    let message = violations.to_string();
+                    return self
+                        .reject(&twin, Reason::SettingsBreakLimit, message)
+                        .await;
+                }
+                Decision::Write(applicable) => applicable,
+            };
+            match self
+                .write(&twin, &applicable, &work.timeline, decided_at)
+                .await
+            {
+                Ok(effect) => return effect,
+                Err(Failure::Conflict) => {}
+                Err(failure) => return self.give_up(&twin, failure).await,
+            }
+            self.metrics.conflicts.inc();
+            let Some(delay) = conflicts.next_delay() else {
+                return Effect::Superseded;
+            };
+            if self
+                .shutdown
+                .run_until(tokio::time::sleep(delay))
+                .await
+                .is_none()
+            {
+                return Effect::Stopped;
+            }
+            let fresh = match self.twins.get(&name).await {
+                Ok(fresh) => fresh,
+                Err(failure) => return self.give_up(&twin, failure).await,
+            };
+            twin = match TwinDocument::from_wire(&fresh) {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    return self
+                        .reject(&twin, Reason::InvalidTwin, error.to_string())
+                        .await;
+                }
+            };
+            decision = decide(&self.policies.set(), &twin, self.clock.now());
+        }
+    }
+
+    async fn write(
+        &self,
+        twin: &TwinDocument,
+        applicable: &[Arc<ActivePolicy>],
+        timeline: &Timeline,
+        decided_at: Timestamp,
+    ) -> Result<Effect, Failure> {
+        let request = ApplyPolicySettingsRequest {
+            name: identity_name(twin.key()),
+            expected_desired_version: twin.desired().version().get(),
+            policies: applicable.iter().map(|active| settings(active)).collect(),
+            timeline: Some(Timeline {
+                decide_time: Some(to_wire(decided_at)),
+                ..*timeline
+            }),
+        };
+        self.measure_decision(timeline, decided_at);
+        let started = self.clock.monotonic();
+        let response = self.twins.apply(&request).await?;
+        let took = self.clock.monotonic().saturating_duration_since(started);
+        self.metrics.write_seconds.observe(took.as_secs_f64());
+        for lost in &response.lost {
+            debug!(
+                twin = request.name,
+                path = lost.path,
+                policy_id = lost.policy_id,
+                owner = lost.owner,
+                "a setting is kept by somebody else"
+            );
+        }
+        if !response.changed {
+            return Ok(Effect::Held);
+        }
+        info!(
+            twin = request.name,
+            desired_version = response.desired_version,
+            policies = request.policies.len(),
+            "settings of policies written"
+        );
+        Ok(Effect::Changed)
+    }
+
+    /// From the fold of what started the loop to the decision, if it was an event.
+    fn measure_decision(&self, timeline: &Timeline, decided_at: Timestamp) {
+        if let Ok(Some(folded_at)) = wire::time::optional("fold_time", timeline.fold_time) {
+            let took = decided_at.duration_since(folded_at).as_secs_f64();
+            self.metrics.decide_seconds.observe(took.max(0.0));
+        }
+    }
+
+    async fn give_up(&self, twin: &TwinDocument, failure: Failure) -> Effect {
+        match failure {
+            // A conflict outside of a write cannot be; what changed comes as a change.
+            Failure::Conflict => Effect::Superseded,
+            Failure::Gone => Effect::Gone,
+            Failure::Refused(message) => self.reject(twin, Reason::SettingsRefused, message).await,
+            Failure::Unfinished(_) => Effect::Unfinished,
+            Failure::Stopped => Effect::Stopped,
+        }
+    }
+
+    async fn reject(&self, twin: &TwinDocument, reason: Reason, message: String) -> Effect {
+        let name = identity_name(twin.key());
+        let rejected = Rejected {
+            id: format!("{name}/{}/{}", twin.desired().version(), reason.as_str()),
+            source: name,
+            reason,
+            message,
+            traceparent: trace::current_traceparent(),
+            original: Bytes::new(),
+        };
+        match self.rejects.put(rejected).await {
+            true => Effect::Rejected,
+            false => Effect::Stopped,
+        }
+    }
+}
+
+fn settings(active: &ActivePolicy) -> PolicySettings {
+    PolicySettings {
+        policy_id: active.policy.id().to_string(),
+        policy_revision: active.revision,
+        settings_json: Value::Object(active.policy.settings().clone()).to_string(),
+    }
+}
