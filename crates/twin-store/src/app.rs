@@ -1,0 +1,320 @@
+//! Builds the service (listeners bound, store open, bus reached) and runs it until it is told to
+//! stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bus::{Bus, BusConfig, Credentials, Replicas, StreamSpec, Tls};
+use service_kit::admin::{AdminConfig, AdminError, AdminServer};
+use service_kit::clock::SharedClock;
+use service_kit::health::Health;
+use service_kit::metrics::Registry;
+use service_kit::server::{GrpcServer, ServerError};
+use service_kit::shutdown::{RunError, ShutdownToken, run_until_shutdown};
+use service_kit::tasks::{OnFailure, Tasks};
+use tracing::info;
+use twin::{PartitionCount, partition::PartitionError};
+use wire::registry::v1::credential_service_server::CredentialServiceServer;
+use wire::registry::v1::registry_service_server::RegistryServiceServer;
+use wire::subjects;
+use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
+use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
+use wire::twin::v1::twin_service_server::TwinServiceServer;
+
+use crate::config::Config;
+use crate::consumer::Consumer;
+use crate::engine::{self, Engine, OutboxEnd, Writer};
+use crate::grpc::Api;
+use crate::metrics::Metrics;
+use crate::outbox::{self, Outbox};
+use crate::secrets::{Sealer, SecretError};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{self, PartitionState, Store};
+
+/// Name of the service in health, metrics and on the bus.
+const NAME: &str = "twin-store";
+/// How long the first connection to NATS may take: services and server often start together.
+const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Where the service really listens; differs from the configuration when that says port 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The gRPC API.
+    pub grpc: SocketAddr,
+    /// Health and metrics (HTTP).
+    pub admin: SocketAddr,
+}
+
+/// Why the service cannot start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The number of partitions cannot be.
+    #[error(transparent)]
+    Partitions(#[from] PartitionError),
+    /// The data folder cannot be made.
+    #[error("cannot make the data folder {path}")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The master key cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The bus cannot be reached or used.
+    #[error(transparent)]
+    Connect(#[from] bus::ConnectError),
+    /// A stream cannot be made or is another's.
+    #[error(transparent)]
+    Stream(#[from] bus::EnsureError),
+    /// The gRPC API cannot be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The service did not end well.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// twin-store, ready to run.
+pub struct App {
+    config: Config,
+    addresses: Addresses,
+    grpc: GrpcServer,
+    admin: AdminServer,
+    bus: Bus,
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    clock: SharedClock,
+    registry: Registry,
+    metrics: Metrics,
+    states: Vec<PartitionState>,
+    engine: Engine,
+    writer: Writer,
+    outboxes: Vec<OutboxEnd>,
+}
+
+impl App {
+    /// Binds the listeners, opens the store, takes its partitions, connects to NATS and makes sure
+    /// of the streams. Whoever had the partitions before can commit no more.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub async fn build(config: Config, clock: SharedClock) -> Result<App, AppError> {
+        let count = PartitionCount::new(config.partitions)?;
+        let registry = Registry::new();
+        let scope = registry.scope("twin_store");
+        let metrics = Metrics::new(&scope);
+        let grpc = GrpcServer::bind(&config.grpc()).await?.metrics(&scope);
+        let admin = AdminServer::bind(&AdminConfig {
+            listen: config.admin_listen,
+        })
+        .await?;
+        let addresses = Addresses {
+            grpc: grpc.local_addr(),
+            admin: admin.local_addr(),
+        };
+        let (store, sealer) = open_store(&config).await?;
+        let bus = Bus::connect(bus_config(&config)).await?;
+        bus.ensure_streams(&streams(&config, count)).await?;
+        let states = store.acquire(count).await?;
+        let (engine, writer, outboxes) = engine::engine(
+            store.clone(),
+            clock.clone(),
+            metrics.clone(),
+            count,
+            states.clone(),
+        );
+        Ok(App {
+            config,
+            addresses,
+            grpc,
+            admin,
+            bus,
+            store,
+            sealer,
+            clock,
+            registry,
+            metrics,
+            states,
+            engine,
+            writer,
+            outboxes,
+        })
+    }
+
+    /// Where the service listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown` is triggered, then finishes what it holds: no new calls, the writer
+    /// commits what is queued, the outboxes publish it, then the bus is closed.
+    ///
+    /// # Errors
+    /// A part that the service cannot do without failed, or it did not end in time.
+    pub async fn run(self, shutdown: ShutdownToken) -> Result<(), AppError> {
+        let tasks = Tasks::new(shutdown.clone());
+        let health = Health::new();
+        let api = Api {
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            sealer: self.sealer,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            shutdown: shutdown.clone(),
+        };
+        self.grpc
+            .add_service(RegistryServiceServer::new(api.clone()))
+            .add_service(CredentialServiceServer::new(api.clone()))
+            .add_service(TwinServiceServer::new(api.clone()))
+            .add_service(DeviceTwinServiceServer::new(api.clone()))
+            .add_service(PolicyTwinServiceServer::new(api))
+            .reflection(wire::FILE_DESCRIPTOR_SET)?
+            .serve(&tasks, &health);
+        self.admin.serve(&tasks, health.clone(), self.registry);
+        tasks.spawn("writer", OnFailure::StopService, self.writer.run());
+        for end in self.outboxes {
+            let name = format!("outbox-{}", end.partition);
+            let outbox = Outbox::new(
+                self.bus.clone(),
+                self.store.clone(),
+                self.metrics.clone(),
+                end,
+            );
+            tasks.spawn(name, OnFailure::StopService, outbox.run(shutdown.clone()));
+        }
+        for state in self.states {
+            let consumer = Consumer::new(
+                self.bus.clone(),
+                self.engine.clone(),
+                self.metrics.clone(),
+                state.partition,
+                state.position,
+            );
+            let name = format!("consumer-{}", state.partition);
+            tasks.spawn(name, OnFailure::StopService, consumer.run(shutdown.clone()));
+        }
+        let hints = outbox::send_hints(self.bus.clone(), self.engine, shutdown.clone());
+        tasks.spawn("hints", OnFailure::StopService, hints);
+        tasks.spawn(
+            "bus-health",
+            OnFailure::Log,
+            follow_bus(self.bus.clone(), &health, &shutdown),
+        );
+        health.component("store").serving();
+        info!(grpc = %self.addresses.grpc, admin = %self.addresses.admin, "twin-store serves");
+        let bus = self.bus;
+        let deadline = self.config.drain_within.get();
+        run_until_shutdown(
+            &tasks,
+            &health,
+            deadline,
+            || async move { bus.close().await },
+        )
+        .await?;
+        info!("twin-store has stopped");
+        Ok(())
+    }
+}
+
+/// Shows in the service's health whether NATS is there.
+fn follow_bus(
+    bus: Bus,
+    health: &Health,
+    shutdown: &ShutdownToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let component = health.component("nats");
+    let shutdown = shutdown.clone();
+    async move {
+        let mut link = bus.link();
+        loop {
+            match link.borrow_and_update().state {
+                bus::LinkState::Up => component.serving(),
+                bus::LinkState::Down => component.degraded("not connected to NATS; reconnecting"),
+                bus::LinkState::Closed => return,
+            }
+            match shutdown.run_until(link.changed()).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+    }
+}
+
+async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), AppError> {
+    let folder = config.data_dir.clone();
+    let key_file = config
+        .master_key_file
+        .clone()
+        .unwrap_or_else(|| folder.join("master.key"));
+    let opened = tokio::task::spawn_blocking(move || {
+        make_folder(&folder)?;
+        let sealer = Sealer::open(&key_file)?;
+        let store = SqliteStore::open(&folder)?;
+        Ok::<_, AppError>((store, sealer))
+    })
+    .await
+    .map_err(|_| store::Error::Closed)?;
+    let (store, sealer) = opened?;
+    Ok((Arc::new(store), Arc::new(sealer)))
+}
+
+fn make_folder(folder: &Path) -> Result<(), AppError> {
+    std::fs::create_dir_all(folder).map_err(|source| AppError::Folder {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+fn bus_config(config: &Config) -> BusConfig {
+    let credentials = match (&config.nats_credentials_file, config.nats_token.is_empty()) {
+        (Some(file), _) => Credentials::File(file.clone()),
+        (None, false) => Credentials::Token(config.nats_token.expose().to_owned()),
+        (None, true) => Credentials::None,
+    };
+    BusConfig {
+        servers: config
+            .nats_url
+            .split(',')
+            .map(|url| url.trim().to_owned())
+            .collect(),
+        name: NAME.to_owned(),
+        credentials,
+        tls: config.nats_ca_file.clone().map(|file| Tls {
+            ca_file: Some(file),
+            client: None,
+        }),
+        replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
+        connect_within: CONNECT_WITHIN,
+    }
+}
+
+fn streams(config: &Config, count: PartitionCount) -> Vec<StreamSpec> {
+    let mut specs = vec![StreamSpec::rejects(
+        subjects::REJECTS_STREAM,
+        subjects::REJECTS_SUBJECTS,
+        config.rejects_stream_bytes.get(),
+    )];
+    for partition in count.partitions() {
+        specs.push(StreamSpec::telemetry(
+            subjects::telemetry_stream(partition),
+            subjects::telemetry_subject(partition),
+            config.telemetry_stream_bytes.get(),
+        ));
+        specs.push(StreamSpec::twins(
+            subjects::twins_stream(partition),
+            subjects::twins_subject(partition),
+            config.twins_stream_bytes.get(),
+        ));
+    }
+    specs
+}

@@ -1,0 +1,128 @@
+//! What twin-store can be told. Read by `service_kit::config`; nothing here touches the
+//! environment, a file or a socket. All problems are reported at once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use service_kit::config::{Problems, Validate};
+use service_kit::secret::Secret;
+use service_kit::tls::ServerTls;
+use service_kit::units::{ByteSize, Duration};
+use twin::PartitionCount;
+
+/// Settings of one instance of twin-store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the gRPC API listens, `address:port`; port 0 lets the system choose. Default
+    /// `127.0.0.1:8430`: it holds every key, so the door to the network is opened by hand.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8431`.
+    pub admin_listen: SocketAddr,
+    /// Certificate and key of the gRPC API. Unset: no TLS, which only loopback accepts.
+    pub tls: Option<ServerTls>,
+    /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which only
+    /// loopback accepts.
+    pub token: Secret,
+    /// Serves other machines without TLS or token, because something else protects the way.
+    /// Default false.
+    pub allow_insecure: bool,
+    /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
+    pub nats_url: String,
+    /// Token that the NATS server asks for. Empty: none.
+    pub nats_token: Secret,
+    /// NATS credentials file (`.creds`). Unset: none.
+    pub nats_credentials_file: Option<PathBuf>,
+    /// PEM file of the authority that signed the NATS server's certificate. Unset: the system's.
+    pub nats_ca_file: Option<PathBuf>,
+    /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
+    pub stream_replicas: u8,
+    /// Bound of each partition's `TELEMETRY` stream on disk. Over it agents wait. Must be the same
+    /// for every service of a hub. Default 1 GiB.
+    pub telemetry_stream_bytes: ByteSize,
+    /// Bound of each partition's `TWINS` stream on disk; the oldest changes go. Default 256 MiB.
+    pub twins_stream_bytes: ByteSize,
+    /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
+    /// a hub. Default 256 MiB.
+    pub rejects_stream_bytes: ByteSize,
+    /// Folder of `twins.db`; made when absent. Default `data/twin-store`.
+    pub data_dir: PathBuf,
+    /// File of the key that seals stored secrets; made at the first start, mode 0600. Keep a copy
+    /// apart from the data: without it no device can connect. Unset: `master.key` in `data_dir`.
+    pub master_key_file: Option<PathBuf>,
+    /// Partitions of the hub, 1 to 256, fixed when the store is made. Default 16.
+    pub partitions: u16,
+    /// How long a stop may take. Default 10s.
+    pub drain_within: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Config {
+            listen: local(8430),
+            admin_listen: local(8431),
+            tls: None,
+            token: Secret::default(),
+            allow_insecure: false,
+            nats_url: "nats://127.0.0.1:4222".to_owned(),
+            nats_token: Secret::default(),
+            nats_credentials_file: None,
+            nats_ca_file: None,
+            stream_replicas: 1,
+            telemetry_stream_bytes: ByteSize::mib(1024),
+            twins_stream_bytes: ByteSize::mib(256),
+            rejects_stream_bytes: ByteSize::mib(256),
+            data_dir: PathBuf::from("data/twin-store"),
+            master_key_file: None,
+            partitions: PartitionCount::DEFAULT.get(),
+            drain_within: Duration::secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// How the gRPC server listens.
+    pub(crate) fn grpc(&self) -> service_kit::server::GrpcConfig {
+        service_kit::server::GrpcConfig {
+            tls: self.tls.clone(),
+            token: Some(self.token.clone()).filter(|token| !token.is_empty()),
+            allow_insecure: self.allow_insecure,
+            ..service_kit::server::GrpcConfig::on(self.listen)
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems) {
+        problems.nested("", &self.grpc());
+        problems.require(
+            PartitionCount::new(self.partitions).is_ok(),
+            "partitions",
+            "must be 1 to 256",
+        );
+        problems.require(
+            bus::Replicas::new(self.stream_replicas).is_some(),
+            "stream_replicas",
+            "must be 1, 3 or 5",
+        );
+        problems.require(
+            !self.nats_url.trim().is_empty(),
+            "nats_url",
+            "must name a server",
+        );
+        for (key, size) in [
+            ("telemetry_stream_bytes", self.telemetry_stream_bytes),
+            ("twins_stream_bytes", self.twins_stream_bytes),
+            ("rejects_stream_bytes", self.rejects_stream_bytes),
+        ] {
+            problems.require(size.get() >= 1024 * 1024, key, "must be at least 1 MiB");
+        }
+        problems.require(
+            !self.drain_within.is_zero(),
+            "drain_within",
+            "must be above zero",
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Reads one partition's telemetry in order and has it folded.
+//!
+//! The hop before is ingestion's durable publish, the hop after the engine's commit. The position
+//! is committed with what the messages caused, so a message takes effect once: after a crash the
+//! reader starts behind the last one committed. Only one batch is with the engine at a time; the
+//! next is not asked for before, so a slow store slows the reader and nothing piles up here.
+
+use std::time::Duration;
+
+use bus::{Bus, Fetched, Headers, Pull, PullError, PullOptions, Reject, Sequence};
+use posture::fold::{SessionChange, SessionNotice};
+use posture::{AgentBatch, LaneEpoch};
+use prost::Message as _;
+use service_kit::error::chain;
+use service_kit::shutdown::ShutdownToken;
+use service_kit::trace;
+use tracing::{debug, error, info, warn};
+use twin::Partition;
+use wire::bus::v1 as proto;
+use wire::bus::v1::telemetry_entry;
+use wire::{InvalidField, events, names, subjects, time};
+
+use crate::apply::telemetry::{Content, Entry, Folded, fold_entries};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::store::Selection;
+
+/// Messages folded in one commit: at 32 events each, the group of events an fsync is paid for.
+const BATCH_MESSAGES: usize = 64;
+/// How long the reader waits for a message before it looks whether it should stop.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Folded messages are trimmed this many at a time; a purge costs the server a scan.
+const TRIM_EVERY: u64 = 256;
+/// Where rejects of this service go.
+const SERVICE: &str = "twin-store";
+
+/// The reader of one partition.
+pub struct Consumer {
+    bus: Bus,
+    engine: Engine,
+    metrics: Metrics,
+    partition: Partition,
+    stream: String,
+    position: u64,
+    trimmed: u64,
+}
+
+/// An entry of a message that cannot be used.
+struct Unusable {
+    sequence: u64,
+    index: usize,
+    reason: InvalidField,
+    original: proto::TelemetryEntry,
+}
+
+impl Consumer {
+    /// A reader that continues after `position`.
+    pub fn new(
+        bus: Bus,
+        engine: Engine,
+        metrics: Metrics,
+        partition: Partition,
+        position: u64,
+    ) -> Consumer {
+        let stream = subjects::telemetry_stream(partition);
+        Consumer {
+            bus,
+            engine,
+            metrics,
+            partition,
+            stream,
+            position,
+            trimmed: 0,
+        }
+    }
+
+    /// Reads until shutdown.
+    ///
+    /// # Errors
+    /// The engine has stopped, or the stream is gone.
+    pub async fn run(mut self, shutdown: ShutdownToken) -> Result<(), RunError> {
+        let mut pull = self.pull();
+        while !shutdown.is_triggered() {
+            // Cancelling loses nothing: an undelivered message comes again.
+            let Some(next) = shutdown
+                .run_until(pull.next_batch(BATCH_MESSAGES, IDLE_WAIT))
+                .await
+            else {
+                break;
+            };
+            match next {
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) => match self.fold(batch).await {
+                    Ok(()) => self.trim().await,
+                    Err(Error::Stopping) => break,
+                    Err(error) => return Err(error.into()),
+                },
+                Err(PullError::Gap { expected, got, .. }) => {
+                    if self.position > 0 {
+                        error!(
+                            stream = self.stream, %expected, %got,
+                            "telemetry that was acknowledged is gone from the stream"
+                        );
+                    }
+                    pull.accept_gap(got);
+                }
+                Err(PullError::Ahead { position, last, .. }) => {
+                    error!(
+                        stream = self.stream, %position, %last,
+                        "the telemetry stream was made anew; reading it from its beginning"
+                    );
+                    self.position = 0;
+                    pull = self.pull();
+                }
+                Err(error @ PullError::Missing { .. }) => return Err(error.into()),
+            }
+            self.metrics.backlog(self.partition.get(), pull.backlog());
+        }
+        debug!(
+            stream = self.stream,
+            position = self.position,
+            "reader ended"
+        );
+        Ok(())
+    }
+
+    fn pull(&self) -> Pull {
+        self.bus.pull(
+            &self.stream,
+            Sequence::new(self.position),
+            PullOptions::default(),
+        )
+    }
+
+    /// Folds a batch and waits until it is durable.
+    async fn fold(&mut self, batch: Vec<Fetched>) -> Result<(), Error> {
+        let Some(last) = batch.last().map(|message| message.sequence.get()) else {
+            return Ok(());
+        };
+        let span = tracing::info_span!("fold", partition = %self.partition, through = last);
+        let mut entries = Vec::new();
+        for message in &batch {
+            self.read(message, &mut entries).await;
+        }
+        // A batch mixes many traces; its span continues the newest one, which a lone event's is.
+        if let Some(parent) = entries
+            .iter()
+            .rev()
+            .find_map(|entry| entry.trace_parent.as_deref())
+        {
+            trace::set_parent(&span, parent);
+        }
+        let own = trace::traceparent_of(&span);
+        let newest = entries
+            .iter()
+            .rposition(|entry| entry.trace_parent.is_some());
+        if let Some(entry) = newest.and_then(|index| entries.get_mut(index)) {
+            entry.trace_parent = own;
+        }
+        let selections = entries
+            .iter()
+            .map(|entry| Selection::One(entry.key.clone()))
+            .collect();
+        let (folded, entries) = self
+            .engine
+            .fold(selections, (self.partition, last), move |overlay, now| {
+                let folded = fold_entries(overlay, &entries, now);
+                (folded, entries)
+            })
+            .await?;
+        drop(span);
+        self.position = last;
+        self.metrics.folded(&folded);
+        self.refuse(&folded, &entries).await;
+        Ok(())
+    }
+
+    /// Reads a message; what cannot be used goes to REJECTS and does not stop the rest.
+    async fn read(&self, message: &Fetched, entries: &mut Vec<Entry>) {
+        let decoded = match proto::TelemetryMessage::decode(message.payload.clone()) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.metrics.poison();
+                warn!(
+                    stream = self.stream, sequence = %message.sequence, error = chain(&error),
+                    "a telemetry message cannot be read and goes to REJECTS"
+                );
+                self.reject(Reject {
+                    subject: subjects::rejects_subject(SERVICE),
+                    id: format!("{}/{}", self.stream, message.sequence),
+                    source: format!("{}/{}", self.stream, message.sequence),
+                    code: "MALFORMED_MESSAGE".to_owned(),
+                    reason: error.to_string(),
+                    traceparent: message.headers.get(Headers::TRACEPARENT).map(str::to_owned),
+                    original: message.payload.clone(),
+                })
+                .await;
+                return;
+            }
+        };
+        let sequence = message.sequence.get();
+        for (index, entry) in decoded.entries.into_iter().enumerate() {
+            match read_entry(sequence, entry.clone()) {
+                Ok(entry) => entries.push(entry),
+                Err(reason) => {
+                    self.metrics.poison();
+                    self.unusable(Unusable {
+                        sequence,
+                        index,
+                        reason,
+                        original: entry,
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    async fn unusable(&self, unusable: Unusable) {
+        let Unusable {
+            sequence,
+            index,
+            reason,
+            original,
+        } = unusable;
+        warn!(
+            stream = self.stream, sequence, index, device_id = original.device_id, %reason,
+            "a telemetry entry cannot be used and goes to REJECTS"
+        );
+        self.reject(Reject {
+            subject: subjects::rejects_subject(SERVICE),
+            id: format!("{}/{sequence}/{index}", self.stream),
+            source: original.device_id.clone(),
+            code: "INVALID_ENTRY".to_owned(),
+            reason: reason.to_string(),
+            traceparent: Some(original.trace_parent.clone()).filter(|text| !text.is_empty()),
+            original: original.encode_to_vec().into(),
+        })
+        .await;
+    }
+
+    /// Entries without a twin: the identity was deleted or made anew while they were on the way.
+    async fn refuse(&self, folded: &Folded, entries: &[Entry]) {
+        for (index, reason) in &folded.refused {
+            let Some(entry) = entries.get(*index) else {
+                continue;
+            };
+            info!(device_id = %entry.key.device, reason, "telemetry without a twin goes to REJECTS");
+            self.reject(Reject {
+                subject: subjects::rejects_subject(SERVICE),
+                id: format!("{}/{}/{}", self.stream, entry.sequence, index),
+                source: entry.key.to_string(),
+                code: "NO_TWIN".to_owned(),
+                reason: reason.clone(),
+                traceparent: entry.trace_parent.clone(),
+                original: bytes::Bytes::new(),
+            })
+            .await;
+        }
+    }
+
+    /// A reject that cannot be kept is still in the log; it must not hold up the partition.
+    async fn reject(&self, reject: Reject) {
+        let source = reject.source.clone();
+        if let Err(error) = self.bus.reject(reject).await {
+            error!(source, error = chain(&error), "a reject could not be kept");
+        }
+    }
+
+    /// Frees the stream of what is folded. It may fail: the next trim does more.
+    async fn trim(&mut self) {
+        if self.position < self.trimmed + TRIM_EVERY {
+            return;
+        }
+        match self
+            .bus
+            .trim(&self.stream, Sequence::new(self.position))
+            .await
+        {
+            Ok(_) => self.trimmed = self.position,
+            Err(error) => warn!(
+                stream = self.stream,
+                error = chain(&error),
+                "trimming failed"
+            ),
+        }
+    }
+}
+
+/// Why a reader ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The stream cannot be read.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// The fold cannot be committed.
+    #[error(transparent)]
+    Fold(#[from] Error),
+}
+
+fn read_entry(sequence: u64, entry: proto::TelemetryEntry) -> Result<Entry, InvalidField> {
+    let received_at = time::required("receive_time", entry.receive_time)?;
+    let content = match entry.content {
+        Some(telemetry_entry::Content::Batch(batch)) => {
+            Content::Batch(read_batch(batch, received_at)?)
+        }
+        Some(telemetry_entry::Content::Session(notice)) => Content::Session(SessionNotice {
+            session_id: notice.session_id,
+            change: if notice.connected {
+                SessionChange::Connected
+            } else {
+                SessionChange::Disconnected
+            },
+            agent_version: Some(notice.agent_version).filter(|text| !text.is_empty()),
+            at: received_at,
+        }),
+        None => {
+            return Err(InvalidField::new(
+                "content",
+                "is absent or of a kind unknown here",
+            ));
+        }
+    };
+    Ok(Entry {
+        sequence,
+        key: names::identity_from_ids(&entry.device_id, &entry.module_id)?,
+        generation_id: entry.generation_id,
+        received_at,
+        trace_parent: Some(entry.trace_parent).filter(|text| !text.is_empty()),
+        content,
+    })
+}
+
+fn read_batch(
+    batch: proto::AdmittedBatch,
+    received_at: jiff::Timestamp,
+) -> Result<AgentBatch, InvalidField> {
+    let epoch: LaneEpoch = batch
+        .epoch
+        .parse()
+        .map_err(|error| InvalidField::new("batch.epoch", error))?;
+    let lane = events::lane_from_wire("batch.lane", batch.lane)?;
+    let events = batch
+        .events
+        .into_iter()
+        .enumerate()
+        .map(|(index, event)| {
+            events::event_from_wire(event)
+                .map_err(|error| error.within(&format!("batch.events[{index}]")))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(AgentBatch {
+        lane,
+        epoch,
+        events,
+        rejected_sequences: batch.rejected_sequences,
+        dropped_by_agent: batch.dropped_total,
+        received_at,
+    })
+}

@@ -1,0 +1,127 @@
+//! The gRPC API: reads requests into values, has the engine decide, prints answers.
+//!
+//! Every request is checked here, once, with the field named; what is left is decided in `apply`.
+
+use std::sync::Arc;
+
+use service_kit::clock::SharedClock;
+use service_kit::error::Classified;
+use service_kit::shutdown::ShutdownToken;
+use service_kit::{status, trace};
+use tonic::Status;
+use twin::{DeviceId, IdentityKey, Map};
+use wire::{InvalidField, names};
+
+use crate::apply::Cause;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::secrets::Sealer;
+use crate::store::Store;
+
+mod credentials;
+mod device_twins;
+mod policies;
+mod registry;
+mod twins;
+mod watch;
+
+/// Most items of one page; a page of full twins is then below 100 MB.
+const PAGE_MAX: u32 = 1000;
+/// Items of a page when the caller does not say.
+const PAGE_DEFAULT: u32 = 100;
+
+/// What every call needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) engine: Engine,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) clock: SharedClock,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: ShutdownToken,
+}
+
+/// Answers with an error's status.
+fn refuse(error: impl Into<Error>) -> Status {
+    let error = error.into();
+    if error.reason() == "STORE_FAILED" {
+        tracing::error!(
+            error = service_kit::error::chain(&error),
+            "the store failed"
+        );
+    }
+    status::to_status(&error)
+}
+
+/// What a change made by this call is caused by: the call's own trace.
+fn cause() -> Cause {
+    Cause {
+        trace_parent: trace::current_traceparent(),
+        ..Cause::default()
+    }
+}
+
+fn identity(field: &str, name: &str) -> Result<IdentityKey, Error> {
+    Ok(names::parse_identity(field, name)?)
+}
+
+fn device(field: &str, name: &str) -> Result<DeviceId, Error> {
+    let key = identity(field, name)?;
+    if key.module.is_some() {
+        let problem = format!("{name:?} names a module; allowed is \"devices/{{device}}\"");
+        return Err(InvalidField::new(field, problem).into());
+    }
+    Ok(key.device)
+}
+
+fn module(field: &str, name: &str) -> Result<IdentityKey, Error> {
+    let key = identity(field, name)?;
+    if key.module.is_none() {
+        let problem = format!(
+            "{name:?} names a device; allowed is \"devices/{{device}}/modules/{{module}}\""
+        );
+        return Err(InvalidField::new(field, problem).into());
+    }
+    Ok(key)
+}
+
+/// An empty etag means: whatever it is.
+fn etag(text: &str) -> Option<String> {
+    Some(text.trim_matches('"').to_owned()).filter(|text| !text.is_empty() && text != "*")
+}
+
+/// Reads a JSON object; empty text is none.
+fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(map)) => Ok(Some(map)),
+        Ok(_) => Err(InvalidField::new(field, "must be a JSON object").into()),
+        Err(error) => Err(InvalidField::new(field, format!("is not JSON: {error}")).into()),
+    }
+}
+
+fn page_size(size: i32) -> Result<u32, Error> {
+    match u32::try_from(size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) if size <= PAGE_MAX => Ok(size),
+        Ok(_) | Err(_) => {
+            let problem =
+                format!("is {size}; allowed are 1 to {PAGE_MAX}, and 0 for {PAGE_DEFAULT}");
+            Err(InvalidField::new("page_size", problem).into())
+        }
+    }
+}
+
+/// A page token is the resource name after which the page starts.
+fn page_start(token: &str) -> Result<Option<IdentityKey>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bad = |_| InvalidField::new("page_token", "is not one that this service gave");
+    Ok(Some(
+        names::parse_identity("page_token", token).map_err(bad)?,
+    ))
+}

@@ -1,0 +1,100 @@
+//! `PolicyTwinService`: settings of policies, with provenance.
+
+use tonic::{Request, Response, Status};
+use twin::{LostLeaf, PolicyWrite, Version, Writer};
+use wire::InvalidField;
+use wire::twin::v1 as proto;
+use wire::twin::v1::policy_twin_service_server::PolicyTwinService;
+
+use super::{Api, cause, identity, object, refuse};
+use crate::apply::{Cause, twins};
+use crate::encode;
+use crate::error::Error;
+use crate::store::Selection;
+
+/// Policies on one twin; a fleet has 100 configurations at most (spec iot-hub-twins §2.6).
+const POLICIES_MAX: usize = 100;
+
+impl Api {
+    async fn apply_settings(
+        &self,
+        request: proto::ApplyPolicySettingsRequest,
+    ) -> Result<proto::ApplyPolicySettingsResponse, Error> {
+        let key = identity("name", &request.name)?;
+        let expected = match request.expected_desired_version {
+            0 => None,
+            number => Some(
+                Version::new(number)
+                    .map_err(|error| InvalidField::new("expected_desired_version", error))?,
+            ),
+        };
+        if request.policies.len() > POLICIES_MAX {
+            let problem = format!(
+                "has {} policies; at most {POLICIES_MAX} are allowed",
+                request.policies.len()
+            );
+            return Err(InvalidField::new("policies", problem).into());
+        }
+        let writes = request
+            .policies
+            .into_iter()
+            .enumerate()
+            .map(|(index, settings)| read(index, settings))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let timeline = encode::timeline_from_wire(request.timeline)?;
+        let cause = Cause {
+            timeline,
+            ..cause()
+        };
+        let applied = self
+            .engine
+            .decide(Selection::One(key.clone()), move |overlay, now| {
+                twins::apply_policies(overlay, &key, &writes, expected, now, cause)
+            })
+            .await?;
+        Ok(proto::ApplyPolicySettingsResponse {
+            changed: applied.changed,
+            desired_version: applied.desired_version.get(),
+            lost: applied.lost.iter().map(lost_leaf).collect(),
+        })
+    }
+}
+
+fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Error> {
+    let field = |name: &str| format!("policies[{index}].{name}");
+    if settings.policy_id.is_empty() {
+        return Err(InvalidField::new(field("policy_id"), "must not be empty").into());
+    }
+    let document = object(&field("settings_json"), &settings.settings_json)?
+        .ok_or_else(|| InvalidField::new(field("settings_json"), "must be a JSON object"))?;
+    Ok(PolicyWrite {
+        policy: settings.policy_id,
+        revision: settings.policy_revision,
+        settings: document,
+    })
+}
+
+fn lost_leaf(lost: &LostLeaf) -> proto::LostLeaf {
+    let policy_id = match &lost.writer {
+        Writer::Policy { id, .. } => id.clone(),
+        Writer::Operator(_) | Writer::Device | Writer::System => String::new(),
+    };
+    proto::LostLeaf {
+        path: lost.path.join("."),
+        policy_id,
+        owner: lost.winner.to_string(),
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyTwinService for Api {
+    async fn apply_policy_settings(
+        &self,
+        request: Request<proto::ApplyPolicySettingsRequest>,
+    ) -> Result<Response<proto::ApplyPolicySettingsResponse>, Status> {
+        self.apply_settings(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+}

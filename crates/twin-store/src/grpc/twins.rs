@@ -1,0 +1,200 @@
+//! `TwinService`: twins for operators and other services.
+
+use serde_json::Value;
+use tonic::{Request, Response, Status};
+use twin::{Condition, Etag, Map, TwinPatch, TwinView, Writer};
+use wire::InvalidField;
+use wire::names::identity_name;
+use wire::twin::v1 as proto;
+use wire::twin::v1::twin_service_server::TwinService;
+
+use super::watch::{self, Watch};
+use super::{Api, cause, etag, identity, object, page_size, page_start, refuse};
+use crate::apply::twins;
+use crate::encode;
+use crate::error::Error;
+use crate::record::{Damaged, Record};
+use crate::store::Selection;
+
+/// Whom leaf metadata names when the caller does not say.
+const OPERATOR_DEFAULT: &str = "admin";
+/// Longest name of an operator.
+const OPERATOR_MAX: usize = 128;
+/// Twins looked at for one page of a filtered list, so that a call ends in time whatever the
+/// filter; a page may then be short, or empty with a token.
+const SCAN_MAX: u32 = 5000;
+
+/// Which twins a caller asks for.
+#[derive(Debug, Clone)]
+pub(super) enum Filter {
+    /// All.
+    All,
+    /// Those for which a condition holds.
+    Where(Box<Condition>),
+}
+
+impl Filter {
+    pub(super) fn parse(text: &str) -> Result<Filter, Error> {
+        if text.trim().is_empty() {
+            return Ok(Filter::All);
+        }
+        let condition =
+            Condition::parse(text).map_err(|error| InvalidField::new("filter", error))?;
+        Ok(Filter::Where(Box::new(condition)))
+    }
+
+    pub(super) fn passes(&self, record: &Record) -> Result<bool, Error> {
+        let Filter::Where(condition) = self else {
+            return Ok(true);
+        };
+        let document = |part: &'static str, text: &str| -> Result<Map, Damaged> {
+            serde_json::from_str(text).map_err(|error| Damaged {
+                key: record.key.to_string(),
+                part,
+                problem: error.to_string(),
+            })
+        };
+        let tags = document("tags", &record.twin.tags.document)?;
+        let desired = document("properties.desired", &record.twin.desired.document)?;
+        let reported = document("properties.reported", &record.twin.reported.document)?;
+        let posture = serde_json::to_value(&record.posture).unwrap_or(Value::Null);
+        Ok(condition.matches(&TwinView {
+            device_id: record.key.device.as_str(),
+            module_id: record.key.module.as_ref().map(twin::ModuleId::as_str),
+            status: record.identity.status.as_str(),
+            tags: &tags,
+            desired: &desired,
+            desired_version: record.twin.desired.version.get(),
+            reported: &reported,
+            reported_version: record.twin.reported.version.get(),
+            posture: &posture,
+        }))
+    }
+}
+
+impl Api {
+    async fn one(&self, request: proto::GetTwinRequest) -> Result<proto::Twin, Error> {
+        let key = identity("name", &request.name)?;
+        let record = self
+            .store
+            .get(key.clone())
+            .await?
+            .ok_or(Error::NotFound(key))?;
+        self.message(&record)
+    }
+
+    pub(super) fn message(&self, record: &Record) -> Result<proto::Twin, Error> {
+        Ok(encode::twin(record)?)
+    }
+
+    async fn page(
+        &self,
+        request: proto::ListTwinsRequest,
+    ) -> Result<proto::ListTwinsResponse, Error> {
+        let size = page_size(request.page_size)?;
+        let filter = Filter::parse(&request.filter)?;
+        let mut after = page_start(&request.page_token)?;
+        let mut twins = Vec::new();
+        let mut scanned = 0;
+        loop {
+            let wanted = size - u32::try_from(twins.len()).unwrap_or(size);
+            let page = self.store.list(after, wanted).await?;
+            scanned += wanted;
+            for damaged in &page.damaged {
+                tracing::error!(error = %damaged, "a stored twin was left out of a list");
+            }
+            for record in &page.records {
+                if filter.passes(record)? {
+                    twins.push(self.message(record)?);
+                }
+            }
+            after = page.next;
+            if after.is_none() || twins.len() >= size as usize || scanned >= SCAN_MAX {
+                let next_page_token = after.as_ref().map(identity_name).unwrap_or_default();
+                return Ok(proto::ListTwinsResponse {
+                    twins,
+                    next_page_token,
+                });
+            }
+        }
+    }
+
+    async fn patch(&self, request: proto::PatchTwinRequest) -> Result<proto::Twin, Error> {
+        let key = identity("name", &request.name)?;
+        let patch = TwinPatch {
+            tags: object("tags_patch_json", &request.tags_patch_json)?,
+            desired: object("desired_patch_json", &request.desired_patch_json)?,
+        };
+        if patch.tags.is_none() && patch.desired.is_none() {
+            let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
+            return Err(InvalidField::new("desired_patch_json", problem).into());
+        }
+        let operator = match request.operator.as_str() {
+            "" => OPERATOR_DEFAULT.to_owned(),
+            name if name.len() <= OPERATOR_MAX => name.to_owned(),
+            name => {
+                let problem = format!(
+                    "has {} bytes; at most {OPERATOR_MAX} are allowed",
+                    name.len()
+                );
+                return Err(InvalidField::new("operator", problem).into());
+            }
+        };
+        let expected = etag(&request.etag)
+            .map(|text| Etag::parse(&text).map_err(|error| InvalidField::new("etag", error)))
+            .transpose()?;
+        let cause = cause();
+        let record = self
+            .engine
+            .decide(Selection::One(key.clone()), move |overlay, now| {
+                let writer = Writer::Operator(operator);
+                twins::patch(overlay, &key, &patch, writer, expected, now, cause)
+            })
+            .await?;
+        self.message(&record)
+    }
+}
+
+#[tonic::async_trait]
+impl TwinService for Api {
+    type WatchTwinsStream = Watch;
+
+    async fn get_twin(
+        &self,
+        request: Request<proto::GetTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        self.one(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn list_twins(
+        &self,
+        request: Request<proto::ListTwinsRequest>,
+    ) -> Result<Response<proto::ListTwinsResponse>, Status> {
+        self.page(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn patch_twin(
+        &self,
+        request: Request<proto::PatchTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        self.patch(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn watch_twins(
+        &self,
+        request: Request<proto::WatchTwinsRequest>,
+    ) -> Result<Response<Watch>, Status> {
+        watch::open(self, request.into_inner())
+            .map(Response::new)
+            .map_err(refuse)
+    }
+}

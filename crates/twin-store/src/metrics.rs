@@ -1,0 +1,98 @@
+//! What an operator can watch of twin-store. Names are `twinward_twin_store_…`.
+
+use std::time::Duration;
+
+use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
+
+use crate::apply::telemetry::Folded;
+
+/// Which partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: u16,
+}
+
+/// The service's metrics. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    commits: Counter,
+    requests: Counter,
+    changes: Counter,
+    commit_latency: Histogram,
+    events: Counter,
+    duplicates: Counter,
+    missing: Counter,
+    refused: Counter,
+    poison: Counter,
+    published: Counter,
+    loop_latency: Histogram,
+    backlog: Family<PartitionLabel, Gauge>,
+    /// Watches that are open.
+    pub watches: Gauge,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(scope: &Scope) -> Metrics {
+        Metrics {
+            commits: scope.counter("commits", "group commits"),
+            requests: scope.counter("requests_decided", "requests and batches decided"),
+            changes: scope.counter("twin_changes", "changes of twins committed"),
+            commit_latency: scope.latency(
+                "commit_duration_seconds",
+                "from taking a group to its being durable",
+            ),
+            events: scope.counter("events_folded", "security events folded into postures"),
+            duplicates: scope.counter("events_duplicate", "events that were folded before"),
+            missing: scope.counter(
+                "events_missing",
+                "events found missing in a lane's sequence",
+            ),
+            refused: scope.counter("entries_refused", "telemetry entries without a usable twin"),
+            poison: scope.counter("messages_poison", "telemetry messages that cannot be read"),
+            published: scope.counter("changes_published", "changes published to TWINS"),
+            loop_latency: scope.latency(
+                "loop_duration_seconds",
+                "from an observation on a device to the applied configuration it caused",
+            ),
+            backlog: scope.gauges(
+                "telemetry_backlog_messages",
+                "telemetry messages that wait to be folded",
+            ),
+            watches: scope.gauge("watches", "open watches"),
+        }
+    }
+
+    pub(crate) fn committed(&self, requests: usize, changes: usize, took: Duration) {
+        self.commits.inc();
+        self.requests.inc_by(requests as u64);
+        self.changes.inc_by(changes as u64);
+        self.commit_latency.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn folded(&self, folded: &Folded) {
+        self.events.inc_by(folded.applied);
+        self.duplicates.inc_by(folded.duplicates);
+        self.missing.inc_by(folded.missing);
+        self.refused.inc_by(folded.refused.len() as u64);
+    }
+
+    pub(crate) fn backlog(&self, partition: u16, messages: u64) {
+        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        self.backlog
+            .get_or_create(&PartitionLabel { partition })
+            .set(messages);
+    }
+
+    pub(crate) fn poison(&self) {
+        self.poison.inc();
+    }
+
+    pub(crate) fn published(&self, changes: usize) {
+        self.published.inc_by(changes as u64);
+    }
+
+    pub(crate) fn loop_closed(&self, took: Duration) {
+        self.loop_latency.observe(took.as_secs_f64());
+    }
+}
