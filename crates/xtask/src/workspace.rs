@@ -1,0 +1,33 @@
+//! Where things are in the checkout.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The checkout's root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // crates/xtask
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Where helper programs are kept, also when another target directory is set: they belong to the
+/// checkout, and testkit looks for them there.
+pub(crate) fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// The cargo that runs us, in the checkout's root.
+pub(crate) fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// The first file of that name on the path.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+}
