@@ -1,13 +1,54 @@
 //! Builds the service (all listeners bound, everything it needs reached) and runs it until it is
 //! told to stop.
+//!
+//! The way out: the door takes no new calls; sessions acknowledge what is being published, say
+//! UNAVAILABLE and end; when all have, the packers and the rejects publish what they hold; then the
+//! bus is closed. One deadline covers all of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use bus::{Bus, BusConfig, Credentials, Replicas, StreamSpec, Tls};
+use service_kit::admin::{AdminConfig, AdminServer};
+use service_kit::client::{self, ClientConfig};
 use service_kit::clock::SharedClock;
+use service_kit::config::{Problems, Validate};
+use service_kit::health::Health;
+use service_kit::metrics::Registry;
+use service_kit::secret::Secret;
+use service_kit::server::{GrpcConfig, GrpcServer};
+use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
+use service_kit::tasks::{OnFailure, Tasks};
+use service_kit::tls::{ClientTls, ServerTls};
+use service_kit::units::{ByteSize, Duration};
 use tokio_util::sync::CancellationToken;
+use twin::PartitionCount;
+use wire::agent::v1::agent_service_server::AgentServiceServer;
+use wire::subjects;
 
-use crate::config::Config;
+use crate::admit::BatchLimits;
+use crate::auth::Authenticator;
+use crate::config::{Config, Limits};
 use crate::error::Error;
+use crate::grpc::enroll::Enroller;
+use crate::grpc::{Door, Parts};
+use crate::hints::Listening;
+use crate::inlet::Inlets;
+use crate::metrics::Metrics;
+use crate::nursery::{Beginnings, Nursery};
+use crate::outbox::{Outbox, Worker};
+use crate::rejects::Rejects;
+use crate::session::SessionLimits;
+use crate::sessions::Sessions;
+use crate::twins::TwinStore;
+use crate::{backlog, hints, nursery, rejects};
+
+/// How long the bus may take to answer at start: it often starts at the same time.
+const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Largest message that is read from the stream at all, as a multiple of the largest batch. What is
+/// between is answered with MESSAGE_TOO_LARGE, what is over it ends the stream.
+const DECODE_FACTOR: u64 = 4;
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,26 +61,265 @@ pub struct Addresses {
 
 /// Ingestion, ready to run.
 pub struct App {
-    addresses: Addresses,
+    drain_within: Duration,
+    server: GrpcServer,
+    admin: AdminServer,
+    health: Health,
+    registry: Registry,
+    shutdown: ShutdownToken,
+    partitions: PartitionCount,
+    door: Door,
+    listening: Listening,
+    beginnings: Beginnings,
+    workers: Vec<Worker>,
+    rejected: tokio::sync::mpsc::Receiver<bus::Reject>,
 }
 
 impl App {
     /// Checks the configuration, binds the listeners, connects to the bus and makes sure of the
     /// streams. Twin-store need not be up yet: agents are answered UNAVAILABLE until it is.
     pub async fn build(config: Config, clock: SharedClock) -> Result<Self, Error> {
-        let _ = (config, clock);
-        Err(Error::Unfinished)
+        let partitions = check(&config)?;
+        let server = GrpcServer::bind(&grpc_config(&config)).await?;
+        let admin = AdminServer::bind(&AdminConfig {
+            listen: config.admin_listen,
+        })
+        .await?;
+        let registry = Registry::new();
+        let scope = registry.scope("ingestion");
+        let metrics = Metrics::register(&scope);
+
+        let bus = Bus::connect(bus_config(&config)).await?;
+        bus.ensure_streams(&streams(&config, partitions)).await?;
+        let listening = Listening::begin(&bus).await?;
+        let store = TwinStore::new(client::connect(&twin_store_config(&config))?);
+
+        let limits = config.limits.clone();
+        let inlets = Inlets::new(
+            partitions,
+            limits.backlog_bytes_max.get(),
+            limits.waiting_bytes_max.as_len(),
+            metrics.clone(),
+        );
+        let (outbox, workers) = Outbox::new(&bus, partitions, inlets.clone());
+        let (rejects, rejected) = Rejects::new(metrics.clone());
+        let (nursery, beginnings) = Nursery::new();
+        let shutdown = ShutdownToken::new();
+        let parts = Parts {
+            session_limits: session_limits(&limits),
+            auth: Authenticator::new(
+                config.public_host.clone(),
+                limits.auth_failures_per_minute,
+                store.clone(),
+                clock.clone(),
+                metrics.clone(),
+            ),
+            enroller: Enroller::new(
+                config.public_host.clone(),
+                limits.enroll_failures_per_minute,
+                store.clone(),
+                clock.clone(),
+                metrics.clone(),
+            ),
+            sessions: Sessions::new(as_len(limits.sessions_max), config.instance.clone()),
+            instance: config.instance,
+            limits,
+            bus,
+            nursery,
+            inlets,
+            outbox,
+            rejects,
+            store,
+            clock,
+            metrics,
+            shutdown: shutdown.clone(),
+        };
+        let door = Door {
+            parts: Arc::new(parts),
+        };
+        let decode_max = config.limits.batch_bytes_max.as_len() * as_len(DECODE_FACTOR);
+        let service = AgentServiceServer::new(door.clone()).max_decoding_message_size(decode_max);
+        let server = server
+            .add_open_service(service)
+            .reflection(wire::FILE_DESCRIPTOR_SET)?
+            .metrics(&scope);
+        Ok(Self {
+            drain_within: config.drain_within,
+            server,
+            admin,
+            health: Health::new(),
+            registry,
+            shutdown,
+            partitions,
+            door,
+            listening,
+            beginnings,
+            workers,
+            rejected,
+        })
     }
 
     /// Where the service listens.
     pub fn addresses(&self) -> Addresses {
-        self.addresses
+        Addresses {
+            grpc: self.server.local_addr(),
+            admin: self.admin.local_addr(),
+        }
     }
 
-    /// Serves until `shutdown` is cancelled, then drains and returns: no new connections, sessions
+    /// Serves until `shutdown` is triggered, then drains and returns: no new connections, sessions
     /// end with UNAVAILABLE, what was taken in is published, all within `drain_within`.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        shutdown.cancelled().await;
+    pub async fn run(self, shutdown: ShutdownToken) -> Result<(), Error> {
+        let tasks = Tasks::new(self.shutdown.clone());
+        let stop = self.shutdown.clone();
+        tasks.spawn("stop", OnFailure::Log, {
+            let stop = stop.clone();
+            async move {
+                // A failed task triggers `stop` alone; the process's token is not ours to trigger.
+                if stop.run_until(shutdown.triggered()).await.is_some() {
+                    stop.trigger();
+                }
+            }
+        });
+        let sessions_ended = CancellationToken::new();
+        let parts = Arc::clone(&self.door.parts);
+        let bus = parts.bus.clone();
+        for worker in self.workers {
+            tasks.spawn(
+                "packer",
+                OnFailure::StopService,
+                worker.run(sessions_ended.clone()),
+            );
+        }
+        let rejects = rejects::run(bus.clone(), self.rejected, sessions_ended.clone());
+        tasks.spawn("rejects", OnFailure::StopService, rejects);
+        let sessions = nursery::run(self.beginnings, stop.clone(), sessions_ended);
+        tasks.spawn("sessions", OnFailure::StopService, sessions);
+        let hints = self
+            .listening
+            .run(parts.sessions.clone(), parts.auth.clone(), stop.clone());
+        tasks.spawn("hints", OnFailure::StopService, hints);
+        let component = self.health.component("bus");
+        let link = hints::follow_link(bus.clone(), component, parts.sessions.clone(), stop.clone());
+        tasks.spawn("bus link", OnFailure::StopService, link);
+        let backlog = backlog::watch(
+            bus.clone(),
+            self.partitions,
+            parts.inlets.clone(),
+            stop.clone(),
+        );
+        tasks.spawn("backlog", OnFailure::StopService, backlog);
+
+        self.server.serve(&tasks, &self.health);
+        self.admin.serve(&tasks, self.health.clone(), self.registry);
+        tracing::info!(instance = parts.instance, "ingestion serves agents");
+        let close = || async move { bus.close().await };
+        run_until_shutdown(&tasks, &self.health, self.drain_within.get(), close).await?;
+        tracing::info!(instance = parts.instance, "ingestion has stopped");
         Ok(())
     }
+}
+
+fn check(config: &Config) -> Result<PartitionCount, Error> {
+    let mut problems = Problems::default();
+    config.validate(&mut problems);
+    match PartitionCount::new(config.partitions) {
+        Ok(partitions) if problems.found().is_empty() => Ok(partitions),
+        Ok(_) | Err(_) => Err(Error::Config {
+            problems: problems.found().to_vec(),
+        }),
+    }
+}
+
+fn session_limits(limits: &Limits) -> SessionLimits {
+    SessionLimits {
+        batch: BatchLimits {
+            event_bytes_max: limits.event_bytes_max.as_len(),
+            batch_bytes_max: limits.batch_bytes_max.as_len(),
+            batch_events_max: as_len(limits.batch_events_max),
+        },
+        batches_max: as_len(limits.session_batches_max),
+    }
+}
+
+/// A bound as a length in memory; what does not fit can never be reached anyway.
+fn as_len(count: impl TryInto<usize>) -> usize {
+    count.try_into().unwrap_or(usize::MAX)
+}
+
+fn grpc_config(config: &Config) -> GrpcConfig {
+    let tls = match (&config.tls_cert_file, &config.tls_key_file) {
+        (Some(cert), Some(key)) => Some(ServerTls {
+            cert_file: cert.clone(),
+            key_file: key.clone(),
+            client_ca_file: None,
+        }),
+        (_, None) | (None, _) => None,
+    };
+    // Agents prove themselves with SAS tokens, so their service is open. Nothing else is, and
+    // nobody knows this token.
+    let token = format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    );
+    GrpcConfig {
+        tls,
+        token: Some(Secret::new(token)),
+        allow_insecure: config.allow_insecure,
+        max_message: ByteSize::bytes(config.limits.batch_bytes_max.get() * DECODE_FACTOR),
+        // Sessions end by themselves well before; this cuts those whose peer does not listen.
+        drain: half(config.drain_within),
+        ..GrpcConfig::on(config.listen)
+    }
+}
+
+fn half(duration: Duration) -> Duration {
+    let millis = u64::try_from(duration.get().as_millis()).unwrap_or(u64::MAX);
+    Duration::millis(millis / 2)
+}
+
+fn bus_config(config: &Config) -> BusConfig {
+    BusConfig {
+        servers: config.nats_servers(),
+        name: format!("twinward ingestion {}", config.instance),
+        credentials: match &config.nats_credentials_file {
+            Some(path) => Credentials::File(path.clone()),
+            None => Credentials::None,
+        },
+        tls: config.nats_ca_file.as_ref().map(|path| Tls {
+            ca_file: Some(path.clone()),
+            client: None,
+        }),
+        replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
+        connect_within: BUS_WITHIN,
+    }
+}
+
+fn twin_store_config(config: &Config) -> ClientConfig {
+    let token = &config.twin_store_token;
+    ClientConfig {
+        tls: ClientTls {
+            ca_file: config.twin_store_ca_file.clone(),
+            domain: None,
+        },
+        token: (!token.is_empty()).then(|| token.clone()),
+        ..ClientConfig::to(config.twin_store_url.clone())
+    }
+}
+
+fn streams(config: &Config, partitions: PartitionCount) -> Vec<StreamSpec> {
+    let telemetry = partitions.partitions().map(|partition| {
+        StreamSpec::telemetry(
+            subjects::telemetry_stream(partition),
+            subjects::telemetry_subject(partition),
+            config.telemetry_stream_bytes.get(),
+        )
+    });
+    let rejects = StreamSpec::rejects(
+        subjects::REJECTS_STREAM,
+        subjects::REJECTS_SUBJECTS,
+        config.rejects_stream_bytes.get(),
+    );
+    telemetry.chain([rejects]).collect()
 }

@@ -1,11 +1,11 @@
 //! What ingestion can be told. Read by `service_kit::config`; nothing here touches the environment,
-//! a file or a socket.
+//! a file or a socket. All problems are reported at once.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use service_kit::error::Violation;
+use service_kit::config::{Problems, Validate};
 use service_kit::secret::Secret;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
@@ -19,19 +19,24 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8421`.
     pub admin_listen: SocketAddr,
-    /// PEM file with the certificate chain of the agents' door. Empty: no TLS, which is accepted
-    /// everywhere but warned about outside loopback.
+    /// PEM file with the certificate chain of the agents' door. Unset: no TLS, which is accepted on
+    /// loopback only (see `allow_insecure`).
     pub tls_cert_file: Option<PathBuf>,
     /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
     pub tls_key_file: Option<PathBuf>,
+    /// Serves other machines even without TLS, because something else protects the way. Default
+    /// false.
+    pub allow_insecure: bool,
     /// The hub's host name: it stands in connection strings and in the resource of every SAS
     /// token, so changing it invalidates both. Without scheme and port. Default `localhost`.
     pub public_host: String,
     /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
     pub nats_url: String,
-    /// NATS credentials file (`.creds`). Empty: none.
+    /// Token that the NATS server asks for. Empty: none.
+    pub nats_token: Secret,
+    /// NATS credentials file (`.creds`). Unset: none.
     pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Empty: the system's.
+    /// PEM file of the authority that signed the NATS server's certificate. Unset: the system's.
     pub nats_ca_file: Option<PathBuf>,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
@@ -43,7 +48,7 @@ pub struct Config {
     /// Where twin-store serves gRPC, `http://host:port` or `https://host:port`. Default
     /// `http://127.0.0.1:8430`.
     pub twin_store_url: String,
-    /// PEM file of the authority that signed twin-store's certificate. Empty: the system's.
+    /// PEM file of the authority that signed twin-store's certificate. Needed for `https`.
     pub twin_store_ca_file: Option<PathBuf>,
     /// Bearer token that twin-store asks for. Empty: none is sent.
     pub twin_store_token: Secret,
@@ -98,8 +103,10 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8421)),
             tls_cert_file: None,
             tls_key_file: None,
+            allow_insecure: false,
             public_host: "localhost".to_owned(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
+            nats_token: Secret::default(),
             nats_credentials_file: None,
             nats_ca_file: None,
             stream_replicas: 1,
@@ -129,6 +136,135 @@ impl Default for Limits {
             enroll_failures_per_minute: 30,
             rejects_per_minute: 60,
             backlog_bytes_max: ByteSize::mib(64),
+        }
+    }
+}
+
+/// Largest batch that may be configured: what a packed bus message holds, less the frame of its
+/// entry and the rejected sequences that travel with it.
+const BATCH_BYTES_CEILING: ByteSize = ByteSize::kib(384);
+
+/// Most events that may be configured for a batch: an acknowledgement that names all of them as
+/// rejected must stay below the message limit of gRPC clients.
+const BATCH_EVENTS_CEILING: u32 = 5000;
+
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems) {
+        let both = self.tls_cert_file.is_some() == self.tls_key_file.is_some();
+        problems.require(
+            both,
+            "tls_key_file",
+            "is needed together with tls_cert_file",
+        );
+        let host = !self.public_host.is_empty() && !self.public_host.contains(['/', ':', ';']);
+        problems.require(
+            host,
+            "public_host",
+            "must be a host name without scheme and port",
+        );
+        let servers = !self.nats_servers().is_empty();
+        problems.require(servers, "nats_url", "must name a server, nats://host:port");
+        let replicas = bus::Replicas::new(self.stream_replicas).is_some();
+        problems.require(replicas, "stream_replicas", "must be 1, 3 or 5");
+        if let Err(error) = PartitionCount::new(self.partitions) {
+            problems.add("partitions", error.to_string());
+        }
+        problems.require(!self.instance.is_empty(), "instance", "must not be empty");
+        let drain = !self.drain_within.is_zero();
+        problems.require(drain, "drain_within", "must be longer than nothing");
+        problems.nested("limits", &self.limits);
+    }
+}
+
+impl Validate for Limits {
+    fn validate(&self, problems: &mut Problems) {
+        let batch = self.batch_bytes_max.get() > 0 && self.batch_bytes_max <= BATCH_BYTES_CEILING;
+        problems.require(
+            batch,
+            "batch_bytes_max",
+            format!("must be from 1B to {BATCH_BYTES_CEILING}, to fit a packed bus message"),
+        );
+        let event = self.event_bytes_max.get() > 0 && self.event_bytes_max <= self.batch_bytes_max;
+        problems.require(
+            event,
+            "event_bytes_max",
+            "must be from 1B to batch_bytes_max",
+        );
+        problems.require(
+            (1..=BATCH_EVENTS_CEILING).contains(&self.batch_events_max),
+            "batch_events_max",
+            format!("must be from 1 to {BATCH_EVENTS_CEILING}"),
+        );
+        for (key, value) in [
+            ("session_batches_max", u64::from(self.session_batches_max)),
+            ("sessions_max", u64::from(self.sessions_max)),
+            (
+                "auth_failures_per_minute",
+                u64::from(self.auth_failures_per_minute),
+            ),
+            (
+                "enroll_failures_per_minute",
+                u64::from(self.enroll_failures_per_minute),
+            ),
+            ("waiting_bytes_max", self.waiting_bytes_max.get()),
+            ("backlog_bytes_max", self.backlog_bytes_max.get()),
+        ] {
+            problems.require(value > 0, key, "must be at least 1");
+        }
+    }
+}
+
+impl Config {
+    /// The servers of [`Config::nats_url`].
+    pub(crate) fn nats_servers(&self) -> Vec<String> {
+        let names = self
+            .nats_url
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(config: &Config) -> Vec<String> {
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        problems.found().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_usable() {
+        assert_eq!(problems(&Config::default()), [""; 0]);
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once() {
+        let config = Config {
+            tls_cert_file: Some("cert.pem".into()),
+            public_host: "https://hub".to_owned(),
+            nats_url: " , ".to_owned(),
+            stream_replicas: 2,
+            partitions: 0,
+            limits: Limits {
+                batch_bytes_max: ByteSize::mib(1),
+                ..Limits::default()
+            },
+            ..Config::default()
+        };
+        let found = problems(&config).join("\n");
+        for key in [
+            "tls_key_file",
+            "public_host",
+            "nats_url",
+            "stream_replicas",
+            "partitions",
+            "384KiB",
+        ] {
+            assert!(found.contains(key), "{key} is missing in\n{found}");
         }
     }
 }

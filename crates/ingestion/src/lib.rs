@@ -8,13 +8,31 @@
 //! - **Owns**: nothing durable. What it knows of identities is a cache, and what it holds of
 //!   batches is held by the agent too until it is acknowledged.
 //!
-//! Modules in reading order: [`config`], [`app`] (build and run), `admit` and `session` (the pure
-//! decisions), `auth` (who is it), `outbox` (the way to the bus), `twins` (the way to twin-store),
-//! `grpc` (the door), [`error`], `metrics`.
+//! Modules in reading order: [`config`], [`app`] (build and run); the pure decisions `admit` (which
+//! events), `push` (which configuration, when) and `session` (what a message leads to); `auth` (who
+//! is it); `outbox`, `inlet` and `rejects` (the way to the bus and its back-pressure); `twins` (the
+//! way to twin-store); `sessions` and `nursery` (which are open, who runs them); `hints` and
+//! `backlog` (what others say); `grpc` (the door); [`error`], `metrics`.
 
 pub mod app;
 pub mod config;
 pub mod error;
+
+mod admit;
+mod auth;
+mod backlog;
+mod grpc;
+mod hints;
+mod inlet;
+mod metrics;
+mod nursery;
+mod outbox;
+mod push;
+mod rejects;
+mod session;
+mod sessions;
+mod text;
+mod twins;
 
 pub use app::{Addresses, App};
 pub use config::{Config, Limits};

@@ -1,0 +1,100 @@
+//! Makes a peer that fails again and again wait.
+//!
+//! Pure: the time is an argument. Keys cannot be guessed in any number of attempts; this keeps a
+//! broken or hostile peer from spending our CPU, twin-store's, and the log. Success costs nothing,
+//! so that a whole site may connect through one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// The period of a limit.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Peers that are remembered. Over it those whose account is even again are forgotten, and if none
+/// is, everyone: an attacker with that many addresses must not be able to fill our memory.
+const PEERS_MAX: usize = 16_384;
+
+/// Allows each peer a number of failures per minute.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    per_minute: u32,
+    /// When each peer's account will be even: every failure moves it on by a share of the period.
+    even_at: HashMap<Option<IpAddr>, Instant>,
+}
+
+impl Limiter {
+    /// Allows `per_minute` failures per minute, at least one.
+    pub(crate) fn new(per_minute: u32) -> Self {
+        Self {
+            per_minute: per_minute.max(1),
+            even_at: HashMap::new(),
+        }
+    }
+
+    /// Whether a peer may try now; if not, how long it must wait.
+    pub(crate) fn check(&self, peer: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        let Some(even_at) = self.even_at.get(&peer) else {
+            return Ok(());
+        };
+        // The account may be overdrawn by one period, less the share of the failure to come.
+        let owed = even_at.saturating_duration_since(now) + self.share();
+        if owed <= PERIOD {
+            Ok(())
+        } else {
+            Err(owed - PERIOD)
+        }
+    }
+
+    /// Notes a failure.
+    pub(crate) fn failed(&mut self, peer: Option<IpAddr>, now: Instant) {
+        if self.even_at.len() >= PEERS_MAX && !self.even_at.contains_key(&peer) {
+            self.even_at.retain(|_, even_at| *even_at > now);
+            if self.even_at.len() >= PEERS_MAX {
+                self.even_at.clear();
+            }
+        }
+        let share = self.share();
+        let even_at = self.even_at.entry(peer).or_insert(now);
+        // Failures that were under way together may overdraw; the wait stays within two periods.
+        *even_at = ((*even_at).max(now) + share).min(now + 2 * PERIOD);
+    }
+
+    fn share(&self) -> Duration {
+        PERIOD / self.per_minute
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+
+    #[test]
+    fn a_peer_may_fail_so_often_and_then_waits() {
+        let mut limiter = Limiter::new(6);
+        let start = Instant::now();
+        for _ in 0..6 {
+            assert_eq!(limiter.check(PEER, start), Ok(()));
+            limiter.failed(PEER, start);
+        }
+        assert_eq!(limiter.check(PEER, start), Err(Duration::from_secs(10)));
+        assert_eq!(
+            limiter.check(None, start),
+            Ok(()),
+            "others are not concerned"
+        );
+        assert_eq!(limiter.check(PEER, start + Duration::from_secs(10)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut limiter = Limiter::new(1);
+        let now = Instant::now();
+        for index in 0..u32::try_from(3 * PEERS_MAX).unwrap() {
+            limiter.failed(Some(IpAddr::from(index.to_be_bytes())), now);
+        }
+        assert!(limiter.even_at.len() <= PEERS_MAX);
+    }
+}

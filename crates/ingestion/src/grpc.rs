@@ -1,0 +1,84 @@
+//! The agents' door: `twinward.agent.v1.AgentService`.
+//!
+//! Only the shape of the calls is here; each call has its file. The hop before is the agent, the
+//! hops after are `outbox` (events) and `twins` (requests).
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use service_kit::clock::SharedClock;
+use service_kit::shutdown::ShutdownToken;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::agent::v1 as agent;
+use wire::agent::v1::agent_service_server::AgentService;
+
+use crate::auth::Authenticator;
+use crate::config::Limits;
+use crate::grpc::enroll::Enroller;
+use crate::inlet::Inlets;
+use crate::metrics::Metrics;
+use crate::nursery::Nursery;
+use crate::outbox::Outbox;
+use crate::rejects::Rejects;
+use crate::session::SessionLimits;
+use crate::sessions::Sessions;
+use crate::twins::TwinStore;
+
+pub(crate) mod enroll;
+mod open_session;
+
+/// Everything a call needs. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// The parts of the service, as the calls use them.
+pub(crate) struct Parts {
+    pub(crate) instance: String,
+    pub(crate) limits: Limits,
+    pub(crate) session_limits: SessionLimits,
+    pub(crate) bus: bus::Bus,
+    pub(crate) auth: Authenticator,
+    pub(crate) enroller: Enroller,
+    pub(crate) sessions: Sessions,
+    pub(crate) nursery: Nursery,
+    pub(crate) inlets: Inlets,
+    pub(crate) outbox: Outbox,
+    pub(crate) rejects: Rejects,
+    pub(crate) store: TwinStore,
+    pub(crate) clock: SharedClock,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: ShutdownToken,
+}
+
+/// What a session is, to whoever runs it.
+type SessionFuture = BoxFuture<'static, ()>;
+
+#[tonic::async_trait]
+impl AgentService for Door {
+    async fn enroll(
+        &self,
+        request: Request<agent::EnrollRequest>,
+    ) -> Result<Response<agent::EnrollResponse>, Status> {
+        let peer = request.remote_addr().map(|address| address.ip());
+        let enrolled = self.parts.enroller.enroll(request.into_inner(), peer).await;
+        match enrolled {
+            Ok(connection_string) => Ok(Response::new(agent::EnrollResponse { connection_string })),
+            Err(error) => Err(service_kit::status::to_status(&error)),
+        }
+    }
+
+    type OpenSessionStream = ReceiverStream<Result<agent::OpenSessionResponse, Status>>;
+
+    async fn open_session(
+        &self,
+        request: Request<Streaming<agent::OpenSessionRequest>>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        match open_session::begin(self, request).await {
+            Ok(responses) => Ok(Response::new(responses)),
+            Err(end) => Err(service_kit::status::to_status(&end)),
+        }
+    }
+}

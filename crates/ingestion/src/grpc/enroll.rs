@@ -1,0 +1,221 @@
+//! Enroll: exchanges an enrolment token for a connection string.
+//!
+//! The token is twin-store's to judge; repeating a call with the same nonce is harmless there. Here
+//! the form is checked, and a peer that fails again and again must wait.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use iot_hub::connection_string::ConnectionStringError;
+use iot_hub::{ConnectionString, KeyError, SymmetricKey};
+use service_kit::clock::SharedClock;
+use service_kit::error::{Classified, Kind, Violation};
+use service_kit::status::RemoteError;
+use twin::DeviceId;
+use wire::InvalidField;
+use wire::agent::v1 as agent;
+use wire::registry::v1 as registry;
+
+use crate::auth::limiter::Limiter;
+use crate::metrics::Metrics;
+use crate::twins::TwinStore;
+
+/// Longest token that is passed on: ours have 43 characters.
+const TOKEN_BYTES_MAX: usize = 256;
+/// Shortest and longest nonce, as the contract says.
+const NONCE_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
+
+/// Why an agent got no credentials. The texts go to the agent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnrollError {
+    /// The peer failed too often.
+    #[error("too many failures from this address; try again in {} s", .wait.as_secs() + 1)]
+    TooManyFailures {
+        /// How long it must wait.
+        wait: Duration,
+    },
+    /// A field has no valid form.
+    #[error("the request has a malformed field")]
+    Malformed(Vec<InvalidField>),
+    /// Twin-store refused, in its own words.
+    #[error(transparent)]
+    Refused(RemoteError),
+    /// Twin-store answered with something that is no module.
+    #[error("twin-store answered an unusable module")]
+    Answer(#[source] InvalidField),
+    /// Twin-store answered with something that is no key.
+    #[error("twin-store answered an unusable key")]
+    Key(#[source] KeyError),
+    /// The configured host and the identity make no connection string.
+    #[error("a connection string cannot be made")]
+    ConnectionString(#[source] ConnectionStringError),
+}
+
+impl Classified for EnrollError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::TooManyFailures { .. } => Kind::ResourceExhausted,
+            Self::Malformed(_) => Kind::InvalidArgument,
+            // An answer without a cause of its own: twin-store is not there.
+            Self::Refused(error) => error.kind(),
+            Self::Answer(_) | Self::Key(_) | Self::ConnectionString(_) => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            Self::Malformed(_) => "INVALID_FIELD",
+            Self::Refused(error) => error.reason(),
+            Self::Answer(_) | Self::Key(_) | Self::ConnectionString(_) => "INTERNAL",
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        match self {
+            Self::Malformed(fields) => fields
+                .iter()
+                .map(|field| Violation::new(&field.field, &field.problem))
+                .collect(),
+            Self::Refused(error) => error.violations(),
+            Self::TooManyFailures { .. }
+            | Self::Answer(_)
+            | Self::Key(_)
+            | Self::ConnectionString(_) => Vec::new(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyFailures { wait } => Some(*wait),
+            Self::Refused(error) => error.retry_after(),
+            Self::Malformed(_) | Self::Answer(_) | Self::Key(_) | Self::ConnectionString(_) => None,
+        }
+    }
+}
+
+/// Enrols agents.
+pub(crate) struct Enroller {
+    host: String,
+    store: TwinStore,
+    limiter: Mutex<Limiter>,
+    clock: SharedClock,
+    metrics: Metrics,
+}
+
+impl Enroller {
+    /// Makes connection strings for the hub's host name.
+    pub(crate) fn new(
+        host: String,
+        failures_per_minute: u32,
+        store: TwinStore,
+        clock: SharedClock,
+        metrics: Metrics,
+    ) -> Self {
+        let limiter = Mutex::new(Limiter::new(failures_per_minute));
+        Self {
+            host,
+            store,
+            limiter,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Answers one call with a connection string.
+    pub(crate) async fn enroll(
+        &self,
+        request: agent::EnrollRequest,
+        peer: Option<IpAddr>,
+    ) -> Result<String, EnrollError> {
+        let allowed = self.limited(|limiter, now| limiter.check(peer, now));
+        let outcome = match allowed {
+            Err(wait) => Err(EnrollError::TooManyFailures { wait }),
+            Ok(()) => self.redeem(request).await,
+        };
+        let Err(error) = &outcome else {
+            self.metrics.enrolment("OK");
+            return outcome;
+        };
+        let faulty = matches!(
+            error.kind(),
+            Kind::Unauthenticated | Kind::PermissionDenied | Kind::InvalidArgument
+        );
+        if faulty {
+            self.limited(|limiter, now| limiter.failed(peer, now));
+        }
+        // Twin-store's reasons are its own; the label must have few values whatever it answers.
+        self.metrics
+            .enrolment(if faulty { "REFUSED" } else { "FAILED" });
+        tracing::info!(
+            peer = peer.map(tracing::field::display),
+            reason = error.reason(),
+            error = service_kit::error::chain(error),
+            "agent was not enrolled"
+        );
+        outcome
+    }
+
+    async fn redeem(&self, request: agent::EnrollRequest) -> Result<String, EnrollError> {
+        let problems = check(&request);
+        if !problems.is_empty() {
+            return Err(EnrollError::Malformed(problems));
+        }
+        let agent::EnrollRequest {
+            token,
+            device_id,
+            nonce,
+        } = request;
+        let request = registry::RedeemEnrollmentTokenRequest {
+            token,
+            device_id,
+            nonce,
+        };
+        let module = self
+            .store
+            .redeem(request)
+            .await
+            .map_err(EnrollError::Refused)?;
+        self.connection_string(&module)
+    }
+
+    fn connection_string(&self, module: &registry::Module) -> Result<String, EnrollError> {
+        let identity = wire::names::identity_from_ids(&module.device_id, &module.module_id)
+            .map_err(EnrollError::Answer)?;
+        let keys = module
+            .keys
+            .as_ref()
+            .ok_or_else(|| EnrollError::Answer(InvalidField::new("keys", "is absent")))?;
+        let key = SymmetricKey::parse(&keys.primary).map_err(EnrollError::Key)?;
+        let string = ConnectionString::new(&self.host, identity.clone(), key)
+            .map_err(EnrollError::ConnectionString)?;
+        tracing::info!(%identity, "agent enrolled");
+        Ok(string.to_secret_string().to_string())
+    }
+
+    fn limited<T>(&self, act: impl FnOnce(&mut Limiter, std::time::Instant) -> T) -> T {
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut limiter, self.clock.monotonic())
+    }
+}
+
+fn check(request: &agent::EnrollRequest) -> Vec<InvalidField> {
+    let mut problems = Vec::new();
+    if request.token.is_empty() || request.token.len() > TOKEN_BYTES_MAX {
+        let problem = format!("must have 1 to {TOKEN_BYTES_MAX} characters");
+        problems.push(InvalidField::new("token", problem));
+    }
+    if let Err(error) = DeviceId::parse(&request.device_id) {
+        problems.push(InvalidField::new("device_id", error));
+    }
+    if !NONCE_BYTES.contains(&request.nonce.len()) {
+        let (min, max) = (NONCE_BYTES.start(), NONCE_BYTES.end());
+        let problem = format!(
+            "has {} characters; allowed are {min} to {max}",
+            request.nonce.len()
+        );
+        problems.push(InvalidField::new("nonce", problem));
+    }
+    problems
+}

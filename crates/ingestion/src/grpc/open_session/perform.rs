@@ -1,0 +1,449 @@
+//! The effects of one session: publishes, questions to twin-store, notices.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prost::Message as _;
+use service_kit::error::{Classified, Kind};
+use service_kit::status::RemoteError;
+use service_kit::trace;
+use tracing::Instrument;
+use twin::IdentityKey;
+use wire::agent::v1 as agent;
+use wire::agent::v1::open_session_response::Message as Response;
+use wire::bus::v1 as bus_wire;
+use wire::bus::v1::telemetry_entry::Content;
+use wire::twin::v1 as twins;
+
+use super::{Running, hints_at_deletion};
+use crate::admit::Admission;
+use crate::auth::AuthError;
+use crate::error::SessionEnd;
+use crate::session::{Effect, Opened, Request};
+use crate::text::shorten;
+
+/// How long the twin's "disconnected" may take. It is a courtesy: the next "connected" says it too.
+const DISCONNECTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Most bytes of a refusal's text that go to the agent.
+const REFUSAL_BYTES_MAX: usize = 2048;
+
+/// A `traceparent` of version 00 has exactly this many characters.
+const TRACE_PARENT_BYTES: usize = 55;
+
+/// Resolves when an entry is durable; with the acknowledgement, if it was a batch.
+pub(super) type Stored = BoxFuture<'static, Result<Option<agent::EventsAck>, bus::PackError>>;
+
+/// Resolves when a question is answered.
+pub(super) type Done = BoxFuture<'static, Answer>;
+
+/// What came of a question.
+pub(super) enum Answer {
+    /// The agent's request was answered or refused.
+    Request(Result<Option<Response>, Refusal>),
+    /// The desired section was read, or not.
+    Desired(Result<twins::DesiredSection, RemoteError>),
+    /// The identity was proven again, or not.
+    Proven(Result<(), AuthError>),
+    /// The other instances were told of the session.
+    Told,
+}
+
+/// A request that twin-store refused.
+pub(super) struct Refusal {
+    request_id: String,
+    error: RemoteError,
+}
+
+/// Lets the push be a part of the trace of the change that caused it, and the agent's work a part
+/// of the push.
+pub(super) fn trace_push(identity: &IdentityKey, section: &mut agent::DesiredConfiguration) {
+    let span = tracing::info_span!(parent: None, "push", %identity, version = section.version);
+    section.trace_parent = continue_trace(&span, std::mem::take(&mut section.trace_parent));
+    span.in_scope(|| tracing::debug!("desired section given to the agent"));
+}
+
+/// Makes a span continue what `trace_parent` names, and returns how others continue the span. When
+/// this process has no tracer, the trace passes through unchanged.
+fn continue_trace(span: &tracing::Span, trace_parent: String) -> String {
+    let known = trace::set_parent(span, &trace_parent);
+    match trace::traceparent_of(span) {
+        Some(ours) => ours,
+        None if known || trace_parent.len() == TRACE_PARENT_BYTES => trace_parent,
+        None => String::new(),
+    }
+}
+
+impl Running {
+    /// Does what was decided.
+    pub(super) fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Open(opened) => self.open(opened),
+                Effect::Publish {
+                    admission,
+                    trace_parent,
+                } => {
+                    self.publish(admission, trace_parent);
+                }
+                Effect::Ask(request) => self.ask(request),
+                Effect::FetchDesired => self.fetch_desired(),
+                Effect::Refused(reason) => {
+                    self.door.parts.metrics.message_refused(reason);
+                    tracing::debug!(identity = %self.proof.identity, reason, "message refused");
+                }
+            }
+        }
+    }
+
+    /// An entry is durable, or not.
+    pub(super) fn on_stored(
+        &mut self,
+        stored: Result<Option<agent::EventsAck>, bus::PackError>,
+    ) -> Result<(), SessionEnd> {
+        match stored {
+            Ok(Some(ack)) => self.session.on_stored(ack),
+            Ok(None) => {}
+            Err(error) => {
+                self.door.parts.metrics.batch_failed();
+                return Err(SessionEnd::NotStored(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Twin-store answered.
+    pub(super) fn on_done(&mut self, answer: Answer) -> Result<(), SessionEnd> {
+        match answer {
+            Answer::Told => Ok(()),
+            Answer::Proven(outcome) => self.on_proven(outcome),
+            Answer::Request(outcome) => {
+                let response = match outcome {
+                    Ok(response) => response,
+                    Err(refusal) => Some(self.refuse(&refusal)),
+                };
+                let effects = self.session.on_answered(response);
+                self.perform(effects);
+                Ok(())
+            }
+            Answer::Desired(Ok(section)) => {
+                self.look_later();
+                let effects = self.session.on_section(agent::DesiredConfiguration {
+                    version: section.version,
+                    document_json: section.document_json,
+                    trace_parent: section.trace_parent,
+                });
+                self.perform(effects);
+                Ok(())
+            }
+            Answer::Desired(Err(error)) => {
+                self.session.on_no_section();
+                self.look_sooner();
+                self.note_refusal(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Proves the identity again, unless that is under way.
+    pub(super) fn prove_again(&mut self) {
+        if self.proving {
+            return;
+        }
+        self.proving = true;
+        let (auth, proof) = (self.door.parts.auth.clone(), self.proof.clone());
+        let proving = async move { Answer::Proven(auth.prove_again(&proof).await) };
+        self.questions.push(proving.boxed());
+    }
+
+    /// Tells the twin that the session is over, if it was told of its beginning.
+    pub(super) async fn tell_disconnected(&mut self) {
+        let Some(opened) = self.opened.take() else {
+            return;
+        };
+        let entry = self.notice(&opened, false);
+        let stored = self.door.parts.outbox.store(self.partition, entry);
+        match tokio::time::timeout(DISCONNECTED_WITHIN, stored).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "end of a session was not published"),
+            Err(_elapsed) => tracing::debug!("end of a session was not published in time"),
+        }
+    }
+
+    fn open(&mut self, opened: Opened) {
+        let parts = &self.door.parts;
+        let limits = &parts.limits;
+        let identity = &self.proof.identity;
+        let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.session.welcome(agent::Welcome {
+            device_id: identity.device.to_string(),
+            module_id: identity
+                .module
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            service_time: Some(wire::time::to_wire(parts.clock.now())),
+            max_batch_bytes: small(limits.batch_bytes_max.get()),
+            max_event_bytes: small(limits.event_bytes_max.get()),
+            max_batch_events: limits.batch_events_max,
+        });
+        tracing::debug!(
+            %identity,
+            peer = self.peer.map(tracing::field::display),
+            agent_version = opened.agent_version,
+            "session opened"
+        );
+        let entry = self.notice(&opened, true);
+        self.tell_others(&entry);
+        let (outbox, partition) = (self.door.parts.outbox.clone(), self.partition);
+        let stored = async move { outbox.store(partition, entry).await.map(|()| None) };
+        self.stores.push_back(stored.boxed());
+        self.opened = Some(opened);
+        self.look_later();
+    }
+
+    /// Tells the other instances, one of which may hold an older session of this identity.
+    fn tell_others(&self, entry: &bus_wire::TelemetryEntry) {
+        let subject = wire::subjects::session_subject(&self.proof.identity);
+        let hint = bus::Outgoing::new(subject, entry.encode_to_vec());
+        let bus = self.door.parts.bus.clone();
+        let telling = async move {
+            if let Err(error) = bus.send_hint(hint).await {
+                tracing::debug!(%error, "other instances were not told of a session");
+            }
+            Answer::Told
+        };
+        self.questions.push(telling.boxed());
+    }
+
+    fn publish(&mut self, admission: Admission, trace_parent: String) {
+        let parts = &self.door.parts;
+        let span = tracing::info_span!(
+            parent: None,
+            "ingest",
+            identity = %self.proof.identity,
+            lane = admission.lane.as_str(),
+            events = admission.events.len(),
+            rejected = admission.rejected.len(),
+        );
+        let trace_parent = continue_trace(&span, trace_parent);
+        let began_at = parts.clock.monotonic();
+        parts.rejects.keep(
+            &self.proof.identity,
+            &admission,
+            &trace_parent,
+            &mut self.rejects,
+            began_at,
+        );
+        let (lane, events) = (admission.lane.as_str(), admission.events.len());
+        let (batch, ack) = split(admission);
+        let entry = self.entry(trace_parent, Content::Batch(batch));
+        let (outbox, partition) = (parts.outbox.clone(), self.partition);
+        let (clock, metrics) = (parts.clock.clone(), parts.metrics.clone());
+        let stored = async move {
+            outbox.store(partition, entry).await?;
+            metrics.batch_stored(lane, events, clock.monotonic().duration_since(began_at));
+            Ok(Some(ack))
+        };
+        self.stores.push_back(stored.instrument(span).boxed());
+    }
+
+    fn ask(&mut self, request: Request) {
+        let store = self.door.parts.store.clone();
+        let identity = self.proof.identity.clone();
+        let (span, request) = request_span(&identity, request);
+        let asking = async move {
+            let request_id = request.id().to_owned();
+            let answered = match request {
+                Request::PatchReported(patch) => {
+                    let version = store.patch_reported(&identity, patch.patch_json).await;
+                    version.map(|version| {
+                        let request_id = patch.request_id;
+                        Some(Response::ReportedPatched(agent::ReportedPatched {
+                            request_id,
+                            version,
+                        }))
+                    })
+                }
+                Request::Acknowledge {
+                    acknowledge,
+                    push_time,
+                } => store
+                    .acknowledge(&identity, acknowledge, push_time)
+                    .await
+                    .map(|()| None),
+                Request::GetTwin(get) => store.twin(&identity).await.map(|sections| {
+                    Some(Response::Twin(agent::TwinDocument {
+                        request_id: get.request_id,
+                        desired_json: sections.document_json,
+                        desired_version: sections.version,
+                        reported_json: sections.reported_json,
+                        reported_version: sections.reported_version,
+                    }))
+                }),
+            };
+            Answer::Request(answered.map_err(|error| Refusal { request_id, error }))
+        };
+        self.questions.push(asking.instrument(span).boxed());
+    }
+
+    fn fetch_desired(&mut self) {
+        let store = self.door.parts.store.clone();
+        let identity = self.proof.identity.clone();
+        let fetching = async move { Answer::Desired(store.desired(&identity).await) };
+        self.questions.push(fetching.boxed());
+    }
+
+    fn notice(&self, opened: &Opened, connected: bool) -> bus_wire::TelemetryEntry {
+        let notice = bus_wire::SessionNotice {
+            session_id: opened.session_id.clone(),
+            connected,
+            agent_version: opened.agent_version.clone(),
+            instance: self.door.parts.instance.clone(),
+        };
+        self.entry(String::new(), Content::Session(notice))
+    }
+
+    fn entry(&self, trace_parent: String, content: Content) -> bus_wire::TelemetryEntry {
+        let IdentityKey { device, module } = &self.proof.identity;
+        bus_wire::TelemetryEntry {
+            device_id: device.to_string(),
+            module_id: module.as_ref().map(ToString::to_string).unwrap_or_default(),
+            generation_id: self.proof.generation_id.clone(),
+            receive_time: Some(wire::time::to_wire(self.door.parts.clock.now())),
+            trace_parent,
+            content: Some(content),
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Response {
+        self.note_refusal(&refusal.error);
+        Response::Error(message_error(refusal))
+    }
+
+    fn note_refusal(&mut self, error: &RemoteError) {
+        let kind = error.kind();
+        self.door
+            .parts
+            .metrics
+            .twin_request_failed(kind_label(kind));
+        tracing::debug!(
+            identity = %self.proof.identity,
+            reason = error.reason(),
+            error = %error,
+            "twin-store refused a request"
+        );
+        if hints_at_deletion(kind) {
+            self.door.parts.auth.forget(&self.proof.identity);
+            self.prove_again();
+        }
+    }
+}
+
+/// The span of a request; an acknowledgement continues the trace of its push.
+fn request_span(identity: &IdentityKey, request: Request) -> (tracing::Span, Request) {
+    match request {
+        Request::Acknowledge {
+            mut acknowledge,
+            push_time,
+        } => {
+            let version = acknowledge.version;
+            let span = tracing::info_span!(parent: None, "acknowledge", %identity, version);
+            trace::set_parent(&span, &std::mem::take(&mut acknowledge.trace_parent));
+            (
+                span,
+                Request::Acknowledge {
+                    acknowledge,
+                    push_time,
+                },
+            )
+        }
+        Request::PatchReported(_) => (
+            tracing::info_span!(parent: None, "patch_reported", %identity),
+            request,
+        ),
+        Request::GetTwin(_) => (
+            tracing::info_span!(parent: None, "get_twin", %identity),
+            request,
+        ),
+    }
+}
+
+/// What goes to the bus, and what goes to the agent once it is there.
+fn split(admission: Admission) -> (bus_wire::AdmittedBatch, agent::EventsAck) {
+    let lane = wire::events::lane_to_wire(admission.lane).into();
+    let rejected_sequences = admission
+        .rejected
+        .iter()
+        .map(|it| it.event.sequence)
+        .collect();
+    let rejected = admission
+        .rejected
+        .into_iter()
+        .map(|it| agent::RejectedEvent {
+            sequence: it.event.sequence,
+            reason: it.reason.as_str().to_owned(),
+            message: it.message,
+        });
+    let ack = agent::EventsAck {
+        lane,
+        epoch: admission.epoch_text,
+        through_sequence: admission.through_sequence,
+        rejected: rejected.collect(),
+    };
+    let batch = bus_wire::AdmittedBatch {
+        lane,
+        epoch: admission.epoch.to_string(),
+        events: admission.events,
+        rejected_sequences,
+        dropped_total: admission.dropped_total,
+    };
+    (batch, ack)
+}
+
+/// Tells the agent what twin-store said, or that it said nothing.
+fn message_error(refusal: &Refusal) -> agent::MessageError {
+    let Refusal { request_id, error } = refusal;
+    let kind = error.kind();
+    let (reason, message) = if kind.is_transient() {
+        (
+            "TWIN_STORE_UNAVAILABLE".to_owned(),
+            "the twin cannot be reached at the moment".to_owned(),
+        )
+    } else if kind.is_private() {
+        ("INTERNAL".to_owned(), error.to_string())
+    } else {
+        let mut words = error.to_string();
+        for violation in error.violations() {
+            words.push_str("; ");
+            words.push_str(&violation.subject);
+            words.push_str(": ");
+            words.push_str(&violation.description);
+        }
+        (error.reason().to_owned(), words)
+    };
+    agent::MessageError {
+        request_id: request_id.clone(),
+        reason,
+        message: shorten(message, REFUSAL_BYTES_MAX),
+        retryable: kind.is_transient() || kind == Kind::Aborted,
+    }
+}
+
+/// A kind as a metric's label.
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::InvalidArgument => "INVALID_ARGUMENT",
+        Kind::NotFound => "NOT_FOUND",
+        Kind::AlreadyExists => "ALREADY_EXISTS",
+        Kind::FailedPrecondition => "FAILED_PRECONDITION",
+        Kind::Aborted => "ABORTED",
+        Kind::PermissionDenied => "PERMISSION_DENIED",
+        Kind::Unauthenticated => "UNAUTHENTICATED",
+        Kind::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Kind::Unavailable => "UNAVAILABLE",
+        Kind::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Kind::Unimplemented => "UNIMPLEMENTED",
+        Kind::Internal => "INTERNAL",
+        Kind::DataLoss => "DATA_LOSS",
+    }
+}

@@ -1,0 +1,116 @@
+//! Hands the hints of the bus to the sessions that they concern.
+//!
+//! One subscription per kind for the whole instance: it is there before the first agent connects,
+//! costs nothing per session, and hints for agents of other instances are dropped by a look into a
+//! map. Hints may be lost, so after an outage of the bus every session looks again.
+
+use std::pin::pin;
+
+use bus::{Bus, Hint, HintError, Hints, LinkState};
+use futures::StreamExt;
+use jiff::Timestamp;
+use prost::Message as _;
+use service_kit::health::Component;
+use service_kit::shutdown::ShutdownToken;
+use wire::bus::v1 as bus_wire;
+use wire::bus::v1::telemetry_entry::Content;
+use wire::subjects;
+
+use crate::auth::Authenticator;
+use crate::sessions::Sessions;
+
+/// The subscriptions.
+pub(crate) struct Listening {
+    hints: futures::stream::SelectAll<Hints>,
+}
+
+impl Listening {
+    /// Subscribes to all hints.
+    pub(crate) async fn begin(bus: &Bus) -> Result<Self, HintError> {
+        let mut hints = futures::stream::SelectAll::new();
+        for subject in [
+            subjects::PUSH_SUBJECTS,
+            subjects::IDENTITY_SUBJECTS,
+            subjects::SESSION_SUBJECTS,
+        ] {
+            hints.push(bus.listen(subject).await?);
+        }
+        Ok(Self { hints })
+    }
+
+    /// Hands hints on until told to stop.
+    pub(crate) async fn run(
+        mut self,
+        sessions: Sessions,
+        auth: Authenticator,
+        shutdown: ShutdownToken,
+    ) {
+        let mut stop = pin!(shutdown.triggered());
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                hint = self.hints.next() => match hint {
+                    Some(hint) => hand_on(&hint, &sessions, &auth),
+                    // The bus was closed; we are stopping.
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// Reports the link's state, and lets the sessions look again when it has been away.
+pub(crate) async fn follow_link(
+    bus: Bus,
+    component: Component,
+    sessions: Sessions,
+    shutdown: ShutdownToken,
+) {
+    let mut link = bus.link();
+    let mut generation = link.borrow().generation;
+    loop {
+        let now = *link.borrow_and_update();
+        match now.state {
+            LinkState::Up => component.serving(),
+            LinkState::Down => component.failed("no NATS server answers"),
+            LinkState::Closed => return,
+        }
+        if now.generation != generation {
+            generation = now.generation;
+            sessions.look_again();
+        }
+        if !matches!(shutdown.run_until(link.changed()).await, Some(Ok(()))) {
+            return;
+        }
+    }
+}
+
+fn hand_on(hint: &Hint, sessions: &Sessions, auth: &Authenticator) {
+    let Some(identity) = subjects::identity_of_subject(&hint.subject) else {
+        tracing::debug!(
+            subject = hint.subject,
+            "hint on a subject that names no identity"
+        );
+        return;
+    };
+    if hint.subject.starts_with("push.") {
+        // A hint that cannot be read still says that something changed.
+        let version = bus_wire::PushHint::decode(&*hint.payload).map_or(0, |it| it.desired_version);
+        sessions.desired_changed(&identity, version);
+    } else if hint.subject.starts_with("identity.") {
+        auth.forget(&identity);
+        sessions.identity_changed(&identity);
+    } else if let Some((instance, opened_at)) = read_notice(hint) {
+        sessions.opened_elsewhere(&identity, &instance, opened_at);
+    }
+}
+
+/// Who opened a session, and when.
+fn read_notice(hint: &Hint) -> Option<(String, Timestamp)> {
+    let entry = bus_wire::TelemetryEntry::decode(&*hint.payload).ok()?;
+    let opened_at = wire::time::required("receive_time", entry.receive_time).ok()?;
+    match entry.content? {
+        Content::Session(notice) => Some((notice.instance, opened_at)),
+        Content::Batch(_) => None,
+    }
+}

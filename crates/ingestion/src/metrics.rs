@@ -1,0 +1,159 @@
+//! The numbers of ingestion, named in one place. Labels have few values; never a device id.
+
+use std::time::Duration;
+
+use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
+
+/// Why something was refused; the values are the stable codes of our own contracts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// A lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+}
+
+/// A partition; there are at most 256.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: u16,
+}
+
+/// All metrics of the service. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    sessions: Gauge,
+    session_ends: Family<ReasonLabel, Counter>,
+    auth_failures: Family<ReasonLabel, Counter>,
+    enrolments: Family<ReasonLabel, Counter>,
+    batches: Family<LaneLabel, Counter>,
+    events_admitted: Family<LaneLabel, Counter>,
+    events_rejected: Family<ReasonLabel, Counter>,
+    rejects_not_kept: Counter,
+    messages_refused: Family<ReasonLabel, Counter>,
+    publish_seconds: Histogram,
+    publish_failures: Counter,
+    waiting_bytes: Gauge,
+    backlog_bytes: Family<PartitionLabel, Gauge>,
+    inlets_closed: Counter,
+    pushes: Counter,
+    twin_requests_failed: Family<ReasonLabel, Counter>,
+}
+
+impl Metrics {
+    /// Registers them with the process's registry.
+    pub(crate) fn register(scope: &Scope) -> Self {
+        Self {
+            sessions: scope.gauge("sessions", "Open sessions of agents"),
+            session_ends: scope.counters("session_ends", "Sessions that ended, by reason"),
+            auth_failures: scope.counters("auth_failures", "Agents not let in, by reason"),
+            enrolments: scope.counters("enrolments", "Enrolments, by outcome"),
+            batches: scope.counters("batches", "Batches made durable"),
+            events_admitted: scope.counters("events_admitted", "Events made durable"),
+            events_rejected: scope.counters("events_rejected", "Events not admitted, by reason"),
+            rejects_not_kept: scope.counter(
+                "rejects_not_kept",
+                "Rejected events over the budget of REJECTS",
+            ),
+            messages_refused: scope.counters("messages_refused", "Unusable messages, by reason"),
+            publish_seconds: scope.latency(
+                "publish_seconds",
+                "Time from a batch's arrival to its durable publish",
+            ),
+            publish_failures: scope.counter("publish_failures", "Batches that were not published"),
+            waiting_bytes: scope.gauge("waiting_bytes", "Bytes waiting for their publish"),
+            backlog_bytes: scope.gauges(
+                "backlog_bytes",
+                "Bytes in a partition's stream, not yet folded",
+            ),
+            inlets_closed: scope.counter(
+                "inlets_closed",
+                "Times that agents were not read because of a backlog",
+            ),
+            pushes: scope.counter("pushes", "Desired sections given to agents"),
+            twin_requests_failed: scope.counters(
+                "twin_requests_failed",
+                "Requests twin-store refused, by reason",
+            ),
+        }
+    }
+
+    pub(crate) fn session_began(&self) {
+        self.sessions.inc();
+    }
+
+    pub(crate) fn session_ended(&self, reason: &'static str) {
+        self.sessions.dec();
+        self.session_ends
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    pub(crate) fn auth_failure(&self, reason: &'static str) {
+        self.auth_failures
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    pub(crate) fn enrolment(&self, reason: &'static str) {
+        self.enrolments.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn batch_stored(&self, lane: &'static str, events: usize, took: Duration) {
+        let lane = LaneLabel { lane };
+        self.batches.get_or_create(&lane).inc();
+        self.events_admitted
+            .get_or_create(&lane)
+            .inc_by(u64::try_from(events).unwrap_or(u64::MAX));
+        self.publish_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn batch_failed(&self) {
+        self.publish_failures.inc();
+    }
+
+    pub(crate) fn event_rejected(&self, reason: &'static str) {
+        self.events_rejected
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    pub(crate) fn reject_not_kept(&self) {
+        self.rejects_not_kept.inc();
+    }
+
+    pub(crate) fn message_refused(&self, reason: &'static str) {
+        self.messages_refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    pub(crate) fn waiting_bytes(&self, bytes: usize) {
+        self.waiting_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn backlog(&self, partition: u16, bytes: u64) {
+        let gauge = self
+            .backlog_bytes
+            .get_or_create_owned(&PartitionLabel { partition });
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn inlet_closed(&self) {
+        self.inlets_closed.inc();
+    }
+
+    pub(crate) fn pushed(&self) {
+        self.pushes.inc();
+    }
+
+    pub(crate) fn twin_request_failed(&self, reason: &'static str) {
+        self.twin_requests_failed
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+}

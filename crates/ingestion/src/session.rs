@@ -1,0 +1,396 @@
+//! Decides what each message of an agent leads to. One value per open stream.
+//!
+//! Pure: messages and answers in, effects out, in the order in which they must be performed. The
+//! loop in `grpc::open_session` performs them and decides nothing. Reading the stream is a decision
+//! too ([`Session::may_read`]): whoever sends faster than its batches become durable is not read,
+//! and HTTP/2's flow control does the rest.
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+use wire::InvalidField;
+use wire::agent::v1 as agent;
+use wire::agent::v1::acknowledge_desired::Outcome;
+use wire::agent::v1::open_session_request::Message;
+use wire::agent::v1::open_session_response::Message as Response;
+
+use crate::admit::{Admission, BatchLimits, admit};
+use crate::push::{Fetch, Pusher};
+use crate::text::shorten;
+
+/// Requests to twin-store that one session may have waiting. They are answered one after the other,
+/// because a second patch must not overtake the first.
+const REQUESTS_MAX: usize = 8;
+
+/// Answers that may wait for a slow reader before its stream is not read any more.
+const RESPONSES_MAX: usize = 16;
+
+/// Most characters of a request id: it is only echoed, a UUID needs 36.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// What bounds a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionLimits {
+    /// Of each batch.
+    pub(crate) batch: BatchLimits,
+    /// Batches that may wait for their publish.
+    pub(crate) batches_max: usize,
+}
+
+/// What the loop has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// The session is open: tell the twin, and answer with a welcome.
+    Open(Opened),
+    /// Make an admission durable, then call [`Session::on_stored`].
+    Publish {
+        /// What was decided.
+        admission: Admission,
+        /// The agent's trace context; may be anything.
+        trace_parent: String,
+    },
+    /// Ask twin-store, then call [`Session::on_answered`].
+    Ask(Request),
+    /// Read the desired section, then call [`Session::on_section`] or [`Session::on_no_section`].
+    FetchDesired,
+    /// A message was refused; count it.
+    Refused(&'static str),
+}
+
+/// Who opened the session, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// The session's id, a UUID.
+    pub(crate) session_id: String,
+    /// The agent's version.
+    pub(crate) agent_version: String,
+}
+
+/// A request that twin-store answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Request {
+    /// Merge into reported.
+    PatchReported(agent::PatchReported),
+    /// Record how the agent decided.
+    Acknowledge {
+        /// The agent's words.
+        acknowledge: agent::AcknowledgeDesired,
+        /// When the version was pushed, if it was in this session.
+        push_time: Option<Timestamp>,
+    },
+    /// Read both sections.
+    GetTwin(agent::GetTwin),
+}
+
+impl Request {
+    /// The id the agent gave it; empty when it has none.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::PatchReported(patch) => &patch.request_id,
+            Self::Acknowledge { .. } => "",
+            Self::GetTwin(get) => &get.request_id,
+        }
+    }
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    limits: SessionLimits,
+    opened: bool,
+    /// Batches whose publish has not been answered.
+    batches: usize,
+    /// Requests that wait; the one on its way is not among them.
+    requests: VecDeque<Request>,
+    /// A request is on its way.
+    asking: bool,
+    /// Answers that wait for the stream to take them.
+    responses: VecDeque<Response>,
+    /// The delivery of the desired section.
+    pusher: Pusher,
+}
+
+impl Session {
+    /// A session that waits for its `hello`.
+    pub(crate) fn new(limits: SessionLimits) -> Self {
+        Self {
+            limits,
+            opened: false,
+            batches: 0,
+            requests: VecDeque::new(),
+            asking: false,
+            responses: VecDeque::new(),
+            pusher: Pusher::default(),
+        }
+    }
+
+    /// Whether `hello` was accepted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened
+    }
+
+    /// Whether another message may be read from the stream.
+    pub(crate) fn may_read(&self) -> bool {
+        self.batches < self.limits.batches_max
+            && self.requests.len() < REQUESTS_MAX
+            && self.responses.len() < RESPONSES_MAX
+    }
+
+    /// A message of the agent.
+    pub(crate) fn on_message(&mut self, request: agent::OpenSessionRequest) -> Vec<Effect> {
+        let Some(message) = request.message else {
+            return self.refuse(
+                "",
+                "UNEXPECTED_MESSAGE",
+                "the message is of a kind unknown here",
+            );
+        };
+        match message {
+            Message::Hello(hello) => self.on_hello(hello),
+            Message::Events(_)
+            | Message::PatchReported(_)
+            | Message::AcknowledgeDesired(_)
+            | Message::GetTwin(_)
+                if !self.opened =>
+            {
+                let words = "the first message of a session must be hello";
+                self.refuse(request_id(&message), "UNEXPECTED_MESSAGE", words)
+            }
+            Message::Events(batch) => self.on_batch(batch),
+            Message::PatchReported(patch) => self.on_patch(patch),
+            Message::AcknowledgeDesired(acknowledge) => self.on_acknowledge(acknowledge),
+            Message::GetTwin(get) => match check_request_id(&get.request_id) {
+                Ok(()) => self.ask(Request::GetTwin(get)),
+                Err(problem) => self.refuse_field("", &problem),
+            },
+        }
+    }
+
+    /// The admission that [`Effect::Publish`] asked for is durable.
+    pub(crate) fn on_stored(&mut self, ack: agent::EventsAck) {
+        debug_assert!(self.batches > 0, "only what was asked for is stored");
+        self.batches = self.batches.saturating_sub(1);
+        self.responses.push_back(Response::EventsAck(ack));
+    }
+
+    /// Twin-store answered, or refused, the request that [`Effect::Ask`] asked for.
+    pub(crate) fn on_answered(&mut self, response: Option<Response>) -> Vec<Effect> {
+        debug_assert!(self.asking, "only what was asked is answered");
+        self.asking = false;
+        self.responses.extend(response);
+        self.next_request()
+    }
+
+    /// Somebody says that the desired section has this version; 0 when it is not known.
+    pub(crate) fn on_hint(&mut self, version: u64) -> Vec<Effect> {
+        fetch(self.pusher.on_hint(version))
+    }
+
+    /// It is time to look at the desired section again.
+    pub(crate) fn on_tick(&mut self) -> Vec<Effect> {
+        fetch(self.pusher.on_tick())
+    }
+
+    /// The section that [`Effect::FetchDesired`] asked for.
+    pub(crate) fn on_section(&mut self, section: agent::DesiredConfiguration) -> Vec<Effect> {
+        fetch(self.pusher.on_section(section))
+    }
+
+    /// The section could not be read.
+    pub(crate) fn on_no_section(&mut self) {
+        self.pusher.on_failure();
+    }
+
+    /// Whether the stream has something to take.
+    pub(crate) fn has_response(&self) -> bool {
+        !self.responses.is_empty() || self.pusher.has_waiting()
+    }
+
+    /// What the stream takes next. Answers go before pushes: an agent waits for them.
+    pub(crate) fn next_response(&mut self, now: Timestamp) -> Option<agent::OpenSessionResponse> {
+        let message = match self.responses.pop_front() {
+            Some(response) => response,
+            None => Response::Desired(self.pusher.take(now)?),
+        };
+        Some(agent::OpenSessionResponse {
+            message: Some(message),
+        })
+    }
+
+    /// The welcome, as the first answer.
+    pub(crate) fn welcome(&mut self, welcome: agent::Welcome) {
+        self.responses.push_front(Response::Welcome(welcome));
+    }
+
+    fn on_hello(&mut self, hello: agent::Hello) -> Vec<Effect> {
+        if self.opened {
+            return self.refuse("", "UNEXPECTED_MESSAGE", "hello was said already");
+        }
+        if let Err(problem) = check_hello(&hello) {
+            return self.refuse_field("", &problem);
+        }
+        self.opened = true;
+        let agent::Hello {
+            agent_version,
+            session_id,
+            applied_desired_version,
+        } = hello;
+        let mut effects = vec![Effect::Open(Opened {
+            session_id,
+            agent_version,
+        })];
+        effects.extend(fetch(self.pusher.on_hello(applied_desired_version)));
+        effects
+    }
+
+    fn on_batch(&mut self, mut batch: agent::EventBatch) -> Vec<Effect> {
+        let trace_parent = std::mem::take(&mut batch.trace_parent);
+        match admit(batch, &self.limits.batch) {
+            Ok(admission) => {
+                self.batches += 1;
+                vec![Effect::Publish {
+                    admission,
+                    trace_parent,
+                }]
+            }
+            Err(problem) => self.refuse("", problem.reason(), &problem.to_string()),
+        }
+    }
+
+    fn on_patch(&mut self, patch: agent::PatchReported) -> Vec<Effect> {
+        if let Err(problem) = check_request_id(&patch.request_id) {
+            return self.refuse_field("", &problem);
+        }
+        // What a section may hold is twin-store's to say; this only bounds what waits here.
+        let max = self.limits.batch.batch_bytes_max;
+        if patch.patch_json.len() > max {
+            let words = format!(
+                "patch_reported.patch_json has {} bytes; at most {max} are allowed",
+                patch.patch_json.len()
+            );
+            return self.refuse(&patch.request_id, "MESSAGE_TOO_LARGE", &words);
+        }
+        self.ask(Request::PatchReported(patch))
+    }
+
+    fn on_acknowledge(&mut self, mut acknowledge: agent::AcknowledgeDesired) -> Vec<Effect> {
+        if let Err(problem) = check_acknowledge(&acknowledge) {
+            return self.refuse_field("", &problem);
+        }
+        cut_to_limits(&mut acknowledge);
+        let push_time = self.pusher.time_of(acknowledge.version);
+        self.ask(Request::Acknowledge {
+            acknowledge,
+            push_time,
+        })
+    }
+
+    fn ask(&mut self, request: Request) -> Vec<Effect> {
+        self.requests.push_back(request);
+        self.next_request()
+    }
+
+    fn next_request(&mut self) -> Vec<Effect> {
+        if self.asking {
+            return Vec::new();
+        }
+        let Some(request) = self.requests.pop_front() else {
+            return Vec::new();
+        };
+        self.asking = true;
+        vec![Effect::Ask(request)]
+    }
+
+    fn refuse_field(&mut self, request_id: &str, problem: &InvalidField) -> Vec<Effect> {
+        self.refuse(request_id, "INVALID_FIELD", &problem.to_string())
+    }
+
+    fn refuse(&mut self, request_id: &str, reason: &'static str, words: &str) -> Vec<Effect> {
+        self.responses
+            .push_back(Response::Error(agent::MessageError {
+                request_id: request_id.to_owned(),
+                reason: reason.to_owned(),
+                message: words.to_owned(),
+                retryable: false,
+            }));
+        vec![Effect::Refused(reason)]
+    }
+}
+
+fn fetch(decision: Fetch) -> Vec<Effect> {
+    match decision {
+        Fetch::Now => vec![Effect::FetchDesired],
+        Fetch::No => Vec::new(),
+    }
+}
+
+fn request_id(message: &Message) -> &str {
+    let id = match message {
+        Message::PatchReported(patch) => patch.request_id.as_str(),
+        Message::GetTwin(get) => get.request_id.as_str(),
+        Message::Hello(_) | Message::Events(_) | Message::AcknowledgeDesired(_) => "",
+    };
+    if id.len() <= REQUEST_ID_BYTES_MAX {
+        id
+    } else {
+        ""
+    }
+}
+
+fn check_request_id(id: &str) -> Result<(), InvalidField> {
+    check_length("request_id", id, REQUEST_ID_BYTES_MAX)
+}
+
+fn check_length(field: &str, text: &str, max: usize) -> Result<(), InvalidField> {
+    if text.len() <= max {
+        return Ok(());
+    }
+    let problem = format!("has {} bytes; at most {max} are allowed", text.len());
+    Err(InvalidField::new(field, problem))
+}
+
+fn check_hello(hello: &agent::Hello) -> Result<(), InvalidField> {
+    check_length(
+        "hello.agent_version",
+        &hello.agent_version,
+        posture::limits::NAME_BYTES_MAX,
+    )?;
+    match uuid::Uuid::try_parse(&hello.session_id) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(InvalidField::new(
+            "hello.session_id",
+            format!("is no UUID: {error}"),
+        )),
+    }
+}
+
+fn check_acknowledge(acknowledge: &agent::AcknowledgeDesired) -> Result<(), InvalidField> {
+    match acknowledge.outcome() {
+        Outcome::Applied | Outcome::Rejected => {}
+        Outcome::Unspecified => {
+            let problem = format!(
+                "is {}; allowed are OUTCOME_APPLIED (1) and OUTCOME_REJECTED (2)",
+                acknowledge.outcome
+            );
+            return Err(InvalidField::new("acknowledge_desired.outcome", problem));
+        }
+    }
+    wire::time::optional("acknowledge_desired.apply_time", acknowledge.apply_time)?;
+    Ok(())
+}
+
+/// Cuts what the agent says about its decision: refusing a long reason would leave the operator
+/// without any.
+fn cut_to_limits(acknowledge: &mut agent::AcknowledgeDesired) {
+    use posture::limits::{INVALID_FIELDS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
+
+    let reason = std::mem::take(&mut acknowledge.reason);
+    acknowledge.reason = shorten(reason, REASON_BYTES_MAX);
+    acknowledge.invalid_fields.truncate(INVALID_FIELDS_MAX);
+    for field in &mut acknowledge.invalid_fields {
+        *field = shorten(std::mem::take(field), NAME_BYTES_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests;

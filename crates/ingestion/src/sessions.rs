@@ -1,0 +1,303 @@
+//! Which sessions are open on this instance, and how others reach them.
+//!
+//! One session per identity: opening a second one tells the first to end. What others want of a
+//! session goes into its mailbox, which keeps only the newest of each kind, so a flood of hints
+//! costs a session nothing and never blocks the sender.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use twin::IdentityKey;
+
+/// What others told a session since it last looked.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Mail {
+    /// A newer session of the same identity is open.
+    pub(crate) taken_over: bool,
+    /// The identity changed: prove it again.
+    pub(crate) identity_changed: bool,
+    /// The desired section changed, to the highest version named; 0 when none was.
+    pub(crate) desired: Option<u64>,
+}
+
+/// The mailbox of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+    arrived: Notify,
+}
+
+impl Mailbox {
+    /// Waits for mail and takes all of it. Safe to cancel.
+    pub(crate) async fn take(&self) -> Mail {
+        loop {
+            let arrived = self.arrived.notified();
+            let mail = std::mem::take(&mut *lock(&self.mail));
+            if mail != Mail::default() {
+                return mail;
+            }
+            arrived.await;
+        }
+    }
+
+    fn put(&self, write: impl FnOnce(&mut Mail)) {
+        write(&mut lock(&self.mail));
+        // There is one reader; the permit is kept when it is not waiting right now.
+        self.arrived.notify_one();
+    }
+}
+
+/// The open sessions of this instance. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    max: usize,
+    instance: String,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    by_identity: HashMap<IdentityKey, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    opened_at: Timestamp,
+    mailbox: Arc<Mailbox>,
+}
+
+/// There are as many sessions as this instance may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full {
+    /// That many.
+    pub(crate) max: usize,
+}
+
+/// A place among the open sessions; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    sessions: Sessions,
+    identity: IdentityKey,
+    number: u64,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Place {
+    /// Where others leave word for this session.
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = lock(&self.sessions.shared.open);
+        // A newer session may have the place by now.
+        if open
+            .by_identity
+            .get(&self.identity)
+            .is_some_and(|entry| entry.number == self.number)
+        {
+            open.by_identity.remove(&self.identity);
+        }
+    }
+}
+
+impl Sessions {
+    /// No sessions, and room for `max`.
+    pub(crate) fn new(max: usize, instance: impl Into<String>) -> Self {
+        let instance = instance.into();
+        Self {
+            shared: Arc::new(Shared {
+                max,
+                instance,
+                open: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Enters a session, telling an older one of the identity to end.
+    pub(crate) fn open(&self, identity: IdentityKey, opened_at: Timestamp) -> Result<Place, Full> {
+        let mut open = lock(&self.shared.open);
+        let max = self.shared.max;
+        if open.by_identity.len() >= max && !open.by_identity.contains_key(&identity) {
+            return Err(Full { max });
+        }
+        open.next += 1;
+        let number = open.next;
+        let mailbox = Arc::new(Mailbox::default());
+        let entry = Entry {
+            number,
+            opened_at,
+            mailbox: Arc::clone(&mailbox),
+        };
+        if let Some(older) = open.by_identity.insert(identity.clone(), entry) {
+            older.mailbox.put(|mail| mail.taken_over = true);
+        }
+        Ok(Place {
+            sessions: self.clone(),
+            identity,
+            number,
+            mailbox,
+        })
+    }
+
+    /// Says that the desired section of an identity has changed.
+    pub(crate) fn desired_changed(&self, identity: &IdentityKey, version: u64) {
+        self.tell(identity, |mail| {
+            let known = mail.desired.unwrap_or(0);
+            // "Not known" must lead to a look, whatever else was said.
+            let both_known = version != 0 && mail.desired != Some(0);
+            mail.desired = Some(if both_known { version.max(known) } else { 0 });
+        });
+    }
+
+    /// Says that hints may have been lost: everybody looks again.
+    pub(crate) fn look_again(&self) {
+        for entry in lock(&self.shared.open).by_identity.values() {
+            entry.mailbox.put(|mail| mail.desired = Some(0));
+        }
+    }
+
+    /// Says that an identity has changed. A device's change concerns its modules too.
+    pub(crate) fn identity_changed(&self, identity: &IdentityKey) {
+        if identity.module.is_some() {
+            self.tell(identity, |mail| mail.identity_changed = true);
+            return;
+        }
+        let open = lock(&self.shared.open);
+        for (key, entry) in &open.by_identity {
+            if key.device == identity.device {
+                entry.mailbox.put(|mail| mail.identity_changed = true);
+            }
+        }
+    }
+
+    /// Says that another instance opened a session for an identity at `opened_at`.
+    pub(crate) fn opened_elsewhere(
+        &self,
+        identity: &IdentityKey,
+        instance: &str,
+        opened_at: Timestamp,
+    ) {
+        if instance == self.shared.instance {
+            return;
+        }
+        let open = lock(&self.shared.open);
+        let Some(entry) = open.by_identity.get(identity) else {
+            return;
+        };
+        // Both instances hear of each other; the same comparison on both leaves exactly one.
+        let ours = (entry.opened_at, self.shared.instance.as_str());
+        if ours < (opened_at, instance) {
+            entry.mailbox.put(|mail| mail.taken_over = true);
+        }
+    }
+
+    fn tell(&self, identity: &IdentityKey, write: impl FnOnce(&mut Mail)) {
+        if let Some(entry) = lock(&self.shared.open).by_identity.get(identity) {
+            entry.mailbox.put(write);
+        }
+    }
+}
+
+/// The guarded values are changed in one step each, so a panic elsewhere cannot leave them torn.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn key(path: &str) -> IdentityKey {
+        IdentityKey::parse_path(path).unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn mail(place: &Place) -> Option<Mail> {
+        place.mailbox().take().now_or_never()
+    }
+
+    #[test]
+    fn a_second_session_ends_the_first_and_keeps_its_place() {
+        let sessions = Sessions::new(1, "a");
+        let first = sessions.open(key("d/m"), at(1)).unwrap();
+        let second = sessions.open(key("d/m"), at(2)).unwrap();
+        assert!(mail(&first).unwrap().taken_over);
+        assert_eq!(mail(&second), None);
+        drop(first);
+        let other = || sessions.open(key("e/m"), at(3));
+        assert!(other().is_err(), "the place belongs to the second");
+        drop(second);
+        assert!(other().is_ok());
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_identities_only() {
+        let sessions = Sessions::new(1, "a");
+        let first = sessions.open(key("d/m"), at(1)).unwrap();
+        assert_eq!(
+            sessions.open(key("e/m"), at(1)).err(),
+            Some(Full { max: 1 })
+        );
+        drop(first);
+        assert!(sessions.open(key("e/m"), at(1)).is_ok());
+    }
+
+    #[test]
+    fn hints_are_gathered_and_an_unknown_version_wins() {
+        let sessions = Sessions::new(9, "a");
+        let place = sessions.open(key("d/m"), at(1)).unwrap();
+        for version in [3, 5, 4] {
+            sessions.desired_changed(&key("d/m"), version);
+        }
+        assert_eq!(mail(&place).unwrap().desired, Some(5));
+        assert_eq!(mail(&place), None);
+        for version in [0, 5] {
+            sessions.desired_changed(&key("d/m"), version);
+        }
+        assert_eq!(mail(&place).unwrap().desired, Some(0));
+    }
+
+    #[test]
+    fn a_change_of_a_device_reaches_its_modules() {
+        let sessions = Sessions::new(9, "a");
+        let module = sessions.open(key("d/m"), at(1)).unwrap();
+        let other = sessions.open(key("e/m"), at(1)).unwrap();
+        sessions.identity_changed(&key("d"));
+        assert!(mail(&module).unwrap().identity_changed);
+        assert_eq!(mail(&other), None);
+    }
+
+    #[test]
+    fn of_two_instances_exactly_one_keeps_the_session() {
+        let (a, b) = (Sessions::new(9, "a"), Sessions::new(9, "b"));
+        for (at_a, at_b) in [(1, 2), (2, 1), (1, 1)] {
+            let on_a = a.open(key("d/m"), at(at_a)).unwrap();
+            let on_b = b.open(key("d/m"), at(at_b)).unwrap();
+            a.opened_elsewhere(&key("d/m"), "b", at(at_b));
+            b.opened_elsewhere(&key("d/m"), "a", at(at_a));
+            a.opened_elsewhere(&key("d/m"), "a", at(99));
+            assert_ne!(
+                mail(&on_a).is_some(),
+                mail(&on_b).is_some(),
+                "{at_a} {at_b}"
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The way to twin-store: identities' credentials and devices' own twins, over gRPC.
+//!
+//! Every call has a deadline and carries the current span's trace context. It retries nothing: an
+//! agent that waits for an answer repeats by itself, and what is level-triggered comes again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use service_kit::client::Connection;
+use service_kit::status::RemoteError;
+use tonic::{Request, Response, Status};
+use twin::IdentityKey;
+use wire::agent::v1 as agent;
+use wire::agent::v1::acknowledge_desired::Outcome;
+use wire::names::identity_name;
+use wire::registry::v1 as registry;
+use wire::registry::v1::credential_service_client::CredentialServiceClient;
+use wire::twin::v1 as twins;
+use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
+
+/// How long a call may take. Twin-store answers in milliseconds; past this it is better to tell the
+/// agent "later" than to hold its session.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A client of twin-store. Clones share the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct TwinStore {
+    credentials: CredentialServiceClient<Connection>,
+    twins: DeviceTwinServiceClient<Connection>,
+}
+
+impl TwinStore {
+    /// Uses a connection, which may not be up yet.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            credentials: CredentialServiceClient::new(connection.clone()),
+            twins: DeviceTwinServiceClient::new(connection),
+        }
+    }
+
+    /// The keys and the standing of an identity.
+    pub(crate) async fn credentials(
+        &self,
+        identity: &IdentityKey,
+    ) -> Result<registry::Credentials, RemoteError> {
+        let request = registry::GetCredentialsRequest {
+            name: identity_name(identity),
+        };
+        answer(
+            self.credentials
+                .clone()
+                .get_credentials(bounded(request))
+                .await,
+        )
+    }
+
+    /// Exchanges an enrolment token for a module with its keys.
+    pub(crate) async fn redeem(
+        &self,
+        request: registry::RedeemEnrollmentTokenRequest,
+    ) -> Result<registry::Module, RemoteError> {
+        answer(
+            self.credentials
+                .clone()
+                .redeem_enrollment_token(bounded(request))
+                .await,
+        )
+    }
+
+    /// The desired section.
+    pub(crate) async fn desired(
+        &self,
+        identity: &IdentityKey,
+    ) -> Result<twins::DesiredSection, RemoteError> {
+        self.sections(identity, false).await
+    }
+
+    /// Both sections that a device sees.
+    pub(crate) async fn twin(
+        &self,
+        identity: &IdentityKey,
+    ) -> Result<twins::DesiredSection, RemoteError> {
+        self.sections(identity, true).await
+    }
+
+    /// Merges into the reported section and answers its new version.
+    pub(crate) async fn patch_reported(
+        &self,
+        identity: &IdentityKey,
+        patch_json: String,
+    ) -> Result<u64, RemoteError> {
+        let request = twins::PatchReportedRequest {
+            name: identity_name(identity),
+            patch_json,
+            expected_version: 0,
+        };
+        let answered = self.twins.clone().patch_reported(bounded(request)).await;
+        Ok(answer(answered)?.version)
+    }
+
+    /// Records how the agent decided on a desired version.
+    pub(crate) async fn acknowledge(
+        &self,
+        identity: &IdentityKey,
+        acknowledge: agent::AcknowledgeDesired,
+        push_time: Option<Timestamp>,
+    ) -> Result<(), RemoteError> {
+        let request = twins::AcknowledgeDesiredRequest {
+            name: identity_name(identity),
+            version: acknowledge.version,
+            applied: acknowledge.outcome() == Outcome::Applied,
+            reason: acknowledge.reason,
+            invalid_fields: acknowledge.invalid_fields,
+            push_time: push_time.map(wire::time::to_wire),
+            apply_time: acknowledge.apply_time,
+        };
+        answer(
+            self.twins
+                .clone()
+                .acknowledge_desired(bounded(request))
+                .await,
+        )?;
+        Ok(())
+    }
+
+    async fn sections(
+        &self,
+        identity: &IdentityKey,
+        include_reported: bool,
+    ) -> Result<twins::DesiredSection, RemoteError> {
+        let request = twins::GetDesiredRequest {
+            name: identity_name(identity),
+            include_reported,
+        };
+        answer(self.twins.clone().get_desired(bounded(request)).await)
+    }
+}
+
+fn bounded<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+fn answer<T>(answered: Result<Response<T>, Status>) -> Result<T, RemoteError> {
+    Ok(answered?.into_inner())
+}

@@ -1,0 +1,192 @@
+//! A twin-store that keeps everything in a map. It speaks the real contracts over real gRPC, says
+//! what it was asked, and can be told to be away.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use wire::registry::v1 as registry;
+use wire::registry::v1::credential_service_server::{CredentialService, CredentialServiceServer};
+use wire::twin::v1 as twins;
+use wire::twin::v1::device_twin_service_server::{DeviceTwinService, DeviceTwinServiceServer};
+
+/// Everything the store knows and was asked.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) identities: HashMap<String, registry::Credentials>,
+    pub(crate) twins: HashMap<String, twins::DesiredSection>,
+    pub(crate) acknowledged: Vec<twins::AcknowledgeDesiredRequest>,
+    pub(crate) patches: Vec<twins::PatchReportedRequest>,
+    pub(crate) redeemed: Vec<registry::RedeemEnrollmentTokenRequest>,
+    pub(crate) credential_reads: usize,
+    /// Answer nothing but UNAVAILABLE.
+    pub(crate) away: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeStore {
+    state: Arc<Mutex<State>>,
+    address: SocketAddr,
+}
+
+impl FakeStore {
+    pub(crate) async fn start() -> Self {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let store = Self {
+            state: Arc::default(),
+            address,
+        };
+        let serving = tonic::transport::Server::builder()
+            .add_service(CredentialServiceServer::new(store.clone()))
+            .add_service(DeviceTwinServiceServer::new(store.clone()))
+            .serve_with_incoming(incoming);
+        tokio::spawn(serving);
+        store
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn set_desired(&self, name: &str, version: u64, document_json: &str) {
+        let section = twins::DesiredSection {
+            document_json: document_json.to_owned(),
+            version,
+            reported_json: "{}".to_owned(),
+            reported_version: 1,
+            trace_parent: TRACE_OF_CHANGE.to_owned(),
+        };
+        self.state().twins.insert(name.to_owned(), section);
+    }
+
+    fn present(&self) -> Result<MutexGuard<'_, State>, Status> {
+        let state = self.state();
+        if state.away {
+            Err(Status::unavailable("away"))
+        } else {
+            Ok(state)
+        }
+    }
+}
+
+/// The trace context of every desired section.
+pub(crate) const TRACE_OF_CHANGE: &str = "00-11111111111111111111111111111111-2222222222222222-01";
+
+fn refuse(code: Code, reason: &str, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "twinward", HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+fn not_found(name: &str) -> Status {
+    refuse(
+        Code::NotFound,
+        "IDENTITY_NOT_FOUND",
+        &format!("{name} is not registered"),
+    )
+}
+
+#[tonic::async_trait]
+impl CredentialService for FakeStore {
+    async fn get_credentials(
+        &self,
+        request: Request<registry::GetCredentialsRequest>,
+    ) -> Result<Response<registry::Credentials>, Status> {
+        let name = request.into_inner().name;
+        let mut state = self.present()?;
+        state.credential_reads += 1;
+        state
+            .identities
+            .get(&name)
+            .cloned()
+            .map(Response::new)
+            .ok_or_else(|| not_found(&name))
+    }
+
+    async fn redeem_enrollment_token(
+        &self,
+        request: Request<registry::RedeemEnrollmentTokenRequest>,
+    ) -> Result<Response<registry::Module>, Status> {
+        let request = request.into_inner();
+        let mut state = self.present()?;
+        state.redeemed.push(request.clone());
+        if request.token != "good-token" {
+            return Err(refuse(
+                Code::Unauthenticated,
+                "TOKEN_UNKNOWN",
+                "the token is unknown",
+            ));
+        }
+        Ok(Response::new(registry::Module {
+            name: format!(
+                "devices/{}/modules/DefenderIotMicroAgent",
+                request.device_id
+            ),
+            device_id: request.device_id,
+            module_id: "DefenderIotMicroAgent".to_owned(),
+            keys: Some(registry::SymmetricKeys {
+                primary: "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned(),
+                secondary: String::new(),
+            }),
+            ..registry::Module::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl DeviceTwinService for FakeStore {
+    async fn get_desired(
+        &self,
+        request: Request<twins::GetDesiredRequest>,
+    ) -> Result<Response<twins::DesiredSection>, Status> {
+        let request = request.into_inner();
+        let state = self.present()?;
+        let mut section = state
+            .twins
+            .get(&request.name)
+            .cloned()
+            .ok_or_else(|| not_found(&request.name))?;
+        if !request.include_reported {
+            section.reported_json.clear();
+            section.reported_version = 0;
+        }
+        Ok(Response::new(section))
+    }
+
+    async fn patch_reported(
+        &self,
+        request: Request<twins::PatchReportedRequest>,
+    ) -> Result<Response<twins::PatchReportedResponse>, Status> {
+        let request = request.into_inner();
+        let mut state = self.present()?;
+        if !request.patch_json.starts_with('{') {
+            let mut details =
+                ErrorDetails::with_bad_request_violation("patch_json", "must be a JSON object");
+            details.set_error_info("INVALID_PATCH", "twinward", HashMap::new());
+            let message = "the patch cannot be merged";
+            return Err(Status::with_error_details(
+                Code::InvalidArgument,
+                message,
+                details,
+            ));
+        }
+        state.patches.push(request);
+        let version = u64::try_from(state.patches.len()).unwrap() + 1;
+        Ok(Response::new(twins::PatchReportedResponse { version }))
+    }
+
+    async fn acknowledge_desired(
+        &self,
+        request: Request<twins::AcknowledgeDesiredRequest>,
+    ) -> Result<Response<twins::AcknowledgeDesiredResponse>, Status> {
+        self.present()?.acknowledged.push(request.into_inner());
+        Ok(Response::new(twins::AcknowledgeDesiredResponse {}))
+    }
+}
