@@ -1,6 +1,8 @@
 //! What can go wrong, one enum per family of operations. A variant names the operation and its
 //! subject; the cause is the source, never repeated in the text.
 
+mod kinds;
+
 use std::sync::Arc;
 use std::time::Duration;
 

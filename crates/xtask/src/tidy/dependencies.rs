@@ -7,7 +7,7 @@ use super::metadata::Metadata;
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Packages that must not be in the tree, with what to use instead.
-const BANNED: [(&str, &str); 6] = [
+const BANNED: [(&str, &str); 5] = [
     ("openssl", "rustls with ring"),
     ("openssl-sys", "rustls with ring"),
     ("native-tls", "rustls with ring"),
@@ -16,7 +16,6 @@ const BANNED: [(&str, &str); 6] = [
         "ring: a second cryptography library needs cmake and takes minutes to build",
     ),
     ("chrono", "jiff"),
-    ("lazy_static", "std::sync::LazyLock"),
 ];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<String> {

@@ -40,10 +40,14 @@ fn check_one(manifest: &Table) -> Vec<String> {
             continue;
         };
         for (name, value) in dependencies {
-            let only_inherits = value.as_table().is_some_and(|table| {
-                table.len() == 1 && table.get("workspace") == Some(&Value::Boolean(true))
-            });
-            if !only_inherits {
+            // Features for tests (a paused clock) must not reach production, so they stand where
+            // they are needed.
+            let may_add: &[&str] = if table == "dev-dependencies" {
+                &["features"]
+            } else {
+                &[]
+            };
+            if !only_inherits(value, may_add) {
                 findings.push(format!(
                     "{table}.{name}: write `{name}.workspace = true` alone"
                 ));
@@ -64,6 +68,18 @@ fn check_one(manifest: &Table) -> Vec<String> {
         findings.push("lints: write `workspace = true`".to_owned());
     }
     findings
+}
+
+fn only_inherits(dependency: &Value, may_add: &[&str]) -> bool {
+    let Some(table) = dependency.as_table() else {
+        return false;
+    };
+    let inherits = table.get("workspace") == Some(&Value::Boolean(true));
+    let additions = table.keys().filter(|key| *key != "workspace");
+    inherits
+        && additions
+            .into_iter()
+            .all(|key| may_add.contains(&key.as_str()))
 }
 
 #[cfg(test)]
@@ -92,15 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn a_version_or_a_feature_in_a_crate_is_found() {
+    fn a_version_or_a_production_feature_in_a_crate_is_found() {
         let found = findings(
-            "[dependencies]\na = \"1\"\n[dev-dependencies]\nb = { workspace = true, features = [\"x\"] }",
+            "[dependencies]
+            a = \"1\"
+            b = { workspace = true, features = [\"x\"] }
+            [dev-dependencies]
+            b = { workspace = true, features = [\"x\"] }
+            c = \"1\"",
         );
         assert_eq!(
             found,
             [
                 "dependencies.a: write `a.workspace = true` alone",
-                "dev-dependencies.b: write `b.workspace = true` alone"
+                "dependencies.b: write `b.workspace = true` alone",
+                "dev-dependencies.c: write `c.workspace = true` alone"
             ]
         );
     }

@@ -44,8 +44,17 @@ pub(super) struct Metadata {
 
 impl Metadata {
     pub(super) fn read() -> Result<Self> {
+        // We ship for Linux; what a library needs elsewhere (in a browser, say) is not in our tree.
+        let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let output = workspace::cargo()
-            .args(["metadata", "--format-version", "1", "--locked"])
+            .args([
+                "metadata",
+                "--format-version",
+                "1",
+                "--locked",
+                "--filter-platform",
+            ])
+            .arg(platform)
             .output()
             .context("cannot start cargo metadata")?;
         ensure!(
