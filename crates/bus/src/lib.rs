@@ -13,7 +13,7 @@
 //! starts a task: what has to run ([`PackerWorker`]) is handed to the caller, who supervises it.
 //!
 //! Modules in reading order: [`config`] and [`connection`] (who we talk to), [`streams`] (what must
-//! exist), [`message`] (what travels), [`publish`] and [`packer`] (the way in), [`pull`] (the way
+//! exist), [`message`] (what travels), [`publish`] and [`mod@packer`] (the way in), [`pull`] (the way
 //! out), [`reject`] (poison), [`hints`] (fire-and-forget notices), [`error`].
 
 pub mod config;
