@@ -165,7 +165,9 @@ impl App {
             tasks.spawn(name, OnFailure::StopService, consumer.run());
         }
         let contact = twins.clone();
-        tasks.spawn("first contact", OnFailure::Log, async move { contact.greet().await });
+        tasks.spawn("first contact", OnFailure::Log, async move {
+            contact.greet().await
+        });
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,

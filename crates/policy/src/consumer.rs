@@ -40,7 +40,7 @@ const STREAM_MISSING: Policy = Policy {
 
 /// Everything a consumer works with.
 #[derive(Debug, Clone)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// Where changes come from.
     pub bus: Bus,
     /// What is in force.
@@ -60,7 +60,7 @@ pub struct Parts {
 }
 
 /// The reader of one partition.
-pub struct Consumer {
+pub(crate) struct Consumer {
     parts: Parts,
     partition: Partition,
     stream: String,
@@ -70,7 +70,12 @@ pub struct Consumer {
 
 impl Consumer {
     /// Reads a partition from behind a position.
-    pub fn new(parts: Parts, partition: Partition, after: Sequence, health: Component) -> Consumer {
+    pub(crate) fn new(
+        parts: Parts,
+        partition: Partition,
+        after: Sequence,
+        health: Component,
+    ) -> Consumer {
         let stream = wire::subjects::twins_stream(partition);
         let pull = parts
             .bus
@@ -85,7 +90,7 @@ impl Consumer {
     }
 
     /// Works until the service stops.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let shutdown = self.parts.shutdown.clone();
         let mut missing = Backoff::new(STREAM_MISSING);
         // The first look only opens the reader, so that health does not wait for a first change.

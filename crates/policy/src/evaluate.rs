@@ -38,7 +38,7 @@ impl ActivePolicy {
 /// All policies in force, in the order of precedence, with what they look at. It never changes; a
 /// change of a policy makes a new set.
 #[derive(Debug, Clone, Default)]
-pub struct PolicySet {
+pub(crate) struct PolicySet {
     devices: ScopeSet,
     modules: ScopeSet,
 }
@@ -51,7 +51,7 @@ struct ScopeSet {
 
 impl PolicySet {
     /// Orders and indexes policies; their order here does not matter.
-    pub fn new(policies: impl IntoIterator<Item = ActivePolicy>) -> PolicySet {
+    pub(crate) fn new(policies: impl IntoIterator<Item = ActivePolicy>) -> PolicySet {
         let mut set = PolicySet::default();
         for active in policies {
             let scope = match active.policy.scope() {
@@ -70,12 +70,12 @@ impl PolicySet {
     }
 
     /// How many policies there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.devices.policies.len() + self.modules.policies.len()
     }
 
     /// Whether a change of these parts of a twin can change what is decided on it.
-    pub fn is_concerned(&self, scope: Scope, changed: Interest) -> bool {
+    pub(crate) fn is_concerned(&self, scope: Scope, changed: Interest) -> bool {
         // A new twin has never been looked at, and a change of desired may have undone (or be)
         // what policies set; no condition is needed for that.
         changed.created || changed.desired || self.scope(scope).looks_at.meets(changed)
@@ -83,7 +83,7 @@ impl PolicySet {
 
     /// The policies that apply to a twin, in the order of precedence: the first that sets a leaf
     /// wins it.
-    pub fn applicable(&self, twin: &TwinDocument) -> Vec<Arc<ActivePolicy>> {
+    pub(crate) fn applicable(&self, twin: &TwinDocument) -> Vec<Arc<ActivePolicy>> {
         let all = &self.scope(twin.scope()).policies;
         all.iter()
             .filter(|active| active.applies_to(twin))
@@ -101,7 +101,7 @@ impl PolicySet {
 
 /// What has to happen to a twin.
 #[derive(Debug, Clone)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Everything holds already. No call is made, so the loop ends.
     Holds,
     /// It must be written: these policies apply (none: what policies set is taken out).
@@ -111,7 +111,7 @@ pub enum Decision {
 }
 
 /// Decides on one twin. `at` does not change the decision.
-pub fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
+pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
     let applicable = policies.applicable(twin);
     let writes: Vec<PolicyWrite> = applicable.iter().map(|active| write(active)).collect();
     match twin::apply_policy_settings(twin.desired(), &writes, at) {
@@ -137,7 +137,7 @@ fn write(active: &ActivePolicy) -> PolicyWrite {
     clippy::struct_excessive_bools,
     reason = "a set with one flag per part of a twin"
 )]
-pub struct Interest {
+pub(crate) struct Interest {
     created: bool,
     tags: bool,
     desired: bool,
@@ -149,7 +149,7 @@ pub struct Interest {
 
 impl Interest {
     /// Everything: for a change that we do not know.
-    pub const ALL: Interest = Interest {
+    pub(crate) const ALL: Interest = Interest {
         created: true,
         tags: true,
         desired: true,
@@ -160,7 +160,7 @@ impl Interest {
     };
 
     /// What the conditions of a policy look at. Ids never change, so they are not part of it.
-    pub fn of(policy: &Policy) -> Interest {
+    pub(crate) fn of(policy: &Policy) -> Interest {
         let mut interest = Interest::default();
         let conditions = [Some(policy.target()), policy.when()];
         for path in conditions
@@ -203,7 +203,7 @@ impl Interest {
     }
 
     /// What a commit changed.
-    pub fn of_changes(changes: impl IntoIterator<Item = Change>) -> Interest {
+    pub(crate) fn of_changes(changes: impl IntoIterator<Item = Change>) -> Interest {
         let none = Interest::default();
         changes.into_iter().fold(none, |all, change| {
             all.with(match change {
@@ -239,7 +239,7 @@ impl Interest {
 
     /// Both together.
     #[must_use]
-    pub fn with(self, other: Interest) -> Interest {
+    pub(crate) fn with(self, other: Interest) -> Interest {
         Interest {
             created: self.created || other.created,
             tags: self.tags || other.tags,

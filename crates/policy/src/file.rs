@@ -157,7 +157,7 @@ impl<'de> Deserialize<'de> for Document {
             }
         }
 
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_any(Entries)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::rejects::{Reason, Rejected};
 
 /// A twin that changed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// As it is after the last change.
     pub twin: Twin,
     /// What any of the changes touched.
@@ -32,7 +32,7 @@ pub struct Candidate {
 
 /// What a batch asks for.
 #[derive(Debug, Default)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     /// Each twin once, in the order of their first changes.
     pub candidates: Vec<Candidate>,
     /// Messages that cannot be used.
@@ -40,7 +40,7 @@ pub struct Gathered {
 }
 
 /// Gathers the messages of a batch, in order.
-pub fn gather<'a>(
+pub(crate) fn gather<'a>(
     stream: &str,
     messages: impl IntoIterator<Item = (Sequence, &'a Bytes)>,
 ) -> Gathered {

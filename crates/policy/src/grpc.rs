@@ -23,7 +23,7 @@ const PAGE_TOKEN_PREFIX: &str = "after:";
 
 /// The policy API over the policies in force.
 #[derive(Debug, Clone)]
-pub struct PolicyApi {
+pub(crate) struct PolicyApi {
     policies: Policies,
     progress: Progress,
     metrics: Metrics,
@@ -31,7 +31,7 @@ pub struct PolicyApi {
 
 impl PolicyApi {
     /// Serves these policies.
-    pub fn new(policies: Policies, progress: Progress, metrics: Metrics) -> PolicyApi {
+    pub(crate) fn new(policies: Policies, progress: Progress, metrics: Metrics) -> PolicyApi {
         PolicyApi {
             policies,
             progress,

@@ -4,28 +4,28 @@ use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Sc
 
 /// What came of the evaluation of a twin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabel {
+pub(crate) struct ResultLabel {
     /// `skipped`, `held`, `changed`, `gone`, `rejected`, `unfinished`.
     pub result: &'static str,
 }
 
 /// Why something was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
+pub(crate) struct ReasonLabel {
     /// A stable code.
     pub reason: &'static str,
 }
 
 /// A partition of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PartitionLabel {
+pub(crate) struct PartitionLabel {
     /// Its number.
     pub partition: u16,
 }
 
 /// Handles to all of them. Clones share the numbers.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Messages of `TWINS_{p}` that were read.
     pub messages: Counter,
     /// Twins by what came of their evaluation.
@@ -50,7 +50,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers everything; once per process.
-    pub fn register(scope: &Scope) -> Metrics {
+    pub(crate) fn register(scope: &Scope) -> Metrics {
         Metrics {
             messages: scope.counter("messages", "Messages of twin changes read"),
             evaluations: scope.counters("evaluations", "Changed twins by what came of them"),
@@ -75,14 +75,14 @@ impl Metrics {
     }
 
     /// Counts what came of a twin.
-    pub fn count(&self, result: &'static str) {
+    pub(crate) fn count(&self, result: &'static str) {
         self.evaluations
             .get_or_create(&ResultLabel { result })
             .inc();
     }
 
     /// Counts a reject.
-    pub fn reject(&self, reason: &'static str) {
+    pub(crate) fn reject(&self, reason: &'static str) {
         self.rejects.get_or_create(&ReasonLabel { reason }).inc();
     }
 }

@@ -46,7 +46,7 @@ impl Present {
 
 /// Which sweeps somebody waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Must start at once: a policy changed, or changes were missed.
     pub now: SweepNumber,
     /// May wait: twins could not be written, and trying at once would fail again.
@@ -55,14 +55,14 @@ pub struct Wanted {
 
 impl Wanted {
     /// The last of both.
-    pub fn last(self) -> SweepNumber {
+    pub(crate) fn last(self) -> SweepNumber {
         self.now.max(self.later)
     }
 }
 
 /// The handle to the policies in force. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Policies {
+pub(crate) struct Policies {
     store: Store,
     clock: SharedClock,
     present: Arc<watch::Sender<Present>>,
@@ -71,7 +71,7 @@ pub struct Policies {
 
 impl Policies {
     /// Takes over what the store holds.
-    pub fn new(store: Store, clock: SharedClock, contents: &Contents) -> Policies {
+    pub(crate) fn new(store: Store, clock: SharedClock, contents: &Contents) -> Policies {
         let wanted = Wanted {
             now: contents.sweep.wanted,
             later: SweepNumber::default(),
@@ -85,17 +85,17 @@ impl Policies {
     }
 
     /// The policies to evaluate with.
-    pub fn set(&self) -> Arc<PolicySet> {
+    pub(crate) fn set(&self) -> Arc<PolicySet> {
         Arc::clone(&self.present.borrow().set)
     }
 
     /// One policy.
-    pub fn get(&self, id: &PolicyId) -> Option<StoredPolicy> {
+    pub(crate) fn get(&self, id: &PolicyId) -> Option<StoredPolicy> {
         self.present.borrow().by_id.get(id).cloned()
     }
 
     /// At most `limit` policies in the order of their ids, from behind `after`.
-    pub fn list(&self, after: Option<&PolicyId>, limit: usize) -> Vec<StoredPolicy> {
+    pub(crate) fn list(&self, after: Option<&PolicyId>, limit: usize) -> Vec<StoredPolicy> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let present = self.present.borrow();
         present
@@ -107,7 +107,10 @@ impl Policies {
     }
 
     /// Creates the policy or replaces its content, and puts it in force.
-    pub async fn apply(&self, policy: Policy) -> Result<(StoredPolicy, Outcome), store::Error> {
+    pub(crate) async fn apply(
+        &self,
+        policy: Policy,
+    ) -> Result<(StoredPolicy, Outcome), store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
             this.present.send_modify(|present| {
@@ -122,7 +125,11 @@ impl Policies {
     }
 
     /// Deletes the policy if it is still at `expected`.
-    pub async fn delete(&self, id: PolicyId, expected: Option<String>) -> Result<(), store::Error> {
+    pub(crate) async fn delete(
+        &self,
+        id: PolicyId,
+        expected: Option<String>,
+    ) -> Result<(), store::Error> {
         let this = self.clone();
         let gone = id.clone();
         let out_of_force = move |sweep: SweepNumber| {
@@ -139,7 +146,7 @@ impl Policies {
 
     /// Wants all twins evaluated because changes of a partition were missed; the partition is read
     /// on after `after`.
-    pub async fn changes_missed(
+    pub(crate) async fn changes_missed(
         &self,
         partition: u16,
         after: Sequence,
@@ -150,7 +157,7 @@ impl Policies {
     }
 
     /// Wants all twins evaluated at some later time, because twins could not be written.
-    pub async fn twins_unfinished(&self) -> Result<(), store::Error> {
+    pub(crate) async fn twins_unfinished(&self) -> Result<(), store::Error> {
         let sweep = self.store.want_sweep(None).await?;
         self.wanted
             .send_modify(|wanted| wanted.later = wanted.later.max(sweep));
@@ -158,7 +165,7 @@ impl Policies {
     }
 
     /// Notes durably that a sweep is complete.
-    pub async fn sweep_done(
+    pub(crate) async fn sweep_done(
         &self,
         sweep: SweepNumber,
         counts: SweepCounts,
@@ -167,7 +174,7 @@ impl Policies {
     }
 
     /// Which sweeps are wanted, now and as it changes.
-    pub fn wanted(&self) -> watch::Receiver<Wanted> {
+    pub(crate) fn wanted(&self) -> watch::Receiver<Wanted> {
         self.wanted.subscribe()
     }
 

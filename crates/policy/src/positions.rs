@@ -20,14 +20,14 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 /// The handle to the positions. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Positions {
+pub(crate) struct Positions {
     store: Store,
     dirty: Arc<Mutex<BTreeMap<u16, Sequence>>>,
 }
 
 impl Positions {
     /// Writes to this store.
-    pub fn new(store: Store) -> Positions {
+    pub(crate) fn new(store: Store) -> Positions {
         Positions {
             store,
             dirty: Arc::default(),
@@ -35,12 +35,12 @@ impl Positions {
     }
 
     /// Everything of a partition up to here has taken effect.
-    pub fn advance(&self, partition: u16, sequence: Sequence) {
+    pub(crate) fn advance(&self, partition: u16, sequence: Sequence) {
         self.dirty().insert(partition, sequence);
     }
 
     /// Writes what is new until the service stops; the last writing is [`Positions::flush`].
-    pub async fn keep(self, shutdown: ShutdownToken) {
+    pub(crate) async fn keep(self, shutdown: ShutdownToken) {
         while shutdown
             .run_until(tokio::time::sleep(WRITE_EVERY))
             .await
@@ -51,7 +51,7 @@ impl Positions {
     }
 
     /// Writes what is new. A failure is survived: it is tried again with the next.
-    pub async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         let taken = std::mem::take(&mut *self.dirty());
         if taken.is_empty() {
             return;

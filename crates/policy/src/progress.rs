@@ -19,11 +19,11 @@ struct Known {
 
 /// The handle to the progress. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Progress(Arc<watch::Sender<Known>>);
+pub(crate) struct Progress(Arc<watch::Sender<Known>>);
 
 impl Progress {
     /// What the store knows from before.
-    pub fn new(state: SweepState) -> Progress {
+    pub(crate) fn new(state: SweepState) -> Progress {
         let known = Known {
             done: state.done,
             done_counts: state.counts,
@@ -33,18 +33,18 @@ impl Progress {
     }
 
     /// The last sweep that is complete.
-    pub fn done(&self) -> SweepNumber {
+    pub(crate) fn done(&self) -> SweepNumber {
         self.0.borrow().done
     }
 
     /// A sweep has found this so far.
-    pub fn running(&self, sweep: SweepNumber, counts: SweepCounts) {
+    pub(crate) fn running(&self, sweep: SweepNumber, counts: SweepCounts) {
         self.0
             .send_modify(|known| known.running = Some((sweep, counts)));
     }
 
     /// A sweep is complete.
-    pub fn complete(&self, sweep: SweepNumber, counts: SweepCounts) {
+    pub(crate) fn complete(&self, sweep: SweepNumber, counts: SweepCounts) {
         self.0.send_modify(|known| {
             *known = Known {
                 done: known.done.max(sweep),
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// How far the evaluation after the policy's last change is.
-    pub fn of(&self, policy: &StoredPolicy) -> proto::Evaluation {
+    pub(crate) fn of(&self, policy: &StoredPolicy) -> proto::Evaluation {
         let known = *self.0.borrow();
         if known.done >= policy.sweep {
             return evaluation(true, known.done_counts);

@@ -15,7 +15,7 @@ const SERVICE: &str = "policy";
 
 /// Why something is rejected. The codes are stable; the documentation and dashboards name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// A message is no `TwinChanges`.
     Undecodable,
     /// A twin in a message or an answer cannot be parsed.
@@ -28,7 +28,7 @@ pub enum Reason {
 
 impl Reason {
     /// The code.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Reason::Undecodable => "UNDECODABLE_MESSAGE",
             Reason::InvalidTwin => "INVALID_TWIN",
@@ -40,7 +40,7 @@ impl Reason {
 
 /// One thing to reject.
 #[derive(Debug, Clone)]
-pub struct Rejected {
+pub(crate) struct Rejected {
     /// Names it, so that rejecting it again soon stores nothing new.
     pub id: String,
     /// Where it came from: a stream and sequence, or a twin.
@@ -57,7 +57,7 @@ pub struct Rejected {
 
 /// The handle for rejecting.
 #[derive(Debug, Clone)]
-pub struct Rejects {
+pub(crate) struct Rejects {
     bus: Bus,
     metrics: Metrics,
     shutdown: ShutdownToken,
@@ -65,7 +65,7 @@ pub struct Rejects {
 
 impl Rejects {
     /// Rejects into this bus.
-    pub fn new(bus: Bus, metrics: Metrics, shutdown: ShutdownToken) -> Rejects {
+    pub(crate) fn new(bus: Bus, metrics: Metrics, shutdown: ShutdownToken) -> Rejects {
         Rejects {
             bus,
             metrics,
@@ -75,7 +75,7 @@ impl Rejects {
 
     /// Stores a reject durably. False if the service stopped before it could: then what was
     /// rejected must be looked at again.
-    pub async fn put(&self, rejected: Rejected) -> bool {
+    pub(crate) async fn put(&self, rejected: Rejected) -> bool {
         let code = rejected.reason.as_str();
         let reject = Reject {
             subject: wire::subjects::rejects_subject(SERVICE),

@@ -31,11 +31,11 @@ mod content;
 mod sqlite;
 
 /// Name of the file in the data directory.
-pub const FILE_NAME: &str = "policy.db";
+pub(crate) const FILE_NAME: &str = "policy.db";
 
 /// Policies of a hub. All are in memory and each is looked at for every concerned change; a fleet
 /// with more has a templating problem, not a policy problem.
-pub const POLICIES_MAX: usize = 1000;
+pub(crate) const POLICIES_MAX: usize = 1000;
 
 /// A policy as it is kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,7 +86,7 @@ impl SweepNumber {
 
 /// What a full evaluation found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SweepCounts {
+pub(crate) struct SweepCounts {
     /// Twins looked at.
     pub evaluated: u64,
     /// Twins written.
@@ -97,7 +97,7 @@ pub struct SweepCounts {
 
 /// Which sweeps are wanted and done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SweepState {
+pub(crate) struct SweepState {
     /// The last one wanted.
     pub wanted: SweepNumber,
     /// The last one that is complete; all before it count as done.
@@ -108,7 +108,7 @@ pub struct SweepState {
 
 /// Everything that is kept.
 #[derive(Debug, Clone, Default)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Policies that are not deleted.
     pub policies: Vec<StoredPolicy>,
     /// Last evaluated message of each partition that has one.
@@ -224,14 +224,14 @@ impl Classified for Error {
 
 /// The handle to the store. Clones share it; every call runs on a blocking thread.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     engine: Arc<Mutex<sqlite::Engine>>,
 }
 
 impl Store {
     /// Opens or makes `policy.db` in a folder, which is made too, and brings it to the present
     /// schema.
-    pub async fn open(folder: &Path) -> Result<Store, Error> {
+    pub(crate) async fn open(folder: &Path) -> Result<Store, Error> {
         let folder = folder.to_owned();
         let engine = blocking(move || sqlite::Engine::open(&folder)).await?;
         Ok(Store {
@@ -240,7 +240,7 @@ impl Store {
     }
 
     /// Reads everything.
-    pub async fn load(&self) -> Result<Contents, Error> {
+    pub(crate) async fn load(&self) -> Result<Contents, Error> {
         self.run(|engine| engine.load()).await
     }
 
@@ -248,7 +248,7 @@ impl Store {
     ///
     /// `then` runs when the change is durable, before anybody else may change a policy. It runs
     /// also when the caller has gone away meanwhile, so that memory never lags behind the store.
-    pub async fn apply(
+    pub(crate) async fn apply(
         &self,
         policy: Policy,
         at: Timestamp,
@@ -264,7 +264,7 @@ impl Store {
 
     /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it
     /// set; `then` is told the number of that sweep, under the terms of [`Store::apply`].
-    pub async fn delete(
+    pub(crate) async fn delete(
         &self,
         id: PolicyId,
         expected: Option<String>,
@@ -279,19 +279,29 @@ impl Store {
     }
 
     /// Notes how far partitions were evaluated.
-    pub async fn save_positions(&self, positions: BTreeMap<u16, Sequence>) -> Result<(), Error> {
+    pub(crate) async fn save_positions(
+        &self,
+        positions: BTreeMap<u16, Sequence>,
+    ) -> Result<(), Error> {
         self.run(move |engine| engine.save_positions(&positions))
             .await
     }
 
     /// Wants a further sweep, because changes of a partition were missed; its reading goes on after
     /// `after`, noted in the same transaction.
-    pub async fn want_sweep(&self, skipped: Option<(u16, Sequence)>) -> Result<SweepNumber, Error> {
+    pub(crate) async fn want_sweep(
+        &self,
+        skipped: Option<(u16, Sequence)>,
+    ) -> Result<SweepNumber, Error> {
         self.run(move |engine| engine.want_sweep(skipped)).await
     }
 
     /// Notes that a sweep is complete.
-    pub async fn sweep_done(&self, sweep: SweepNumber, counts: SweepCounts) -> Result<(), Error> {
+    pub(crate) async fn sweep_done(
+        &self,
+        sweep: SweepNumber,
+        counts: SweepCounts,
+    ) -> Result<(), Error> {
         self.run(move |engine| engine.sweep_done(sweep, counts))
             .await
     }
@@ -307,7 +317,7 @@ impl Store {
 }
 
 /// The etag of a revision.
-pub fn etag(revision: u64) -> String {
+pub(crate) fn etag(revision: u64) -> String {
     format!("r{revision}")
 }
 

@@ -36,7 +36,7 @@ const UNFINISHED: Policy = Policy {
 
 /// What the sweeper works with.
 #[derive(Debug)]
-pub struct Sweeper {
+pub(crate) struct Sweeper {
     /// What is in force, and which sweeps are wanted.
     pub policies: Policies,
     /// Where twins are read.
@@ -67,7 +67,7 @@ enum End {
 
 impl Sweeper {
     /// Works until the service stops.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut wanted = self.policies.wanted();
         let mut unfinished = Backoff::new(UNFINISHED);
         loop {

@@ -12,7 +12,7 @@ use crate::policy_doc::Scope;
 
 /// What a decision looks at.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TwinDocument {
+pub(crate) struct TwinDocument {
     key: IdentityKey,
     status: String,
     tags: Map,
@@ -24,7 +24,7 @@ pub struct TwinDocument {
 
 impl TwinDocument {
     /// Parses what came over the wire.
-    pub fn from_wire(twin: &wire::twin::v1::Twin) -> Result<TwinDocument, InvalidField> {
+    pub(crate) fn from_wire(twin: &wire::twin::v1::Twin) -> Result<TwinDocument, InvalidField> {
         let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id)?;
         let document = object("desired_json", &twin.desired_json)?;
         let version = Version::new(twin.desired_version)
@@ -44,22 +44,22 @@ impl TwinDocument {
     }
 
     /// Whose twin it is.
-    pub fn key(&self) -> &IdentityKey {
+    pub(crate) fn key(&self) -> &IdentityKey {
         &self.key
     }
 
     /// Which policies look at it.
-    pub fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         scope_of(&self.key)
     }
 
     /// The section that policies write.
-    pub fn desired(&self) -> &Section {
+    pub(crate) fn desired(&self) -> &Section {
         &self.desired
     }
 
     /// The twin as conditions see it.
-    pub fn view(&self) -> TwinView<'_> {
+    pub(crate) fn view(&self) -> TwinView<'_> {
         TwinView {
             device_id: self.key.device.as_str(),
             module_id: self.key.module.as_ref().map(twin::ModuleId::as_str),
@@ -75,7 +75,7 @@ impl TwinDocument {
 }
 
 /// Which policies look at the twin of this identity.
-pub fn scope_of(key: &IdentityKey) -> Scope {
+pub(crate) fn scope_of(key: &IdentityKey) -> Scope {
     match key.module {
         None => Scope::Devices,
         Some(_) => Scope::Modules,

@@ -40,7 +40,7 @@ const BROKEN: Policy = Policy {
 
 /// Why a call was given up.
 #[derive(Debug, Clone, Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The twin changed since it was read.
     #[error("the twin changed in between")]
     Conflict,
@@ -98,7 +98,7 @@ fn judge(code: Code) -> Verdict {
 
 /// The handle to twin-store. Clones share the connection.
 #[derive(Debug, Clone)]
-pub struct TwinStore {
+pub(crate) struct TwinStore {
     policy: PolicyTwinServiceClient<Connection>,
     twins: TwinServiceClient<Connection>,
     health: Component,
@@ -107,7 +107,7 @@ pub struct TwinStore {
 
 impl TwinStore {
     /// Makes the connection; nothing is sent before the first call.
-    pub fn connect(
+    pub(crate) fn connect(
         config: &ClientConfig,
         health: Component,
         shutdown: ShutdownToken,
@@ -123,15 +123,18 @@ impl TwinStore {
 
     /// Makes the first call, so that health knows how it is before there is work. Returns when
     /// twin-store has answered, or the service stops.
-    pub async fn greet(&self) {
-        let request = ListTwinsRequest { page_size: 1, ..ListTwinsRequest::default() };
+    pub(crate) async fn greet(&self) {
+        let request = ListTwinsRequest {
+            page_size: 1,
+            ..ListTwinsRequest::default()
+        };
         if let Err(failure) = self.list(&request).await {
             debug!(error = %failure, "twin-store was not reached");
         }
     }
 
     /// Makes a twin hold exactly these settings of policies.
-    pub async fn apply(
+    pub(crate) async fn apply(
         &self,
         request: &ApplyPolicySettingsRequest,
     ) -> Result<ApplyPolicySettingsResponse, Failure> {
@@ -143,7 +146,7 @@ impl TwinStore {
     }
 
     /// Reads a twin.
-    pub async fn get(&self, name: &str) -> Result<Twin, Failure> {
+    pub(crate) async fn get(&self, name: &str) -> Result<Twin, Failure> {
         self.call("read a twin", || {
             let (mut client, name) = (self.twins.clone(), name.to_owned());
             async move { client.get_twin(GetTwinRequest { name }).await }
@@ -152,7 +155,10 @@ impl TwinStore {
     }
 
     /// Reads a page of twins.
-    pub async fn list(&self, request: &ListTwinsRequest) -> Result<ListTwinsResponse, Failure> {
+    pub(crate) async fn list(
+        &self,
+        request: &ListTwinsRequest,
+    ) -> Result<ListTwinsResponse, Failure> {
         self.call("list twins", || {
             let (mut client, request) = (self.twins.clone(), request.clone());
             async move { client.list_twins(request).await }

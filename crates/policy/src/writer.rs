@@ -34,7 +34,7 @@ const CONFLICTS: Policy = Policy {
 
 /// A twin to look at.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub(crate) struct Work {
     /// The twin.
     pub twin: TwinDocument,
     /// What started the loop, as far as known.
@@ -45,7 +45,7 @@ pub struct Work {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Everything held; at most a call that found so was made.
     Held,
     /// The twin was written.
@@ -64,7 +64,7 @@ pub enum Effect {
 
 impl Effect {
     /// The label of the metric.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Effect::Held => "held",
             Effect::Changed => "changed",
@@ -79,7 +79,7 @@ impl Effect {
 
 /// The handle. Clones share everything.
 #[derive(Debug, Clone)]
-pub struct Writer {
+pub(crate) struct Writer {
     policies: Policies,
     twins: TwinStore,
     rejects: Rejects,
@@ -90,7 +90,7 @@ pub struct Writer {
 
 impl Writer {
     /// Writes what these policies want.
-    pub fn new(
+    pub(crate) fn new(
         policies: Policies,
         twins: TwinStore,
         rejects: Rejects,
@@ -109,7 +109,7 @@ impl Writer {
     }
 
     /// Looks at a twin and writes to it if it must be.
-    pub async fn carry_out(&self, work: Work) -> Effect {
+    pub(crate) async fn carry_out(&self, work: Work) -> Effect {
         let decision = decide(&self.policies.set(), &work.twin, self.clock.now());
         // Most twins hold; they cost neither a call nor a span.
         let effect = if let Decision::Holds = decision {

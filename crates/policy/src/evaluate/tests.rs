@@ -7,7 +7,9 @@ use super::*;
 use crate::policy_doc::PolicySpec;
 
 fn policy(id: &str, target: &str, when: &str, priority: i32, settings: Value) -> Policy {
-    let Value::Object(settings) = settings else { panic!("settings are an object") };
+    let Value::Object(settings) = settings else {
+        panic!("settings are an object")
+    };
     Policy::check(PolicySpec {
         id: id.to_owned(),
         target: target.to_owned(),
@@ -20,15 +22,26 @@ fn policy(id: &str, target: &str, when: &str, priority: i32, settings: Value) ->
 }
 
 fn active(policy: Policy, created_order: u64) -> ActivePolicy {
-    ActivePolicy { policy, revision: 1, created_order }
+    ActivePolicy {
+        policy,
+        revision: 1,
+        created_order,
+    }
 }
 
 /// A security module's twin, with a desired section that operators wrote.
 fn twin(tags: &Value, desired: &Value, posture: &Value) -> TwinDocument {
-    let stamp = Stamp { at: Timestamp::UNIX_EPOCH, by: Writer::Operator("o".to_owned()) };
-    let section = Section::new(stamp.clone());
+    let stamp = Stamp {
+        at: Timestamp::UNIX_EPOCH,
+        by: Writer::Operator("o".to_owned()),
+    };
+    let section = Section::new(&stamp);
     let section = section
-        .merge(desired.as_object().unwrap(), &stamp, twin::SectionKind::Desired)
+        .merge(
+            desired.as_object().unwrap(),
+            &stamp,
+            twin::SectionKind::Desired,
+        )
         .unwrap();
     document(&section, tags, posture)
 }
@@ -53,15 +66,18 @@ fn document(section: &Section, tags: &Value, posture: &Value) -> TwinDocument {
     .unwrap()
 }
 
-fn ids(policies: &[Arc<ActivePolicy>]) -> Vec<&str> {
-    policies.iter().map(|active| active.policy.id().as_str()).collect()
+fn ids(policies: &[Arc<ActivePolicy>]) -> Vec<String> {
+    policies
+        .iter()
+        .map(|active| active.policy.id().to_string())
+        .collect()
 }
 
 /// The ids of what must be written, `None` if everything holds.
 fn decided(set: &PolicySet, twin: &TwinDocument) -> Option<Vec<String>> {
     match decide(set, twin, Timestamp::UNIX_EPOCH) {
         Decision::Holds => None,
-        Decision::Write(policies) => Some(ids(&policies).iter().map(ToString::to_string).collect()),
+        Decision::Write(policies) => Some(ids(&policies)),
         Decision::Breaks(violations) => panic!("{violations}"),
     }
 }
@@ -80,10 +96,17 @@ fn performed(set: &PolicySet, twin: &TwinDocument, tags: &Value, posture: &Value
 #[test]
 fn both_conditions_must_hold() {
     let set = PolicySet::new([active(
-        policy("p", "tags.site = 'a'", "posture.open = true", 0, json!({"x": 1})),
+        policy(
+            "p",
+            "tags.site = 'a'",
+            "posture.open = true",
+            0,
+            json!({"x": 1}),
+        ),
         1,
     )]);
-    let with = |site: &str, open: bool| twin(&json!({"site": site}), &json!({}), &json!({"open": open}));
+    let with =
+        |site: &str, open: bool| twin(&json!({"site": site}), &json!({}), &json!({"open": open}));
     assert_eq!(ids(&set.applicable(&with("a", true))), ["p"]);
     assert!(set.applicable(&with("a", false)).is_empty());
     assert!(set.applicable(&with("b", true)).is_empty());
@@ -96,13 +119,17 @@ fn a_policy_looks_only_at_twins_of_its_scope() {
     let device = TwinDocument::from_wire(&proto::Twin {
         device_id: "d".to_owned(),
         desired_version: 1,
-        desired_metadata_json: json!({"t": "1970-01-01T00:00:00Z", "v": 1, "w": "twinward"}).to_string(),
+        desired_metadata_json: json!({"t": "1970-01-01T00:00:00Z", "v": 1, "w": "twinward"})
+            .to_string(),
         ..proto::Twin::default()
     })
     .unwrap();
     assert_eq!(set.applicable(&module).len(), 1);
     assert!(set.applicable(&device).is_empty());
-    assert_eq!(device.key(), &IdentityKey::new_device(DeviceId::parse("d").unwrap()));
+    assert_eq!(
+        device.key(),
+        &IdentityKey::new_device(DeviceId::parse("d").unwrap())
+    );
 }
 
 #[test]
@@ -121,7 +148,10 @@ fn the_higher_priority_comes_first_and_at_a_tie_the_later_created() {
 fn what_holds_is_not_written_and_what_holds_no_more_is() {
     let (tags, none) = (json!({}), json!({}));
     let on = json!({"open": true});
-    let set = PolicySet::new([active(policy("p", "*", "posture.open = true", 0, json!({"x": {"y": 1}})), 1)]);
+    let set = PolicySet::new([active(
+        policy("p", "*", "posture.open = true", 0, json!({"x": {"y": 1}})),
+        1,
+    )]);
     let before = twin(&tags, &json!({"o": 1}), &on);
     assert_eq!(decided(&set, &before), Some(vec!["p".to_owned()]));
     let after = performed(&set, &before, &tags, &on);
@@ -143,10 +173,14 @@ fn an_operators_leaf_is_kept_without_trying_again() {
 #[test]
 fn settings_that_do_not_fit_this_twin_are_no_write() {
     let big = |letter: char| json!(letter.to_string().repeat(4000));
-    let full: serde_json::Map<String, Value> =
-        ('a'..='g').map(|letter| (letter.to_string(), big(letter))).collect();
+    let full: serde_json::Map<String, Value> = ('a'..='g')
+        .map(|letter| (letter.to_string(), big(letter)))
+        .collect();
     let twin = twin(&json!({}), &Value::Object(full), &json!({}));
-    let set = PolicySet::new([active(policy("p", "*", "", 0, json!({"y": big('y'), "z": big('z')})), 1)]);
+    let set = PolicySet::new([active(
+        policy("p", "*", "", 0, json!({"y": big('y'), "z": big('z')})),
+        1,
+    )]);
     let decision = decide(&set, &twin, Timestamp::UNIX_EPOCH);
     assert!(matches!(decision, Decision::Breaks(_)), "{decision:?}");
 }
@@ -154,11 +188,23 @@ fn settings_that_do_not_fit_this_twin_are_no_write() {
 #[test]
 fn only_what_conditions_look_at_concerns_them() {
     let set = PolicySet::new([active(
-        policy("p", "tags.site = 'a'", "posture.listeningPorts = 1", 0, json!({"x": 1})),
+        policy(
+            "p",
+            "tags.site = 'a'",
+            "posture.listeningPorts = 1",
+            0,
+            json!({"x": 1}),
+        ),
         1,
     )]);
     let concerned = |change| set.is_concerned(Scope::Modules, Interest::of_changes([change]));
-    for change in [Change::Created, Change::Tags, Change::Desired, Change::Posture, Change::Unspecified] {
+    for change in [
+        Change::Created,
+        Change::Tags,
+        Change::Desired,
+        Change::Posture,
+        Change::Unspecified,
+    ] {
         assert!(concerned(change), "{change:?}");
     }
     for change in [Change::Reported, Change::ConfigurationState, Change::Status] {
@@ -170,7 +216,10 @@ fn only_what_conditions_look_at_concerns_them() {
 
 #[test]
 fn a_condition_on_the_configuration_state_is_concerned_by_it() {
-    for when in ["posture.configuration.state = 'rejected'", "IS_DEFINED(posture)"] {
+    for when in [
+        "posture.configuration.state = 'rejected'",
+        "IS_DEFINED(posture)",
+    ] {
         let set = PolicySet::new([active(policy("p", "*", when, 0, json!({"x": 1})), 1)]);
         let changed = Interest::of_changes([Change::ConfigurationState]);
         assert!(set.is_concerned(Scope::Modules, changed), "{when}");
@@ -178,18 +227,28 @@ fn a_condition_on_the_configuration_state_is_concerned_by_it() {
 }
 
 fn any_policies() -> impl Strategy<Value = Vec<ActivePolicy>> {
-    let one = (0..3_i32, prop::sample::select(vec!["*", "", "tags.a = 1", "tags.a = 2"]),
+    let one = (
+        0..3_i32,
+        prop::sample::select(vec!["*", "", "tags.a = 1", "tags.a = 2"]),
         prop::sample::select(vec!["", "posture.a = 1", "posture.a = 2"]),
         prop::sample::select(vec![
-            json!({"x": 1}), json!({"x": 2}), json!({"x": {"y": 1}}), json!({"x": {"z": 2}, "w": 3}),
-            json!({"o": 7}), json!({"x": {}}),
-        ]));
+            json!({"x": 1}),
+            json!({"x": 2}),
+            json!({"x": {"y": 1}}),
+            json!({"x": {"z": 2}, "w": 3}),
+            json!({"o": 7}),
+            json!({"x": {}}),
+        ]),
+    );
     prop::collection::vec(one, 0..6).prop_map(|list| {
         list.into_iter()
             .enumerate()
             .map(|(index, (priority, target, when, settings))| {
                 let order = u64::try_from(index).unwrap();
-                active(policy(&format!("p{index}"), target, when, priority, settings), order)
+                active(
+                    policy(&format!("p{index}"), target, when, priority, settings),
+                    order,
+                )
             })
             .collect()
     })

@@ -27,7 +27,11 @@ fn the_sample_is_a_good_policy() {
     assert_eq!(policy.id, "unexpected-listener");
     assert_eq!((policy.scope, policy.priority), (Scope::Modules, 100));
     assert!(policy.when.contains("posture.listeningPorts"));
-    assert!(policy.settings.contains_key("CollectorsCore_PriorityIntervals"));
+    assert!(
+        policy
+            .settings
+            .contains_key("CollectorsCore_PriorityIntervals")
+    );
 }
 
 #[test]
@@ -38,7 +42,10 @@ fn several_documents_are_read_in_order_and_empty_ones_skipped() {
     let policies = parse(text).unwrap();
     let ids: Vec<&str> = policies.iter().map(|policy| policy.id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
-    assert_eq!((policies[1].scope, policies[1].priority), (Scope::Devices, -5));
+    assert_eq!(
+        (policies[1].scope, policies[1].priority),
+        (Scope::Devices, -5)
+    );
     assert_eq!(policies[1].settings["y"], json!({"z": [1, true, "t"]}));
 }
 
@@ -76,27 +83,41 @@ fn every_problem_is_told_with_line_and_column() {
 fn what_is_missing_is_named() {
     check(
         "description: nothing else\n",
-        &["`kind` is missing", "`name` is missing", "`target` is missing", "`settings` is missing"],
+        &[
+            "`kind` is missing",
+            "`name` is missing",
+            "`target` is missing",
+            "`settings` is missing",
+        ],
     );
 }
 
 #[test]
 fn another_kind_is_refused() {
     let text = "kind: Device\nname: a\ntarget: '*'\nsettings: {x: 1}\n";
-    check(text, &["line 1, column 7: kind: is \"Device\"; allowed is \"Policy\""]);
+    check(
+        text,
+        &["line 1, column 7: kind: is \"Device\"; allowed is \"Policy\""],
+    );
 }
 
 #[test]
 fn a_name_used_twice_is_refused() {
     let one = "kind: Policy\nname: a\ntarget: '*'\nsettings: {x: 1}\n";
-    check(&format!("{one}---\n{one}"), &["a policy named \"a\" stands at line 1 already"]);
+    check(
+        &format!("{one}---\n{one}"),
+        &["a policy named \"a\" stands at line 1 already"],
+    );
 }
 
 #[test]
 fn a_key_twice_and_broken_syntax_are_told_with_their_line() {
     check("kind: Policy\nkind: Policy\n", &["line 2"]);
     check("kind: Policy\nname: [\n", &["line "]);
-    check("- a\n- b\n", &["a policy: a mapping with the keys kind, name"]);
+    check(
+        "- a\n- b\n",
+        &["a policy: a mapping with the keys kind, name"],
+    );
 }
 
 #[test]
@@ -108,7 +129,8 @@ fn a_file_without_policies_says_so() {
 #[test]
 fn all_or_nothing() {
     let good = "kind: Policy\nname: a\ntarget: '*'\nsettings: {x: 1}\n";
-    check(&format!("{good}---\nkind: Policy\nname: b\ntarget: '*'\nsettings: {{}}\n"), &[
-        "line 9, column 11: settings: sets nothing",
-    ]);
+    check(
+        &format!("{good}---\nkind: Policy\nname: b\ntarget: '*'\nsettings: {{}}\n"),
+        &["line 9, column 11: settings: sets nothing"],
+    );
 }

@@ -32,11 +32,18 @@ fn check(spec: PolicySpec, expected: &[(Field, Option<&str>, &str)]) {
 
 #[test]
 fn a_good_policy_is_what_was_written() {
-    let spec = PolicySpec { when: "posture.x = 1".to_owned(), ..good() };
+    let spec = PolicySpec {
+        when: "posture.x = 1".to_owned(),
+        ..good()
+    };
     let policy = Policy::check(spec.clone()).unwrap();
     assert_eq!(policy.spec(), &spec);
     assert!(policy.when().is_some());
-    assert_eq!(Policy::check(good()).unwrap().when(), None, "an empty `when` is always");
+    assert_eq!(
+        Policy::check(good()).unwrap().when(),
+        None,
+        "an empty `when` is always"
+    );
 }
 
 #[test]
@@ -64,23 +71,44 @@ fn every_problem_is_reported_at_once_with_field_and_position() {
 
 #[test]
 fn a_policy_must_set_something() {
-    let spec = PolicySpec { settings: Map::new(), ..good() };
+    let spec = PolicySpec {
+        settings: Map::new(),
+        ..good()
+    };
     check(spec, &[(Field::Settings, None, "sets nothing")]);
 }
 
 #[test]
 fn settings_over_the_limit_of_a_twin_are_refused() {
-    let spec = PolicySpec { settings: map(json!({"a": "x".repeat(5000)})), ..good() };
-    check(spec, &[(Field::Settings, Some("properties.desired.a"), "4096")]);
+    let spec = PolicySpec {
+        settings: map(json!({"a": "x".repeat(5000)})),
+        ..good()
+    };
+    check(
+        spec,
+        &[(Field::Settings, Some("properties.desired.a"), "4096")],
+    );
 }
 
 #[test]
 fn a_policy_may_not_decide_by_what_it_sets_itself() {
-    for target in ["properties.desired.a = 1", "IS_DEFINED(properties.desired.a.b)"] {
-        let spec = PolicySpec { target: target.to_owned(), ..good() };
-        check(spec, &[(Field::Target, None, "which the policy itself sets")]);
+    for target in [
+        "properties.desired.a = 1",
+        "IS_DEFINED(properties.desired.a.b)",
+    ] {
+        let spec = PolicySpec {
+            target: target.to_owned(),
+            ..good()
+        };
+        check(
+            spec,
+            &[(Field::Target, None, "which the policy itself sets")],
+        );
     }
-    let others = PolicySpec { when: "properties.desired.b = 1".to_owned(), ..good() };
+    let others = PolicySpec {
+        when: "properties.desired.b = 1".to_owned(),
+        ..good()
+    };
     assert!(Policy::check(others).is_ok());
 }
 
@@ -89,7 +117,16 @@ fn ids_keep_to_their_alphabet() {
     for good in ["a", "0", "a-b_c.d", &"x".repeat(ID_CHARS_MAX)] {
         assert_eq!(PolicyId::parse(good).unwrap().as_str(), good);
     }
-    for bad in ["", "A", "-a", ".a", "a b", "a/b", "ä", &"x".repeat(ID_CHARS_MAX + 1)] {
+    for bad in [
+        "",
+        "A",
+        "-a",
+        ".a",
+        "a b",
+        "a/b",
+        "ä",
+        &"x".repeat(ID_CHARS_MAX + 1),
+    ] {
         let problem = PolicyId::parse(bad).unwrap_err();
         assert!(problem.contains("1 to 128 lower-case letters"), "{problem}");
     }

@@ -1,1 +1,251 @@
+use serde_json::json;
+use tempfile::TempDir;
 
+use super::*;
+use crate::policy_doc::PolicySpec;
+
+fn policy(id: &str, description: &str, priority: i32) -> Policy {
+    Policy::check(PolicySpec {
+        id: id.to_owned(),
+        description: description.to_owned(),
+        target: "*".to_owned(),
+        priority,
+        settings: json!({"a": 1}).as_object().unwrap().clone(),
+        ..PolicySpec::default()
+    })
+    .unwrap()
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+struct Fixture {
+    folder: TempDir,
+    store: Store,
+}
+
+impl Fixture {
+    async fn new() -> Fixture {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        Fixture { folder, store }
+    }
+
+    async fn reopen(self) -> Fixture {
+        drop(self.store);
+        let store = Store::open(self.folder.path()).await.unwrap();
+        Fixture {
+            folder: self.folder,
+            store,
+        }
+    }
+
+    async fn apply(&self, policy: Policy, second: i64) -> (StoredPolicy, Outcome) {
+        self.store.apply(policy, at(second), |_| {}).await.unwrap()
+    }
+
+    async fn delete(&self, id: &str, expected: Option<&str>) -> Result<(), Error> {
+        let id = PolicyId::parse(id).unwrap();
+        self.store
+            .delete(id, expected.map(str::to_owned), at(99), |_| {})
+            .await
+    }
+
+    async fn sweep(&self) -> SweepState {
+        self.store.load().await.unwrap().sweep
+    }
+}
+
+#[tokio::test]
+async fn a_new_store_wants_its_first_sweep() {
+    let fixture = Fixture::new().await;
+    let contents = fixture.store.load().await.unwrap();
+    assert!(contents.policies.is_empty() && contents.positions.is_empty());
+    assert_eq!(
+        (contents.sweep.wanted.get(), contents.sweep.done.get()),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn everything_survives_a_restart() {
+    let fixture = Fixture::new().await;
+    let (stored, outcome) = fixture.apply(policy("p", "d", 3), 10).await;
+    assert_eq!(outcome, Outcome::Created);
+    let positions = BTreeMap::from([(0, Sequence::new(7)), (15, Sequence::new(9))]);
+    fixture
+        .store
+        .save_positions(positions.clone())
+        .await
+        .unwrap();
+    let counts = SweepCounts {
+        evaluated: 5,
+        changed: 2,
+        failed: 1,
+    };
+    fixture
+        .store
+        .sweep_done(SweepNumber::new(2), counts)
+        .await
+        .unwrap();
+    let contents = fixture.reopen().await.store.load().await.unwrap();
+    assert_eq!(contents.policies, [stored]);
+    assert_eq!(contents.positions, positions);
+    let sweep = SweepNumber::new(2);
+    assert_eq!(
+        contents.sweep,
+        SweepState {
+            wanted: sweep,
+            done: sweep,
+            counts
+        }
+    );
+}
+
+#[tokio::test]
+async fn the_same_content_again_writes_nothing() {
+    let fixture = Fixture::new().await;
+    let (first, _) = fixture.apply(policy("p", "d", 3), 10).await;
+    let before = fixture.sweep().await;
+    let (again, outcome) = fixture.apply(policy("p", "d", 3), 20).await;
+    assert_eq!((again, outcome), (first, Outcome::Unchanged));
+    assert_eq!(fixture.sweep().await, before);
+}
+
+#[tokio::test]
+async fn a_change_raises_the_revision_and_wants_a_sweep() {
+    let fixture = Fixture::new().await;
+    let (first, _) = fixture.apply(policy("p", "d", 3), 10).await;
+    let (second, outcome) = fixture.apply(policy("p", "d", 4), 20).await;
+    assert_eq!(outcome, Outcome::Updated);
+    assert_eq!((second.revision, second.effective_revision), (2, 2));
+    assert_eq!((second.created_at, second.updated_at), (at(10), at(20)));
+    assert_eq!(
+        second.created_order, first.created_order,
+        "it was created when it was"
+    );
+    assert!(second.sweep > first.sweep);
+    assert_eq!(fixture.sweep().await.wanted, second.sweep);
+}
+
+#[tokio::test]
+async fn better_words_touch_no_twin() {
+    let fixture = Fixture::new().await;
+    let (first, _) = fixture.apply(policy("p", "d", 3), 10).await;
+    let (second, outcome) = fixture.apply(policy("p", "better words", 3), 20).await;
+    assert_eq!(outcome, Outcome::Updated);
+    assert_eq!((second.revision, second.effective_revision), (2, 1));
+    assert_eq!(second.sweep, first.sweep);
+    assert_eq!(
+        second.active().revision,
+        1,
+        "leaves keep the name they were written under"
+    );
+}
+
+#[tokio::test]
+async fn a_revision_is_never_used_again() {
+    let fixture = Fixture::new().await;
+    fixture.apply(policy("p", "d", 1), 10).await;
+    let (other, _) = fixture.apply(policy("q", "d", 1), 11).await;
+    fixture.apply(policy("p", "d", 2), 12).await;
+    fixture.delete("p", None).await.unwrap();
+    let fixture = fixture.reopen().await;
+    assert_eq!(fixture.store.load().await.unwrap().policies.len(), 1);
+    let (again, outcome) = fixture.apply(policy("p", "d", 1), 20).await;
+    assert_eq!((outcome, again.revision), (Outcome::Created, 3));
+    assert_eq!((again.created_at, again.updated_at), (at(20), at(20)));
+    assert!(
+        again.created_order > other.created_order,
+        "it was created last"
+    );
+}
+
+#[tokio::test]
+async fn deleting_wants_a_sweep_and_heeds_the_etag() {
+    let fixture = Fixture::new().await;
+    let (stored, _) = fixture.apply(policy("p", "d", 1), 10).await;
+    let refused = fixture.delete("p", Some("r9")).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.reason()),
+        (Kind::Aborted, "ETAG_MISMATCH")
+    );
+    fixture
+        .delete("p", Some(&etag(stored.revision)))
+        .await
+        .unwrap();
+    assert!(fixture.sweep().await.wanted > stored.sweep);
+    let gone = fixture.delete("p", None).await.unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn missed_changes_note_position_and_sweep_together() {
+    let fixture = Fixture::new().await;
+    let sweep = fixture
+        .store
+        .want_sweep(Some((3, Sequence::new(41))))
+        .await
+        .unwrap();
+    let contents = fixture.reopen().await.store.load().await.unwrap();
+    assert_eq!(contents.sweep.wanted, sweep);
+    assert_eq!(contents.positions, BTreeMap::from([(3, Sequence::new(41))]));
+}
+
+#[tokio::test]
+async fn an_older_sweep_does_not_undo_a_newer_one() {
+    let fixture = Fixture::new().await;
+    let counts = SweepCounts {
+        evaluated: 5,
+        ..SweepCounts::default()
+    };
+    fixture
+        .store
+        .sweep_done(SweepNumber::new(4), counts)
+        .await
+        .unwrap();
+    fixture
+        .store
+        .sweep_done(SweepNumber::new(3), SweepCounts::default())
+        .await
+        .unwrap();
+    let sweep = fixture.sweep().await;
+    assert_eq!((sweep.done.get(), sweep.counts), (4, counts));
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_program_is_refused() {
+    let fixture = Fixture::new().await;
+    let file = fixture.folder.path().join(FILE_NAME);
+    drop(fixture.store);
+    let connection = rusqlite::Connection::open(file).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Store::open(fixture.folder.path()).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Newer {
+                found: 99,
+                known: 1
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_stored_policy_that_cannot_be_used_stops_the_start() {
+    let fixture = Fixture::new().await;
+    fixture.apply(policy("p", "d", 1), 10).await;
+    let connection = rusqlite::Connection::open(fixture.folder.path().join(FILE_NAME)).unwrap();
+    connection
+        .execute(
+            "UPDATE revisions SET content = replace(content, '\"*\"', '\"tags.a =\"')",
+            [],
+        )
+        .unwrap();
+    let error = fixture.store.load().await.unwrap_err();
+    assert!(error.to_string().contains("the stored policy p"), "{error}");
+}
