@@ -1,0 +1,135 @@
+//! The command line: what can be asked for, and the words that explain it.
+//!
+//! Each verb's own arguments are beside the verb; here is what all share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+use crate::verbs::{completions, device, enrollment, module, policy, status, twin};
+use crate::{exit, serve, up};
+
+/// Security twins for devices: telemetry in, posture computed, configuration pushed back.
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinward",
+    version,
+    disable_help_subcommand = true,
+    subcommand_help_heading = "Commands",
+    max_term_width = 100,
+    after_help = "Start here: `twinward up` in one terminal, then `twinward status` in another.\n\
+                  `twinward --help` also explains how services are found, and the exit codes.",
+    after_long_help = long_help(),
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// What every verb understands.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// How to print: a table for people, or json or yaml for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// Directory of `twinward up` [env: TWINWARD_DATA_DIR] [default: $XDG_DATA_HOME/twinward, or
+    /// ~/.local/share/twinward]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// File with addresses and token; `up` writes it, the other verbs read it [default:
+    /// twinward.env in the data directory]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Address of twin-store [env: TWINWARD_TWIN_STORE_URL]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub(crate) twin_store_url: Option<String>,
+    /// Address of policy [env: TWINWARD_POLICY_URL]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub(crate) policy_url: Option<String>,
+    /// Admin token; others on this machine can see it here, so prefer the file or the variable
+    /// [env: TWINWARD_ADMIN_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the admin token
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    #[arg(hide_short_help = true)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// PEM file of the authority that signed the services' certificates [env: TWINWARD_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// How long to wait for an answer, for instance 500ms, 10s or 1m
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        default_value = "10s",
+        hide_short_help = true
+    )]
+    pub(crate) timeout: service_kit::units::Duration,
+}
+
+/// The verbs, in the order a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start everything on this machine: all services and a NATS server
+    Up(up::UpArgs),
+    /// Show whether everything is serving, and how much there is
+    Status(status::StatusArgs),
+    /// Create, show and remove devices
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Create, show and remove modules of devices
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
+    /// Let agents fetch their credentials themselves
+    #[command(subcommand)]
+    Enrollment(enrollment::EnrollmentCommand),
+    /// Show, change and follow twins
+    #[command(subcommand)]
+    Twin(twin::TwinCommand),
+    /// Say which twins get which settings; without a verb, run the service policy alone
+    Policy(policy::PolicyArgs),
+    /// Run the service ingestion alone: the door for agents
+    #[command(after_help = serve::HELP)]
+    Ingestion(serve::ServiceArgs),
+    /// Run the service twin-store alone: identities and twins
+    #[command(after_help = serve::HELP)]
+    TwinStore(serve::ServiceArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// The text after the long help: how services are found, examples, exit codes.
+fn long_help() -> String {
+    format!("{FINDING}\n\n{EXAMPLES}\n\n{}", exit::HELP)
+}
+
+const FINDING: &str = "\
+How services are found; the first that is there counts:
+  1. an option: --twin-store-url, --policy-url, --token or --token-file, --ca-file
+  2. the file of --env-file
+  3. a variable: TWINWARD_TWIN_STORE_URL, TWINWARD_POLICY_URL, TWINWARD_ADMIN_TOKEN,
+     TWINWARD_CA_FILE
+  4. twinward.env in the data directory, which `twinward up` writes when everything is ready";
+
+const EXAMPLES: &str = "\
+Examples:
+  twinward up                                  start everything on this machine
+  twinward device create cam-1                 create a device, print connection strings
+  twinward twin get cam-1 --security           show its security twin
+  twinward policy apply -f open-port.yaml      create or change a policy
+  twinward twin watch -o json | jq .posture    follow changes";
+
+#[cfg(test)]
+mod tests;

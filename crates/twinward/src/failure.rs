@@ -1,0 +1,160 @@
+//! What a person reads when something fails: what was tried, why it failed, what to do next.
+
+use std::fmt::Write as _;
+
+use service_kit::error::{Classified as _, Kind as ErrorKind};
+use service_kit::status::RemoteError;
+
+use crate::exit::Kind;
+
+/// The one error of the program's outermost layer. It holds sentences, because nobody but a person
+/// and an exit code come after it.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    what: String,
+    why: Option<String>,
+    details: Vec<String>,
+    advice: Vec<String>,
+}
+
+impl Failure {
+    /// Says what failed, for instance `cannot read policy.yaml`.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            why: None,
+            details: Vec::new(),
+            advice: Vec::new(),
+        }
+    }
+
+    /// The answer of a service to what was tried.
+    pub fn from_status(what: impl Into<String>, status: tonic::Status) -> Self {
+        let remote = RemoteError::from(status);
+        let mut failure = Self::new(kind_of(remote.kind()), what).because(remote.to_string());
+        for violation in remote.violations() {
+            failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
+        }
+        if let Some(delay) = remote.retry_after() {
+            failure = failure.advise(format!("try again in {} ms", delay.as_millis()));
+        }
+        match remote.kind() {
+            ErrorKind::Unauthenticated => failure.advise(
+                "the token was not accepted; `twinward up` writes the right one into its env file \
+                 (--env-file, --token-file)",
+            ),
+            ErrorKind::Aborted => {
+                failure.advise("somebody changed it in between: read it again and repeat")
+            }
+            ErrorKind::InvalidArgument
+            | ErrorKind::NotFound
+            | ErrorKind::AlreadyExists
+            | ErrorKind::FailedPrecondition
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ResourceExhausted
+            | ErrorKind::Unavailable
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::Unimplemented
+            | ErrorKind::Internal
+            | ErrorKind::DataLoss => failure,
+        }
+    }
+
+    /// Adds the reason.
+    #[must_use]
+    pub fn because(mut self, why: impl ToString) -> Self {
+        self.why = Some(why.to_string());
+        self
+    }
+
+    /// Adds a line of its own, for instance one wrong field.
+    #[must_use]
+    pub fn detail(mut self, line: impl Into<String>) -> Self {
+        self.details.push(line.into());
+        self
+    }
+
+    /// Adds what the reader may do next.
+    #[must_use]
+    pub fn advise(mut self, line: impl Into<String>) -> Self {
+        self.advice.push(line.into());
+        self
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Why it failed, or else what failed, on one line.
+    pub fn reason(&self) -> String {
+        self.why.clone().unwrap_or_else(|| self.what.clone())
+    }
+
+    /// The whole message, ending with a line break.
+    pub fn render(&self) -> String {
+        let mut text = format!("error: {}", self.what);
+        if let Some(why) = &self.why {
+            let _ = write!(text, ": {why}");
+        }
+        text.push('\n');
+        for line in &self.details {
+            let _ = writeln!(text, "  {line}");
+        }
+        for line in &self.advice {
+            let _ = writeln!(text, "help: {line}");
+        }
+        text
+    }
+}
+
+/// What the services' vocabulary means to the shell.
+fn kind_of(kind: ErrorKind) -> Kind {
+    match kind {
+        ErrorKind::InvalidArgument => Kind::Invalid,
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::AlreadyExists | ErrorKind::Aborted => Kind::Conflict,
+        ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => Kind::Denied,
+        ErrorKind::FailedPrecondition | ErrorKind::ResourceExhausted => Kind::Precondition,
+        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Kind::Unavailable,
+        ErrorKind::Unimplemented | ErrorKind::Internal | ErrorKind::DataLoss => Kind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    use super::*;
+
+    #[test]
+    fn every_violation_has_a_line_of_its_own() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("desired.a.b", "is 12 levels deep; allowed are 10");
+        details.add_bad_request_violation("tags.$x", "keys may not start with $");
+        let status =
+            Status::with_error_details(Code::InvalidArgument, "the patch breaks 2 rules", details);
+        let failure = Failure::from_status("cannot patch devices/cam-1", status);
+        assert_eq!(failure.kind(), Kind::Invalid);
+        assert_eq!(
+            failure.render(),
+            "error: cannot patch devices/cam-1: the patch breaks 2 rules\n  \
+             desired.a.b: is 12 levels deep; allowed are 10\n  \
+             tags.$x: keys may not start with $\n"
+        );
+    }
+
+    #[test]
+    fn a_wrong_token_tells_where_the_right_one_is() {
+        let failure = Failure::from_status("cannot list devices", Status::unauthenticated("no"));
+        assert_eq!(failure.kind().code(), 7);
+        assert!(
+            failure.render().contains("--token-file"),
+            "{}",
+            failure.render()
+        );
+    }
+}

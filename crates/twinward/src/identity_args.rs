@@ -1,0 +1,65 @@
+//! How a person names a device or a module on the command line.
+
+use clap::Args;
+use twin::{DeviceId, IdError, IdentityKey, ModuleId};
+
+/// One device.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArg {
+    /// Id of the device
+    #[arg(value_name = "DEVICE", value_parser = device)]
+    pub(crate) device: DeviceId,
+}
+
+/// One module of a device.
+#[derive(Debug, Args)]
+pub(crate) struct ModuleArg {
+    /// Id of the device
+    #[arg(value_name = "DEVICE", value_parser = device)]
+    pub(crate) device: DeviceId,
+    /// Id of the module; the security module is called DefenderIotMicroAgent
+    #[arg(value_name = "MODULE", value_parser = module)]
+    pub(crate) module: ModuleId,
+}
+
+impl ModuleArg {
+    /// The module as an identity.
+    pub(crate) fn key(&self) -> IdentityKey {
+        IdentityKey::new_module(self.device.clone(), self.module.clone())
+    }
+}
+
+/// A device or a module, for what both have: a twin.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityArg {
+    /// DEVICE, or DEVICE/MODULE
+    #[arg(value_name = "IDENTITY", value_parser = IdentityKey::parse_path)]
+    pub(crate) identity: IdentityKey,
+    /// The security module of DEVICE, short for DEVICE/DefenderIotMicroAgent
+    #[arg(short, long)]
+    pub(crate) security: bool,
+}
+
+impl IdentityArg {
+    /// The identity that is meant.
+    pub(crate) fn key(&self) -> IdentityKey {
+        resolve(&self.identity, self.security)
+    }
+}
+
+/// Applies `--security`; a module that was named stays what was named.
+pub(crate) fn resolve(identity: &IdentityKey, security: bool) -> IdentityKey {
+    match (&identity.module, security) {
+        (None, true) => IdentityKey::new_module(identity.device.clone(), ModuleId::security()),
+        (Some(_), _) | (None, false) => identity.clone(),
+    }
+}
+
+/// Reads a device id; the error says what is allowed.
+pub(crate) fn device(text: &str) -> Result<DeviceId, IdError> {
+    DeviceId::parse(text)
+}
+
+fn module(text: &str) -> Result<ModuleId, IdError> {
+    ModuleId::parse(text)
+}

@@ -1,0 +1,84 @@
+//! What `up` says when everything is ready: to people on standard output, to programs in a file.
+
+use std::path::PathBuf;
+
+use service_kit::secret::Secret;
+
+use super::services::Door;
+use crate::env_file::{self, variable};
+
+/// Where everything is.
+pub(super) struct Summary {
+    pub(super) host: String,
+    pub(super) ingestion: Door,
+    pub(super) twin_store: Door,
+    pub(super) policy: Door,
+    pub(super) nats_url: String,
+    pub(super) nats_token: Option<Secret>,
+    pub(super) nats_about: String,
+    pub(super) admin_token: Secret,
+    pub(super) data_dir: PathBuf,
+}
+
+impl Summary {
+    /// The variables of the env file.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let nats_url = match (&self.nats_token, self.nats_url.split_once("://")) {
+            (Some(token), Some((scheme, host))) => format!("{scheme}://{}@{host}", token.expose()),
+            (Some(_), None) | (None, _) => self.nats_url.clone(),
+        };
+        vec![
+            (variable::HOST, self.host.clone()),
+            (variable::AGENT_URL, self.ingestion.url()),
+            (variable::TWIN_STORE_URL, self.twin_store.url()),
+            (variable::POLICY_URL, self.policy.url()),
+            (variable::ADMIN_TOKEN, self.admin_token.expose().to_owned()),
+            (variable::NATS_URL, nats_url),
+            (
+                variable::INGESTION_METRICS_URL,
+                self.ingestion.metrics_url(),
+            ),
+            (
+                variable::TWIN_STORE_METRICS_URL,
+                self.twin_store.metrics_url(),
+            ),
+            (variable::POLICY_METRICS_URL, self.policy.metrics_url()),
+            (variable::DATA_DIR, self.data_dir.display().to_string()),
+        ]
+    }
+
+    /// What people read.
+    pub(super) fn text(&self) -> String {
+        let env_file = env_file::path_in(&self.data_dir);
+        format!(
+            "\n\
+             Twinward is up.\n\
+             \n\
+             \x20 agents connect to   {}\n\
+             \x20 twin-store          {}\n\
+             \x20 policy              {}\n\
+             \x20 metrics, health     {}, {}, {}\n\
+             \x20 NATS                {} ({})\n\
+             \x20 data                {}\n\
+             \x20 addresses, token    {}\n\
+             \n\
+             Next, in another terminal:\n\
+             \n\
+             \x20 twinward status\n\
+             \x20 twinward device create my-first-device\n\
+             \x20 twinward twin watch\n\
+             \n\
+             Ctrl-C stops everything.\n\n",
+            self.ingestion.url(),
+            self.twin_store.url(),
+            self.policy.url(),
+            self.ingestion.metrics_url(),
+            self.twin_store.metrics_url(),
+            self.policy.metrics_url(),
+            self.nats_url,
+            self.nats_about,
+            self.data_dir.display(),
+            env_file.display(),
+        )
+    }
+}

@@ -1,0 +1,9 @@
+//! What an operator can ask for. Every verb is a file: its arguments, its calls, its views.
+
+pub(crate) mod completions;
+pub(crate) mod device;
+pub(crate) mod enrollment;
+pub(crate) mod module;
+pub(crate) mod policy;
+pub(crate) mod status;
+pub(crate) mod twin;

@@ -1,0 +1,290 @@
+//! `twinward device`: who may connect.
+
+mod view;
+
+use clap::{Args, Subcommand};
+use twin::{DeviceId, IdentityKey, ModuleId};
+use wire::registry::v1 as api;
+
+use crate::connection::Connection;
+use crate::credentials;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::identity_args::{DeviceArg, device};
+use crate::output::Output;
+
+use view::{Created, DeviceView, Devices};
+
+pub(crate) use view::{Done, secret_line};
+
+/// The most devices a page may hold.
+const PAGE_MAX: usize = 1000;
+
+/// What can be done with devices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Create a device with its security module, and print their connection strings
+    Create(CreateArgs),
+    /// List devices in the order of their ids
+    List(ListArgs),
+    /// Show one device
+    Get(GetArgs),
+    /// Remove devices with their modules and twins
+    Delete(DeleteArgs),
+    /// Let a device connect
+    Enable(StatusArgs),
+    /// Keep a device and its modules out, and end their sessions
+    Disable(StatusArgs),
+}
+
+/// Arguments of `device create`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    twinward device create cam-1\n  \
+    twinward device create cam-1 -o json | jq -r .securityModule.connectionString > agent.key")]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Create the device alone; a security module can be added later with `module create`
+    #[arg(long)]
+    no_security_module: bool,
+    /// Create it disabled: it may not connect until `device enable`
+    #[arg(long)]
+    disabled: bool,
+    /// Why it is disabled, at most 128 characters
+    #[arg(long, value_name = "TEXT", requires = "disabled", default_value_t)]
+    reason: String,
+}
+
+/// Arguments of `device list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// At most so many devices; 0: all
+    #[arg(long, value_name = "N", default_value_t = PAGE_MAX)]
+    limit: usize,
+}
+
+/// Arguments of `device get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Also print the connection string, which holds the device's key
+    #[arg(long)]
+    show_keys: bool,
+}
+
+/// Arguments of `device delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Ids of the devices
+    #[arg(value_name = "DEVICE", required = true, value_parser = device)]
+    devices: Vec<DeviceId>,
+    /// Only if the device still has this etag
+    #[arg(long, value_name = "ETAG", default_value_t)]
+    etag: String,
+}
+
+/// Arguments of `device enable` and `device disable`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Why, at most 128 characters
+    #[arg(long, value_name = "TEXT", default_value_t)]
+    reason: String,
+    /// Only if the device still has this etag
+    #[arg(long, value_name = "ETAG", default_value_t)]
+    etag: String,
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(
+    command: DeviceCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::Create(args) => create(args, connection, output).await,
+        DeviceCommand::List(args) => list(&args, connection, output).await,
+        DeviceCommand::Get(args) => get(&args, connection, output).await,
+        DeviceCommand::Delete(args) => delete(args, connection, output).await,
+        DeviceCommand::Enable(args) => {
+            set_status(args, api::Status::Enabled, connection, output).await
+        }
+        DeviceCommand::Disable(args) => {
+            set_status(args, api::Status::Disabled, connection, output).await
+        }
+    }
+}
+
+async fn create(args: CreateArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let id = args.device.device;
+    let what = format!("cannot create device {id}");
+    let status = if args.disabled {
+        api::Status::Disabled
+    } else {
+        api::Status::Enabled
+    };
+    let request = api::CreateDeviceRequest {
+        device_id: id.to_string(),
+        status: status.into(),
+        status_reason: args.reason,
+        keys: None,
+        create_security_module: !args.no_security_module,
+    };
+    let mut registry = connection.registry()?;
+    let device = registry
+        .create_device(request)
+        .await
+        .map_err(|status| {
+            let failure = connection.refused(&what, status);
+            if failure.kind() == Kind::Conflict {
+                return failure.advise(format!("`twinward device get {id}` shows it"));
+            }
+            failure
+        })?
+        .into_inner();
+    let module = if args.no_security_module {
+        None
+    } else {
+        let key = IdentityKey::new_module(id.clone(), ModuleId::security());
+        let request = api::GetModuleRequest {
+            name: wire::names::identity_name(&key),
+            view: api::IdentityView::Full.into(),
+        };
+        let module = registry
+            .get_module(request)
+            .await
+            .map_err(|status| {
+                connection
+                    .refused(
+                        "the device was created, but cannot read its security module",
+                        status,
+                    )
+                    .advise(format!(
+                        "`twinward module get {id} {} --show-keys` shows it",
+                        ModuleId::SECURITY
+                    ))
+            })?
+            .into_inner();
+        Some(module)
+    };
+    let host = &connection.host();
+    output.show(&Created {
+        device_connection: credentials::device(host, &device)?,
+        module_connection: match &module {
+            Some(module) => credentials::module(host, module)?,
+            None => None,
+        },
+        device,
+        module,
+    })
+}
+
+async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let mut registry = connection.registry()?;
+    let mut devices = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let left = if args.limit == 0 {
+            PAGE_MAX
+        } else {
+            args.limit - devices.len()
+        };
+        let page_size = i32::try_from(left.min(PAGE_MAX)).unwrap_or(i32::MAX);
+        let page = registry
+            .list_devices(api::ListDevicesRequest {
+                page_size,
+                page_token,
+            })
+            .await
+            .map_err(|status| connection.refused("cannot list devices", status))?
+            .into_inner();
+        devices.extend(page.devices);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || (args.limit != 0 && devices.len() >= args.limit) {
+            break;
+        }
+    }
+    output.show(&Devices(devices))?;
+    if !page_token.is_empty() {
+        output.note(&format!(
+            "only the first {} are shown; --limit 0 shows all",
+            args.limit
+        ));
+    }
+    Ok(())
+}
+
+async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let id = &args.device.device;
+    let view = if args.show_keys {
+        api::IdentityView::Full
+    } else {
+        api::IdentityView::Basic
+    };
+    let device = connection
+        .registry()?
+        .get_device(api::GetDeviceRequest {
+            name: name(id),
+            view: view.into(),
+        })
+        .await
+        .map_err(|status| connection.refused(&format!("cannot get device {id}"), status))?
+        .into_inner();
+    let connection_string = credentials::device(&connection.host(), &device)?;
+    output.show(&DeviceView {
+        device,
+        connection_string,
+    })
+}
+
+async fn delete(args: DeleteArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let mut registry = connection.registry()?;
+    for id in &args.devices {
+        let request = api::DeleteDeviceRequest {
+            name: name(id),
+            etag: args.etag.clone(),
+        };
+        registry
+            .delete_device(request)
+            .await
+            .map_err(|status| connection.refused(&format!("cannot delete device {id}"), status))?;
+        output.show_next(&Done {
+            name: name(id),
+            done: "deleted",
+        })?;
+    }
+    Ok(())
+}
+
+async fn set_status(
+    args: StatusArgs,
+    status: api::Status,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let id = args.device.device;
+    let request = api::UpdateDeviceRequest {
+        name: name(&id),
+        status: status.into(),
+        status_reason: args.reason,
+        etag: args.etag,
+    };
+    let device = connection
+        .registry()?
+        .update_device(request)
+        .await
+        .map_err(|status| connection.refused(&format!("cannot update device {id}"), status))?
+        .into_inner();
+    output.show(&DeviceView {
+        device,
+        connection_string: None,
+    })
+}
+
+/// The resource name of a device.
+pub(crate) fn name(id: &DeviceId) -> String {
+    wire::names::identity_name(&IdentityKey::new_device(id.clone()))
+}

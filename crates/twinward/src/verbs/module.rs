@@ -1,0 +1,151 @@
+//! `twinward module`: identities below a device, each with its own credentials and twin.
+
+mod view;
+
+use clap::{Args, Subcommand};
+use twin::IdentityKey;
+use wire::registry::v1 as api;
+
+use crate::connection::Connection;
+use crate::credentials;
+use crate::failure::Failure;
+use crate::identity_args::{DeviceArg, ModuleArg};
+use crate::output::Output;
+use crate::verbs::device::{self, Done};
+
+use view::{ModuleView, Modules};
+
+/// What can be done with modules.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModuleCommand {
+    /// Create a module and print its connection string
+    Create(CreateArgs),
+    /// List the modules of a device
+    List(ListArgs),
+    /// Show one module
+    Get(GetArgs),
+    /// Remove a module with its twin
+    Delete(DeleteArgs),
+}
+
+/// Arguments of `module create`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  twinward module create cam-1 DefenderIotMicroAgent")]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    module: ModuleArg,
+}
+
+/// Arguments of `module list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+/// Arguments of `module get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    module: ModuleArg,
+    /// Also print the connection string, which holds the module's key
+    #[arg(long)]
+    show_keys: bool,
+}
+
+/// Arguments of `module delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    module: ModuleArg,
+    /// Only if the module still has this etag
+    #[arg(long, value_name = "ETAG", default_value_t)]
+    etag: String,
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(
+    command: ModuleCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut registry = connection.registry()?;
+    match command {
+        ModuleCommand::Create(args) => {
+            let request = api::CreateModuleRequest {
+                parent: device::name(&args.module.device),
+                module_id: args.module.module.to_string(),
+                keys: None,
+            };
+            let what = format!("cannot create module {}", args.module.key());
+            let module = registry
+                .create_module(request)
+                .await
+                .map_err(|status| connection.refused(&what, status))?
+                .into_inner();
+            show(module, connection, output)
+        }
+        ModuleCommand::List(args) => {
+            let id = &args.device.device;
+            let request = api::ListModulesRequest {
+                parent: device::name(id),
+            };
+            let what = format!("cannot list the modules of device {id}");
+            let answer = registry
+                .list_modules(request)
+                .await
+                .map_err(|status| connection.refused(&what, status))?
+                .into_inner();
+            output.show(&Modules {
+                device: id.to_string(),
+                modules: answer.modules,
+            })
+        }
+        ModuleCommand::Get(args) => {
+            let key = args.module.key();
+            let view = if args.show_keys {
+                api::IdentityView::Full
+            } else {
+                api::IdentityView::Basic
+            };
+            let request = api::GetModuleRequest {
+                name: name(&key),
+                view: view.into(),
+            };
+            let module = registry
+                .get_module(request)
+                .await
+                .map_err(|status| connection.refused(&format!("cannot get module {key}"), status))?
+                .into_inner();
+            show(module, connection, output)
+        }
+        ModuleCommand::Delete(args) => {
+            let key = args.module.key();
+            let request = api::DeleteModuleRequest {
+                name: name(&key),
+                etag: args.etag,
+            };
+            let what = format!("cannot delete module {key}");
+            registry
+                .delete_module(request)
+                .await
+                .map_err(|status| connection.refused(&what, status))?;
+            output.show(&Done {
+                name: name(&key),
+                done: "deleted",
+            })
+        }
+    }
+}
+
+fn show(module: api::Module, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let connection_string = credentials::module(&connection.host(), &module)?;
+    output.show(&ModuleView {
+        module,
+        connection_string,
+    })
+}
+
+fn name(key: &IdentityKey) -> String {
+    wire::names::identity_name(key)
+}

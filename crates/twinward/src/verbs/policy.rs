@@ -1,0 +1,249 @@
+//! `twinward policy`: which twins get which settings. Without a verb it runs the service itself.
+
+mod view;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use policy::file;
+use policy::policy_doc::{PolicySpec, Scope};
+use serde_json::Value;
+use wire::policy::v1 as api;
+
+use crate::connection::Connection;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::files;
+use crate::output::Output;
+use crate::serve::{self, ServiceArgs};
+use crate::verbs::device::Done;
+
+use view::{Applied, Policies, PolicyView};
+
+/// The most policies a page may hold.
+const PAGE_MAX: i32 = 1000;
+
+/// Arguments of `policy`, with and without a verb.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = serve::HELP
+)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<PolicyCommand>,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+}
+
+/// What can be done with policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Create policies or change them to what files say; repeating it changes nothing
+    Apply(ApplyArgs),
+    /// Show one policy; with -o yaml in the form that `apply` reads
+    Get(GetArgs),
+    /// List policies in the order of their ids
+    List,
+    /// Remove policies; what they set is taken out of every twin
+    Delete(DeleteArgs),
+}
+
+/// Arguments of `policy apply`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A file holds one or several policies, in YAML (divided by ---) or JSON:\n\n  \
+    kind: Policy\n  \
+    name: unexpected-listener\n  \
+    target: \"*\"\n  \
+    when: posture.listeningPorts.unexpectedCount > 0\n  \
+    priority: 10\n  \
+    settings:\n    \
+    CollectorsCore_PriorityIntervals: \"1,2,5\"\n\nExamples:\n  \
+    twinward policy apply -f unexpected-listener.yaml\n  \
+    twinward policy apply -f policies.yaml --dry-run"
+)]
+pub(crate) struct ApplyArgs {
+    /// File with policies; - reads standard input; may be repeated
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Let the service check everything and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Arguments of `policy get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Id of the policy
+    #[arg(value_name = "POLICY")]
+    policy: String,
+}
+
+/// Arguments of `policy delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Ids of the policies
+    #[arg(value_name = "POLICY", required = true)]
+    policies: Vec<String>,
+    /// Only if the policy still has this etag
+    #[arg(long, value_name = "ETAG", default_value_t)]
+    etag: String,
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(
+    command: PolicyCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    match command {
+        PolicyCommand::Apply(args) => apply(&args, connection, output).await,
+        PolicyCommand::Get(args) => get(&args, connection, output).await,
+        PolicyCommand::List => list(connection, output).await,
+        PolicyCommand::Delete(args) => delete(&args, connection, output).await,
+    }
+}
+
+async fn apply(args: &ApplyArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    // Everything is read and checked before anything is applied.
+    let mut policies = Vec::new();
+    for path in &args.files {
+        policies.extend(read(path)?);
+    }
+    let mut client = connection.policies()?;
+    if !args.dry_run {
+        // A service may refuse what the file check let through (another version); asking first
+        // keeps a set of policies from being applied by half.
+        for spec in policies.iter().skip(usize::from(policies.len() == 1)) {
+            send(&mut client, spec, true, connection).await?;
+        }
+    }
+    for spec in &policies {
+        let answer = send(&mut client, spec, args.dry_run, connection).await?;
+        output.show_next(&Applied {
+            id: spec.id.clone(),
+            answer,
+            dry_run: args.dry_run,
+        })?;
+    }
+    Ok(())
+}
+
+async fn send(
+    client: &mut crate::connection::Policies,
+    spec: &PolicySpec,
+    validate_only: bool,
+    connection: &Connection,
+) -> Result<api::ApplyPolicyResponse, Failure> {
+    let request = api::ApplyPolicyRequest {
+        policy: Some(to_wire(spec)),
+        validate_only,
+    };
+    let what = format!("cannot apply policy {}", spec.id);
+    Ok(client
+        .apply_policy(request)
+        .await
+        .map_err(|status| connection.refused(&what, status))?
+        .into_inner())
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<PolicySpec>, Failure> {
+    let text = files::read(path)?;
+    file::parse(&text).map_err(|problems| {
+        let what = format!("{} cannot be applied", path.display());
+        let mut failure = Failure::new(Kind::Invalid, what);
+        for problem in problems.list() {
+            failure = failure.detail(problem.to_string());
+        }
+        failure.advise("`twinward policy apply --help` shows a policy file")
+    })
+}
+
+fn to_wire(spec: &PolicySpec) -> api::Policy {
+    let scope = match spec.scope {
+        Scope::Devices => api::Scope::Devices,
+        Scope::Modules => api::Scope::Modules,
+    };
+    api::Policy {
+        name: format!("policies/{}", spec.id),
+        policy_id: spec.id.clone(),
+        description: spec.description.clone(),
+        scope: scope.into(),
+        target: spec.target.clone(),
+        when: spec.when.clone(),
+        priority: spec.priority,
+        settings_json: Value::Object(spec.settings.clone()).to_string(),
+        ..api::Policy::default()
+    }
+}
+
+async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let what = format!("cannot get policy {}", args.policy);
+    let policy = connection
+        .policies()?
+        .get_policy(api::GetPolicyRequest {
+            name: format!("policies/{}", args.policy),
+        })
+        .await
+        .map_err(|status| connection.refused(&what, status))?
+        .into_inner();
+    output.show(&PolicyView::read(policy)?)
+}
+
+async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let policies = all(connection).await?;
+    let views = policies
+        .into_iter()
+        .map(PolicyView::read)
+        .collect::<Result<_, _>>()?;
+    output.show(&Policies(views))
+}
+
+/// Reads all policies.
+pub(crate) async fn all(connection: &Connection) -> Result<Vec<api::Policy>, Failure> {
+    let mut client = connection.policies()?;
+    let mut policies = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = api::ListPoliciesRequest {
+            page_size: PAGE_MAX,
+            page_token,
+        };
+        let page = client
+            .list_policies(request)
+            .await
+            .map_err(|status| connection.refused("cannot list policies", status))?
+            .into_inner();
+        policies.extend(page.policies);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(policies);
+        }
+    }
+}
+
+async fn delete(
+    args: &DeleteArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut client = connection.policies()?;
+    for id in &args.policies {
+        let name = format!("policies/{id}");
+        let request = api::DeletePolicyRequest {
+            name: name.clone(),
+            etag: args.etag.clone(),
+        };
+        client
+            .delete_policy(request)
+            .await
+            .map_err(|status| connection.refused(&format!("cannot delete policy {id}"), status))?;
+        output.show_next(&Done {
+            name,
+            done: "deleted",
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! What people and programs see of a policy. Programs get the keys of a policy file, and what the
+//! service adds beside them.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use wire::policy::v1 as api;
+
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::output::leaves::leaves;
+use crate::output::{Paper, View, table, time};
+
+/// A policy whose settings have been read.
+pub(super) struct PolicyView {
+    policy: api::Policy,
+    settings: Value,
+}
+
+impl PolicyView {
+    /// Reads the settings of an answer.
+    pub(super) fn read(policy: api::Policy) -> Result<Self, Failure> {
+        let settings = match policy.settings_json.as_str() {
+            "" => Value::Object(Map::new()),
+            text => serde_json::from_str(text).map_err(|error| {
+                Failure::new(
+                    Kind::Internal,
+                    format!("the answer for {} is damaged", policy.name),
+                )
+                .because(format!("settings_json: {error}"))
+            })?,
+        };
+        Ok(Self { policy, settings })
+    }
+
+    fn document(&self) -> PolicyData<'_> {
+        let policy = &self.policy;
+        PolicyData {
+            kind: policy::file::KIND,
+            name: &policy.policy_id,
+            description: &policy.description,
+            scope: scope(policy.scope()),
+            target: &policy.target,
+            when: &policy.when,
+            priority: policy.priority,
+            settings: &self.settings,
+            state: StateData {
+                revision: policy.revision,
+                etag: &policy.etag,
+                create_time: time::precise(policy.create_time),
+                update_time: time::precise(policy.update_time),
+                evaluation: policy.evaluation.as_ref().map(|evaluation| EvaluationData {
+                    complete: evaluation.complete,
+                    twins_evaluated: evaluation.twins_evaluated,
+                    twins_changed: evaluation.twins_changed,
+                    twins_failed: evaluation.twins_failed,
+                }),
+            },
+        }
+    }
+}
+
+/// A policy as its file has it, and its state beside it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyData<'a> {
+    kind: &'static str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    description: &'a str,
+    scope: &'static str,
+    target: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    when: &'a str,
+    priority: i32,
+    settings: &'a Value,
+    state: StateData<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StateData<'a> {
+    revision: u64,
+    etag: &'a str,
+    create_time: Option<String>,
+    update_time: Option<String>,
+    evaluation: Option<EvaluationData>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EvaluationData {
+    complete: bool,
+    twins_evaluated: u64,
+    twins_changed: u64,
+    twins_failed: u64,
+}
+
+fn scope(scope: api::Scope) -> &'static str {
+    match scope {
+        api::Scope::Devices => "devices",
+        // The contract reads "unspecified" as modules.
+        api::Scope::Modules | api::Scope::Unspecified => "modules",
+    }
+}
+
+fn evaluation(policy: &api::Policy) -> String {
+    match &policy.evaluation {
+        None => "not started".to_owned(),
+        Some(state) => {
+            let progress = if state.complete {
+                "complete"
+            } else {
+                "running"
+            };
+            let mut text = format!(
+                "{progress}: {} twins evaluated, {} changed",
+                state.twins_evaluated, state.twins_changed
+            );
+            if state.twins_failed > 0 {
+                text.push_str(&format!(", {} failed", state.twins_failed));
+            }
+            text
+        }
+    }
+}
+
+fn target(target: &str) -> &str {
+    if target.is_empty() { "nothing" } else { target }
+}
+
+fn condition(when: &str) -> &str {
+    if when.is_empty() { "always" } else { when }
+}
+
+impl View for PolicyView {
+    fn data(&self) -> impl Serialize {
+        self.document()
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let policy = &self.policy;
+        let mut text = table::pairs(
+            paper,
+            vec![
+                ("policy", policy.policy_id.clone()),
+                ("about", policy.description.clone()),
+                ("scope", scope(policy.scope()).to_owned()),
+                ("target", target(&policy.target).to_owned()),
+                ("when", condition(&policy.when).to_owned()),
+                ("priority", policy.priority.to_string()),
+                ("revision", policy.revision.to_string()),
+                ("etag", policy.etag.clone()),
+                ("created", time::short(policy.create_time)),
+                ("updated", time::short(policy.update_time)),
+                ("evaluation", evaluation(policy)),
+            ],
+        );
+        text.push('\n');
+        text.push_str(&paper.bold("Settings"));
+        text.push('\n');
+        let rows = leaves(&self.settings, &Value::Null)
+            .into_iter()
+            .map(|leaf| vec![format!("  {}", leaf.path), leaf.value])
+            .collect();
+        text.push_str(&table::rows(paper, rows));
+        text
+    }
+}
+
+/// Several policies.
+pub(super) struct Policies(pub(super) Vec<PolicyView>);
+
+impl View for Policies {
+    fn data(&self) -> impl Serialize {
+        self.0.iter().map(PolicyView::document).collect::<Vec<_>>()
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        if self.0.is_empty() {
+            return "no policies; `twinward policy apply -f FILE` makes one\n".to_owned();
+        }
+        let rows = self.0.iter().map(|view| {
+            let policy = &view.policy;
+            vec![
+                policy.policy_id.clone(),
+                policy.revision.to_string(),
+                policy.priority.to_string(),
+                scope(policy.scope()).to_owned(),
+                time::age(paper.now, policy.update_time),
+                target(&policy.target).to_owned(),
+                condition(&policy.when).to_owned(),
+            ]
+        });
+        table::table(
+            paper,
+            &[
+                "POLICY", "REVISION", "PRIORITY", "SCOPE", "CHANGED", "TARGET", "WHEN",
+            ],
+            rows.collect(),
+        )
+    }
+}
+
+/// What applying a policy did.
+pub(super) struct Applied {
+    pub(super) id: String,
+    pub(super) answer: api::ApplyPolicyResponse,
+    pub(super) dry_run: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AppliedData<'a> {
+    name: &'a str,
+    outcome: &'static str,
+    revision: Option<u64>,
+    dry_run: bool,
+}
+
+impl Applied {
+    fn outcome(&self) -> &'static str {
+        match self.answer.outcome() {
+            api::apply_policy_response::Outcome::Created => "created",
+            api::apply_policy_response::Outcome::Updated => "updated",
+            api::apply_policy_response::Outcome::Unchanged => "unchanged",
+            api::apply_policy_response::Outcome::Unspecified => "applied",
+        }
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.answer.policy.as_ref().map(|policy| policy.revision)
+    }
+}
+
+impl View for Applied {
+    fn data(&self) -> impl Serialize {
+        AppliedData {
+            name: &self.id,
+            outcome: self.outcome(),
+            revision: self.revision(),
+            dry_run: self.dry_run,
+        }
+    }
+
+    fn text(&self, _paper: &Paper) -> String {
+        if self.dry_run {
+            return format!(
+                "policy {} is good; it would be {}\n",
+                self.id,
+                self.outcome()
+            );
+        }
+        let revision = match self.revision() {
+            Some(revision) => format!(", revision {revision}"),
+            None => String::new(),
+        };
+        format!("policy {} {}{revision}\n", self.id, self.outcome())
+    }
+}
+
+#[cfg(test)]
+mod tests;

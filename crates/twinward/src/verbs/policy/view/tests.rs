@@ -1,0 +1,77 @@
+use super::*;
+use crate::output::golden::{json, text, yaml};
+
+fn policy() -> api::Policy {
+    api::Policy {
+        name: "policies/unexpected-listener".to_owned(),
+        policy_id: "unexpected-listener".to_owned(),
+        revision: 3,
+        etag: "\"3\"".to_owned(),
+        description: "Look closer while an unexpected port is open".to_owned(),
+        scope: api::Scope::Modules.into(),
+        target: "tags.site = 'hall-3'".to_owned(),
+        when: "posture.listeningPorts.unexpectedCount > 0".to_owned(),
+        priority: 10,
+        settings_json: r#"{"CollectorsCore_PriorityIntervals": "1,2,5", "a": {"b": true}}"#
+            .to_owned(),
+        evaluation: Some(api::Evaluation {
+            complete: true,
+            twins_evaluated: 12,
+            twins_changed: 2,
+            twins_failed: 1,
+        }),
+        ..api::Policy::default()
+    }
+}
+
+#[test]
+fn a_policy_shows_what_it_says_and_how_far_it_is() {
+    let view = PolicyView::read(policy()).unwrap();
+    insta::assert_snapshot!("policy", text(&view));
+    insta::assert_snapshot!("policy_json", json(&view));
+}
+
+#[test]
+fn a_policy_in_yaml_can_be_applied_again() {
+    let text = yaml(&PolicyView::read(policy()).unwrap());
+    insta::assert_snapshot!("policy_yaml", text);
+    let specs = ::policy::file::parse(&text).unwrap();
+    assert_eq!(specs.len(), 1);
+    assert_eq!(specs[0].when, policy().when);
+}
+
+#[test]
+fn policies_are_listed_with_what_makes_them_differ() {
+    let always = api::Policy {
+        policy_id: "base".to_owned(),
+        revision: 1,
+        target: "*".to_owned(),
+        settings_json: "{}".to_owned(),
+        ..api::Policy::default()
+    };
+    let views = [policy(), always].map(|policy| PolicyView::read(policy).unwrap());
+    insta::assert_snapshot!("policies", text(&Policies(views.into())));
+}
+
+#[test]
+fn applying_says_what_it_did() {
+    let answer = |outcome: api::apply_policy_response::Outcome| api::ApplyPolicyResponse {
+        policy: Some(policy()),
+        outcome: outcome.into(),
+    };
+    let applied = |outcome, dry_run| {
+        text(&Applied {
+            id: "p".to_owned(),
+            answer: answer(outcome),
+            dry_run,
+        })
+    };
+    assert_eq!(
+        applied(api::apply_policy_response::Outcome::Created, false),
+        "policy p created, revision 3\n"
+    );
+    assert_eq!(
+        applied(api::apply_policy_response::Outcome::Unchanged, true),
+        "policy p is good; it would be unchanged\n"
+    );
+}

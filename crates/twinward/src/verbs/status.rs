@@ -1,0 +1,225 @@
+//! `twinward status`: whether everything is serving, and how much there is.
+
+mod view;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use wire::registry::v1 as api;
+
+use crate::connection::{Connection, Setting};
+use crate::env_file::variable;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::probe;
+use crate::verbs::policy;
+
+use view::{Part, State, StatusView};
+
+/// Devices are counted page by page; beyond these it says "more than".
+const COUNT_PAGES_MAX: usize = 10;
+const PAGE_SIZE: i32 = 1000;
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 0 when everything is serving, with 1 when a part is not.")]
+pub(crate) struct StatusArgs {}
+
+/// A service, and where it is.
+struct Service {
+    name: &'static str,
+    address: Option<Setting>,
+    metrics: Option<Setting>,
+}
+
+/// What could be read of a service.
+struct Seen {
+    part: Part,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(
+    _args: &StatusArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let within = connection.timeout();
+    let service = |name, address, metrics: &str| Service {
+        name,
+        address,
+        metrics: connection.known(metrics),
+    };
+    let ingestion = service(
+        "ingestion",
+        connection.known(variable::AGENT_URL),
+        variable::INGESTION_METRICS_URL,
+    );
+    let twin_store = service(
+        "twin-store",
+        Some(connection.twin_store()?),
+        variable::TWIN_STORE_METRICS_URL,
+    );
+    let policies = service(
+        "policy",
+        Some(connection.policy()?),
+        variable::POLICY_METRICS_URL,
+    );
+    let (mut ingestion, mut twin_store, mut policies, nats) = tokio::join!(
+        look(&ingestion, within),
+        look(&twin_store, within),
+        look(&policies, within),
+        look_at_nats(connection.known(variable::NATS_URL), within),
+    );
+    ingestion.part.detail(agents(&ingestion.metrics));
+    answers(&mut twin_store.part, count_devices(connection).await);
+    twin_store.part.detail(lag(&twin_store.metrics));
+    answers(&mut policies.part, count_policies(connection).await);
+    let view = StatusView {
+        parts: vec![ingestion.part, twin_store.part, policies.part, nats],
+    };
+    let serving = view.serving();
+    output.show(&view)?;
+    if serving {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Failed, "not everything is serving")
+        .advise("the log of `twinward up`, or of the service, says why"))
+}
+
+/// Looks at a service's health and numbers.
+async fn look(service: &Service, within: Duration) -> Seen {
+    let mut part = Part::new(service.name, service.address.as_ref());
+    let Some(base) = &service.metrics else {
+        return Seen {
+            part,
+            metrics: BTreeMap::new(),
+        };
+    };
+    match probe::readiness(&base.value, within).await {
+        Ok(readiness) => part.judge(&readiness),
+        Err(error) => {
+            part.set(State::Down);
+            part.detail(Some(format!("{}: {error}", base.value)));
+        }
+    }
+    // Numbers are an extra: when they are missing, the state has said why already.
+    let metrics = probe::metrics(&base.value, within)
+        .await
+        .unwrap_or_default();
+    Seen { part, metrics }
+}
+
+async fn look_at_nats(url: Option<Setting>, within: Duration) -> Part {
+    let Some(url) = url else {
+        return Part::new("nats", None);
+    };
+    // The address in the file holds the password.
+    let shown = match url.value.rsplit_once('@') {
+        Some((_, host)) => format!("nats://{host}"),
+        None => url.value.clone(),
+    };
+    let mut part = Part::at("nats", shown);
+    match probe::nats(&url.value, within).await {
+        Ok(greeting) => {
+            part.set(if greeting.jetstream {
+                State::Serving
+            } else {
+                State::Degraded
+            });
+            let jetstream = if greeting.jetstream {
+                ""
+            } else {
+                ", JetStream is off"
+            };
+            part.detail(Some(format!("version {}{jetstream}", greeting.version)));
+        }
+        Err(error) => {
+            part.set(State::Down);
+            part.detail(Some(error.to_string()));
+        }
+    }
+    part
+}
+
+/// Takes an answer of the service's own API into account: a service that is healthy but refuses
+/// us (a wrong token) is not serving us.
+fn answers(part: &mut Part, answer: Result<String, Failure>) {
+    match answer {
+        Ok(detail) => {
+            part.set_if_unknown(State::Serving);
+            part.detail(Some(detail));
+        }
+        Err(failure) => {
+            part.set(if failure.kind() == Kind::Denied {
+                State::Refused
+            } else {
+                State::Down
+            });
+            part.detail_if_none(failure.reason());
+        }
+    }
+}
+
+async fn count_devices(connection: &Connection) -> Result<String, Failure> {
+    let mut registry = connection.registry()?;
+    let mut count = 0;
+    let mut page_token = String::new();
+    for _ in 0..COUNT_PAGES_MAX {
+        let request = api::ListDevicesRequest {
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = registry
+            .list_devices(request)
+            .await
+            .map_err(|status| connection.refused("cannot count devices", status))?
+            .into_inner();
+        count += page.devices.len();
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(view::count(count, "device"));
+        }
+    }
+    Ok(format!("more than {count} devices"))
+}
+
+async fn count_policies(connection: &Connection) -> Result<String, Failure> {
+    let policies = policy::all(connection).await?;
+    let evaluating = policies
+        .iter()
+        .filter(|policy| {
+            policy
+                .evaluation
+                .as_ref()
+                .is_some_and(|state| !state.complete)
+        })
+        .count();
+    let mut text = match policies.len() {
+        1 => "1 policy".to_owned(),
+        many => format!("{many} policies"),
+    };
+    if evaluating > 0 {
+        text.push_str(&format!(", {evaluating} still looking at all twins"));
+    }
+    Ok(text)
+}
+
+fn agents(metrics: &BTreeMap<String, f64>) -> Option<String> {
+    let sessions = metrics.get("twinward_ingestion_sessions")?;
+    Some(match sessions {
+        1.0 => "1 agent connected".to_owned(),
+        many => format!("{many} agents connected"),
+    })
+}
+
+fn lag(metrics: &BTreeMap<String, f64>) -> Option<String> {
+    let backlog = metrics.get("twinward_twin_store_telemetry_backlog_messages")?;
+    Some(if *backlog > 0.0 {
+        format!("{backlog} messages behind")
+    } else {
+        "no lag".to_owned()
+    })
+}

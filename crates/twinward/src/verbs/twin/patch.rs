@@ -1,0 +1,187 @@
+//! `twinward twin patch`: merges into tags and desired, in one commit.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use wire::twin::v1 as api;
+
+use super::view::TwinView;
+use crate::connection::Connection;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::files;
+use crate::identity_args::IdentityArg;
+use crate::output::Output;
+
+/// Arguments of `twin patch`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A patch is merged (RFC 7396): objects member by member, everything else \
+    replaced, null removed.\nA file holds `tags` and `desired` (or `properties.desired`), in JSON \
+    or YAML.\n\nExamples:\n  \
+    twinward twin patch cam-1 --tags '{\"site\": \"hall-3\"}'\n  \
+    twinward twin patch cam-1 --security --desired '{\"processFrequency\": \"PT1M\"}'\n  \
+    twinward twin patch cam-1 --security --desired '{\"processFrequency\": null}'\n  \
+    twinward twin patch cam-1 --file cam-1.yaml"
+)]
+pub(crate) struct PatchArgs {
+    #[command(flatten)]
+    identity: IdentityArg,
+    /// JSON object to merge into desired
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    #[arg(required_unless_present_any = ["tags", "file"])]
+    desired: Option<Map<String, Value>>,
+    /// JSON object to merge into tags
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    tags: Option<Map<String, Value>>,
+    /// File with the patch; - reads standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["desired", "tags"])]
+    file: Option<PathBuf>,
+    /// Only if the twin still has this etag
+    #[arg(long, value_name = "ETAG", default_value_t)]
+    etag: String,
+    /// Who changes it, for the twin's metadata [default: $USER, or admin]
+    #[arg(long, value_name = "NAME")]
+    operator: Option<String>,
+}
+
+/// What a patch file holds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PatchFile {
+    tags: Option<Map<String, Value>>,
+    desired: Option<Map<String, Value>>,
+    properties: Option<PropertiesFile>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PropertiesFile {
+    desired: Option<Map<String, Value>>,
+}
+
+/// Does what was asked for.
+pub(super) async fn run(
+    args: PatchArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let key = args.identity.key();
+    let (tags, desired) = match &args.file {
+        Some(path) => read(path)?,
+        None => (args.tags, args.desired),
+    };
+    let operator = args
+        .operator
+        .unwrap_or_else(|| connection.operator().to_owned());
+    let request = api::PatchTwinRequest {
+        name: wire::names::identity_name(&key),
+        tags_patch_json: print(tags),
+        desired_patch_json: print(desired),
+        etag: args.etag,
+        operator,
+    };
+    let twin = connection
+        .twins()?
+        .patch_twin(request)
+        .await
+        .map_err(|status| connection.refused(&format!("cannot patch the twin of {key}"), status))?
+        .into_inner();
+    output.show(&TwinView::read(twin)?)
+}
+
+type Patches = (Option<Map<String, Value>>, Option<Map<String, Value>>);
+
+fn read(path: &std::path::Path) -> Result<Patches, Failure> {
+    let text = files::read(path)?;
+    let file: PatchFile = serde_saphyr::from_str(&text).map_err(|error| {
+        Failure::new(Kind::Invalid, format!("{} is not a patch", path.display()))
+            .because(error.without_snippet().to_string())
+            .advise("a patch holds `tags` and `desired` (or `properties.desired`)")
+    })?;
+    let nested = file.properties.unwrap_or_default().desired;
+    match (file.tags, file.desired, nested) {
+        (None, None, None) => Err(Failure::new(
+            Kind::Invalid,
+            format!("{} holds no patch", path.display()),
+        )
+        .advise("a patch holds `tags` and `desired` (or `properties.desired`)")),
+        (_, Some(_), Some(_)) => Err(Failure::new(
+            Kind::Invalid,
+            format!(
+                "{} holds both `desired` and `properties.desired`",
+                path.display()
+            ),
+        )),
+        (tags, desired, nested) => Ok((tags, desired.or(nested))),
+    }
+}
+
+fn print(patch: Option<Map<String, Value>>) -> String {
+    patch
+        .map(|patch| Value::Object(patch).to_string())
+        .unwrap_or_default()
+}
+
+/// Reads a JSON object given as an argument.
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err("a JSON object is needed, for instance '{\"key\": \"value\"}'".to_owned()),
+        Err(error) => Err(format!("not JSON: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_have_either_form_of_desired_in_yaml_or_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("patch");
+        for text in [
+            "tags: {site: x}\ndesired:\n  a: null\n",
+            r#"{"tags": {"site": "x"}, "properties": {"desired": {"a": null}}}"#,
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let (tags, desired) = read(&path).unwrap();
+            assert_eq!(print(tags), r#"{"site":"x"}"#);
+            assert_eq!(print(desired), r#"{"a":null}"#);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_patch_says_what_one_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("patch");
+        for (text, words) in [
+            ("reported: {}", "unknown field"),
+            ("{}", "holds no patch"),
+            ("desired: {}\nproperties: {desired: {}}", "both"),
+            ("desired: [1]", "line 1"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let failure = read(&path).unwrap_err();
+            assert_eq!(failure.kind(), Kind::Invalid);
+            assert!(
+                failure.render().contains(words),
+                "{text}: {}",
+                failure.render()
+            );
+        }
+    }
+
+    #[test]
+    fn an_argument_must_be_an_object() {
+        assert!(
+            object("[]")
+                .unwrap_err()
+                .contains("a JSON object is needed")
+        );
+        assert!(object("{").unwrap_err().contains("not JSON"));
+        assert_eq!(object(r#"{"a":1}"#).unwrap().len(), 1);
+    }
+}
