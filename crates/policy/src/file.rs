@@ -37,6 +37,10 @@ const KEYS: [&str; 8] = [
     "settings",
 ];
 
+/// What `twinward policy get -o yaml` adds: the service's own findings, not the author's words. It
+/// is passed over, so that what was read can be edited and applied again.
+pub const STATE_KEY: &str = "state";
+
 /// Bytes of a policy file: a thousand policies of a few KB; a larger one is not a policy file.
 pub const FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -219,6 +223,9 @@ struct Reader {
 
 impl Reader {
     fn take(&mut self, spec: &mut PolicySpec, key: &Spanned<String>, value: Spanned<Value>) {
+        if key.value == STATE_KEY {
+            return;
+        }
         let Some(known) = KEYS.iter().find(|known| **known == key.value) else {
             let message = format!(
                 "unknown key `{}`; allowed are {}",
