@@ -285,7 +285,8 @@ fn bus_config(config: &Config) -> BusConfig {
         name: format!("twinward ingestion {}", config.instance),
         credentials: match &config.nats_credentials_file {
             Some(path) => Credentials::File(path.clone()),
-            None => Credentials::None,
+            None if config.nats_token.is_empty() => Credentials::None,
+            None => Credentials::Token(config.nats_token.expose().to_owned()),
         },
         tls: config.nats_ca_file.as_ref().map(|path| Tls {
             ca_file: Some(path.clone()),
