@@ -46,12 +46,22 @@ pub(crate) struct Observation {
 impl Observation {
     /// An observation that waits for its lane's interval.
     pub(crate) fn routine(observed_at: Timestamp, payload: EventPayload) -> Self {
-        Self { observed_at, payload, urgency: Urgency::Routine, checkpoint: None }
+        Self {
+            observed_at,
+            payload,
+            urgency: Urgency::Routine,
+            checkpoint: None,
+        }
     }
 
     /// An observation that a policy may want to react to now.
     pub(crate) fn immediate(observed_at: Timestamp, payload: EventPayload) -> Self {
-        Self { observed_at, payload, urgency: Urgency::Immediate, checkpoint: None }
+        Self {
+            observed_at,
+            payload,
+            urgency: Urgency::Immediate,
+            checkpoint: None,
+        }
     }
 }
 
@@ -80,38 +90,59 @@ pub(crate) struct Health {
 
 impl Health {
     pub(crate) fn running() -> Self {
-        Self { state: CollectorState::Running, reason: None }
+        Self {
+            state: CollectorState::Running,
+            reason: None,
+        }
     }
 
     pub(crate) fn disabled() -> Self {
-        Self { state: CollectorState::Disabled, reason: None }
+        Self {
+            state: CollectorState::Disabled,
+            reason: None,
+        }
     }
 
     pub(crate) fn degraded(reason: impl Into<String>) -> Self {
-        Self { state: CollectorState::Degraded, reason: Some(reason.into()) }
+        Self {
+            state: CollectorState::Degraded,
+            reason: Some(reason.into()),
+        }
     }
 
     pub(crate) fn skipped(reason: impl Into<String>) -> Self {
-        Self { state: CollectorState::Skipped, reason: Some(reason.into()) }
+        Self {
+            state: CollectorState::Skipped,
+            reason: Some(reason.into()),
+        }
     }
 
     pub(crate) fn failed(reason: impl Into<String>) -> Self {
-        Self { state: CollectorState::Failed, reason: Some(reason.into()) }
+        Self {
+            state: CollectorState::Failed,
+            reason: Some(reason.into()),
+        }
     }
+}
+
+/// When a collector wants to look.
+#[derive(Debug)]
+pub(crate) enum Wakeup {
+    /// Again and again.
+    Every(Duration),
+    /// When this descriptor becomes readable; the collector must then read until nothing is left.
+    Readable(OwnedFd),
+    /// Only when it is asked for a snapshot.
+    Never,
 }
 
 /// Looks at one kind of source.
 ///
 /// Implementations never panic on what they read: a source that cannot be read changes the health.
 pub(crate) trait Collector: Send {
-    /// How often [`Self::observe`] wants to be called; `None` for never.
-    fn poll_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    /// A descriptor whose readability calls [`Self::observe`].
-    fn readiness(&self) -> Option<OwnedFd> {
-        None
+    /// When [`Self::observe`] wants to be called. Asked again after each change of health.
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::Never
     }
 
     /// Looks at the source and hands out what is new, or keeps it to aggregate.

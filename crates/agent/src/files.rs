@@ -22,8 +22,12 @@ pub(crate) fn replace(path: &Path, content: &[u8], readers: Readers) -> io::Resu
         Readers::Everyone => 0o644,
         Readers::Owner => 0o600,
     };
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&beside)?;
     // The mode above counts only when the file is created, and a crash may have left one.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;

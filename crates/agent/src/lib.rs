@@ -5,7 +5,22 @@
 //! Owns: its data directory (key, last good configuration, spool).
 //! It reaches nothing but its own twin and its own events, and it decides nothing about policy.
 
+pub mod app;
+pub mod args;
+pub mod enroll;
+pub mod identity;
+pub mod status;
+
 mod collectors;
+mod configuration;
+mod engine;
+mod link;
+mod session;
+
+pub mod spool;
+
+mod data_dir;
 mod files;
 pub mod lane;
-pub mod spool;
+
+pub use collectors::Machine;

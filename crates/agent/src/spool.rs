@@ -112,7 +112,10 @@ impl Options {
     /// segment of each lane does not matter, large enough that files stay few.
     pub fn with_bytes_max(bytes_max: u64) -> Self {
         let segment_bytes = (bytes_max / 128).clamp(16 * 1024, 1024 * 1024);
-        Self { bytes_max, segment_bytes }
+        Self {
+            bytes_max,
+            segment_bytes,
+        }
     }
 }
 
@@ -162,10 +165,21 @@ impl Spool {
     /// Opens the spool below `dir`, recovering what a crash left. A new lane gets a random epoch.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         let open = |lane: Lane| {
-            LaneLog::open(&dir.join(lane.as_str()), Uuid::new_v4(), options.segment_bytes)
+            LaneLog::open(
+                &dir.join(lane.as_str()),
+                Uuid::new_v4(),
+                options.segment_bytes,
+            )
         };
-        let lanes = PerLane { high: open(Lane::High)?, medium: open(Lane::Medium)?, low: open(Lane::Low)? };
-        let mut spool = Self { lanes, bytes_max: options.bytes_max };
+        let lanes = PerLane {
+            high: open(Lane::High)?,
+            medium: open(Lane::Medium)?,
+            low: open(Lane::Low)?,
+        };
+        let mut spool = Self {
+            lanes,
+            bytes_max: options.bytes_max,
+        };
         spool.enforce_bound()?;
         spool.sync()?;
         Ok(spool)
@@ -182,7 +196,11 @@ impl Spool {
     /// Makes everything appended, acknowledged and dropped so far durable.
     pub fn sync(&mut self) -> Result<(), Error> {
         for lane in Lane::ALL {
-            self.lanes[lane].sync().map_err(|source| Error::Lane { action: "sync", lane, source })?;
+            self.lanes[lane].sync().map_err(|source| Error::Lane {
+                action: "sync",
+                lane,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -197,14 +215,22 @@ impl Spool {
     ) -> Result<Vec<SpooledEvent>, Error> {
         self.lanes[lane]
             .read(after, through, limits)
-            .map_err(|source| Error::Lane { action: "read", lane, source })
+            .map_err(|source| Error::Lane {
+                action: "read",
+                lane,
+                source,
+            })
     }
 
     /// Forgets everything of a lane at or below `through`.
     pub fn acknowledge(&mut self, lane: Lane, through: Sequence) -> Result<(), Error> {
         self.lanes[lane]
             .acknowledge(through)
-            .map_err(|source| Error::Lane { action: "acknowledge", lane, source })
+            .map_err(|source| Error::Lane {
+                action: "acknowledge",
+                lane,
+                source,
+            })
     }
 
     /// What a lane holds.
@@ -221,12 +247,21 @@ impl Spool {
     }
 
     fn enforce_bound(&mut self) -> Result<(), Error> {
-        while Lane::ALL.iter().map(|lane| self.lanes[*lane].live_bytes()).sum::<u64>() > self.bytes_max {
+        while Lane::ALL
+            .iter()
+            .map(|lane| self.lanes[*lane].live_bytes())
+            .sum::<u64>()
+            > self.bytes_max
+        {
             let mut dropped = false;
             for lane in LOWEST_FIRST {
                 dropped = self.lanes[lane]
                     .drop_oldest()
-                    .map_err(|source| Error::Lane { action: "drop from", lane, source })?;
+                    .map_err(|source| Error::Lane {
+                        action: "drop from",
+                        lane,
+                        source,
+                    })?;
                 if dropped {
                     break;
                 }
@@ -237,4 +272,14 @@ impl Spool {
         }
         Ok(())
     }
+}
+
+/// What a lane below `dir` holds, without changing anything, also while an agent writes to it; `None`
+/// when there is no such lane.
+pub fn inspect(dir: &Path, lane: Lane) -> Result<Option<LaneStatus>, Error> {
+    lane_log::inspect(&dir.join(lane.as_str())).map_err(|source| Error::Lane {
+        action: "look into",
+        lane,
+        source,
+    })
 }

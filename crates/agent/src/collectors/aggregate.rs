@@ -37,7 +37,11 @@ impl<K: Eq + Hash, V> Aggregate<K, V> {
     /// An empty table that is full at the given size.
     pub(crate) fn new(cache_size: u64) -> Self {
         let entries_max = usize::try_from(cache_size).unwrap_or(usize::MAX).max(1);
-        Self { entries: HashMap::new(), entries_max, order: 0 }
+        Self {
+            entries: HashMap::new(),
+            entries_max,
+            order: 0,
+        }
     }
 
     /// Counts one more.
@@ -47,7 +51,12 @@ impl<K: Eq + Hash, V> Aggregate<K, V> {
         self.entries
             .entry(key)
             .and_modify(|entry| entry.hit_count = entry.hit_count.saturating_add(1))
-            .or_insert(Entry { order, first_at: at, first: value, hit_count: 1 });
+            .or_insert(Entry {
+                order,
+                first_at: at,
+                first: value,
+                hit_count: 1,
+            });
     }
 
     /// Whether no further kind should be added before [`Self::drain`].
@@ -61,7 +70,18 @@ impl<K: Eq + Hash, V> Aggregate<K, V> {
         entries.sort_unstable_by_key(|entry| entry.order);
         entries
             .into_iter()
-            .map(|Entry { first_at, first, hit_count, .. }| Aggregated { first_at, first, hit_count })
+            .map(
+                |Entry {
+                     first_at,
+                     first,
+                     hit_count,
+                     ..
+                 }| Aggregated {
+                    first_at,
+                    first,
+                    hit_count,
+                },
+            )
             .collect()
     }
 }

@@ -16,7 +16,7 @@ use posture::event::{ConnectionActivity, Direction};
 use super::aggregate::Aggregate;
 use super::machine::Machine;
 use super::sockets::{self, Owner, Socket};
-use super::{Collector, Health, Observation};
+use super::{Collector, Health, Observation, Wakeup};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -67,8 +67,8 @@ impl Connections {
 }
 
 impl Collector for Connections {
-    fn poll_interval(&self) -> Option<Duration> {
-        Some(POLL_INTERVAL)
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::Every(POLL_INTERVAL)
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
@@ -80,12 +80,22 @@ impl Collector for Connections {
             }
         };
         self.health = Health::running();
-        let listening: HashSet<u16> =
-            table.listening.iter().map(|socket| socket.local.port()).collect();
-        let established: HashSet<Socket> =
-            table.established.into_iter().filter(|socket| self.counts(socket)).collect();
+        let listening: HashSet<u16> = table
+            .listening
+            .iter()
+            .map(|socket| socket.local.port())
+            .collect();
+        let established: HashSet<Socket> = table
+            .established
+            .into_iter()
+            .filter(|socket| self.counts(socket))
+            .collect();
         let new: Vec<Socket> = established.difference(&self.before).copied().collect();
-        let inodes = new.iter().map(|socket| socket.inode).filter(|inode| *inode > 0).collect();
+        let inodes = new
+            .iter()
+            .map(|socket| socket.inode)
+            .filter(|inode| *inode > 0)
+            .collect();
         let mut owners: HashMap<u64, Owner> = sockets::owners(&self.machine, &inodes);
         for socket in new {
             let direction = if listening.contains(&socket.local.port()) {
@@ -192,7 +202,10 @@ mod tests {
         let connections = flushed(&mut collector);
         assert_eq!(connections.len(), 1);
         assert_eq!(connections[0].remote_address.to_string(), "192.0.2.1");
-        assert_eq!((connections[0].remote_port, connections[0].hit_count), (443, 1));
+        assert_eq!(
+            (connections[0].remote_port, connections[0].hit_count),
+            (443, 1)
+        );
 
         machine.write("proc/net/tcp", TCP.replace(" 7003 ", " 7004 "));
         collector.observe(at(3), &mut out);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -16,7 +16,7 @@ use posture::agent_config::{FileSystemConfiguration, WatchDepth};
 use posture::event::{FileAction, FileActivity};
 
 use super::aggregate::Aggregate;
-use super::{Collector, Health, Observation, text};
+use super::{Collector, Health, Observation, Wakeup, text};
 
 /// Directories watched at most: each costs kernel memory (about 1 KB), and the kernel's own limit for
 /// all programs of a user is often 8192.
@@ -64,7 +64,9 @@ impl FileSystem {
         let mut waiting = vec![path.to_owned()];
         while let Some(path) = waiting.pop() {
             if self.watched.len() >= WATCHES_MAX {
-                self.problem(format!("more than {WATCHES_MAX} directories; the rest is not watched"));
+                self.problem(format!(
+                    "more than {WATCHES_MAX} directories; the rest is not watched"
+                ));
                 return;
             }
             if let Err(error) = self.add_watch(&path) {
@@ -81,7 +83,9 @@ impl FileSystem {
     }
 
     fn add_watch(&mut self, path: &Path) -> io::Result<()> {
-        let Some(inotify) = &self.inotify else { return Ok(()) };
+        let Some(inotify) = &self.inotify else {
+            return Ok(());
+        };
         let mask = WatchMask::CREATE
             | WatchMask::MODIFY
             | WatchMask::DELETE
@@ -109,19 +113,30 @@ impl FileSystem {
 
     fn on_event(&mut self, now: Timestamp, event: &RawEvent) {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            self.problem("the kernel dropped file events, because too many came at once".to_owned());
+            self.problem(
+                "the kernel dropped file events, because too many came at once".to_owned(),
+            );
             return;
         }
         if event.mask.contains(EventMask::IGNORED) {
             self.watched.remove(&event.descriptor);
             return;
         }
-        let Some(base) = self.watched.get(&event.descriptor) else { return };
-        let path = event.name.as_ref().map_or_else(|| base.clone(), |name| base.join(name));
-        let Some(action) = action(event.mask) else { return };
+        let Some(base) = self.watched.get(&event.descriptor) else {
+            return;
+        };
+        let path = event
+            .name
+            .as_ref()
+            .map_or_else(|| base.clone(), |name| base.join(name));
+        let Some(action) = action(event.mask) else {
+            return;
+        };
         self.add(now, &path, action);
         let new_directory = event.mask.contains(EventMask::ISDIR)
-            && event.mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
+            && event
+                .mask
+                .intersects(EventMask::CREATE | EventMask::MOVED_TO);
         if new_directory && self.depth == WatchDepth::Recursive {
             self.watch(&path);
             // What was put into it before the watch stood made no event.
@@ -192,8 +207,11 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
 }
 
 impl Collector for FileSystem {
-    fn readiness(&self) -> Option<OwnedFd> {
-        self.inotify.as_ref()?.as_fd().try_clone_to_owned().ok()
+    fn wakeup(&self) -> Wakeup {
+        self.inotify
+            .as_ref()
+            .and_then(|inotify| inotify.as_fd().try_clone_to_owned().ok())
+            .map_or(Wakeup::Never, Wakeup::Readable)
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
@@ -219,8 +237,15 @@ impl Collector for FileSystem {
     fn flush(&mut self, out: &mut Vec<Observation>) {
         for entry in self.seen.drain() {
             let (path, action) = entry.first;
-            let payload = FileActivity { action, path, hit_count: entry.hit_count };
-            out.push(Observation::routine(entry.first_at, EventPayload::FileActivity(payload)));
+            let payload = FileActivity {
+                action,
+                path,
+                hit_count: entry.hit_count,
+            };
+            out.push(Observation::routine(
+                entry.first_at,
+                EventPayload::FileActivity(payload),
+            ));
         }
     }
 
@@ -251,7 +276,11 @@ mod tests {
             .map(|seen| match seen.payload {
                 EventPayload::FileActivity(file) => {
                     let path = Path::new(&file.path).strip_prefix(base).unwrap();
-                    (file.action, path.to_str().unwrap().to_owned(), file.hit_count)
+                    (
+                        file.action,
+                        path.to_str().unwrap().to_owned(),
+                        file.hit_count,
+                    )
                 }
                 other => panic!("not a file: {other:?}"),
             })
@@ -279,7 +308,11 @@ mod tests {
         let changes = seen(&mut collector, dir.path());
         assert!(changes[0].2 >= 2 && changes.len() == 1, "{changes:?}");
         fs::remove_file(&file).unwrap();
-        assert!(seen(&mut collector, dir.path()).contains(&(FileAction::Deleted, "a".to_owned(), 1)));
+        assert!(seen(&mut collector, dir.path()).contains(&(
+            FileAction::Deleted,
+            "a".to_owned(),
+            1
+        )));
     }
 
     #[test]
@@ -289,10 +322,17 @@ mod tests {
         fs::create_dir_all(dir.path().join("d/e")).unwrap();
         fs::write(dir.path().join("d/f"), "").unwrap();
         let first = seen(&mut collector, dir.path());
-        assert!(first.iter().any(|(action, path, _)| *action == FileAction::Created && path == "d/f"));
+        assert!(
+            first
+                .iter()
+                .any(|(action, path, _)| *action == FileAction::Created && path == "d/f")
+        );
         fs::write(dir.path().join("d/e/g"), "").unwrap();
         let second = seen(&mut collector, dir.path());
-        assert!(second.iter().any(|(_, path, _)| path == "d/e/g"), "{second:?}");
+        assert!(
+            second.iter().any(|(_, path, _)| path == "d/e/g"),
+            "{second:?}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use posture::{EventPayload, limits};
 
 use super::machine::Machine;
 use super::sockets::{self, Owner, Socket};
-use super::{Collector, Health, Observation};
+use super::{Collector, Health, Observation, Wakeup};
 
 /// How soon an open port is noticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,8 +54,11 @@ impl ListeningPorts {
         };
         let udp_now: HashSet<u64> = udp.iter().map(|socket| socket.inode).collect();
         let settled = |socket: &Socket| self.udp_before.contains(&socket.inode);
-        let listening: Vec<Socket> =
-            tcp.listening.into_iter().chain(udp.into_iter().filter(settled)).collect();
+        let listening: Vec<Socket> = tcp
+            .listening
+            .into_iter()
+            .chain(udp.into_iter().filter(settled))
+            .collect();
         self.udp_before = udp_now;
         self.find_owners(&listening);
 
@@ -71,8 +74,11 @@ impl ListeningPorts {
     fn find_owners(&mut self, listening: &[Socket]) {
         let present: HashSet<u64> = listening.iter().map(|socket| socket.inode).collect();
         self.owners.retain(|inode, _| present.contains(inode));
-        let unknown: HashSet<u64> =
-            present.iter().copied().filter(|inode| !self.owners.contains_key(inode)).collect();
+        let unknown: HashSet<u64> = present
+            .iter()
+            .copied()
+            .filter(|inode| !self.owners.contains_key(inode))
+            .collect();
         let mut found = sockets::owners(&self.machine, &unknown);
         for inode in unknown {
             // An owner that may not be seen is not looked for again while the socket lives.
@@ -99,8 +105,8 @@ impl ListeningPorts {
 }
 
 impl Collector for ListeningPorts {
-    fn poll_interval(&self) -> Option<Duration> {
-        Some(POLL_INTERVAL)
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::Every(POLL_INTERVAL)
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
@@ -115,7 +121,10 @@ impl Collector for ListeningPorts {
     fn snapshot(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
         let Some(ports) = self.look() else { return };
         self.reported = Some(ports.clone());
-        out.push(Observation::routine(now, EventPayload::ListeningPorts(Snapshot { ports })));
+        out.push(Observation::routine(
+            now,
+            EventPayload::ListeningPorts(Snapshot { ports }),
+        ));
     }
 
     fn flush(&mut self, _out: &mut Vec<Observation>) {}
@@ -155,16 +164,28 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         collector.observe(at(2), &mut out);
-        let EventPayload::ListeningPorts(snapshot) = &out[0].payload else { panic!("{out:?}") };
-        let found = snapshot.ports.iter().find(|entry| entry.port == port).unwrap();
+        let EventPayload::ListeningPorts(snapshot) = &out[0].payload else {
+            panic!("{out:?}")
+        };
+        let found = snapshot
+            .ports
+            .iter()
+            .find(|entry| entry.port == port)
+            .unwrap();
         assert_eq!(found.pid, Some(std::process::id()));
-        assert!(found.executable.as_ref().unwrap().contains("agent"), "{found:?}");
+        assert!(
+            found.executable.as_ref().unwrap().contains("agent"),
+            "{found:?}"
+        );
         assert_eq!(out[0].urgency, super::super::Urgency::Immediate);
 
         drop(listener);
         out.clear();
         collector.observe(at(3), &mut out);
-        assert!(out.iter().all(|seen| ports(seen).iter().all(|(_, _, found)| *found != port)));
+        assert!(
+            out.iter()
+                .all(|seen| ports(seen).iter().all(|(_, _, found)| *found != port))
+        );
     }
 
     #[test]
@@ -176,10 +197,16 @@ mod tests {
         collector.observe(at(1), &mut out);
         collector.observe(at(2), &mut out);
         assert_eq!(out.len(), 1);
-        assert_eq!(ports(&out[0]), [(Protocol::Tcp, "0.0.0.0".to_owned(), 8080)]);
+        assert_eq!(
+            ports(&out[0]),
+            [(Protocol::Tcp, "0.0.0.0".to_owned(), 8080)]
+        );
         collector.snapshot(at(3), &mut out);
         assert_eq!(out.len(), 2);
-        assert_eq!(collector.health().state, posture::event::CollectorState::Degraded);
+        assert_eq!(
+            collector.health().state,
+            posture::event::CollectorState::Degraded
+        );
     }
 
     #[test]
@@ -203,7 +230,10 @@ mod tests {
         let mut out = Vec::new();
         collector.observe(at(1), &mut out);
         assert!(out.is_empty());
-        assert_eq!(collector.health().state, posture::event::CollectorState::Failed);
+        assert_eq!(
+            collector.health().state,
+            posture::event::CollectorState::Failed
+        );
     }
 
     const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode

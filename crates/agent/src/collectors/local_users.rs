@@ -9,7 +9,7 @@ use posture::event::{LocalUser, LocalUsers as Snapshot};
 use posture::{EventPayload, limits};
 
 use super::machine::Machine;
-use super::{Collector, Health, Observation, text};
+use super::{Collector, Health, Observation, Wakeup, text};
 
 /// Two `stat` calls; how soon a new account is noticed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +31,12 @@ pub(crate) struct LocalUsers {
 
 impl LocalUsers {
     pub(crate) fn new(machine: Machine) -> Self {
-        Self { machine, stamps: None, reported: None, health: Health::running() }
+        Self {
+            machine,
+            stamps: None,
+            reported: None,
+            health: Health::running(),
+        }
     }
 
     fn read(&mut self) -> Option<Vec<LocalUser>> {
@@ -55,8 +60,8 @@ impl LocalUsers {
 }
 
 impl Collector for LocalUsers {
-    fn poll_interval(&self) -> Option<Duration> {
-        Some(POLL_INTERVAL)
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::Every(POLL_INTERVAL)
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
@@ -68,14 +73,20 @@ impl Collector for LocalUsers {
         let Some(users) = self.read() else { return };
         if self.reported.as_ref() != Some(&users) {
             self.reported = Some(users.clone());
-            out.push(Observation::immediate(now, EventPayload::LocalUsers(Snapshot { users })));
+            out.push(Observation::immediate(
+                now,
+                EventPayload::LocalUsers(Snapshot { users }),
+            ));
         }
     }
 
     fn snapshot(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
         let Some(users) = self.read() else { return };
         self.reported = Some(users.clone());
-        out.push(Observation::routine(now, EventPayload::LocalUsers(Snapshot { users })));
+        out.push(Observation::routine(
+            now,
+            EventPayload::LocalUsers(Snapshot { users }),
+        ));
     }
 
     fn flush(&mut self, _out: &mut Vec<Observation>) {}
@@ -91,7 +102,9 @@ fn parse(passwd: &str, group: &str) -> Vec<LocalUser> {
     let mut memberships: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in group.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, gid, members] = fields[..] else { continue };
+        let [name, _, gid, members] = fields[..] else {
+            continue;
+        };
         let Ok(gid) = gid.parse() else { continue };
         group_names.entry(gid).or_insert(name);
         for member in members.split(',').filter(|member| !member.is_empty()) {
@@ -101,9 +114,15 @@ fn parse(passwd: &str, group: &str) -> Vec<LocalUser> {
     let mut users = Vec::new();
     for line in passwd.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, _, shell] = fields[..] else { continue };
-        let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else { continue };
-        let Some(account) = text::name(name) else { continue };
+        let [name, _, uid, gid, _, _, shell] = fields[..] else {
+            continue;
+        };
+        let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else {
+            continue;
+        };
+        let Some(account) = text::name(name) else {
+            continue;
+        };
         let mut groups: Vec<String> = group_names
             .get(&gid)
             .into_iter()
@@ -113,7 +132,13 @@ fn parse(passwd: &str, group: &str) -> Vec<LocalUser> {
         groups.sort_unstable();
         groups.dedup();
         groups.truncate(limits::USER_GROUPS_MAX);
-        users.push(LocalUser { uid, name: account, gid, groups, shell: text::name(shell) });
+        users.push(LocalUser {
+            uid,
+            name: account,
+            gid,
+            groups,
+            shell: text::name(shell),
+        });
     }
     users.sort_unstable();
     users.truncate(limits::LOCAL_USERS_MAX);
@@ -130,7 +155,11 @@ mod tests {
         let EventPayload::LocalUsers(snapshot) = &observation.payload else {
             panic!("not a snapshot of users: {observation:?}");
         };
-        snapshot.users.iter().map(|user| user.name.as_str()).collect()
+        snapshot
+            .users
+            .iter()
+            .map(|user| user.name.as_str())
+            .collect()
     }
 
     #[test]
@@ -155,7 +184,10 @@ mod tests {
         collector.observe(at(1), &mut out);
         collector.observe(at(2), &mut out);
         assert_eq!(out.len(), 1);
-        machine.write(PASSWD, "root:x:0:0:root:/root:/bin/bash\neve:x:0:0::/:/bin/sh\n");
+        machine.write(
+            PASSWD,
+            "root:x:0:0:root:/root:/bin/bash\neve:x:0:0::/:/bin/sh\n",
+        );
         collector.observe(at(3), &mut out);
         assert_eq!(names(&out[1]), ["eve", "root"]);
         assert_eq!(out[1].urgency, Urgency::Immediate);
@@ -176,6 +208,9 @@ mod tests {
         let mut out = Vec::new();
         collector.observe(at(1), &mut out);
         assert!(out.is_empty());
-        assert_eq!(collector.health(), Health::skipped("cannot read /etc/passwd"));
+        assert_eq!(
+            collector.health(),
+            Health::skipped("cannot read /etc/passwd")
+        );
     }
 }

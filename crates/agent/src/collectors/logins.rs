@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::utmp::{DEAD_PROCESS, LOGIN_PROCESS, RECORD_BYTES, Record, USER_PROCESS};
 use super::machine::Machine;
-use super::{Checkpoint, Collector, Health, Observation, Urgency, text};
+use super::{Checkpoint, Collector, Health, Observation, Urgency, Wakeup, text};
 
 mod utmp;
 
@@ -44,7 +44,6 @@ pub(crate) struct Logins {
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
-    name: &'static str,
     meaning: Meaning,
     position: Option<Position>,
     problem: Option<String>,
@@ -82,7 +81,6 @@ impl Logins {
             .unwrap_or_default();
         let source = |name, meaning, position| Source {
             path: machine.path("var/log").join(name),
-            name,
             meaning,
             position,
             problem: None,
@@ -98,9 +96,15 @@ impl Logins {
 
     fn checkpoint(&self) -> Option<Checkpoint> {
         let [wtmp, btmp] = &self.sources;
-        let file = CheckpointFile { wtmp: wtmp.position, btmp: btmp.position };
+        let file = CheckpointFile {
+            wtmp: wtmp.position,
+            btmp: btmp.position,
+        };
         let content = serde_json::to_vec(&file).ok()?;
-        Some(Checkpoint { path: self.checkpoint_path.clone(), content })
+        Some(Checkpoint {
+            path: self.checkpoint_path.clone(),
+            content,
+        })
     }
 }
 
@@ -125,7 +129,10 @@ impl Source {
             offset += RECORD_LENGTH;
             out.extend(self.observation(now, Record::parse(&bytes)));
         }
-        self.position = Some(Position { inode: found.ino(), offset });
+        self.position = Some(Position {
+            inode: found.ino(),
+            offset,
+        });
         Ok(())
     }
 
@@ -148,13 +155,18 @@ impl Source {
             remote_address: text::name(&record.host),
         });
         let observed_at = record.at.filter(|at| *at <= now).unwrap_or(now);
-        Some(Observation { observed_at, payload, urgency, checkpoint: None })
+        Some(Observation {
+            observed_at,
+            payload,
+            urgency,
+            checkpoint: None,
+        })
     }
 }
 
 impl Collector for Logins {
-    fn poll_interval(&self) -> Option<Duration> {
-        Some(POLL_INTERVAL)
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::Every(POLL_INTERVAL)
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
@@ -162,7 +174,11 @@ impl Collector for Logins {
         for source in &mut self.sources {
             source.problem = match source.read(now, out) {
                 Ok(()) => None,
-                Err(error) => Some(format!("cannot read {}: {}", source.path.display(), error.kind())),
+                Err(error) => Some(format!(
+                    "cannot read {}: {}",
+                    source.path.display(),
+                    error.kind()
+                )),
             };
         }
         // With the last one, because the spool makes them durable in this order.
@@ -180,8 +196,11 @@ impl Collector for Logins {
     fn flush(&mut self, _out: &mut Vec<Observation>) {}
 
     fn health(&self) -> Health {
-        let problems: Vec<&str> =
-            self.sources.iter().filter_map(|source| source.problem.as_deref()).collect();
+        let problems: Vec<&str> = self
+            .sources
+            .iter()
+            .filter_map(|source| source.problem.as_deref())
+            .collect();
         match (problems.len(), self.sources.len()) {
             (0, _) => Health::running(),
             (broken, all) if broken == all => Health::skipped(problems.join("; ")),
@@ -229,11 +248,28 @@ mod tests {
         let kept = machine.path("logins.json");
         let mut collector = Logins::new(&machine.machine(), kept.clone());
         let mut out = Vec::new();
-        append(&machine, "var/log/wtmp", &record(USER_PROCESS, 42, "pts/0", "bob", "192.0.2.7", 100));
-        append(&machine, "var/log/btmp", &record(LOGIN_PROCESS, 43, "ssh:notty", "eve", "192.0.2.8", 101));
+        append(
+            &machine,
+            "var/log/wtmp",
+            &record(USER_PROCESS, 42, "pts/0", "bob", "192.0.2.7", 100),
+        );
+        append(
+            &machine,
+            "var/log/btmp",
+            &record(LOGIN_PROCESS, 43, "ssh:notty", "eve", "192.0.2.8", 101),
+        );
         collector.observe(at(200), &mut out);
-        assert_eq!(seen(&out), [(LoginOperation::Login, "bob"), (LoginOperation::LoginFailed, "eve")]);
-        assert_eq!(out[0].observed_at, "1970-01-01T00:01:40.25Z".parse().unwrap());
+        assert_eq!(
+            seen(&out),
+            [
+                (LoginOperation::Login, "bob"),
+                (LoginOperation::LoginFailed, "eve")
+            ]
+        );
+        assert_eq!(
+            out[0].observed_at,
+            "1970-01-01T00:01:40.25Z".parse().unwrap()
+        );
         assert_eq!(out[1].urgency, Urgency::Immediate);
         let checkpoint = out[1].checkpoint.clone().unwrap();
         files::replace(&checkpoint.path, &checkpoint.content, Readers::Everyone).unwrap();
@@ -242,7 +278,11 @@ mod tests {
         out.clear();
         collector.observe(at(300), &mut out);
         assert!(out.is_empty());
-        append(&machine, "var/log/wtmp", &record(DEAD_PROCESS, 42, "pts/0", "", "", 250));
+        append(
+            &machine,
+            "var/log/wtmp",
+            &record(DEAD_PROCESS, 42, "pts/0", "", "", 250),
+        );
         collector.observe(at(301), &mut out);
         assert_eq!(seen(&out), [(LoginOperation::Logout, "")]);
     }

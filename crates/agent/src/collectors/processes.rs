@@ -4,7 +4,6 @@
 //! again; then processes that live shorter than the interval are not seen, and the health says so.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,7 +15,7 @@ use self::connector::{Connector, Event, Read};
 use self::table::{Life, Program};
 use super::aggregate::Aggregate;
 use super::machine::Machine;
-use super::{Collector, Health, Observation};
+use super::{Collector, Health, Observation, Wakeup};
 
 mod connector;
 mod table;
@@ -42,7 +41,9 @@ pub(crate) struct Processes {
 #[derive(Debug)]
 enum Source {
     Connector(Connector),
-    Polling { lives: HashMap<u32, Life> },
+    Polling {
+        lives: HashMap<u32, Life>,
+    },
     /// Netlink was demanded and is not to be had.
     Nothing,
 }
@@ -57,7 +58,10 @@ struct Lookups {
 impl Lookups {
     fn allow(&mut self, now: Timestamp) -> bool {
         if self.second != now.as_second() {
-            *self = Self { second: now.as_second(), done: 0 };
+            *self = Self {
+                second: now.as_second(),
+                done: 0,
+            };
         }
         self.done += 1;
         self.done <= LOOKUPS_PER_SECOND
@@ -101,18 +105,25 @@ impl Processes {
 
     fn read_connector(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
         loop {
-            let Source::Connector(connector) = &self.source else { return };
+            let Source::Connector(connector) = &self.source else {
+                return;
+            };
             match connector.read() {
                 Ok(Read::Event(event)) => self.on_event(now, event),
                 Ok(Read::Other) => {}
                 Ok(Read::Overrun) => {
-                    tracing::warn!("the kernel dropped process events, because too many came at once");
+                    tracing::warn!(
+                        "the kernel dropped process events, because too many came at once"
+                    );
                     self.learn_living();
                 }
                 Ok(Read::Empty) => return,
                 Err(error) => {
-                    self.health = Health::degraded(format!("polling, because netlink broke: {error}"));
-                    self.source = Source::Polling { lives: HashMap::new() };
+                    self.health =
+                        Health::degraded(format!("polling, because netlink broke: {error}"));
+                    self.source = Source::Polling {
+                        lives: HashMap::new(),
+                    };
                     self.learn_living();
                     return;
                 }
@@ -154,7 +165,9 @@ impl Processes {
                 return;
             }
         };
-        let Source::Polling { lives: before } = &mut self.source else { return };
+        let Source::Polling { lives: before } = &mut self.source else {
+            return;
+        };
         let before = std::mem::replace(before, lives.clone());
         for pid in before.keys().filter(|pid| !lives.contains_key(*pid)) {
             self.add(now, ProcessAction::Exit, *pid);
@@ -183,7 +196,9 @@ impl Processes {
 
     /// Counts what happened to a process; one of which nothing is known was gone too soon.
     fn add(&mut self, now: Timestamp, action: ProcessAction, pid: u32) {
-        let Some(program) = self.programs.get(&pid) else { return };
+        let Some(program) = self.programs.get(&pid) else {
+            return;
+        };
         let activity = ProcessActivity {
             action,
             pid,
@@ -200,7 +215,9 @@ impl Processes {
 }
 
 fn open_source(machine: &Machine, mode: ProcessMode) -> (Source, Health) {
-    let polling = || Source::Polling { lives: HashMap::new() };
+    let polling = || Source::Polling {
+        lives: HashMap::new(),
+    };
     if mode == ProcessMode::Polling {
         return (polling(), Health::running());
     }
@@ -223,17 +240,13 @@ fn open_source(machine: &Machine, mode: ProcessMode) -> (Source, Health) {
 }
 
 impl Collector for Processes {
-    fn poll_interval(&self) -> Option<Duration> {
-        match self.source {
-            Source::Polling { .. } => Some(self.polling_interval),
-            Source::Connector(_) | Source::Nothing => None,
-        }
-    }
-
-    fn readiness(&self) -> Option<OwnedFd> {
+    fn wakeup(&self) -> Wakeup {
         match &self.source {
-            Source::Connector(connector) => connector.readiness().ok(),
-            Source::Polling { .. } | Source::Nothing => None,
+            Source::Connector(connector) => connector
+                .readiness()
+                .map_or(Wakeup::Never, Wakeup::Readable),
+            Source::Polling { .. } => Wakeup::Every(self.polling_interval),
+            Source::Nothing => Wakeup::Never,
         }
     }
 
@@ -253,8 +266,14 @@ impl Collector for Processes {
 
     fn flush(&mut self, out: &mut Vec<Observation>) {
         for entry in self.seen.drain() {
-            let activity = ProcessActivity { hit_count: entry.hit_count, ..entry.first };
-            out.push(Observation::routine(entry.first_at, EventPayload::ProcessActivity(activity)));
+            let activity = ProcessActivity {
+                hit_count: entry.hit_count,
+                ..entry.first
+            };
+            out.push(Observation::routine(
+                entry.first_at,
+                EventPayload::ProcessActivity(activity),
+            ));
         }
     }
 
@@ -274,7 +293,10 @@ mod tests {
     use crate::collectors::testing::{Fixture, at};
 
     fn settings(mode: ProcessMode) -> ProcessConfiguration {
-        ProcessConfiguration { mode, ..ProcessConfiguration::default() }
+        ProcessConfiguration {
+            mode,
+            ..ProcessConfiguration::default()
+        }
     }
 
     fn activities(collector: &mut Processes, second: i64) -> Vec<ProcessActivity> {
@@ -291,12 +313,17 @@ mod tests {
     /// Starts a real process and looks until both its start and its end were seen.
     fn check_sees_a_real_process(mode: ProcessMode, argument: &str) {
         let mut collector = Processes::new(Machine::this(), &settings(mode));
-        let mut child = Command::new("sleep").arg(argument).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new("sleep")
+            .arg(argument)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut seen = Vec::new();
         let deadline = Instant::now() + Duration::from_secs(10);
         let line = format!("sleep {argument}");
         let has = |seen: &[ProcessActivity], action| {
-            seen.iter().any(|entry| entry.command_line == line && entry.action == action)
+            seen.iter()
+                .any(|entry| entry.command_line == line && entry.action == action)
         };
         while !has(&seen, ProcessAction::Exec) {
             assert!(Instant::now() < deadline, "not seen: {seen:?}");
@@ -308,8 +335,14 @@ mod tests {
             assert!(Instant::now() < deadline, "its end was not seen");
             seen.extend(activities(&mut collector, 2));
         }
-        let started = seen.iter().find(|entry| entry.command_line == line).unwrap();
-        assert_eq!((started.pid, started.parent_pid), (child.id(), std::process::id()));
+        let started = seen
+            .iter()
+            .find(|entry| entry.command_line == line)
+            .unwrap();
+        assert_eq!(
+            (started.pid, started.parent_pid),
+            (child.id(), std::process::id())
+        );
         assert!(started.executable.contains("sleep") || started.executable.contains("coreutils"));
     }
 
@@ -320,12 +353,11 @@ mod tests {
 
     #[test]
     fn a_real_process_is_seen_by_netlink_where_the_kernel_allows_it() {
-        match Connector::open() {
-            Ok(_) => check_sees_a_real_process(ProcessMode::Netlink, "3602"),
-            Err(_) => {
-                let collector = Processes::new(Machine::this(), &settings(ProcessMode::Netlink));
-                assert_eq!(collector.health().state, CollectorState::Skipped);
-            }
+        if Connector::open().is_ok() {
+            check_sees_a_real_process(ProcessMode::Netlink, "3602");
+        } else {
+            let collector = Processes::new(Machine::this(), &settings(ProcessMode::Netlink));
+            assert_eq!(collector.health().state, CollectorState::Skipped);
         }
     }
 
@@ -333,8 +365,14 @@ mod tests {
     fn equal_starts_are_gathered_and_what_ran_before_is_no_event() {
         let machine = Fixture::new();
         let process = |pid: u32, started: u64| {
-            machine.write(&format!("proc/{pid}/stat"), format!("{pid} (a (b) c) S 1 {}{started} 0", "0 ".repeat(17)));
-            machine.write(&format!("proc/{pid}/status"), "Name:\ta\nPPid:\t1\nUid:\t1000\t0\t0\t0\n");
+            machine.write(
+                &format!("proc/{pid}/stat"),
+                format!("{pid} (a (b) c) S 1 {}{started} 0", "0 ".repeat(17)),
+            );
+            machine.write(
+                &format!("proc/{pid}/status"),
+                "Name:\ta\nPPid:\t1\nUid:\t1000\t0\t0\t0\n",
+            );
             machine.write(&format!("proc/{pid}/cmdline"), "tool\0--x\0");
         };
         machine.write("etc/passwd", "bob:x:1000:1000::/:/bin/sh\n");
@@ -348,7 +386,10 @@ mod tests {
         process(10, 8);
         let found = activities(&mut collector, 2);
         assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((found[0].action, found[0].hit_count), (ProcessAction::Exec, 3));
+        assert_eq!(
+            (found[0].action, found[0].hit_count),
+            (ProcessAction::Exec, 3)
+        );
         assert_eq!(found[0].command_line, "tool --x");
         assert_eq!(found[0].user.as_deref(), Some("bob"));
     }

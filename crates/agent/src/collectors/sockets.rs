@@ -39,7 +39,10 @@ pub(crate) struct TcpTable {
 pub(crate) fn tcp(machine: &Machine) -> io::Result<TcpTable> {
     let mut table = TcpTable::default();
     for file in ["proc/net/tcp", "proc/net/tcp6"] {
-        let Some(entries) = present(TcpNetEntries::from_file(machine.path(file), current_system_info()))?
+        let Some(entries) = present(TcpNetEntries::from_file(
+            machine.path(file),
+            current_system_info(),
+        ))?
         else {
             continue;
         };
@@ -73,18 +76,25 @@ pub(crate) fn tcp(machine: &Machine) -> io::Result<TcpTable> {
 pub(crate) fn udp_receiving(machine: &Machine) -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for file in ["proc/net/udp", "proc/net/udp6"] {
-        let Some(entries) = present(UdpNetEntries::from_file(machine.path(file), current_system_info()))?
+        let Some(entries) = present(UdpNetEntries::from_file(
+            machine.path(file),
+            current_system_info(),
+        ))?
         else {
             continue;
         };
-        sockets.extend(entries.0.into_iter().filter(|entry| entry.remote_address.port() == 0).map(
-            |entry| Socket {
-                protocol: Protocol::Udp,
-                local: entry.local_address,
-                remote: entry.remote_address,
-                inode: entry.inode,
-            },
-        ));
+        sockets.extend(
+            entries
+                .0
+                .into_iter()
+                .filter(|entry| entry.remote_address.port() == 0)
+                .map(|entry| Socket {
+                    protocol: Protocol::Udp,
+                    local: entry.local_address,
+                    remote: entry.remote_address,
+                    inode: entry.inode,
+                }),
+        );
     }
     Ok(sockets)
 }
@@ -122,7 +132,10 @@ fn owner(process: &Process) -> Owner {
         .ok()
         .map(|path| text::path(&path))
         .or_else(|| process.stat().ok().and_then(|stat| text::name(&stat.comm)));
-    Owner { pid: u32::try_from(process.pid).unwrap_or(0), executable }
+    Owner {
+        pid: u32::try_from(process.pid).unwrap_or(0),
+        executable,
+    }
 }
 
 fn present<T>(read: Result<T, ProcError>) -> io::Result<Option<T>> {
@@ -131,6 +144,9 @@ fn present<T>(read: Result<T, ProcError>) -> io::Result<Option<T>> {
         Err(ProcError::NotFound(_)) => Ok(None),
         Err(ProcError::Io(error, _)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(ProcError::Io(error, _)) => Err(error),
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        Err(error) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            error.to_string(),
+        )),
     }
 }

@@ -22,7 +22,11 @@ pub(crate) struct SystemInformation {
 
 impl SystemInformation {
     pub(crate) fn new(machine: Machine, settings: SystemInformationConfiguration) -> Self {
-        Self { machine, settings, health: Health::running() }
+        Self {
+            machine,
+            settings,
+            health: Health::running(),
+        }
     }
 
     fn read(&mut self) -> Snapshot {
@@ -30,12 +34,16 @@ impl SystemInformation {
         let field = |name: &str| release.get(name).and_then(|value| text::name(value));
         let uname = self.machine.is_this().then(rustix::system::uname);
         let uname_text = |part: fn(&rustix::system::Uname) -> &std::ffi::CStr| {
-            uname.as_ref().and_then(|uname| text::name(&part(uname).to_string_lossy()))
+            uname
+                .as_ref()
+                .and_then(|uname| text::name(&part(uname).to_string_lossy()))
         };
         // What DMI says comes first; the configuration fills in where there is no DMI.
         let dmi = |file: &str, configured: &Option<String>| {
             let told = self.machine.text(&format!("sys/class/dmi/id/{file}"));
-            told.as_deref().and_then(text::name).or_else(|| configured.clone())
+            told.as_deref()
+                .and_then(text::name)
+                .or_else(|| configured.clone())
         };
         let settings = &self.settings;
         let kernel = self.machine.text("proc/sys/kernel/osrelease");
@@ -81,7 +89,9 @@ impl SystemInformation {
 
     fn memory_kib(&self) -> Option<u64> {
         let text = self.machine.text("proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix("kB")?.trim().parse().ok()
     }
 
@@ -100,7 +110,11 @@ impl SystemInformation {
                 found.dedup();
                 found.truncate(limits::INTERFACE_ADDRESSES_MAX);
                 let mac = mac.as_deref().and_then(text::name);
-                Some(NetworkInterface { name: text::name(&name)?, mac, addresses: found })
+                Some(NetworkInterface {
+                    name: text::name(&name)?,
+                    mac,
+                    addresses: found,
+                })
             })
             .collect();
         interfaces.sort_unstable();
@@ -115,7 +129,9 @@ impl SystemInformation {
         let table = self.machine.text("proc/net/if_inet6").unwrap_or_default();
         for line in table.lines() {
             let mut fields = line.split_whitespace();
-            let (Some(digits), Some(name)) = (fields.next(), fields.nth(4)) else { continue };
+            let (Some(digits), Some(name)) = (fields.next(), fields.nth(4)) else {
+                continue;
+            };
             if let Ok(bits) = u128::from_str_radix(digits, 16) {
                 let address = IpAddr::V6(Ipv6Addr::from_bits(bits));
                 addresses.entry(name.to_owned()).or_default().push(address);
@@ -134,7 +150,10 @@ impl SystemInformation {
                     .map(|network| network.interface.as_str())
             };
             if let Some(name) = name {
-                addresses.entry(name.to_owned()).or_default().push(IpAddr::V4(address));
+                addresses
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push(IpAddr::V4(address));
             }
         }
         addresses
@@ -215,10 +234,16 @@ mod tests {
     #[test]
     fn a_machine_of_files_is_described() {
         let machine = Fixture::new();
-        machine.write("etc/os-release", "NAME=\"Debian GNU/Linux\"\nVERSION_ID='12'\n");
+        machine.write(
+            "etc/os-release",
+            "NAME=\"Debian GNU/Linux\"\nVERSION_ID='12'\n",
+        );
         machine.write("proc/sys/kernel/hostname", "edge-7\n");
         machine.write("proc/sys/kernel/osrelease", "6.1.0\n");
-        machine.write("proc/meminfo", "MemTotal:       24684084 kB\nMemFree: 1 kB\n");
+        machine.write(
+            "proc/meminfo",
+            "MemTotal:       24684084 kB\nMemFree: 1 kB\n",
+        );
         machine.write("sys/class/dmi/id/sys_vendor", "Acme\n");
         machine.write("sys/class/net/eth0/address", "02:42:ac:11:00:02\n");
         machine.write("sys/class/net/lo/address", "00:00:00:00:00:00\n");
@@ -250,7 +275,12 @@ mod tests {
         let interfaces: Vec<_> = found
             .interfaces
             .iter()
-            .map(|entry| (entry.name.as_str(), entry.addresses.iter().map(ToString::to_string).collect()))
+            .map(|entry| {
+                (
+                    entry.name.as_str(),
+                    entry.addresses.iter().map(ToString::to_string).collect(),
+                )
+            })
             .collect::<Vec<(_, Vec<String>)>>();
         assert_eq!(
             interfaces,
@@ -266,7 +296,16 @@ mod tests {
         let found = read(Machine::this(), SystemInformationConfiguration::default());
         assert!(found.kernel_version.is_some() && found.os_architecture.is_some());
         assert!(found.total_memory_kib.unwrap() > 0);
-        let loopback = found.interfaces.iter().find(|entry| entry.name == "lo").unwrap();
-        assert!(loopback.addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{loopback:?}");
+        let loopback = found
+            .interfaces
+            .iter()
+            .find(|entry| entry.name == "lo")
+            .unwrap();
+        assert!(
+            loopback
+                .addresses
+                .contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            "{loopback:?}"
+        );
     }
 }

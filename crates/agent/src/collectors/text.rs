@@ -5,7 +5,10 @@ use posture::limits;
 /// Cuts to at most `max` bytes, at a character.
 pub(crate) fn cut(mut text: String, max: usize) -> String {
     if text.len() > max {
-        let end = (0..=max).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0);
+        let end = (0..=max)
+            .rev()
+            .find(|index| text.is_char_boundary(*index))
+            .unwrap_or(0);
         text.truncate(end);
     }
     text

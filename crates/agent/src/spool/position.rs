@@ -56,7 +56,11 @@ pub(super) fn store_position(dir: &Path, position: Position) -> io::Result<()> {
         dropped: position.dropped,
         holes_counted_through: position.holes_counted_through.0,
     };
-    files::replace(&dir.join(POSITION_FILE), &serde_json::to_vec(&file)?, Readers::Everyone)
+    files::replace(
+        &dir.join(POSITION_FILE),
+        &serde_json::to_vec(&file)?,
+        Readers::Everyone,
+    )
 }
 
 /// Reads the epoch; `None` when the lane has none yet.
@@ -71,5 +75,9 @@ pub(super) fn load_epoch(dir: &Path) -> io::Result<Option<Uuid>> {
 
 /// Writes the epoch of a new lane.
 pub(super) fn store_epoch(dir: &Path, epoch: Uuid) -> io::Result<()> {
-    files::replace(&dir.join(EPOCH_FILE), epoch.to_string().as_bytes(), Readers::Everyone)
+    files::replace(
+        &dir.join(EPOCH_FILE),
+        epoch.to_string().as_bytes(),
+        Readers::Everyone,
+    )
 }

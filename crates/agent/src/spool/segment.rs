@@ -62,7 +62,11 @@ impl Reader {
         if !header.proves(&payload) {
             return Ok(Item::Damaged { next_offset });
         }
-        Ok(Item::Record { sequence: header.sequence, payload, next_offset })
+        Ok(Item::Record {
+            sequence: header.sequence,
+            payload,
+            next_offset,
+        })
     }
 }
 
@@ -98,7 +102,11 @@ pub(super) fn scan(
     loop {
         let offset = reader.offset();
         match reader.next()? {
-            Item::Record { sequence, next_offset, .. } => {
+            Item::Record {
+                sequence,
+                next_offset,
+                ..
+            } => {
                 // Sequences in a file only rise. One that does not was not written here: stop, as
                 // for any other bytes that make no sense.
                 if sequence < expected {

@@ -9,11 +9,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EVERYTHING: ReadLimits = ReadLimits { bytes: usize::MAX, events: usize::MAX };
+const EVERYTHING: ReadLimits = ReadLimits {
+    bytes: usize::MAX,
+    events: usize::MAX,
+};
 const LAST: Sequence = Sequence(u64::MAX);
 
 fn options(bytes_max: u64) -> Options {
-    Options { bytes_max, segment_bytes: 256 }
+    Options {
+        bytes_max,
+        segment_bytes: 256,
+    }
 }
 
 fn read_all(spool: &mut Spool, lane: Lane) -> Vec<(u64, Vec<u8>)> {
@@ -56,7 +62,10 @@ fn a_reader_goes_on_where_it_stopped_and_can_begin_again() {
     let mut after = Sequence(0);
     let mut seen = Vec::new();
     loop {
-        let limits = ReadLimits { bytes: 100, events: 9 };
+        let limits = ReadLimits {
+            bytes: 100,
+            events: 9,
+        };
         let events = spool.read(Lane::Low, after, Sequence(45), limits).unwrap();
         let Some(last) = events.last() else { break };
         assert!(events.len() <= 2, "100 bytes hold two events of 40");
@@ -93,12 +102,19 @@ fn a_torn_tail_is_cut_off_and_its_sequence_is_used_again() {
     let mut spool = Spool::open(dir.path(), options(10_000)).unwrap();
     spool.append(Lane::High, b"kept").unwrap();
     spool.sync().unwrap();
-    let before = fs::metadata(&segments(dir.path(), Lane::High)[0]).unwrap().len();
+    let before = fs::metadata(&segments(dir.path(), Lane::High)[0])
+        .unwrap()
+        .len();
     spool.append(Lane::High, b"torn").unwrap();
     spool.sync().unwrap();
     drop(spool);
     let path = segments(dir.path(), Lane::High).remove(0);
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(before + 18).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(before + 18)
+        .unwrap();
 
     let mut spool = Spool::open(dir.path(), options(10_000)).unwrap();
     assert_eq!(read_all(&mut spool, Lane::High), [(1, b"kept".to_vec())]);
@@ -119,7 +135,10 @@ fn damage_inside_costs_only_the_damaged_event_and_is_counted_once() {
     drop(spool);
     let path = segments(dir.path(), Lane::High).remove(0);
     let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.windows(5).position(|window| window == b"wrong").unwrap();
+    let at = bytes
+        .windows(5)
+        .position(|window| window == b"wrong")
+        .unwrap();
     bytes[at] ^= 1;
     fs::write(&path, bytes).unwrap();
 
@@ -162,7 +181,12 @@ fn over_the_bound_the_oldest_of_the_lowest_lane_go_first_and_counts_survive() {
         }
     }
     let counts = |spool: &Spool| {
-        Lane::ALL.map(|lane| (spool.status(lane).waiting_count, spool.status(lane).dropped_total))
+        Lane::ALL.map(|lane| {
+            (
+                spool.status(lane).waiting_count,
+                spool.status(lane).dropped_total,
+            )
+        })
     };
     assert_eq!(counts(&spool), [(4, 0), (4, 0), (2, 2)]);
     for _ in 0..5 {
@@ -194,7 +218,9 @@ fn an_acknowledgement_beyond_what_was_made_durable_is_not_believed() {
 fn an_event_over_the_limit_is_refused_and_takes_no_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(dir.path(), options(10_000_000)).unwrap();
-    let error = spool.append(Lane::High, &vec![0; EVENT_BYTES_MAX + 1]).unwrap_err();
+    let error = spool
+        .append(Lane::High, &vec![0; EVENT_BYTES_MAX + 1])
+        .unwrap_err();
     assert!(matches!(error, Error::EventTooLarge { .. }), "{error}");
     assert_eq!(spool.append(Lane::High, b"small").unwrap(), Sequence(1));
 }
@@ -208,7 +234,9 @@ enum Step {
     Acknowledge(Lane, u64),
     Read(Lane, usize),
     /// kill -9: nothing in memory is left; perhaps half a record was being written.
-    Kill { torn_tail: Option<(Lane, Vec<u8>)> },
+    Kill {
+        torn_tail: Option<(Lane, Vec<u8>)>,
+    },
     Reopen,
 }
 
@@ -249,9 +277,17 @@ struct Model {
 impl Model {
     fn enforce(&mut self, bound: u64) {
         let size = |lane: &ModelLane| -> u64 {
-            lane.live.iter().map(|(_, payload)| record::record_bytes(payload.len())).sum()
+            lane.live
+                .iter()
+                .map(|(_, payload)| record::record_bytes(payload.len()))
+                .sum()
         };
-        while Lane::ALL.iter().map(|lane| size(&self.lanes[*lane])).sum::<u64>() > bound {
+        while Lane::ALL
+            .iter()
+            .map(|lane| size(&self.lanes[*lane]))
+            .sum::<u64>()
+            > bound
+        {
             for lane in LOWEST_FIRST {
                 if let Some((sequence, _)) = self.lanes[lane].live.pop_front() {
                     self.lanes[lane].dropped += 1;
@@ -380,13 +416,23 @@ fn roll_back(dir: &Path, durable: &PerLane<ModelLane>) {
             let bytes = fs::metadata(&path).unwrap().len();
             let mut reader = segment::Reader::open(&path, 0, bytes).unwrap();
             let mut end = 0;
-            while let segment::Item::Record { sequence, next_offset, .. } = reader.next().unwrap() {
+            while let segment::Item::Record {
+                sequence,
+                next_offset,
+                ..
+            } = reader.next().unwrap()
+            {
                 if sequence.0 > durable[lane].durable {
                     break;
                 }
                 end = next_offset;
             }
-            OpenOptions::new().write(true).open(&path).unwrap().set_len(end).unwrap();
+            OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(end)
+                .unwrap();
             break;
         }
     }

@@ -13,8 +13,8 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, send, socket_with,
-    sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, send,
+    socket_with, sockopt,
 };
 
 /// `CN_IDX_PROC`: the multicast group and the first half of the connector's id.
@@ -99,7 +99,9 @@ impl Connector {
             match self.receive()? {
                 Received::Message(What::Confirmation(0)) => return Ok(()),
                 Received::Message(What::Confirmation(code)) => {
-                    return Err(io::Error::from_raw_os_error(i32::try_from(code).unwrap_or(0)));
+                    return Err(io::Error::from_raw_os_error(
+                        i32::try_from(code).unwrap_or(0),
+                    ));
                 }
                 Received::Message(What::Process(_) | What::Other) | Received::Overrun => {}
                 Received::Empty => {
@@ -121,7 +123,11 @@ impl Connector {
                     .and_then(|from| SocketAddrNetlink::try_from(from).ok())
                     .is_some_and(|from| from.pid() == 0);
                 let message = bytes.get(..length).unwrap_or_default();
-                Ok(Received::Message(if kernel { parse(message) } else { What::Other }))
+                Ok(Received::Message(if kernel {
+                    parse(message)
+                } else {
+                    What::Other
+                }))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Empty),
             Err(Errno::NOBUFS) => Ok(Received::Overrun),
@@ -162,7 +168,11 @@ fn subscription() -> Vec<u8> {
 
 fn parse(message: &[u8]) -> What {
     let word = |at: usize| {
-        message.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+        message
+            .get(at..at + 4)?
+            .try_into()
+            .ok()
+            .map(u32::from_ne_bytes)
     };
     let read = || {
         if word(NETLINK_HEADER)? != GROUP || word(NETLINK_HEADER + 4)? != VALUE {
@@ -175,10 +185,12 @@ fn parse(message: &[u8]) -> What {
                 parent: word(DATA + 4)?,
                 child: process(word(DATA + 8)?, word(DATA + 12)?)?,
             }),
-            2 => What::Process(Event::Exec { process: word(DATA + 4)? }),
-            0x8000_0000 => {
-                What::Process(Event::Exit { process: process(word(DATA)?, word(DATA + 4)?)? })
-            }
+            2 => What::Process(Event::Exec {
+                process: word(DATA + 4)?,
+            }),
+            0x8000_0000 => What::Process(Event::Exit {
+                process: process(word(DATA)?, word(DATA + 4)?)?,
+            }),
             _ => What::Other,
         })
     };
@@ -203,9 +215,18 @@ mod tests {
     fn messages_about_processes_are_told_from_those_about_threads() {
         let event = |words: &[u32]| parse(&message(words));
         let fork = [1, 0, 0, 0, 10, 10, 20, 20];
-        assert_eq!(event(&fork), What::Process(Event::Fork { parent: 10, child: 20 }));
+        assert_eq!(
+            event(&fork),
+            What::Process(Event::Fork {
+                parent: 10,
+                child: 20
+            })
+        );
         assert_eq!(event(&[1, 0, 0, 0, 10, 10, 21, 20]), What::Other);
-        assert_eq!(event(&[2, 0, 0, 0, 21, 20]), What::Process(Event::Exec { process: 20 }));
+        assert_eq!(
+            event(&[2, 0, 0, 0, 21, 20]),
+            What::Process(Event::Exec { process: 20 })
+        );
         let exit = [0x8000_0000, 0, 0, 0, 20, 20];
         assert_eq!(event(&exit), What::Process(Event::Exit { process: 20 }));
         assert_eq!(event(&[0x8000_0000, 0, 0, 0, 21, 20]), What::Other);

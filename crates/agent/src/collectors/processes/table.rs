@@ -47,7 +47,11 @@ pub(super) fn program(machine: &Machine, pid: u32) -> Option<Program> {
 pub(super) fn lives(machine: &Machine) -> std::io::Result<HashMap<u32, Life>> {
     let mut lives = HashMap::new();
     for entry in fs::read_dir(machine.path("proc"))? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         // Gone since it was listed: not there.
@@ -65,7 +69,10 @@ fn life(machine: &Machine, pid: u32) -> Option<Life> {
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     // The start time is field 22; the state behind the name is field 3.
     let started = rest.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    Some(Life { started, name: name.to_owned() })
+    Some(Life {
+        started,
+        name: name.to_owned(),
+    })
 }
 
 /// Names of accounts by user id.

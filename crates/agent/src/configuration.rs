@@ -1,0 +1,403 @@
+//! The agent's configuration: what a desired section means, and the last good one on disk.
+//!
+//! [`decide`] is pure: it says what a desired section changes. [`Store`] keeps the outcome, so that an
+//! agent without a network runs on the last good configuration, and an answer that may have been lost
+//! is given again. A version older than one decided on is refused (generations never go down).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use posture::AgentConfiguration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::files::{self, Readers};
+
+const FILE: &str = "config.json";
+
+/// What a version of the desired section came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is in force.
+    Applied,
+    /// It is not, and nothing of it is.
+    Rejected {
+        /// What is wrong, in one sentence.
+        reason: String,
+        /// The keys that are wrong, if it is about keys.
+        invalid_fields: Vec<String>,
+    },
+}
+
+/// A decision on a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) version: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) decided_at: Timestamp,
+}
+
+/// What to do about a desired section that arrived.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// Put it into force.
+    Apply {
+        configuration: Box<AgentConfiguration>,
+        document: Map<String, Value>,
+    },
+    /// Keep what is in force and say why.
+    Reject(Outcome),
+    /// It was decided before; say so again.
+    Repeat,
+    /// It is older than what was decided; say so, and keep nothing of it.
+    Stale(Outcome),
+}
+
+/// Says what a desired section means, given the last decision.
+pub(crate) fn decide(last: Option<&Decision>, version: u64, document_json: &str) -> Verdict {
+    match last {
+        Some(last) if version == last.version => return Verdict::Repeat,
+        Some(last) if version < last.version => {
+            return Verdict::Stale(Outcome::Rejected {
+                reason: format!(
+                    "version {version} is older than {}, decided before",
+                    last.version
+                ),
+                invalid_fields: Vec::new(),
+            });
+        }
+        Some(_) | None => {}
+    }
+    let document: Map<String, Value> = match serde_json::from_str(document_json) {
+        Ok(document) => document,
+        Err(error) => {
+            return Verdict::Reject(Outcome::Rejected {
+                reason: format!("the desired section is no JSON object: {error}"),
+                invalid_fields: Vec::new(),
+            });
+        }
+    };
+    match AgentConfiguration::parse(&document) {
+        Ok(configuration) => Verdict::Apply {
+            configuration: Box::new(configuration),
+            document,
+        },
+        Err(invalid) => {
+            let reasons: Vec<String> = invalid.iter().map(ToString::to_string).collect();
+            Verdict::Reject(Outcome::Rejected {
+                reason: reasons.join("; "),
+                invalid_fields: invalid.into_iter().map(|field| field.name).collect(),
+            })
+        }
+    }
+}
+
+/// The reported properties of a decision: the micro agent's own, and the agent's version.
+pub(crate) fn reported(decision: &Decision, agent_version: &str) -> Value {
+    let (state, invalid_fields) = match &decision.outcome {
+        Outcome::Applied => ("success", Value::Null),
+        Outcome::Rejected { invalid_fields, .. } => ("failed", invalid_fields.clone().into()),
+    };
+    serde_json::json!({
+        "latest_state": state,
+        "latest_invalid_fields": invalid_fields,
+        "agent_version": agent_version,
+    })
+}
+
+/// Why the stored configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read or written.
+    #[error("cannot {action} the configuration in {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// The last good configuration and the last decision, on disk.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    identity: String,
+    applied: Map<String, Value>,
+    decision: Option<Decision>,
+    confirmed: bool,
+}
+
+/// The form on disk. Fields are only added.
+#[derive(Serialize, Deserialize)]
+struct StoreFile {
+    /// Whose twin this is from; another identity's versions mean nothing.
+    identity: String,
+    /// The desired section in force.
+    applied: Map<String, Value>,
+    decided_version: u64,
+    decided_at: String,
+    /// Absent when it was applied.
+    rejection: Option<RejectionFile>,
+    /// Whether the service has the decision for sure.
+    confirmed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RejectionFile {
+    reason: String,
+    invalid_fields: Vec<String>,
+}
+
+impl Store {
+    /// Opens the store of an identity. What cannot be understood is set aside: an agent on its
+    /// defaults is better than none, and the service sends the section again.
+    pub(crate) fn open(data_dir: &Path, identity: &str) -> Result<Self, Error> {
+        let path = data_dir.join(FILE);
+        let mut store = Self {
+            path,
+            identity: identity.to_owned(),
+            applied: Map::new(),
+            decision: None,
+            confirmed: true,
+        };
+        let read = files::read_if_present(&store.path);
+        let Some(text) = read.map_err(|source| store.error("read", source))? else {
+            return Ok(store);
+        };
+        match serde_json::from_slice::<StoreFile>(&text) {
+            Ok(file) if file.identity == identity => store.take(file),
+            Ok(_) => {
+                tracing::info!("the stored configuration is another identity's; starting anew");
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = %store.path.display(), "the stored configuration cannot be read; starting on defaults");
+            }
+        }
+        Ok(store)
+    }
+
+    fn take(&mut self, file: StoreFile) {
+        let outcome = match file.rejection {
+            None => Outcome::Applied,
+            Some(RejectionFile {
+                reason,
+                invalid_fields,
+            }) => Outcome::Rejected {
+                reason,
+                invalid_fields,
+            },
+        };
+        self.applied = file.applied;
+        self.confirmed = file.confirmed;
+        self.decision = Some(Decision {
+            version: file.decided_version,
+            outcome,
+            decided_at: file.decided_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        });
+    }
+
+    /// The configuration in force. One that this version of the agent no longer understands gives
+    /// way to the defaults.
+    pub(crate) fn configuration(&self) -> AgentConfiguration {
+        AgentConfiguration::parse(&self.applied).unwrap_or_else(|invalid| {
+            tracing::warn!(
+                ?invalid,
+                "the stored configuration is no longer valid; using defaults"
+            );
+            AgentConfiguration::default()
+        })
+    }
+
+    pub(crate) fn decision(&self) -> Option<&Decision> {
+        self.decision.as_ref()
+    }
+
+    /// Whether the service has the last decision for sure.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// Keeps a decision, with the section it put into force if it did. After an error everything is
+    /// as before.
+    pub(crate) fn record(
+        &mut self,
+        decision: Decision,
+        applied: Option<Map<String, Value>>,
+    ) -> Result<(), Error> {
+        let applied = applied.unwrap_or_else(|| self.applied.clone());
+        self.save(&decision, &applied, false)?;
+        self.applied = applied;
+        self.decision = Some(decision);
+        self.confirmed = false;
+        Ok(())
+    }
+
+    /// The service has the last decision.
+    pub(crate) fn confirm(&mut self) -> Result<(), Error> {
+        if let Some(decision) = self.decision.as_ref().filter(|_| !self.confirmed) {
+            self.save(decision, &self.applied, true)?;
+        }
+        self.confirmed = true;
+        Ok(())
+    }
+
+    fn save(
+        &self,
+        decision: &Decision,
+        applied: &Map<String, Value>,
+        confirmed: bool,
+    ) -> Result<(), Error> {
+        let rejection = match &decision.outcome {
+            Outcome::Applied => None,
+            Outcome::Rejected {
+                reason,
+                invalid_fields,
+            } => Some(RejectionFile {
+                reason: reason.clone(),
+                invalid_fields: invalid_fields.clone(),
+            }),
+        };
+        let file = StoreFile {
+            identity: self.identity.clone(),
+            applied: applied.clone(),
+            decided_version: decision.version,
+            decided_at: decision.decided_at.to_string(),
+            rejection,
+            confirmed,
+        };
+        serde_json::to_vec_pretty(&file)
+            .map_err(io::Error::from)
+            .and_then(|text| files::replace(&self.path, &text, Readers::Owner))
+            .map_err(|source| self.error("write", source))
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> Error {
+        Error::File {
+            action,
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// Removes what is stored, for an identity whose twin may have begun anew.
+pub(crate) fn forget(data_dir: &Path) -> Result<(), Error> {
+    let path = data_dir.join(FILE);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::File {
+            action: "remove",
+            path,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(version: u64) -> Decision {
+        Decision {
+            version,
+            outcome: Outcome::Applied,
+            decided_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn document(text: &str) -> Map<String, Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const SHORT: &str = r#"{"CollectorsCore_PriorityIntervals":"1,5,10"}"#;
+
+    #[test]
+    fn a_newer_valid_section_is_applied_whole() {
+        let Verdict::Apply { configuration, .. } = decide(Some(&decision(3)), 4, SHORT) else {
+            panic!("not applied");
+        };
+        assert_eq!(configuration.priority_intervals.high.as_secs(), 60);
+    }
+
+    #[test]
+    fn one_wrong_key_refuses_everything_and_is_named() {
+        let text = r#"{"CollectorsCore_PriorityIntervals":"30,120","Process_Mode":1}"#;
+        let Verdict::Reject(Outcome::Rejected {
+            reason,
+            invalid_fields,
+        }) = decide(None, 4, text)
+        else {
+            panic!("not rejected");
+        };
+        assert_eq!(invalid_fields, ["CollectorsCore_PriorityIntervals"]);
+        assert!(
+            reason.contains("CollectorsCore_PriorityIntervals"),
+            "{reason}"
+        );
+        assert!(matches!(decide(None, 4, "[]"), Verdict::Reject(_)));
+    }
+
+    #[test]
+    fn versions_never_go_down_and_the_same_one_is_answered_again() {
+        assert_eq!(decide(Some(&decision(4)), 4, SHORT), Verdict::Repeat);
+        assert!(matches!(
+            decide(Some(&decision(4)), 3, SHORT),
+            Verdict::Stale(_)
+        ));
+    }
+
+    #[test]
+    fn the_last_good_configuration_survives_a_restart_and_a_rejection() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), "devices/d").unwrap();
+        assert_eq!(store.configuration(), AgentConfiguration::default());
+        store.record(decision(4), Some(document(SHORT))).unwrap();
+        store.confirm().unwrap();
+        let rejected = Decision {
+            version: 5,
+            outcome: Outcome::Rejected {
+                reason: "no".to_owned(),
+                invalid_fields: vec!["Process_Mode".to_owned()],
+            },
+            decided_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+        };
+        store.record(rejected.clone(), None).unwrap();
+
+        let store = Store::open(dir.path(), "devices/d").unwrap();
+        assert_eq!(store.configuration().priority_intervals.high.as_secs(), 60);
+        assert_eq!(store.decision(), Some(&rejected));
+        assert!(!store.is_confirmed());
+        let other = Store::open(dir.path(), "devices/e").unwrap();
+        assert_eq!(other.decision(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_gives_way_to_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        let store = Store::open(dir.path(), "devices/d").unwrap();
+        assert_eq!(store.configuration(), AgentConfiguration::default());
+    }
+
+    #[test]
+    fn the_report_is_the_micro_agents() {
+        let mut decision = decision(1);
+        assert_eq!(
+            reported(&decision, "1.0"),
+            serde_json::json!({
+                "latest_state": "success", "latest_invalid_fields": null, "agent_version": "1.0"
+            })
+        );
+        decision.outcome = Outcome::Rejected {
+            reason: String::new(),
+            invalid_fields: vec!["A".to_owned()],
+        };
+        let patch = reported(&decision, "1.0");
+        assert_eq!(patch["latest_state"], "failed");
+        assert_eq!(patch["latest_invalid_fields"], serde_json::json!(["A"]));
+    }
+}
