@@ -21,6 +21,7 @@ const MESSAGE_BYTES_MAX: usize = 256;
 
 /// What one batch may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // limits end in `_max` everywhere
 pub(crate) struct BatchLimits {
     /// Bytes of one encoded event.
     pub(crate) event_bytes_max: usize,

@@ -47,7 +47,7 @@ use crate::{backlog, hints, nursery, rejects};
 const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Largest message that is read from the stream at all, as a multiple of the largest batch. What is
-/// between is answered with MESSAGE_TOO_LARGE, what is over it ends the stream.
+/// between is answered with `MESSAGE_TOO_LARGE`, what is over it ends the stream.
 const DECODE_FACTOR: u64 = 4;
 
 /// Where the service really listens; differs from the configuration when that says port 0.

@@ -12,7 +12,6 @@ use iot_hub::{SasError, SasResource, SasToken, SymmetricKey};
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
-use service_kit::status::RemoteError;
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 use wire::registry::v1 as registry;
@@ -20,7 +19,7 @@ use wire::registry::v1 as registry;
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
 use crate::auth::limiter::Limiter;
 use crate::metrics::Metrics;
-use crate::twins::TwinStore;
+use crate::twins::{Refused, TwinStore};
 
 mod cache;
 pub(crate) mod limiter;
@@ -74,7 +73,7 @@ pub(crate) enum AuthError {
     },
     /// Twin-store did not answer, so nobody can be proven.
     #[error("credentials cannot be checked at the moment")]
-    Unavailable(#[source] RemoteError),
+    Unavailable(#[source] Refused),
 }
 
 impl AuthError {
@@ -301,14 +300,13 @@ impl Authenticator {
                 cache.ticket(),
             )
         };
-        let finding = match found {
-            Some(finding) => finding,
-            None => {
-                let finding = self.fetch(identity).await?;
-                let now = self.shared.clock.monotonic();
-                lock(&self.shared.cache).remember(ticket, identity.clone(), finding.clone(), now);
-                finding
-            }
+        let finding = if let Some(finding) = found {
+            finding
+        } else {
+            let finding = self.fetch(identity).await?;
+            let now = self.shared.clock.monotonic();
+            lock(&self.shared.cache).remember(ticket, identity.clone(), finding.clone(), now);
+            finding
         };
         finding.ok_or_else(|| AuthError::Unknown {
             identity: identity.clone(),

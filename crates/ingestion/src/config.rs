@@ -80,8 +80,8 @@ pub struct Limits {
     /// Bytes of batches that may wait over all sessions: the memory that telemetry may take.
     /// Default 256 MiB.
     pub waiting_bytes_max: ByteSize,
-    /// Sessions of this instance. Over it new ones are refused with RESOURCE_EXHAUSTED. Default
-    /// 50000: about 2 GB with TLS.
+    /// Sessions of this instance. Over it new ones are refused with `RESOURCE_EXHAUSTED`.
+    /// Default 50000: about 2 GB with TLS.
     pub sessions_max: u32,
     /// Failed authentications per minute and peer address before the peer must wait. Default 60: a
     /// site behind one address may hold a few agents with wrong keys.

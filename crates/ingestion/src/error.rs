@@ -130,6 +130,20 @@ impl SessionEnd {
 }
 
 impl Classified for SessionEnd {
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::NotProven(error) => error.retry_after(),
+            Self::Finished
+            | Self::Left
+            | Self::Broken { .. }
+            | Self::NoHello { .. }
+            | Self::TakenOver
+            | Self::NotStored(_)
+            | Self::Stopping
+            | Self::TooMany { .. } => None,
+        }
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::NotProven(error) => error.kind(),

@@ -153,11 +153,14 @@ impl Inlet {
         }
     }
 
-    /// Waits until the session may read. Safe to cancel.
-    pub(crate) async fn open(&mut self) {
-        while !self.is_open() {
-            self.backlog_is_small().await;
-            if self.memory.wait_for(|open| *open).await.is_err() {
+    /// Waits until the inlet is open, or closed. Safe to cancel.
+    pub(crate) async fn becomes(&mut self, open: bool) {
+        while self.is_open() != open {
+            let changed = tokio::select! {
+                changed = self.memory.changed() => changed,
+                changed = self.backlog.changed() => changed,
+            };
+            if changed.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -209,9 +212,9 @@ mod tests {
         let large = inlets.wait(501);
         let mut inlet = inlets.of(first);
         assert!(!inlet.is_open() && !inlets.of(second).is_open());
-        assert_eq!(inlet.open().now_or_never(), None);
+        assert_eq!(inlet.becomes(true).now_or_never(), None);
         drop(large);
-        assert_eq!(inlet.open().now_or_never(), Some(()));
+        assert_eq!(inlet.becomes(true).now_or_never(), Some(()));
         drop(small);
         assert!(inlets.of(second).is_open());
     }

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 256;
 
 /// The period of a session's budget.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// Takes rejected events. Clones share the queue.
 #[derive(Debug, Clone)]
@@ -106,6 +106,10 @@ pub(crate) async fn run(bus: Bus, mut queue: mpsc::Receiver<Reject>, stop: Cance
         let Some(reject) = reject else { return };
         if let Err(error) = bus.reject(reject).await {
             tracing::debug!(%error, "a rejected event was not kept");
+            // The bus is away; the rest would only hold up the stop.
+            if stop.is_cancelled() {
+                return;
+            }
         }
     }
 }

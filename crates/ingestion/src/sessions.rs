@@ -88,6 +88,7 @@ pub(crate) struct Place {
     sessions: Sessions,
     identity: IdentityKey,
     number: u64,
+    opened_at: Timestamp,
     mailbox: Arc<Mailbox>,
 }
 
@@ -95,6 +96,11 @@ impl Place {
     /// Where others leave word for this session.
     pub(crate) fn mailbox(&self) -> &Mailbox {
         &self.mailbox
+    }
+
+    /// When the session was entered: what instances compare to find the newest.
+    pub(crate) fn opened_at(&self) -> Timestamp {
+        self.opened_at
     }
 }
 
@@ -147,6 +153,7 @@ impl Sessions {
             sessions: self.clone(),
             identity,
             number,
+            opened_at,
             mailbox,
         })
     }

@@ -22,6 +22,9 @@ use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 /// agent "later" than to hold its session.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What twin-store said instead of an answer; boxed, because it carries every detail of its status.
+pub(crate) type Refused = Box<RemoteError>;
+
 /// A client of twin-store. Clones share the connection.
 #[derive(Debug, Clone)]
 pub(crate) struct TwinStore {
@@ -42,7 +45,7 @@ impl TwinStore {
     pub(crate) async fn credentials(
         &self,
         identity: &IdentityKey,
-    ) -> Result<registry::Credentials, RemoteError> {
+    ) -> Result<registry::Credentials, Refused> {
         let request = registry::GetCredentialsRequest {
             name: identity_name(identity),
         };
@@ -58,7 +61,7 @@ impl TwinStore {
     pub(crate) async fn redeem(
         &self,
         request: registry::RedeemEnrollmentTokenRequest,
-    ) -> Result<registry::Module, RemoteError> {
+    ) -> Result<registry::Module, Refused> {
         answer(
             self.credentials
                 .clone()
@@ -71,7 +74,7 @@ impl TwinStore {
     pub(crate) async fn desired(
         &self,
         identity: &IdentityKey,
-    ) -> Result<twins::DesiredSection, RemoteError> {
+    ) -> Result<twins::DesiredSection, Refused> {
         self.sections(identity, false).await
     }
 
@@ -79,7 +82,7 @@ impl TwinStore {
     pub(crate) async fn twin(
         &self,
         identity: &IdentityKey,
-    ) -> Result<twins::DesiredSection, RemoteError> {
+    ) -> Result<twins::DesiredSection, Refused> {
         self.sections(identity, true).await
     }
 
@@ -88,7 +91,7 @@ impl TwinStore {
         &self,
         identity: &IdentityKey,
         patch_json: String,
-    ) -> Result<u64, RemoteError> {
+    ) -> Result<u64, Refused> {
         let request = twins::PatchReportedRequest {
             name: identity_name(identity),
             patch_json,
@@ -104,7 +107,7 @@ impl TwinStore {
         identity: &IdentityKey,
         acknowledge: agent::AcknowledgeDesired,
         push_time: Option<Timestamp>,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<(), Refused> {
         let request = twins::AcknowledgeDesiredRequest {
             name: identity_name(identity),
             version: acknowledge.version,
@@ -127,7 +130,7 @@ impl TwinStore {
         &self,
         identity: &IdentityKey,
         include_reported: bool,
-    ) -> Result<twins::DesiredSection, RemoteError> {
+    ) -> Result<twins::DesiredSection, Refused> {
         let request = twins::GetDesiredRequest {
             name: identity_name(identity),
             include_reported,
@@ -142,6 +145,9 @@ fn bounded<T>(message: T) -> Request<T> {
     request
 }
 
-fn answer<T>(answered: Result<Response<T>, Status>) -> Result<T, RemoteError> {
-    Ok(answered?.into_inner())
+fn answer<T>(answered: Result<Response<T>, Status>) -> Result<T, Refused> {
+    match answered {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => Err(Box::new(RemoteError::from(status))),
+    }
 }

@@ -13,7 +13,7 @@ use twin::IdentityKey;
 
 /// How long credentials are trusted: an identity that was disabled, with its hint lost, can
 /// connect for this much longer.
-const KNOWN_KEPT: Duration = Duration::from_secs(60);
+const KNOWN_KEPT: Duration = Duration::from_mins(1);
 
 /// How long it is remembered that an identity does not exist. Short, because its creation sends no
 /// hint that we would wait for.
@@ -122,6 +122,7 @@ mod tests {
         IdentityKey::parse_path(path).unwrap()
     }
 
+    #[allow(clippy::unnecessary_wraps)] // the form that a fetch brings
     fn found() -> Finding {
         Some(Arc::new(Credentials {
             generation_id: "1".to_owned(),

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The period of a limit.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// Peers that are remembered. Over it those whose account is even again are forgotten, and if none
 /// is, everyone: an attacker with that many addresses must not be able to fill our memory.
@@ -39,10 +39,9 @@ impl Limiter {
         };
         // The account may be overdrawn by one period, less the share of the failure to come.
         let owed = even_at.saturating_duration_since(now) + self.share();
-        if owed <= PERIOD {
-            Ok(())
-        } else {
-            Err(owed - PERIOD)
+        match owed.checked_sub(PERIOD) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(wait) => Err(wait),
         }
     }
 

@@ -11,7 +11,6 @@ use iot_hub::connection_string::ConnectionStringError;
 use iot_hub::{ConnectionString, KeyError, SymmetricKey};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind, Violation};
-use service_kit::status::RemoteError;
 use twin::DeviceId;
 use wire::InvalidField;
 use wire::agent::v1 as agent;
@@ -19,7 +18,7 @@ use wire::registry::v1 as registry;
 
 use crate::auth::limiter::Limiter;
 use crate::metrics::Metrics;
-use crate::twins::TwinStore;
+use crate::twins::{Refused, TwinStore};
 
 /// Longest token that is passed on: ours have 43 characters.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -40,7 +39,7 @@ pub(crate) enum EnrollError {
     Malformed(Vec<InvalidField>),
     /// Twin-store refused, in its own words.
     #[error(transparent)]
-    Refused(RemoteError),
+    Refused(Refused),
     /// Twin-store answered with something that is no module.
     #[error("twin-store answered an unusable module")]
     Answer(#[source] InvalidField),

@@ -1,4 +1,4 @@
-//! OpenSession: performs what `session` decides, for one stream.
+//! `OpenSession`: performs what `session` decides, for one stream.
 //!
 //! The loop waits for whatever comes first (the agent, the bus, twin-store, other sessions, time)
 //! and makes no decision beyond when to look again. Nothing in it waits for one thing only, so a
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bus::PackError;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use service_kit::backoff::{Backoff, Policy};
@@ -53,7 +54,7 @@ const LOOK_AGAIN: Policy = Policy {
 
 /// The longest single sleep until the proof ends. The wall clock may be stepped meanwhile, and
 /// timers have a limit that tokens do not have.
-const PROOF_SLEEP_MAX: Duration = Duration::from_secs(3600);
+const PROOF_SLEEP_MAX: Duration = Duration::from_hours(1);
 
 /// How long a session that ends waits for batches that are being published, so that they are
 /// acknowledged and not sent again.
@@ -115,6 +116,8 @@ struct Running {
     questions: FuturesUnordered<Done>,
     /// A proof is under way.
     proving: bool,
+    /// The identity changed since that proof began, so its outcome may be old.
+    prove_once_more: bool,
     /// Until the next look.
     look: Pin<Box<Sleep>>,
     look_backoff: Backoff,
@@ -147,6 +150,7 @@ impl Running {
             stores: FuturesOrdered::new(),
             questions: FuturesUnordered::new(),
             proving: false,
+            prove_once_more: false,
             look: Box::pin(tokio::time::sleep(HELLO_WITHIN)),
             look_backoff: Backoff::new(LOOK),
             look_again: Backoff::new(LOOK_AGAIN),
@@ -164,7 +168,7 @@ impl Running {
     /// Serves until something ends the session.
     async fn serve(&mut self, requests: &mut Streaming<agent::OpenSessionRequest>) -> SessionEnd {
         let shutdown = self.door.parts.shutdown.clone();
-        let mut stop = Box::pin(shutdown.triggered());
+        let mut stopped = Box::pin(shutdown.triggered());
         let mut proof_ends = Box::pin(tokio::time::sleep(self.proof_left()));
         let mut reading = true;
         loop {
@@ -173,10 +177,10 @@ impl Running {
             }
             let wants = reading && self.session.may_read();
             let reads = wants && self.inlet.is_open();
-            let step = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
                 mail = self.place.mailbox().take() => self.on_mail(&mail),
-                () = &mut stop => Err(SessionEnd::Stopping),
+                () = &mut stopped => Err(SessionEnd::Stopping),
                 () = &mut proof_ends => {
                     proof_ends.as_mut().reset(Instant::now() + self.proof_left());
                     self.check_proof_time()
@@ -189,7 +193,7 @@ impl Running {
                     Ok(())
                 }
                 () = &mut self.look => self.on_look(),
-                () = self.inlet.open(), if wants && !reads => Ok(()),
+                () = self.inlet.becomes(!reads), if wants => Ok(()),
                 received = requests.message(), if reads => match received {
                     Ok(Some(message)) => {
                         let effects = self.session.on_message(message);
@@ -203,7 +207,7 @@ impl Running {
                     Err(status) => Err(self.broken(&status)),
                 },
             };
-            if let Err(end) = step {
+            if let Err(end) = outcome {
                 return end;
             }
         }
@@ -219,6 +223,7 @@ impl Running {
             return Err(SessionEnd::TakenOver);
         }
         if mail.identity_changed {
+            self.prove_once_more = self.proving;
             self.prove_again();
         }
         if let Some(version) = mail.desired {
@@ -260,10 +265,12 @@ impl Running {
 
     fn on_proven(&mut self, outcome: Result<(), AuthError>) -> Result<(), SessionEnd> {
         self.proving = false;
+        if std::mem::take(&mut self.prove_once_more) {
+            self.prove_again();
+        }
         match outcome {
-            Ok(()) => Ok(()),
             // That twin-store is away proves nothing; the next look asks again.
-            Err(AuthError::Unavailable(_)) => Ok(()),
+            Ok(()) | Err(AuthError::Unavailable(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -288,31 +295,21 @@ impl Running {
 
     /// The stream ended with an error: what came is no message, or the connection is gone.
     fn broken(&self, status: &Status) -> SessionEnd {
-        match status.code() {
-            Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument => {
-                tracing::info!(
-                    identity = %self.proof.identity,
-                    peer = self.peer.map(tracing::field::display),
-                    error = status.message(),
-                    "agent sent what is no message"
-                );
-                SessionEnd::Broken {
-                    problem: status.message().to_owned(),
-                }
-            }
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::FailedPrecondition
-            | Code::Aborted
-            | Code::Unimplemented
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => SessionEnd::Left,
+        // Only failures of the transport have a cause; what cannot be decoded is the message's own
+        // fault.
+        let transport = std::error::Error::source(status).is_some();
+        let undecodable = matches!(status.code(), Code::Internal | Code::OutOfRange);
+        if transport || !undecodable {
+            return SessionEnd::Left;
+        }
+        tracing::info!(
+            identity = %self.proof.identity,
+            peer = self.peer.map(tracing::field::display),
+            error = status.message(),
+            "agent sent what is no message"
+        );
+        SessionEnd::Broken {
+            problem: status.message().to_owned(),
         }
     }
 
@@ -376,24 +373,23 @@ impl Running {
     fn log_end(&self, end: &SessionEnd) {
         let identity = &self.proof.identity;
         let peer = self.peer.map(tracing::field::display);
-        let reason = end.code();
-        let error = service_kit::error::chain(end);
-        match end {
-            // Events stay with the agents, but somebody should look at the bus.
-            SessionEnd::NotStored(_) => {
-                tracing::warn!(%identity, peer, reason, error, "session ended");
-            }
-            SessionEnd::Finished
-            | SessionEnd::Left
-            | SessionEnd::Broken { .. }
-            | SessionEnd::NoHello { .. }
-            | SessionEnd::NotProven(_)
-            | SessionEnd::TakenOver
-            | SessionEnd::Stopping
-            | SessionEnd::TooMany { .. } => {
-                tracing::debug!(%identity, peer, reason, error, "session ended");
-            }
+        let (reason, error) = (end.code(), service_kit::error::chain(end));
+        // An outage of the bus is reported once, by the bus, not by each of its sessions. What
+        // will not pass by itself is a defect, and somebody must act.
+        if matches!(end, SessionEnd::NotStored(cause) if is_lasting(cause)) {
+            tracing::error!(%identity, peer, reason, error, "events cannot be stored");
+        } else {
+            tracing::debug!(%identity, peer, reason, error, "session ended");
         }
+    }
+}
+
+/// Whether sending the same events again would fail again.
+fn is_lasting(error: &PackError) -> bool {
+    match error {
+        PackError::Publish(error) => !error.is_transient(),
+        PackError::ItemTooLarge { .. } => true,
+        PackError::QueueFull | PackError::Closed => false,
     }
 }
 

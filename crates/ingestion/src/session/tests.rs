@@ -30,7 +30,6 @@ fn events(sequence: u64) -> agent::OpenSessionRequest {
         sequence,
         observe_time: Some(prost_types::Timestamp::default()),
         payload: Some(Payload::Heartbeat(agent::Heartbeat {})),
-        ..agent::SecurityEvent::default()
     };
     request(Message::Events(agent::EventBatch {
         lane: agent::Lane::Low.into(),

@@ -152,7 +152,6 @@ fn event(sequence: u64, payload: Payload) -> agent::SecurityEvent {
             nanos: 0,
         }),
         payload: Some(payload),
-        ..agent::SecurityEvent::default()
     }
 }
 

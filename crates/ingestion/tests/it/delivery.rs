@@ -12,6 +12,7 @@ use wire::bus::v1::telemetry_entry::Content;
 
 use crate::agent::{EPOCH, TRACE, batch, heartbeat, process};
 use crate::hub::{Hub, SOON, good_token};
+use crate::lifecycle::get;
 use crate::raw;
 
 #[tokio::test]
@@ -204,6 +205,28 @@ async fn a_full_stream_slows_the_agent_until_there_is_room() {
             }
         }
     }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_backlog_of_the_fold_holds_the_agents_until_it_is_worked_off() {
+    let hub = Hub::start_with(|config| config.limits.backlog_bytes_max = ByteSize::kib(10)).await;
+    let mut agent = hub.agent("d/m").await;
+    agent
+        .send(batch(vec![process(1, 8000), process(2, 8000)]))
+        .await;
+    assert_eq!(agent.ack().await.through_sequence, 2);
+    let closed = async || {
+        let page = get(&hub, "/metrics").await;
+        page.contains("twinward_ingestion_inlets_closed_total 1")
+            .then_some(())
+    };
+    testkit::wait_for("the inlet to close", SOON, closed).await;
+    agent.send(batch(vec![heartbeat(3)])).await;
+    agent.hears_nothing(Duration::from_millis(400)).await;
+    let last = hub.bus.last_sequence("TELEMETRY_0").await.unwrap();
+    hub.bus.trim("TELEMETRY_0", last).await.unwrap();
+    assert_eq!(agent.ack().await.through_sequence, 3);
     hub.stop().await;
 }
 

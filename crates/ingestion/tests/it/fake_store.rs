@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(crate) patches: Vec<twins::PatchReportedRequest>,
     pub(crate) redeemed: Vec<registry::RedeemEnrollmentTokenRequest>,
     pub(crate) credential_reads: usize,
+    /// The `traceparent` of the last acknowledgement.
+    pub(crate) acknowledge_trace: Option<String>,
     /// Answer nothing but UNAVAILABLE.
     pub(crate) away: bool,
 }
@@ -33,7 +35,7 @@ pub(crate) struct FakeStore {
 }
 
 impl FakeStore {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
         let store = Self {
@@ -186,7 +188,11 @@ impl DeviceTwinService for FakeStore {
         &self,
         request: Request<twins::AcknowledgeDesiredRequest>,
     ) -> Result<Response<twins::AcknowledgeDesiredResponse>, Status> {
-        self.present()?.acknowledged.push(request.into_inner());
+        let trace = request.metadata().get("traceparent");
+        let trace = trace.map(|it| it.to_str().unwrap().to_owned());
+        let mut state = self.present()?;
+        state.acknowledge_trace = trace;
+        state.acknowledged.push(request.into_inner());
         Ok(Response::new(twins::AcknowledgeDesiredResponse {}))
     }
 }

@@ -85,7 +85,7 @@ impl Hub {
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let nats = NatsServer::start().await;
-        let store = FakeStore::start().await;
+        let store = FakeStore::start();
         let mut config = config(&nats, &store);
         change(&mut config);
         let (addresses, shutdown, running) = run(config).await;

@@ -162,7 +162,7 @@ async fn probes_and_metrics_are_served() {
 #[tokio::test]
 async fn a_wrong_configuration_is_refused_before_anything_is_bound() {
     let nats = NatsServer::start().await;
-    let store = FakeStore::start().await;
+    let store = FakeStore::start();
     let config = Config {
         stream_replicas: 2,
         instance: String::new(),
@@ -178,7 +178,22 @@ async fn a_wrong_configuration_is_refused_before_anything_is_bound() {
     assert_eq!(keys, ["stream_replicas", "instance"]);
 }
 
-async fn get(hub: &Hub, path: &str) -> String {
+#[tokio::test]
+async fn an_agent_that_vanishes_is_noticed_and_the_twin_is_told() {
+    let hub = Hub::start().await;
+    drop(hub.agent("d/m").await);
+    let disconnected = async || {
+        let last = hub.telemetry().await.pop()?;
+        matches!(last.content, Some(Content::Session(notice)) if !notice.connected).then_some(())
+    };
+    testkit::wait_for("the end of the session", SOON, disconnected).await;
+    let line = "twinward_ingestion_session_ends_total{reason=\"CONNECTION_LOST\"} 1";
+    let counted = async || get(&hub, "/metrics").await.contains(line).then_some(());
+    testkit::wait_for("the count", SOON, counted).await;
+    hub.stop().await;
+}
+
+pub(crate) async fn get(hub: &Hub, path: &str) -> String {
     let mut stream = TcpStream::connect(hub.addresses.admin).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

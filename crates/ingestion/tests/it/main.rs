@@ -1,7 +1,8 @@
 //! Ingestion against a real NATS server, a real gRPC connection on both sides, and a twin-store
 //! that is a real gRPC server with a map for a store. (The real twin-store is in the system tests.)
 
-#![allow(clippy::disallowed_methods)] // tests spawn their servers and read the clock themselves
+// Tests spawn their servers and read the clock themselves; what fails in their helpers fails them.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod agent;
 mod authentication;
@@ -13,3 +14,4 @@ mod lifecycle;
 mod pushes;
 mod raw;
 mod requests;
+mod tracing_context;

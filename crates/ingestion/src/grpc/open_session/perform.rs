@@ -20,6 +20,7 @@ use crate::auth::AuthError;
 use crate::error::SessionEnd;
 use crate::session::{Effect, Opened, Request};
 use crate::text::shorten;
+use crate::twins::Refused;
 
 /// How long the twin's "disconnected" may take. It is a courtesy: the next "connected" says it too.
 const DISCONNECTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) enum Answer {
     /// The agent's request was answered or refused.
     Request(Result<Option<Response>, Refusal>),
     /// The desired section was read, or not.
-    Desired(Result<twins::DesiredSection, RemoteError>),
+    Desired(Result<twins::DesiredSection, Refused>),
     /// The identity was proven again, or not.
     Proven(Result<(), AuthError>),
     /// The other instances were told of the session.
@@ -51,7 +52,7 @@ pub(super) enum Answer {
 /// A request that twin-store refused.
 pub(super) struct Refusal {
     request_id: String,
-    error: RemoteError,
+    error: Refused,
 }
 
 /// Lets the push be a part of the trace of the change that caused it, and the agent's work a part
@@ -193,7 +194,7 @@ impl Running {
             "session opened"
         );
         let entry = self.notice(&opened, true);
-        self.tell_others(&entry);
+        self.tell_others(entry.clone());
         let (outbox, partition) = (self.door.parts.outbox.clone(), self.partition);
         let stored = async move { outbox.store(partition, entry).await.map(|()| None) };
         self.stores.push_back(stored.boxed());
@@ -202,9 +203,14 @@ impl Running {
     }
 
     /// Tells the other instances, one of which may hold an older session of this identity.
-    fn tell_others(&self, entry: &bus_wire::TelemetryEntry) {
+    fn tell_others(&self, notice: bus_wire::TelemetryEntry) {
+        let entered_at = Some(wire::time::to_wire(self.place.opened_at()));
+        let notice = bus_wire::TelemetryEntry {
+            receive_time: entered_at,
+            ..notice
+        };
         let subject = wire::subjects::session_subject(&self.proof.identity);
-        let hint = bus::Outgoing::new(subject, entry.encode_to_vec());
+        let hint = bus::Outgoing::new(subject, notice.encode_to_vec());
         let bus = self.door.parts.bus.clone();
         let telling = async move {
             if let Err(error) = bus.send_hint(hint).await {
