@@ -1,0 +1,17 @@
+//! Whole-system stories: real processes, real NATS, real sockets; one file each.
+//!
+//! Every program is started as an operator starts it, and an unexpected WARN or ERROR line in its
+//! log fails the story. Nothing waits for luck: conditions with deadlines throughout.
+
+#![allow(clippy::disallowed_methods)] // tests read the clock and spawn as they like
+
+mod support;
+
+mod bad_input;
+mod enrollment;
+mod killed_in_mid_stream;
+mod loop_end_to_end;
+mod offline_agent;
+mod one_trace;
+mod shutdown;
+mod stale_owner;

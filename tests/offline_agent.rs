@@ -1,0 +1,118 @@
+//! The agent with its network cut for longer than its spool can hold: nothing acknowledged is
+//! lost, the oldest events of the lowest lane go, and the twin counts them.
+
+use serde_json::json;
+use wire::twin::v1::PatchTwinRequest;
+
+use crate::support::api::Twin;
+use crate::support::hub::{Hub, Part};
+use crate::support::real_agent::RealAgent;
+
+/// The smallest spool that the agent accepts.
+const SPOOL_BYTES: &str = "65536";
+/// Files to make while it is cut off: with their events, several times the spool.
+const FILES: usize = 4000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_dropped_from_the_lowest_lane_and_counted() {
+    let mut hub = Hub::start().await;
+    hub.allow_everything();
+    let api = hub.api();
+    let watched = hub.folder().join("watched");
+    std::fs::create_dir(&watched).expect("a folder");
+    let mut agent =
+        RealAgent::enroll_with(&api, &hub.agent_url(), "cam-1", hub.folder(), |builder| {
+            builder.env("TWINWARD_AGENT__SPOOL_MAX_BYTES", SPOOL_BYTES)
+        })
+        .await;
+    agent.process.allow("");
+    let name = "devices/cam-1/modules/DefenderIotMicroAgent";
+    let request = PatchTwinRequest {
+        name: name.to_owned(),
+        desired_patch_json: json!({
+            "FileSystem_Paths": watched.display().to_string(),
+            "FileSystem_CacheSize": 100_000,
+            "CollectorsCore_PriorityIntervals": "0.05,0.05,0.05",
+        })
+        .to_string(),
+        ..Default::default()
+    };
+    let version = api
+        .patch(request)
+        .await
+        .expect("desired is written")
+        .0
+        .desired_version;
+    api.twin_until(name, "the agent to watch the folder", |twin| {
+        twin.count("/configuration/appliedVersion") == version
+    })
+    .await;
+
+    hub.process(Part::Ingestion).kill();
+    for number in 0..FILES {
+        let long_name = format!("file-with-a-rather-long-name-{number:06}");
+        std::fs::write(watched.join(long_name), b"x").expect("a file");
+    }
+    // kill -9 of the agent, too: what it had spooled is still there.
+    let spool = hub.folder().join("agent").join("spool");
+    testkit::wait_for("the spool to be full", crate::support::SOON, async || {
+        (bytes_below(&spool) > 40_000).then_some(())
+    })
+    .await;
+    agent.process.kill();
+    let mut agent = RealAgent::again_with(&hub.agent_url(), hub.folder(), |builder| {
+        builder.env("TWINWARD_AGENT__SPOOL_MAX_BYTES", SPOOL_BYTES)
+    });
+    agent.process.allow("");
+    hub.kill_and_restart(Part::Ingestion).await;
+
+    let twin = api
+        .twin_until(
+            name,
+            "the spool to be delivered and the drops counted",
+            |twin| {
+                twin.count("/delivery/low/droppedByAgent") > 0
+                    && whole(twin, "low")
+                    && whole(twin, "high")
+            },
+        )
+        .await;
+    assert_eq!(
+        twin.count("/delivery/high/droppedByAgent"),
+        0,
+        "{}",
+        twin.posture()
+    );
+    assert_eq!(
+        twin.count("/delivery/high/missing"),
+        0,
+        "{}",
+        twin.posture()
+    );
+    agent.stop().await;
+    hub.stop().await;
+}
+
+/// Every sequence of the lane is accounted for: received, rejected, or dropped by the agent.
+fn whole(twin: &Twin, lane: &str) -> bool {
+    let count = |name: &str| twin.count(&format!("/delivery/{lane}/{name}"));
+    let last = count("lastSequence");
+    let gaps = count("missing") + count("lost");
+    last > 0
+        && count("received") + count("rejected") + gaps == last
+        && gaps == count("droppedByAgent")
+}
+
+fn bytes_below(folder: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,1 +1,0 @@
-//! Whole-system stories; see `main.rs`.

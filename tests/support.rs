@@ -1,0 +1,13 @@
+//! What stories need: a hub of separate processes or in one, an agent by hand, an API client.
+
+pub(crate) mod agent;
+pub(crate) mod api;
+pub(crate) mod hub;
+pub(crate) mod raw;
+pub(crate) mod real_agent;
+
+use std::time::Duration;
+
+/// How long anything may take in a story. Generous: the machine is shared, and a passing story
+/// never waits for it.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
