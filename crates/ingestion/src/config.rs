@@ -91,8 +91,9 @@ pub struct Limits {
     /// Rejected events per minute and session that are kept in `REJECTS`; the rest is counted
     /// only. Default 60: enough to see what is wrong, too little to fill a disk with.
     pub rejects_per_minute: u32,
-    /// Bytes waiting in a partition's stream above which that partition's agents are not read any
-    /// more, until half of it is folded. Default 64 MiB.
+    /// Bytes in a partition's stream above which that partition's agents are not read any more,
+    /// until it is down to half. Default 64 MiB: what twin-store has folded and not yet trimmed
+    /// counts too, and may reach that (127 messages of 512 KiB).
     pub backlog_bytes_max: ByteSize,
 }
 

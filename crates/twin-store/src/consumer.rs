@@ -30,8 +30,10 @@ use crate::store::Selection;
 const BATCH_MESSAGES: usize = 64;
 /// How long the reader waits for a message before it looks whether it should stop.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
-/// Folded messages are trimmed this many at a time; a purge costs the server a scan.
-const TRIM_EVERY: u64 = 256;
+/// Folded messages are trimmed this many at a time; a purge costs the server a scan. With a commit
+/// of [`BATCH_MESSAGES`] on top, what is folded and not trimmed stays below ingestion's bound for a
+/// backlog, however large the messages are.
+const TRIM_EVERY: u64 = 64;
 /// Where rejects of this service go.
 const SERVICE: &str = "twin-store";
 
@@ -90,7 +92,7 @@ impl Consumer {
                 break;
             };
             match next {
-                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) if batch.is_empty() => self.trim_idle().await,
                 Ok(batch) => match self.fold(batch).await {
                     Ok(()) => self.trim().await,
                     Err(Error::Stopping) => break,
@@ -268,17 +270,27 @@ impl Consumer {
         }
     }
 
-    /// Frees the stream of what is folded. It may fail: the next trim does more.
+    /// Frees the stream of what is folded, a good number at a time.
     async fn trim(&mut self) {
-        if self.position < self.trimmed + TRIM_EVERY {
-            return;
+        if self.position >= self.trimmed + TRIM_EVERY {
+            self.trim_to(self.position).await;
         }
-        match self
-            .bus
-            .trim(&self.stream, Sequence::new(self.position))
-            .await
-        {
-            Ok(_) => self.trimmed = self.position,
+    }
+
+    /// Frees the stream when there is nothing to fold. Ingestion takes a stream that stays large
+    /// for a backlog and holds its agents, and then nothing would come that leads to a trim. The
+    /// last message stays, so that the stream's end never rests on the server's memory of it.
+    async fn trim_idle(&mut self) {
+        let all_but_last = self.position.saturating_sub(1);
+        if all_but_last > self.trimmed {
+            self.trim_to(all_but_last).await;
+        }
+    }
+
+    /// It may fail: the next trim does more.
+    async fn trim_to(&mut self, position: u64) {
+        match self.bus.trim(&self.stream, Sequence::new(position)).await {
+            Ok(_) => self.trimmed = position,
             Err(error) => warn!(
                 stream = self.stream,
                 error = chain(&error),
