@@ -2,6 +2,7 @@
 //! stop.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,9 @@ use crate::store::{self, PartitionState, Store};
 const NAME: &str = "twin-store";
 /// How long the first connection to NATS may take: services and server often start together.
 const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The data are the owner's alone.
+const FOLDER_MODE: u32 = 0o700;
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,12 +176,19 @@ impl App {
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
         };
+        let message_max = self.config.grpc().max_message.as_len();
         self.grpc
-            .add_service(RegistryServiceServer::new(api.clone()))
-            .add_service(CredentialServiceServer::new(api.clone()))
-            .add_service(TwinServiceServer::new(api.clone()))
-            .add_service(DeviceTwinServiceServer::new(api.clone()))
-            .add_service(PolicyTwinServiceServer::new(api))
+            .add_service(
+                RegistryServiceServer::new(api.clone()).max_decoding_message_size(message_max),
+            )
+            .add_service(
+                CredentialServiceServer::new(api.clone()).max_decoding_message_size(message_max),
+            )
+            .add_service(TwinServiceServer::new(api.clone()).max_decoding_message_size(message_max))
+            .add_service(
+                DeviceTwinServiceServer::new(api.clone()).max_decoding_message_size(message_max),
+            )
+            .add_service(PolicyTwinServiceServer::new(api).max_decoding_message_size(message_max))
             .reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);
@@ -190,7 +201,7 @@ impl App {
                 self.metrics.clone(),
                 end,
             );
-            tasks.spawn(name, OnFailure::StopService, outbox.run(shutdown.clone()));
+            tasks.spawn(name, OnFailure::StopService, outbox.run());
         }
         for state in self.states {
             let consumer = Consumer::new(
@@ -203,7 +214,7 @@ impl App {
             let name = format!("consumer-{}", state.partition);
             tasks.spawn(name, OnFailure::StopService, consumer.run(shutdown.clone()));
         }
-        let hints = outbox::send_hints(self.bus.clone(), self.engine, shutdown.clone());
+        let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
         tasks.spawn(
             "bus-health",
@@ -269,10 +280,14 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), Ap
 }
 
 fn make_folder(folder: &Path) -> Result<(), AppError> {
-    std::fs::create_dir_all(folder).map_err(|source| AppError::Folder {
-        path: folder.to_owned(),
-        source,
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(folder)
+        .map_err(|source| AppError::Folder {
+            path: folder.to_owned(),
+            source,
+        })
 }
 
 fn bus_config(config: &Config) -> BusConfig {

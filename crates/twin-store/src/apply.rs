@@ -11,7 +11,7 @@ use twin::{DeviceId, IdentityKey};
 
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::{EnrollmentUse, Loaded};
+use crate::store::{EnrollmentState, EnrollmentUse, Loaded, TokenHash};
 
 pub mod devices;
 pub mod telemetry;
@@ -74,6 +74,7 @@ pub enum Weight {
 pub struct Overlay {
     records: BTreeMap<IdentityKey, Record>,
     damaged: BTreeMap<IdentityKey, Damaged>,
+    tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
     touched: BTreeMap<IdentityKey, Touch>,
     enrollments: Vec<EnrollmentUse>,
 }
@@ -100,6 +101,9 @@ impl Overlay {
                 }
                 Loaded::Damaged(key, damaged) => {
                     overlay.damaged.insert(key, damaged);
+                }
+                Loaded::Token(device, state) => {
+                    overlay.tokens.insert((state.token.hash, device), state);
                 }
             }
         }
@@ -161,9 +165,16 @@ impl Overlay {
         self.enrollments.push(use_of);
     }
 
-    /// Uses of enrolment tokens that were decided but not yet committed.
-    pub fn enrollments(&self) -> &[EnrollmentUse] {
-        &self.enrollments
+    /// An enrolment token as a device finds it, with the uses that are decided but not committed.
+    pub fn token(&self, hash: TokenHash, device: &DeviceId) -> Option<EnrollmentState> {
+        let mut state = self.tokens.get(&(hash, device.clone()))?.clone();
+        for use_of in self.enrollments.iter().filter(|use_of| use_of.hash == hash) {
+            state.uses = state.uses.saturating_add(1);
+            if use_of.device == *device {
+                state.nonce = Some(use_of.nonce.clone());
+            }
+        }
+        Some(state)
     }
 
     /// What is left to be written.

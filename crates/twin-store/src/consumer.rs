@@ -8,8 +8,6 @@
 use std::time::Duration;
 
 use bus::{Bus, Fetched, Headers, Pull, PullError, PullOptions, Reject, Sequence};
-use posture::fold::{SessionChange, SessionNotice};
-use posture::{AgentBatch, LaneEpoch};
 use prost::Message as _;
 use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
@@ -17,14 +15,15 @@ use service_kit::trace;
 use tracing::{debug, error, info, warn};
 use twin::Partition;
 use wire::bus::v1 as proto;
-use wire::bus::v1::telemetry_entry;
-use wire::{InvalidField, events, names, subjects, time};
+use wire::{InvalidField, subjects};
 
-use crate::apply::telemetry::{Content, Entry, Folded, fold_entries};
+use crate::apply::telemetry::{Entry, Folded, fold_entries};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::store::Selection;
+
+mod entry;
 
 /// Messages folded in one commit: at 32 events each, the group of events an fsync is paid for.
 const BATCH_MESSAGES: usize = 64;
@@ -46,14 +45,6 @@ pub struct Consumer {
     stream: String,
     position: u64,
     trimmed: u64,
-}
-
-/// An entry of a message that cannot be used.
-struct Unusable {
-    sequence: u64,
-    index: usize,
-    reason: InvalidField,
-    original: proto::TelemetryEntry,
 }
 
 impl Consumer {
@@ -99,12 +90,7 @@ impl Consumer {
                     Err(error) => return Err(error.into()),
                 },
                 Err(PullError::Gap { expected, got, .. }) => {
-                    if self.position > 0 {
-                        error!(
-                            stream = self.stream, %expected, %got,
-                            "telemetry that was acknowledged is gone from the stream"
-                        );
-                    }
+                    self.lost(expected, got);
                     pull.accept_gap(got);
                 }
                 Err(PullError::Ahead { position, last, .. }) => {
@@ -113,6 +99,7 @@ impl Consumer {
                         "the telemetry stream was made anew; reading it from its beginning"
                     );
                     self.position = 0;
+                    self.trimmed = 0;
                     pull = self.pull();
                 }
                 Err(error @ PullError::Missing { .. }) => return Err(error.into()),
@@ -125,6 +112,20 @@ impl Consumer {
             "reader ended"
         );
         Ok(())
+    }
+
+    /// Notes that messages are missing from the stream. Before the first fold of a store it is what
+    /// an older store has folded and trimmed.
+    fn lost(&self, expected: Sequence, got: Sequence) {
+        if self.position == 0 {
+            info!(stream = self.stream, from = %got, "the stream begins later than the store");
+            return;
+        }
+        self.metrics.lost(got.get().saturating_sub(expected.get()));
+        error!(
+            stream = self.stream, %expected, %got,
+            "telemetry that was acknowledged is gone from the stream"
+        );
     }
 
     fn pull(&self) -> Pull {
@@ -145,21 +146,7 @@ impl Consumer {
         for message in &batch {
             self.read(message, &mut entries).await;
         }
-        // A batch mixes many traces; its span continues the newest one, which a lone event's is.
-        if let Some(parent) = entries
-            .iter()
-            .rev()
-            .find_map(|entry| entry.trace_parent.as_deref())
-        {
-            trace::set_parent(&span, parent);
-        }
-        let own = trace::traceparent_of(&span);
-        let newest = entries
-            .iter()
-            .rposition(|entry| entry.trace_parent.is_some());
-        if let Some(entry) = newest.and_then(|index| entries.get_mut(index)) {
-            entry.trace_parent = own;
-        }
+        continue_trace(&span, &mut entries);
         let selections = entries
             .iter()
             .map(|entry| Selection::One(entry.key.clone()))
@@ -174,7 +161,7 @@ impl Consumer {
         drop(span);
         self.position = last;
         self.metrics.folded(&folded);
-        self.refuse(&folded, &entries).await;
+        self.refuse(&folded, &entries, &batch).await;
         Ok(())
     }
 
@@ -203,36 +190,26 @@ impl Consumer {
         };
         let sequence = message.sequence.get();
         for (index, entry) in decoded.entries.into_iter().enumerate() {
-            match read_entry(sequence, entry.clone()) {
+            match entry::read(sequence, index, entry) {
                 Ok(entry) => entries.push(entry),
-                Err(reason) => {
-                    self.metrics.poison();
-                    self.unusable(Unusable {
-                        sequence,
-                        index,
-                        reason,
-                        original: entry,
-                    })
-                    .await;
-                }
+                Err(reason) => self.unusable(message, index, &reason).await,
             }
         }
     }
 
-    async fn unusable(&self, unusable: Unusable) {
-        let Unusable {
-            sequence,
-            index,
-            reason,
-            original,
-        } = unusable;
+    async fn unusable(&self, message: &Fetched, index: usize, reason: &InvalidField) {
+        self.metrics.poison();
+        let Some(original) = original(message, index) else {
+            return;
+        };
         warn!(
-            stream = self.stream, sequence, index, device_id = original.device_id, %reason,
+            stream = self.stream, sequence = %message.sequence, index,
+            device_id = original.device_id, %reason,
             "a telemetry entry cannot be used and goes to REJECTS"
         );
         self.reject(Reject {
             subject: subjects::rejects_subject(SERVICE),
-            id: format!("{}/{sequence}/{index}", self.stream),
+            id: format!("{}/{}/{index}", self.stream, message.sequence),
             source: original.device_id.clone(),
             code: "INVALID_ENTRY".to_owned(),
             reason: reason.to_string(),
@@ -243,20 +220,25 @@ impl Consumer {
     }
 
     /// Entries without a twin: the identity was deleted or made anew while they were on the way.
-    async fn refuse(&self, folded: &Folded, entries: &[Entry]) {
+    async fn refuse(&self, folded: &Folded, entries: &[Entry], batch: &[Fetched]) {
         for (index, reason) in &folded.refused {
             let Some(entry) = entries.get(*index) else {
                 continue;
             };
             info!(device_id = %entry.key.device, reason, "telemetry without a twin goes to REJECTS");
+            let original = batch
+                .iter()
+                .find(|message| message.sequence.get() == entry.sequence)
+                .and_then(|message| original(message, entry.index))
+                .map(|original| original.encode_to_vec());
             self.reject(Reject {
                 subject: subjects::rejects_subject(SERVICE),
-                id: format!("{}/{}/{}", self.stream, entry.sequence, index),
+                id: format!("{}/{}/{}", self.stream, entry.sequence, entry.index),
                 source: entry.key.to_string(),
                 code: "NO_TWIN".to_owned(),
                 reason: reason.clone(),
                 traceparent: entry.trace_parent.clone(),
-                original: bytes::Bytes::new(),
+                original: original.unwrap_or_default().into(),
             })
             .await;
         }
@@ -300,6 +282,28 @@ impl Consumer {
     }
 }
 
+/// A batch mixes many traces. Its span continues the newest one, which a lone event's is, and the
+/// change that this entry causes continues the span.
+fn continue_trace(span: &tracing::Span, entries: &mut [Entry]) {
+    let newest = entries
+        .iter_mut()
+        .rev()
+        .find(|entry| entry.trace_parent.is_some());
+    let Some(entry) = newest else { return };
+    if let Some(parent) = &entry.trace_parent
+        && trace::set_parent(span, parent)
+        && let Some(own) = trace::traceparent_of(span)
+    {
+        entry.trace_parent = Some(own);
+    }
+}
+
+/// An entry as it came. Read again from its message only when it is to be rejected, which is rare.
+fn original(message: &Fetched, index: usize) -> Option<proto::TelemetryEntry> {
+    let decoded = proto::TelemetryMessage::decode(message.payload.clone()).ok()?;
+    decoded.entries.into_iter().nth(index)
+}
+
 /// Why a reader ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -309,65 +313,4 @@ pub enum RunError {
     /// The fold cannot be committed.
     #[error(transparent)]
     Fold(#[from] Error),
-}
-
-fn read_entry(sequence: u64, entry: proto::TelemetryEntry) -> Result<Entry, InvalidField> {
-    let received_at = time::required("receive_time", entry.receive_time)?;
-    let content = match entry.content {
-        Some(telemetry_entry::Content::Batch(batch)) => {
-            Content::Batch(read_batch(batch, received_at)?)
-        }
-        Some(telemetry_entry::Content::Session(notice)) => Content::Session(SessionNotice {
-            session_id: notice.session_id,
-            change: if notice.connected {
-                SessionChange::Connected
-            } else {
-                SessionChange::Disconnected
-            },
-            agent_version: Some(notice.agent_version).filter(|text| !text.is_empty()),
-            at: received_at,
-        }),
-        None => {
-            return Err(InvalidField::new(
-                "content",
-                "is absent or of a kind unknown here",
-            ));
-        }
-    };
-    Ok(Entry {
-        sequence,
-        key: names::identity_from_ids(&entry.device_id, &entry.module_id)?,
-        generation_id: entry.generation_id,
-        received_at,
-        trace_parent: Some(entry.trace_parent).filter(|text| !text.is_empty()),
-        content,
-    })
-}
-
-fn read_batch(
-    batch: proto::AdmittedBatch,
-    received_at: jiff::Timestamp,
-) -> Result<AgentBatch, InvalidField> {
-    let epoch: LaneEpoch = batch
-        .epoch
-        .parse()
-        .map_err(|error| InvalidField::new("batch.epoch", error))?;
-    let lane = events::lane_from_wire("batch.lane", batch.lane)?;
-    let events = batch
-        .events
-        .into_iter()
-        .enumerate()
-        .map(|(index, event)| {
-            events::event_from_wire(event)
-                .map_err(|error| error.within(&format!("batch.events[{index}]")))
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(AgentBatch {
-        lane,
-        epoch,
-        events,
-        rejected_sequences: batch.rejected_sequences,
-        dropped_by_agent: batch.dropped_total,
-        received_at,
-    })
 }

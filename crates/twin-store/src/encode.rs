@@ -72,11 +72,7 @@ pub fn change(record: &Record, touch: &Touch) -> Result<TwinChange, serde_json::
         revision: record.revision.get(),
         twin: Some(stored_twin(record)?),
         deleted: false,
-        changes: touch
-            .changes
-            .iter()
-            .map(|kind| change_kind(*kind).into())
-            .collect(),
+        changes: change_kinds(touch),
         trace_parent: touch.cause.trace_parent.clone().unwrap_or_default(),
         timeline: Some(timeline(&touch.cause.timeline)),
     })
@@ -101,6 +97,15 @@ pub fn deletion(key: &IdentityKey, revision: Revision, touch: &Touch) -> TwinCha
         trace_parent: touch.cause.trace_parent.clone().unwrap_or_default(),
         timeline: None,
     }
+}
+
+/// What a touch changed.
+pub fn change_kinds(touch: &Touch) -> Vec<i32> {
+    touch
+        .changes
+        .iter()
+        .map(|kind| change_kind(*kind).into())
+        .collect()
 }
 
 fn change_kind(kind: ChangeKind) -> proto::Change {

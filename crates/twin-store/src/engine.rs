@@ -17,9 +17,8 @@ use prost::Message as _;
 use service_kit::clock::SharedClock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use twin::{IdentityKey, Partition, PartitionCount, Revision, partition_of};
-use wire::bus::v1::TwinChange;
 
-use crate::apply::{Outcome, Overlay};
+use crate::apply::{Outcome, Overlay, Touch};
 use crate::encode;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -53,10 +52,12 @@ pub struct Committed {
     pub key: IdentityKey,
     /// Of which partition's log.
     pub partition: Partition,
-    /// The change as published.
-    pub change: TwinChange,
+    /// Its place in the log.
+    pub revision: Revision,
+    /// What it touched, and why.
+    pub touch: Touch,
     /// The record after it; none when it was removed.
-    pub record: Option<Record>,
+    pub record: Option<Arc<Record>>,
 }
 
 /// The handle with which work is handed in. Cheap to clone.
@@ -64,6 +65,7 @@ pub struct Committed {
 pub struct Engine {
     queue: mpsc::Sender<Work>,
     changes: broadcast::Sender<Arc<Committed>>,
+    logs: Arc<BTreeMap<Partition, watch::Receiver<Revision>>>,
     count: PartitionCount,
 }
 
@@ -119,6 +121,11 @@ pub fn engine(
     let engine = Engine {
         queue: queue_in,
         changes: changes.clone(),
+        logs: Arc::new(
+            ends.iter()
+                .map(|end: &OutboxEnd| (end.partition, end.log.clone()))
+                .collect(),
+        ),
         count,
     };
     let writer = Writer {
@@ -147,10 +154,10 @@ impl Engine {
     /// The decision's own, or [`Error::Stopping`].
     pub async fn decide<T: Send + 'static>(
         &self,
-        selection: Selection,
+        selections: impl Into<Vec<Selection>>,
         decide: impl FnOnce(&mut Overlay, Timestamp) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.submit(vec![selection], None, decide).await
+        self.submit(selections.into(), None, decide).await
     }
 
     /// As [`Engine::decide`], for telemetry of a partition up to a stream sequence, which is
@@ -173,6 +180,14 @@ impl Engine {
     /// Changes as they are committed from now on.
     pub fn watch(&self) -> broadcast::Receiver<Arc<Committed>> {
         self.changes.subscribe()
+    }
+
+    /// The last change of each partition that watchers may have been told of.
+    pub fn logs(&self) -> BTreeMap<Partition, Revision> {
+        self.logs
+            .iter()
+            .map(|(partition, log)| (*partition, *log.borrow()))
+            .collect()
     }
 
     async fn submit<T: Send + 'static>(
@@ -202,6 +217,7 @@ impl Engine {
 impl Writer {
     /// Writes until everybody who could hand in work has gone, or a commit fails. It does not watch
     /// the shutdown itself: calls that were taken are to be answered, and the doors close first.
+    /// At the end it waits for the outboxes to publish what is left, and cleans up after them.
     ///
     /// # Errors
     /// The store failed, or another process took a partition.
@@ -219,7 +235,7 @@ impl Writer {
                 }
             };
             let Some(first) = first else {
-                return self.relieve().await;
+                return self.end().await;
             };
             let mut group = vec![first];
             while group.len() < GROUP
@@ -296,15 +312,22 @@ impl Writer {
         }
         for (mut record, touch) in outcome.upserts {
             let partition = partition_of(&record.key.device, self.count);
-            record.revision = next_revision(self.next_state(&mut states, partition)?)?;
+            let revision = next_revision(self.next_state(&mut states, partition)?)?;
+            record.revision = revision;
             record.updated_at = now;
             let change = encode::change(&record, &touch).map_err(unencodable)?;
-            let key = record.key.clone();
+            commit.outbox.push(OutboxChange {
+                partition,
+                revision,
+                change: change.encode_to_vec(),
+            });
+            let record = Arc::new(record);
             commit.upserts.push(record.clone());
             changes.push(Arc::new(Committed {
-                key,
+                key: record.key.clone(),
                 partition,
-                change,
+                revision,
+                touch,
                 record: Some(record),
             }));
         }
@@ -312,22 +335,32 @@ impl Writer {
             let partition = partition_of(&key.device, self.count);
             let revision = next_revision(self.next_state(&mut states, partition)?)?;
             let change = encode::deletion(&key, revision, &touch);
+            commit.outbox.push(OutboxChange {
+                partition,
+                revision,
+                change: change.encode_to_vec(),
+            });
             commit.deletes.push(key.clone());
             changes.push(Arc::new(Committed {
                 key,
                 partition,
-                change,
+                revision,
+                touch,
                 record: None,
             }));
         }
-        commit.outbox = changes
+        for partition in commit
+            .enrollments
             .iter()
-            .map(|committed| OutboxChange {
-                partition: committed.partition,
-                revision: Revision::new(committed.change.revision),
-                change: committed.change.encode_to_vec(),
-            })
-            .collect();
+            .map(|use_of| partition_of(&use_of.device, self.count))
+        {
+            // Fences the use of a token like everything else.
+            self.next_state(&mut states, partition)?;
+        }
+        while let Ok((partition, through)) = self.published.try_recv() {
+            self.next_state(&mut states, partition)?;
+            commit.published.push((partition, through));
+        }
         commit.partitions = states.into_values().collect();
         Ok((commit, changes))
     }
@@ -345,14 +378,9 @@ impl Writer {
         Ok(states.entry(partition).or_insert(known))
     }
 
-    async fn commit(&mut self, mut commit: Commit) -> Result<(), store::Error> {
-        while let Ok(published) = self.published.try_recv() {
-            commit.published.push(published);
-        }
-        if commit.partitions.is_empty()
-            && commit.published.is_empty()
-            && commit.enrollments.is_empty()
-        {
+    async fn commit(&mut self, commit: Commit) -> Result<(), store::Error> {
+        // Nothing is written without the partition it belongs to, so this is an empty commit.
+        if commit.partitions.is_empty() {
             return Ok(());
         }
         let states = commit.partitions.clone();
@@ -366,16 +394,34 @@ impl Writer {
     /// Tells watchers and outboxes; both catch up by themselves if they miss it.
     fn tell(&self, changes: Vec<Arc<Committed>>) {
         for committed in changes {
-            if let Some(log) = self.logs.get(&committed.partition) {
-                log.send_replace(Revision::new(committed.change.revision));
-            }
-            // An error means that nobody watches.
+            let (partition, revision) = (committed.partition, committed.revision);
+            // An error means that nobody watches. The log follows, so that who reads it and then
+            // watches misses nothing behind it.
             let _ = self.changes.send(committed);
+            if let Some(log) = self.logs.get(&partition) {
+                log.send_replace(revision);
+            }
         }
     }
 
+    /// Takes what was published out of the outbox.
     async fn relieve(&mut self) -> Result<(), store::Error> {
-        self.commit(Commit::default()).await
+        let nothing = Outcome::default();
+        let (commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
+        self.commit(commit).await
+    }
+
+    async fn end(mut self) -> Result<(), store::Error> {
+        // Outboxes read this as the end of the log, publish the rest in bounded time, and go.
+        self.logs.clear();
+        let mut states = BTreeMap::new();
+        let mut commit = Commit::default();
+        while let Some((partition, through)) = self.published.recv().await {
+            self.next_state(&mut states, partition)?;
+            commit.published.push((partition, through));
+        }
+        commit.partitions = states.into_values().collect();
+        self.commit(commit).await
     }
 }
 

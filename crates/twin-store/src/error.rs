@@ -116,7 +116,7 @@ impl Classified for Error {
             Error::Twin { source, .. } => match source {
                 TwinError::Rules(_) => Kind::InvalidArgument,
                 TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => Kind::Aborted,
-                TwinError::VersionsExhausted { .. } => Kind::FailedPrecondition,
+                TwinError::VersionsExhausted => Kind::FailedPrecondition,
             },
             Error::TooManyModules { .. } | Error::NeverDesired { .. } => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
@@ -148,17 +148,16 @@ impl Classified for Error {
                 TwinError::Rules(_) => "INVALID_TWIN",
                 TwinError::EtagMismatch { .. } => "ETAG_MISMATCH",
                 TwinError::VersionMismatch { .. } => "VERSION_MISMATCH",
-                TwinError::VersionsExhausted { .. } => "VERSIONS_EXHAUSTED",
+                TwinError::VersionsExhausted => "VERSIONS_EXHAUSTED",
             },
             Error::TokenRefused => "ENROLLMENT_TOKEN_REFUSED",
             Error::EnrollmentDenied { .. } => "ENROLLMENT_DENIED",
             Error::NeverDesired { .. } => "VERSION_NEVER_DESIRED",
             Error::WatchTooSlow { .. } => "WATCH_TOO_SLOW",
-            Error::Stopping => "STOPPING",
+            Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",
             Error::Store(store::Error::Fenced { .. }) => "PARTITION_LOST",
-            Error::Store(store::Error::Closed) => "STOPPING",
             Error::Store(
                 store::Error::PartitionCount { .. }
                 | store::Error::Newer { .. }
@@ -199,7 +198,7 @@ impl Classified for Error {
                     ("expected_version", expected.to_string()),
                     ("actual_version", actual.to_string()),
                 ],
-                TwinError::Rules(_) | TwinError::VersionsExhausted { .. } => Vec::new(),
+                TwinError::Rules(_) | TwinError::VersionsExhausted => Vec::new(),
             },
             _ => Vec::new(),
         }

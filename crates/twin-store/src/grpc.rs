@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use service_kit::clock::SharedClock;
-use service_kit::error::Classified;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::{status, trace};
 use tonic::Status;
@@ -16,6 +15,7 @@ use crate::apply::Cause;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::record::Damaged;
 use crate::secrets::Sealer;
 use crate::store::Store;
 
@@ -26,7 +26,7 @@ mod registry;
 mod twins;
 mod watch;
 
-/// Most items of one page; a page of full twins is then below 100 MB.
+/// Most items of one page.
 const PAGE_MAX: u32 = 1000;
 /// Items of a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -42,16 +42,9 @@ pub struct Api {
     pub(crate) shutdown: ShutdownToken,
 }
 
-/// Answers with an error's status.
+/// Answers with an error's status; what the caller may not know is logged on the way.
 fn refuse(error: impl Into<Error>) -> Status {
-    let error = error.into();
-    if error.reason() == "STORE_FAILED" {
-        tracing::error!(
-            error = service_kit::error::chain(&error),
-            "the store failed"
-        );
-    }
-    status::to_status(&error)
+    status::to_status(&error.into())
 }
 
 /// What a change made by this call is caused by: the call's own trace.
@@ -124,4 +117,15 @@ fn page_start(token: &str) -> Result<Option<IdentityKey>, Error> {
     Ok(Some(
         names::parse_identity("page_token", token).map_err(bad)?,
     ))
+}
+
+fn page_token(next: Option<&IdentityKey>) -> String {
+    next.map(names::identity_name).unwrap_or_default()
+}
+
+/// One damaged record must not fail a list as a whole; whoever asks for it alone gets an error.
+fn report_damaged(damaged: &[Damaged]) {
+    for damaged in damaged {
+        tracing::error!(error = %damaged, "a stored twin was left out of a list");
+    }
 }

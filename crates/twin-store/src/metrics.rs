@@ -24,7 +24,9 @@ pub struct Metrics {
     missing: Counter,
     refused: Counter,
     poison: Counter,
+    lost: Counter,
     published: Counter,
+    unpublishable: Counter,
     loop_latency: Histogram,
     backlog: Family<PartitionLabel, Gauge>,
     /// Watches that are open.
@@ -50,7 +52,15 @@ impl Metrics {
             ),
             refused: scope.counter("entries_refused", "telemetry entries without a usable twin"),
             poison: scope.counter("messages_poison", "telemetry messages that cannot be read"),
+            lost: scope.counter(
+                "telemetry_lost_messages",
+                "acknowledged telemetry messages that were gone from the stream before their fold",
+            ),
             published: scope.counter("changes_published", "changes published to TWINS"),
+            unpublishable: scope.counter(
+                "changes_unpublishable",
+                "changes too large for the bus, left out of TWINS",
+            ),
             loop_latency: scope.latency(
                 "loop_duration_seconds",
                 "from an observation on a device to the applied configuration it caused",
@@ -90,6 +100,14 @@ impl Metrics {
 
     pub(crate) fn published(&self, changes: usize) {
         self.published.inc_by(changes as u64);
+    }
+
+    pub(crate) fn unpublishable(&self, changes: usize) {
+        self.unpublishable.inc_by(changes as u64);
+    }
+
+    pub(crate) fn lost(&self, messages: u64) {
+        self.lost.inc_by(messages);
     }
 
     pub(crate) fn loop_closed(&self, took: Duration) {

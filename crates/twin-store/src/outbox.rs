@@ -10,18 +10,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Headers, Outgoing};
+use bus::{Bus, Headers, Outgoing, PublishError};
 use prost::Message as _;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::error::chain;
-use service_kit::shutdown::ShutdownToken;
-use tokio::sync::broadcast;
-use tracing::{debug, warn};
+use tokio::sync::{broadcast, watch};
+use tracing::{debug, error, warn};
 use twin::Revision;
 use wire::bus::v1::{IdentityHint, PushHint, TwinChange, TwinChanges};
 use wire::subjects;
-use wire::twin::v1::Change;
 
+use crate::apply::ChangeKind;
 use crate::engine::{Committed, Engine, OutboxEnd};
 use crate::metrics::Metrics;
 use crate::store::{self, OutboxChange, Store};
@@ -54,96 +53,66 @@ impl Outbox {
         }
     }
 
-    /// Publishes until shutdown, then whatever is left if the bus takes it in time.
+    /// Publishes until the writer has ended, then whatever is left if the bus takes it in time.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn run(mut self, shutdown: ShutdownToken) -> Result<(), store::Error> {
-        let mut last = Revision::ZERO;
-        let mut backoff = Backoff::new(Policy::FOREVER);
-        loop {
-            let changes = self.store.outbox(self.end.partition, last, READ).await?;
-            if changes.is_empty() {
-                if shutdown.is_triggered() {
-                    return Ok(());
-                }
-                tokio::select! {
-                    changed = self.end.log.changed() => {
-                        if changed.is_err() {
-                            // The engine has ended: nothing will be committed any more.
-                            return self.flush(last).await;
-                        }
-                    }
-                    () = shutdown.triggered() => {}
-                }
-                continue;
-            }
-            match self.publish(&changes).await {
-                Ok(through) => {
-                    last = through;
-                    backoff = Backoff::new(Policy::FOREVER);
-                    // A full channel only delays the cleaning; a later message says more.
-                    let _ = self.end.published.try_send((self.end.partition, through));
-                }
-                Err(error) => {
-                    if shutdown.is_triggered() {
-                        warn!(partition = %self.end.partition, error = chain(&error),
-                            "changes stay in the outbox until the next start");
-                        return Ok(());
-                    }
-                    let delay = backoff.next_delay().unwrap_or(FLUSH);
-                    warn!(partition = %self.end.partition, error = chain(&error),
-                        delay_ms = delay.as_millis(), "changes cannot be published");
-                    shutdown.run_until(tokio::time::sleep(delay)).await;
-                }
+    pub async fn run(mut self) -> Result<(), store::Error> {
+        let log = self.end.log.clone();
+        let partition = self.end.partition;
+        tokio::select! {
+            biased;
+            ended = self.publish_all() => ended,
+            // What was under way is in the outbox still, and is published after the next start.
+            () = overdue(log) => {
+                warn!(%partition, "changes stay in the outbox until the next start");
+                Ok(())
             }
         }
     }
 
-    async fn flush(&mut self, mut last: Revision) -> Result<(), store::Error> {
+    async fn publish_all(&mut self) -> Result<(), store::Error> {
+        let mut last = Revision::ZERO;
         loop {
             let changes = self.store.outbox(self.end.partition, last, READ).await?;
-            if changes.is_empty() {
+            if changes.is_empty() && self.end.log.changed().await.is_err() {
+                // The writer has ended, and everything it told of was read.
                 return Ok(());
             }
-            match tokio::time::timeout(FLUSH, self.publish(&changes)).await {
-                Ok(Ok(through)) => last = through,
-                Ok(Err(_)) | Err(_) => return Ok(()),
+            for pack in packs(&changes) {
+                self.deliver(pack).await;
+                last = pack.last().map_or(last, |change| change.revision);
+                // A full channel only delays the cleaning; a later message says more.
+                let _ = self.end.published.try_send((self.end.partition, last));
             }
         }
     }
 
-    /// Publishes changes in order and answers how far it came.
-    async fn publish(&self, changes: &[OutboxChange]) -> Result<Revision, bus::PublishError> {
-        let mut through = Revision::ZERO;
-        let mut rest = changes;
-        while let Some(first) = rest.first() {
-            let mut size = 0;
-            let count = rest
-                .iter()
-                .take(PACK_CHANGES)
-                .take_while(|change| {
-                    size += change.change.len();
-                    size <= PACK_BYTES
-                })
-                .count()
-                .max(1);
-            let (pack, later) = rest.split_at(count);
-            let last = pack.last().unwrap_or(first);
-            self.bus.publish(self.message(pack, first, last)).await?;
-            self.metrics.published(pack.len());
-            through = last.revision;
-            rest = later;
+    /// Publishes one pack, however long it takes: the next must not overtake it. Every attempt has
+    /// the same content and so the same message id, which the server recognises.
+    async fn deliver(&self, pack: &[OutboxChange]) {
+        let message = self.message(pack);
+        let mut backoff = Backoff::new(Policy::FOREVER);
+        loop {
+            let Err(failure) = self.bus.publish(message.clone()).await else {
+                self.metrics.published(pack.len());
+                return;
+            };
+            let partition = self.end.partition;
+            if matches!(failure, PublishError::TooLarge { .. }) {
+                // Readers look at every twin now and then; standing still would help none of them.
+                error!(%partition, error = chain(&failure), "changes are left out of TWINS");
+                self.metrics.unpublishable(pack.len());
+                return;
+            }
+            let delay = backoff.next_delay().unwrap_or(FLUSH);
+            warn!(%partition, error = chain(&failure), delay_ms = delay.as_millis(),
+                "changes cannot be published");
+            tokio::time::sleep(delay).await;
         }
-        Ok(through)
     }
 
-    fn message(
-        &self,
-        pack: &[OutboxChange],
-        first: &OutboxChange,
-        last: &OutboxChange,
-    ) -> Outgoing {
+    fn message(&self, pack: &[OutboxChange]) -> Outgoing {
         let partition = self.end.partition;
         let mut message = TwinChanges {
             partition: partition.get().into(),
@@ -164,31 +133,63 @@ impl Outbox {
             .rev()
             .map(|change| &change.trace_parent)
             .find(|text| !text.is_empty());
-        let mut headers = Headers::new().with(
-            Headers::MESSAGE_ID,
-            format!("twins-{partition}-{}-{}", first.revision, last.revision),
+        let bounds = pack.first().zip(pack.last());
+        let (first, last) = bounds.map_or((Revision::ZERO, Revision::ZERO), |(first, last)| {
+            (first.revision, last.revision)
+        });
+        let payload = message.encode_to_vec();
+        // Revisions alone would be those of an older store, too, whose folder was removed.
+        let id = format!(
+            "twins-{partition}-{first}-{last}-{:08x}",
+            crc32fast::hash(&payload)
         );
+        let mut headers = Headers::new().with(Headers::MESSAGE_ID, id);
         if let Some(trace_parent) = trace_parent {
             headers.insert(Headers::TRACEPARENT, trace_parent.clone());
         }
         Outgoing {
             subject: subjects::twins_subject(partition),
             headers,
-            payload: message.encode_to_vec().into(),
+            payload: payload.into(),
         }
     }
 }
 
-/// Sends hints for committed changes until shutdown.
-pub async fn send_hints(bus: Bus, engine: Engine, shutdown: ShutdownToken) {
+/// Ends some time after the writer has: when what is left should have been published.
+async fn overdue(mut log: watch::Receiver<Revision>) {
+    while log.changed().await.is_ok() {}
+    tokio::time::sleep(FLUSH).await;
+}
+
+/// Cuts changes into packs for one message each.
+fn packs(changes: &[OutboxChange]) -> Vec<&[OutboxChange]> {
+    let mut packs = Vec::new();
+    let mut rest = changes;
+    while !rest.is_empty() {
+        let mut size = 0;
+        let count = rest
+            .iter()
+            .take(PACK_CHANGES)
+            .take_while(|change| {
+                size += change.change.len();
+                size <= PACK_BYTES
+            })
+            .count()
+            .max(1);
+        let (pack, later) = rest.split_at(count);
+        packs.push(pack);
+        rest = later;
+    }
+    packs
+}
+
+/// Sends hints for committed changes until the writer has ended.
+pub async fn send_hints(bus: Bus, engine: Engine) {
     let mut changes = engine.watch();
+    // Whoever holds an engine keeps the writer from ending.
     drop(engine);
     loop {
-        let next = tokio::select! {
-            next = changes.recv() => next,
-            () = shutdown.triggered() => return,
-        };
-        match next {
+        match changes.recv().await {
             Ok(committed) => {
                 for hint in hints(&committed) {
                     if let Err(error) = bus.send_hint(hint).await {
@@ -207,23 +208,32 @@ pub async fn send_hints(bus: Bus, engine: Engine, shutdown: ShutdownToken) {
 
 /// What ingestion should look at again because of a change.
 fn hints(committed: &Committed) -> Vec<Outgoing> {
-    let change = &committed.change;
-    let has = |kind: Change| change.changes.contains(&kind.into());
     let mut hints = Vec::new();
-    if change.deleted || has(Change::Status) || has(Change::Created) {
-        let hint = IdentityHint {
+    let touched = |kind| committed.touch.changes.contains(&kind);
+    let Some(record) = &committed.record else {
+        let gone = IdentityHint {
             etag: String::new(),
-            deleted: change.deleted,
+            deleted: true,
+        };
+        let subject = subjects::identity_subject(&committed.key);
+        return vec![Outgoing::new(subject, gone.encode_to_vec())];
+    };
+    // A new identity, too: ingestion may remember that there was none.
+    if touched(ChangeKind::Status) || touched(ChangeKind::Created) {
+        let hint = IdentityHint {
+            etag: record.identity.etag.to_string(),
+            deleted: false,
         };
         hints.push(Outgoing::new(
             subjects::identity_subject(&committed.key),
             hint.encode_to_vec(),
         ));
     }
-    if has(Change::Desired) {
+    if touched(ChangeKind::Desired) {
+        let configuration = &record.posture.configuration;
         let hint = PushHint {
-            desired_version: change.twin.as_ref().map_or(0, |twin| twin.desired_version),
-            trace_parent: change.trace_parent.clone(),
+            desired_version: record.twin.desired.version.get(),
+            trace_parent: configuration.trace_parent.clone().unwrap_or_default(),
         };
         hints.push(Outgoing::new(
             subjects::push_subject(&committed.key),

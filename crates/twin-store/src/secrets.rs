@@ -125,7 +125,9 @@ impl Sealer {
         self.random
             .fill(&mut nonce)
             .map_err(|_| SecretError::Random)?;
-        let mut buffer = plain.as_bytes().to_vec();
+        // With room for the tag from the start, or growing would leave an open copy behind.
+        let mut buffer = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
+        buffer.extend_from_slice(plain.as_bytes());
         self.key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
@@ -177,14 +179,23 @@ impl Sealer {
 }
 
 /// The file must be there after a power cut, or every sealed key is lost: sync it and its folder.
+/// It gets its name when it is whole, and never replaces one that another process made meanwhile.
 fn create_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = std::fs::OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(KEY_FILE_MODE)
-        .open(path)?;
+        .open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
+    let named = std::fs::hard_link(&draft, path);
+    std::fs::remove_file(&draft)?;
+    match named {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
     if let Some(folder) = path.parent() {
         std::fs::File::open(folder)?.sync_all()?;
     }
@@ -204,15 +215,15 @@ mod tests {
             .seal("d/m#1", "secret")
             .unwrap();
         assert!(!format!("{sealed:?}").contains(&sealed.0));
-        let sealer = Sealer::open(&path).unwrap();
-        assert_eq!(*sealer.open_sealed("d/m#1", &sealed).unwrap(), "secret");
+        let reopened = Sealer::open(&path).unwrap();
+        assert_eq!(*reopened.open_sealed("d/m#1", &sealed).unwrap(), "secret");
         assert!(matches!(
-            sealer.open_sealed("d/m#2", &sealed),
+            reopened.open_sealed("d/m#2", &sealed),
             Err(SecretError::Open)
         ));
         for cut in ["", "AAAA", "!"] {
             assert!(matches!(
-                sealer.open_sealed("d/m#1", &Sealed(cut.into())),
+                reopened.open_sealed("d/m#1", &Sealed(cut.into())),
                 Err(SecretError::Open)
             ));
         }

@@ -5,12 +5,18 @@
 //! decided in `apply`, by the one writer that owns the partition. A commit says under which epoch
 //! the partition is owned; if another has taken it since, nothing is written ([`Error::Fenced`]).
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use twin::{DeviceId, IdentityKey, Partition, PartitionCount, Revision};
 
 use crate::record::{Damaged, Record};
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub(crate) mod model;
 mod row;
 pub mod sqlite;
 
@@ -30,8 +36,14 @@ pub trait Store: Send + Sync {
     /// Reads one record; sees every commit that has returned.
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 
-    /// Reads records in the order of their keys, starting after `after`.
-    fn list(&self, after: Option<IdentityKey>, limit: u32) -> BoxFuture<'_, Result<Page, Error>>;
+    /// Reads records in the order of their keys, starting after `after`. A damaged one does not
+    /// keep the others from being read.
+    fn list(
+        &self,
+        listing: Listing,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Page, Error>>;
 
     /// Reads changes of a partition that still have to be published, in order.
     fn outbox(
@@ -41,15 +53,12 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<OutboxChange>, Error>>;
 
-    /// Keeps a new enrolment token.
-    fn add_enrollment_token(&self, token: EnrollmentToken) -> BoxFuture<'_, Result<(), Error>>;
-
-    /// Reads an enrolment token with what is known of its use by a device.
-    fn enrollment_token(
+    /// Keeps a new enrolment token, and forgets those that had expired by `now`.
+    fn add_enrollment_token(
         &self,
-        hash: TokenHash,
-        device: DeviceId,
-    ) -> BoxFuture<'_, Result<Option<EnrollmentState>, Error>>;
+        token: EnrollmentToken,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// SHA-256 of an enrolment token.
@@ -62,15 +71,34 @@ pub enum Selection {
     One(IdentityKey),
     /// A device and all its modules.
     Family(DeviceId),
+    /// An enrolment token, with what is known of its use by a device.
+    Token(TokenHash, DeviceId),
 }
 
-/// A record that was asked for.
+impl From<Selection> for Vec<Selection> {
+    fn from(selection: Selection) -> Self {
+        vec![selection]
+    }
+}
+
+/// Which records a list holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// Devices and modules.
+    All,
+    /// Devices alone.
+    Devices,
+}
+
+/// Something that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Loaded {
     /// It could be read.
     Whole(Box<Record>),
     /// It is there and cannot be read.
     Damaged(IdentityKey, Damaged),
+    /// An enrolment token, seen from a device.
+    Token(DeviceId, EnrollmentState),
 }
 
 /// Where a partition stands.
@@ -95,8 +123,8 @@ pub struct Epoch(pub u64);
 pub struct Commit {
     /// New standing of every partition that the commit touches, fenced by its epoch.
     pub partitions: Vec<PartitionState>,
-    /// Records to write.
-    pub upserts: Vec<Record>,
+    /// Records to write; shared with whoever is told of them after the commit.
+    pub upserts: Vec<Arc<Record>>,
     /// Records to remove.
     pub deletes: Vec<IdentityKey>,
     /// Changes to publish later.
@@ -121,11 +149,11 @@ pub struct OutboxChange {
 /// Records in order.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// What could be read.
+    /// What could be read, in order.
     pub records: Vec<Record>,
     /// What could not.
     pub damaged: Vec<Damaged>,
-    /// Where the next page starts; none after the last.
+    /// After which key the next page starts; none after the last.
     pub next: Option<IdentityKey>,
 }
 

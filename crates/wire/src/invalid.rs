@@ -12,6 +12,10 @@ pub struct InvalidField {
 
 impl InvalidField {
     /// Names a field and what is wrong with it.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "callers give an error they are done with, or a literal"
+    )]
     pub fn new(field: impl Into<String>, problem: impl ToString) -> Self {
         Self {
             field: field.into(),

@@ -8,7 +8,7 @@ use super::{Cause, ChangeKind, Overlay, Weight};
 use crate::error::Error;
 use crate::record::{Identity, Record, Status, TwinText};
 use crate::secrets::Sealed;
-use crate::store::{EnrollmentState, EnrollmentUse};
+use crate::store::{EnrollmentState, EnrollmentUse, TokenHash};
 
 /// IoT Hub's limit (spec iot-hub-twins §2.6), so that a device's family loads in one read.
 pub const MODULES_PER_DEVICE_MAX: usize = 50;
@@ -56,15 +56,16 @@ pub fn create_device(
     Ok(record)
 }
 
-/// Makes a module below a device.
+/// Makes a module below a device, enabled or disabled as the device is.
 pub fn create_module(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    identity: NewIdentity,
+    mut identity: NewIdentity,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
-    overlay.get(&IdentityKey::new_device(key.device.clone()))?;
+    let device = overlay.get(&IdentityKey::new_device(key.device.clone()))?;
+    identity.status = device.identity.status;
     if overlay.find(key)?.is_some() {
         return Err(Error::AlreadyExists(key.clone()));
     }
@@ -103,7 +104,11 @@ pub fn set_status(
     record.identity.updated_at = now;
     let mut modules = Vec::new();
     for key in overlay.modules(device) {
-        let mut module = overlay.get(&key)?.clone();
+        // A damaged one opens no door anyway, and must not keep the device from being disabled.
+        let Ok(module) = overlay.get(&key) else {
+            continue;
+        };
+        let mut module = module.clone();
         module.identity.status = status;
         module.identity.etag += 1;
         module.identity.updated_at = now;
@@ -147,8 +152,8 @@ pub fn delete(
 /// An agent asks for credentials with a token.
 #[derive(Debug)]
 pub struct Enrollment {
-    /// What is stored of the token, for this device.
-    pub state: EnrollmentState,
+    /// Of the token's text.
+    pub token: TokenHash,
     /// Which device asks.
     pub device: DeviceId,
     /// The agent's nonce.
@@ -161,9 +166,10 @@ pub struct Enrollment {
 
 /// Lets a device in, making what is missing, and answers its security module.
 ///
-/// A module that exists is only handed out if this device used this token with this nonce before
-/// (a repeated call), or if the token names the device; else a token for new devices would open
-/// every old one.
+/// A token lets a device in once. Who repeats the call with the nonce of then gets the same answer
+/// (its first one may have been lost), as long as the module is there; nobody else does. A module
+/// that exists is handed out only by a token that names its device, else a token for new devices
+/// would open every old one.
 pub fn enroll(
     overlay: &mut Overlay,
     enrollment: Enrollment,
@@ -171,65 +177,80 @@ pub fn enroll(
     cause: &Cause,
 ) -> Result<Record, Error> {
     let Enrollment {
-        state,
+        token,
         device,
         nonce,
         new_device,
         new_module,
     } = enrollment;
+    let state = overlay.token(token, &device).ok_or(Error::TokenRefused)?;
+    let device_key = IdentityKey::new_device(device.clone());
+    let key = IdentityKey::new_module(device.clone(), ModuleId::security());
+    let existing = overlay.find(&key)?.cloned();
+    let parent = overlay.find(&device_key)?.cloned();
+    admit(
+        &state,
+        &device,
+        &nonce,
+        parent.as_ref(),
+        existing.as_ref(),
+        now,
+    )?;
+    let module = match existing {
+        Some(module) if state.nonce.is_some() => return Ok(module),
+        Some(module) => module,
+        None if parent.is_some() => create_module(overlay, &key, new_module, now, cause)?,
+        None => {
+            create_device(overlay, &device, new_device, Some(new_module), now, cause)?;
+            overlay.get(&key)?.clone()
+        }
+    };
+    overlay.enroll(EnrollmentUse {
+        hash: token,
+        device,
+        nonce,
+    });
+    Ok(module)
+}
+
+/// Whether a token lets a device in.
+fn admit(
+    state: &EnrollmentState,
+    device: &DeviceId,
+    nonce: &str,
+    parent: Option<&Record>,
+    module: Option<&Record>,
+    now: Timestamp,
+) -> Result<(), Error> {
     let denied = |why| {
         Err(Error::EnrollmentDenied {
             device: device.to_string(),
             why,
         })
     };
-    if state.token.expires_at <= now {
+    let token = &state.token;
+    if token.expires_at <= now {
         return Err(Error::TokenRefused);
     }
-    if state
-        .token
-        .device
-        .as_ref()
-        .is_some_and(|only| *only != device)
-    {
+    if token.device.as_ref().is_some_and(|only| only != device) {
         return denied("it is for another device");
     }
-    let pending = |use_of: &&EnrollmentUse| use_of.hash == state.token.hash;
-    let known_nonce = overlay
-        .enrollments()
-        .iter()
-        .filter(pending)
-        .find(|use_of| use_of.device == device)
-        .map(|use_of| use_of.nonce.clone())
-        .or(state.nonce);
-    let repeated = known_nonce.as_deref() == Some(nonce.as_str());
-    let key = IdentityKey::new_module(device.clone(), ModuleId::security());
-    let existing = overlay.find(&key)?.cloned();
-    if repeated && let Some(module) = existing {
-        return Ok(module);
+    if parent.is_some_and(|parent| parent.identity.status == Status::Disabled) {
+        return denied("the device is disabled");
     }
-    let uses = u64::from(state.uses) + overlay.enrollments().iter().filter(pending).count() as u64;
-    if !repeated && known_nonce.is_none() && uses >= u64::from(state.token.uses_max) {
-        return Err(Error::TokenRefused);
+    match &state.nonce {
+        Some(known) if known != nonce => {
+            denied("the device used it before, with another nonce; make a token for this device")
+        }
+        Some(_) if module.is_none() => {
+            denied("the device used it before and was deleted since; make a new token")
+        }
+        None if state.uses >= token.uses_max => Err(Error::TokenRefused),
+        None if token.device.is_none() && module.is_some() => {
+            denied("it is enrolled already; make a token for this device")
+        }
+        Some(_) | None => Ok(()),
     }
-    let named = state.token.device.is_some();
-    if !repeated && !named && (existing.is_some() || known_nonce.is_some()) {
-        return denied("it is enrolled already; delete its module or use a token for this device");
-    }
-    let device_key = IdentityKey::new_device(device.clone());
-    if overlay.find(&device_key)?.is_none() {
-        create_device(overlay, &device, new_device, None, now, cause)?;
-    }
-    let module = match existing {
-        Some(module) => module,
-        None => create_module(overlay, &key, new_module, now, cause)?,
-    };
-    overlay.enroll(EnrollmentUse {
-        hash: state.token.hash,
-        device,
-        nonce,
-    });
-    Ok(module)
 }
 
 fn new_record(key: IdentityKey, identity: NewIdentity, now: Timestamp) -> Record {

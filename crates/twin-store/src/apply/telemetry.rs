@@ -12,6 +12,8 @@ use super::{Cause, ChangeKind, Overlay, Weight};
 pub struct Entry {
     /// Stream sequence of its message.
     pub sequence: u64,
+    /// Place in its message.
+    pub index: usize,
     /// Whose.
     pub key: IdentityKey,
     /// Generation of the identity that was authenticated.

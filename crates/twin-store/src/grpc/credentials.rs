@@ -54,12 +54,10 @@ impl Api {
             return Err(InvalidField::new("nonce", problem).into());
         }
         let hash = token_hash(&request.token);
-        let state = self.store.enrollment_token(hash, device.clone()).await?;
-        let state = state.ok_or(Error::TokenRefused)?;
         let fresh =
             |key: &IdentityKey| self.new_identity(key, None, RecordStatus::Enabled, String::new());
         let enrollment = Enrollment {
-            state,
+            token: hash,
             nonce: request.nonce,
             new_device: fresh(&IdentityKey::new_device(device.clone()))?,
             new_module: fresh(&IdentityKey::new_module(
@@ -68,10 +66,14 @@ impl Api {
             ))?,
             device: device.clone(),
         };
+        let selections = [
+            Selection::Token(hash, device.clone()),
+            Selection::Family(device),
+        ];
         let cause = cause();
         let record = self
             .engine
-            .decide(Selection::Family(device), move |overlay, now| {
+            .decide(selections, move |overlay, now| {
                 devices::enroll(overlay, enrollment, now, &cause)
             })
             .await?;

@@ -15,20 +15,22 @@ use wire::registry::v1::registry_service_server::RegistryService;
 use wire::time::to_wire;
 use zeroize::Zeroizing;
 
-use super::{Api, cause, device, etag, module, page_size, page_start, refuse};
+use super::{
+    Api, cause, device, etag, module, page_size, page_start, page_token, refuse, report_damaged,
+};
 use crate::apply::devices::{self, NewIdentity};
 use crate::encode;
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
 use crate::secrets::Sealed;
-use crate::store::{EnrollmentToken, Selection, TokenHash};
+use crate::store::{self, EnrollmentToken, Listing, Loaded, Selection, TokenHash};
 
 /// Of a status reason (spec iot-hub-twins §1.1).
 const STATUS_REASON_MAX: usize = 128;
 /// Lifetime of an enrolment token when the caller does not say.
-const TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(60 * 60);
+const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
 /// Longest lifetime: a token found later in a script must be dead.
-const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const TOKEN_TTL_MAX: Duration = Duration::from_hours(30 * 24);
 /// Most devices of one token: one production batch.
 const TOKEN_USES_MAX: u32 = 1_000_000;
 /// Random bytes of a token.
@@ -37,8 +39,6 @@ const TOKEN_BYTES: usize = 32;
 const TOKEN_PREFIX: &str = "twe_";
 /// Random bytes of a key, as IoT Hub makes them.
 const KEY_BYTES: usize = 32;
-/// Devices and modules are read from one list; so many rows are looked at for one page at most.
-const LIST_SCAN: u32 = 1000;
 
 impl Api {
     /// Makes what a new identity needs: a generation and two sealed keys.
@@ -165,35 +165,19 @@ impl Api {
         &self,
         request: proto::ListDevicesRequest,
     ) -> Result<proto::ListDevicesResponse, Error> {
-        let size = page_size(request.page_size)? as usize;
-        let mut after = page_start(&request.page_token)?;
-        let mut devices = Vec::new();
-        loop {
-            let page = self.store.list(after.take(), LIST_SCAN).await?;
-            for record in page.records {
-                if record.key.module.is_some() {
-                    continue;
-                }
-                if devices.len() == size {
-                    // The last one taken is where the next page starts.
-                    let next_page_token = devices.last().map(|d: &proto::Device| d.name.clone());
-                    return Ok(proto::ListDevicesResponse {
-                        devices,
-                        next_page_token: next_page_token.unwrap_or_default(),
-                    });
-                }
-                devices.push(self.device_message(&record, View::Basic)?);
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => {
-                    return Ok(proto::ListDevicesResponse {
-                        devices,
-                        next_page_token: String::new(),
-                    });
-                }
-            }
-        }
+        let size = page_size(request.page_size)?;
+        let after = page_start(&request.page_token)?;
+        let page = self.store.list(Listing::Devices, after, size).await?;
+        report_damaged(&page.damaged);
+        let devices = page
+            .records
+            .iter()
+            .map(|record| self.device_message(record, View::Basic))
+            .collect::<Result<_, _>>()?;
+        Ok(proto::ListDevicesResponse {
+            devices,
+            next_page_token: page_token(page.next.as_ref()),
+        })
     }
 
     async fn update(&self, request: proto::UpdateDeviceRequest) -> Result<proto::Device, Error> {
@@ -246,16 +230,20 @@ impl Api {
         request: proto::ListModulesRequest,
     ) -> Result<proto::ListModulesResponse, Error> {
         let device = device("parent", &request.parent)?;
-        self.read(IdentityKey::new_device(device.clone())).await?;
+        // Also for a device whose own record is damaged, hence no `?` on anything but its absence.
+        match self.read(IdentityKey::new_device(device.clone())).await {
+            Ok(_) | Err(Error::Store(store::Error::Damaged(_))) => {}
+            Err(error) => return Err(error),
+        }
         let loaded = self.store.load(vec![Selection::Family(device)]).await?;
         let mut modules = Vec::new();
         for record in loaded {
             match record {
-                crate::store::Loaded::Whole(record) if record.key.module.is_some() => {
+                Loaded::Whole(record) if record.key.module.is_some() => {
                     modules.push(self.module_message(&record, View::Basic)?);
                 }
-                crate::store::Loaded::Whole(_) => {}
-                crate::store::Loaded::Damaged(_, damaged) => return Err(damaged.into()),
+                Loaded::Damaged(_, damaged) => report_damaged(&[damaged]),
+                Loaded::Whole(_) | Loaded::Token(..) => {}
             }
         }
         Ok(proto::ListModulesResponse { modules })
@@ -286,20 +274,17 @@ impl Api {
             "{TOKEN_PREFIX}{}",
             BASE64_URL_SAFE_NO_PAD.encode(random.as_slice())
         );
-        let expires_at = self
-            .clock
-            .now()
+        let now = self.clock.now();
+        let expires_at = now
             .checked_add(SignedDuration::try_from(ttl).unwrap_or(SignedDuration::ZERO))
             .map_err(|_| ttl_problem())?;
-        let hash = token_hash(&token);
-        self.store
-            .add_enrollment_token(EnrollmentToken {
-                hash,
-                device,
-                expires_at,
-                uses_max,
-            })
-            .await?;
+        let token_record = EnrollmentToken {
+            hash: token_hash(&token),
+            device,
+            expires_at,
+            uses_max,
+        };
+        self.store.add_enrollment_token(token_record, now).await?;
         Ok(proto::CreateEnrollmentTokenResponse {
             token,
             expire_time: Some(to_wire(expires_at)),

@@ -1,25 +1,32 @@
 //! `TwinService`: twins for operators and other services.
 
+use prost::Message as _;
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 use twin::{Condition, Etag, Map, TwinPatch, TwinView, Writer};
 use wire::InvalidField;
-use wire::names::identity_name;
 use wire::twin::v1 as proto;
 use wire::twin::v1::twin_service_server::TwinService;
 
 use super::watch::{self, Watch};
-use super::{Api, cause, etag, identity, object, page_size, page_start, refuse};
+use super::{
+    Api, cause, etag, identity, object, page_size, page_start, page_token, refuse, report_damaged,
+};
 use crate::apply::twins;
 use crate::encode;
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::Selection;
+use crate::store::{Listing, Selection};
 
 /// Whom leaf metadata names when the caller does not say.
 const OPERATOR_DEFAULT: &str = "admin";
 /// Longest name of an operator.
 const OPERATOR_MAX: usize = 128;
+/// Twins read from the store at once.
+const CHUNK: u32 = 256;
+/// Bytes after which a page ends early. With one more twin it stays below the 4 MiB that gRPC
+/// clients take when nobody tells them otherwise.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Twins looked at for one page of a filtered list, so that a call ends in time whatever the
 /// filter; a page may then be short, or empty with a token.
 const SCAN_MAX: u32 = 5000;
@@ -43,7 +50,15 @@ impl Filter {
         Ok(Filter::Where(Box::new(condition)))
     }
 
-    pub(super) fn passes(&self, record: &Record) -> Result<bool, Error> {
+    /// The twin as a message, if it passes.
+    pub(super) fn show(&self, record: &Record) -> Result<Option<proto::Twin>, Damaged> {
+        if !self.passes(record)? {
+            return Ok(None);
+        }
+        encode::twin(record).map(Some)
+    }
+
+    fn passes(&self, record: &Record) -> Result<bool, Damaged> {
         let Filter::Where(condition) = self else {
             return Ok(true);
         };
@@ -80,40 +95,46 @@ impl Api {
             .get(key.clone())
             .await?
             .ok_or(Error::NotFound(key))?;
-        self.message(&record)
-    }
-
-    pub(super) fn message(&self, record: &Record) -> Result<proto::Twin, Error> {
-        Ok(encode::twin(record)?)
+        Ok(encode::twin(&record)?)
     }
 
     async fn page(
         &self,
         request: proto::ListTwinsRequest,
     ) -> Result<proto::ListTwinsResponse, Error> {
-        let size = page_size(request.page_size)?;
+        let size = page_size(request.page_size)? as usize;
         let filter = Filter::parse(&request.filter)?;
         let mut after = page_start(&request.page_token)?;
         let mut twins = Vec::new();
-        let mut scanned = 0;
+        let (mut scanned, mut bytes) = (0, 0);
         loop {
-            let wanted = size - u32::try_from(twins.len()).unwrap_or(size);
-            let page = self.store.list(after, wanted).await?;
-            scanned += wanted;
-            for damaged in &page.damaged {
-                tracing::error!(error = %damaged, "a stored twin was left out of a list");
-            }
+            let page = self.store.list(Listing::All, after, CHUNK).await?;
+            report_damaged(&page.damaged);
             for record in &page.records {
-                if filter.passes(record)? {
-                    twins.push(self.message(record)?);
+                let twin = match filter.show(record) {
+                    Ok(Some(twin)) => twin,
+                    Ok(None) => continue,
+                    Err(damaged) => {
+                        report_damaged(&[damaged]);
+                        continue;
+                    }
+                };
+                bytes += twin.encoded_len();
+                twins.push(twin);
+                if twins.len() >= size || bytes >= PAGE_BYTES {
+                    // It may turn out that nothing follows; an empty last page is allowed.
+                    return Ok(proto::ListTwinsResponse {
+                        twins,
+                        next_page_token: page_token(Some(&record.key)),
+                    });
                 }
             }
+            scanned += CHUNK;
             after = page.next;
-            if after.is_none() || twins.len() >= size as usize || scanned >= SCAN_MAX {
-                let next_page_token = after.as_ref().map(identity_name).unwrap_or_default();
+            if after.is_none() || scanned >= SCAN_MAX {
                 return Ok(proto::ListTwinsResponse {
                     twins,
-                    next_page_token,
+                    next_page_token: page_token(after.as_ref()),
                 });
             }
         }
@@ -151,7 +172,7 @@ impl Api {
                 twins::patch(overlay, &key, &patch, writer, expected, now, cause)
             })
             .await?;
-        self.message(&record)
+        Ok(encode::twin(&record)?)
     }
 }
 
@@ -193,7 +214,7 @@ impl TwinService for Api {
         &self,
         request: Request<proto::WatchTwinsRequest>,
     ) -> Result<Response<Watch>, Status> {
-        watch::open(self, request.into_inner())
+        watch::open(self, &request.into_inner())
             .map(Response::new)
             .map_err(refuse)
     }

@@ -1,8 +1,10 @@
 //! `WatchTwins`: the present twins, then every change as it is committed.
 //!
-//! Changes are subscribed to before the snapshot is read, so none falls between. A change that the
-//! snapshot holds already is left out, so a watcher never sees a twin go back: the snapshot
-//! remembers the log revision of each twin that changed while it was read, and no others.
+//! Changes are subscribed to before the snapshot is read, so none falls between, and they are passed
+//! on between the snapshot's pages, so that a long snapshot does not fall behind. A watcher never
+//! sees a twin go back: a change that the snapshot has shown already is left out. For that the
+//! watcher remembers the twins it has shown ahead of the changes it has passed, and no others; they
+//! are as many as changes may wait, at most.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,15 +14,20 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use twin::{IdentityKey, Partition};
+use twin::{IdentityKey, Partition, Revision};
+use wire::names::identity_name;
 use wire::twin::v1 as proto;
 use wire::twin::v1::watch_twins_response::Event;
 
 use super::twins::Filter;
-use super::{Api, identity, refuse};
+use super::{Api, identity, refuse, report_damaged};
+use crate::apply::Touch;
+use crate::encode;
 use crate::engine::Committed;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::record::Record;
+use crate::store::{Listing, Page};
 
 /// The stream of a watch.
 pub(super) type Watch =
@@ -32,7 +39,7 @@ const READY: usize = 64;
 const PAGE: u32 = 256;
 
 /// Opens a watch; its work ends when the caller goes or the service stops.
-pub(super) fn open(api: &Api, request: proto::WatchTwinsRequest) -> Result<Watch, Error> {
+pub(super) fn open(api: &Api, request: &proto::WatchTwinsRequest) -> Result<Watch, Error> {
     let only = match request.name.as_str() {
         "" => None,
         name => Some(identity("name", name)?),
@@ -44,20 +51,19 @@ pub(super) fn open(api: &Api, request: proto::WatchTwinsRequest) -> Result<Watch
         only,
         filter,
         skip_snapshot: request.skip_snapshot,
+        seen: Seen::from(api.engine.logs()),
         changes: api.engine.watch(),
         sender: sender.clone(),
-        seen: BTreeMap::new(),
     };
     let shutdown = api.shutdown.clone();
-    let metrics = api.metrics.clone();
+    let open = Open::new(api.metrics.clone());
     // The stream drives the watcher itself, so that it ends with the call and needs no task.
     let work = async move {
-        metrics.watches.inc();
+        let _open = open;
         let outcome = shutdown
-            .run_until(watcher.run())
+            .run_until(Box::pin(watcher.run()))
             .await
             .unwrap_or(Err(Error::Stopping));
-        metrics.watches.dec();
         if let Err(error) = outcome {
             let _ = sender.send(Err(refuse(error))).await;
         }
@@ -69,6 +75,22 @@ pub(super) fn open(api: &Api, request: proto::WatchTwinsRequest) -> Result<Watch
     )))
 }
 
+/// Counts an open watch; also when its stream is dropped in the middle.
+struct Open(Metrics);
+
+impl Open {
+    fn new(metrics: Metrics) -> Open {
+        metrics.watches.inc();
+        Open(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.watches.dec();
+    }
+}
+
 struct Watcher {
     api: Api,
     only: Option<IdentityKey>,
@@ -76,15 +98,16 @@ struct Watcher {
     skip_snapshot: bool,
     changes: broadcast::Receiver<Arc<Committed>>,
     sender: mpsc::Sender<Result<proto::WatchTwinsResponse, Status>>,
-    /// Log revision of each twin as the snapshot showed it. Dropped when every change that was
-    /// committed before the snapshot ended has been passed.
-    seen: BTreeMap<IdentityKey, (Partition, u64)>,
+    seen: Seen,
 }
+
+/// The caller has gone.
+struct Gone;
 
 impl Watcher {
     async fn run(mut self) -> Result<(), Error> {
-        if !self.skip_snapshot {
-            self.snapshot().await?;
+        if !self.skip_snapshot && self.snapshot().await?.is_err() {
+            return Ok(());
         }
         loop {
             let committed = match self.changes.recv().await {
@@ -94,108 +117,145 @@ impl Watcher {
                 }
                 Err(broadcast::error::RecvError::Closed) => return Err(Error::Stopping),
             };
-            if self
-                .only
-                .as_ref()
-                .is_some_and(|only| *only != committed.key)
-            {
-                continue;
-            }
-            let revision = committed.change.revision;
-            let known = self.seen.get(&committed.key);
-            if known.is_some_and(|(_, known)| revision <= *known) {
-                continue;
-            }
-            self.seen.remove(&committed.key);
-            if !self.change(&committed).await? {
+            if self.pass(&committed).await.is_err() {
                 return Ok(());
             }
         }
     }
 
-    async fn snapshot(&mut self) -> Result<(), Error> {
+    async fn snapshot(&mut self) -> Result<Result<(), Gone>, Error> {
         let mut twin_count = 0;
-        if let Some(only) = self.only.clone() {
-            if let Some(record) = self.api.store.get(only).await? {
-                twin_count += self.show(&record).await?;
+        let mut after = None;
+        loop {
+            let page = match self.only.clone() {
+                Some(only) => Page {
+                    records: self.api.store.get(only).await?.into_iter().collect(),
+                    ..Page::default()
+                },
+                None => self.api.store.list(Listing::All, after, PAGE).await?,
+            };
+            report_damaged(&page.damaged);
+            for record in &page.records {
+                self.seen
+                    .shown(self.api.engine.partition(&record.key), record);
+                let Some(twin) = self.visible(record) else {
+                    continue;
+                };
+                twin_count += 1;
+                if self.send(Event::Twin(twin), None).await.is_err() {
+                    return Ok(Err(Gone));
+                }
             }
-        } else {
-            let mut after = None;
             loop {
-                let page = self.api.store.list(after, PAGE).await?;
-                for record in &page.records {
-                    twin_count += self.show(record).await?;
-                }
-                match page.next {
-                    Some(next) => after = Some(next),
-                    None => break,
+                match self.changes.try_recv() {
+                    Ok(committed) => {
+                        if self.pass(&committed).await.is_err() {
+                            return Ok(Err(Gone));
+                        }
+                    }
+                    Err(broadcast::error::TryRecvError::Empty) => break,
+                    Err(broadcast::error::TryRecvError::Lagged(missed)) => {
+                        return Err(Error::WatchTooSlow { missed });
+                    }
+                    Err(broadcast::error::TryRecvError::Closed) => return Err(Error::Stopping),
                 }
             }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
         }
-        self.forget_old();
-        let complete = Event::SnapshotComplete(proto::SnapshotComplete { twin_count });
-        self.send(Some(complete), Vec::new(), String::new()).await;
-        Ok(())
+        let complete = proto::SnapshotComplete { twin_count };
+        Ok(self.send(Event::SnapshotComplete(complete), None).await)
     }
 
-    /// Shows a twin of the snapshot and answers how many that were.
-    async fn show(&mut self, record: &Record) -> Result<u64, Error> {
-        let partition = self.api.engine.partition(&record.key);
-        self.seen
-            .insert(record.key.clone(), (partition, record.revision.get()));
-        if !self.filter.passes(record)? {
-            return Ok(0);
-        }
-        let twin = self.api.message(record)?;
-        self.send(Some(Event::Twin(twin)), Vec::new(), String::new())
-            .await;
-        Ok(1)
-    }
-
-    /// Without changes that wait there is nothing that the snapshot could have overtaken.
-    fn forget_old(&mut self) {
-        if self.changes.is_empty() {
-            self.seen.clear();
-        }
-    }
-
-    /// Passes a change on; false when the caller has gone.
-    async fn change(&mut self, committed: &Committed) -> Result<bool, Error> {
-        let change = &committed.change;
-        if change.deleted {
-            let name = change
-                .twin
+    /// Passes a change on, unless the snapshot has shown it or the caller did not ask for it.
+    async fn pass(&mut self, committed: &Committed) -> Result<(), Gone> {
+        if self.seen.knows(committed)
+            || self
+                .only
                 .as_ref()
-                .map(|twin| twin.name.clone())
-                .unwrap_or_default();
-            let event = Event::DeletedName(name);
-            return Ok(self
-                .send(Some(event), Vec::new(), change.trace_parent.clone())
-                .await);
+                .is_some_and(|only| *only != committed.key)
+        {
+            return Ok(());
         }
-        let record = &committed.record;
-        let Some(record) = record.as_ref().filter(|_| change.twin.is_some()) else {
-            return Ok(true);
+        let event = match &committed.record {
+            None => Event::DeletedName(identity_name(&committed.key)),
+            Some(record) => match self.visible(record) {
+                Some(twin) => Event::Twin(twin),
+                None => return Ok(()),
+            },
         };
-        if !self.filter.passes(record)? {
-            return Ok(true);
-        }
-        let event = Event::Twin(self.api.message(record)?);
-        Ok(self
-            .send(
-                Some(event),
-                change.changes.clone(),
-                change.trace_parent.clone(),
-            )
-            .await)
+        self.send(event, Some(&committed.touch)).await
     }
 
-    async fn send(&self, event: Option<Event>, changes: Vec<i32>, trace_parent: String) -> bool {
+    /// The twin as a message, if the caller asked for it. A damaged one must not end the watch.
+    fn visible(&self, record: &Record) -> Option<proto::Twin> {
+        self.filter.show(record).unwrap_or_else(|damaged| {
+            report_damaged(&[damaged]);
+            None
+        })
+    }
+
+    async fn send(&self, event: Event, touch: Option<&Touch>) -> Result<(), Gone> {
         let response = proto::WatchTwinsResponse {
-            event,
-            changes,
-            trace_parent,
+            event: Some(event),
+            changes: touch.map(encode::change_kinds).unwrap_or_default(),
+            trace_parent: touch
+                .and_then(|touch| touch.cause.trace_parent.clone())
+                .unwrap_or_default(),
         };
-        self.sender.send(Ok(response)).await.is_ok()
+        self.sender.send(Ok(response)).await.map_err(|_| Gone)
     }
 }
+
+/// What the snapshot has shown ahead of the changes.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Revision of the last change of each partition that was passed or may be left out.
+    passed: BTreeMap<Partition, Revision>,
+    /// Twins shown with a later revision than that: a change may come that they hold already.
+    ahead: BTreeMap<(Partition, Revision), IdentityKey>,
+    revisions: BTreeMap<IdentityKey, Revision>,
+}
+
+impl Seen {
+    /// Starts where the logs stand. To be read before the changes are subscribed to.
+    fn from(passed: BTreeMap<Partition, Revision>) -> Seen {
+        Seen {
+            passed,
+            ..Seen::default()
+        }
+    }
+
+    /// The snapshot has shown a record.
+    fn shown(&mut self, partition: Partition, record: &Record) {
+        if self
+            .passed
+            .get(&partition)
+            .is_none_or(|passed| record.revision > *passed)
+        {
+            self.ahead
+                .insert((partition, record.revision), record.key.clone());
+            self.revisions.insert(record.key.clone(), record.revision);
+        }
+    }
+
+    /// Whether the snapshot has shown what a change says. Changes must come in their order.
+    fn knows(&mut self, committed: &Committed) -> bool {
+        let (partition, revision) = (committed.partition, committed.revision);
+        self.passed.insert(partition, revision);
+        let known = self
+            .revisions
+            .get(&committed.key)
+            .is_some_and(|shown| revision <= *shown);
+        // No change to come is as old as this one.
+        if let Some(key) = self.ahead.remove(&(partition, revision)) {
+            self.revisions.remove(&key);
+        }
+        known
+    }
+}
+
+#[cfg(test)]
+mod tests;

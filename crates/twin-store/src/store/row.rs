@@ -1,4 +1,5 @@
-//! A record as bytes: JSON under short stable names, with a CRC-32 beside it.
+//! A record as bytes: JSON under short stable names, with a CRC-32 beside it that covers the key
+//! and the revision too, so that a row cannot pass for another one.
 //!
 //! The names are frozen: rows outlive the program that wrote them. A new field is optional when
 //! read. Sections are strings inside, so that reading a row does not parse them.
@@ -68,9 +69,10 @@ pub(super) fn encode(record: &Record) -> Result<Row, serde_json::Error> {
         updated_at: record.updated_at.to_string(),
     };
     let body = serde_json::to_vec(&body)?;
-    let checksum = crc32fast::hash(&body);
+    let revision = record.revision.get();
+    let checksum = checksum(&record.key, revision, &body);
     Ok(Row {
-        revision: record.revision.get(),
+        revision,
         body,
         checksum,
     })
@@ -83,7 +85,7 @@ pub(super) fn decode(key: IdentityKey, row: &Row) -> Result<Record, Damaged> {
         part,
         problem,
     };
-    if crc32fast::hash(&row.body) != row.checksum {
+    if checksum(&key, row.revision, &row.body) != row.checksum {
         return Err(damaged("row", "its checksum does not match".to_owned()));
     }
     let body: RowBody<'_> =
@@ -130,6 +132,20 @@ pub(super) fn decode(key: IdentityKey, row: &Row) -> Result<Record, Damaged> {
         revision: Revision::new(row.revision),
         updated_at,
     })
+}
+
+/// Ids hold no zero byte, so the parts cannot run into each other.
+fn checksum(key: &IdentityKey, revision: u64, body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key.device.as_str().as_bytes());
+    crc.update(&[0]);
+    if let Some(module) = &key.module {
+        crc.update(module.as_str().as_bytes());
+    }
+    crc.update(&[0]);
+    crc.update(&revision.to_le_bytes());
+    crc.update(body);
+    crc.finalize()
 }
 
 fn section(text: &SectionText) -> RowSection<'_> {

@@ -1,14 +1,17 @@
 //! What the embedded store's one writing thread does.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
-use twin::{IdentityKey, PartitionCount};
+use twin::{IdentityKey, Partition, PartitionCount, Revision};
 
-use super::{engine, module_text, partition_row, partition_state};
+use super::{engine, module_text};
 use crate::record::Record;
-use crate::store::{Commit, EnrollmentToken, Error, PartitionState, row};
+use crate::store::{Commit, EnrollmentToken, Epoch, Error, PartitionState, row};
 
 /// Name of the fact that says how many partitions the store was made with.
 const PARTITION_COUNT: &str = "partition_count";
+/// Expired enrolment tokens are forgotten this long after.
+const EXPIRED_GRACE_SECS: i64 = 3600;
 
 /// Takes every partition by raising its epoch.
 pub(super) fn acquire(
@@ -32,12 +35,12 @@ pub(super) fn acquire(
                 "SELECT epoch, position, revision FROM partitions WHERE partition = ?1",
                 params![partition_row(partition)],
                 |row| {
-                    Ok(partition_state(
+                    Ok(PartitionState {
                         partition,
-                        row.get(0)?,
-                        row.get(1)?,
-                        row.get(2)?,
-                    ))
+                        epoch: Epoch(row.get::<_, i64>(0)?.cast_unsigned()),
+                        position: row.get::<_, i64>(1)?.cast_unsigned(),
+                        revision: Revision::new(row.get::<_, i64>(2)?.cast_unsigned()),
+                    })
                 },
             )
             .map_err(engine(action))?;
@@ -186,8 +189,17 @@ fn delete(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<(), Error>
 pub(super) fn add_enrollment_token(
     connection: &mut Connection,
     token: &EnrollmentToken,
+    now: Timestamp,
 ) -> Result<(), Error> {
     let transaction = begin(connection)?;
+    // Who used them goes with them (ON DELETE CASCADE). The grace keeps a token that a decision
+    // under way has just accepted.
+    transaction
+        .execute(
+            "DELETE FROM enrollment_tokens WHERE expires_at < ?1",
+            params![now.as_second() - EXPIRED_GRACE_SECS],
+        )
+        .map_err(engine("forget expired enrolment tokens"))?;
     transaction
         .execute(
             "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
@@ -203,6 +215,10 @@ pub(super) fn add_enrollment_token(
     transaction
         .commit()
         .map_err(engine("keep an enrolment token"))
+}
+
+fn partition_row(partition: Partition) -> i64 {
+    i64::from(partition.get())
 }
 
 /// A transaction that holds the write lock from the start, so that a fence read in it stays true.

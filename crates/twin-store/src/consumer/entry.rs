@@ -1,0 +1,77 @@
+//! Reads an entry of a telemetry message into a value, or says what is wrong with it.
+
+use jiff::Timestamp;
+use posture::fold::{SessionChange, SessionNotice};
+use posture::{AgentBatch, LaneEpoch};
+use wire::bus::v1 as proto;
+use wire::bus::v1::telemetry_entry;
+use wire::{InvalidField, events, names, time};
+
+use crate::apply::telemetry::{Content, Entry};
+
+/// Reads an entry of a message.
+pub(super) fn read(
+    sequence: u64,
+    index: usize,
+    entry: proto::TelemetryEntry,
+) -> Result<Entry, InvalidField> {
+    let received_at = time::required("receive_time", entry.receive_time)?;
+    let content = match entry.content {
+        Some(telemetry_entry::Content::Batch(batch)) => {
+            Content::Batch(read_batch(batch, received_at)?)
+        }
+        Some(telemetry_entry::Content::Session(notice)) => Content::Session(SessionNotice {
+            session_id: notice.session_id,
+            change: if notice.connected {
+                SessionChange::Connected
+            } else {
+                SessionChange::Disconnected
+            },
+            agent_version: Some(notice.agent_version).filter(|text| !text.is_empty()),
+            at: received_at,
+        }),
+        None => {
+            return Err(InvalidField::new(
+                "content",
+                "is absent or of a kind unknown here",
+            ));
+        }
+    };
+    Ok(Entry {
+        sequence,
+        index,
+        key: names::identity_from_ids(&entry.device_id, &entry.module_id)?,
+        generation_id: entry.generation_id,
+        received_at,
+        trace_parent: Some(entry.trace_parent).filter(|text| !text.is_empty()),
+        content,
+    })
+}
+
+fn read_batch(
+    batch: proto::AdmittedBatch,
+    received_at: Timestamp,
+) -> Result<AgentBatch, InvalidField> {
+    let epoch: LaneEpoch = batch
+        .epoch
+        .parse()
+        .map_err(|error| InvalidField::new("batch.epoch", error))?;
+    let lane = events::lane_from_wire("batch.lane", batch.lane)?;
+    let events = batch
+        .events
+        .into_iter()
+        .enumerate()
+        .map(|(index, event)| {
+            events::event_from_wire(event)
+                .map_err(|error| error.within(&format!("batch.events[{index}]")))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(AgentBatch {
+        lane,
+        epoch,
+        events,
+        rejected_sequences: batch.rejected_sequences,
+        dropped_by_agent: batch.dropped_total,
+        received_at,
+    })
+}
