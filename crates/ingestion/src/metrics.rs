@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use service_kit::error::Kind;
 use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
 
 /// Why something was refused; the values are the stable codes of our own contracts.
@@ -151,9 +152,29 @@ impl Metrics {
         self.pushes.inc();
     }
 
-    pub(crate) fn twin_request_failed(&self, reason: &'static str) {
+    pub(crate) fn twin_request_failed(&self, kind: Kind) {
+        let reason = kind_label(kind);
         self.twin_requests_failed
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+}
+
+/// A kind as a metric's label.
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::InvalidArgument => "INVALID_ARGUMENT",
+        Kind::NotFound => "NOT_FOUND",
+        Kind::AlreadyExists => "ALREADY_EXISTS",
+        Kind::FailedPrecondition => "FAILED_PRECONDITION",
+        Kind::Aborted => "ABORTED",
+        Kind::PermissionDenied => "PERMISSION_DENIED",
+        Kind::Unauthenticated => "UNAUTHENTICATED",
+        Kind::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Kind::Unavailable => "UNAVAILABLE",
+        Kind::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Kind::Unimplemented => "UNIMPLEMENTED",
+        Kind::Internal => "INTERNAL",
+        Kind::DataLoss => "DATA_LOSS",
     }
 }

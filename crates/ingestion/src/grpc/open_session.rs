@@ -5,18 +5,17 @@
 //! session can always be taken over, proven again, or ended. Every branch of its `select!` may be
 //! cancelled: each waits on a channel, a timer or a future that is kept.
 
+mod goodbye;
 mod perform;
+mod refusal;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bus::PackError;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use service_kit::backoff::{Backoff, Policy};
-use service_kit::error::Kind;
-use service_kit::status::to_status;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,13 +54,6 @@ const LOOK_AGAIN: Policy = Policy {
 /// The longest single sleep until the proof ends. The wall clock may be stepped meanwhile, and
 /// timers have a limit that tokens do not have.
 const PROOF_SLEEP_MAX: Duration = Duration::from_hours(1);
-
-/// How long a session that ends waits for batches that are being published, so that they are
-/// acknowledged and not sent again.
-const FLUSH_WITHIN: Duration = Duration::from_secs(2);
-
-/// How long an agent has to take the last message, the reason of the end.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Messages between the loop and the stream. More only delays the sight of a slow reader.
 const STREAM_BUFFER: usize = 4;
@@ -327,79 +319,10 @@ impl Running {
             permit.send(Ok(response));
         }
     }
-
-    /// Ends the session: acknowledges what is still being published, says why, and tells the twin.
-    async fn say_goodbye(&mut self, end: &SessionEnd) {
-        let flushes = match end {
-            SessionEnd::Left | SessionEnd::NotStored(_) => false,
-            SessionEnd::Finished
-            | SessionEnd::Broken { .. }
-            | SessionEnd::NoHello { .. }
-            | SessionEnd::NotProven(_)
-            | SessionEnd::TakenOver
-            | SessionEnd::Stopping
-            | SessionEnd::TooMany { .. } => true,
-        };
-        if flushes {
-            // Whoever is not done by then sends again, which is harmless.
-            let _ = tokio::time::timeout(FLUSH_WITHIN, self.flush()).await;
-        }
-        self.log_end(end);
-        if !matches!(end, SessionEnd::Finished | SessionEnd::Left) {
-            let goodbye = self.responses.send(Err(to_status(end)));
-            let _ = tokio::time::timeout(GOODBYE_WITHIN, goodbye).await;
-        }
-        self.tell_disconnected().await;
-    }
-
-    async fn flush(&mut self) {
-        loop {
-            while self.session.has_response() {
-                has_room(&self.responses).await;
-                if self.responses.is_closed() {
-                    return;
-                }
-                self.give_response();
-            }
-            let Some(stored) = self.stores.next().await else {
-                return;
-            };
-            if self.on_stored(stored).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn log_end(&self, end: &SessionEnd) {
-        let identity = &self.proof.identity;
-        let peer = self.peer.map(tracing::field::display);
-        let (reason, error) = (end.code(), service_kit::error::chain(end));
-        // An outage of the bus is reported once, by the bus, not by each of its sessions. What
-        // will not pass by itself is a defect, and somebody must act.
-        if matches!(end, SessionEnd::NotStored(cause) if is_lasting(cause)) {
-            tracing::error!(%identity, peer, reason, error, "events cannot be stored");
-        } else {
-            tracing::debug!(%identity, peer, reason, error, "session ended");
-        }
-    }
-}
-
-/// Whether sending the same events again would fail again.
-fn is_lasting(error: &PackError) -> bool {
-    match error {
-        PackError::Publish(error) => !error.is_transient(),
-        PackError::ItemTooLarge { .. } => true,
-        PackError::QueueFull | PackError::Closed => false,
-    }
 }
 
 /// Waits until the stream takes another message, or takes none any more.
 async fn has_room(responses: &Responses) {
     // The permit is given back; only this session sends, so the room stays.
     drop(responses.reserve().await);
-}
-
-/// Whether a refusal of twin-store means that the identity may be gone.
-fn hints_at_deletion(kind: Kind) -> bool {
-    kind == Kind::NotFound
 }

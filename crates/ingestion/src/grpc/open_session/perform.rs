@@ -14,19 +14,16 @@ use wire::bus::v1 as bus_wire;
 use wire::bus::v1::telemetry_entry::Content;
 use wire::twin::v1 as twins;
 
-use super::{Running, hints_at_deletion};
+use super::Running;
+use super::refusal::Refusal;
 use crate::admit::Admission;
 use crate::auth::AuthError;
 use crate::error::SessionEnd;
 use crate::session::{Effect, Opened, Request};
-use crate::text::shorten;
 use crate::twins::Refused;
 
 /// How long the twin's "disconnected" may take. It is a courtesy: the next "connected" says it too.
 const DISCONNECTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// Most bytes of a refusal's text that go to the agent.
-const REFUSAL_BYTES_MAX: usize = 2048;
 
 /// A `traceparent` of version 00 has exactly this many characters.
 const TRACE_PARENT_BYTES: usize = 55;
@@ -47,12 +44,6 @@ pub(super) enum Answer {
     Proven(Result<(), AuthError>),
     /// The other instances were told of the session.
     Told,
-}
-
-/// A request that twin-store refused.
-pub(super) struct Refusal {
-    request_id: String,
-    error: Refused,
 }
 
 /// Lets the push be a part of the trace of the change that caused it, and the agent's work a part
@@ -323,22 +314,20 @@ impl Running {
 
     fn refuse(&mut self, refusal: &Refusal) -> Response {
         self.note_refusal(&refusal.error);
-        Response::Error(message_error(refusal))
+        Response::Error(refusal.to_message())
     }
 
     fn note_refusal(&mut self, error: &RemoteError) {
         let kind = error.kind();
-        self.door
-            .parts
-            .metrics
-            .twin_request_failed(kind_label(kind));
+        self.door.parts.metrics.twin_request_failed(kind);
         tracing::debug!(
             identity = %self.proof.identity,
             reason = error.reason(),
             error = %error,
             "twin-store refused a request"
         );
-        if hints_at_deletion(kind) {
+        // Its twin is gone, so the identity may be.
+        if kind == Kind::NotFound {
             self.door.parts.auth.forget(&self.proof.identity);
             self.prove_again();
         }
@@ -404,52 +393,4 @@ fn split(admission: Admission) -> (bus_wire::AdmittedBatch, agent::EventsAck) {
         dropped_total: admission.dropped_total,
     };
     (batch, ack)
-}
-
-/// Tells the agent what twin-store said, or that it said nothing.
-fn message_error(refusal: &Refusal) -> agent::MessageError {
-    let Refusal { request_id, error } = refusal;
-    let kind = error.kind();
-    let (reason, message) = if kind.is_transient() {
-        (
-            "TWIN_STORE_UNAVAILABLE".to_owned(),
-            "the twin cannot be reached at the moment".to_owned(),
-        )
-    } else if kind.is_private() {
-        ("INTERNAL".to_owned(), error.to_string())
-    } else {
-        let mut words = error.to_string();
-        for violation in error.violations() {
-            words.push_str("; ");
-            words.push_str(&violation.subject);
-            words.push_str(": ");
-            words.push_str(&violation.description);
-        }
-        (error.reason().to_owned(), words)
-    };
-    agent::MessageError {
-        request_id: request_id.clone(),
-        reason,
-        message: shorten(message, REFUSAL_BYTES_MAX),
-        retryable: kind.is_transient() || kind == Kind::Aborted,
-    }
-}
-
-/// A kind as a metric's label.
-fn kind_label(kind: Kind) -> &'static str {
-    match kind {
-        Kind::InvalidArgument => "INVALID_ARGUMENT",
-        Kind::NotFound => "NOT_FOUND",
-        Kind::AlreadyExists => "ALREADY_EXISTS",
-        Kind::FailedPrecondition => "FAILED_PRECONDITION",
-        Kind::Aborted => "ABORTED",
-        Kind::PermissionDenied => "PERMISSION_DENIED",
-        Kind::Unauthenticated => "UNAUTHENTICATED",
-        Kind::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Kind::Unavailable => "UNAVAILABLE",
-        Kind::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Kind::Unimplemented => "UNIMPLEMENTED",
-        Kind::Internal => "INTERNAL",
-        Kind::DataLoss => "DATA_LOSS",
-    }
 }
