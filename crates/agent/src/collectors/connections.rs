@@ -1,6 +1,6 @@
 //! TCP connections, aggregated by both addresses, both ports and direction.
 //!
-//! The kernel's table is read once a second and new connections are those that were not in it
+//! The kernel is asked once a second and new connections are those that were not in it
 //! before; one that begins and ends between two looks is not seen. Connections over loopback are
 //! passed over unless the `lo` interface is configured. Other interface names do not matter: the
 //! micro agent captured packets and had to name interfaces, the table has them all.
@@ -72,21 +72,18 @@ impl Collector for Connections {
     }
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
-        let table = match sockets::tcp(&self.machine) {
-            Ok(table) => table,
+        let found = sockets::established(&self.machine)
+            .and_then(|established| Ok((established, sockets::listening(&self.machine)?)));
+        let (established, listening) = match found {
+            Ok(found) => found,
             Err(error) => {
-                self.health = Health::failed(format!("cannot read the tables of sockets: {error}"));
+                self.health = Health::failed(format!("cannot list the machine's sockets: {error}"));
                 return;
             }
         };
         self.health = Health::running();
-        let listening: HashSet<u16> = table
-            .listening
-            .iter()
-            .map(|socket| socket.local.port())
-            .collect();
-        let established: HashSet<Socket> = table
-            .established
+        let listening: HashSet<u16> = listening.iter().map(|socket| socket.local.port()).collect();
+        let established: HashSet<Socket> = established
             .into_iter()
             .filter(|socket| self.counts(socket))
             .collect();

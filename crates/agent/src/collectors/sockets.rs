@@ -1,4 +1,6 @@
-//! The kernel's tables of sockets, and which process owns a socket.
+//! The machine's sockets, and which process owns a socket.
+//!
+//! The kernel is asked by netlink; its tables in `/proc/net` serve where it cannot be.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -11,6 +13,8 @@ use procfs::{FromReadSI, ProcError, current_system_info};
 
 use super::machine::Machine;
 use super::text;
+
+mod diag;
 
 /// One socket of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,68 +32,65 @@ pub(crate) struct Owner {
     pub(crate) executable: Option<String>,
 }
 
-/// TCP sockets, by what they do.
-#[derive(Debug, Default)]
-pub(crate) struct TcpTable {
-    pub(crate) listening: Vec<Socket>,
-    pub(crate) established: Vec<Socket>,
-}
-
-/// Reads both TCP tables. A kernel without IPv6 has no second one.
-pub(crate) fn tcp(machine: &Machine) -> io::Result<TcpTable> {
-    let mut table = TcpTable::default();
-    for file in ["proc/net/tcp", "proc/net/tcp6"] {
-        let Some(entries) = present(TcpNetEntries::from_file(
-            machine.path(file),
-            current_system_info(),
-        ))?
-        else {
-            continue;
-        };
-        for entry in entries.0 {
-            let list = match entry.state {
-                TcpState::Listen => &mut table.listening,
-                TcpState::Established => &mut table.established,
-                TcpState::SynSent
-                | TcpState::SynRecv
-                | TcpState::FinWait1
-                | TcpState::FinWait2
-                | TcpState::TimeWait
-                | TcpState::Close
-                | TcpState::CloseWait
-                | TcpState::LastAck
-                | TcpState::Closing
-                | TcpState::NewSynRecv => continue,
-            };
-            list.push(Socket {
-                protocol: Protocol::Tcp,
-                local: entry.local_address,
-                remote: entry.remote_address,
-                inode: entry.inode,
-            });
-        }
+/// Lists the TCP sockets that listen.
+pub(crate) fn listening(machine: &Machine) -> io::Result<Vec<Socket>> {
+    if machine.is_this()
+        && let Ok(found) = diag::sockets(Protocol::Tcp, diag::State::Listen)
+    {
+        return Ok(found);
     }
-    Ok(table)
+    tcp_table(machine, &TcpState::Listen)
 }
 
-/// Reads the UDP sockets that receive from anybody: bound and not connected.
+/// Lists the TCP connections.
+pub(crate) fn established(machine: &Machine) -> io::Result<Vec<Socket>> {
+    if machine.is_this()
+        && let Ok(found) = diag::sockets(Protocol::Tcp, diag::State::Established)
+    {
+        return Ok(found);
+    }
+    tcp_table(machine, &TcpState::Established)
+}
+
+/// Lists the UDP sockets that receive from anybody: bound and not connected.
 pub(crate) fn udp_receiving(machine: &Machine) -> io::Result<Vec<Socket>> {
+    if machine.is_this()
+        && let Ok(mut found) = diag::sockets(Protocol::Udp, diag::State::Closed)
+    {
+        found.retain(|socket| socket.remote.port() == 0);
+        return Ok(found);
+    }
     let mut sockets = Vec::new();
     for file in ["proc/net/udp", "proc/net/udp6"] {
-        let Some(entries) = present(UdpNetEntries::from_file(
-            machine.path(file),
-            current_system_info(),
-        ))?
-        else {
-            continue;
-        };
+        let read = UdpNetEntries::from_file(machine.path(file), current_system_info());
+        let entries = present(read)?.map(|entries| entries.0).unwrap_or_default();
         sockets.extend(
             entries
-                .0
-                .into_iter()
+                .iter()
                 .filter(|entry| entry.remote_address.port() == 0)
                 .map(|entry| Socket {
                     protocol: Protocol::Udp,
+                    local: entry.local_address,
+                    remote: entry.remote_address,
+                    inode: entry.inode,
+                }),
+        );
+    }
+    Ok(sockets)
+}
+
+/// Reads both TCP tables. A kernel without IPv6 has no second one.
+fn tcp_table(machine: &Machine, state: &TcpState) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for file in ["proc/net/tcp", "proc/net/tcp6"] {
+        let read = TcpNetEntries::from_file(machine.path(file), current_system_info());
+        let entries = present(read)?.map(|entries| entries.0).unwrap_or_default();
+        sockets.extend(
+            entries
+                .iter()
+                .filter(|entry| entry.state == *state)
+                .map(|entry| Socket {
+                    protocol: Protocol::Tcp,
                     local: entry.local_address,
                     remote: entry.remote_address,
                     inode: entry.inode,
