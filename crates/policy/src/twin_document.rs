@@ -39,7 +39,7 @@ impl TwinDocument {
             desired,
             reported: object("reported_json", &twin.reported_json)?,
             reported_version: twin.reported_version,
-            posture: Value::Object(object("posture_json", &twin.posture_json)?),
+            posture: read_posture(&twin.posture_json)?,
         })
     }
 
@@ -91,6 +91,14 @@ fn object(field: &str, text: &str) -> Result<Map, InvalidField> {
         .map_err(|error| InvalidField::new(field, format!("is no JSON object: {error}")))
 }
 
+/// There is no posture, as `null` or as no text, before the first event.
+fn read_posture(text: &str) -> Result<Value, InvalidField> {
+    match text {
+        "" | "null" => Ok(Value::Null),
+        _ => object("posture_json", text).map(Value::Object),
+    }
+}
+
 /// Reads the metadata in the public form of `$metadata`, in which authors stand at leaves only, or
 /// in the compact form in which twins are stored: changes carry the stored text as it is.
 fn read_metadata(document: &Map, text: &str) -> Result<NodeMeta, InvalidField> {
@@ -134,4 +142,137 @@ fn node(value: &Value, public: &Value) -> Result<NodeMeta, InvalidField> {
 
 fn damaged(problem: &str) -> InvalidField {
     InvalidField::new("desired_metadata_json", problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use twin::{SectionKind, Stamp};
+
+    use super::*;
+
+    /// A section with leaves and objects of an operator and of a policy.
+    fn section() -> Section {
+        let stamp = |by| Stamp {
+            at: Timestamp::UNIX_EPOCH,
+            by,
+        };
+        let operator = stamp(Writer::Operator("o".to_owned()));
+        let patch = json!({"a": 1, "t": {"u": {}, "list": [1]}});
+        let section = Section::new(&operator);
+        let section = section
+            .merge(patch.as_object().unwrap(), &operator, SectionKind::Desired)
+            .unwrap();
+        let policy = stamp(Writer::Policy {
+            id: "p".to_owned(),
+            revision: 3,
+        });
+        let patch = json!({"b": {"c": "x"}, "t": {"v": 2}});
+        section
+            .merge(patch.as_object().unwrap(), &policy, SectionKind::Desired)
+            .unwrap()
+    }
+
+    fn sent(section: &Section, metadata: &Value) -> wire::twin::v1::Twin {
+        wire::twin::v1::Twin {
+            device_id: "d".to_owned(),
+            module_id: "m".to_owned(),
+            desired_json: Value::Object(section.document().clone()).to_string(),
+            desired_version: section.version().get(),
+            desired_metadata_json: metadata.to_string(),
+            ..wire::twin::v1::Twin::default()
+        }
+    }
+
+    /// Who wrote each leaf, by path.
+    fn writers(value: &Value, meta: &NodeMeta, path: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) if !members.is_empty() => {
+                for (key, member) in members {
+                    writers(member, &meta.children[key], &format!("{path}/{key}"), found);
+                }
+            }
+            _ => found.push(format!("{path} {}", meta.by)),
+        }
+    }
+
+    #[test]
+    fn the_author_of_every_leaf_is_read_from_both_forms_of_metadata() {
+        let section = section();
+        let public = section.to_json_with_metadata()["$metadata"].clone();
+        for metadata in [public, section.metadata_to_json()] {
+            let twin = TwinDocument::from_wire(&sent(&section, &metadata)).unwrap();
+            assert_eq!(twin.desired().document(), section.document());
+            assert_eq!(twin.desired().version(), section.version());
+            let mut found = Vec::new();
+            let document = Value::Object(section.document().clone());
+            writers(&document, twin.desired().metadata(), "", &mut found);
+            assert_eq!(
+                found,
+                [
+                    "/a operator:o",
+                    "/b/c policy:p@3",
+                    "/t/list operator:o",
+                    "/t/u operator:o",
+                    "/t/v policy:p@3"
+                ],
+                "{metadata}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_named() {
+        let good = sent(&section(), &section().metadata_to_json());
+        let field = |twin: wire::twin::v1::Twin| TwinDocument::from_wire(&twin).unwrap_err().field;
+        let text = || "[1]".to_owned();
+        assert_eq!(
+            field(wire::twin::v1::Twin {
+                tags_json: text(),
+                ..good.clone()
+            }),
+            "tags_json"
+        );
+        assert_eq!(
+            field(wire::twin::v1::Twin {
+                posture_json: text(),
+                ..good.clone()
+            }),
+            "posture_json"
+        );
+        assert_eq!(
+            field(wire::twin::v1::Twin {
+                desired_version: 0,
+                ..good.clone()
+            }),
+            "desired_version"
+        );
+        let metadata = "{}".to_owned();
+        assert_eq!(
+            field(wire::twin::v1::Twin {
+                desired_metadata_json: metadata,
+                ..good.clone()
+            }),
+            "desired_metadata_json"
+        );
+        assert_eq!(
+            field(wire::twin::v1::Twin {
+                device_id: "a b".to_owned(),
+                ..good
+            }),
+            "device_id"
+        );
+    }
+
+    #[test]
+    fn before_the_first_event_there_is_no_posture() {
+        let mut twin = sent(&section(), &section().metadata_to_json());
+        for text in ["", "null"] {
+            twin.posture_json = text.to_owned();
+            assert_eq!(
+                TwinDocument::from_wire(&twin).unwrap().view().posture,
+                &Value::Null
+            );
+        }
+    }
 }

@@ -1,0 +1,204 @@
+//! The policy API: what is answered, and what is refused with which words.
+
+use serde_json::json;
+use service_kit::error::{Classified, Kind};
+use service_kit::status::RemoteError;
+use wire::policy::v1 as proto;
+use wire::policy::v1::apply_policy_response::Outcome;
+
+use crate::world::{MODULE, World};
+
+fn policy(id: &str) -> proto::Policy {
+    proto::Policy {
+        policy_id: id.to_owned(),
+        target: "*".to_owned(),
+        settings_json: json!({"x": 1}).to_string(),
+        ..proto::Policy::default()
+    }
+}
+
+fn request(policy: proto::Policy) -> proto::ApplyPolicyRequest {
+    proto::ApplyPolicyRequest {
+        policy: Some(policy),
+        validate_only: false,
+    }
+}
+
+#[tokio::test]
+async fn a_bad_policy_is_refused_with_every_problem() {
+    let world = World::start().await;
+    let bad = proto::Policy {
+        policy_id: "Bad Name".to_owned(),
+        target: "tags.site = ".to_owned(),
+        when: "posture.x NEAR 3".to_owned(),
+        settings_json: json!({"a": null, "$b": 1}).to_string(),
+        ..proto::Policy::default()
+    };
+    let status = world
+        .client()
+        .await
+        .apply_policy(request(bad))
+        .await
+        .unwrap_err();
+    let error = RemoteError::from(status);
+    assert_eq!(
+        (error.kind(), error.reason()),
+        (Kind::InvalidArgument, "INVALID_POLICY")
+    );
+    let found: Vec<(String, String)> = error
+        .violations()
+        .into_iter()
+        .map(|violation| (violation.subject, violation.description))
+        .collect();
+    let fields: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "policy.policy_id",
+            "policy.target",
+            "policy.when",
+            "policy.settings_json",
+            "policy.settings_json"
+        ]
+    );
+    assert!(found[1].1.starts_with("line 1, column "), "{found:?}");
+    assert!(found[2].1.contains("column 11"), "{found:?}");
+    // The service goes on.
+    world
+        .client()
+        .await
+        .apply_policy(request(policy("good")))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn applying_is_declarative() {
+    let world = World::start().await;
+    let mut client = world.client().await;
+    let first = client
+        .apply_policy(request(policy("p")))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(first.outcome(), Outcome::Created);
+    let first = first.policy.unwrap();
+    assert_eq!((first.name.as_str(), first.revision), ("policies/p", 1));
+    assert!(first.create_time.is_some() && !first.etag.is_empty());
+    let again = client
+        .apply_policy(request(policy("p")))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(again.outcome(), Outcome::Unchanged);
+    assert_eq!(again.policy.unwrap().revision, 1);
+    let changed = proto::Policy {
+        priority: 7,
+        ..policy("p")
+    };
+    let changed = client
+        .apply_policy(request(changed))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(changed.outcome(), Outcome::Updated);
+    let changed = changed.policy.unwrap();
+    assert_eq!((changed.revision, changed.priority), (2, 7));
+    assert_ne!(changed.etag, first.etag);
+}
+
+#[tokio::test]
+async fn checking_only_changes_nothing() {
+    let world = World::start().await;
+    world.twins.create(MODULE, json!({}), json!({})).await;
+    let mut client = world.client().await;
+    let check = proto::ApplyPolicyRequest {
+        validate_only: true,
+        ..request(policy("p"))
+    };
+    let answer = client.apply_policy(check).await.unwrap().into_inner();
+    assert_eq!(answer.outcome(), Outcome::Unspecified);
+    let missing = client.get_policy(proto::GetPolicyRequest {
+        name: "policies/p".to_owned(),
+    });
+    let error = RemoteError::from(missing.await.unwrap_err());
+    assert_eq!(
+        (error.kind(), error.reason()),
+        (Kind::NotFound, "POLICY_NOT_FOUND")
+    );
+    let bad = proto::ApplyPolicyRequest {
+        validate_only: true,
+        ..request(proto::Policy {
+            target: "(".to_owned(),
+            ..policy("p")
+        })
+    };
+    assert!(client.apply_policy(bad).await.is_err());
+}
+
+#[tokio::test]
+async fn policies_are_listed_in_pages() {
+    let world = World::start().await;
+    let mut client = world.client().await;
+    for id in ["c", "a", "e", "b", "d"] {
+        client.apply_policy(request(policy(id))).await.unwrap();
+    }
+    let mut found = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = proto::ListPoliciesRequest {
+            page_size: 2,
+            page_token: token,
+        };
+        let page = client.list_policies(page).await.unwrap().into_inner();
+        found.extend(page.policies.into_iter().map(|one| one.policy_id));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, ["a", "b", "c", "d", "e"]);
+    let wrong = proto::ListPoliciesRequest {
+        page_size: -1,
+        page_token: String::new(),
+    };
+    let error = RemoteError::from(client.list_policies(wrong).await.unwrap_err());
+    assert_eq!(error.violations()[0].subject, "page_size");
+}
+
+#[tokio::test]
+async fn deleting_heeds_the_etag_and_revisions_are_never_reused() {
+    let mut world = World::start().await;
+    let mut client = world.client().await;
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    let stale = proto::DeletePolicyRequest {
+        name: "policies/p".to_owned(),
+        etag: "r77".to_owned(),
+    };
+    let error = RemoteError::from(client.delete_policy(stale).await.unwrap_err());
+    assert_eq!(
+        (error.kind(), error.reason()),
+        (Kind::Aborted, "ETAG_MISMATCH")
+    );
+    world.delete_policy("p").await;
+    drop(client);
+    world.stop_service().await;
+    world.start_service().await;
+    let again = world
+        .client()
+        .await
+        .apply_policy(request(policy("p")))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(again.outcome(), Outcome::Created);
+    assert_eq!(again.policy.unwrap().revision, 2);
+}
+
+#[tokio::test]
+async fn a_request_without_a_policy_names_the_field() {
+    let world = World::start().await;
+    let empty = proto::ApplyPolicyRequest::default();
+    let error = RemoteError::from(world.client().await.apply_policy(empty).await.unwrap_err());
+    assert_eq!(error.violations()[0].subject, "policy");
+}

@@ -1,0 +1,13 @@
+//! The policy service against a real NATS server, and a twin-store that really applies settings.
+//!
+//! Each test has its own server, its own folder and its own ports, and waits for conditions.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test owns its tasks and may read the clock"
+)]
+
+mod api;
+mod follow;
+mod trouble;
+mod twin_store;
+mod world;

@@ -1,0 +1,405 @@
+//! A twin-store in memory: sections, settings and versions are the pure functions of `twin`, the
+//! changes are really published. Only durability, and what the policy service never calls, is
+//! missing. It can be told to fail.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bus::{Bus, Outgoing, StreamSpec};
+use jiff::Timestamp;
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+use twin::{
+    IdentityKey, PartitionCount, PolicyWrite, Stamp, Twin, TwinError, TwinPatch, Version, Writer,
+    partition_of,
+};
+use wire::bus::v1::{TwinChange, TwinChanges};
+use wire::names::{identity_name, parse_identity};
+use wire::subjects::{twins_stream, twins_subject};
+use wire::time::to_wire;
+use wire::twin::v1 as proto;
+use wire::twin::v1::Change;
+use wire::twin::v1::policy_twin_service_server::{PolicyTwinService, PolicyTwinServiceServer};
+use wire::twin::v1::twin_service_server::{TwinService, TwinServiceServer};
+
+/// The trace of every change that a test makes.
+pub(crate) const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// What a test may be interested in of a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub request: proto::ApplyPolicySettingsRequest,
+    pub traceparent: String,
+}
+
+struct Kept {
+    twin: Twin,
+    posture: Value,
+}
+
+#[derive(Default)]
+struct State {
+    twins: BTreeMap<IdentityKey, Kept>,
+    calls: Vec<Call>,
+    /// Answers to the next calls of `ApplyPolicySettings`, instead of doing it.
+    failures: VecDeque<Status>,
+    /// Writes an operator's leaf before the next call, so that its version does not match.
+    interfere: Vec<Value>,
+    away: bool,
+    revision: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct TwinStore {
+    bus: Bus,
+    partitions: PartitionCount,
+    state: Arc<Mutex<State>>,
+    pub address: SocketAddr,
+}
+
+impl TwinStore {
+    /// Serves an empty store and makes the streams, as the real one does.
+    pub(crate) async fn start(bus: Bus, partitions: PartitionCount) -> TwinStore {
+        let streams: Vec<StreamSpec> = partitions
+            .partitions()
+            .map(|one| StreamSpec::twins(twins_stream(one), twins_subject(one), 1 << 28))
+            .collect();
+        bus.ensure_streams(&streams).await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store = TwinStore {
+            bus,
+            partitions,
+            state: Arc::default(),
+            address,
+        };
+        let server = tonic::transport::Server::builder()
+            .add_service(TwinServiceServer::new(store.clone()))
+            .add_service(PolicyTwinServiceServer::new(store.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        store
+    }
+
+    /// Creates a twin.
+    pub(crate) async fn create(&self, name: &str, tags: Value, posture: Value) {
+        let key = parse_identity("name", name).unwrap();
+        let twin = Twin::new(Timestamp::now());
+        self.state()
+            .twins
+            .insert(key.clone(), Kept { twin, posture });
+        self.patch(&key, Some(tags), None);
+        self.publish(&key, &[Change::Created, Change::Tags], None, false)
+            .await;
+    }
+
+    /// A fold came to another posture.
+    pub(crate) async fn fold(&self, name: &str, posture: Value) {
+        let key = parse_identity("name", name).unwrap();
+        self.state().twins.get_mut(&key).unwrap().posture = posture;
+        let now = Some(to_wire(Timestamp::now()));
+        let timeline = proto::Timeline {
+            observe_time: now,
+            receive_time: now,
+            fold_time: now,
+            ..proto::Timeline::default()
+        };
+        self.publish(&key, &[Change::Posture], Some(timeline), false)
+            .await;
+    }
+
+    /// An operator writes tags or desired properties.
+    pub(crate) async fn operate(&self, name: &str, tags: Option<Value>, desired: Option<Value>) {
+        let key = parse_identity("name", name).unwrap();
+        let changes: Vec<Change> = [(&tags, Change::Tags), (&desired, Change::Desired)]
+            .into_iter()
+            .filter_map(|(section, change)| section.as_ref().map(|_| change))
+            .collect();
+        self.patch(&key, tags, desired);
+        self.publish(&key, &changes, None, false).await;
+    }
+
+    /// The device reports something.
+    pub(crate) async fn report(&self, name: &str, reported: Value) {
+        let key = parse_identity("name", name).unwrap();
+        {
+            let mut state = self.state();
+            let kept = state.twins.get_mut(&key).unwrap();
+            let patch = reported.as_object().unwrap();
+            kept.twin = kept
+                .twin
+                .patch_reported(patch, Timestamp::now(), None)
+                .unwrap();
+        }
+        self.publish(&key, &[Change::Reported], None, false).await;
+    }
+
+    /// Removes a twin.
+    pub(crate) async fn delete(&self, name: &str) {
+        let key = parse_identity("name", name).unwrap();
+        self.publish(&key, &[], None, true).await;
+        self.state().twins.remove(&key);
+    }
+
+    pub(crate) fn desired(&self, name: &str) -> Value {
+        let key = parse_identity("name", name).unwrap();
+        Value::Object(self.state().twins[&key].twin.desired.document().clone())
+    }
+
+    pub(crate) fn desired_version(&self, name: &str) -> u64 {
+        let key = parse_identity("name", name).unwrap();
+        self.state().twins[&key].twin.desired.version().get()
+    }
+
+    /// Who wrote a leaf.
+    pub(crate) fn writer(&self, name: &str, leaf: &str) -> String {
+        let key = parse_identity("name", name).unwrap();
+        let state = self.state();
+        state.twins[&key]
+            .twin
+            .desired
+            .metadata()
+            .at([leaf])
+            .unwrap()
+            .by
+            .to_string()
+    }
+
+    /// The calls of `ApplyPolicySettings` so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    pub(crate) fn fail_next(&self, status: Status) {
+        self.state().failures.push_back(status);
+    }
+
+    pub(crate) fn interfere_next(&self, desired: Value) {
+        self.state().interfere.push(desired);
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn patch(&self, key: &IdentityKey, tags: Option<Value>, desired: Option<Value>) {
+        let object = |value: Option<Value>| value.map(|value| value.as_object().unwrap().clone());
+        let patch = TwinPatch {
+            tags: object(tags),
+            desired: object(desired),
+        };
+        let stamp = Stamp {
+            at: Timestamp::now(),
+            by: Writer::Operator("alice".to_owned()),
+        };
+        let mut state = self.state();
+        let kept = state.twins.get_mut(key).unwrap();
+        // A patch that touches nothing writes nothing.
+        if let Some(write) = kept.twin.patch(&patch, &stamp, None).unwrap() {
+            kept.twin = write.twin;
+        }
+    }
+
+    async fn publish(
+        &self,
+        key: &IdentityKey,
+        changes: &[Change],
+        timeline: Option<proto::Timeline>,
+        deleted: bool,
+    ) {
+        let partition = partition_of(&key.device, self.partitions);
+        let message = {
+            let mut state = self.state();
+            state.revision += 1;
+            let change = TwinChange {
+                revision: state.revision,
+                twin: Some(print(key, &state.twins[key])),
+                deleted,
+                changes: changes.iter().map(|change| (*change).into()).collect(),
+                trace_parent: format!("00-{TRACE_ID}-00f067aa0ba902b7-01"),
+                timeline,
+            };
+            TwinChanges {
+                partition: partition.get().into(),
+                changes: vec![change],
+            }
+        };
+        let message = Outgoing::new(twins_subject(partition), message.encode_to_vec());
+        self.bus.publish(message).await.unwrap();
+    }
+}
+
+fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
+    let text = |map: &twin::Map| Value::Object(map.clone()).to_string();
+    let twin = &kept.twin;
+    proto::Twin {
+        name: identity_name(key),
+        device_id: key.device.to_string(),
+        module_id: key
+            .module
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        etag: twin.etag.to_string(),
+        version: twin.version.get(),
+        tags_json: text(twin.tags.document()),
+        desired_json: text(twin.desired.document()),
+        desired_version: twin.desired.version().get(),
+        desired_metadata_json: twin.desired.metadata_to_json().to_string(),
+        reported_json: text(twin.reported.document()),
+        reported_version: twin.reported.version().get(),
+        posture_json: kept.posture.to_string(),
+        status: "enabled".to_owned(),
+        ..proto::Twin::default()
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyTwinService for TwinStore {
+    async fn apply_policy_settings(
+        &self,
+        request: Request<proto::ApplyPolicySettingsRequest>,
+    ) -> Result<Response<proto::ApplyPolicySettingsResponse>, Status> {
+        let traceparent = request.metadata().get("traceparent");
+        let traceparent = traceparent.map(|value| value.to_str().unwrap().to_owned());
+        let request = request.into_inner();
+        let key = parse_identity("name", &request.name).unwrap();
+        let interfere = {
+            let mut state = self.state();
+            if state.away {
+                return Err(Status::unavailable("on holiday"));
+            }
+            let traceparent = traceparent.unwrap_or_default();
+            state.calls.push(Call {
+                request: request.clone(),
+                traceparent,
+            });
+            if let Some(status) = state.failures.pop_front() {
+                return Err(status);
+            }
+            state.interfere.pop()
+        };
+        if let Some(desired) = interfere {
+            self.operate(&request.name, None, Some(desired)).await;
+        }
+        let writes: Vec<PolicyWrite> = request
+            .policies
+            .iter()
+            .map(|one| PolicyWrite {
+                policy: one.policy_id.clone(),
+                revision: one.policy_revision,
+                settings: serde_json::from_str(&one.settings_json).unwrap(),
+            })
+            .collect();
+        let (changed, desired_version) = {
+            let mut state = self.state();
+            let kept = state
+                .twins
+                .get_mut(&key)
+                .ok_or_else(|| Status::not_found("no such twin"))?;
+            let expected = Version::new(request.expected_desired_version).unwrap();
+            let applied = kept
+                .twin
+                .apply_policies(&writes, Timestamp::now(), Some(expected))
+                .map_err(|error| match error {
+                    TwinError::VersionMismatch { .. } => Status::aborted(error.to_string()),
+                    other => Status::invalid_argument(other.to_string()),
+                })?;
+            let changed = applied.write.is_some();
+            if let Some(write) = applied.write {
+                kept.twin = write.twin;
+            }
+            (changed, kept.twin.desired.version().get())
+        };
+        if changed {
+            let mut timeline = request.timeline.unwrap_or_default();
+            timeline.commit_time = Some(to_wire(Timestamp::now()));
+            self.publish(&key, &[Change::Desired], Some(timeline), false)
+                .await;
+        }
+        let lost = Vec::new();
+        Ok(Response::new(proto::ApplyPolicySettingsResponse {
+            changed,
+            desired_version,
+            lost,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl TwinService for TwinStore {
+    type WatchTwinsStream = tokio_stream::Empty<Result<proto::WatchTwinsResponse, Status>>;
+
+    async fn get_twin(
+        &self,
+        request: Request<proto::GetTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        let key = parse_identity("name", &request.get_ref().name).unwrap();
+        let state = self.state();
+        let kept = state
+            .twins
+            .get(&key)
+            .ok_or_else(|| Status::not_found("no such twin"))?;
+        Ok(Response::new(print(&key, kept)))
+    }
+
+    async fn list_twins(
+        &self,
+        request: Request<proto::ListTwinsRequest>,
+    ) -> Result<Response<proto::ListTwinsResponse>, Status> {
+        let request = request.into_inner();
+        let state = self.state();
+        if state.away {
+            return Err(Status::unavailable("on holiday"));
+        }
+        let start: usize = request.page_token.parse().unwrap_or(0);
+        // Small pages, so that several are needed.
+        let size = usize::try_from(request.page_size).unwrap().min(3);
+        let twins: Vec<_> = state
+            .twins
+            .iter()
+            .skip(start)
+            .take(size)
+            .map(|(key, kept)| print(key, kept))
+            .collect();
+        let end = start + twins.len();
+        let next_page_token = if end < state.twins.len() {
+            end.to_string()
+        } else {
+            String::new()
+        };
+        Ok(Response::new(proto::ListTwinsResponse {
+            twins,
+            next_page_token,
+        }))
+    }
+
+    async fn patch_twin(
+        &self,
+        _: Request<proto::PatchTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        Err(Status::unimplemented("the policy service never patches"))
+    }
+
+    async fn watch_twins(
+        &self,
+        _: Request<proto::WatchTwinsRequest>,
+    ) -> Result<Response<Self::WatchTwinsStream>, Status> {
+        Err(Status::unimplemented("the policy service never watches"))
+    }
+}
+
+/// A posture with these TCP listeners.
+pub(crate) fn listening(ports: &[u16]) -> Value {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|port| json!({"protocol": "tcp", "port": port}))
+        .collect();
+    json!({"listeningPorts": ports})
+}
