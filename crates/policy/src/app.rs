@@ -166,7 +166,7 @@ impl App {
         }
         let contact = twins.clone();
         tasks.spawn("first contact", OnFailure::Log, async move {
-            contact.greet().await
+            contact.greet().await;
         });
         let sweeper = Sweeper {
             policies: policies.clone(),

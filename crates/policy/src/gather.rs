@@ -124,15 +124,16 @@ fn candidate(change: TwinChange, source: String) -> Option<(String, Candidate)> 
 fn merge(before: Option<Candidate>, after: Candidate) -> Candidate {
     let Some(before) = before else { return after };
     let changed = before.changed.with(after.changed);
-    match before.from_event {
-        true => Candidate {
+    if before.from_event {
+        Candidate {
             timeline: before.timeline,
             traceparent: before.traceparent,
             from_event: true,
             changed,
             ..after
-        },
-        false => Candidate { changed, ..after },
+        }
+    } else {
+        Candidate { changed, ..after }
     }
 }
 

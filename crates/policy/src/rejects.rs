@@ -87,13 +87,13 @@ impl Rejects {
             original: rejected.original,
         };
         let stored = retry("reject", Policy::FOREVER, &self.shutdown, || async {
-            self.bus
-                .reject(reject.clone())
-                .await
-                .map_err(|error| match error.is_transient() {
-                    true => Attempt::Again(error),
-                    false => Attempt::GiveUp(error),
-                })
+            self.bus.reject(reject.clone()).await.map_err(|error| {
+                if error.is_transient() {
+                    Attempt::Again(error)
+                } else {
+                    Attempt::GiveUp(error)
+                }
+            })
         })
         .await;
         match stored {

@@ -241,7 +241,7 @@ impl Store {
 
     /// Reads everything.
     pub(crate) async fn load(&self) -> Result<Contents, Error> {
-        self.run(|engine| engine.load()).await
+        self.run(sqlite::Engine::load).await
     }
 
     /// Creates the policy or replaces its content; the same content again writes nothing.

@@ -29,8 +29,8 @@ const PAGE_TWINS: i32 = 100;
 /// Before twins that twin-store failed on are tried again, all over: rarely, since it means a full
 /// sweep and usually somebody has to mend something first.
 const UNFINISHED: Policy = Policy {
-    first: Duration::from_secs(60),
-    cap: Duration::from_secs(3600),
+    first: Duration::from_mins(1),
+    cap: Duration::from_hours(1),
     budget: None,
 };
 
@@ -214,9 +214,10 @@ impl Sweeper {
                     traceparent: None,
                     original: prost::Message::encode_to_vec(&twin).into(),
                 };
-                return match self.rejects.put(rejected).await {
-                    true => Effect::Rejected,
-                    false => Effect::Stopped,
+                return if self.rejects.put(rejected).await {
+                    Effect::Rejected
+                } else {
+                    Effect::Stopped
                 };
             }
         };

@@ -255,9 +255,10 @@ impl Writer {
             traceparent: trace::current_traceparent(),
             original: Bytes::new(),
         };
-        match self.rejects.put(rejected).await {
-            true => Effect::Rejected,
-            false => Effect::Stopped,
+        if self.rejects.put(rejected).await {
+            Effect::Rejected
+        } else {
+            Effect::Stopped
         }
     }
 }

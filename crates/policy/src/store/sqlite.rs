@@ -106,36 +106,32 @@ impl Engine {
             Some(row) => number("a revision", row.revision)? + 1,
             None => 1,
         };
-        let stored = match (alive, &old_spec) {
-            (Some(row), Some(old)) => {
-                let old_policy = row.clone().into_policy()?;
-                let same_effect = is_same_but_for_words(old, policy.spec());
-                StoredPolicy {
-                    policy,
-                    revision,
-                    effective_revision: match same_effect {
-                        true => old_policy.effective_revision,
-                        false => revision,
-                    },
-                    sweep: match same_effect {
-                        true => old_policy.sweep,
-                        false => raise_sweep(&transaction)?,
-                    },
-                    updated_at: at,
-                    ..old_policy
-                }
+        let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {
+            let old_policy = row.clone().into_policy()?;
+            let same_effect = is_same_but_for_words(old, policy.spec());
+            let (effective_revision, sweep) = if same_effect {
+                (old_policy.effective_revision, old_policy.sweep)
+            } else {
+                (revision, raise_sweep(&transaction)?)
+            };
+            StoredPolicy {
+                policy,
+                revision,
+                effective_revision,
+                sweep,
+                updated_at: at,
+                ..old_policy
             }
-            _ => {
-                check_room(&transaction)?;
-                StoredPolicy {
-                    policy,
-                    revision,
-                    effective_revision: revision,
-                    created_order: next_created_order(&transaction)?,
-                    sweep: raise_sweep(&transaction)?,
-                    created_at: at,
-                    updated_at: at,
-                }
+        } else {
+            check_room(&transaction)?;
+            StoredPolicy {
+                policy,
+                revision,
+                effective_revision: revision,
+                created_order: next_created_order(&transaction)?,
+                sweep: raise_sweep(&transaction)?,
+                created_at: at,
+                updated_at: at,
             }
         };
         write_policy(&transaction, &stored)?;

@@ -3,7 +3,8 @@
 //! Each test has its own server, its own folder and its own ports, and waits for conditions.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a test owns its tasks and may read the clock"
+    clippy::unwrap_used,
+    reason = "a test owns its tasks, may read the clock, and ends with a panic when it cannot go on"
 )]
 
 mod api;
