@@ -1,0 +1,215 @@
+//! A service of a few lines: welcomes, records, acknowledges, and pushes what a test wants.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use service_kit::shutdown::ShutdownToken;
+use tempfile::TempDir;
+use testkit::{Process, ProcessBuilder};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+use wire::agent::v1::agent_service_server::{AgentService, AgentServiceServer};
+use wire::agent::v1::open_session_request::Message as FromAgent;
+use wire::agent::v1::open_session_response::Message as ToAgent;
+use wire::agent::v1::{
+    DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, OpenSessionRequest,
+    OpenSessionResponse, ReportedPatched, Welcome,
+};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) const CONNECTION_STRING: &str = "HostName=hub.example;DeviceId=d1;ModuleId=DefenderIotMicroAgent;SharedAccessKey=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// What the door was told, in order, over all sessions.
+#[derive(Clone, Default)]
+pub(crate) struct Record(Arc<Mutex<Vec<FromAgent>>>);
+
+impl Record {
+    pub(crate) fn messages(&self) -> Vec<FromAgent> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn batches(&self) -> Vec<EventBatch> {
+        let batch = |message| match message {
+            FromAgent::Events(batch) => Some(batch),
+            _ => None,
+        };
+        self.messages().into_iter().filter_map(batch).collect()
+    }
+
+    /// Waits until the messages so far satisfy a condition.
+    pub(crate) async fn wait<T>(&self, what: &str, look: impl Fn(&[FromAgent]) -> Option<T>) -> T {
+        testkit::wait_for(what, DEADLINE, async || look(&self.messages())).await
+    }
+}
+
+/// The door's servant.
+struct Servant {
+    record: Record,
+    pushes: broadcast::Sender<DesiredConfiguration>,
+    stop: ShutdownToken,
+}
+
+/// A door that stands open until it is dropped.
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    pushes: broadcast::Sender<DesiredConfiguration>,
+    stop: ShutdownToken,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.trigger();
+    }
+}
+
+impl Door {
+    /// Opens a door; port 0 for any.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test's own server, dropped with the test"
+    )]
+    pub(crate) async fn open(port: u16, record: Record) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (pushes, _) = broadcast::channel(8);
+        let stop = ShutdownToken::new();
+        let servant = Servant {
+            record,
+            pushes: pushes.clone(),
+            stop: stop.clone(),
+        };
+        let server = Server::builder()
+            .add_service(AgentServiceServer::new(servant))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.triggered_owned());
+        tokio::spawn(async move { server.await.unwrap() });
+        Self {
+            address,
+            pushes,
+            stop,
+        }
+    }
+
+    pub(crate) fn push(&self, version: u64, document: &serde_json::Value) {
+        let desired = DesiredConfiguration {
+            version,
+            document_json: document.to_string(),
+            trace_parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
+        };
+        self.pushes.send(desired).expect("an open session");
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Servant {
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollResponse>, Status> {
+        if request.get_ref().token != "good" {
+            return Err(Status::unauthenticated("the token is unknown"));
+        }
+        Ok(Response::new(EnrollResponse {
+            connection_string: CONNECTION_STRING.to_owned(),
+        }))
+    }
+
+    type OpenSessionStream =
+        Pin<Box<dyn Stream<Item = Result<OpenSessionResponse, Status>> + Send>>;
+
+    #[expect(clippy::disallowed_methods, reason = "ends with its session")]
+    async fn open_session(
+        &self,
+        request: Request<Streaming<OpenSessionRequest>>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let authorization = request.metadata().get("authorization").cloned();
+        if !authorization.is_some_and(|value| {
+            value
+                .to_str()
+                .is_ok_and(|text| text.starts_with("SharedAccessSignature sr="))
+        }) {
+            return Err(Status::unauthenticated("no token"));
+        }
+        let mut requests = request.into_inner();
+        let (answers, receiver) = mpsc::channel(64);
+        let mut pushes = self.pushes.subscribe();
+        let record = self.record.clone();
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            loop {
+                let answer = tokio::select! {
+                    message = requests.message() => match message {
+                        Ok(Some(OpenSessionRequest { message: Some(message) })) => {
+                            let answer = answer(&message);
+                            record.0.lock().unwrap().push(message);
+                            answer
+                        }
+                        _ => return,
+                    },
+                    () = stop.triggered() => return,
+                    Ok(desired) = pushes.recv() => Some(ToAgent::Desired(desired)),
+                };
+                if let Some(message) = answer {
+                    let response = OpenSessionResponse {
+                        message: Some(message),
+                    };
+                    if answers.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn answer(message: &FromAgent) -> Option<ToAgent> {
+    match message {
+        FromAgent::Hello(_) => Some(ToAgent::Welcome(Welcome {
+            device_id: "d1".to_owned(),
+            module_id: "DefenderIotMicroAgent".to_owned(),
+            ..Welcome::default()
+        })),
+        FromAgent::Events(batch) => Some(ToAgent::EventsAck(EventsAck {
+            lane: batch.lane,
+            epoch: batch.epoch.clone(),
+            through_sequence: batch.events.last().map_or(0, |event| event.sequence),
+            rejected: Vec::new(),
+        })),
+        FromAgent::PatchReported(patch) => Some(ToAgent::ReportedPatched(ReportedPatched {
+            request_id: patch.request_id.clone(),
+            version: 1,
+        })),
+        FromAgent::AcknowledgeDesired(_) | FromAgent::GetTwin(_) => None,
+    }
+}
+
+/// An agent on a data directory, and a machine of its own whose files the test writes.
+pub(crate) struct Agent {
+    pub(crate) process: Process,
+}
+
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+impl Agent {
+    pub(crate) fn start(data_dir: &TempDir, door: SocketAddr, more: &[&str]) -> Self {
+        let process = ProcessBuilder::new("twinward-agent", env!("CARGO_BIN_EXE_twinward-agent"))
+            .args(["run", "--data-dir"])
+            .arg(data_dir.path())
+            .args(["--server", &format!("http://{door}")])
+            .args(["--log-filter", "info,agent=debug"])
+            .args(more.iter().copied())
+            // What this machine does not offer (rights, login records) is said, not failed.
+            .allow("no session with the service")
+            .spawn();
+        Self { process }
+    }
+}

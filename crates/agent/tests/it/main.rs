@@ -1,0 +1,6 @@
+//! The agent's binary against a door that records what it is told. That the real door understands
+//! the agent is the business of the system tests; here it is about the agent's own promises.
+
+mod door;
+mod offline;
+mod session;
