@@ -105,11 +105,12 @@ fn candidate(change: TwinChange, source: String) -> Option<(String, Candidate)> 
             .map(|code| Change::try_from(*code).unwrap_or_default()),
     );
     let twin = change.twin?;
-    // The echo of what we wrote carries the timeline of the loop before; only a fold that was not
-    // answered yet starts a loop.
-    let event = change
-        .timeline
-        .filter(|times| times.fold_time.is_some() && times.commit_time.is_none());
+    // The echo of what we wrote carries the timeline of the loop before; only the fold of an
+    // observation that was not answered yet starts a loop. (A session's beginning is folded, too,
+    // but nobody observed anything: it must not hide the event that comes right behind it.)
+    let event = change.timeline.filter(|times| {
+        times.observe_time.is_some() && times.fold_time.is_some() && times.commit_time.is_none()
+    });
     let candidate = Candidate {
         changed,
         timeline: event.unwrap_or_default(),

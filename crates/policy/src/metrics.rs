@@ -5,7 +5,7 @@ use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Sc
 /// What came of the evaluation of a twin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResultLabel {
-    /// `skipped`, `held`, `changed`, `gone`, `rejected`, `unfinished`.
+    /// `skipped` (no policy looks at what changed), or how [`crate::writer::Effect`] prints.
     pub result: &'static str,
 }
 

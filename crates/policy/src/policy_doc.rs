@@ -9,6 +9,10 @@ use std::fmt;
 use twin::query::Root;
 use twin::{Condition, Map, Violations};
 
+mod problem;
+
+pub use problem::{Field, Problem, Problems};
+
 /// Characters of a policy's id: it stands in every leaf's metadata as `policy:<id>@<revision>`.
 pub const ID_CHARS_MAX: usize = 128;
 
@@ -112,106 +116,6 @@ pub struct PolicySpec {
     pub settings: Map,
 }
 
-/// A part of a policy that can be wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Field {
-    /// [`PolicySpec::id`].
-    Id,
-    /// [`PolicySpec::description`].
-    Description,
-    /// [`PolicySpec::scope`].
-    Scope,
-    /// [`PolicySpec::target`].
-    Target,
-    /// [`PolicySpec::when`].
-    When,
-    /// [`PolicySpec::settings`].
-    Settings,
-}
-
-impl Field {
-    /// The key in a policy file.
-    pub fn file_key(self) -> &'static str {
-        match self {
-            Field::Id => "name",
-            Field::Description => "description",
-            Field::Scope => "scope",
-            Field::Target => "target",
-            Field::When => "when",
-            Field::Settings => "settings",
-        }
-    }
-
-    /// The field in the gRPC contract.
-    pub fn wire_field(self) -> &'static str {
-        match self {
-            Field::Id => "policy_id",
-            Field::Description => "description",
-            Field::Scope => "scope",
-            Field::Target => "target",
-            Field::When => "when",
-            Field::Settings => "settings_json",
-        }
-    }
-}
-
-/// One thing that is wrong with a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Which part.
-    pub field: Field,
-    /// Where inside it, for instance `line 1, column 7` of a condition or the path of a setting.
-    pub position: Option<String>,
-    /// What was found and what is allowed.
-    pub message: String,
-}
-
-impl Problem {
-    /// A problem of a whole field.
-    pub fn new(field: Field, message: impl Into<String>) -> Problem {
-        Problem {
-            field,
-            position: None,
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.field.file_key())?;
-        if let Some(position) = &self.position {
-            write!(f, " ({position})")?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-/// Everything that is wrong with a policy. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
-
-impl Problems {
-    /// The problems, in the order of the fields.
-    pub fn list(&self) -> &[Problem] {
-        &self.0
-    }
-}
-
-impl std::error::Error for Problems {}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("; ")?;
-            }
-            problem.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
 /// A policy that can be evaluated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -253,8 +157,7 @@ impl Policy {
             }
         }
         let (Some(id), Some(target), true) = (id, target, found.problems.is_empty()) else {
-            found.problems.sort_by_key(|problem| problem.field);
-            return Err(Problems(found.problems));
+            return Err(Problems::new(found.problems));
         };
         Ok(Policy {
             id,

@@ -143,6 +143,7 @@ impl Sweeper {
         );
         let wanted = self.policies.wanted();
         let mut counts = SweepCounts::default();
+        let mut unfinished = 0_u64;
         let mut request = ListTwinsRequest {
             page_size: PAGE_TWINS,
             ..ListTwinsRequest::default()
@@ -174,9 +175,7 @@ impl Sweeper {
                     Effect::Rejected => counts.failed += 1,
                     Effect::Unfinished => {
                         counts.failed += 1;
-                        if let Err(error) = self.policies.twins_unfinished().await {
-                            warn!(error = chain(&error), "cannot note an unfinished twin");
-                        }
+                        unfinished += 1;
                     }
                 }
                 counts.evaluated += 1;
@@ -186,9 +185,23 @@ impl Sweeper {
                 .set(i64::try_from(counts.evaluated).unwrap_or(i64::MAX));
             self.progress.running(sweep, counts);
             if page.next_page_token.is_empty() {
+                if unfinished > 0 {
+                    self.again_later(unfinished).await;
+                }
                 return End::Complete(counts);
             }
             request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Wants another sweep, for twins that twin-store failed on.
+    async fn again_later(&self, twins: u64) {
+        warn!(
+            twins,
+            "twin-store failed on twins; all are evaluated again later"
+        );
+        if let Err(error) = self.policies.twins_unfinished().await {
+            warn!(error = chain(&error), "cannot note unfinished twins");
         }
     }
 

@@ -169,3 +169,13 @@ fn a_change_that_we_do_not_know_concerns_everybody() {
     let found = gathered(vec![vec![unknown]]);
     assert_eq!(found.candidates[0].changed, Interest::ALL);
 }
+
+#[test]
+fn the_beginning_of_a_session_does_not_hide_the_event_behind_it() {
+    let mut session = from_event(change("a", 1, &[Change::Posture]), 10);
+    session.timeline.as_mut().unwrap().observe_time = None;
+    let event = from_event(change("a", 2, &[Change::Posture]), 20);
+    let found = gathered(vec![vec![session], vec![event]]);
+    assert_eq!(found.candidates[0].timeline.fold_time.unwrap().seconds, 20);
+    assert_eq!(found.candidates[0].traceparent, "trace-2");
+}

@@ -5,9 +5,12 @@ use std::path::Path;
 
 use bus::Sequence;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::content;
+use super::row::{
+    PolicyRow, number, read_policy, select_policies, stored, write_policy, write_position,
+};
 use super::{
     Contents, Error, FILE_NAME, Outcome, POLICIES_MAX, StoredPolicy, SweepCounts, SweepNumber,
     SweepState, etag,
@@ -263,123 +266,6 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     transaction.commit().map_err(failed)
 }
 
-/// A row of `policies` with the content of its revision.
-#[derive(Clone)]
-struct PolicyRow {
-    policy_id: String,
-    revision: i64,
-    effective_revision: i64,
-    created_order: i64,
-    sweep: i64,
-    create_time: String,
-    update_time: String,
-    deleted: bool,
-    content: String,
-}
-
-fn select_policies(rest: &str) -> String {
-    format!(
-        "SELECT p.policy_id, p.revision, p.effective_revision, p.created_order, p.sweep,
-                p.create_time, p.update_time, p.deleted, r.content
-         FROM policies p JOIN revisions r USING (policy_id, revision) {rest}"
-    )
-}
-
-impl PolicyRow {
-    fn read(row: &Row<'_>) -> rusqlite::Result<PolicyRow> {
-        Ok(PolicyRow {
-            policy_id: row.get(0)?,
-            revision: row.get(1)?,
-            effective_revision: row.get(2)?,
-            created_order: row.get(3)?,
-            sweep: row.get(4)?,
-            create_time: row.get(5)?,
-            update_time: row.get(6)?,
-            deleted: row.get(7)?,
-            content: row.get(8)?,
-        })
-    }
-
-    fn into_policy(self) -> Result<StoredPolicy, Error> {
-        let spec = content::read(&self.policy_id, &self.content)?;
-        let policy = Policy::check(spec).map_err(|source| Error::Policy {
-            id: self.policy_id.clone(),
-            source,
-        })?;
-        Ok(StoredPolicy {
-            policy,
-            revision: number("a revision", self.revision)?,
-            effective_revision: number("a revision", self.effective_revision)?,
-            created_order: number("an order of creation", self.created_order)?,
-            sweep: SweepNumber::new(number("a sweep", self.sweep)?),
-            created_at: instant(&self.create_time)?,
-            updated_at: instant(&self.update_time)?,
-        })
-    }
-}
-
-fn read_policy(transaction: &Transaction<'_>, id: &PolicyId) -> Result<Option<PolicyRow>, Error> {
-    transaction
-        .query_row(
-            &select_policies("WHERE p.policy_id = ?1"),
-            [id.as_str()],
-            PolicyRow::read,
-        )
-        .optional()
-        .map_err(|source| Error::Engine {
-            action: "read a policy",
-            source,
-        })
-}
-
-fn write_policy(transaction: &Transaction<'_>, policy: &StoredPolicy) -> Result<(), Error> {
-    let failed = |source| Error::Engine {
-        action: "write a policy",
-        source,
-    };
-    let id = policy.policy.id().as_str();
-    let content = content::print(policy.policy.spec())?;
-    let (created_at, updated_at) = (policy.created_at.to_string(), policy.updated_at.to_string());
-    transaction
-        .execute(
-            "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4)",
-            params![id, stored(policy.revision), content, updated_at],
-        )
-        .map_err(failed)?;
-    transaction
-        .execute(
-            "INSERT OR REPLACE INTO policies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
-            params![
-                id,
-                stored(policy.revision),
-                stored(policy.effective_revision),
-                stored(policy.created_order),
-                stored(policy.sweep.get()),
-                created_at,
-                updated_at,
-            ],
-        )
-        .map_err(failed)?;
-    Ok(())
-}
-
-fn write_position(
-    transaction: &Transaction<'_>,
-    partition: u16,
-    sequence: Sequence,
-) -> Result<(), Error> {
-    transaction
-        .execute(
-            "INSERT OR REPLACE INTO positions VALUES (?1, ?2)",
-            params![partition, stored(sequence.get())],
-        )
-        .map(|_| ())
-        .map_err(|source| Error::Engine {
-            action: "write positions",
-            source,
-        })
-}
-
 fn check_room(transaction: &Transaction<'_>) -> Result<(), Error> {
     let count: i64 = transaction
         .query_row(
@@ -455,21 +341,4 @@ fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
         ..old.clone()
     };
     worded == *new
-}
-
-/// SQLite's integers are signed; our counters start at zero and cannot reach 2^63.
-fn stored(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn number(what: &str, stored: i64) -> Result<u64, Error> {
-    u64::try_from(stored).map_err(|_| Error::Damaged {
-        what: format!("{what} is {stored}"),
-    })
-}
-
-fn instant(text: &str) -> Result<Timestamp, Error> {
-    text.parse().map_err(|_| Error::Damaged {
-        what: format!("a time is {text:?}"),
-    })
 }

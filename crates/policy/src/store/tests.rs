@@ -1,4 +1,5 @@
 use serde_json::json;
+use service_kit::error::{Classified, Kind};
 use tempfile::TempDir;
 
 use super::*;
@@ -212,6 +213,24 @@ async fn an_older_sweep_does_not_undo_a_newer_one() {
         .unwrap();
     let sweep = fixture.sweep().await;
     assert_eq!((sweep.done.get(), sweep.counts), (4, counts));
+}
+
+#[tokio::test]
+async fn there_are_no_more_policies_than_twin_store_takes_for_one_twin() {
+    let fixture = Fixture::new().await;
+    for number in 0..POLICIES_MAX {
+        fixture
+            .apply(policy(&format!("p{number}"), "d", 1), 10)
+            .await;
+    }
+    let more = fixture
+        .store
+        .apply(policy("one-more", "d", 1), at(11), |_| {})
+        .await;
+    assert_eq!(more.unwrap_err().kind(), Kind::ResourceExhausted);
+    fixture.apply(policy("p7", "d", 2), 12).await;
+    fixture.delete("p7", None).await.unwrap();
+    fixture.apply(policy("one-more", "d", 1), 13).await;
 }
 
 #[tokio::test]

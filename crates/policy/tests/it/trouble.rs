@@ -164,6 +164,35 @@ async fn what_twin_store_refuses_fails_for_that_twin_alone() {
 }
 
 #[tokio::test]
+async fn a_broken_twin_does_not_stop_the_others_of_its_partition() {
+    let world = World::start().await;
+    world.apply(ALL).await;
+    world.wait_evaluated("p").await;
+    // Modules of one device share a partition.
+    let (broken, beside, behind) = (
+        "devices/d/modules/broken",
+        "devices/d/modules/beside",
+        "devices/d/modules/behind",
+    );
+    world.twins.break_twin(broken);
+    world.twins.create(broken, json!({}), json!({})).await;
+    world.twins.create(beside, json!({}), json!({})).await;
+    wait_for("the broken twin to be tried", SOON, async || {
+        (world.calls_for(broken) > 0).then_some(())
+    })
+    .await;
+    world.twins.create(behind, json!({}), json!({})).await;
+    world.wait_desired(beside, json!({"x": 1})).await;
+    world.wait_desired(behind, json!({"x": 1})).await;
+    let metrics = world.metrics().await;
+    assert!(
+        metrics.contains("evaluations_total{result=\"unfinished\"} 1"),
+        "{metrics}"
+    );
+    assert_eq!(world.twins.desired(broken), json!({}));
+}
+
+#[tokio::test]
 async fn poison_goes_to_rejects_and_the_partition_goes_on() {
     let world = World::start().await;
     world.apply(ALL).await;

@@ -49,6 +49,8 @@ struct State {
     /// Writes an operator's leaf before the next call, so that its version does not match.
     interfere: Vec<Value>,
     away: bool,
+    /// Calls for this twin fail.
+    broken: Option<String>,
     revision: u64,
 }
 
@@ -180,6 +182,10 @@ impl TwinStore {
         self.state().interfere.push(desired);
     }
 
+    pub(crate) fn break_twin(&self, name: &str) {
+        self.state().broken = Some(name.to_owned());
+    }
+
     pub(crate) fn set_away(&self, away: bool) {
         self.state().away = away;
     }
@@ -280,6 +286,9 @@ impl PolicyTwinService for TwinStore {
                 request: request.clone(),
                 traceparent,
             });
+            if state.broken.as_ref() == Some(&request.name) {
+                return Err(Status::data_loss("this twin cannot be read"));
+            }
             if let Some(status) = state.failures.pop_front() {
                 return Err(status);
             }

@@ -1,0 +1,100 @@
+//! Why the store did not do as asked, and what that means to a caller.
+
+use service_kit::error::{Classified, Kind};
+
+use super::POLICIES_MAX;
+use crate::policy_doc::{PolicyId, Problems};
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such policy.
+    #[error("there is no policy {id}")]
+    NotFound {
+        /// Which one.
+        id: PolicyId,
+    },
+    /// Somebody else changed the policy in between.
+    #[error("policy {id} changed in between: its etag is {found}, the request expects {expected}")]
+    Etag {
+        /// Which one.
+        id: PolicyId,
+        /// What it has.
+        found: String,
+        /// What the request names.
+        expected: String,
+    },
+    /// There are as many policies as there may be.
+    #[error("there are {POLICIES_MAX} policies, which is the most; delete one first")]
+    TooMany,
+    /// A stored policy cannot be used by this program. The service does not start without it: that
+    /// would take its settings out of the whole fleet.
+    #[error("the stored policy {id} cannot be used")]
+    Policy {
+        /// Which one.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: Problems,
+    },
+    /// A stored value is not what we write.
+    #[error("the policy store is damaged: {what}")]
+    Damaged {
+        /// Where and how.
+        what: String,
+    },
+    /// The store was made by a newer version of Twinward.
+    #[error("the policy store has schema {found}, this program knows {known}; use a newer program")]
+    Newer {
+        /// Of the store.
+        found: i64,
+        /// Of this program.
+        known: i64,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use the folder {path}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine failed.
+    #[error("the policy store cannot {action}")]
+    Engine {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The thread that did the work is gone.
+    #[error("the policy store was stopped in the middle of its work")]
+    Stopped,
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::NotFound { .. } => Kind::NotFound,
+            Error::Etag { .. } => Kind::Aborted,
+            Error::TooMany => Kind::ResourceExhausted,
+            Error::Stopped => Kind::Unavailable,
+            Error::Policy { .. } | Error::Damaged { .. } | Error::Newer { .. } => Kind::DataLoss,
+            Error::Folder { .. } | Error::Engine { .. } => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Error::NotFound { .. } => "POLICY_NOT_FOUND",
+            Error::Etag { .. } => "ETAG_MISMATCH",
+            Error::TooMany => "TOO_MANY_POLICIES",
+            Error::Stopped => "STOPPING",
+            Error::Policy { .. } | Error::Damaged { .. } => "STORE_DAMAGED",
+            Error::Newer { .. } => "STORE_NEWER",
+            Error::Folder { .. } | Error::Engine { .. } => "STORE_FAILED",
+        }
+    }
+}
