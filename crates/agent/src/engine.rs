@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posture::event::{AgentStatus, CollectorStatus};
-use posture::{AgentConfiguration, EventPayload, Lane, SecurityEvent};
+use posture::{AgentConfiguration, EventPayload, Lane, SecurityEvent, limits};
 use prost::Message;
 use service_kit::clock::SharedClock;
 use service_kit::error::chain;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::collectors::driver::{Report, Request};
 use crate::collectors::set::{Audience, CollectorSet};
-use crate::collectors::{Checkpoint, Health, Observation, Urgency};
+use crate::collectors::{Checkpoint, Health, Observation, Urgency, text};
 use crate::configuration::Store;
 use crate::files::{self, Readers};
 use crate::lane::PerLane;
@@ -41,6 +41,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A service that owes an acknowledgement for longer is not going to give it on this connection.
 const ACKNOWLEDGEMENT_OVERDUE: Duration = Duration::from_mins(1);
+
+/// How often the engine looks for events that waited too long; the limit is in minutes.
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 
 /// What this agent calls itself.
 pub(crate) const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -72,6 +75,8 @@ pub(crate) struct State {
     checkpoints: Vec<Checkpoint>,
     /// When each lane's interval comes.
     lane_at: PerLane<Option<Instant>>,
+    /// When to look next for events that waited too long.
+    expire_at: Option<Instant>,
     /// Since when the service owes an acknowledgement.
     owed_since: Option<Instant>,
 }
@@ -184,7 +189,11 @@ impl Engine {
         }
     }
 
-    fn note_health(&mut self, name: &'static str, health: Health) {
+    fn note_health(&mut self, name: &'static str, mut health: Health) {
+        // A reason may hold a path, and an event with a longer one would be rejected whole.
+        health.reason = health
+            .reason
+            .map(|reason| text::cut(reason, limits::REASON_BYTES_MAX));
         if self.state.healths.get(name) == Some(&health) {
             return;
         }
@@ -322,6 +331,9 @@ impl Engine {
     }
 
     fn on_housekeeping(&mut self) {
+        if !self.state.session.is_open() {
+            self.expire();
+        }
         if !self.state.session.awaits_acknowledgement() {
             self.state.owed_since = None;
             return;
@@ -330,6 +342,23 @@ impl Engine {
         if since.elapsed() > ACKNOWLEDGEMENT_OVERDUE {
             tracing::warn!("the service owes an acknowledgement for too long");
             self.reset_session();
+        }
+    }
+
+    /// `IothubModule_MessageTimeout`: what waits for longer without a service is given up, and counted.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        if self.state.expire_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.state.expire_at = Some(now + EXPIRE_EVERY);
+        let kept_for = self.state.configuration.message_timeout.0;
+        let Ok(before) = self.clock.now().checked_sub(kept_for) else {
+            return;
+        };
+        match block_in_place(|| self.spool.expire(before)) {
+            Ok(()) => self.commit_soon(),
+            Err(error) => tracing::error!(error = chain(&error), "cannot drop old events"),
         }
     }
 

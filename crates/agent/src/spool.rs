@@ -41,6 +41,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use posture::Lane;
 use uuid::Uuid;
 
@@ -231,6 +232,21 @@ impl Spool {
                 lane,
                 source,
             })
+    }
+
+    /// Drops, and counts, events that wait since before an instant. Whole segments at a time, so an
+    /// event may stay a little longer.
+    pub fn expire(&mut self, before: Timestamp) -> Result<(), Error> {
+        for lane in Lane::ALL {
+            self.lanes[lane]
+                .expire(before)
+                .map_err(|source| Error::Lane {
+                    action: "drop old events from",
+                    lane,
+                    source,
+                })?;
+        }
+        Ok(())
     }
 
     /// What a lane holds.

@@ -267,12 +267,13 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_source_that_stirs_is_looked_at_and_handed_out_when_asked() {
         let dir = tempfile::tempdir().unwrap();
-        let mut running = start(FileSystem::new(&FileSystemConfiguration {
+        let settings = FileSystemConfiguration {
             paths: vec![dir.path().to_str().unwrap().to_owned()],
             // Full with two, so that a stirred source hands out on its own.
             cache_size: 2,
             ..FileSystemConfiguration::default()
-        }));
+        };
+        let mut running = start(FileSystem::new(&settings, dir.path().join("own")));
         assert!(matches!(running.next().await, Some(Report::Health { .. })));
         fs::write(dir.path().join("a"), "text").unwrap();
         assert!(matches!(

@@ -26,6 +26,8 @@ const WATCHES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct FileSystem {
     depth: WatchDepth,
+    /// The agent's own directory. Each event is written there, so to watch it would never end.
+    own: PathBuf,
     inotify: Option<Inotify>,
     watched: HashMap<WatchDescriptor, PathBuf>,
     seen: Aggregate<(String, FileAction), (String, FileAction)>,
@@ -33,9 +35,10 @@ pub(crate) struct FileSystem {
 }
 
 impl FileSystem {
-    pub(crate) fn new(settings: &FileSystemConfiguration) -> Self {
+    pub(crate) fn new(settings: &FileSystemConfiguration, own: PathBuf) -> Self {
         let mut collector = Self {
             depth: settings.depth,
+            own,
             inotify: None,
             watched: HashMap::new(),
             seen: Aggregate::new(settings.cache_size),
@@ -63,6 +66,9 @@ impl FileSystem {
     fn watch(&mut self, path: &Path) {
         let mut waiting = vec![path.to_owned()];
         while let Some(path) = waiting.pop() {
+            if path.starts_with(&self.own) {
+                continue;
+            }
             if self.watched.len() >= WATCHES_MAX {
                 self.problem(format!(
                     "more than {WATCHES_MAX} directories; the rest is not watched"
@@ -132,6 +138,9 @@ impl FileSystem {
         let Some(action) = action(event.mask) else {
             return;
         };
+        if path.starts_with(&self.own) {
+            return;
+        }
         self.add(now, &path, action);
         let new_directory = event.mask.contains(EventMask::ISDIR)
             && event
@@ -262,11 +271,12 @@ mod tests {
     use crate::collectors::testing::at;
 
     fn watching(path: &Path, depth: WatchDepth) -> FileSystem {
-        FileSystem::new(&FileSystemConfiguration {
+        let settings = FileSystemConfiguration {
             depth,
             paths: vec![path.to_str().unwrap().to_owned()],
             ..FileSystemConfiguration::default()
-        })
+        };
+        FileSystem::new(&settings, path.join("own"))
     }
 
     fn seen(collector: &mut FileSystem, base: &Path) -> Vec<(FileAction, String, u32)> {
@@ -336,6 +346,15 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_own_directory_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("own")).unwrap();
+        let mut collector = watching(dir.path(), WatchDepth::Recursive);
+        fs::write(dir.path().join("own/spool"), "event").unwrap();
+        assert_eq!(seen(&mut collector, dir.path()), []);
+    }
+
+    #[test]
     fn a_single_depth_leaves_directories_below_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
@@ -346,7 +365,7 @@ mod tests {
 
     #[test]
     fn nothing_to_watch_and_what_cannot_be_watched_are_said() {
-        let nothing = FileSystem::new(&FileSystemConfiguration::default());
+        let nothing = FileSystem::new(&FileSystemConfiguration::default(), PathBuf::new());
         assert_eq!(nothing.health().state, CollectorState::Skipped);
         let missing = watching(Path::new("/nowhere/at/all"), WatchDepth::Recursive);
         assert_eq!(missing.health().state, CollectorState::Degraded);

@@ -235,7 +235,7 @@ impl Plan {
             },
             Self::LocalUsers(_) => Box::new(LocalUsers::new(machine)),
             Self::Heartbeat(_) => Box::new(Heartbeat),
-            Self::FileSystem(it) => Box::new(FileSystem::new(it)),
+            Self::FileSystem(it) => Box::new(FileSystem::new(it, surroundings.data_dir.clone())),
         }
     }
 }

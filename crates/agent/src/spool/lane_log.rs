@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::position::{self, Position};
@@ -220,6 +221,21 @@ impl LaneLog {
         self.position.floor = self.position.floor.max(sequence);
         self.position.dropped += 1;
         Ok(true)
+    }
+
+    /// Drops, and counts, the events of segments that were last written to before an instant.
+    pub(super) fn expire(&mut self, before: Timestamp) -> io::Result<()> {
+        let mut through = Sequence(0);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let written = fs::metadata(segment_path(&self.dir, segment.first))?.mtime();
+            if written >= before.as_second() {
+                break;
+            }
+            let following = self.segments.get(index + 1);
+            through = following.map_or(self.written, |next| Sequence(next.first.0 - 1));
+        }
+        while self.position.floor < through && self.drop_oldest()? {}
+        Ok(())
     }
 
     /// Moves the head over live records in files as long as they are wanted, and over everything

@@ -203,6 +203,34 @@ fn over_the_bound_the_oldest_of_the_lowest_lane_go_first_and_counts_survive() {
 }
 
 #[test]
+fn events_that_wait_too_long_go_by_whole_segments_and_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), options(100_000)).unwrap();
+    for _ in 0..9 {
+        spool.append(Lane::Low, &[1; 84]).unwrap();
+        spool.sync().unwrap();
+    }
+    // Three events of 100 bytes fill a segment of 256.
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000);
+    for path in &segments(dir.path(), Lane::Low)[..2] {
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+    }
+    spool
+        .expire(Timestamp::from_second(2_000).unwrap())
+        .unwrap();
+    spool.sync().unwrap();
+    let status = spool.status(Lane::Low);
+    assert_eq!((status.dropped_total, status.waiting_count), (6, 3));
+    assert_eq!(read_all(&mut spool, Lane::Low)[0].0, 7);
+    assert_eq!(segments(dir.path(), Lane::Low).len(), 1);
+}
+
+#[test]
 fn an_acknowledgement_beyond_what_was_made_durable_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(dir.path(), options(10_000)).unwrap();
@@ -307,7 +335,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever happens, the spool holds what a list would hold: nothing durable is lost, nothing
     /// is doubled, no sequence of a durable event is used twice, and the counts are exact.
