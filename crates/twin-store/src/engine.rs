@@ -445,3 +445,6 @@ fn fail(group: Vec<Work>, error: store::Error) -> store::Error {
     drop(group);
     error
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,5 +23,8 @@ pub mod record;
 pub mod secrets;
 pub mod store;
 
+#[cfg(test)]
+mod testing;
+
 pub use app::{Addresses, App};
 pub use config::Config;

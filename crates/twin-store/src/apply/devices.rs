@@ -294,3 +294,6 @@ fn check_etag(record: &Record, expected: Option<&str>) -> Result<(), Error> {
         Some(_) | None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,6 @@ pub fn fold_entries(overlay: &mut Overlay, entries: &[Entry], now: Timestamp) ->
     }
     folded
 }
+
+#[cfg(test)]
+mod tests;

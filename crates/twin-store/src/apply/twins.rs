@@ -151,3 +151,6 @@ fn set_twin(
         changes.push(ChangeKind::Desired);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,3 +215,6 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
 fn module_text(key: &IdentityKey) -> &str {
     key.module.as_ref().map_or("", ModuleId::as_str)
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,21 +106,25 @@ pub(super) fn list(
         .query(params![device, module])
         .map_err(engine(action))?;
     let mut page = Page::default();
-    let mut count = 0;
+    let (mut count, mut readable) = (0, true);
     while let Some(row) = rows.next().map_err(engine(action))? {
-        if count >= limit && page.next.is_some() {
+        if count >= limit && readable {
             return Ok(page);
         }
         count += 1;
         match read_key(row).map_err(engine(action))? {
             Ok(key) => {
+                readable = true;
                 page.next = Some(key.clone());
                 match row::decode(key, &read_row(row).map_err(engine(action))?) {
                     Ok(record) => page.records.push(record),
                     Err(damaged) => page.damaged.push(damaged),
                 }
             }
-            Err(damaged) => page.damaged.push(damaged),
+            Err(damaged) => {
+                readable = false;
+                page.damaged.push(damaged);
+            }
         }
     }
     page.next = None;

@@ -1,0 +1,116 @@
+use posture::event::{ListeningPort, ListeningPorts, Protocol};
+use posture::{EventPayload, SecurityEvent};
+
+use super::*;
+use crate::record::Damaged;
+use crate::store::Loaded;
+use crate::testing::{entry, heartbeats, key, now, overlay, record};
+
+fn ports(sequence: u64, port: u16) -> AgentBatch {
+    let port = ListeningPort {
+        protocol: Protocol::Tcp,
+        port,
+        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        pid: None,
+        executable: None,
+    };
+    let snapshot = ListeningPorts { ports: vec![port] };
+    let mut batch = heartbeats([]);
+    batch.events = vec![SecurityEvent {
+        sequence,
+        observed_at: now(),
+        payload: EventPayload::ListeningPorts(snapshot),
+    }];
+    batch
+}
+
+fn traced(mut entry: Entry, trace: &str) -> Entry {
+    entry.trace_parent = Some(trace.to_owned());
+    entry
+}
+
+#[test]
+fn entries_without_a_usable_twin_are_refused_and_do_not_stop_the_others() {
+    let damaged = Damaged {
+        key: "broken".to_owned(),
+        part: "row",
+        problem: "its checksum does not match".to_owned(),
+    };
+    let mut overlay = Overlay::new(vec![
+        Loaded::Whole(Box::new(record("d", "new"))),
+        Loaded::Damaged(key("broken"), damaged),
+    ]);
+    let entries = [
+        entry("gone", "g", 1, heartbeats([1])),
+        entry("d", "old", 1, heartbeats([1])),
+        entry("broken", "g", 1, heartbeats([1])),
+        entry("d", "new", 1, heartbeats([1, 2])),
+    ];
+    let folded = fold_entries(&mut overlay, &entries, now());
+    assert_eq!((folded.applied, folded.duplicates), (2, 0));
+    let refused: Vec<_> = folded.refused.iter().map(|(index, _)| *index).collect();
+    assert_eq!(refused, [0, 1, 2]);
+    assert!(folded.refused[1].1.contains("anew"), "{:?}", folded.refused);
+    let outcome = overlay.into_outcome();
+    assert_eq!(outcome.upserts.len(), 1);
+    assert!(outcome.deletes.is_empty());
+}
+
+#[test]
+fn an_event_has_effect_once_and_holes_are_counted() {
+    let mut overlay = overlay([record("d", "g")]);
+    let entries = [
+        entry("d", "g", 1, heartbeats([1, 2])),
+        entry("d", "g", 2, heartbeats([1, 2])),
+        entry("d", "g", 3, heartbeats([5])),
+    ];
+    let folded = fold_entries(&mut overlay, &entries, now());
+    assert_eq!(
+        (folded.applied, folded.duplicates, folded.missing),
+        (3, 2, 2)
+    );
+    let posture = &overlay.get(&key("d")).unwrap().posture;
+    assert_eq!((posture.event_count, posture.version), (3, 3));
+}
+
+#[test]
+fn a_change_carries_the_cause_that_tells_most_and_of_equals_the_first() {
+    let mut overlay = overlay([record("d", "g")]);
+    let entries = [
+        traced(entry("d", "g", 1, heartbeats([1])), "routine"),
+        traced(entry("d", "g", 1, ports(2, 8080)), "fact"),
+        traced(entry("d", "g", 1, heartbeats([3])), "later"),
+    ];
+    let mut other = entries[1].clone();
+    other.content = Content::Batch({
+        let mut batch = ports(4, 9090);
+        batch.events[0].observed_at += jiff::SignedDuration::from_secs(1);
+        batch
+    });
+    other.trace_parent = Some("second fact".to_owned());
+    let all: Vec<_> = entries.into_iter().chain([other]).collect();
+    let folded = fold_entries(&mut overlay, &all, now());
+    assert_eq!(folded.applied, 4);
+    let mut outcome = overlay.into_outcome();
+    let (_, touch) = outcome.upserts.pop().expect("a change");
+    assert_eq!(touch.cause.trace_parent.as_deref(), Some("fact"));
+    assert_eq!(touch.cause.timeline.folded_at, Some(now()));
+    assert_eq!(touch.cause.timeline.observed_at, Some(now()));
+}
+
+#[test]
+fn sessions_show_whether_the_agent_is_connected() {
+    use posture::fold::{SessionChange, SessionNotice};
+    let mut overlay = overlay([record("d", "g")]);
+    let mut notice = entry("d", "g", 1, heartbeats([]));
+    notice.content = Content::Session(SessionNotice {
+        session_id: "s1".to_owned(),
+        change: SessionChange::Connected,
+        agent_version: Some("1.2.3".to_owned()),
+        at: now(),
+    });
+    fold_entries(&mut overlay, &[notice], now());
+    let agent = &overlay.get(&key("d")).unwrap().posture.agent;
+    assert_eq!(agent.version.as_deref(), Some("1.2.3"));
+    assert!(agent.connected);
+}

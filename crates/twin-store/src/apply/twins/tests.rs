@@ -1,0 +1,238 @@
+use serde_json::json;
+
+use super::*;
+use crate::testing::{key, now, object, overlay, record};
+use posture::configuration::{AckOutcome, PushState};
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn cause() -> Cause {
+    Cause {
+        trace_parent: Some(TRACE.to_owned()),
+        timeline: Timeline {
+            observed_at: Some(now()),
+            ..Timeline::default()
+        },
+    }
+}
+
+fn operator() -> Writer {
+    Writer::Operator("alice".to_owned())
+}
+
+fn desired(overlay: &mut Overlay, document: serde_json::Value) -> Result<Record, Error> {
+    let write = TwinPatch {
+        desired: Some(object(document)),
+        tags: None,
+    };
+    patch(overlay, &key("d"), &write, operator(), None, now(), cause())
+}
+
+fn policy(id: &str, settings: serde_json::Value) -> PolicyWrite {
+    PolicyWrite {
+        policy: id.to_owned(),
+        revision: 3,
+        settings: object(settings),
+    }
+}
+
+fn changes(overlay: Overlay) -> Vec<ChangeKind> {
+    let mut outcome = overlay.into_outcome();
+    assert!(outcome.deletes.is_empty());
+    match outcome.upserts.pop() {
+        None => Vec::new(),
+        Some((_, touch)) => touch.changes.into_iter().collect(),
+    }
+}
+
+#[test]
+fn a_desired_patch_is_pending_with_its_cause() {
+    let mut overlay = overlay([record("d", "g")]);
+    let record = desired(&mut overlay, json!({"a": 1})).unwrap();
+    assert_eq!(record.twin.desired.document, r#"{"a":1}"#);
+    let configuration = &record.posture.configuration;
+    assert_eq!(configuration.state, PushState::Pending);
+    assert_eq!(configuration.desired_version, Some(2));
+    assert_eq!(configuration.trace_parent.as_deref(), Some(TRACE));
+    assert_eq!(configuration.timeline.observed_at, Some(now()));
+    assert_eq!(configuration.timeline.committed_at, Some(now()));
+    assert_eq!(changes(overlay), [ChangeKind::Desired]);
+}
+
+#[test]
+fn tags_do_not_concern_the_device() {
+    let mut overlay = overlay([record("d", "g")]);
+    let write = TwinPatch {
+        tags: Some(object(json!({"site": "x"}))),
+        desired: None,
+    };
+    let record = patch(
+        &mut overlay,
+        &key("d"),
+        &write,
+        operator(),
+        None,
+        now(),
+        cause(),
+    )
+    .unwrap();
+    assert_eq!(record.posture.configuration.desired_version, Some(1));
+    assert_eq!(changes(overlay), [ChangeKind::Tags]);
+}
+
+#[test]
+fn a_refused_patch_changes_nothing_and_says_every_path() {
+    let mut overlay = overlay([record("d", "g")]);
+    let before = overlay.get(&key("d")).unwrap().clone();
+    let refused = desired(&mut overlay, json!({"bad key.": 1, "$x": 2})).unwrap_err();
+    let Error::Twin {
+        source: twin::TwinError::Rules(rules),
+        ..
+    } = &refused
+    else {
+        panic!("{refused}")
+    };
+    assert_eq!(rules.list().len(), 2, "{rules}");
+    let write = TwinPatch {
+        tags: Some(object(json!({"a": 1}))),
+        desired: None,
+    };
+    let wrong = Some(Etag::from_counter(77));
+    let refused = patch(
+        &mut overlay,
+        &key("d"),
+        &write,
+        operator(),
+        wrong,
+        now(),
+        cause(),
+    );
+    assert!(matches!(
+        refused,
+        Err(Error::Twin {
+            source: twin::TwinError::EtagMismatch { .. },
+            ..
+        })
+    ));
+    let refused = patch(
+        &mut overlay,
+        &key("x"),
+        &write,
+        operator(),
+        None,
+        now(),
+        cause(),
+    );
+    assert!(matches!(refused, Err(Error::NotFound(_))));
+    assert_eq!(*overlay.get(&key("d")).unwrap(), before);
+    assert_eq!(changes(overlay), []);
+}
+
+#[test]
+fn a_reported_patch_answers_its_version_and_holds_its_condition() {
+    let mut overlay = overlay([record("d", "g")]);
+    let mut report = |expected: Option<u64>| {
+        let patch = object(json!({"battery": 80}));
+        let expected = expected.map(|version| Version::new(version).unwrap());
+        patch_reported(&mut overlay, &key("d"), &patch, expected, now(), cause())
+    };
+    assert_eq!(report(None).unwrap().get(), 2);
+    assert_eq!(report(Some(2)).unwrap().get(), 3);
+    assert!(matches!(
+        report(Some(2)),
+        Err(Error::Twin {
+            source: twin::TwinError::VersionMismatch { .. },
+            ..
+        })
+    ));
+    assert_eq!(changes(overlay), [ChangeKind::Reported]);
+}
+
+#[test]
+fn policies_that_hold_already_write_nothing_and_the_operators_leaf_stays() {
+    let mut overlay = overlay([record("d", "g")]);
+    desired(&mut overlay, json!({"mine": 1})).unwrap();
+    let wanted = [policy("p", json!({"mine": 2, "theirs": 5}))];
+    let mut apply = |writes: &[PolicyWrite]| {
+        apply_policies(&mut overlay, &key("d"), writes, None, now(), cause()).unwrap()
+    };
+    let first = apply(&wanted);
+    assert_eq!((first.changed, first.desired_version.get()), (true, 3));
+    assert_eq!(first.lost.len(), 1);
+    assert_eq!(
+        (first.lost[0].path.join("."), &first.lost[0].winner),
+        ("mine".into(), &operator())
+    );
+    let second = apply(&wanted);
+    assert_eq!((second.changed, second.desired_version.get()), (false, 3));
+    let gone = apply(&[]);
+    assert_eq!((gone.changed, gone.desired_version.get()), (true, 4));
+    let record = overlay.get(&key("d")).unwrap();
+    assert_eq!(record.twin.desired.document, r#"{"mine":1}"#);
+}
+
+#[test]
+fn policies_that_change_nothing_leave_no_touch() {
+    let mut overlay = overlay([record("d", "g")]);
+    let applied = apply_policies(&mut overlay, &key("d"), &[], None, now(), cause()).unwrap();
+    assert!(!applied.changed);
+    let stale = Some(Version::new(7).unwrap());
+    let writes = [policy("p", json!({"a": 1}))];
+    let refused = apply_policies(&mut overlay, &key("d"), &writes, stale, now(), cause());
+    assert!(matches!(refused, Err(Error::Twin { .. })), "{refused:?}");
+    assert_eq!(changes(overlay), []);
+}
+
+fn answer(version: u64, outcome: AckOutcome) -> Acknowledgement {
+    Acknowledgement {
+        version,
+        outcome,
+        at: now(),
+        pushed_at: Some(now()),
+        applied_at: Some(now()),
+    }
+}
+
+#[test]
+fn an_answer_moves_the_configuration_once_and_closes_the_loop() {
+    let mut overlay = overlay([record("d", "g")]);
+    desired(&mut overlay, json!({"a": 1})).unwrap();
+    let mut acknowledge = |answer| super::acknowledge(&mut overlay, &key("d"), &answer, cause());
+    let timeline = acknowledge(answer(2, AckOutcome::Applied))
+        .unwrap()
+        .expect("a change");
+    assert!(timeline.observed_at.is_some() && timeline.applied_at.is_some());
+    assert_eq!(
+        acknowledge(answer(2, AckOutcome::Applied)).unwrap(),
+        None,
+        "repeated"
+    );
+    assert_eq!(
+        acknowledge(answer(1, AckOutcome::Applied)).unwrap(),
+        None,
+        "outdated"
+    );
+    let never = acknowledge(answer(9, AckOutcome::Applied));
+    assert!(
+        matches!(never, Err(Error::NeverDesired { version: 9, .. })),
+        "{never:?}"
+    );
+    let configuration = &overlay.get(&key("d")).unwrap().posture.configuration;
+    assert_eq!(configuration.state, PushState::Applied);
+    assert_eq!(configuration.applied_version, Some(2));
+}
+
+#[test]
+fn a_rejection_keeps_its_reason_and_fields() {
+    let mut overlay = overlay([record("d", "g")]);
+    let outcome = AckOutcome::Rejected {
+        reason: "no such collector".to_owned(),
+        invalid_fields: vec!["a".to_owned()],
+    };
+    acknowledge(&mut overlay, &key("d"), &answer(1, outcome), cause()).unwrap();
+    let configuration = &overlay.get(&key("d")).unwrap().posture.configuration;
+    assert_eq!(configuration.state, PushState::Rejected);
+    assert_eq!(configuration.reason.as_deref(), Some("no such collector"));
+    assert_eq!(configuration.invalid_fields, ["a"]);
+    assert_eq!(changes(overlay), [ChangeKind::ConfigurationState]);
+}

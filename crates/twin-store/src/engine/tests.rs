@@ -1,0 +1,262 @@
+#![allow(clippy::disallowed_methods)] // a writer under test needs no supervisor
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use service_kit::clock::ManualClock;
+use service_kit::metrics::Registry;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::apply::{Cause, devices, twins};
+use crate::store::model::ModelStore;
+use crate::store::{EnrollmentToken, Selection};
+use crate::testing::{device, identity, key, now, object};
+
+mod sequences;
+
+/// An engine whose writer runs.
+pub(super) struct Running {
+    pub(super) engine: Engine,
+    pub(super) ends: Vec<OutboxEnd>,
+    writer: JoinHandle<Result<(), store::Error>>,
+}
+
+impl Running {
+    /// Takes the partitions of a store, as a start of the service does.
+    pub(super) async fn start(store: Arc<dyn Store>) -> Self {
+        let count = PartitionCount::new(4).unwrap();
+        let states = store.acquire(count).await.expect("taken");
+        let metrics = Metrics::new(&Registry::new().scope("test"));
+        let clock = ManualClock::at(now());
+        let (engine, writer, ends) = engine(store, clock, metrics, count, states);
+        Self {
+            engine,
+            ends,
+            writer: tokio::spawn(writer.run()),
+        }
+    }
+
+    /// Lets go of everything and waits for the writer's end.
+    pub(super) async fn stop(self) -> Result<(), store::Error> {
+        drop((self.engine, self.ends));
+        self.writer.await.expect("it does not panic")
+    }
+}
+
+fn create(engine: &Engine, id: &str) -> impl Future<Output = Result<Record, Error>> + use<> {
+    let (engine, id) = (engine.clone(), device(id));
+    async move {
+        engine
+            .decide(Selection::Family(id.clone()), move |overlay, now| {
+                let cause = Cause::default();
+                devices::create_device(overlay, &id, identity("g"), None, now, &cause)
+            })
+            .await
+    }
+}
+
+/// Lets every task get as far as it can.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_answered_before_the_commit_and_a_group_costs_one() {
+    let (store, gate) = ModelStore::gated();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let mut first = tokio::spawn(create(&running.engine, "first"));
+    settle().await;
+    let others: Vec<_> = (0..10)
+        .map(|number| tokio::spawn(create(&running.engine, &format!("d{number}"))))
+        .collect();
+    settle().await;
+    assert!(
+        (&mut first).now_or_never().is_none(),
+        "nothing is committed"
+    );
+    gate.add_permits(1);
+    first.await.unwrap().expect("committed");
+    settle().await;
+    assert!(others.iter().all(|other| !other.is_finished()));
+    gate.add_permits(1);
+    for other in others {
+        other.await.unwrap().expect("committed");
+    }
+    assert_eq!(store.commits(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_answers_nobody_with_success_and_ends_the_writer() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    create(&running.engine, "before").await.expect("committed");
+    store.break_down();
+    let (one, two) = tokio::join!(create(&running.engine, "a"), create(&running.engine, "b"));
+    assert!(matches!(one, Err(Error::Stopping)), "{one:?}");
+    assert!(matches!(two, Err(Error::Stopping)), "{two:?}");
+    let later = create(&running.engine, "c").await;
+    assert!(matches!(later, Err(Error::Stopping)), "{later:?}");
+    let ended = running.stop().await;
+    assert!(
+        matches!(ended, Err(store::Error::Engine { .. })),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_owner_that_lost_its_partitions_stops_at_its_next_write() {
+    let store = ModelStore::new();
+    let stale = Running::start(Arc::new(store.clone())).await;
+    let fresh = Running::start(Arc::new(store.clone())).await;
+    let refused = create(&stale.engine, "d").await;
+    assert!(matches!(refused, Err(Error::Stopping)), "{refused:?}");
+    let ended = stale.stop().await;
+    assert!(
+        matches!(ended, Err(store::Error::Fenced { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(store.get(key("d")).await.unwrap(), None);
+    create(&fresh.engine, "d").await.expect("the owner commits");
+}
+
+#[tokio::test]
+async fn a_refused_decision_writes_nothing() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    create(&running.engine, "d").await.expect("committed");
+    let refused = create(&running.engine, "d").await;
+    assert!(
+        matches!(refused, Err(Error::AlreadyExists(_))),
+        "{refused:?}"
+    );
+    assert_eq!(store.commits(), 1);
+}
+
+#[tokio::test]
+async fn a_position_moves_even_when_nothing_else_does() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let partition = running.engine.partition(&key("d"));
+    running
+        .engine
+        .fold(Vec::new(), (partition, 12), |_, _| ())
+        .await
+        .expect("committed");
+    running.stop().await.expect("a good end");
+    let states = store
+        .acquire(PartitionCount::new(4).unwrap())
+        .await
+        .unwrap();
+    let moved: Vec<_> = states.iter().filter(|state| state.position == 12).collect();
+    assert_eq!(moved.len(), 1);
+    assert_eq!(moved[0].partition, partition);
+}
+
+#[tokio::test]
+async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let token = EnrollmentToken {
+        hash: [1; 32],
+        device: None,
+        expires_at: now() + jiff::SignedDuration::from_hours(1),
+        uses_max: 1,
+    };
+    store.add_enrollment_token(token, now()).await.unwrap();
+    let ask = |id: &str| {
+        let (engine, device) = (running.engine.clone(), device(id));
+        let selections = [
+            Selection::Token([1; 32], device.clone()),
+            Selection::Family(device.clone()),
+        ];
+        let enrollment = devices::Enrollment {
+            token: [1; 32],
+            device,
+            nonce: "0123456789abcdef".to_owned(),
+            new_device: identity("d"),
+            new_module: identity("m"),
+        };
+        async move {
+            engine
+                .decide(selections, move |overlay, now| {
+                    devices::enroll(overlay, enrollment, now, &Cause::default())
+                })
+                .await
+        }
+    };
+    let answers = tokio::join!(ask("a"), ask("b"), ask("c"));
+    let answers = [answers.0, answers.1, answers.2, ask("d").await];
+    let let_in = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(let_in, 1);
+    for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert!(matches!(refused, Error::TokenRefused), "{refused}");
+    }
+    ask("a")
+        .await
+        .expect("a repeated call is answered the same");
+}
+
+#[tokio::test]
+async fn watchers_are_told_in_order_of_revision_and_after_the_commit() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let mut changes = running.engine.watch();
+    create(&running.engine, "d").await.expect("committed");
+    for number in 0..5 {
+        let patch = twin::TwinPatch {
+            tags: Some(object(serde_json::json!({ "n": number }))),
+            desired: None,
+        };
+        running
+            .engine
+            .decide(Selection::One(key("d")), move |overlay, now| {
+                let writer = twin::Writer::Operator("o".to_owned());
+                twins::patch(
+                    overlay,
+                    &key("d"),
+                    &patch,
+                    writer,
+                    None,
+                    now,
+                    Cause::default(),
+                )
+            })
+            .await
+            .expect("committed");
+    }
+    for revision in 1..=6 {
+        let told = changes.recv().await.expect("told");
+        assert_eq!(told.revision.get(), revision);
+        let record = told.record.as_ref().expect("it is there");
+        assert_eq!(record.revision.get(), revision);
+        assert!(store.get(key("d")).await.unwrap().unwrap().revision >= record.revision);
+    }
+}
+
+#[tokio::test]
+async fn at_the_end_the_outboxes_are_waited_for_and_relieved() {
+    let store = ModelStore::new();
+    let mut running = Running::start(Arc::new(store.clone())).await;
+    create(&running.engine, "d").await.expect("committed");
+    let partition = running.engine.partition(&key("d"));
+    drop(running.engine);
+    let position = running
+        .ends
+        .iter()
+        .position(|end| end.partition == partition);
+    let mut end = running.ends.remove(position.expect("there is one"));
+    end.log.changed().await.expect("the commit is told");
+    end.log.changed().await.expect_err("then the log ends");
+    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    end.published
+        .try_send((partition, waiting[0].revision))
+        .expect("the writer listens to the end");
+    drop((end, running.ends));
+    running.writer.await.unwrap().expect("a good end");
+    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
+    assert_eq!(waiting, []);
+}
