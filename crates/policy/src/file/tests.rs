@@ -134,3 +134,19 @@ fn all_or_nothing() {
         &["line 9, column 11: settings: sets nothing"],
     );
 }
+
+#[test]
+fn what_the_service_found_is_passed_over() {
+    let text = "kind: Policy\nname: a\ntarget: '*'\nsettings: {x: 1}\nstate: {revision: 3}\n";
+    assert_eq!(parse(text).unwrap()[0].id, "a");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_policy_or_a_list_of_problems(text in "(kind|name|target|settings|: |\\n|Policy|[*{}\\[\\]'\"&-]|---|  |\\PC){0,40}") {
+        match parse(&text) {
+            Ok(policies) => proptest::prop_assert!(!policies.is_empty()),
+            Err(problems) => proptest::prop_assert!(!problems.to_string().is_empty()),
+        }
+    }
+}
