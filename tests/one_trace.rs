@@ -113,17 +113,19 @@ async fn the_event_and_the_push_it_causes_are_one_trace_over_all_processes() {
         .to_owned();
     drop(open);
 
-    let services = ["ingestion", "policy", "twin-store", "twinward-agent"];
-    wait_for("spans of all processes under one trace", SOON, async || {
-        let traces = collector.0.lock().ok()?;
-        let spans = traces.iter().find(|(id, _)| hex(id) == trace_id)?.1;
-        let seen: BTreeSet<&str> = spans.iter().map(|(service, _)| service.as_str()).collect();
-        services
-            .iter()
-            .all(|service| seen.contains(service))
-            .then_some(())
-    })
-    .await;
+    let services = ["ingestion", "policy", "twin-store", "agent"];
+    let spans = || -> BTreeSet<(String, String)> {
+        let traces = collector.0.lock().expect("nobody panics with it");
+        let trace = traces.iter().find(|(id, _)| hex(id) == trace_id);
+        trace.map(|(_, spans)| spans.clone()).unwrap_or_default()
+    };
+    let complete = wait_for("spans of all processes under one trace", SOON * 2, async || {
+        let seen = spans();
+        services.iter().all(|service| seen.iter().any(|(name, _)| name == service)).then_some(())
+    });
+    if tokio::time::timeout(SOON, complete).await.is_err() {
+        panic!("the trace {trace_id} holds only {:#?}", spans());
+    }
     agent.stop().await;
     hub.stop().await;
     server.abort();
