@@ -8,6 +8,7 @@
 
 mod bench;
 mod demo;
+mod programs;
 mod step;
 mod test;
 mod tidy;
@@ -36,6 +37,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Measures on this machine.
     Bench(bench::Arguments),
+    /// Becomes a program that ends with its parent; for `demo` itself.
+    #[command(hide = true)]
+    Guard(demo::guard::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Guard(arguments) => demo::guard::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

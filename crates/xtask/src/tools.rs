@@ -92,7 +92,8 @@ pub(crate) fn ensure(tool: Tool) -> Result<PathBuf> {
     let home = workspace::tools().join(format!("{}-{}", tool.package(), pin.version));
     let program = home.join("bin").join(tool.program());
     if !program.is_file() {
-        println!(
+        // Not on standard output: a program may read that (`demo --once --json`).
+        eprintln!(
             "fetching {} {} into {}",
             tool.package(),
             pin.version,

@@ -31,3 +31,12 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
 }
+
+/// A path as people read it: from the checkout's root on, if it is in there.
+pub(crate) fn shown(path: &Path) -> String {
+    let root = root();
+    path.strip_prefix(&root)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
