@@ -33,7 +33,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// How to print: a table for people, or json or yaml for programs
+    /// How to print: table for people, json or yaml for programs
+    #[arg(hide_possible_values = true)]
     #[arg(
         short,
         long,

@@ -33,8 +33,17 @@ impl Failure {
     /// The answer of a service to what was tried.
     pub fn from_status(what: impl Into<String>, status: tonic::Status) -> Self {
         let remote = RemoteError::from(status);
-        let mut failure = Self::new(kind_of(remote.kind()), what).because(remote.to_string());
-        for violation in remote.violations() {
+        let violations = remote.violations();
+        // A message that goes on to list the violations would say them twice.
+        let message = remote.to_string();
+        let listed = violations.first().and_then(|first| {
+            message
+                .split_once(&format!(": {}: ", first.subject))
+                .map(|(before, _)| before)
+        });
+        let message = listed.unwrap_or(&message);
+        let mut failure = Self::new(kind_of(remote.kind()), what).because(message);
+        for violation in &violations {
             failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
         }
         if let Some(delay) = remote.retry_after() {
@@ -100,7 +109,7 @@ impl Failure {
             let _ = write!(text, ": {why}");
         }
         text.push('\n');
-        for line in &self.details {
+        for line in self.details.iter().flat_map(|detail| detail.lines()) {
             let _ = writeln!(text, "  {line}");
         }
         for line in &self.advice {
@@ -144,6 +153,21 @@ mod tests {
             "error: cannot patch devices/cam-1: the patch breaks 2 rules\n  \
              desired.a.b: is 12 levels deep; allowed are 10\n  \
              tags.$x: keys may not start with $\n"
+        );
+    }
+
+    #[test]
+    fn violations_that_the_message_repeats_are_said_once() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("ttl", "must be above zero");
+        let status = Status::with_error_details(
+            Code::InvalidArgument,
+            "the request is invalid: ttl: must be above zero",
+            details,
+        );
+        assert_eq!(
+            Failure::from_status("cannot create a token", status).render(),
+            "error: cannot create a token: the request is invalid\n  ttl: must be above zero\n"
         );
     }
 

@@ -161,7 +161,11 @@ fn json(data: &impl Serialize) -> Result<String, Failure> {
 }
 
 fn yaml(data: &impl Serialize) -> Result<String, Failure> {
-    let mut text = serde_saphyr::to_string(data).map_err(not_printable)?;
+    let options = serde_saphyr::ser_options! {
+        // A folded connection string is hard to copy.
+        prefer_block_scalars: false,
+    };
+    let mut text = serde_saphyr::to_string_with_options(data, options).map_err(not_printable)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use service_kit::secret::Secret;
 use service_kit::shutdown::{self, ShutdownToken};
-use service_kit::telemetry;
+use service_kit::telemetry::{self, TelemetryConfig};
 use service_kit::units::Duration;
 
 use crate::args::Global;
@@ -114,20 +114,27 @@ Examples:
   twinward up --data-dir /var/lib/twinward --ingestion-listen 0.0.0.0:8420 --host hub.example.net
   twinward up --any-port --env-file hub.env & until [ -e hub.env ]; do sleep 0.1; done; . ./hub.env";
 
+/// What is logged unless the configuration says otherwise. The first start makes dozens of streams;
+/// a person at a terminal need not read about each.
+const LOG_FILTER: &str = "info,bus::streams=warn";
+
 /// Runs everything until it is told to stop.
 pub(crate) async fn run(
     args: UpArgs,
     global: &Global,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    let telemetry_config = serve::telemetry_config(args.config.as_ref())?;
+    let mut telemetry_config = serve::telemetry_config(args.config.as_ref())?;
+    if telemetry_config.log_filter == TelemetryConfig::default().log_filter {
+        telemetry_config.log_filter = LOG_FILTER.to_owned();
+    }
     let data_dir = DataDir::claim(&connection::data_dir(global, environment)?)?;
     let env_files = EnvFiles::clear(&data_dir, global.env_file.as_deref())?;
     let telemetry = telemetry::init(&telemetry_config, "twinward").map_err(serve::cannot_log)?;
     let shutdown = ShutdownToken::new();
     shutdown::on_signals(&shutdown).map_err(serve::cannot_listen_to_signals)?;
 
-    let result = run_all(&args, &data_dir, &env_files, environment, &shutdown).await;
+    let result = run_all(&args, global, &data_dir, &env_files, environment, &shutdown).await;
     env_files.remove();
     telemetry.shutdown().await;
     result
@@ -135,6 +142,7 @@ pub(crate) async fn run(
 
 async fn run_all(
     args: &UpArgs,
+    global: &Global,
     data_dir: &DataDir,
     env_files: &EnvFiles,
     environment: &Environment,
@@ -145,7 +153,7 @@ async fn run_all(
         return Ok(());
     };
     let bus = bus?;
-    let plan = Plan::new(args, data_dir, &bus)?;
+    let plan = Plan::new(args, global, data_dir, &bus)?;
     let stop_bus = ShutdownToken::new();
     // Side by side on this one task, so that the server is always started by the main thread
     // (see `guard`), and watched from the first moment.

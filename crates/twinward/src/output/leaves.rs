@@ -22,14 +22,25 @@ pub(crate) fn leaves(document: &Value, metadata: &Value) -> Vec<Leaf> {
     found
 }
 
-/// Lists what differs between two documents: `path=value`, and `path removed`.
-pub(crate) fn differences(before: &Value, after: &Value) -> Vec<String> {
+/// Leaves that say nothing: numbers not counted yet, lists without items.
+pub(crate) fn is_blank(leaf: &Leaf) -> bool {
+    matches!(leaf.value.as_str(), "" | "0" | "[]" | "{}" | "null")
+}
+
+/// Lists what differs between two documents: `path=value by writer`, and `path removed`.
+pub(crate) fn differences(before: &Value, after: &Value, metadata: &Value) -> Vec<String> {
     let before = leaves(before, &Value::Null);
-    let after = leaves(after, &Value::Null);
+    let after = leaves(after, metadata);
+    let same = |one: &Leaf, other: &Leaf| one.path == other.path && one.value == other.value;
     let mut lines = Vec::new();
     for leaf in &after {
-        if !before.contains(leaf) {
-            lines.push(format!("{}={}", leaf.path, leaf.value));
+        if !before.iter().any(|old| same(old, leaf)) {
+            let by = if leaf.by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", leaf.by)
+            };
+            lines.push(format!("{}={}{by}", leaf.path, leaf.value));
         }
     }
     for leaf in &before {
@@ -114,10 +125,11 @@ mod tests {
     fn differences_name_what_changed_and_what_went() {
         let before = json!({"a": 1, "b": {"c": 2, "d": 3}});
         let after = json!({"a": 1, "b": {"c": 5}, "e": true});
+        let metadata = json!({"e": {"$lastUpdatedBy": "policy:p@1"}});
         assert_eq!(
-            differences(&before, &after),
-            ["b.c=5", "e=true", "b.d removed"]
+            differences(&before, &after, &metadata),
+            ["b.c=5", "e=true by policy:p@1", "b.d removed"]
         );
-        assert_eq!(differences(&after, &after), [""; 0]);
+        assert_eq!(differences(&after, &after, &metadata), [""; 0]);
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::data_dir::DataDir;
 use super::summary::Summary;
 use super::{Bus, EnvFiles, UpArgs};
+use crate::args::Global;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::service::{self, Addresses, Service};
@@ -29,6 +30,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Plan {
     config: Option<PathBuf>,
     data_dir: PathBuf,
+    data_dir_option: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
     token: Secret,
     nats_url: String,
     nats_token: Option<Secret>,
@@ -49,7 +52,12 @@ struct Listen {
 
 impl Plan {
     /// Puts together what options, data directory and bus say.
-    pub(super) fn new(args: &UpArgs, data_dir: &DataDir, bus: &Bus) -> Result<Self, Failure> {
+    pub(super) fn new(
+        args: &UpArgs,
+        global: &Global,
+        data_dir: &DataDir,
+        bus: &Bus,
+    ) -> Result<Self, Failure> {
         let any = args
             .any_port
             .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -60,6 +68,8 @@ impl Plan {
         Ok(Self {
             config: args.config.clone(),
             data_dir: data_dir.path().to_owned(),
+            data_dir_option: global.data_dir.clone(),
+            ca_file: global.ca_file.clone(),
             token: data_dir.secret("admin.token")?,
             nats_url: bus.url(),
             nats_token: bus.token().cloned(),
@@ -84,6 +94,12 @@ impl Plan {
         loader
     }
 
+    fn ca(&self) -> Option<String> {
+        self.ca_file
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+    }
+
     fn twin_store(&self) -> Result<twin_store::Config, Failure> {
         let mut loader = self
             .loader::<twin_store::App>()
@@ -103,6 +119,8 @@ impl Plan {
             .loader::<ingestion::App>()
             .set("twin_store_url", twin_store.url())
             .set("twin_store_token", self.token.expose());
+        // When twin-store has a certificate, who must be believed is what the operator named.
+        loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "listen", self.ingestion.grpc);
         loader = set(loader, "admin_listen", self.ingestion.admin);
         loader = set(loader, "public_host", self.host.as_ref());
@@ -116,6 +134,7 @@ impl Plan {
             .set("twin_store.url", twin_store.url())
             .set("twin_store.token", self.token.expose())
             .set("grpc.token", self.token.expose());
+        loader = set(loader, "twin_store.tls.ca_file", self.ca());
         loader = set(loader, "grpc.listen", self.policy.grpc);
         loader = set(loader, "admin.listen", self.policy.admin);
         load::<policy::App>(&loader)
@@ -279,6 +298,8 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         nats_about: plan.nats_about.clone(),
         admin_token: plan.token.clone(),
         data_dir: plan.data_dir.clone(),
+        data_dir_option: plan.data_dir_option.clone(),
+        ca_file: plan.ca_file.clone(),
     };
     Ok(Built {
         ingestion,

@@ -18,6 +18,9 @@ pub(super) struct Summary {
     pub(super) nats_about: String,
     pub(super) admin_token: Secret,
     pub(super) data_dir: PathBuf,
+    /// None when the other verbs find the data directory by themselves.
+    pub(super) data_dir_option: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 impl Summary {
@@ -27,7 +30,7 @@ impl Summary {
             (Some(token), Some((scheme, host))) => format!("{scheme}://{}@{host}", token.expose()),
             (Some(_), None) | (None, _) => self.nats_url.clone(),
         };
-        vec![
+        let mut variables = vec![
             (variable::HOST, self.host.clone()),
             (variable::AGENT_URL, self.ingestion.url()),
             (variable::TWIN_STORE_URL, self.twin_store.url()),
@@ -44,12 +47,20 @@ impl Summary {
             ),
             (variable::POLICY_METRICS_URL, self.policy.metrics_url()),
             (variable::DATA_DIR, self.data_dir.display().to_string()),
-        ]
+        ];
+        if let Some(path) = &self.ca_file {
+            variables.push((variable::CA_FILE, path.display().to_string()));
+        }
+        variables
     }
 
     /// What people read.
     pub(super) fn text(&self) -> String {
         let env_file = env_file::path_in(&self.data_dir);
+        let twinward = match &self.data_dir_option {
+            Some(path) => format!("twinward --data-dir {}", path.display()),
+            None => "twinward".to_owned(),
+        };
         format!(
             "\n\
              Twinward is up.\n\
@@ -64,9 +75,9 @@ impl Summary {
              \n\
              Next, in another terminal:\n\
              \n\
-             \x20 twinward status\n\
-             \x20 twinward device create my-first-device\n\
-             \x20 twinward twin watch\n\
+             \x20 {twinward} status\n\
+             \x20 {twinward} device create my-first-device\n\
+             \x20 {twinward} twin watch\n\
              \n\
              Ctrl-C stops everything.\n\n",
             self.ingestion.url(),

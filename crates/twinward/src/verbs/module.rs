@@ -13,7 +13,7 @@ use crate::identity_args::{DeviceArg, ModuleArg};
 use crate::output::Output;
 use crate::verbs::device::{self, Done};
 
-use view::{ModuleView, Modules};
+use view::{Created, ModuleView, Modules};
 
 /// What can be done with modules.
 #[derive(Debug, Subcommand)]
@@ -83,7 +83,11 @@ pub(crate) async fn run(
                 .await
                 .map_err(|status| connection.refused(&what, status))?
                 .into_inner();
-            show(module, connection, output)
+            let connection_string = credentials::module(&connection.host(), &module)?;
+            output.show(&Created(ModuleView {
+                module,
+                connection_string,
+            }))
         }
         ModuleCommand::List(args) => {
             let id = &args.device.device;
@@ -117,7 +121,11 @@ pub(crate) async fn run(
                 .await
                 .map_err(|status| connection.refused(&format!("cannot get module {key}"), status))?
                 .into_inner();
-            show(module, connection, output)
+            let connection_string = credentials::module(&connection.host(), &module)?;
+            output.show(&ModuleView {
+                module,
+                connection_string,
+            })
         }
         ModuleCommand::Delete(args) => {
             let key = args.module.key();
@@ -136,14 +144,6 @@ pub(crate) async fn run(
             })
         }
     }
-}
-
-fn show(module: api::Module, connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let connection_string = credentials::module(&connection.host(), &module)?;
-    output.show(&ModuleView {
-        module,
-        connection_string,
-    })
 }
 
 fn name(key: &IdentityKey) -> String {

@@ -73,10 +73,30 @@ pub(crate) async fn run(
         look(&policies, within),
         look_at_nats(connection.known(variable::NATS_URL), within),
     );
-    ingestion.part.detail(agents(&ingestion.metrics));
-    answers(&mut twin_store.part, count_devices(connection).await);
-    twin_store.part.detail(lag(&twin_store.metrics));
-    answers(&mut policies.part, count_policies(connection).await);
+    if let Some(sessions) = number(&ingestion.metrics, "twinward_ingestion_sessions") {
+        let text = view::plural(sessions, "agent connected", "agents connected");
+        ingestion.part.count("agentsConnected", sessions, text);
+    }
+    answers(
+        &mut twin_store.part,
+        "devices",
+        count_devices(connection).await,
+    );
+    if let Some(backlog) = number(
+        &twin_store.metrics,
+        "twinward_twin_store_telemetry_backlog_messages",
+    ) {
+        let text = match backlog {
+            0 => "no lag".to_owned(),
+            many => view::plural(many, "message behind", "messages behind"),
+        };
+        twin_store.part.count("backlogMessages", backlog, text);
+    }
+    answers(
+        &mut policies.part,
+        "policies",
+        count_policies(connection).await,
+    );
     let view = StatusView {
         parts: vec![ingestion.part, twin_store.part, policies.part, nats],
     };
@@ -146,11 +166,11 @@ async fn look_at_nats(url: Option<Setting>, within: Duration) -> Part {
 
 /// Takes an answer of the service's own API into account: a service that is healthy but refuses
 /// us (a wrong token) is not serving us.
-fn answers(part: &mut Part, answer: Result<String, Failure>) {
+fn answers(part: &mut Part, name: &'static str, answer: Result<(u64, String), Failure>) {
     match answer {
-        Ok(detail) => {
+        Ok((number, detail)) => {
             part.set_if_unknown(State::Serving);
-            part.detail(Some(detail));
+            part.count(name, number, detail);
         }
         Err(failure) => {
             part.set(if failure.kind() == Kind::Denied {
@@ -163,7 +183,7 @@ fn answers(part: &mut Part, answer: Result<String, Failure>) {
     }
 }
 
-async fn count_devices(connection: &Connection) -> Result<String, Failure> {
+async fn count_devices(connection: &Connection) -> Result<(u64, String), Failure> {
     let mut registry = connection.registry()?;
     let mut count = 0;
     let mut page_token = String::new();
@@ -177,17 +197,18 @@ async fn count_devices(connection: &Connection) -> Result<String, Failure> {
             .await
             .map_err(|status| connection.refused("cannot count devices", status))?
             .into_inner();
-        count += page.devices.len();
+        count += page.devices.len() as u64;
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(view::count(count, "device"));
+            return Ok((count, view::plural(count, "device", "devices")));
         }
     }
-    Ok(format!("more than {count} devices"))
+    Ok((count, format!("more than {count} devices")))
 }
 
-async fn count_policies(connection: &Connection) -> Result<String, Failure> {
+async fn count_policies(connection: &Connection) -> Result<(u64, String), Failure> {
     let policies = policy::all(connection).await?;
+    let count = policies.len() as u64;
     let evaluating = policies
         .iter()
         .filter(|policy| {
@@ -197,29 +218,16 @@ async fn count_policies(connection: &Connection) -> Result<String, Failure> {
                 .is_some_and(|state| !state.complete)
         })
         .count();
-    let mut text = match policies.len() {
-        1 => "1 policy".to_owned(),
-        many => format!("{many} policies"),
-    };
+    let mut text = view::plural(count, "policy", "policies");
     if evaluating > 0 {
         text.push_str(&format!(", {evaluating} still looking at all twins"));
     }
-    Ok(text)
+    Ok((count, text))
 }
 
-fn agents(metrics: &BTreeMap<String, f64>) -> Option<String> {
-    let sessions = metrics.get("twinward_ingestion_sessions")?;
-    Some(match sessions {
-        1.0 => "1 agent connected".to_owned(),
-        many => format!("{many} agents connected"),
-    })
-}
-
-fn lag(metrics: &BTreeMap<String, f64>) -> Option<String> {
-    let backlog = metrics.get("twinward_twin_store_telemetry_backlog_messages")?;
-    Some(if *backlog > 0.0 {
-        format!("{backlog} messages behind")
-    } else {
-        "no lag".to_owned()
-    })
+/// A metric that counts things. A gauge may be negative for a moment; that is none.
+fn number(metrics: &BTreeMap<String, f64>, name: &str) -> Option<u64> {
+    let value = metrics.get(name)?;
+    // By way of text: a float has no checked conversion, and a count prints as a whole number.
+    Some(format!("{:.0}", value.max(0.0)).parse().unwrap_or(0))
 }

@@ -61,6 +61,30 @@ impl View for ModuleView {
     }
 }
 
+/// A module that was just created.
+pub(super) struct Created(pub(super) ModuleView);
+
+impl View for Created {
+    fn data(&self) -> impl Serialize {
+        self.0.data()
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let module = &self.0.module;
+        let mut text = format!(
+            "created module {} of device {}\n\n",
+            module.module_id, module.device_id
+        );
+        text.push_str(&secret_line(
+            "connection string",
+            self.0.connection_string.as_deref(),
+        ));
+        text.push_str(&paper.dim("It holds a key: whoever has it can connect with it."));
+        text.push('\n');
+        text
+    }
+}
+
 /// The modules of a device.
 pub(super) struct Modules {
     pub(super) device: String,

@@ -244,11 +244,7 @@ impl View for Applied {
 
     fn text(&self, _paper: &Paper) -> String {
         if self.dry_run {
-            return format!(
-                "policy {} is good; it would be {}\n",
-                self.id,
-                self.outcome()
-            );
+            return format!("policy {} is good; nothing was written\n", self.id);
         }
         let revision = match self.revision() {
             Some(revision) => format!(", revision {revision}"),

@@ -1,5 +1,7 @@
 //! What people and programs see of the state of everything.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::connection::Setting;
@@ -55,6 +57,9 @@ pub(super) struct Part {
     state: State,
     address: Option<String>,
     details: Vec<String>,
+    /// The same as numbers, for programs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Part {
@@ -66,16 +71,15 @@ impl Part {
             state: State::Unknown,
             address,
             details: Vec::new(),
+            counts: BTreeMap::new(),
         }
     }
 
     /// A part at an address that may be shown.
     pub(super) fn at(name: &'static str, address: String) -> Self {
         Self {
-            name,
-            state: State::Unknown,
             address: Some(address),
-            details: Vec::new(),
+            ..Self::new(name, None)
         }
     }
 
@@ -94,6 +98,12 @@ impl Part {
     /// Adds something worth knowing.
     pub(super) fn detail(&mut self, detail: Option<String>) {
         self.details.extend(detail);
+    }
+
+    /// Adds a number of things, for people and for programs.
+    pub(super) fn count(&mut self, name: &'static str, number: u64, detail: String) {
+        self.counts.insert(name, number);
+        self.details.push(detail);
     }
 
     /// Adds it unless something is said already: one reason for one trouble is enough.
@@ -132,11 +142,11 @@ impl Part {
 }
 
 /// Prints a number of things.
-pub(super) fn count(number: usize, thing: &str) -> String {
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
     if number == 1 {
-        format!("1 {thing}")
+        format!("1 {one}")
     } else {
-        format!("{number} {thing}s")
+        format!("{number} {many}")
     }
 }
 

@@ -8,7 +8,7 @@ use wire::twin::v1 as api;
 
 use crate::exit::Kind;
 use crate::failure::Failure;
-use crate::output::leaves::{Leaf, leaves};
+use crate::output::leaves::{Leaf, is_blank, leaves};
 use crate::output::{Paper, View, table, time};
 
 /// A twin whose documents have been read.
@@ -57,13 +57,42 @@ impl TwinView {
     }
 
     /// The documents by section, for comparing with an earlier state.
-    pub(super) fn sections(&self) -> [(&'static str, &Value); 4] {
+    pub(super) fn sections(&self) -> [Section<'_>; 4] {
+        const NONE: &Value = &Value::Null;
+        let section = |name, document, metadata| Section {
+            name,
+            document,
+            metadata,
+        };
         [
-            ("tags", &self.tags),
-            ("desired", &self.desired),
-            ("reported", &self.reported),
-            ("posture", &self.posture),
+            section("tags", &self.tags, NONE),
+            section("desired", &self.desired, &self.desired_metadata),
+            section("reported", &self.reported, NONE),
+            section("posture", &self.posture, NONE),
         ]
+    }
+
+    /// Whether the device has what it should have, in a few words.
+    fn configuration(&self) -> String {
+        let Some(state) = self.posture.get("configuration") else {
+            return String::new();
+        };
+        let text = |key: &str| state.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("state").is_empty() {
+            return String::new();
+        }
+        let number = |key: &str| state.get(key).and_then(Value::as_u64);
+        let mut words = text("state").to_owned();
+        if let Some(version) = number("desiredVersion") {
+            words.push_str(&format!(", desired version {version}"));
+        }
+        if let Some(version) = number("appliedVersion") {
+            words.push_str(&format!(", applied version {version}"));
+        }
+        if !text("reason").is_empty() {
+            words.push_str(&format!(": {}", text("reason")));
+        }
+        words
     }
 
     /// The twin as programs see it.
@@ -90,6 +119,14 @@ impl TwinView {
             posture_version: twin.posture_version,
         }
     }
+}
+
+/// A section of a twin, and who wrote its leaves.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'a> {
+    pub(super) name: &'static str,
+    pub(super) document: &'a Value,
+    pub(super) metadata: &'a Value,
 }
 
 /// A twin in IoT Hub's shape.
@@ -144,6 +181,7 @@ impl View for TwinView {
                 ("version", twin.version.to_string()),
                 ("etag", twin.etag.clone()),
                 ("updated", updated),
+                ("configuration", self.configuration()),
             ],
         ));
         add(&mut text, paper, "Tags", leaves(&self.tags, &Value::Null));
@@ -163,12 +201,17 @@ impl View for TwinView {
             0 => "Posture, no telemetry yet".to_owned(),
             version => format!("Posture, version {version}"),
         };
-        add(
-            &mut text,
-            paper,
-            &posture,
-            leaves(&self.posture, &Value::Null),
-        );
+        let (blank, telling): (Vec<_>, Vec<_>) = leaves(&self.posture, &Value::Null)
+            .into_iter()
+            .partition(is_blank);
+        add(&mut text, paper, &posture, telling);
+        if !blank.is_empty() {
+            let note = format!(
+                "{} more that are zero or empty; -o json has them",
+                blank.len()
+            );
+            text.push_str(&format!("  {}\n", paper.dim(&note)));
+        }
         text
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
+use service_kit::clock::{Clock as _, SystemClock};
 use twin::IdentityKey;
 use wire::twin::v1 as api;
 
@@ -112,7 +113,10 @@ impl Seen {
             }
             Some(api::watch_twins_response::Event::DeletedName(name)) => {
                 self.0.remove(&name);
-                Ok(Some(Line::Deleted { name }))
+                Ok(Some(Line::Deleted {
+                    name,
+                    at: clock_time(SystemClock.now()),
+                }))
             }
             Some(api::watch_twins_response::Event::SnapshotComplete(snapshot)) => {
                 output.note(&format!(
@@ -135,20 +139,37 @@ impl Seen {
         let now = twin.sections();
         let mut what = Vec::new();
         if let Some(before) = self.0.get(twin.name()).filter(|_| changed) {
-            for ((section, after), before) in now.iter().zip(before) {
-                what.extend(
-                    differences(before, after)
-                        .into_iter()
-                        .map(|text| format!("{section}.{text}")),
-                );
+            for (section, before) in now.iter().zip(before) {
+                let found = differences(before, section.document, section.metadata);
+                let named = found
+                    .into_iter()
+                    .map(|text| format!("{}.{text}", section.name));
+                what.extend(named.filter(|text| !is_bookkeeping(text)));
             }
         }
         if self.0.len() < REMEMBERED_MAX || self.0.contains_key(twin.name()) {
-            let sections = now.map(|(_, document)| document.clone());
+            let sections = now.map(|section| section.document.clone());
             self.0.insert(twin.name().to_owned(), sections);
         }
         what
     }
+}
+
+/// What changes with every event or hop and would crowd out what a person looks for. Programs get
+/// it all.
+const BOOKKEEPING: [&str; 8] = [
+    "posture.configuration.at=",
+    "posture.configuration.timeline.",
+    "posture.configuration.traceParent",
+    "posture.delivery.",
+    "posture.eventCount=",
+    "posture.eventsByKind.",
+    "posture.agent.lastSeen",
+    "posture.version=",
+];
+
+fn is_bookkeeping(text: &str) -> bool {
+    BOOKKEEPING.iter().any(|start| text.starts_with(start))
 }
 
 fn change(change: api::Change) -> &'static str {
@@ -174,6 +195,7 @@ enum Line {
     },
     Deleted {
         name: String,
+        at: String,
     },
 }
 
@@ -211,7 +233,7 @@ impl View for Line {
                 trace_parent: Some(trace_parent.as_str()).filter(|text| !text.is_empty()),
                 twin: Some(twin.document()),
             },
-            Line::Deleted { name } => LineData {
+            Line::Deleted { name, .. } => LineData {
                 event: "deleted",
                 name: Some(name),
                 changes: &[],
@@ -246,7 +268,7 @@ impl View for Line {
                 what,
                 ..
             } => (twin.name(), changes.join("+"), shorten(what)),
-            Line::Deleted { name } => (name.as_str(), "deleted".to_owned(), String::new()),
+            Line::Deleted { name, .. } => (name.as_str(), "deleted".to_owned(), String::new()),
         };
         let short = name.replace("devices/", "").replace("/modules/", "/");
         let line = format!(
@@ -265,16 +287,26 @@ impl View for Line {
 }
 
 impl Line {
-    /// When it happened by the service's clock, to the millisecond: that is what a watch is for.
+    /// When it happened, to the millisecond: that is what a watch is for. By the service's clock,
+    /// or by ours for what no longer has a time.
     fn time(&self) -> String {
-        const NONE: &str = "            ";
         match self {
-            Line::Twin { twin, .. } => crate::output::time::precise(twin.twin().update_time)
-                .and_then(|at| Some(at.split_once('T')?.1.trim_end_matches('Z').to_owned()))
-                .unwrap_or_else(|| NONE.to_owned()),
-            Line::Deleted { .. } => NONE.to_owned(),
+            Line::Twin { twin, .. } => {
+                let at = wire::time::optional("update_time", twin.twin().update_time);
+                at.ok().flatten().map_or_else(|| "-".to_owned(), clock_time)
+            }
+            Line::Deleted { at, .. } => at.clone(),
         }
     }
+}
+
+/// The time of the day, in UTC.
+fn clock_time(at: jiff::Timestamp) -> String {
+    let text = format!("{at:.3}");
+    text.split_once('T')
+        .map_or(text.as_str(), |(_, time)| time)
+        .trim_end_matches('Z')
+        .to_owned()
 }
 
 fn shorten(what: &[String]) -> String {

@@ -72,6 +72,6 @@ fn applying_says_what_it_did() {
     );
     assert_eq!(
         applied(api::apply_policy_response::Outcome::Unchanged, true),
-        "policy p is good; it would be unchanged\n"
+        "policy p is good; nothing was written\n"
     );
 }

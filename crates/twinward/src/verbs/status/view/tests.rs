@@ -27,8 +27,8 @@ fn everything_serving_is_one_line_a_part() {
             Part::new("nats", None),
         ],
     };
-    view.parts[0].detail(Some("3 agents connected".to_owned()));
-    view.parts[1].detail(Some("14 devices".to_owned()));
+    view.parts[0].count("agentsConnected", 3, "3 agents connected".to_owned());
+    view.parts[1].count("devices", 14, "14 devices".to_owned());
     assert!(view.serving());
     insta::assert_snapshot!("serving", text(&view));
     insta::assert_snapshot!("serving_json", json(&view));

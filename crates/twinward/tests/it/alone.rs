@@ -1,0 +1,111 @@
+//! One service alone: its configuration, and what is said when that is wrong.
+
+use crate::support::{directory, stderr, stdout, verb};
+
+#[test]
+fn the_configuration_in_effect_is_printed_layer_by_layer_and_without_secrets() {
+    let dir = directory();
+    let file = dir.path().join("twinward.toml");
+    std::fs::write(
+        &file,
+        "[twin-store]\nlisten = \"127.0.0.1:1111\"\nadmin_listen = \"127.0.0.1:2222\"\n\
+         [telemetry]\nlog_format = \"json\"\n[policy]\nanything = 1\n",
+    )
+    .unwrap();
+    let secret = dir.path().join("token");
+    std::fs::write(&secret, "a-very-secret-token\n").unwrap();
+    let output = verb(dir.path())
+        .args([
+            "twin-store",
+            "--config",
+            file.to_str().unwrap(),
+            "--print-config",
+        ])
+        .args(["--set-file", &format!("token={}", secret.display())])
+        .env("TWINWARD_TWIN_STORE__ADMIN_LISTEN", "127.0.0.1:3333")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    for expected in [
+        "[twin-store]",
+        "127.0.0.1:1111",
+        "127.0.0.1:3333",
+        "[telemetry]",
+        "log_format = \"json\"",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(
+        !text.contains("2222") && !text.contains("very-secret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_service_prints_a_configuration_that_it_reads_back() {
+    let dir = directory();
+    for service in ["ingestion", "twin-store", "policy"] {
+        let printed = verb(dir.path())
+            .args([service, "--print-config"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            printed.status.code(),
+            Some(0),
+            "{service}: {}",
+            stderr(&printed)
+        );
+        // Secrets that are not set print as placeholders, which no one should copy.
+        let kept: String = stdout(&printed)
+            .lines()
+            .filter(|line| !line.contains("[redacted]"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let file = dir.path().join(format!("{service}.toml"));
+        std::fs::write(&file, kept).unwrap();
+        let again = verb(dir.path())
+            .args([
+                service,
+                "--print-config",
+                "--config",
+                file.to_str().unwrap(),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(
+            again.status.code(),
+            Some(0),
+            "{service}: {}",
+            stderr(&again)
+        );
+        assert_eq!(stdout(&again), stdout(&printed), "{service}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_configuration_is_said_at_once() {
+    let dir = directory();
+    let output = verb(dir.path())
+        .args([
+            "twin-store",
+            "--set",
+            "listen=nowhere",
+            "--set",
+            "partitions=1000",
+        ])
+        .env("TWINWARD_TWIN_STORE__LISTENN", "x")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let text = stderr(&output);
+    for expected in [
+        "listen",
+        "listenn",
+        "TWINWARD_TWIN_STORE__LISTENN",
+        "partitions",
+        "256",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}

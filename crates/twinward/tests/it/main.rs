@@ -1,0 +1,7 @@
+//! The program as a person or a service manager meets it: started, asked, signalled, killed.
+
+mod support;
+
+mod alone;
+mod ask;
+mod up;
