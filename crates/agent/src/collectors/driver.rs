@@ -102,9 +102,14 @@ impl Driver {
             block_in_place(|| match cause {
                 Cause::Stirred => self.collector.observe(now, &mut out),
                 Cause::Asked(Request::Snapshot, _) => self.collector.snapshot(now, &mut out),
-                Cause::Asked(Request::Flush, _)
-                | Cause::GatheredLongEnough
-                | Cause::NoLongerWanted => self.collector.flush(&mut out),
+                Cause::Asked(Request::Flush, _) => {
+                    // What the kernel holds for us was seen under the old configuration, too.
+                    self.collector.observe(now, &mut out);
+                    self.collector.flush(&mut out);
+                }
+                Cause::GatheredLongEnough | Cause::NoLongerWanted => {
+                    self.collector.flush(&mut out);
+                }
             });
             source.rest(self.clock.monotonic().duration_since(began));
             if !matches!(cause, Cause::Stirred) {

@@ -75,14 +75,11 @@ async fn an_open_port_is_told_at_once_and_a_configuration_is_flushed_applied_and
         })
         .await;
 
-    // A process that ended before the push is in the medium lane, which is not due for hours.
-    assert!(
-        std::process::Command::new("true")
-            .arg("flushed-first")
-            .status()
-            .unwrap()
-            .success()
-    );
+    // A process is in the medium lane, which is not due for hours; it runs when the agent looks at it.
+    let mut process = std::process::Command::new("sleep")
+        .arg("3603")
+        .spawn()
+        .unwrap();
     door.push(
         5,
         &json!({
@@ -105,8 +102,10 @@ async fn an_open_port_is_told_at_once_and_a_configuration_is_flushed_applied_and
         .await;
     assert_eq!(patch["latest_state"], "success");
     let before = record.messages()[..acknowledged_at].to_vec();
+    process.kill().unwrap();
+    process.wait().unwrap();
     let flushed = batches(&before).iter().flat_map(|batch| batch.events.clone()).any(|event| {
-        matches!(&event.payload, Some(Payload::Process(process)) if process.command_line.contains("flushed-first"))
+        matches!(&event.payload, Some(Payload::Process(process)) if process.command_line == "sleep 3603")
     });
     assert!(
         flushed,
