@@ -25,7 +25,7 @@ const OUTBOUND_MAX: usize = 64;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A session that lasted this long was a good one: the next failure starts the back-off anew.
-const GOOD_SESSION: Duration = Duration::from_secs(30);
+const GOOD_SESSION: Duration = Duration::from_secs(5);
 
 /// How long a token is good for. The session ends with it, so a new one is opened a bit earlier.
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);

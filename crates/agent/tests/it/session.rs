@@ -83,7 +83,7 @@ async fn an_open_port_is_told_at_once_and_a_configuration_is_flushed_applied_and
     door.push(
         5,
         &json!({
-            "CollectorsCore_PriorityIntervals": "0.05,0.1,0.2",
+            "CollectorsCore_PriorityIntervals": "0.05,0.05,0.05",
             "FileSystem_Paths": watched.path(),
         }),
     );
