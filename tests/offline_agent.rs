@@ -27,7 +27,8 @@ async fn what_does_not_fit_is_dropped_from_the_lowest_lane_and_counted() {
         .await;
     agent.process.allow("");
     let name = "devices/cam-1/modules/DefenderIotMicroAgent";
-    api.twin_until(name, "the agent to be enrolled", |_| true).await;
+    api.twin_until(name, "the agent to be enrolled", |_| true)
+        .await;
     let request = PatchTwinRequest {
         name: name.to_owned(),
         desired_patch_json: json!({

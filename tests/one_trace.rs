@@ -119,10 +119,17 @@ async fn the_event_and_the_push_it_causes_are_one_trace_over_all_processes() {
         let trace = traces.iter().find(|(id, _)| hex(id) == trace_id);
         trace.map(|(_, spans)| spans.clone()).unwrap_or_default()
     };
-    let complete = wait_for("spans of all processes under one trace", SOON * 2, async || {
-        let seen = spans();
-        services.iter().all(|service| seen.iter().any(|(name, _)| name == service)).then_some(())
-    });
+    let complete = wait_for(
+        "spans of all processes under one trace",
+        SOON * 2,
+        async || {
+            let seen = spans();
+            services
+                .iter()
+                .all(|service| seen.iter().any(|(name, _)| name == service))
+                .then_some(())
+        },
+    );
     if tokio::time::timeout(SOON, complete).await.is_err() {
         panic!("the trace {trace_id} holds only {:#?}", spans());
     }
