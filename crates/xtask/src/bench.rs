@@ -1,6 +1,27 @@
-//! `cargo xtask bench`: measurements on this machine.
+//! `cargo xtask bench`: measurements on this machine, each beside what the machine could do bare.
 
-use anyhow::{Result, bail};
+mod render;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::demo::guard;
+use crate::programs::{self, Profile};
+use crate::tools::{self, Tool};
+use render::Machine;
+
+/// `twinward up` allows itself two minutes.
+const UP_WITHIN: Duration = Duration::from_secs(130);
+/// It allows itself 20 s to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -11,11 +32,229 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Which {
-    /// Events per second and event-to-applied latency with simulated agents.
-    Loop,
+    /// Events per second and event-to-applied latency with simulated agents
+    Loop(LoopArguments),
 }
+
+/// Arguments of `bench loop`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct LoopArguments {
+    /// Simulated agents
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    agents: u32,
+    /// Agents among them that measure the loop
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    loop_agents: u32,
+    /// How long each of the two runs sends
+    #[arg(long, value_name = "S", default_value_t = 20)]
+    seconds: u64,
+    /// Events in a batch
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    batch: u32,
+    /// Prints one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+const HELP: &str = "\
+Builds with optimisation and starts `twinward up` in a temporary directory; its NATS server runs with
+`sync_interval: always`, and twin-store commits durably. Two runs follow on the same hub:
+
+  full speed  every agent sends as soon as its last batches are acknowledged; then the messages that
+              ingestion made of it are published to bare JetStream on the same server, first to one
+              stream, then to one per partition, with one message in flight per partition
+  half speed  half the events a second of the first run, and the loop's latency under that load
+
+Everything shares this machine's cores: agents, services, server.";
 
 /// Runs a benchmark.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    bail!("the benchmark {:?} is not built yet", arguments.which)
+    match &arguments.which {
+        Which::Loop(arguments) => bench_loop(arguments),
+    }
+}
+
+fn bench_loop(arguments: &LoopArguments) -> Result<()> {
+    let nats = tools::ensure(Tool::NatsServer)?;
+    let built = programs::build(Profile::Release, &["twinward", "loadgen"])?;
+    let directory = tempfile::Builder::new()
+        .prefix("twinward-bench-")
+        .tempdir()?;
+    let hub = Hub::start(&built.get("twinward")?, &nats, directory.path())?;
+    let loadgen = Loadgen {
+        program: built.get("twinward-loadgen")?,
+        env_file: hub.env_file.clone(),
+        arguments,
+    };
+    eprintln!(
+        "full speed, {} s and twice {} s bare",
+        arguments.seconds,
+        bare_seconds(arguments)
+    );
+    let bare = bare_seconds(arguments).to_string();
+    let full = loadgen.run(&["--rate", "0", "--bare-seconds", &bare])?;
+    let half = half_rate(&full)?;
+    eprintln!("half speed, {half} events/s, {} s", arguments.seconds);
+    let paced = loadgen.run(&["--rate", &half.to_string()])?;
+    hub.stop()?;
+
+    let machine = Machine::this();
+    let command = format!(
+        "cargo xtask bench loop --agents {} --loop-agents {} --seconds {} --batch {}",
+        arguments.agents, arguments.loop_agents, arguments.seconds, arguments.batch
+    );
+    if arguments.json {
+        println!("{}", render::json(&machine, &command, &full, &paced));
+    } else {
+        print!("{}", render::text(&machine, &command, &full, &paced));
+    }
+    for (name, run) in [("full", &full), ("half", &paced)] {
+        ensure!(
+            run["good"] == true,
+            "events or pushes were lost at {name} speed: {run}"
+        );
+    }
+    Ok(())
+}
+
+/// Bare publishing is steady; it need not take as long.
+fn bare_seconds(arguments: &LoopArguments) -> u64 {
+    (arguments.seconds / 4).clamp(2, 10)
+}
+
+/// Half of what was acknowledged at full speed, in whole events a second.
+fn half_rate(full: &Value) -> Result<u64> {
+    let rate = full["events"]["perSecond"].as_f64();
+    let rate = rate.context("twinward-loadgen told no rate")? / 2.0;
+    // Through text, because there is no checked conversion from a float.
+    let whole: u64 = format!("{rate:.0}")
+        .parse()
+        .context("the rate is no number")?;
+    ensure!(whole > 0, "nothing was acknowledged at full speed");
+    Ok(whole)
+}
+
+/// The load generator, for one hub.
+struct Loadgen<'a> {
+    program: PathBuf,
+    env_file: PathBuf,
+    arguments: &'a LoopArguments,
+}
+
+impl Loadgen<'_> {
+    fn run(&self, more: &[&str]) -> Result<Value> {
+        let numbers = [
+            ("--agents", u64::from(self.arguments.agents)),
+            ("--loop-agents", u64::from(self.arguments.loop_agents)),
+            ("--seconds", self.arguments.seconds),
+            ("--batch", u64::from(self.arguments.batch)),
+        ];
+        let output = guard::command(&self.program)
+            .arg("--env-file")
+            .arg(&self.env_file)
+            .args(
+                numbers
+                    .iter()
+                    .flat_map(|(name, it)| [(*name).to_owned(), it.to_string()]),
+            )
+            .args(more)
+            .arg("--json")
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot start twinward-loadgen")?;
+        // It ends with an error too when it measured losses; what it found is shown then.
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("twinward-loadgen failed with {}", output.status))
+    }
+}
+
+/// A hub of the benchmark's own. Stopped when dropped, whatever happened.
+struct Hub {
+    process: Child,
+    env_file: PathBuf,
+}
+
+impl Hub {
+    fn start(program: &Path, nats: &Path, directory: &Path) -> Result<Self> {
+        let env_file = directory.join("hub.env");
+        let log = fs::File::create(directory.join("twinward.log"))?;
+        let process = guard::command(program)
+            .args(["up", "--any-port", "--data-dir"])
+            .arg(directory.join("hub"))
+            .arg("--env-file")
+            .arg(&env_file)
+            .arg("--nats-server")
+            .arg(nats)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start twinward")?;
+        let mut hub = Self { process, env_file };
+        let deadline = Instant::now() + UP_WITHIN;
+        while !hub.env_file.exists() {
+            if let Some(status) = hub.process.try_wait()? {
+                let log = fs::read_to_string(directory.join("twinward.log")).unwrap_or_default();
+                bail!("twinward has ended with {status}; it said:\n{log}");
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "twinward was not ready within {UP_WITHIN:?}"
+            );
+            std::thread::sleep(LOOK);
+        }
+        Ok(hub)
+    }
+
+    /// Stops it in good order; not ending is an error.
+    fn stop(mut self) -> Result<()> {
+        self.terminate();
+        let deadline = Instant::now() + STOPS_WITHIN;
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                ensure!(status.success(), "twinward ended with {status}");
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "twinward did not stop within {STOPS_WITHIN:?}"
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn terminate(&self) {
+        // It may have ended by itself; then there is nothing to do. It is not waited for yet, so
+        // the number is still its own.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if !matches!(self.process.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn half_of_the_rate_is_a_whole_number_of_events() {
+        assert_eq!(
+            half_rate(&json!({"events": {"perSecond": 1001.0}})).unwrap(),
+            500
+        );
+        assert!(half_rate(&json!({"events": {"perSecond": 0.0}})).is_err());
+        assert!(half_rate(&json!({})).is_err());
+    }
 }

@@ -148,6 +148,15 @@ impl<'a> Stage<'a> {
     fn attempt(&mut self) -> Result<Option<Round>> {
         let listener = open_port(self.twin().allowed.as_ref())?;
         let port = listener.local_addr()?.port();
+        let round = self.open_and_close(listener, port)?;
+        if round.is_none() {
+            // Gone by now; but the posture may not say so yet, and would take it for another's.
+            self.until(HOP_WITHIN, |twin| !twin.ports().contains(&port))?;
+        }
+        Ok(round)
+    }
+
+    fn open_and_close(&mut self, listener: TcpListener, port: u16) -> Result<Option<Round>> {
         self.screen.heading(&format!("The demo opens port {port}"));
         let Some(opened) = self.half(Want::Opened, port, now())? else {
             return Ok(None);

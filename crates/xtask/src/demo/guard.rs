@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 
 /// A command that starts a program so that it is told to end when this process dies. To be spawned
 /// by the main thread: the wish is bound to the thread that starts the child.
-pub(super) fn command(program: &std::path::Path) -> Command {
+pub(crate) fn command(program: &std::path::Path) -> Command {
     // Not `current_exe`: the file may have been replaced since we were started.
     let mut command = Command::new("/proc/self/exe");
     command

@@ -1,15 +1,22 @@
 //! Tells what changes on the twin, as it changes: listeners, settings, the hops of each push,
 //! collectors. Decides nothing.
 
+use std::collections::BTreeSet;
+
 use super::hops::Timeline;
 use super::screen::{Screen, time};
-use super::twin::{Push, Twin};
+use super::twin::{Listener, Push, Twin};
+
+/// Listeners that are named at once; a machine that runs a test suite opens dozens.
+const LISTENERS_NAMED: usize = 4;
 
 /// Tells what is new in each state of the twin.
 #[derive(Debug)]
 pub(crate) struct Narrator {
     screen: Screen,
     before: Twin,
+    /// Listeners that were told; they wait while a push is told, so that its hops stand together.
+    listening: Option<BTreeSet<Listener>>,
     /// The push that is being told.
     telling: Option<Telling>,
 }
@@ -24,9 +31,11 @@ struct Telling {
 impl Narrator {
     /// Everything in this state counts as told.
     pub(crate) fn new(screen: Screen, before: Twin) -> Self {
+        let listening = before.listening.clone();
         Self {
             screen,
             before,
+            listening,
             telling: None,
         }
     }
@@ -39,20 +48,37 @@ impl Narrator {
         self.before = twin.clone();
     }
 
-    fn tell_listeners(&self, twin: &Twin) {
-        let (Some(before), Some(now)) = (&self.before.listening, &twin.listening) else {
+    fn tell_listeners(&mut self, twin: &Twin) {
+        if self.telling.is_some() {
+            return;
+        }
+        let before = self.listening.take();
+        self.listening.clone_from(&twin.listening);
+        let (Some(before), Some(now)) = (before, &twin.listening) else {
             return;
         };
-        for listener in now.difference(before) {
+        let opened = now.difference(&before).map(|listener| {
             let note = match &twin.allowed {
                 Some(allowed) if allowed.contains(&listener.port) => ", which is allowed",
                 Some(_) => ", which is not allowed",
                 None => "",
             };
-            self.screen.listener("listens", listener, note);
+            ("listens", listener, note)
+        });
+        let closed = before
+            .difference(now)
+            .map(|listener| ("listens no more", listener, ""));
+        let all: Vec<_> = opened.chain(closed).collect();
+        for (verb, listener, note) in all.iter().take(LISTENERS_NAMED) {
+            self.screen.listener(verb, listener, note);
         }
-        for listener in before.difference(now) {
-            self.screen.listener("listens no more", listener, "");
+        if let Some(more) = all
+            .len()
+            .checked_sub(LISTENERS_NAMED)
+            .filter(|more| *more > 0)
+        {
+            self.screen
+                .fact("", &format!("and {more} more ports came or went"));
         }
     }
 
