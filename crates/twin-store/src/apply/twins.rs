@@ -36,6 +36,8 @@ pub fn patch(
         changes.push(ChangeKind::Tags);
     }
     set_twin(&mut record, &write, now, &cause, &mut changes);
+    // The engine stamps what is committed; this copy is the answer.
+    record.updated_at = now;
     overlay.put(record.clone(), &changes, Weight::Fact, cause);
     Ok(record)
 }

@@ -277,7 +277,7 @@ async fn another_number_of_partitions_is_refused(opener: Opener) {
 fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
     EnrollmentToken {
         hash: [hash; 32],
-        device: (hash % 2 == 0).then(|| device("d")),
+        device: hash.is_multiple_of(2).then(|| device("d")),
         expires_at: now() + expires_in,
         uses_max: 3,
     }

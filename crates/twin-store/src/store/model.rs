@@ -121,9 +121,10 @@ impl State {
                 .map(whole)
                 .collect(),
             Selection::Token(hash, device) => {
+                let uses = self.uses.keys().filter(|(of, _)| of == hash).count();
                 let state = self.tokens.get(hash).map(|token| EnrollmentState {
                     token: token.clone(),
-                    uses: self.uses.keys().filter(|(of, _)| of == hash).count() as u32,
+                    uses: u32::try_from(uses).unwrap(),
                     nonce: self.uses.get(&(*hash, device.to_string())).cloned(),
                 });
                 state

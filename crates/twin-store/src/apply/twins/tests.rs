@@ -47,8 +47,11 @@ fn changes(overlay: Overlay) -> Vec<ChangeKind> {
 
 #[test]
 fn a_desired_patch_is_pending_with_its_cause() {
-    let mut overlay = overlay([record("d", "g")]);
+    let mut old = record("d", "g");
+    old.updated_at = Timestamp::UNIX_EPOCH;
+    let mut overlay = overlay([old]);
     let record = desired(&mut overlay, json!({"a": 1})).unwrap();
+    assert_eq!(record.updated_at, now());
     assert_eq!(record.twin.desired.document, r#"{"a":1}"#);
     let configuration = &record.posture.configuration;
     assert_eq!(configuration.state, PushState::Pending);

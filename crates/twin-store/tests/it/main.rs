@@ -1,0 +1,10 @@
+//! twin-store as its callers see it: a real service on a real NATS server, spoken to over gRPC.
+
+mod changes;
+mod enrollment;
+mod lifecycle;
+mod registry;
+mod service;
+mod telemetry;
+mod twins;
+mod watch;
