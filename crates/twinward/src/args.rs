@@ -2,6 +2,11 @@
 //!
 //! Each verb's own arguments are beside the verb; here is what all share.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "comments on arguments are help texts, which show backticks as they are"
+)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

@@ -145,7 +145,7 @@ impl Connection {
     /// The address of twin-store.
     pub(crate) fn twin_store(&self) -> Result<Setting, Failure> {
         self.url(
-            &self.global.twin_store_url,
+            self.global.twin_store_url.as_ref(),
             "--twin-store-url",
             variable::TWIN_STORE_URL,
         )
@@ -154,7 +154,7 @@ impl Connection {
     /// The address of policy.
     pub(crate) fn policy(&self) -> Result<Setting, Failure> {
         self.url(
-            &self.global.policy_url,
+            self.global.policy_url.as_ref(),
             "--policy-url",
             variable::POLICY_URL,
         )
@@ -162,7 +162,7 @@ impl Connection {
 
     fn url(
         &self,
-        flag: &Option<String>,
+        flag: Option<&String>,
         flag_name: &'static str,
         variable: &'static str,
     ) -> Result<Setting, Failure> {

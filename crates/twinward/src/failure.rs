@@ -1,6 +1,6 @@
 //! What a person reads when something fails: what was tried, why it failed, what to do next.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use service_kit::error::{Classified as _, Kind as ErrorKind};
 use service_kit::status::RemoteError;
@@ -73,7 +73,7 @@ impl Failure {
 
     /// Adds the reason.
     #[must_use]
-    pub fn because(mut self, why: impl ToString) -> Self {
+    pub fn because(mut self, why: impl Display) -> Self {
         self.why = Some(why.to_string());
         self
     }

@@ -1,5 +1,10 @@
 //! How a person names a device or a module on the command line.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "comments on arguments are help texts, which show backticks as they are"
+)]
+
 use clap::Args;
 use twin::{DeviceId, IdError, IdentityKey, ModuleId};
 

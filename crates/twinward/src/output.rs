@@ -172,6 +172,6 @@ fn yaml(data: &impl Serialize) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn not_printable(error: impl ToString) -> Failure {
+fn not_printable(error: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Internal, "cannot print the answer").because(error)
 }

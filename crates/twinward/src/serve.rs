@@ -55,8 +55,8 @@ pub(crate) async fn run<S: Service>(args: ServiceArgs) -> Result<(), Failure> {
         loader = loader.set(key, value);
     }
     for (key, file) in &args.set_file {
-        let text = files::read(std::path::Path::new(file))?;
-        loader = loader.set(key, text.trim());
+        let secret = files::read(std::path::Path::new(file))?;
+        loader = loader.set(key, secret.trim());
     }
     let config: S::Config = loader
         .load()
@@ -65,9 +65,10 @@ pub(crate) async fn run<S: Service>(args: ServiceArgs) -> Result<(), Failure> {
     if args.print_config {
         return print(S::NAME, &config, &telemetry_config);
     }
-    let telemetry = telemetry::init(&telemetry_config, S::NAME).map_err(cannot_log)?;
+    let telemetry =
+        telemetry::init(&telemetry_config, S::NAME).map_err(|error| cannot_log(&error))?;
     let shutdown = ShutdownToken::new();
-    shutdown::on_signals(&shutdown).map_err(cannot_listen_to_signals)?;
+    shutdown::on_signals(&shutdown).map_err(|error| cannot_listen_to_signals(&error))?;
     let result = serve::<S>(config, shutdown).await;
     telemetry.shutdown().await;
     result
@@ -75,8 +76,8 @@ pub(crate) async fn run<S: Service>(args: ServiceArgs) -> Result<(), Failure> {
 
 async fn serve<S: Service>(config: S::Config, shutdown: ShutdownToken) -> Result<(), Failure> {
     // Building waits for NATS; whoever stops the service then need not wait with it.
-    let build = S::build(config, SystemClock::shared());
-    let Some(built) = shutdown.run_until(build).await else {
+    let starting = S::build(config, SystemClock::shared());
+    let Some(built) = shutdown.run_until(starting).await else {
         return Ok(());
     };
     let app = built.map_err(|error| service::failed(S::NAME, "cannot start", &error))?;
@@ -105,13 +106,13 @@ pub(crate) fn telemetry_config(file: Option<&PathBuf>) -> Result<TelemetryConfig
 }
 
 /// Logs cannot be set up.
-pub(crate) fn cannot_log(error: telemetry::TelemetryError) -> Failure {
+pub(crate) fn cannot_log(error: &telemetry::TelemetryError) -> Failure {
     Failure::new(Kind::Failed, "cannot set up logs and traces")
-        .because(service_kit::error::chain(&error))
+        .because(service_kit::error::chain(error))
 }
 
 /// The system does not let us listen to signals.
-pub(crate) fn cannot_listen_to_signals(error: std::io::Error) -> Failure {
+pub(crate) fn cannot_listen_to_signals(error: &std::io::Error) -> Failure {
     Failure::new(Kind::Failed, "cannot listen to signals").because(error)
 }
 

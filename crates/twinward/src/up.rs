@@ -4,6 +4,11 @@
 //! Stopping goes against the stream of work: first the door for agents, then who decides, then who
 //! keeps, and NATS last; all within one deadline.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "comments on arguments are help texts, which show backticks as they are"
+)]
+
 mod data_dir;
 pub(crate) mod guard;
 mod nats;
@@ -126,15 +131,25 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut telemetry_config = serve::telemetry_config(args.config.as_ref())?;
     if telemetry_config.log_filter == TelemetryConfig::default().log_filter {
-        telemetry_config.log_filter = LOG_FILTER.to_owned();
+        LOG_FILTER.clone_into(&mut telemetry_config.log_filter);
     }
     let data_dir = DataDir::claim(&connection::data_dir(global, environment)?)?;
     let env_files = EnvFiles::clear(&data_dir, global.env_file.as_deref())?;
-    let telemetry = telemetry::init(&telemetry_config, "twinward").map_err(serve::cannot_log)?;
+    let telemetry = telemetry::init(&telemetry_config, "twinward")
+        .map_err(|error| serve::cannot_log(&error))?;
     let shutdown = ShutdownToken::new();
-    shutdown::on_signals(&shutdown).map_err(serve::cannot_listen_to_signals)?;
+    shutdown::on_signals(&shutdown).map_err(|error| serve::cannot_listen_to_signals(&error))?;
 
-    let result = run_all(&args, global, &data_dir, &env_files, environment, &shutdown).await;
+    // On the heap: it holds three services.
+    let work = Box::pin(run_all(
+        &args,
+        global,
+        &data_dir,
+        &env_files,
+        environment,
+        &shutdown,
+    ));
+    let result = work.await;
     env_files.remove();
     telemetry.shutdown().await;
     result
@@ -165,7 +180,7 @@ async fn run_all(
             end
         },
         async {
-            let end = services::run(&plan, env_files, shutdown).await;
+            let end = Box::pin(services::run(&plan, env_files, shutdown)).await;
             stop_bus.trigger();
             end
         },
@@ -179,7 +194,7 @@ async fn run_all(
 /// The NATS server that is used.
 enum Bus {
     /// Ours.
-    Own { nats: Nats, version: String },
+    Own { nats: Box<Nats>, version: String },
     /// Somebody else's.
     Foreign { url: String, token: Option<Secret> },
 }
@@ -197,6 +212,7 @@ impl Bus {
         let version = found.version();
         tracing::debug!(program = %found.path.display(), version, "starting the NATS server");
         let nats = Nats::start(found.path, data_dir).await?;
+        let nats = Box::new(nats);
         Ok(Self::Own { nats, version })
     }
 

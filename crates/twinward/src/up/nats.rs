@@ -28,7 +28,7 @@ use crate::{private_file, probe};
 pub(super) use find::Found;
 
 /// A server that was killed with a large store reads it back before it listens.
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// How often a starting server is asked.
 const ASK_EVERY: Duration = Duration::from_millis(25);
 /// A healthy server answers its greeting at once.

@@ -21,7 +21,7 @@ use crate::service::{self, Addresses, Service};
 use crate::{output, probe};
 
 /// A store that has much to read back may take a while; longer is worth an error.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_mins(2);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// A page of health is answered at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -131,12 +131,12 @@ impl Plan {
         let mut loader = self
             .loader::<policy::App>()
             .set("data_dir", self.data_dir.join("policy").to_string_lossy())
-            .set("twin_store.url", twin_store.url())
-            .set("twin_store.token", self.token.expose())
-            .set("grpc.token", self.token.expose());
+            .set("twin_store_url", twin_store.url())
+            .set("twin_store_token", self.token.expose())
+            .set("token", self.token.expose());
         loader = set(loader, "twin_store.tls.ca_file", self.ca());
-        loader = set(loader, "grpc.listen", self.policy.grpc);
-        loader = set(loader, "admin.listen", self.policy.admin);
+        loader = set(loader, "listen", self.policy.grpc);
+        loader = set(loader, "admin_listen", self.policy.admin);
         load::<policy::App>(&loader)
     }
 }
@@ -197,7 +197,7 @@ pub(super) async fn run(
     shutdown: &ShutdownToken,
 ) -> Result<(), Failure> {
     // Building waits for NATS; whoever stops us then need not wait with it.
-    let Some(built) = shutdown.run_until(build(plan)).await else {
+    let Some(built) = shutdown.run_until(Box::pin(build(plan))).await else {
         return Ok(());
     };
     let Built {

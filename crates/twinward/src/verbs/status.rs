@@ -3,6 +3,7 @@
 mod view;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -220,7 +221,7 @@ async fn count_policies(connection: &Connection) -> Result<(u64, String), Failur
         .count();
     let mut text = view::plural(count, "policy", "policies");
     if evaluating > 0 {
-        text.push_str(&format!(", {evaluating} still looking at all twins"));
+        let _ = write!(text, ", {evaluating} still looking at all twins");
     }
     Ok((count, text))
 }

@@ -56,14 +56,9 @@ fn every_service_prints_a_configuration_that_it_reads_back() {
             "{service}: {}",
             stderr(&printed)
         );
-        // Secrets that are not set print as placeholders, which no one should copy.
-        let kept: String = stdout(&printed)
-            .lines()
-            .filter(|line| !line.contains("[redacted]"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let kept = printed_lines(&printed);
         let file = dir.path().join(format!("{service}.toml"));
-        std::fs::write(&file, kept).unwrap();
+        std::fs::write(&file, kept.join("\n")).unwrap();
         let again = verb(dir.path())
             .args([
                 service,
@@ -108,4 +103,14 @@ fn everything_that_is_wrong_with_a_configuration_is_said_at_once() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+}
+
+/// Without the secrets that are not set: they print as placeholders, which no one should copy.
+fn printed_lines(printed: &std::process::Output) -> Vec<String> {
+    let lines = stdout(printed);
+    lines
+        .lines()
+        .filter(|line| !line.contains("[redacted]"))
+        .map(str::to_owned)
+        .collect()
 }

@@ -12,7 +12,7 @@ fn json(up: &Up, arguments: &[&str]) -> Value {
         "{arguments:?}: {}",
         stderr(&output)
     );
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("-o json prints JSON")
 }
 
 #[track_caller]

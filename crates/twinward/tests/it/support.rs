@@ -12,7 +12,7 @@ use twinward::env_file;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_twinward");
 /// Starting takes half a second; a busy machine takes longer.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// A running `up`. Dropping it kills it.
 pub(crate) struct Up {

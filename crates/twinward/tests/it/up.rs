@@ -13,7 +13,8 @@ async fn everything_serves_when_the_env_file_appears_and_the_file_goes_with_it()
     let other = dir.path().join("other.env");
     let data_dir = dir.path().join("data");
     let process = builder(&data_dir).arg("--env-file").arg(&other).spawn();
-    let up = Up::wait(process, &data_dir).await;
+    let mut up = Up::wait(process, &data_dir).await;
+    up.process.wait_for_file(&other, SOON).await;
 
     let mode = std::fs::metadata(&other).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it holds the admin token");
@@ -28,13 +29,13 @@ async fn everything_serves_when_the_env_file_appears_and_the_file_goes_with_it()
     let status = up.ask(&["status", "-o", "json"]);
     assert_eq!(status.status.code(), Some(0), "{}", stderr(&status));
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    let states: Vec<_> = status["parts"]
+    let serving: Vec<_> = status["parts"]
         .as_array()
         .unwrap()
         .iter()
         .map(|part| part["state"].clone())
         .collect();
-    assert_eq!(states, ["serving"; 4], "{status:#}");
+    assert_eq!(serving, ["serving"; 4], "{status:#}");
 
     let said = up.process.lines().join("\n");
     assert!(said.contains("Twinward is up."), "{said}");
@@ -93,6 +94,8 @@ async fn a_killed_up_leaves_no_server_behind_and_starts_again_with_the_same_data
         Some(1),
         "the old env file is there, but nobody serves"
     );
+    // The next start takes the old file away as well, but only once it runs.
+    std::fs::remove_file(dir.path().join("twinward.env")).unwrap();
     let up = Up::start(dir.path()).await;
     for same in ["TWINWARD_ADMIN_TOKEN", "TWINWARD_NATS_URL"] {
         assert_eq!(up.variables[same], before[same], "{same}");

@@ -1,6 +1,8 @@
 //! What people and programs see of a policy. Programs get the keys of a policy file, and what the
 //! service adds beside them.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire::policy::v1 as api;
@@ -117,7 +119,7 @@ fn evaluation(policy: &api::Policy) -> String {
                 state.twins_evaluated, state.twins_changed
             );
             if state.twins_failed > 0 {
-                text.push_str(&format!(", {} failed", state.twins_failed));
+                let _ = write!(text, ", {} failed", state.twins_failed);
             }
             text
         }

@@ -2,6 +2,8 @@
 //! `tags`, `properties.desired` and `properties.reported` with `$metadata` and `$version`; and
 //! `posture` beside them.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire::twin::v1 as api;
@@ -84,13 +86,13 @@ impl TwinView {
         let number = |key: &str| state.get(key).and_then(Value::as_u64);
         let mut words = text("state").to_owned();
         if let Some(version) = number("desiredVersion") {
-            words.push_str(&format!(", desired version {version}"));
+            let _ = write!(words, ", desired version {version}");
         }
         if let Some(version) = number("appliedVersion") {
-            words.push_str(&format!(", applied version {version}"));
+            let _ = write!(words, ", applied version {version}");
         }
         if !text("reason").is_empty() {
-            words.push_str(&format!(": {}", text("reason")));
+            let _ = write!(words, ": {}", text("reason"));
         }
         words
     }
@@ -210,7 +212,7 @@ impl View for TwinView {
                 "{} more that are zero or empty; -o json has them",
                 blank.len()
             );
-            text.push_str(&format!("  {}\n", paper.dim(&note)));
+            let _ = writeln!(text, "  {}", paper.dim(&note));
         }
         text
     }

@@ -1,6 +1,7 @@
 //! `twinward twin watch`: one line per change, until Ctrl-C or the service ends.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
@@ -317,7 +318,7 @@ fn shorten(what: &[String]) -> String {
         .collect::<Vec<_>>()
         .join("  ");
     if what.len() > LEAVES_MAX {
-        text.push_str(&format!("  and {} more", what.len() - LEAVES_MAX));
+        let _ = write!(text, "  and {} more", what.len() - LEAVES_MAX);
     }
     text
 }

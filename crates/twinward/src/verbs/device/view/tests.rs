@@ -4,10 +4,8 @@ use prost_types::Timestamp as WireTimestamp;
 use super::*;
 use crate::output::golden::{json, text};
 
-fn at(seconds: i64) -> Option<WireTimestamp> {
-    Some(wire::time::to_wire(
-        Timestamp::from_second(1_790_000_000 + seconds).unwrap(),
-    ))
+fn at(seconds: i64) -> WireTimestamp {
+    wire::time::to_wire(Timestamp::from_second(1_790_000_000 + seconds).unwrap())
 }
 
 fn device(id: &str, status: api::Status) -> api::Device {
@@ -18,17 +16,17 @@ fn device(id: &str, status: api::Status) -> api::Device {
         etag: "\"3\"".to_owned(),
         status: status.into(),
         status_reason: if status == api::Status::Disabled {
-            "stolen".into()
+            "stolen".to_owned()
         } else {
-            "".into()
+            String::new()
         },
         // Never to be seen: views print connection strings, and only those they were given.
         keys: Some(api::SymmetricKeys {
             primary: "KEY1".into(),
             secondary: "KEY2".into(),
         }),
-        create_time: at(-300_000),
-        update_time: at(-90),
+        create_time: Some(at(-300_000)),
+        update_time: Some(at(-90)),
     }
 }
 

@@ -1,14 +1,14 @@
 use super::*;
 use crate::output::golden::{json, text};
 
-fn readiness(text: &str) -> Readiness {
-    serde_json::from_str(text).unwrap()
+fn reading(answer: &str) -> Readiness {
+    serde_json::from_str(answer).unwrap()
 }
 
 fn part(name: &'static str, port: u16, says: &str) -> Part {
-    let mut part = Part::at(name, format!("http://127.0.0.1:{port}"));
-    part.judge(&readiness(says));
-    part
+    let mut seen = Part::at(name, format!("http://127.0.0.1:{port}"));
+    seen.judge(&reading(says));
+    seen
 }
 
 const GOOD: &str = r#"{"ready": true, "components": {"bus": {"state": "serving"}}}"#;
@@ -53,9 +53,9 @@ fn what_does_not_serve_says_why() {
 #[test]
 fn a_service_without_parts_is_starting_and_one_on_its_way_out_is_stopping() {
     let mut starting = Part::new("policy", None);
-    starting.judge(&readiness(r#"{"ready": false}"#));
+    starting.judge(&reading(r#"{"ready": false}"#));
     assert_eq!(starting.state, State::Starting);
     let mut stopping = Part::new("policy", None);
-    stopping.judge(&readiness(r#"{"ready": false, "stopping": true}"#));
+    stopping.judge(&reading(r#"{"ready": false, "stopping": true}"#));
     assert_eq!(stopping.state, State::Stopping);
 }
