@@ -199,11 +199,11 @@ fn spawn(
             ("DATA_DIR", data.display().to_string()),
         ]),
         Part::Policy => settings.extend([
-            ("GRPC__LISTEN", local(listen)),
-            ("GRPC__TOKEN", TOKEN.to_owned()),
-            ("ADMIN__LISTEN", local(admin)),
-            ("TWIN_STORE__URL", url(ports.twin_store)),
-            ("TWIN_STORE__TOKEN", TOKEN.to_owned()),
+            ("LISTEN", local(listen)),
+            ("TOKEN", TOKEN.to_owned()),
+            ("ADMIN_LISTEN", local(admin)),
+            ("TWIN_STORE_URL", url(ports.twin_store)),
+            ("TWIN_STORE_TOKEN", TOKEN.to_owned()),
             ("DATA_DIR", data.display().to_string()),
         ]),
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bus::{Bus, LinkState, StreamSpec};
-use service_kit::admin::AdminServer;
+use service_kit::admin::{AdminConfig, AdminServer};
 use service_kit::clock::SharedClock;
 use service_kit::config::{Problems, Validate};
 use service_kit::health::{Component, Health};
@@ -71,8 +71,11 @@ impl App {
                 problems: problems.found().to_vec(),
             });
         };
-        let grpc = GrpcServer::bind(&config.grpc).await?;
-        let admin = AdminServer::bind(&config.admin).await?;
+        let grpc = GrpcServer::bind(&config.grpc()).await?;
+        let admin = AdminServer::bind(&AdminConfig {
+            listen: config.admin_listen,
+        })
+        .await?;
         debug!("listeners bound");
         let store = Store::open(&config.data_dir).await?;
         let contents = store.load().await?;
@@ -121,7 +124,7 @@ impl App {
         let scope = self.registry.scope(SERVICE);
         let metrics = Metrics::register(&scope);
         let twins = TwinStore::connect(
-            &self.config.twin_store,
+            &self.config.twin_store(),
             self.health.component("twin-store"),
             stop.clone(),
         )?;
@@ -191,7 +194,7 @@ impl App {
             watch_link(self.bus.clone(), link, stop),
         );
 
-        let max_message = self.config.grpc.max_message.as_len();
+        let max_message = self.config.grpc().max_message.as_len();
         let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics))
             .max_decoding_message_size(max_message)
             .max_encoding_message_size(max_message);

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use bus::{BusConfig, Credentials, Replicas};
 use serde::{Deserialize, Serialize};
-use service_kit::admin::AdminConfig;
 use service_kit::client::ClientConfig;
 use service_kit::config::{Problems, Validate};
 use service_kit::secret::Secret;
 use service_kit::server::GrpcConfig;
+use service_kit::tls::{ClientTls, ServerTls};
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
@@ -21,13 +21,30 @@ const WRITES_IN_FLIGHT_MAX: u16 = 256;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The policy API. Default `127.0.0.1:8440` without token: policies change what devices do, so
-    /// the door to the network is opened by hand.
-    pub grpc: GrpcConfig,
-    /// Health and metrics over plain HTTP. Default `127.0.0.1:8441`.
-    pub admin: AdminConfig,
-    /// twin-store's gRPC API. Default `http://127.0.0.1:8430`.
-    pub twin_store: ClientConfig,
+    /// Where the gRPC API listens, `address:port`; port 0 lets the system choose. Default
+    /// `127.0.0.1:8440`: policies change what devices do, so the door to the network is opened by
+    /// hand.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8441`.
+    pub admin_listen: SocketAddr,
+    /// PEM file with the certificate chain of the gRPC API. Unset: no TLS, which is allowed on
+    /// loopback only (see `allow_insecure`).
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
+    pub tls_key_file: Option<PathBuf>,
+    /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which is
+    /// allowed on loopback only.
+    pub token: Secret,
+    /// Serves other machines without TLS or token, because something else protects the way.
+    /// Default false.
+    pub allow_insecure: bool,
+    /// Where twin-store serves gRPC, `http://host:port` or `https://host:port`. Default
+    /// `http://127.0.0.1:8430`.
+    pub twin_store_url: String,
+    /// PEM file of the authority that signed twin-store's certificate. Needed for `https`.
+    pub twin_store_ca_file: Option<PathBuf>,
+    /// Bearer token that twin-store asks for. Empty: none is sent.
+    pub twin_store_token: Secret,
     /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
     pub nats_url: String,
     /// Token that the NATS server asks for. Empty: none.
@@ -58,11 +75,15 @@ impl Default for Config {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Config {
-            grpc: GrpcConfig::on(local(8440)),
-            admin: AdminConfig {
-                listen: local(8441),
-            },
-            twin_store: ClientConfig::to("http://127.0.0.1:8430"),
+            listen: local(8440),
+            admin_listen: local(8441),
+            tls_cert_file: None,
+            tls_key_file: None,
+            token: Secret::default(),
+            allow_insecure: false,
+            twin_store_url: "http://127.0.0.1:8430".to_owned(),
+            twin_store_ca_file: None,
+            twin_store_token: Secret::default(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
             nats_token: Secret::default(),
             nats_credentials_file: None,
@@ -79,9 +100,13 @@ impl Default for Config {
 
 impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
-        problems.nested("grpc", &self.grpc);
-        problems.nested("admin", &self.admin);
-        problems.nested("twin_store", &self.twin_store);
+        problems.require(
+            self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
+            "tls_key_file",
+            "is needed together with tls_cert_file",
+        );
+        problems.nested("", &self.grpc());
+        problems.nested("twin_store", &self.twin_store());
         let named = !self.nats_servers().is_empty();
         problems.require(named, "nats_url", "must name a server, nats://host:port");
         let possible = Replicas::new(self.stream_replicas).is_some();
@@ -102,6 +127,37 @@ impl Validate for Config {
 }
 
 impl Config {
+    /// How the gRPC API is served.
+    pub(crate) fn grpc(&self) -> GrpcConfig {
+        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(cert), Some(key)) => Some(ServerTls {
+                cert_file: cert.clone(),
+                key_file: key.clone(),
+                client_ca_file: None,
+            }),
+            (_, None) | (None, _) => None,
+        };
+        GrpcConfig {
+            tls,
+            token: (!self.token.is_empty()).then(|| self.token.clone()),
+            allow_insecure: self.allow_insecure,
+            ..GrpcConfig::on(self.listen)
+        }
+    }
+
+    /// How to reach twin-store.
+    pub(crate) fn twin_store(&self) -> ClientConfig {
+        let token = &self.twin_store_token;
+        ClientConfig {
+            tls: ClientTls {
+                ca_file: self.twin_store_ca_file.clone(),
+                domain: None,
+            },
+            token: (!token.is_empty()).then(|| token.clone()),
+            ..ClientConfig::to(self.twin_store_url.clone())
+        }
+    }
+
     /// How to reach NATS.
     pub(crate) fn bus(&self) -> BusConfig {
         BusConfig {

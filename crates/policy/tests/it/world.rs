@@ -6,7 +6,6 @@ use std::time::Duration;
 use bus::{Bus, BusConfig, Fetched, PullOptions, Sequence};
 use policy::{Addresses, App, Config, Error};
 use serde_json::{Value, json};
-use service_kit::client::ClientConfig;
 use service_kit::clock::SystemClock;
 use service_kit::shutdown::ShutdownToken;
 use tempfile::TempDir;
@@ -73,13 +72,13 @@ impl World {
     pub(crate) async fn start_service(&mut self) {
         let mut config = Config {
             nats_url: self.nats.url(),
-            twin_store: ClientConfig::to(format!("http://{}", self.twins.address)),
+            twin_store_url: format!("http://{}", self.twins.address),
             data_dir: self.folder.path().to_owned(),
             partitions: PARTITIONS,
             ..Config::default()
         };
-        config.grpc.listen.set_port(0);
-        config.admin.listen.set_port(0);
+        config.listen.set_port(0);
+        config.admin_listen.set_port(0);
         let app = App::build(config, SystemClock::shared()).await.unwrap();
         let (addresses, health) = (app.addresses(), app.health());
         let shutdown = ShutdownToken::new();
