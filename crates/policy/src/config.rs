@@ -105,8 +105,8 @@ impl Validate for Config {
             "tls_key_file",
             "is needed together with tls_cert_file",
         );
-        problems.nested("", &self.grpc());
-        problems.nested("twin_store", &self.twin_store());
+        problems.spelled_out("", &self.grpc());
+        problems.spelled_out("twin_store_", &self.twin_store());
         let named = !self.nats_servers().is_empty();
         problems.require(named, "nats_url", "must name a server, nats://host:port");
         let possible = Replicas::new(self.stream_replicas).is_some();

@@ -1,8 +1,6 @@
 //! The supervisor: the only place that spawns. Every task has a name and says what its failure
-//! means; nothing runs that shutdown does not wait for, and nothing fails unnoticed.
-//!
-//! It never decides what a task does when it is told to stop; it only waits, with one deadline,
-//! and says for whom.
+//! means; nothing fails unnoticed. It never decides what a task does when it is told to stop; it
+//! waits, with one deadline, and says for whom.
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -70,6 +70,7 @@ pub trait Validate {
 /// Collects what is wrong.
 #[derive(Debug, Default)]
 pub struct Problems {
+    /// What stands before a key, each with its separator.
     within: Vec<String>,
     found: Vec<Problem>,
 }
@@ -84,10 +85,8 @@ impl Problems {
 
     /// Adds a problem.
     pub fn add(&mut self, key: &str, message: impl Into<String>) {
-        let mut path = self.within.clone();
-        path.push(key.to_owned());
         self.found.push(Problem {
-            key: path.join("."),
+            key: format!("{}{key}", self.within.concat()),
             message: message.into(),
             origin: None,
         });
@@ -95,7 +94,17 @@ impl Problems {
 
     /// Checks a nested struct under its key.
     pub fn nested(&mut self, key: &str, part: &impl Validate) {
-        self.within.push(key.to_owned());
+        self.under(format!("{key}."), part);
+    }
+
+    /// Checks a part that the configuration spells out in keys of its own: `url` of the part is
+    /// `twin_store_url` there, if the prefix is `twin_store_`.
+    pub fn spelled_out(&mut self, prefix: &str, part: &impl Validate) {
+        self.under(prefix.to_owned(), part);
+    }
+
+    fn under(&mut self, prefix: String, part: &impl Validate) {
+        self.within.push(prefix);
         part.validate(self);
         self.within.pop();
     }
