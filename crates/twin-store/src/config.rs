@@ -96,7 +96,7 @@ impl Config {
 
 impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
-        problems.nested("", &self.grpc());
+        problems.spelled_out("", &self.grpc());
         problems.require(
             PartitionCount::new(self.partitions).is_ok(),
             "partitions",
