@@ -66,7 +66,7 @@ fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
 /// A change of a twin that is still there.
 ///
 /// # Errors
-/// As [`twin`].
+/// As [`twin()`].
 pub fn change(record: &Record, touch: &Touch) -> Result<TwinChange, serde_json::Error> {
     Ok(TwinChange {
         revision: record.revision.get(),

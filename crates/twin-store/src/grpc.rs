@@ -21,6 +21,8 @@ use crate::store::Store;
 
 mod credentials;
 mod device_twins;
+mod enrollment;
+mod identity;
 mod policies;
 mod registry;
 mod twins;
@@ -77,6 +79,10 @@ fn module(field: &str, name: &str) -> Result<IdentityKey, Error> {
         return Err(InvalidField::new(field, problem).into());
     }
     Ok(key)
+}
+
+fn device_id(text: &str) -> Result<DeviceId, Error> {
+    Ok(DeviceId::parse(text).map_err(|error| InvalidField::new("device_id", error))?)
 }
 
 /// An empty etag means: whatever it is.

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Headers, Outgoing, PublishError};
+use bus::{Bus, Headers, LinkState, Outgoing, PublishError};
 use prost::Message as _;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::error::chain;
@@ -33,6 +33,11 @@ const PACK_CHANGES: usize = 32;
 const PACK_BYTES: usize = 256 * 1024;
 /// How long the last changes may take to get out when the service stops.
 const FLUSH: Duration = Duration::from_secs(3);
+/// How long a hint may take to leave; it is only handed to the connection.
+const HINT: Duration = Duration::from_millis(500);
+
+/// The server does not take messages of this size.
+struct TooLarge;
 
 /// The publisher of one partition.
 pub struct Outbox {
@@ -88,26 +93,42 @@ impl Outbox {
         }
     }
 
-    /// Publishes one pack, however long it takes: the next must not overtake it. Every attempt has
-    /// the same content and so the same message id, which the server recognises.
+    /// Publishes one pack, however long it takes: the next must not overtake it.
     async fn deliver(&self, pack: &[OutboxChange]) {
+        if self.send(pack).await.is_ok() {
+            return;
+        }
+        // Too large for this server. Its changes may fit one by one.
+        for change in pack.chunks(1) {
+            if pack.len() > 1 && self.send(change).await.is_ok() {
+                continue;
+            }
+            // Readers look at every twin now and then; standing still would help none of them.
+            error!(
+                partition = %self.end.partition,
+                bytes = change.iter().map(|one| one.change.len()).sum::<usize>(),
+                "a change is too large for NATS and is left out of TWINS; raise its max_payload"
+            );
+            self.metrics.unpublishable(1);
+        }
+    }
+
+    /// Publishes one message, however long it takes. Every attempt has the same content and so the
+    /// same message id, which the server recognises.
+    async fn send(&self, pack: &[OutboxChange]) -> Result<(), TooLarge> {
         let message = self.message(pack);
         let mut backoff = Backoff::new(Policy::FOREVER);
         loop {
             let Err(failure) = self.bus.publish(message.clone()).await else {
                 self.metrics.published(pack.len());
-                return;
+                return Ok(());
             };
-            let partition = self.end.partition;
             if matches!(failure, PublishError::TooLarge { .. }) {
-                // Readers look at every twin now and then; standing still would help none of them.
-                error!(%partition, error = chain(&failure), "changes are left out of TWINS");
-                self.metrics.unpublishable(pack.len());
-                return;
+                return Err(TooLarge);
             }
             let delay = backoff.next_delay().unwrap_or(FLUSH);
-            warn!(%partition, error = chain(&failure), delay_ms = delay.as_millis(),
-                "changes cannot be published");
+            warn!(partition = %self.end.partition, error = chain(&failure),
+                delay_ms = delay.as_millis(), "changes cannot be published");
             tokio::time::sleep(delay).await;
         }
     }
@@ -190,10 +211,16 @@ pub async fn send_hints(bus: Bus, engine: Engine) {
     drop(engine);
     loop {
         match changes.recv().await {
+            // Without a connection the client would only pile them up, and then hold us.
+            Ok(_) if bus.link().borrow().state != LinkState::Up => {}
             Ok(committed) => {
                 for hint in hints(&committed) {
-                    if let Err(error) = bus.send_hint(hint).await {
-                        debug!(error = chain(&error), "a hint could not be sent");
+                    match tokio::time::timeout(HINT, bus.send_hint(hint)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            debug!(error = chain(&error), "a hint could not be sent");
+                        }
+                        Err(_) => debug!("a hint could not be sent in time"),
                     }
                 }
             }
@@ -241,4 +268,40 @@ fn hints(committed: &Committed) -> Vec<Outgoing> {
         ));
     }
     hints
+}
+
+#[cfg(test)]
+mod tests {
+    use twin::PartitionCount;
+
+    use super::*;
+
+    fn change(revision: u64, bytes: usize) -> OutboxChange {
+        let count = PartitionCount::new(1).unwrap();
+        OutboxChange {
+            partition: count.partitions().next().unwrap(),
+            revision: Revision::new(revision),
+            change: vec![0; bytes],
+        }
+    }
+
+    #[test]
+    fn packs_keep_the_order_lose_nothing_and_keep_their_bounds() {
+        let large = PACK_BYTES + 1;
+        let sizes = [10, 10, large, 10, PACK_BYTES / 2, PACK_BYTES / 2, 10];
+        let sizes = sizes.into_iter().chain(std::iter::repeat_n(1, 70));
+        let changes: Vec<_> = (1..)
+            .zip(sizes)
+            .map(|(at, size)| change(at, size))
+            .collect();
+        let packs = packs(&changes);
+        assert_eq!(packs.concat(), changes);
+        for pack in &packs {
+            let bytes: usize = pack.iter().map(|change| change.change.len()).sum();
+            assert!(pack.len() == 1 || (pack.len() <= PACK_CHANGES && bytes <= PACK_BYTES));
+        }
+        let lengths: Vec<_> = packs.iter().map(|pack| pack.len()).collect();
+        assert_eq!(lengths, [2, 1, 2, 32, 32, 8]);
+        assert!(super::packs(&[]).is_empty());
+    }
 }

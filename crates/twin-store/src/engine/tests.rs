@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::apply::{Cause, devices, twins};
 use crate::store::model::ModelStore;
-use crate::store::{EnrollmentToken, Selection};
+use crate::store::{self, EnrollmentToken, Selection};
 use crate::testing::{device, identity, key, now, object};
 
 mod sequences;

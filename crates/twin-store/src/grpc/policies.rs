@@ -15,6 +15,10 @@ use crate::store::Selection;
 /// Policies on one twin; a fleet has 100 configurations at most (spec iot-hub-twins §2.6).
 const POLICIES_MAX: usize = 100;
 
+/// Longest id of a policy: it is kept with every leaf that the policy sets (IoT Hub's limit for a
+/// configuration's id, spec iot-hub-twins §2.6).
+const POLICY_ID_MAX: usize = 128;
+
 impl Api {
     async fn apply_settings(
         &self,
@@ -62,8 +66,12 @@ impl Api {
 
 fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Error> {
     let field = |name: &str| format!("policies[{index}].{name}");
-    if settings.policy_id.is_empty() {
-        return Err(InvalidField::new(field("policy_id"), "must not be empty").into());
+    if !(1..=POLICY_ID_MAX).contains(&settings.policy_id.len()) {
+        let problem = format!(
+            "has {} bytes; allowed are 1 to {POLICY_ID_MAX}",
+            settings.policy_id.len()
+        );
+        return Err(InvalidField::new(field("policy_id"), problem).into());
     }
     let document = object(&field("settings_json"), &settings.settings_json)?
         .ok_or_else(|| InvalidField::new(field("settings_json"), "must be a JSON object"))?;

@@ -1,134 +1,25 @@
-//! `RegistryService`: devices, modules, enrolment tokens.
+//! `RegistryService`: devices and modules.
 
-use std::time::Duration;
-
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
-use iot_hub::SymmetricKey;
-use jiff::SignedDuration;
-use ring::digest;
 use tonic::{Request, Response, Status};
-use twin::{DeviceId, IdentityKey, ModuleId};
+use twin::{IdentityKey, ModuleId};
 use wire::InvalidField;
-use wire::names::identity_name;
 use wire::registry::v1 as proto;
 use wire::registry::v1::registry_service_server::RegistryService;
-use wire::time::to_wire;
-use zeroize::Zeroizing;
 
+use super::identity::View;
 use super::{
-    Api, cause, device, etag, module, page_size, page_start, page_token, refuse, report_damaged,
+    Api, cause, device, device_id, etag, module, page_size, page_start, page_token, refuse,
+    report_damaged,
 };
-use crate::apply::devices::{self, NewIdentity};
-use crate::encode;
+use crate::apply::devices;
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
-use crate::secrets::Sealed;
-use crate::store::{self, EnrollmentToken, Listing, Loaded, Selection, TokenHash};
+use crate::store::{self, Listing, Loaded, Selection};
 
 /// Of a status reason (spec iot-hub-twins §1.1).
 const STATUS_REASON_MAX: usize = 128;
-/// Lifetime of an enrolment token when the caller does not say.
-const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
-/// Longest lifetime: a token found later in a script must be dead.
-const TOKEN_TTL_MAX: Duration = Duration::from_hours(30 * 24);
-/// Most devices of one token: one production batch.
-const TOKEN_USES_MAX: u32 = 1_000_000;
-/// Random bytes of a token.
-const TOKEN_BYTES: usize = 32;
-/// So that a token is recognised for what it is when found in a file.
-const TOKEN_PREFIX: &str = "twe_";
-/// Random bytes of a key, as IoT Hub makes them.
-const KEY_BYTES: usize = 32;
 
 impl Api {
-    /// Makes what a new identity needs: a generation and two sealed keys.
-    pub(super) fn new_identity(
-        &self,
-        key: &IdentityKey,
-        keys: Option<proto::SymmetricKeys>,
-        status: RecordStatus,
-        status_reason: String,
-    ) -> Result<NewIdentity, Error> {
-        let (primary, secondary) = match keys {
-            None => (self.new_key()?, self.new_key()?),
-            Some(keys) => (
-                given_key("keys.primary", &keys.primary)?,
-                given_key("keys.secondary", &keys.secondary)?,
-            ),
-        };
-        let generation_id = uuid::Uuid::new_v4().to_string();
-        let owner = owner(key, &generation_id);
-        Ok(NewIdentity {
-            primary_key: self.sealer.seal(&owner, &primary)?,
-            secondary_key: self.sealer.seal(&owner, &secondary)?,
-            generation_id,
-            status,
-            status_reason,
-        })
-    }
-
-    fn new_key(&self) -> Result<Zeroizing<String>, Error> {
-        let bytes = self.sealer.random::<KEY_BYTES>()?;
-        Ok(Zeroizing::new(BASE64_STANDARD.encode(bytes.as_slice())))
-    }
-
-    /// The keys of a record, open.
-    pub(super) fn keys(&self, record: &Record) -> Result<proto::SymmetricKeys, Error> {
-        let owner = owner(&record.key, &record.identity.generation_id);
-        let open = |sealed: &Sealed| -> Result<String, Error> {
-            Ok(self.sealer.open_sealed(&owner, sealed)?.to_string())
-        };
-        Ok(proto::SymmetricKeys {
-            primary: open(&record.identity.primary_key)?,
-            secondary: open(&record.identity.secondary_key)?,
-        })
-    }
-
-    fn device_message(&self, record: &Record, view: View) -> Result<proto::Device, Error> {
-        let identity = &record.identity;
-        Ok(proto::Device {
-            name: identity_name(&record.key),
-            device_id: record.key.device.to_string(),
-            generation_id: identity.generation_id.clone(),
-            etag: identity.etag.to_string(),
-            status: encode::status(identity.status).into(),
-            status_reason: identity.status_reason.clone(),
-            keys: self.keys_for(record, view)?,
-            create_time: Some(to_wire(identity.created_at)),
-            update_time: Some(to_wire(identity.updated_at)),
-        })
-    }
-
-    pub(super) fn module_message(
-        &self,
-        record: &Record,
-        view: View,
-    ) -> Result<proto::Module, Error> {
-        let identity = &record.identity;
-        Ok(proto::Module {
-            name: identity_name(&record.key),
-            device_id: record.key.device.to_string(),
-            module_id: record
-                .key
-                .module
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            generation_id: identity.generation_id.clone(),
-            etag: identity.etag.to_string(),
-            keys: self.keys_for(record, view)?,
-            create_time: Some(to_wire(identity.created_at)),
-            update_time: Some(to_wire(identity.updated_at)),
-        })
-    }
-
-    fn keys_for(&self, record: &Record, view: View) -> Result<Option<proto::SymmetricKeys>, Error> {
-        match view {
-            View::Basic => Ok(None),
-            View::Full => self.keys(record).map(Some),
-        }
-    }
-
     async fn read(&self, key: IdentityKey) -> Result<Record, Error> {
         self.store
             .get(key.clone())
@@ -248,91 +139,6 @@ impl Api {
         }
         Ok(proto::ListModulesResponse { modules })
     }
-
-    async fn new_token(
-        &self,
-        request: proto::CreateEnrollmentTokenRequest,
-    ) -> Result<proto::CreateEnrollmentTokenResponse, Error> {
-        let device = match request.device_id.as_str() {
-            "" => None,
-            id => Some(device_id(id)?),
-        };
-        let ttl = match request.ttl {
-            None => TOKEN_TTL_DEFAULT,
-            Some(ttl) => Duration::try_from(ttl).map_err(|_| ttl_problem())?,
-        };
-        if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
-            return Err(ttl_problem().into());
-        }
-        let uses_max = request.max_uses.max(1);
-        if uses_max > TOKEN_USES_MAX {
-            let problem = format!("is {uses_max}; allowed are 1 to {TOKEN_USES_MAX}");
-            return Err(InvalidField::new("max_uses", problem).into());
-        }
-        let random = self.sealer.random::<TOKEN_BYTES>()?;
-        let token = format!(
-            "{TOKEN_PREFIX}{}",
-            BASE64_URL_SAFE_NO_PAD.encode(random.as_slice())
-        );
-        let now = self.clock.now();
-        let expires_at = now
-            .checked_add(SignedDuration::try_from(ttl).unwrap_or(SignedDuration::ZERO))
-            .map_err(|_| ttl_problem())?;
-        let token_record = EnrollmentToken {
-            hash: token_hash(&token),
-            device,
-            expires_at,
-            uses_max,
-        };
-        self.store.add_enrollment_token(token_record, now).await?;
-        Ok(proto::CreateEnrollmentTokenResponse {
-            token,
-            expire_time: Some(to_wire(expires_at)),
-        })
-    }
-}
-
-/// Whether keys are answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum View {
-    /// Without keys.
-    Basic,
-    /// With keys.
-    Full,
-}
-
-impl View {
-    fn read(view: i32) -> Result<View, Error> {
-        match proto::IdentityView::try_from(view) {
-            Ok(proto::IdentityView::Unspecified | proto::IdentityView::Basic) => Ok(View::Basic),
-            Ok(proto::IdentityView::Full) => Ok(View::Full),
-            Err(_) => {
-                Err(InvalidField::new("view", format!("{view} is none that is known")).into())
-            }
-        }
-    }
-}
-
-/// What a sealed key is bound to.
-pub(super) fn owner(key: &IdentityKey, generation_id: &str) -> String {
-    format!("{key}#{generation_id}")
-}
-
-/// Only the hash of a token is kept.
-pub(super) fn token_hash(token: &str) -> TokenHash {
-    let digest = digest::digest(&digest::SHA256, token.as_bytes());
-    let mut hash = TokenHash::default();
-    hash.copy_from_slice(digest.as_ref());
-    hash
-}
-
-fn device_id(text: &str) -> Result<DeviceId, Error> {
-    Ok(DeviceId::parse(text).map_err(|error| InvalidField::new("device_id", error))?)
-}
-
-fn given_key(field: &str, text: &str) -> Result<Zeroizing<String>, Error> {
-    SymmetricKey::parse(text).map_err(|error| InvalidField::new(field, error))?;
-    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn given_status(status: i32) -> Result<Option<RecordStatus>, Error> {
@@ -353,10 +159,6 @@ fn status_reason(text: String) -> Result<String, Error> {
         return Err(InvalidField::new("status_reason", problem).into());
     }
     Ok(text)
-}
-
-fn ttl_problem() -> InvalidField {
-    InvalidField::new("ttl", "must be above zero and at most 30 days")
 }
 
 #[tonic::async_trait]

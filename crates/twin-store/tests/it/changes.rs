@@ -1,7 +1,7 @@
 //! What twin-store tells the others: TWINS, hints.
 
 use prost::Message as _;
-use testkit::NatsServer;
+use testkit::{NatsOptions, NatsServer};
 use wire::bus::v1 as proto;
 use wire::registry::v1 as registry;
 use wire::twin::v1::Change;
@@ -169,4 +169,31 @@ async fn a_new_store_publishes_its_own_first_revisions() {
         service.stop().await;
     }
     assert!(partition("d").get() < 2);
+}
+
+#[tokio::test]
+async fn a_change_that_nats_cannot_take_does_not_stop_the_others() {
+    let nats = NatsServer::start_with(NatsOptions {
+        extra: "max_payload: 16KB".to_owned(),
+        ..NatsOptions::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let value = "v".repeat(4000);
+    let large = format!(r#"{{"1":"{value}","2":"{value}","3":"{value}","4":"{value}"}}"#);
+    service.desire(MODULE, &large).await;
+    let none = r#"{"1":null,"2":null,"3":null,"4":null}"#;
+    service.desire(MODULE, none).await;
+    let bus = connect(&nats).await;
+    let published = changes(&bus, "d", 3).await;
+    let revisions: Vec<_> = published.iter().map(|change| change.revision).collect();
+    assert_eq!(revisions, [1, 2, 4]);
+    let metrics = service.admin_page("/metrics").await;
+    assert!(
+        metrics.contains("twinward_twin_store_changes_unpublishable_total 1"),
+        "{metrics}"
+    );
+    service.stop().await;
 }

@@ -1,5 +1,7 @@
 //! Starting, restarting, losing the partitions, stopping.
 
+use std::sync::{Arc, Mutex};
+
 use service_kit::clock::SystemClock;
 use service_kit::secret::Secret;
 use testkit::{NatsServer, wait_for};
@@ -12,6 +14,39 @@ use crate::service::{
     MODULE, SOON, Service, changes_in, config, connect, heartbeats, partition, publish,
     read_stream, refused_with,
 };
+
+/// What this thread logs. Tests run on one thread with all that they start.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn follow(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no test panics in it")).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0
+            .lock()
+            .expect("no test panics in it")
+            .extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 #[tokio::test]
 async fn an_instance_that_lost_its_partitions_stops_and_its_write_is_nowhere() {
@@ -54,6 +89,8 @@ async fn streams_made_anew_are_read_from_their_beginning() {
     drop((bus, nats));
 
     let nats = NatsServer::start().await;
+    let log = Log::default();
+    let _logging = log.follow();
     let service = Service::start(&nats, &folder).await;
     let bus = connect(&nats).await;
     publish(&bus, vec![heartbeats("d", &generation, [5, 6])]).await;
@@ -61,6 +98,47 @@ async fn streams_made_anew_are_read_from_their_beginning() {
     assert!(
         service.twin(MODULE).await.posture_version >= version,
         "it does not go down"
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn telemetry_that_is_gone_is_counted_and_the_rest_is_folded() {
+    let folder = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start().await;
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let generation = service.module_generation("d").await;
+    let bus = connect(&nats).await;
+    publish(&bus, vec![heartbeats("d", &generation, [1])]).await;
+    service.wait_for_events(1).await;
+    service.stop().await;
+    for sequence in 2..=5 {
+        publish(&bus, vec![heartbeats("d", &generation, [sequence])]).await;
+    }
+    let stream = wire::subjects::telemetry_stream(partition("d"));
+    bus.trim(&stream, bus::Sequence::new(3))
+        .await
+        .expect("somebody purged it");
+
+    let log = Log::default();
+    let _logging = log.follow();
+    let service = Service::start(&nats, &folder).await;
+    service.wait_for_events(3).await;
+    let posture = service.posture(MODULE).await;
+    assert_eq!(
+        posture["delivery"]["low"]["missing"], 2,
+        "it shows on the twin, too"
+    );
+    let metrics = service.admin_page("/metrics").await;
+    assert!(
+        metrics.contains("twinward_twin_store_telemetry_lost_messages_total 2"),
+        "{metrics}"
+    );
+    assert!(
+        log.text().contains("is gone from the stream"),
+        "{}",
+        log.text()
     );
     service.stop().await;
 }
@@ -113,6 +191,24 @@ async fn calls_in_flight_are_answered_and_their_changes_published_before_the_end
     })
     .await;
     again.stop().await;
+}
+
+#[tokio::test]
+async fn without_nats_the_service_ends_in_time_and_publishes_after_the_next_start() {
+    let mut nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    nats.kill();
+    service.desire(MODULE, r#"{"a":1}"#).await;
+    service.stop().await;
+    nats.restart().await;
+    let service = Service::start(&nats, &folder).await;
+    let bus = connect(&nats).await;
+    let stream = wire::subjects::twins_stream(partition("d"));
+    let read = read_stream(&bus, &stream, |read| changes_in(read).len() >= 3).await;
+    assert_eq!(changes_in(&read)[2].revision, 3);
+    service.stop().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,129 @@
+//! Enrolment: tokens are made for operators and redeemed by agents.
+
+use std::time::Duration;
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use jiff::SignedDuration;
+use ring::digest;
+use twin::{DeviceId, IdentityKey, ModuleId};
+use wire::InvalidField;
+use wire::registry::v1 as proto;
+use wire::time::to_wire;
+
+use super::identity::View;
+use super::{Api, cause, device_id};
+use crate::apply::devices::{self, Enrollment};
+use crate::error::Error;
+use crate::record::Status;
+use crate::store::{EnrollmentToken, Selection, TokenHash};
+
+/// Lifetime of an enrolment token when the caller does not say.
+const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
+/// Longest lifetime: a token found later in a script must be dead.
+const TOKEN_TTL_MAX: Duration = Duration::from_hours(30 * 24);
+/// Most devices of one token: one production batch.
+const TOKEN_USES_MAX: u32 = 1_000_000;
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 32;
+/// So that a token is recognised for what it is when found in a file.
+const TOKEN_PREFIX: &str = "twe_";
+/// Shortest nonce: a counter would make one agent take another's for its own.
+const NONCE_MIN: usize = 16;
+/// Longest nonce.
+const NONCE_MAX: usize = 64;
+
+impl Api {
+    pub(super) async fn new_token(
+        &self,
+        request: proto::CreateEnrollmentTokenRequest,
+    ) -> Result<proto::CreateEnrollmentTokenResponse, Error> {
+        let device = match request.device_id.as_str() {
+            "" => None,
+            id => Some(device_id(id)?),
+        };
+        let ttl = match request.ttl {
+            None => TOKEN_TTL_DEFAULT,
+            Some(ttl) => Duration::try_from(ttl).map_err(|_| ttl_problem())?,
+        };
+        if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
+            return Err(ttl_problem().into());
+        }
+        let uses_max = request.max_uses.max(1);
+        if uses_max > TOKEN_USES_MAX {
+            let problem = format!("is {uses_max}; allowed are 1 to {TOKEN_USES_MAX}");
+            return Err(InvalidField::new("max_uses", problem).into());
+        }
+        let random = self.sealer.random::<TOKEN_BYTES>()?;
+        let token = format!(
+            "{TOKEN_PREFIX}{}",
+            BASE64_URL_SAFE_NO_PAD.encode(random.as_slice())
+        );
+        let now = self.clock.now();
+        let expires_at = now
+            .checked_add(SignedDuration::try_from(ttl).unwrap_or(SignedDuration::ZERO))
+            .map_err(|_| ttl_problem())?;
+        let token_record = EnrollmentToken {
+            hash: token_hash(&token),
+            device,
+            expires_at,
+            uses_max,
+        };
+        self.store.add_enrollment_token(token_record, now).await?;
+        Ok(proto::CreateEnrollmentTokenResponse {
+            token,
+            expire_time: Some(to_wire(expires_at)),
+        })
+    }
+
+    pub(super) async fn redeem(
+        &self,
+        request: proto::RedeemEnrollmentTokenRequest,
+    ) -> Result<proto::Module, Error> {
+        let device = DeviceId::parse(&request.device_id)
+            .map_err(|error| InvalidField::new("device_id", error))?;
+        if !(NONCE_MIN..=NONCE_MAX).contains(&request.nonce.len()) {
+            let problem = format!(
+                "has {} bytes; allowed are {NONCE_MIN} to {NONCE_MAX}",
+                request.nonce.len()
+            );
+            return Err(InvalidField::new("nonce", problem).into());
+        }
+        let hash = token_hash(&request.token);
+        let fresh =
+            |key: &IdentityKey| self.new_identity(key, None, Status::Enabled, String::new());
+        let enrollment = Enrollment {
+            token: hash,
+            nonce: request.nonce,
+            new_device: fresh(&IdentityKey::new_device(device.clone()))?,
+            new_module: fresh(&IdentityKey::new_module(
+                device.clone(),
+                ModuleId::security(),
+            ))?,
+            device: device.clone(),
+        };
+        let selections = [
+            Selection::Token(hash, device.clone()),
+            Selection::Family(device),
+        ];
+        let cause = cause();
+        let record = self
+            .engine
+            .decide(selections, move |overlay, now| {
+                devices::enroll(overlay, enrollment, now, &cause)
+            })
+            .await?;
+        self.module_message(&record, View::Full)
+    }
+}
+
+/// Only the hash of a token is kept.
+fn token_hash(token: &str) -> TokenHash {
+    let digest = digest::digest(&digest::SHA256, token.as_bytes());
+    let mut hash = TokenHash::default();
+    hash.copy_from_slice(digest.as_ref());
+    hash
+}
+
+fn ttl_problem() -> InvalidField {
+    InvalidField::new("ttl", "must be above zero and at most 30 days")
+}
