@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::verbs::{completions, device, enrollment, module, policy, status, twin};
+use crate::verbs::{completions, device, enrollment, module, policy, probe, status, twin};
 use crate::{exit, serve, up};
 
 /// Security twins for devices: telemetry in, posture computed, configuration pushed back.
@@ -112,6 +112,8 @@ pub(crate) enum Command {
     /// Run the service twin-store alone: identities and twins
     #[command(after_help = serve::HELP)]
     TwinStore(serve::ServiceArgs),
+    /// Ask one service whether it is ready, for health checks
+    Probe(probe::ProbeArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

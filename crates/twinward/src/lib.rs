@@ -100,6 +100,9 @@ enum Threads {
 
 /// Runs a verb that asks services.
 async fn ask(command: Command, global: &Global, environment: &Environment) -> Result<(), Failure> {
+    if let Command::Probe(args) = &command {
+        return verbs::probe::run(args, global.timeout.get()).await;
+    }
     let connection = Connection::find(global, environment)?;
     let output = Output::new(global.output, environment, SystemClock.now());
     match command {
@@ -112,7 +115,8 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
             Some(command) => verbs::policy::run(command, &connection, &output).await,
             None => Ok(()),
         },
-        Command::Up(_)
+        Command::Probe(_)
+        | Command::Up(_)
         | Command::Ingestion(_)
         | Command::TwinStore(_)
         | Command::Completions(_) => Ok(()),

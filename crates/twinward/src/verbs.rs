@@ -5,5 +5,6 @@ pub(crate) mod device;
 pub(crate) mod enrollment;
 pub(crate) mod module;
 pub(crate) mod policy;
+pub(crate) mod probe;
 pub(crate) mod status;
 pub(crate) mod twin;

@@ -110,7 +110,6 @@ impl Plan {
             .set("token", self.token.expose());
         loader = set(loader, "listen", self.twin_store.grpc);
         loader = set(loader, "admin_listen", self.twin_store.admin);
-        loader = set(loader, "public_host", self.host.as_ref());
         load::<twin_store::App>(&loader)
     }
 
@@ -134,7 +133,7 @@ impl Plan {
             .set("twin_store_url", twin_store.url())
             .set("twin_store_token", self.token.expose())
             .set("token", self.token.expose());
-        loader = set(loader, "twin_store.tls.ca_file", self.ca());
+        loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "listen", self.policy.grpc);
         loader = set(loader, "admin_listen", self.policy.admin);
         load::<policy::App>(&loader)
@@ -276,7 +275,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     let config = plan.ingestion(&store_door)?;
     let (agent_tls, host) = (config.tls_cert_file.is_some(), config.public_host.clone());
     let policy_config = plan.policy(&store_door)?;
-    let policy_tls = policy_config.grpc.tls.is_some();
+    let policy_tls = policy_config.tls_cert_file.is_some();
     let (ingestion, policy) = tokio::join!(
         build_one::<ingestion::App>(config),
         build_one::<policy::App>(policy_config)

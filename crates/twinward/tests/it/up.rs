@@ -12,7 +12,11 @@ async fn everything_serves_when_the_env_file_appears_and_the_file_goes_with_it()
     let dir = directory();
     let other = dir.path().join("other.env");
     let data_dir = dir.path().join("data");
-    let process = builder(&data_dir).arg("--env-file").arg(&other).spawn();
+    let process = builder(&data_dir)
+        .args(["--host", "hub.example.net"])
+        .arg("--env-file")
+        .arg(&other)
+        .spawn();
     let mut up = Up::wait(process, &data_dir).await;
     up.process.wait_for_file(&other, SOON).await;
 
@@ -26,6 +30,12 @@ async fn everything_serves_when_the_env_file_appears_and_the_file_goes_with_it()
         up.variables["TWINWARD_DATA_DIR"],
         data_dir.to_str().unwrap()
     );
+    assert_eq!(up.variables["TWINWARD_HOST"], "hub.example.net");
+    for name in ["INGESTION", "TWIN_STORE", "POLICY"] {
+        let url = &up.variables[&format!("TWINWARD_{name}_METRICS_URL")];
+        let probed = up.ask(&["probe", url]);
+        assert_eq!(probed.status.code(), Some(0), "{}", stderr(&probed));
+    }
     let status = up.ask(&["status", "-o", "json"]);
     assert_eq!(status.status.code(), Some(0), "{}", stderr(&status));
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
