@@ -79,13 +79,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut children = Children::new(kill, places.logs.clone());
 
     let shown = show(arguments, &places, &mut children, &events, screen);
-    if let Err(error) = &shown
-        && !error.is::<Interrupted>()
+    if shown
+        .as_ref()
+        .is_err_and(|error| !error.is::<Interrupted>())
     {
         show_logs(&children, screen);
     }
     let clean = children.stop(&events, screen);
-    if clean && !arguments.once {
+    let interrupted = shown.as_ref().is_err_and(Error::is::<Interrupted>);
+    if clean && interrupted {
         screen.aside("everything is stopped");
     }
     if arguments.json {
@@ -94,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match shown {
         Ok(_) => Ok(()),
         // Ctrl-C is how the plain demo ends.
-        Err(error) if error.is::<Interrupted>() && !arguments.once => Ok(()),
+        Err(_) if interrupted && !arguments.once => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -26,8 +26,8 @@ use super::twin::Twin;
 const HOP_WITHIN: Duration = Duration::from_secs(45);
 /// How long until nothing unexpected listens and no push is under way.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
-/// Loops that other programs may spoil.
-const ATTEMPTS: usize = 5;
+/// How long loops that other programs spoilt are played again.
+const PLAYED_WITHIN: Duration = Duration::from_mins(3);
 
 /// A hop that did not happen in time, or went wrong.
 #[derive(Debug)]
@@ -134,25 +134,28 @@ impl<'a> Stage<'a> {
 
     /// Plays the loop until nobody spoilt it.
     pub(crate) fn play(&mut self) -> Result<Round> {
-        for _ in 0..ATTEMPTS {
+        let deadline = Instant::now() + PLAYED_WITHIN;
+        while Instant::now() < deadline {
             self.settle(None)?;
             if let Some(round) = self.attempt()? {
                 return Ok(round);
             }
-            self.screen
-                .aside("another program's port was in play; once more");
+            let again = "another program opened a port in the middle of it; once more";
+            self.screen.aside(again);
         }
-        bail!("other programs opened ports all the time; the loop was spoilt {ATTEMPTS} times")
+        bail!("other programs opened ports all the time; no loop in {PLAYED_WITHIN:?} was ours")
     }
 
     fn attempt(&mut self) -> Result<Option<Round>> {
         let listener = open_port(self.twin().allowed.as_ref())?;
         let port = listener.local_addr()?.port();
+        self.narrator.focus(Some(port));
         let round = self.open_and_close(listener, port)?;
         if round.is_none() {
             // Gone by now; but the posture may not say so yet, and would take it for another's.
             self.until(HOP_WITHIN, |twin| !twin.ports().contains(&port))?;
         }
+        self.narrator.focus(None);
         Ok(round)
     }
 
@@ -199,14 +202,14 @@ impl<'a> Stage<'a> {
         let decided = |twin: &Twin| {
             twin.push.desired_version > before && twin.settings_of(POLICY).is_empty() != opened
         };
-        if !self.until(HOP_WITHIN, decided)? {
-            if !self.others(port).is_empty() {
-                return Ok(None);
-            }
-            return failed(
-                Hop::Policy,
-                format!("the twin had no new configuration after {HOP_WITHIN:?}"),
-            );
+        // When ours is closed and another is open, the configuration rightly stays.
+        let held = |twin: &Twin| !opened && !twin.unexpected().is_empty();
+        if !self.until(HOP_WITHIN, |twin| decided(twin) || held(twin))? {
+            let why = format!("the twin had no new configuration after {HOP_WITHIN:?}");
+            return failed(Hop::Policy, why);
+        }
+        if !decided(self.twin()) {
+            return Ok(None);
         }
         let version = self.twin().push.desired_version;
         let over = |twin: &Twin| twin.push.desired_version != version || twin.push.is_answered();
@@ -280,14 +283,6 @@ impl<'a> Stage<'a> {
                 bail!("the twin did not settle within {SETTLED_WITHIN:?}");
             }
         }
-    }
-
-    fn others(&self, port: u16) -> BTreeSet<u16> {
-        self.twin()
-            .unexpected()
-            .into_iter()
-            .filter(|it| *it != port)
-            .collect()
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Narrator {
     listening: Option<BTreeSet<Listener>>,
     /// The push that is being told.
     telling: Option<Telling>,
+    /// The only port whose listeners are told, while the demo plays with it.
+    focus: Option<u16>,
 }
 
 /// A push whose hops are being told.
@@ -37,7 +39,13 @@ impl Narrator {
             before,
             listening,
             telling: None,
+            focus: None,
         }
+    }
+
+    /// From now on tells of the listeners of one port alone, or of all.
+    pub(crate) fn focus(&mut self, port: Option<u16>) {
+        self.focus = port;
     }
 
     /// Tells what is new.
@@ -68,7 +76,11 @@ impl Narrator {
         let closed = before
             .difference(now)
             .map(|listener| ("listens no more", listener, ""));
-        let all: Vec<_> = opened.chain(closed).collect();
+        let told = |listener: &Listener| self.focus.is_none_or(|port| port == listener.port);
+        let all = opened
+            .chain(closed)
+            .filter(|(_, listener, _)| told(listener));
+        let all: Vec<_> = all.collect();
         for (verb, listener, note) in all.iter().take(LISTENERS_NAMED) {
             self.screen.listener(verb, listener, note);
         }

@@ -338,7 +338,8 @@ pub(crate) fn list(ports: &BTreeSet<u16>) -> String {
     let shown: Vec<_> = ports.iter().take(SHOWN).map(u16::to_string).collect();
     match (ports.len(), ports.len().saturating_sub(SHOWN)) {
         (0, _) => "no port".to_owned(),
-        (_, 0) => format!("port {}", shown.join(", ")),
+        (1, _) => format!("port {}", shown.join(", ")),
+        (_, 0) => format!("ports {}", shown.join(", ")),
         (_, more) => format!("ports {} and {more} more", shown.join(", ")),
     }
 }
@@ -362,7 +363,8 @@ mod tests {
     #[test]
     fn ports_are_listed_but_not_endlessly() {
         assert_eq!(list(&BTreeSet::new()), "no port");
-        assert_eq!(list(&BTreeSet::from([22, 80])), "port 22, 80");
+        assert_eq!(list(&BTreeSet::from([22])), "port 22");
+        assert_eq!(list(&BTreeSet::from([22, 80])), "ports 22, 80");
         let many = list(&(1..=20).collect());
         assert!(many.ends_with("8 and 12 more"), "{many}");
     }
