@@ -155,7 +155,7 @@ impl Narrator {
                 .get(name)
                 .is_some_and(|before| before != collector)
             {
-                self.screen.collector(name, collector);
+                self.screen.changed_collector(name, collector);
             }
         }
     }

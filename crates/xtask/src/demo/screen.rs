@@ -100,18 +100,31 @@ impl Screen {
         self.fact("desired", &format!("{key} = {}  {by}", setting.value));
     }
 
-    /// One collector.
+    /// One collector of a list.
     pub(crate) fn collector(self, name: &str, collector: &Collector) {
         let width = NAME_WIDTH + 8;
-        let state = format!("{:<9}", collector.state);
-        let state = match collector.state.as_str() {
-            "running" => self.paint("32", &state),
-            "skipped" | "degraded" => self.paint("33", &state),
-            "failed" => self.paint("31", &state),
-            _ => state,
-        };
+        let state = self.state(&format!("{:<9}", collector.state));
         let line = format!("  {name:<width$}{state} {}", self.dim(&collector.reason));
         self.print(&format!("{}\n", line.trim_end()));
+    }
+
+    /// A collector that is in another state now.
+    pub(crate) fn changed_collector(self, name: &str, collector: &Collector) {
+        let state = self.state(&collector.state);
+        let reason = match collector.reason.as_str() {
+            "" => String::new(),
+            reason => self.dim(&format!(", {reason}")),
+        };
+        self.fact("collector", &format!("{name} is {state}{reason}"));
+    }
+
+    fn state(self, state: &str) -> String {
+        match state.trim_end() {
+            "running" => self.paint("32", state),
+            "skipped" | "degraded" => self.paint("33", state),
+            "failed" => self.paint("31", state),
+            _ => state.to_owned(),
+        }
     }
 
     fn print(self, text: &str) {

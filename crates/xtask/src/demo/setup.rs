@@ -117,7 +117,7 @@ pub(crate) fn set_up(
     let ports = twin.ports();
     screen.fact(
         "listening",
-        &format!("TCP {}, all allowed from now on", list(&ports)),
+        &format!("TCP {}; allowed from now on", list(&ports)),
     );
     allow(&cli, &device, &ports)?;
     let policy = workspace::root().join(POLICY_FILE);
@@ -321,20 +321,15 @@ fn user() -> &'static str {
 }
 
 fn describe_policy(answer: &Value) -> String {
-    let policies = answer
-        .as_array()
-        .map_or(std::slice::from_ref(answer), Vec::as_slice);
-    let named = policies.iter().find_map(|it| {
-        let policy = it.get("policy").unwrap_or(it);
-        let revision = policy["state"]["revision"].as_u64()?;
-        Some(format!("{POLICY}, revision {revision} ({POLICY_FILE})"))
-    });
-    named.unwrap_or_else(|| format!("{POLICY} ({POLICY_FILE})"))
+    match answer["revision"].as_u64() {
+        Some(revision) => format!("{POLICY}, revision {revision} ({POLICY_FILE})"),
+        None => format!("{POLICY} ({POLICY_FILE})"),
+    }
 }
 
 /// Ports in a sentence.
 pub(crate) fn list(ports: &BTreeSet<u16>) -> String {
-    const SHOWN: usize = 8;
+    const SHOWN: usize = 6;
     let shown: Vec<_> = ports.iter().take(SHOWN).map(u16::to_string).collect();
     match (ports.len(), ports.len().saturating_sub(SHOWN)) {
         (0, _) => "no port".to_owned(),
@@ -366,7 +361,7 @@ mod tests {
         assert_eq!(list(&BTreeSet::from([22])), "port 22");
         assert_eq!(list(&BTreeSet::from([22, 80])), "ports 22, 80");
         let many = list(&(1..=20).collect());
-        assert!(many.ends_with("8 and 12 more"), "{many}");
+        assert!(many.ends_with("6 and 14 more"), "{many}");
     }
 
     #[test]
