@@ -240,6 +240,7 @@ pub(crate) fn hello(applied_desired_version: u64) -> Up {
         agent_version: "0.0.0-test".to_owned(),
         session_id: uuid::Uuid::new_v4().to_string(),
         applied_desired_version,
+        generation_id: String::new(),
     })
 }
 

@@ -2,7 +2,9 @@
 //!
 //! [`decide`] is pure: it says what a desired section changes. [`Store`] keeps the outcome, so that an
 //! agent without a network runs on the last good configuration, and an answer that may have been lost
-//! is given again. A version older than one decided on is refused (generations never go down).
+//! is given again. A version older than one decided on is refused: within one generation of the identity
+//! versions never go down. An identity that was deleted and created again is another generation, whose
+//! versions start again, so what was decided for the one before counts no more.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,6 +128,8 @@ pub enum Error {
 pub(crate) struct Store {
     path: PathBuf,
     identity: String,
+    /// Empty until the service has said it.
+    generation_id: String,
     applied: Map<String, Value>,
     decision: Option<Decision>,
     confirmed: bool,
@@ -136,8 +140,12 @@ pub(crate) struct Store {
 struct StoreFile {
     /// Whose twin this is from; another identity's versions mean nothing.
     identity: String,
+    /// Which generation of it the decision is about.
+    #[serde(default)]
+    generation_id: String,
     /// The desired section in force.
     applied: Map<String, Value>,
+    /// 0 when nothing was decided in this generation.
     decided_version: u64,
     decided_at: String,
     /// Absent when it was applied.
@@ -160,6 +168,7 @@ impl Store {
         let mut store = Self {
             path,
             identity: identity.to_owned(),
+            generation_id: String::new(),
             applied: Map::new(),
             decision: None,
             confirmed: true,
@@ -191,13 +200,37 @@ impl Store {
                 invalid_fields,
             },
         };
+        self.generation_id = file.generation_id;
         self.applied = file.applied;
         self.confirmed = file.confirmed;
-        self.decision = Some(Decision {
+        self.decision = (file.decided_version > 0).then(|| Decision {
             version: file.decided_version,
             outcome,
             decided_at: file.decided_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
         });
+    }
+
+    /// The generation of the identity that decisions are about; empty when it is not known.
+    pub(crate) fn generation_id(&self) -> &str {
+        &self.generation_id
+    }
+
+    /// The service says which generation of the identity this is. Answers whether it is another one:
+    /// then nothing is decided yet, and what was in force stays so until the first decision. Holds in
+    /// memory also after an error; the next start then learns it anew.
+    pub(crate) fn enter_generation(&mut self, generation_id: &str) -> Result<bool, Error> {
+        if generation_id.is_empty() || generation_id == self.generation_id {
+            return Ok(false);
+        }
+        // One that was never told is taken for this one: it is from an agent that did not ask.
+        let another = !self.generation_id.is_empty();
+        generation_id.clone_into(&mut self.generation_id);
+        if another {
+            self.decision = None;
+            self.confirmed = true;
+        }
+        self.save(self.decision.as_ref(), &self.applied, self.confirmed)?;
+        Ok(another)
     }
 
     /// The configuration in force. One that this version of the agent no longer understands gives
@@ -229,7 +262,7 @@ impl Store {
         applied: Option<Map<String, Value>>,
     ) -> Result<(), Error> {
         let applied = applied.unwrap_or_else(|| self.applied.clone());
-        self.save(&decision, &applied, false)?;
+        self.save(Some(&decision), &applied, false)?;
         self.applied = applied;
         self.decision = Some(decision);
         self.confirmed = false;
@@ -239,7 +272,7 @@ impl Store {
     /// The service has the last decision.
     pub(crate) fn confirm(&mut self) -> Result<(), Error> {
         if let Some(decision) = self.decision.as_ref().filter(|_| !self.confirmed) {
-            self.save(decision, &self.applied, true)?;
+            self.save(Some(decision), &self.applied, true)?;
         }
         self.confirmed = true;
         Ok(())
@@ -247,25 +280,28 @@ impl Store {
 
     fn save(
         &self,
-        decision: &Decision,
+        decision: Option<&Decision>,
         applied: &Map<String, Value>,
         confirmed: bool,
     ) -> Result<(), Error> {
-        let rejection = match &decision.outcome {
-            Outcome::Applied => None,
-            Outcome::Rejected {
+        let rejection = match decision.map(|decision| &decision.outcome) {
+            None | Some(Outcome::Applied) => None,
+            Some(Outcome::Rejected {
                 reason,
                 invalid_fields,
-            } => Some(RejectionFile {
+            }) => Some(RejectionFile {
                 reason: reason.clone(),
                 invalid_fields: invalid_fields.clone(),
             }),
         };
         let file = StoreFile {
             identity: self.identity.clone(),
+            generation_id: self.generation_id.clone(),
             applied: applied.clone(),
-            decided_version: decision.version,
-            decided_at: decision.decided_at.to_string(),
+            decided_version: decision.map_or(0, |decision| decision.version),
+            decided_at: decision
+                .map_or(Timestamp::UNIX_EPOCH, |decision| decision.decided_at)
+                .to_string(),
             rejection,
             confirmed,
         };
@@ -373,6 +409,33 @@ mod tests {
         assert!(!store.is_confirmed());
         let other = Store::open(dir.path(), "devices/e").unwrap();
         assert_eq!(other.decision(), None);
+    }
+
+    #[test]
+    fn another_generation_of_the_identity_starts_its_versions_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), "devices/d").unwrap();
+        assert!(!store.enter_generation("one").unwrap());
+        store.record(decision(7), Some(document(SHORT))).unwrap();
+        assert!(!store.enter_generation("one").unwrap());
+        assert!(!store.enter_generation("").unwrap());
+        assert_eq!(store.decision(), Some(&decision(7)));
+
+        assert!(store.enter_generation("two").unwrap());
+        for store in [store, Store::open(dir.path(), "devices/d").unwrap()] {
+            assert_eq!(store.decision(), None);
+            assert!(store.is_confirmed());
+            assert_eq!(store.generation_id(), "two");
+            assert_eq!(
+                store.configuration().priority_intervals.high.as_secs(),
+                60,
+                "the last good one stays in force"
+            );
+            assert!(matches!(
+                decide(store.decision(), 1, SHORT),
+                Verdict::Apply { .. }
+            ));
+        }
     }
 
     #[test]

@@ -97,6 +97,8 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Session {
     limits: SessionLimits,
+    /// Generation of the identity, whose versions the agent's are compared with.
+    generation_id: String,
     opened: bool,
     /// Batches whose publish has not been answered.
     batches: usize,
@@ -111,10 +113,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session that waits for its `hello`.
-    pub(crate) fn new(limits: SessionLimits) -> Self {
+    /// A session of one generation of an identity, that waits for its `hello`.
+    pub(crate) fn new(limits: SessionLimits, generation_id: impl Into<String>) -> Self {
         Self {
             limits,
+            generation_id: generation_id.into(),
             opened: false,
             batches: 0,
             requests: VecDeque::new(),
@@ -234,12 +237,19 @@ impl Session {
             agent_version,
             session_id,
             applied_desired_version,
+            generation_id,
         } = hello;
+        // A version of an identity that was deleted since says nothing about the one of today.
+        let decided_on = if generation_id.is_empty() || generation_id == self.generation_id {
+            applied_desired_version
+        } else {
+            0
+        };
         let mut effects = vec![Effect::Open(Opened {
             session_id,
             agent_version,
         })];
-        effects.extend(fetch(self.pusher.on_hello(applied_desired_version)));
+        effects.extend(fetch(self.pusher.on_hello(decided_on)));
         effects
     }
 
@@ -353,6 +363,11 @@ fn check_hello(hello: &agent::Hello) -> Result<(), InvalidField> {
     check_length(
         "hello.agent_version",
         &hello.agent_version,
+        posture::limits::NAME_BYTES_MAX,
+    )?;
+    check_length(
+        "hello.generation_id",
+        &hello.generation_id,
         posture::limits::NAME_BYTES_MAX,
     )?;
     match uuid::Uuid::try_parse(&hello.session_id) {

@@ -220,6 +220,7 @@ impl Agent {
             agent_version: concat!("loadgen/", env!("CARGO_PKG_VERSION")).to_owned(),
             session_id: Uuid::new_v4().to_string(),
             applied_desired_version: self.applied_version,
+            generation_id: String::new(),
         };
         self.outbox.clear();
         self.outbox.push_back(Message::Hello(hello));

@@ -50,6 +50,7 @@ impl Engine {
                     agent_version: AGENT_VERSION.to_owned(),
                     session_id: session_id.to_string(),
                     applied_desired_version: self.store.decision().map_or(0, |last| last.version),
+                    generation_id: self.store.generation_id().to_owned(),
                 }));
             }
             LinkEvent::Received(response) => {
@@ -92,9 +93,24 @@ impl Engine {
             batch_bytes: welcome.max_batch_bytes,
             batch_events: welcome.max_batch_events,
         });
+        self.enter_generation(&welcome.generation_id);
         // The answer to the last configuration may have been lost with the last connection.
         if !self.store.is_confirmed() {
             self.answer_last_decision("");
+        }
+    }
+
+    fn enter_generation(&mut self, generation_id: &str) {
+        match block_in_place(|| self.store.enter_generation(generation_id)) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(
+                generation_id,
+                "the identity was deleted and created again; its configuration starts anew"
+            ),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "cannot note which generation of the identity this is"
+            ),
         }
     }
 

@@ -127,7 +127,7 @@ impl Running {
         let parts = &door.parts;
         let partition = parts.outbox.partition_of(&proof.identity);
         let inlet = parts.inlets.of(partition);
-        let session = Session::new(parts.session_limits);
+        let session = Session::new(parts.session_limits, proof.generation_id.clone());
         let rejects = Budget::new(parts.limits.rejects_per_minute, parts.clock.monotonic());
         Self {
             proof,

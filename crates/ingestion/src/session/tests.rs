@@ -11,6 +11,8 @@ const LIMITS: SessionLimits = SessionLimits {
     batches_max: 2,
 };
 
+const GENERATION: &str = "7d1c1fb2-0d1f-4a4e-9f55-000000000001";
+
 fn request(message: Message) -> agent::OpenSessionRequest {
     agent::OpenSessionRequest {
         message: Some(message),
@@ -22,6 +24,7 @@ fn hello(applied_desired_version: u64) -> agent::OpenSessionRequest {
         agent_version: "1.0".to_owned(),
         session_id: "0d4b4a1e-93a0-4f3c-9a3f-000000000001".to_owned(),
         applied_desired_version,
+        generation_id: String::new(),
     }))
 }
 
@@ -47,7 +50,7 @@ fn patch(id: &str) -> agent::OpenSessionRequest {
 }
 
 fn open() -> Session {
-    let mut session = Session::new(LIMITS);
+    let mut session = Session::new(LIMITS, GENERATION);
     let effects = session.on_message(hello(0));
     assert!(
         matches!(effects.as_slice(), [Effect::Open(_), Effect::FetchDesired]),
@@ -79,7 +82,7 @@ fn check_refused(
 
 #[test]
 fn nothing_is_done_before_hello_and_hello_is_said_once() {
-    let mut session = Session::new(LIMITS);
+    let mut session = Session::new(LIMITS, GENERATION);
     for message in [events(1), patch("a"), agent::OpenSessionRequest::default()] {
         check_refused(&mut session, message, "UNEXPECTED_MESSAGE");
     }

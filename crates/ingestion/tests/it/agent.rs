@@ -65,7 +65,12 @@ impl Agent {
 
     /// Says hello and waits for the welcome.
     pub(crate) async fn hello(&mut self, applied_desired_version: u64) -> agent::Welcome {
-        self.send(hello(applied_desired_version)).await;
+        self.say(hello(applied_desired_version)).await
+    }
+
+    /// Says a hello and waits for the welcome.
+    pub(crate) async fn say(&mut self, hello: Message) -> agent::Welcome {
+        self.send(hello).await;
         match self.next().await {
             Ok(Answer::Welcome(welcome)) => welcome,
             other => panic!("no welcome: {other:?}"),
@@ -121,10 +126,16 @@ impl Agent {
 }
 
 pub(crate) fn hello(applied_desired_version: u64) -> Message {
+    hello_of(applied_desired_version, "")
+}
+
+/// A hello of an agent that remembers the generation of its version.
+pub(crate) fn hello_of(applied_desired_version: u64, generation_id: &str) -> Message {
     Message::Hello(agent::Hello {
         agent_version: "1.2.3".to_owned(),
         session_id: "0d4b4a1e-93a0-4f3c-9a3f-000000000001".to_owned(),
         applied_desired_version,
+        generation_id: generation_id.to_owned(),
     })
 }
 

@@ -6,7 +6,7 @@ use wire::agent::v1 as wire_agent;
 use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::agent::v1::open_session_request::Message;
 
-use crate::agent::{batch, heartbeat};
+use crate::agent::{batch, heartbeat, hello_of};
 use crate::fake_store::TRACE_OF_CHANGE;
 use crate::hub::{Hub, SOON, good_token};
 
@@ -72,6 +72,25 @@ async fn on_connecting_the_section_comes_only_if_versions_differ() {
     level.send(batch(vec![heartbeat(1)])).await;
     assert_eq!(level.ack().await.through_sequence, 1);
     level.hears_nothing(Duration::from_millis(200)).await;
+    hub.stop().await;
+}
+
+/// Deleted and created again, an identity starts with version 1 again; the agent may know a higher
+/// one, or by chance the same, of the identity that is gone.
+#[tokio::test]
+async fn an_agent_that_knows_a_deleted_generation_gets_the_section_whatever_its_version() {
+    let hub = Hub::start().await;
+    hub.register("d/m");
+    hub.store.set_desired(NAME, 5, "{}");
+    for (generation, known) in [("of-long-ago", 5), ("of-long-ago", 9), ("", 4)] {
+        let mut agent = hub.connect(&good_token("d/m")).await.expect("a good token");
+        let welcome = agent.say(hello_of(known, generation)).await;
+        assert_eq!(agent.desired().await.version, 5);
+        assert!(!welcome.generation_id.is_empty());
+        let mut agent = hub.connect(&good_token("d/m")).await.expect("a good token");
+        agent.say(hello_of(5, &welcome.generation_id)).await;
+        agent.hears_nothing(Duration::from_millis(200)).await;
+    }
     hub.stop().await;
 }
 

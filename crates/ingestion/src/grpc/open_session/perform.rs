@@ -177,6 +177,7 @@ impl Running {
             max_batch_bytes: small(limits.batch_bytes_max.get()),
             max_event_bytes: small(limits.event_bytes_max.get()),
             max_batch_events: limits.batch_events_max,
+            generation_id: self.proof.generation_id.clone(),
         });
         tracing::debug!(
             %identity,
