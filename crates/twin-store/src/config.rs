@@ -20,8 +20,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8431`.
     pub admin_listen: SocketAddr,
-    /// Certificate and key of the gRPC API. Unset: no TLS, which only loopback accepts.
-    pub tls: Option<ServerTls>,
+    /// PEM file with the certificate chain of the gRPC API. Unset: no TLS, which is allowed on
+    /// loopback only (see `allow_insecure`).
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
+    pub tls_key_file: Option<PathBuf>,
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which only
     /// loopback accepts.
     pub token: Secret,
@@ -63,7 +66,8 @@ impl Default for Config {
         Config {
             listen: local(8430),
             admin_listen: local(8431),
-            tls: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             token: Secret::default(),
             allow_insecure: false,
             nats_url: "nats://127.0.0.1:4222".to_owned(),
@@ -85,8 +89,16 @@ impl Default for Config {
 impl Config {
     /// How the gRPC server listens.
     pub(crate) fn grpc(&self) -> service_kit::server::GrpcConfig {
+        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(cert), Some(key)) => Some(ServerTls {
+                cert_file: cert.clone(),
+                key_file: key.clone(),
+                client_ca_file: None,
+            }),
+            (_, None) | (None, _) => None,
+        };
         service_kit::server::GrpcConfig {
-            tls: self.tls.clone(),
+            tls,
             token: Some(self.token.clone()).filter(|token| !token.is_empty()),
             allow_insecure: self.allow_insecure,
             ..service_kit::server::GrpcConfig::on(self.listen)
@@ -96,6 +108,11 @@ impl Config {
 
 impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
+        problems.require(
+            self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
+            "tls_key_file",
+            "is needed together with tls_cert_file",
+        );
         problems.spelled_out("", &self.grpc());
         problems.require(
             PartitionCount::new(self.partitions).is_ok(),

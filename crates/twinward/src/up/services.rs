@@ -265,7 +265,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     plan.ingestion(&nowhere)?;
     plan.policy(&nowhere)?;
 
-    let twin_store_tls = config.tls.is_some();
+    let twin_store_tls = config.tls_cert_file.is_some();
     let twin_store: twin_store::App = build_one(config).await?;
     let store_door = Door {
         addresses: Service::addresses(&twin_store),
