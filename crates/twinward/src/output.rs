@@ -138,6 +138,15 @@ impl Output {
     }
 }
 
+/// Prints a number of things.
+pub(crate) fn plural(number: u64, one: &str, many: &str) -> String {
+    if number == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{number} {many}")
+    }
+}
+
 /// Prints text as it is.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

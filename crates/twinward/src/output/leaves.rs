@@ -15,6 +15,18 @@ pub(crate) struct Leaf {
     pub(crate) version: String,
 }
 
+impl Leaf {
+    /// Whether it is a list.
+    fn is_list(&self) -> bool {
+        self.value.starts_with('[')
+    }
+
+    /// The items of a list; none if it is something else.
+    pub(crate) fn items(&self) -> Vec<Value> {
+        serde_json::from_str(&self.value).unwrap_or_default()
+    }
+}
+
 /// Lists the leaves in the order of their paths. Arrays and empty objects are leaves.
 pub(crate) fn leaves(document: &Value, metadata: &Value) -> Vec<Leaf> {
     let mut found = Vec::new();
@@ -27,20 +39,30 @@ pub(crate) fn is_blank(leaf: &Leaf) -> bool {
     matches!(leaf.value.as_str(), "" | "0" | "[]" | "{}" | "null")
 }
 
-/// Lists what differs between two documents: `path=value by writer`, and `path removed`.
+/// Lists what differs between two documents: `path=value by writer`, `path + item` and `path - item`
+/// of a list, and `path removed`.
 pub(crate) fn differences(before: &Value, after: &Value, metadata: &Value) -> Vec<String> {
     let before = leaves(before, &Value::Null);
     let after = leaves(after, metadata);
-    let same = |one: &Leaf, other: &Leaf| one.path == other.path && one.value == other.value;
     let mut lines = Vec::new();
     for leaf in &after {
-        if !before.iter().any(|old| same(old, leaf)) {
-            let by = if leaf.by.is_empty() {
-                String::new()
-            } else {
-                format!(" by {}", leaf.by)
-            };
-            lines.push(format!("{}={}{by}", leaf.path, leaf.value));
+        let old = before.iter().find(|old| old.path == leaf.path);
+        match old {
+            Some(old) if old.value == leaf.value => {}
+            Some(old) if leaf.is_list() && old.is_list() => {
+                let (old, new) = (old.items(), leaf.items());
+                let path = &leaf.path;
+                let added = new.iter().filter(|item| !old.contains(item));
+                lines.extend(added.map(|item| format!("{path} + {}", compact(item))));
+                let gone = old.iter().filter(|item| !new.contains(item));
+                lines.extend(gone.map(|item| format!("{path} - {}", compact(item))));
+            }
+            Some(_) | None if leaf.by.is_empty() => {
+                lines.push(format!("{}={}", leaf.path, leaf.value));
+            }
+            Some(_) | None => {
+                lines.push(format!("{}={} by {}", leaf.path, leaf.value, leaf.by));
+            }
         }
     }
     for leaf in &before {
@@ -49,6 +71,22 @@ pub(crate) fn differences(before: &Value, after: &Value, metadata: &Value) -> Ve
         }
     }
     lines
+}
+
+/// An item of a list on one line, without JSON's punctuation: `port=22 protocol=tcp`.
+pub(crate) fn compact(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(members) => {
+            let members: Vec<_> = ordered(members)
+                .into_iter()
+                .map(|(key, member)| format!("{key}={}", compact(member)))
+                .collect();
+            members.join(" ")
+        }
+        Value::Array(items) => items.iter().map(compact).collect::<Vec<_>>().join(","),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
 }
 
 fn walk(path: String, value: &Value, metadata: &Value, found: &mut Vec<Leaf>) {
@@ -131,5 +169,18 @@ mod tests {
             ["b.c=5", "e=true by policy:p@1", "b.d removed"]
         );
         assert_eq!(differences(&after, &after, &metadata), [""; 0]);
+    }
+
+    #[test]
+    fn differences_of_a_list_name_its_items() {
+        let before = json!({"ports": [{"port": 22, "protocol": "tcp"}, {"port": 80}]});
+        let after = json!({"ports": [{"port": 80}, {"port": 8080, "names": ["a", "b"]}]});
+        assert_eq!(
+            differences(&before, &after, &Value::Null),
+            [
+                "ports + names=a,b port=8080",
+                "ports - port=22 protocol=tcp"
+            ]
+        );
     }
 }

@@ -179,6 +179,7 @@ async fn create(args: CreateArgs, connection: &Connection, output: &Output) -> R
         },
         device,
         module,
+        agent_url: connection.agent_url(),
     })
 }
 

@@ -1,5 +1,7 @@
 //! `twinward enrollment`: secrets with which agents fetch their credentials themselves.
 
+use std::fmt::Write as _;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use service_kit::units::Duration;
@@ -100,7 +102,7 @@ impl View for Token {
         }
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, _paper: &Paper) -> String {
         let who = match (&self.device, self.max_uses) {
             (Some(device), _) => format!("device {device}"),
             (None, 1) => "one device".to_owned(),
@@ -112,8 +114,10 @@ impl View for Token {
             time::short(self.answer.expire_time)
         );
         if let Some(url) = &self.agent_url {
-            text.push_str(&paper.dim(&format!("agents reach us at {url}")));
-            text.push('\n');
+            let _ = write!(
+                text,
+                "\nOn the device:\n  twinward-agent run --server {url} --enrollment-token TOKEN\n"
+            );
         }
         text
     }

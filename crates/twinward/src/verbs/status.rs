@@ -13,7 +13,7 @@ use crate::connection::{Connection, Setting};
 use crate::env_file::variable;
 use crate::exit::Kind;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, plural};
 use crate::probe;
 use crate::verbs::policy;
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(
         look_at_nats(connection.known(variable::NATS_URL), within),
     );
     if let Some(sessions) = number(&ingestion.metrics, "twinward_ingestion_sessions") {
-        let text = view::plural(sessions, "agent connected", "agents connected");
+        let text = plural(sessions, "agent connected", "agents connected");
         ingestion.part.count("agentsConnected", sessions, text);
     }
     answers(
@@ -89,7 +89,7 @@ pub(crate) async fn run(
     ) {
         let text = match backlog {
             0 => "no lag".to_owned(),
-            many => view::plural(many, "message behind", "messages behind"),
+            many => plural(many, "message behind", "messages behind"),
         };
         twin_store.part.count("backlogMessages", backlog, text);
     }
@@ -201,7 +201,7 @@ async fn count_devices(connection: &Connection) -> Result<(u64, String), Failure
         count += page.devices.len() as u64;
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok((count, view::plural(count, "device", "devices")));
+            return Ok((count, plural(count, "device", "devices")));
         }
     }
     Ok((count, format!("more than {count} devices")))
@@ -219,7 +219,7 @@ async fn count_policies(connection: &Connection) -> Result<(u64, String), Failur
                 .is_some_and(|state| !state.complete)
         })
         .count();
-    let mut text = view::plural(count, "policy", "policies");
+    let mut text = plural(count, "policy", "policies");
     if evaluating > 0 {
         let _ = write!(text, ", {evaluating} still looking at all twins");
     }

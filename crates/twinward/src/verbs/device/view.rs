@@ -1,6 +1,8 @@
 //! What people and programs see of a device. Never a key, but inside the connection string that
 //! was asked for.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use wire::registry::v1 as api;
 
@@ -90,6 +92,7 @@ pub(super) struct Created {
     pub(super) device_connection: Option<String>,
     pub(super) module: Option<api::Module>,
     pub(super) module_connection: Option<String>,
+    pub(super) agent_url: Option<String>,
 }
 
 impl View for Created {
@@ -125,6 +128,13 @@ impl View for Created {
         ));
         text.push_str(&paper.dim("These hold keys: whoever has one can connect with it."));
         text.push('\n');
+        if let (Some(_), Some(url)) = (&self.module_connection, &self.agent_url) {
+            let _ = write!(
+                text,
+                "\nOn the device, with the second one in a file of mode 0600:\n  \
+                 twinward-agent run --server {url} --connection-string-file FILE\n"
+            );
+        }
         text
     }
 }

@@ -141,15 +141,6 @@ impl Part {
     }
 }
 
-/// Prints a number of things.
-pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
-    if number == 1 {
-        format!("1 {one}")
-    } else {
-        format!("{number} {many}")
-    }
-}
-
 /// The state of everything.
 #[derive(Debug, Serialize)]
 pub(super) struct StatusView {

@@ -10,8 +10,11 @@ use wire::twin::v1 as api;
 
 use crate::exit::Kind;
 use crate::failure::Failure;
-use crate::output::leaves::{Leaf, is_blank, leaves};
+use crate::output::leaves::{Leaf, compact, is_blank, leaves};
 use crate::output::{Paper, View, table, time};
+
+/// Items of a list that people see; a page, not a file.
+const ITEMS_MAX: usize = 20;
 
 /// A twin whose documents have been read.
 pub(super) struct TwinView {
@@ -227,19 +230,39 @@ fn add(text: &mut String, paper: &Paper, title: &str, found: Vec<Leaf>) {
         text.push_str("  empty\n");
         return;
     }
-    let rows = found
-        .into_iter()
-        .map(|leaf| {
-            let written = match (leaf.by.is_empty(), leaf.version.is_empty()) {
-                (true, true) => String::new(),
-                (true, false) => format!("at version {}", leaf.version),
-                (false, true) => format!("by {}", leaf.by),
-                (false, false) => format!("by {} at version {}", leaf.by, leaf.version),
-            };
-            vec![format!("  {}", leaf.path), leaf.value, written]
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for leaf in found {
+        let written = match (leaf.by.is_empty(), leaf.version.is_empty()) {
+            (true, true) => String::new(),
+            (true, false) => format!("at version {}", leaf.version),
+            (false, true) => format!("by {}", leaf.by),
+            (false, false) => format!("by {} at version {}", leaf.by, leaf.version),
+        };
+        let items = leaf.items();
+        if items.iter().any(Value::is_object) {
+            rows.extend(list(&leaf.path, &items, &written));
+        } else {
+            rows.push(vec![format!("  {}", leaf.path), leaf.value, written]);
+        }
+    }
     text.push_str(&table::rows(paper, rows));
+}
+
+/// A list of things: how many, then one on each line.
+fn list(path: &str, items: &[Value], written: &str) -> Vec<Vec<String>> {
+    let count = format!("{} in all", items.len());
+    let mut rows = vec![vec![format!("  {path}"), count, written.to_owned()]];
+    for item in items.iter().take(ITEMS_MAX) {
+        rows.push(vec![String::new(), compact(item)]);
+    }
+    if items.len() > ITEMS_MAX {
+        let rest = items.len() - ITEMS_MAX;
+        rows.push(vec![
+            String::new(),
+            format!("and {rest} more; -o json has them"),
+        ]);
+    }
+    rows
 }
 
 #[cfg(test)]

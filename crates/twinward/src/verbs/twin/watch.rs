@@ -16,7 +16,7 @@ use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::identity_args::resolve;
 use crate::output::leaves::differences;
-use crate::output::{Format, Output, Paper, View, table};
+use crate::output::{Format, Output, Paper, View, plural, table};
 
 /// For so many twins the last state is kept, so that a line can say what changed in it. Beyond
 /// them only the sections are named: a watch of a million twins must not hold a million documents.
@@ -121,8 +121,8 @@ impl Seen {
             }
             Some(api::watch_twins_response::Event::SnapshotComplete(snapshot)) => {
                 output.note(&format!(
-                    "{} twins; waiting for changes, Ctrl-C ends",
-                    snapshot.twin_count
+                    "{}; waiting for changes, Ctrl-C ends",
+                    plural(snapshot.twin_count, "twin", "twins")
                 ));
                 Ok(None)
             }
@@ -158,19 +158,20 @@ impl Seen {
 
 /// What changes with every event or hop and would crowd out what a person looks for. Programs get
 /// it all.
-const BOOKKEEPING: [&str; 8] = [
-    "posture.configuration.at=",
-    "posture.configuration.timeline.",
+const BOOKKEEPING: [&str; 6] = [
+    "posture.agent.sessionId",
     "posture.configuration.traceParent",
     "posture.delivery.",
-    "posture.eventCount=",
+    "posture.eventCount",
     "posture.eventsByKind.",
-    "posture.agent.lastSeen",
-    "posture.version=",
+    "posture.version",
 ];
 
 fn is_bookkeeping(text: &str) -> bool {
-    BOOKKEEPING.iter().any(|start| text.starts_with(start))
+    let path = text.split(['=', ' ']).next().unwrap_or(text);
+    // Times of all kinds: the line has one already.
+    let is_time = path.starts_with("posture.") && (path.ends_with("At") || path.ends_with(".at"));
+    is_time || BOOKKEEPING.iter().any(|start| path.starts_with(start))
 }
 
 fn change(change: api::Change) -> &'static str {

@@ -73,6 +73,7 @@ fn a_new_device_comes_with_what_its_owner_needs_next() {
             "HostName=hub;DeviceId=cam-1;ModuleId=DefenderIotMicroAgent;SharedAccessKey=S2"
                 .to_owned(),
         ),
+        agent_url: Some("https://hub:8420".to_owned()),
     };
     insta::assert_snapshot!("created", text(&view));
     insta::assert_snapshot!("created_json", json(&view));

@@ -23,7 +23,7 @@ fn twin() -> api::Twin {
         reported_json: r#"{"latest_state": {"processFrequency": "PT5M"}}"#.to_owned(),
         reported_version: 9,
         reported_metadata_json: String::new(),
-        posture_json: r#"{"listeningPorts": {"tcp": [22, 8080]}, "note": "a\u001b[31m\nb"}"#
+        posture_json: r#"{"listeningPorts": {"tcp": [22, 8080]}, "users": [{"uid": 0, "name": "root", "groups": ["root", "adm"]}], "count": 0, "note": "a\u001b[31m\nb"}"#
             .to_owned(),
         posture_version: 1042,
         update_time: Some(wire::time::to_wire(at)),
