@@ -79,6 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut children = Children::new(kill, places.logs.clone());
 
     let shown = show(arguments, &places, &mut children, &events, screen);
+    let shown = shown.map_err(|error| {
+        let by_signal = !error.is::<Interrupted>() && events.were_interrupted();
+        if by_signal { Interrupted.into() } else { error }
+    });
     if shown
         .as_ref()
         .is_err_and(|error| !error.is::<Interrupted>())

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,14 +64,27 @@ pub(crate) struct Children {
 
 /// Ends everything at once.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kill(Arc<Mutex<Vec<Running>>>);
+pub(crate) struct Kill(Arc<Mutex<Vec<Arc<Running>>>>);
 
 impl Kill {
     /// Kills what runs.
     pub(crate) fn all(&self) {
-        for running in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for running in self.lock().iter() {
             signal(running, Signal::KILL);
         }
+    }
+
+    /// The program that was started last.
+    fn last(&self) -> Option<Arc<Running>> {
+        self.lock().last().cloned()
+    }
+
+    fn forget(&self, ended: &Arc<Running>) {
+        self.lock().retain(|running| !Arc::ptr_eq(running, ended));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Running>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,12 +126,7 @@ impl Children {
         let stdout = child.stdout.take();
         let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .with_context(|| format!("cannot get a handle of {name}"))?;
-        let mut running = self
-            .running
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        running.push(Running { name, handle });
+        self.running.lock().push(Arc::new(Running { name, handle }));
         let ended = events.sender();
         thread::spawn(move || {
             if let Ok(status) = child.wait() {
@@ -151,27 +159,28 @@ impl Children {
     /// by itself.
     pub(crate) fn stop(&mut self, events: &Events, screen: Screen) -> bool {
         let mut clean = true;
-        loop {
-            let last = self
-                .running
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            let Some(last) = last else { return clean };
-            if ended_already(&last) {
-                continue;
-            }
-            signal(&last, Signal::TERM);
-            if wait(&last, events, ENDS_WITHIN) {
-                continue;
-            }
-            screen.say(&format!("{} does not end and is killed", last.name));
-            signal(&last, Signal::KILL);
-            wait(&last, events, DIES_WITHIN);
-            clean = false;
+        while let Some(last) = self.running.last() {
+            clean &= stop(&last, events, screen);
+            // Only now: until it has ended, a second Ctrl-C must still find it.
+            self.running.forget(&last);
         }
+        clean
     }
+}
+
+/// Stops one program; says whether it ended by itself.
+fn stop(running: &Running, events: &Events, screen: Screen) -> bool {
+    if ended_already(running) {
+        return true;
+    }
+    signal(running, Signal::TERM);
+    if wait(running, events, ENDS_WITHIN) {
+        return true;
+    }
+    screen.say(&format!("{} does not end and is killed", running.name));
+    signal(running, Signal::KILL);
+    wait(running, events, DIES_WITHIN);
+    false
 }
 
 /// A shell in which somebody worked with another hub must not lead the demo there.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::{self, ExitStatus};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -15,6 +15,9 @@ use super::twin::Twin;
 
 /// What a shell reports of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
+
+/// A signal reaches all of a terminal's programs at once.
+const SIGNAL_WITHIN: Duration = Duration::from_millis(100);
 
 /// Something happened.
 #[derive(Debug)]
@@ -100,6 +103,19 @@ impl Events {
         let left = deadline.saturating_duration_since(Instant::now());
         // We hold a sender ourselves, so the only failure is that the time is over.
         self.receiver.recv_timeout(left).ok()
+    }
+
+    /// Whether somebody wanted us to end. Ctrl-C goes to cargo and to the verbs that we run, too;
+    /// their failure may be here before the signal is.
+    pub(crate) fn were_interrupted(&self) -> bool {
+        let deadline = Instant::now() + SIGNAL_WITHIN;
+        loop {
+            match self.next(Some(deadline)) {
+                Some(Event::Interrupted) => return true,
+                Some(Event::Twin(_) | Event::Unreadable(_) | Event::Ended { .. }) => {}
+                None => return false,
+            }
+        }
     }
 
     /// An error if somebody wants us to end, for the moments in which nothing is waited for.
