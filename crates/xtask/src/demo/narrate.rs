@@ -81,6 +81,9 @@ impl Narrator {
             .chain(closed)
             .filter(|(_, listener, _)| told(listener));
         let all: Vec<_> = all.collect();
+        if self.focus.is_none() && !all.is_empty() {
+            self.screen.gap();
+        }
         for (verb, listener, note) in all.iter().take(LISTENERS_NAMED) {
             self.screen.listener(verb, listener, note);
         }

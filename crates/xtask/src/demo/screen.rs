@@ -51,6 +51,11 @@ impl Screen {
         self.print(&format!("\n{}\n", self.bold(text)));
     }
 
+    /// Sets what follows apart.
+    pub(crate) fn gap(self) {
+        self.print("\n");
+    }
+
     /// Says what something is.
     pub(crate) fn fact(self, name: &str, value: &str) {
         self.print(&fact(name, value));
