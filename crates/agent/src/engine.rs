@@ -28,6 +28,7 @@ use crate::session::Session;
 use crate::spool::{self, Sequence, Spool};
 
 mod exchange;
+mod follow;
 
 /// How long events may gather before they are made durable together. One fsync costs about as much as
 /// fifty events; a kill within this time loses what the collector had just seen.
@@ -87,9 +88,9 @@ struct Outbound {
     messages: mpsc::Sender<wire::agent::v1::OpenSessionRequest>,
     reset: ShutdownToken,
     session_id: uuid::Uuid,
-    /// The reported patch that proves, when answered, that the last decision arrived.
-    report_request: Option<String>,
+    answer: follow::Answer,
     warned_of_rejects: bool,
+    warned_of_refusal: bool,
 }
 
 impl Engine {
@@ -331,6 +332,7 @@ impl Engine {
     }
 
     fn on_housekeeping(&mut self) {
+        self.answer_again();
         if !self.state.session.is_open() {
             self.expire();
         }

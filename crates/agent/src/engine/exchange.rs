@@ -2,32 +2,27 @@
 
 use posture::Lane;
 use prost::Message;
-use serde_json::{Map, Value};
 use service_kit::error::chain;
 use service_kit::trace;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::block_in_place;
 use tracing::Instrument;
 use uuid::Uuid;
-use wire::agent::v1::acknowledge_desired::Outcome as WireOutcome;
 use wire::agent::v1::open_session_request::Message as Outgoing;
 use wire::agent::v1::open_session_response::Message as Incoming;
 use wire::agent::v1::{
-    AcknowledgeDesired, DesiredConfiguration, EventBatch, EventsAck, Hello, MessageError,
-    OpenSessionRequest, PatchReported, SecurityEvent, Welcome,
+    EventBatch, EventsAck, Hello, MessageError, OpenSessionRequest, SecurityEvent, Welcome,
 };
 use wire::events::{lane_from_wire, lane_to_wire};
 
+use super::follow::Answer;
 use super::{AGENT_VERSION, Engine, Outbound};
-use crate::collectors::driver::Request;
-use crate::collectors::set::Audience;
-use crate::configuration::{self, Decision, Outcome, Verdict};
 use crate::link::LinkEvent;
 use crate::session::{BatchPlan, ServiceLimits};
 
 /// What became of an attempt to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
+pub(super) enum Sent {
     Queued,
     /// The connection is slower than we are; later.
     NoRoom,
@@ -43,8 +38,9 @@ impl Engine {
                     messages: outbound,
                     reset,
                     session_id,
-                    report_request: None,
+                    answer: Answer::default(),
                     warned_of_rejects: false,
+                    warned_of_refusal: false,
                 });
                 self.send(Outgoing::Hello(Hello {
                     agent_version: AGENT_VERSION.to_owned(),
@@ -73,11 +69,7 @@ impl Engine {
                 trace::set_parent(&span, &desired.trace_parent);
                 self.on_desired(desired).instrument(span).await;
             }
-            Incoming::ReportedPatched(answer) => {
-                if self.is_report(&answer.request_id) {
-                    self.confirm();
-                }
-            }
+            Incoming::ReportedPatched(patched) => self.on_reported(&patched),
             Incoming::Twin(_) => tracing::debug!("a twin that was not asked for"),
             Incoming::Error(error) => self.on_error(&error),
         }
@@ -97,20 +89,6 @@ impl Engine {
         // The answer to the last configuration may have been lost with the last connection.
         if !self.store.is_confirmed() {
             self.answer_last_decision("");
-        }
-    }
-
-    fn enter_generation(&mut self, generation_id: &str) {
-        match block_in_place(|| self.store.enter_generation(generation_id)) {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(
-                generation_id,
-                "the identity was deleted and created again; its configuration starts anew"
-            ),
-            Err(error) => tracing::warn!(
-                error = chain(&error),
-                "cannot note which generation of the identity this is"
-            ),
         }
     }
 
@@ -145,170 +123,22 @@ impl Engine {
         }
     }
 
-    /// First flushes, then applies, then reports: what was seen under the old configuration is sent
-    /// before anything of the new one.
-    async fn on_desired(&mut self, desired: DesiredConfiguration) {
-        let version = desired.version;
-        let verdict = configuration::decide(self.store.decision(), version, &desired.document_json);
-        match verdict {
-            Verdict::Repeat => {
-                self.answer_last_decision(&desired.trace_parent);
-            }
-            Verdict::Stale(outcome) => {
-                tracing::warn!(version, ?outcome, "an older configuration is refused");
-                let decision = Decision {
-                    version,
-                    outcome,
-                    decided_at: self.clock.now(),
-                };
-                self.acknowledge(&decision, &desired.trace_parent);
-            }
-            Verdict::Reject(outcome) => {
-                tracing::warn!(
-                    version,
-                    ?outcome,
-                    "the configuration is not valid; the last good one stays"
-                );
-                if self.keep(version, outcome, None, &desired.trace_parent) {
-                    self.answer_last_decision(&desired.trace_parent);
-                }
-            }
-            Verdict::Apply {
-                configuration,
-                document,
-            } => {
-                self.gather(Audience::All, Request::Flush).await;
-                self.commit();
-                self.all_due();
-                self.pump();
-                if !self.keep(
-                    version,
-                    Outcome::Applied,
-                    Some(document),
-                    &desired.trace_parent,
-                ) {
-                    return;
-                }
-                let started = self.switch_to(*configuration);
-                tracing::info!(version, ?started, "configuration applied");
-                self.answer_last_decision(&desired.trace_parent);
-                self.gather(Audience::Named(&started), Request::Snapshot)
-                    .await;
-                // What the new configuration saw first is sent at once, so that its effect shows.
-                self.commit();
-                self.all_due();
-            }
-        }
-    }
-
-    /// Keeps a decision on disk. One that cannot be kept is refused: it would be forgotten with the
-    /// next start, and an acknowledgement would have been a lie.
-    fn keep(
-        &mut self,
-        version: u64,
-        outcome: Outcome,
-        applied: Option<Map<String, Value>>,
-        trace_parent: &str,
-    ) -> bool {
-        let decided_at = self.clock.now();
-        let decision = Decision {
-            version,
-            outcome,
-            decided_at,
-        };
-        let Err(error) = block_in_place(|| self.store.record(decision, applied)) else {
-            return true;
-        };
-        tracing::error!(
-            error = chain(&error),
-            version,
-            "the configuration cannot be kept"
-        );
-        let reason = format!(
-            "the configuration cannot be kept on disk: {}",
-            chain(&error)
-        );
-        let outcome = Outcome::Rejected {
-            reason,
-            invalid_fields: Vec::new(),
-        };
-        self.acknowledge(
-            &Decision {
-                version,
-                outcome,
-                decided_at,
-            },
-            trace_parent,
-        );
-        false
-    }
-
-    fn confirm(&mut self) {
-        if let Err(error) = block_in_place(|| self.store.confirm()) {
-            // The answer is then given once more.
+    fn on_error(&mut self, error: &MessageError) {
+        let first = self
+            .state
+            .outbound
+            .as_mut()
+            .is_none_or(|outbound| !std::mem::replace(&mut outbound.warned_of_refusal, true));
+        // What may succeed later is tried again; saying so each time would fill the log.
+        if first || !error.retryable {
             tracing::warn!(
-                error = chain(&error),
-                "cannot note that a configuration is confirmed"
+                reason = error.reason,
+                message = error.message,
+                retryable = error.retryable,
+                "the service refused a message"
             );
         }
-    }
-
-    /// Acknowledges the last decision and reports it. The acknowledgement goes first, so that the
-    /// answer to the report proves that both arrived.
-    fn answer_last_decision(&mut self, trace_parent: &str) {
-        let Some(decision) = self.store.decision().cloned() else {
-            return;
-        };
-        self.acknowledge(&decision, trace_parent);
-        let request_id = Uuid::new_v4().to_string();
-        let patch = configuration::reported(&decision, AGENT_VERSION);
-        self.send(Outgoing::PatchReported(PatchReported {
-            request_id: request_id.clone(),
-            patch_json: patch.to_string(),
-        }));
-        if let Some(outbound) = &mut self.state.outbound {
-            outbound.report_request = Some(request_id);
-        }
-    }
-
-    fn acknowledge(&mut self, decision: &Decision, trace_parent: &str) {
-        let (outcome, reason, invalid_fields) = match &decision.outcome {
-            Outcome::Applied => (WireOutcome::Applied, String::new(), Vec::new()),
-            Outcome::Rejected {
-                reason,
-                invalid_fields,
-            } => (
-                WireOutcome::Rejected,
-                reason.clone(),
-                invalid_fields.clone(),
-            ),
-        };
-        self.send(Outgoing::AcknowledgeDesired(AcknowledgeDesired {
-            version: decision.version,
-            outcome: outcome.into(),
-            reason,
-            invalid_fields,
-            apply_time: Some(wire::time::to_wire(decision.decided_at)),
-            trace_parent: trace_parent.to_owned(),
-        }));
-    }
-
-    fn on_error(&mut self, error: &MessageError) {
-        tracing::warn!(
-            reason = error.reason,
-            message = error.message,
-            retryable = error.retryable,
-            "the service refused a message"
-        );
-        // A report that can never be accepted must not be repeated with every session.
-        if !error.retryable && self.is_report(&error.request_id) {
-            self.confirm();
-        }
-    }
-
-    fn is_report(&self, request_id: &str) -> bool {
-        let outbound = self.state.outbound.as_ref();
-        outbound.and_then(|outbound| outbound.report_request.as_deref()) == Some(request_id)
+        self.on_refused_answer(error);
     }
 
     /// Sends what may be sent now, the most urgent lane first.
@@ -372,7 +202,7 @@ impl Engine {
         sent
     }
 
-    fn send(&mut self, message: Outgoing) -> Sent {
+    pub(super) fn send(&mut self, message: Outgoing) -> Sent {
         let Some(outbound) = &self.state.outbound else {
             return Sent::NoSession;
         };

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use service_kit::shutdown::ShutdownToken;
@@ -18,8 +18,8 @@ use wire::agent::v1::agent_service_server::{AgentService, AgentServiceServer};
 use wire::agent::v1::open_session_request::Message as FromAgent;
 use wire::agent::v1::open_session_response::Message as ToAgent;
 use wire::agent::v1::{
-    DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, OpenSessionRequest,
-    OpenSessionResponse, ReportedPatched, Welcome,
+    DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, MessageError,
+    OpenSessionRequest, OpenSessionResponse, ReportedPatched, Welcome,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,9 +49,19 @@ impl Record {
     }
 }
 
+/// How the service behind the door is at the moment.
+#[derive(Default)]
+pub(crate) struct Mood {
+    /// The generation of the identity that it knows.
+    pub(crate) generation_id: String,
+    /// So many acknowledgements it cannot pass on to the twin.
+    pub(crate) acknowledgements_refused: usize,
+}
+
 /// The door's servant.
 struct Servant {
     record: Record,
+    mood: Arc<Mutex<Mood>>,
     pushes: broadcast::Sender<DesiredConfiguration>,
     stop: ShutdownToken,
 }
@@ -59,6 +69,7 @@ struct Servant {
 /// A door that stands open until it is dropped.
 pub(crate) struct Door {
     pub(crate) address: SocketAddr,
+    mood: Arc<Mutex<Mood>>,
     pushes: broadcast::Sender<DesiredConfiguration>,
     stop: ShutdownToken,
 }
@@ -80,8 +91,10 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let (pushes, _) = broadcast::channel(8);
         let stop = ShutdownToken::new();
+        let mood = Arc::<Mutex<Mood>>::default();
         let servant = Servant {
             record,
+            mood: Arc::clone(&mood),
             pushes: pushes.clone(),
             stop: stop.clone(),
         };
@@ -91,9 +104,14 @@ impl Door {
         tokio::spawn(async move { server.await.unwrap() });
         Self {
             address,
+            mood,
             pushes,
             stop,
         }
+    }
+
+    pub(crate) fn mood(&self) -> MutexGuard<'_, Mood> {
+        self.mood.lock().unwrap()
     }
 
     pub(crate) fn push(&self, version: u64, document: &serde_json::Value) {
@@ -140,13 +158,14 @@ impl AgentService for Servant {
         let (answers, receiver) = mpsc::channel(64);
         let mut pushes = self.pushes.subscribe();
         let record = self.record.clone();
+        let mood = Arc::clone(&self.mood);
         let stop = self.stop.clone();
         tokio::spawn(async move {
             loop {
                 let answer = tokio::select! {
                     message = requests.message() => match message {
                         Ok(Some(OpenSessionRequest { message: Some(message) })) => {
-                            let answer = answer(&message);
+                            let answer = answer(&message, &mut mood.lock().unwrap());
                             record.0.lock().unwrap().push(message);
                             answer
                         }
@@ -169,11 +188,12 @@ impl AgentService for Servant {
     }
 }
 
-fn answer(message: &FromAgent) -> Option<ToAgent> {
+fn answer(message: &FromAgent, mood: &mut Mood) -> Option<ToAgent> {
     match message {
         FromAgent::Hello(_) => Some(ToAgent::Welcome(Welcome {
             device_id: "d1".to_owned(),
             module_id: "DefenderIotMicroAgent".to_owned(),
+            generation_id: mood.generation_id.clone(),
             ..Welcome::default()
         })),
         FromAgent::Events(batch) => Some(ToAgent::EventsAck(EventsAck {
@@ -186,6 +206,14 @@ fn answer(message: &FromAgent) -> Option<ToAgent> {
             request_id: patch.request_id.clone(),
             version: 1,
         })),
+        FromAgent::AcknowledgeDesired(_) if mood.acknowledgements_refused > 0 => {
+            mood.acknowledgements_refused -= 1;
+            Some(ToAgent::Error(MessageError {
+                reason: "TWIN_STORE_UNAVAILABLE".to_owned(),
+                retryable: true,
+                ..MessageError::default()
+            }))
+        }
         FromAgent::AcknowledgeDesired(_) | FromAgent::GetTwin(_) => None,
     }
 }

@@ -208,3 +208,93 @@ async fn a_token_that_is_not_known_ends_enrolment_with_a_reason() {
         "{text}"
     );
 }
+
+fn acknowledgements(messages: &[FromAgent]) -> Vec<(u64, Outcome)> {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            FromAgent::AcknowledgeDesired(ack) => Some((ack.version, ack.outcome())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The twin would wait for the answer for as long as the session lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_could_not_be_passed_on_is_given_again_in_the_same_session() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    door.mood().acknowledgements_refused = 2;
+    let data_dir = directory();
+    let more = ["--connection-string", CONNECTION_STRING];
+    let mut agent = Agent::start(&data_dir, door.address, &more);
+    agent.process.allow("the service refused a message");
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    door.push(3, &json!({}));
+    let trace = record
+        .wait("the third acknowledgement", |messages| {
+            let count = acknowledgements(messages).len();
+            (count == 3).then(|| acknowledgement(messages, 3).unwrap().1.trace_parent)
+        })
+        .await;
+    assert!(trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+    let confirmed = || {
+        let text = std::fs::read(data_dir.path().join("config.json")).ok()?;
+        let stored: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        (stored["confirmed"] == true).then_some(())
+    };
+    testkit::wait_for("the confirmation", DEADLINE, async || confirmed()).await;
+    let hellos = record.messages();
+    let hellos = hellos.iter().filter(|it| matches!(it, FromAgent::Hello(_)));
+    assert_eq!(hellos.count(), 1, "all in one session");
+    agent.process.terminate();
+    assert!(agent.process.wait_exit(DEADLINE).await.success());
+    agent.process.assert_clean_log();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_was_created_again_starts_its_versions_again() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    door.mood().generation_id = "one".to_owned();
+    let data_dir = directory();
+    let more = ["--connection-string", CONNECTION_STRING];
+    let mut agent = Agent::start(&data_dir, door.address, &more);
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    door.push(7, &json!({}));
+    record
+        .wait("the first report", |messages| reported(messages).pop())
+        .await;
+    agent.process.kill();
+
+    door.mood().generation_id = "two".to_owned();
+    let mut agent = Agent::start(&data_dir, door.address, &more);
+    agent
+        .process
+        .wait_for_line("deleted and created again", DEADLINE)
+        .await;
+    door.push(1, &json!({}));
+    record
+        .wait("the new one's report", |messages| {
+            reported(messages).into_iter().nth(1)
+        })
+        .await;
+    let messages = record.messages();
+    assert_eq!(
+        acknowledgements(&messages),
+        [(7, Outcome::Applied), (1, Outcome::Applied)]
+    );
+    let said: Vec<_> = messages
+        .iter()
+        .filter_map(|message| match message {
+            FromAgent::Hello(hello) => {
+                Some((hello.applied_desired_version, hello.generation_id.as_str()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [(0, ""), (7, "one")]);
+    agent.process.terminate();
+    assert!(agent.process.wait_exit(DEADLINE).await.success());
+    agent.process.assert_clean_log();
+}
