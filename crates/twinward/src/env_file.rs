@@ -83,7 +83,7 @@ pub fn write(path: &Path, variables: &[(&str, String)]) -> io::Result<()> {
     private_file::replace(path, print(variables).as_bytes())
 }
 
-/// Reads what [`print`] wrote.
+/// Reads what [`print()`] wrote.
 pub fn parse(text: &str) -> Result<BTreeMap<String, String>, Malformed> {
     let mut variables = BTreeMap::new();
     let mut rest = text;

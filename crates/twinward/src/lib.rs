@@ -4,9 +4,9 @@
 //! process, where they still talk gRPC and NATS as they would across machines. Nothing is decided
 //! here that a service decides.
 //!
-//! Reading order: [`args`] (what can be asked for) → [`connection`] (where the services are) →
-//! [`verbs`] (each a file) → [`output`] and [`failure`] (what people read) → [`serve`] (one
-//! service) → [`up`] (everything).
+//! Reading order: `args` (what can be asked for) → `connection` (where the services are) →
+//! `verbs` (each a file) → `output` and `failure` (what people read) → `serve` (one
+//! service) → `up` (everything).
 
 mod args;
 mod connection;

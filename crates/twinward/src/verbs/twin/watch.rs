@@ -170,7 +170,8 @@ const BOOKKEEPING: [&str; 6] = [
 fn is_bookkeeping(text: &str) -> bool {
     let path = text.split(['=', ' ']).next().unwrap_or(text);
     // Times of all kinds: the line has one already.
-    let is_time = path.starts_with("posture.") && (path.ends_with("At") || path.ends_with(".at"));
+    let last = path.rsplit('.').next().unwrap_or(path);
+    let is_time = path.starts_with("posture.") && (last == "at" || last.ends_with("At"));
     is_time || BOOKKEEPING.iter().any(|start| path.starts_with(start))
 }
 
