@@ -7,6 +7,7 @@
 
 use clap::Args;
 use twin::{DeviceId, IdError, IdentityKey, ModuleId};
+use wire::names;
 
 /// One device.
 #[derive(Debug, Args)]
@@ -37,8 +38,8 @@ impl ModuleArg {
 /// A device or a module, for what both have: a twin.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArg {
-    /// DEVICE, or DEVICE/MODULE
-    #[arg(value_name = "IDENTITY", value_parser = IdentityKey::parse_path)]
+    /// DEVICE, or DEVICE/MODULE, or a resource name as errors and JSON show it
+    #[arg(value_name = "IDENTITY", value_parser = identity)]
     pub(crate) identity: IdentityKey,
     /// The security module of DEVICE, short for DEVICE/DefenderIotMicroAgent
     #[arg(short, long)]
@@ -60,6 +61,15 @@ pub(crate) fn resolve(identity: &IdentityKey, security: bool) -> IdentityKey {
     }
 }
 
+/// Reads `d`, `d/m`, `devices/d` or `devices/d/modules/m`. What looks like a resource name is one,
+/// since people paste them from messages.
+pub(crate) fn identity(text: &str) -> Result<IdentityKey, String> {
+    if text.starts_with("devices/") {
+        return names::parse_identity("name", text).map_err(|error| error.problem);
+    }
+    IdentityKey::parse_path(text).map_err(|error| error.to_string())
+}
+
 /// Reads a device id; the error says what is allowed.
 pub(crate) fn device(text: &str) -> Result<DeviceId, IdError> {
     DeviceId::parse(text)
@@ -67,4 +77,26 @@ pub(crate) fn device(text: &str) -> Result<DeviceId, IdError> {
 
 fn module(text: &str) -> Result<ModuleId, IdError> {
     ModuleId::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_may_be_pasted_from_a_message() {
+        for (text, path) in [
+            ("cam", "cam"),
+            ("cam/agent", "cam/agent"),
+            ("devices/cam", "cam"),
+            ("devices/cam/modules/agent", "cam/agent"),
+        ] {
+            assert_eq!(identity(text).unwrap().to_string(), path);
+        }
+        assert!(
+            identity("devices/cam/agent")
+                .unwrap_err()
+                .contains("devices/{device}")
+        );
+    }
 }
