@@ -168,7 +168,10 @@ impl Running {
                 return SessionEnd::Finished;
             }
             let wants = reading && self.session.may_read();
-            let reads = wants && self.inlet.is_open();
+            // The first message is read in any case: it brings nothing that must be stored, and an
+            // agent that is not welcomed cannot be told what it should be.
+            let may_be_held = self.session.is_open();
+            let reads = wants && (self.inlet.is_open() || !may_be_held);
             let outcome = tokio::select! {
                 biased;
                 mail = self.place.mailbox().take() => self.on_mail(&mail),
@@ -185,7 +188,7 @@ impl Running {
                     Ok(())
                 }
                 () = &mut self.look => self.on_look(),
-                () = self.inlet.becomes(!reads), if wants => Ok(()),
+                () = self.inlet.becomes(!reads), if wants && may_be_held => Ok(()),
                 received = requests.message(), if reads => match received {
                     Ok(Some(message)) => {
                         let effects = self.session.on_message(message);

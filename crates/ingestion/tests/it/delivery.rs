@@ -224,9 +224,18 @@ async fn a_backlog_of_the_fold_holds_the_agents_until_it_is_worked_off() {
     testkit::wait_for("the inlet to close", SOON, closed).await;
     agent.send(batch(vec![heartbeat(3)])).await;
     agent.hears_nothing(Duration::from_millis(400)).await;
+    // Held, not turned away: one that comes now is welcomed, told what it should be, and held too.
+    hub.register("e/m");
+    hub.store.set_desired("devices/e/modules/m", 2, "{}");
+    let mut other = hub.connect(&good_token("e/m")).await.expect("a good token");
+    other.hello(1).await;
+    assert_eq!(other.desired().await.version, 2);
+    other.send(batch(vec![heartbeat(1)])).await;
+    other.hears_nothing(Duration::from_millis(200)).await;
     let last = hub.bus.last_sequence("TELEMETRY_0").await.unwrap();
     hub.bus.trim("TELEMETRY_0", last).await.unwrap();
     assert_eq!(agent.ack().await.through_sequence, 3);
+    assert_eq!(other.ack().await.through_sequence, 1);
     hub.stop().await;
 }
 
