@@ -24,7 +24,7 @@ const OUTBOUND_MAX: usize = 64;
 /// How long the service may take to begin its answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A session that lasted this long was a good one: the next failure starts the back-off anew.
+/// A session that was open for this long was a good one: the next failure starts the back-off anew.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
 
 /// How long a token is good for. The session ends with it, so a new one is opened a bit earlier.
@@ -113,12 +113,12 @@ impl Link {
     async fn follow(&mut self) {
         let mut backoff = Backoff::new(RECONNECT);
         loop {
-            let began = Instant::now();
-            let end = self.session().await;
+            let (end, open_for) = self.session().await;
             if self.events.send(LinkEvent::Closed).await.is_err() {
                 return;
             }
-            if began.elapsed() > GOOD_SESSION {
+            // Time spent on a peer that does not answer is not time of a session.
+            if open_for > GOOD_SESSION {
                 backoff = Backoff::new(RECONNECT);
             }
             let delay = backoff.next_delay().unwrap_or(RECONNECT.cap);
@@ -127,7 +127,8 @@ impl Link {
         }
     }
 
-    async fn session(&mut self) -> End {
+    /// Holds one session; answers how it ended and how long it was open.
+    async fn session(&mut self) -> (End, Duration) {
         let (outbound, requests) = mpsc::channel(OUTBOUND_MAX);
         let reset = ShutdownToken::new();
         let opened = LinkEvent::Opened {
@@ -135,33 +136,42 @@ impl Link {
             reset: reset.clone(),
         };
         if self.events.send(opened).await.is_err() {
-            return End::Engine;
+            return (End::Engine, Duration::ZERO);
         }
-        let ended = reset
-            .run_until(timeout(SESSION_LIFE, self.exchange(requests)))
-            .await;
-        match ended {
+        let mut opened_at = None;
+        let exchange = self.exchange(requests, &mut opened_at);
+        let end = match reset.run_until(timeout(SESSION_LIFE, exchange)).await {
             None => End::Engine,
             Some(Err(_elapsed)) => End::Renewal,
             Some(Ok(Ok(()))) => End::Finished,
             Some(Ok(Err(status))) => End::Service(status),
-        }
+        };
+        (end, opened_at.map_or(Duration::ZERO, |at| at.elapsed()))
     }
 
+    /// Passes messages both ways until the session ends; notes when the service first answered.
     async fn exchange(
         &mut self,
         requests: mpsc::Receiver<OpenSessionRequest>,
+        opened_at: &mut Option<Instant>,
     ) -> Result<(), Status> {
         let mut request = Request::new(ReceiverStream::new(requests));
         request
             .metadata_mut()
             .insert("authorization", self.authorization()?);
-        let opening = timeout(OPEN_TIMEOUT, self.client.open_session(request));
-        let mut responses: Streaming<OpenSessionResponse> = opening
-            .await
-            .map_err(|_| Status::deadline_exceeded("the service did not answer"))??
-            .into_inner();
-        while let Some(response) = responses.message().await? {
+        // The welcome belongs to the opening: a service that takes the call and says nothing would
+        // otherwise keep the agent waiting for as long as the connection lives.
+        let opening = async {
+            let mut responses = self.client.open_session(request).await?.into_inner();
+            let first = responses.message().await?;
+            Ok::<_, Status>((responses, first))
+        };
+        let (mut responses, mut next): (Streaming<OpenSessionResponse>, _) =
+            timeout(OPEN_TIMEOUT, opening)
+                .await
+                .map_err(|_| Status::deadline_exceeded("the service did not answer"))??;
+        *opened_at = Some(Instant::now());
+        while let Some(response) = next {
             if self
                 .events
                 .send(LinkEvent::Received(Box::new(response)))
@@ -170,6 +180,7 @@ impl Link {
             {
                 return Ok(());
             }
+            next = responses.message().await?;
         }
         Ok(())
     }
