@@ -89,15 +89,15 @@ fn everything_that_is_wrong_with_a_configuration_is_said_at_once() {
             "--set",
             "partitions=1000",
         ])
-        .env("TWINWARD_TWIN_STORE__LISTENN", "x")
+        .env("TWINWARD_TWIN_STORE__PORT_TO_LISTEN", "x")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(5));
     let text = stderr(&output);
     for expected in [
         "listen",
-        "listenn",
-        "TWINWARD_TWIN_STORE__LISTENN",
+        "port_to_listen",
+        "TWINWARD_TWIN_STORE__PORT_TO_LISTEN",
         "partitions",
         "256",
     ] {

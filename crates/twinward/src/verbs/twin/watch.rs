@@ -32,7 +32,7 @@ const LEAVES_MAX: usize = 6;
     twinward twin watch --filter \"tags.site = 'hall-3'\" -o json | jq .twin.posture")]
 pub(crate) struct WatchArgs {
     /// DEVICE or DEVICE/MODULE; without it, all twins
-    #[arg(value_name = "IDENTITY", value_parser = IdentityKey::parse_path)]
+    #[arg(value_name = "IDENTITY", value_parser = crate::identity_args::identity)]
     identity: Option<IdentityKey>,
     /// The security module of DEVICE
     #[arg(short, long, requires = "identity")]
