@@ -17,6 +17,7 @@ pub(crate) mod aggregate;
 pub(crate) mod connections;
 pub(crate) mod driver;
 pub(crate) mod file_system;
+pub(crate) mod fit;
 pub(crate) mod heartbeat;
 pub(crate) mod listening_ports;
 pub(crate) mod local_users;

@@ -12,7 +12,7 @@ use posture::{EventPayload, limits};
 
 use super::machine::Machine;
 use super::sockets::{self, Owner, Socket};
-use super::{Collector, Health, Observation, Wakeup};
+use super::{Collector, Health, Observation, Wakeup, fit};
 
 /// How soon an open port is noticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -67,6 +67,7 @@ impl ListeningPorts {
             (one.protocol, one.port, one.address) == (other.protocol, other.port, other.address)
         });
         ports.truncate(limits::LISTENING_PORTS_MAX);
+        fit::ports(&mut ports);
         Some(ports)
     }
 

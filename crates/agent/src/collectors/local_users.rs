@@ -9,7 +9,7 @@ use posture::event::{LocalUser, LocalUsers as Snapshot};
 use posture::{EventPayload, limits};
 
 use super::machine::Machine;
-use super::{Collector, Health, Observation, Wakeup, text};
+use super::{Collector, Health, Observation, Wakeup, fit, text};
 
 /// Two `stat` calls; how soon a new account is noticed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -142,6 +142,7 @@ fn parse(passwd: &str, group: &str) -> Vec<LocalUser> {
     }
     users.sort_unstable();
     users.truncate(limits::LOCAL_USERS_MAX);
+    fit::users(&mut users);
     users
 }
 
