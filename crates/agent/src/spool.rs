@@ -12,7 +12,8 @@
 //! # Update protocol
 //! 1. `append` gives an event its sequence and keeps it in memory.
 //! 2. `sync` (the group commit) writes and syncs the records of each lane, then replaces its
-//!    `position` when that changed, then removes segments below the floor. Only events that were
+//!    `position` when that changed, then removes segments below the floor. The last two are done
+//!    also when the first fails, because on a full disk they make room. Only events that were
 //!    synced are ever read, and so ever sent.
 //! 3. `acknowledge` and drops move the floor in memory; the next `sync` makes them durable.
 //!
@@ -196,14 +197,17 @@ impl Spool {
 
     /// Makes everything appended, acknowledged and dropped so far durable.
     pub fn sync(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for lane in Lane::ALL {
-            self.lanes[lane].sync().map_err(|source| Error::Lane {
+            let synced = self.lanes[lane].sync().map_err(|source| Error::Lane {
                 action: "sync",
                 lane,
                 source,
-            })?;
+            });
+            // The others go on: one of them may free what this one lacks.
+            outcome = outcome.and(synced);
         }
-        Ok(())
+        outcome
     }
 
     /// Reads durable events after `after`, at or below `through`, in order.

@@ -102,19 +102,42 @@ impl LaneLog {
         Ok(sequence)
     }
 
-    /// Makes everything appended so far durable, then the position, then removes what it frees.
+    /// Makes everything appended so far durable, then the position, then removes what it frees. The
+    /// last two do not depend on the first: on a full disk they are what makes room.
     pub(super) fn sync(&mut self) -> io::Result<()> {
+        let kept = self.keep();
+        self.forget()?;
+        kept
+    }
+
+    fn keep(&mut self) -> io::Result<()> {
         self.write_pending()?;
         if self.durable != self.written {
             self.active.sync_data()?;
             self.durable = self.written;
         }
+        Ok(())
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
         if self.position_dirty {
             // What damage took is counted at open; later holes are none of this run's making.
             self.position.holes_counted_through = self.durable.max(self.position.floor);
-            position::store_position(&self.dir, self.position)?;
+            match position::store_position(&self.dir, self.position) {
+                // The position itself may find no room. A segment without its position costs, if the
+                // agent is killed just now, a repetition or the count of its drops.
+                Err(error) if is_out_of_room(&error) && !self.obsolete.is_empty() => {
+                    self.remove_obsolete()?;
+                    position::store_position(&self.dir, self.position)?;
+                }
+                stored => stored?,
+            }
             self.position_dirty = false;
         }
+        self.remove_obsolete()
+    }
+
+    fn remove_obsolete(&mut self) -> io::Result<()> {
         while let Some(first) = self.obsolete.last() {
             match fs::remove_file(segment_path(&self.dir, *first)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -328,6 +351,13 @@ impl LaneLog {
     }
 }
 
+fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// Wants one record and no more.
 fn only_the_first() -> impl FnMut(Sequence) -> bool {
     let mut seen = false;
@@ -349,3 +379,6 @@ fn create_segment(dir: &Path, first: Sequence) -> io::Result<File> {
     files::sync_dir(dir)?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;
