@@ -3,8 +3,8 @@
 
 use super::metadata::Metadata;
 
-/// The one registry.
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How the source of a package begins that comes from a registry; git and paths begin otherwise.
+const REGISTRY: &str = "registry+";
 
 /// Packages that must not be in the tree, with what to use instead.
 const BANNED: [(&str, &str); 5] = [
@@ -22,9 +22,13 @@ pub(super) fn check(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
     for package in metadata.packages.values() {
         let (name, version) = (&package.name, &package.version);
-        if let Some(source) = package.source.as_ref().filter(|source| *source != REGISTRY) {
+        if let Some(source) = package
+            .source
+            .as_ref()
+            .filter(|source| !source.starts_with(REGISTRY))
+        {
             findings.push(format!(
-                "{name} {version}: comes from {source}, not from crates.io"
+                "{name} {version}: comes from {source}, not from the registry"
             ));
         }
         if let Some((_, instead)) = BANNED.iter().find(|(banned, _)| banned == name) {
