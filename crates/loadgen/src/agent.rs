@@ -84,6 +84,8 @@ pub(crate) struct Agent {
     medium: LaneQueue<Instant>,
     turn: Option<Turn<Instant>>,
     applied_version: u64,
+    /// Whether the policy's settings are in the configuration; an earlier run may have left them.
+    applies: bool,
     requests: u64,
     seed: u32,
     next_batch_at: Instant,
@@ -123,6 +125,7 @@ impl Agent {
                 then: Port::Open,
             }),
             applied_version: 0,
+            applies: false,
             requests: 0,
             next_batch_at: far,
             outbox: VecDeque::new(),
@@ -258,11 +261,14 @@ impl Agent {
     fn begin(&mut self) {
         let at = Instant::now() + self.plan.phase;
         self.next_batch_at = at;
+        // The opposite of how it is: nothing else leads to a push.
+        let then = if self.applies {
+            Port::Closed
+        } else {
+            Port::Open
+        };
         if let Some(turn) = &mut self.turn {
-            *turn = Turn::Resting {
-                until: at,
-                then: Port::Open,
-            };
+            *turn = Turn::Resting { until: at, then };
         }
     }
 
@@ -302,9 +308,9 @@ impl Agent {
     fn configure(&mut self, desired: agent::DesiredConfiguration) {
         let now = Instant::now();
         // The section is small and flat; a full parser would measure itself.
-        let applies = desired.document_json.contains(SETTING);
+        self.applies = desired.document_json.contains(SETTING);
         if let Some(turn) = &mut self.turn
-            && let Some(took) = turn.on_configuration(applies, now, self.plan.loop_pause)
+            && let Some(took) = turn.on_configuration(self.applies, now, self.plan.loop_pause)
         {
             self.stats.loop_latency.record(took);
         }

@@ -99,15 +99,13 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             interrupted.run_until(sleep_until(until)).await;
             over.trigger();
         };
-        samples = match bus {
-            Some(bus) => tokio::join!(waiting, bare::sample(bus, over.clone()))
-                .1
-                .ok(),
-            None => {
-                waiting.await;
-                None
+        let sampling = async {
+            match bus {
+                Some(bus) => bare::sample(bus, over.clone()).await.ok(),
+                None => None,
             }
         };
+        samples = tokio::join!(waiting, sampling).1;
         sending = began.elapsed();
         acked = get(&stats.acked_events);
         signals.stop.trigger();
