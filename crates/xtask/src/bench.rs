@@ -23,6 +23,9 @@ const STOPS_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The further runs: their names and their share of the rate at full speed.
+const SHARES: [(&str, f64); 2] = [("half speed", 0.5), ("tenth speed", 0.1)];
+
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -46,7 +49,7 @@ pub(crate) struct LoopArguments {
     /// Agents among them that measure the loop
     #[arg(long, value_name = "N", default_value_t = 50)]
     loop_agents: u32,
-    /// How long each of the two runs sends
+    /// How long each of the three runs sends
     #[arg(long, value_name = "S", default_value_t = 20)]
     seconds: u64,
     /// Events in a batch
@@ -59,12 +62,13 @@ pub(crate) struct LoopArguments {
 
 const HELP: &str = "\
 Builds with optimisation and starts `twinward up` in a temporary directory; its NATS server runs with
-`sync_interval: always`, and twin-store commits durably. Two runs follow on the same hub:
+`sync_interval: always`, and twin-store commits durably. Three runs follow on the same hub:
 
   full speed  every agent sends as soon as its last batches are acknowledged; then the messages that
               ingestion made of it are published to bare JetStream on the same server, first to one
               stream, then to one per partition, with one message in flight per partition
-  half speed  half the events a second of the first run, and the loop's latency under that load
+  half speed  half the events a second of the first run: the loop's latency under heavy load
+  tenth speed a tenth of them: its latency with room to spare
 
 Everything shares this machine's cores: agents, services, server.";
 
@@ -94,9 +98,15 @@ fn bench_loop(arguments: &LoopArguments) -> Result<()> {
     );
     let bare = bare_seconds(arguments).to_string();
     let full = loadgen.run(&["--rate", "0", "--bare-seconds", &bare])?;
-    let half = half_rate(&full)?;
-    eprintln!("half speed, {half} events/s, {} s", arguments.seconds);
-    let paced = loadgen.run(&["--rate", &half.to_string()])?;
+    let rates: Vec<u64> = SHARES
+        .iter()
+        .map(|(_, share)| rate_of(&full, *share))
+        .collect::<Result<_>>()?;
+    let mut runs = vec![("full speed", full)];
+    for ((name, _), rate) in SHARES.into_iter().zip(rates) {
+        eprintln!("{name}, {rate} events/s, {} s", arguments.seconds);
+        runs.push((name, loadgen.run(&["--rate", &rate.to_string()])?));
+    }
     hub.stop()?;
 
     let machine = Machine::this();
@@ -105,14 +115,14 @@ fn bench_loop(arguments: &LoopArguments) -> Result<()> {
         arguments.agents, arguments.loop_agents, arguments.seconds, arguments.batch
     );
     if arguments.json {
-        println!("{}", render::json(&machine, &command, &full, &paced));
+        println!("{}", render::json(&machine, &command, &runs));
     } else {
-        print!("{}", render::text(&machine, &command, &full, &paced));
+        print!("{}", render::text(&machine, &command, &runs));
     }
-    for (name, run) in [("full", &full), ("half", &paced)] {
+    for (name, run) in &runs {
         ensure!(
             run["good"] == true,
-            "events or pushes were lost at {name} speed: {run}"
+            "events or pushes were lost at {name}: {run}"
         );
     }
     Ok(())
@@ -123,10 +133,10 @@ fn bare_seconds(arguments: &LoopArguments) -> u64 {
     (arguments.seconds / 4).clamp(2, 10)
 }
 
-/// Half of what was acknowledged at full speed, in whole events a second.
-fn half_rate(full: &Value) -> Result<u64> {
+/// A share of what was acknowledged at full speed, in whole events a second.
+fn rate_of(full: &Value, share: f64) -> Result<u64> {
     let rate = full["events"]["perSecond"].as_f64();
-    let rate = rate.context("twinward-loadgen told no rate")? / 2.0;
+    let rate = rate.context("twinward-loadgen told no rate")? * share;
     // Through text, because there is no checked conversion from a float.
     let whole: u64 = format!("{rate:.0}")
         .parse()
@@ -249,12 +259,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_rate_is_a_whole_number_of_events() {
-        assert_eq!(
-            half_rate(&json!({"events": {"perSecond": 1001.0}})).unwrap(),
-            500
-        );
-        assert!(half_rate(&json!({"events": {"perSecond": 0.0}})).is_err());
-        assert!(half_rate(&json!({})).is_err());
+    fn a_share_of_the_rate_is_a_whole_number_of_events() {
+        let full = json!({"events": {"perSecond": 1001.0}});
+        assert_eq!(rate_of(&full, 0.5).unwrap(), 500);
+        assert!(rate_of(&full, 0.0).is_err());
+        assert!(rate_of(&json!({}), 0.5).is_err());
     }
 }

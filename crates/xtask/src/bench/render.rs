@@ -57,11 +57,19 @@ fn processor(cpuinfo: &str) -> String {
     )
 }
 
+/// A run by its name; the first is the one at full speed.
+pub(super) type Run = (&'static str, Value);
+
 /// For programs.
-pub(super) fn json(machine: &Machine, command: &str, full: &Value, half: &Value) -> Value {
-    let ratios = bare(full).map(|(streams, rate)| {
-        let ratio = rate.and_then(|rate| Some(events(full)? / rate));
-        json!({ "streams": streams, "ratio": ratio.map(|it| (it * 1000.0).round() / 1000.0) })
+pub(super) fn json(machine: &Machine, command: &str, runs: &[Run]) -> Value {
+    let ratios = ratios(runs).map(|(_, streams, ratio)| {
+        let ratio = (ratio * 1000.0).round() / 1000.0;
+        json!({ "streams": streams, "ratio": ratio })
+    });
+    let named = runs.iter().map(|(name, run)| {
+        let mut run = run.clone();
+        run["name"] = json!(name);
+        run
     });
     json!({
         "command": command,
@@ -71,63 +79,57 @@ pub(super) fn json(machine: &Machine, command: &str, full: &Value, half: &Value)
             "processor": machine.processor,
             "kernel": machine.kernel,
         },
-        "fullSpeed": full,
-        "halfSpeed": half,
+        "runs": named.collect::<Vec<_>>(),
         "ofBare": ratios.collect::<Vec<_>>(),
     })
 }
 
 /// For people.
-pub(super) fn text(machine: &Machine, command: &str, full: &Value, half: &Value) -> String {
+pub(super) fn text(machine: &Machine, command: &str, runs: &[Run]) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<NAME_WIDTH$}{value}");
     };
     line("command", command.to_owned());
     line("machine", machine.text());
-    for (speed, run) in [("full speed", full), ("half speed", half)] {
-        line(&format!("{speed}, acknowledged"), rate(events(run)));
+    for (name, run) in runs {
+        line(&format!("{name}, acknowledged"), rate(events(run)));
         line(
-            &format!("{speed}, send to ack"),
+            &format!("{name}, send to ack"),
             latency(&run["ackLatencyMs"]),
         );
         line(
-            &format!("{speed}, event to applied"),
+            &format!("{name}, event to applied"),
             latency(&run["loop"]["latencyMs"]),
         );
     }
-    for (index, (streams, bare_rate)) in bare(full).enumerate() {
-        let messages = &full["bare"][index];
-        let size = messages["eventsPerMessage"].as_f64().unwrap_or_default();
+    for (bare, streams, ratio) in ratios(runs) {
+        let size = bare["eventsPerMessage"].as_f64().unwrap_or_default();
         line(
             &format!("bare JetStream, {streams} stream(s)"),
             format!(
-                "{}, {:.1} events a message; {}",
-                rate(bare_rate),
-                size,
-                latency(&messages["latencyMs"])
+                "{}, {size:.1} events a message; {}",
+                rate(bare["eventsPerSecond"].as_f64()),
+                latency(&bare["latencyMs"])
             ),
         );
-        if let (Some(ours), Some(bare_rate)) = (events(full), bare_rate) {
-            line("  ours of it", format!("{:.0} %", 100.0 * ours / bare_rate));
-        }
+        line("  full speed of it", format!("{:.0} %", 100.0 * ratio));
     }
     out
 }
 
-fn events(run: &Value) -> Option<f64> {
-    run["events"]["perSecond"].as_f64()
+/// Each bare measurement with its number of streams and our share of it.
+fn ratios(runs: &[Run]) -> impl Iterator<Item = (&Value, u64, f64)> {
+    let full = runs.first().map(|(_, run)| run);
+    let bare = full.and_then(|run| run["bare"].as_array());
+    bare.into_iter().flatten().filter_map(move |bare| {
+        let ratio = events(full?)? / bare["eventsPerSecond"].as_f64()?;
+        Some((bare, bare["streams"].as_u64().unwrap_or_default(), ratio))
+    })
 }
 
-/// Streams and events a second of each bare measurement.
-fn bare(run: &Value) -> impl Iterator<Item = (u64, Option<f64>)> + '_ {
-    let all = run["bare"].as_array().map_or(&[][..], Vec::as_slice);
-    all.iter().map(|it| {
-        (
-            it["streams"].as_u64().unwrap_or_default(),
-            it["eventsPerSecond"].as_f64(),
-        )
-    })
+fn events(run: &Value) -> Option<f64> {
+    run["events"]["perSecond"].as_f64()
 }
 
 fn rate(events: Option<f64>) -> String {
@@ -174,7 +176,8 @@ mod tests {
 
     #[test]
     fn people_get_rates_latencies_and_the_share_of_bare() {
-        let text = text(&machine(), "the command", &run(25_000.0), &run(12_500.0));
+        let runs = [("full speed", run(25_000.0)), ("half speed", run(12_500.0))];
+        let text = text(&machine(), "the command", &runs);
         for words in [
             "the command",
             "2 cores (A Fine One), 16000 MiB, Linux 6.18",
@@ -190,9 +193,11 @@ mod tests {
 
     #[test]
     fn programs_get_the_runs_whole() {
-        let value = json(&machine(), "c", &run(25_000.0), &run(1.0));
+        let runs = [("full speed", run(25_000.0)), ("half speed", run(1.0))];
+        let value = json(&machine(), "c", &runs);
         assert_eq!(value["ofBare"][0]["ratio"], 0.25);
         assert_eq!(value["machine"]["cores"], 2);
-        assert_eq!(value["halfSpeed"]["events"]["perSecond"], 1.0);
+        assert_eq!(value["runs"][1]["events"]["perSecond"], 1.0);
+        assert_eq!(value["runs"][1]["name"], "half speed");
     }
 }
