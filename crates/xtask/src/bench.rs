@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::demo::guard;
 use crate::programs::{self, Profile};
 use crate::tools::{self, Tool};
+use crate::workspace;
 use render::Machine;
 
 /// `twinward up` allows itself two minutes.
@@ -61,7 +62,7 @@ pub(crate) struct LoopArguments {
 }
 
 const HELP: &str = "\
-Builds with optimisation and starts `twinward up` in a temporary directory; its NATS server runs with
+Builds with optimisation and starts `twinward up` in a directory below target/; its NATS server runs with
 `sync_interval: always`, and twin-store commits durably. Three runs follow on the same hub:
 
   full speed  every agent sends as soon as its last batches are acknowledged; then the messages that
@@ -82,9 +83,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn bench_loop(arguments: &LoopArguments) -> Result<()> {
     let nats = tools::ensure(Tool::NatsServer)?;
     let built = programs::build(Profile::Release, &["twinward", "loadgen"])?;
+    // Not in the system's temporary directory: where that is memory, nothing would be durable.
+    let target = workspace::root().join("target");
+    fs::create_dir_all(&target)?;
     let directory = tempfile::Builder::new()
-        .prefix("twinward-bench-")
-        .tempdir()?;
+        .prefix("bench-")
+        .tempdir_in(&target)?;
     let hub = Hub::start(&built.get("twinward")?, &nats, directory.path())?;
     let loadgen = Loadgen {
         program: built.get("twinward-loadgen")?,
