@@ -88,7 +88,11 @@ impl ListeningPorts {
         self.health = if hidden == 0 {
             Health::running()
         } else {
-            Health::degraded("owners of some sockets are not visible without root")
+            Health::degraded(if rustix::process::geteuid().is_root() {
+                "owners of some sockets are not visible: they run in other namespaces"
+            } else {
+                "owners of some sockets are not visible without root"
+            })
         };
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use posture::EventPayload;
 use posture::agent_config::{ProcessConfiguration, ProcessMode};
 use posture::event::{ProcessAction, ProcessActivity};
@@ -35,6 +35,7 @@ pub(crate) struct Processes {
     users: HashMap<u32, String>,
     seen: Aggregate<(ProcessAction, u32, String), ProcessActivity>,
     lookups: Lookups,
+    overruns: Overruns,
     health: Health,
 }
 
@@ -68,6 +69,31 @@ impl Lookups {
     }
 }
 
+/// After events were dropped all of `/proc` is read again, at most this often: under a fork bomb they
+/// are dropped all the time.
+const LEARN_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(10);
+
+/// Counts how often the kernel dropped events.
+#[derive(Debug, Default)]
+struct Overruns {
+    count: u64,
+    settled_at: Option<Timestamp>,
+}
+
+impl Overruns {
+    /// How many there were, when it is time to do something about them.
+    fn take(&mut self, now: Timestamp) -> Option<u64> {
+        let early = self
+            .settled_at
+            .is_some_and(|at| now >= at && now.duration_since(at) < LEARN_AGAIN_AFTER);
+        if self.count == 0 || early {
+            return None;
+        }
+        self.settled_at = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
 impl Processes {
     pub(crate) fn new(machine: Machine, settings: &ProcessConfiguration) -> Self {
         let (source, health) = open_source(&machine, settings.mode);
@@ -79,6 +105,7 @@ impl Processes {
             programs: HashMap::new(),
             seen: Aggregate::new(settings.cache_size),
             lookups: Lookups::default(),
+            overruns: Overruns::default(),
             health,
         };
         collector.learn_living();
@@ -112,10 +139,8 @@ impl Processes {
                 Ok(Read::Event(event)) => self.on_event(now, event),
                 Ok(Read::Other) => {}
                 Ok(Read::Overrun) => {
-                    tracing::warn!(
-                        "the kernel dropped process events, because too many came at once"
-                    );
-                    self.learn_living();
+                    self.overruns.count += 1;
+                    self.settle_overruns(now);
                 }
                 Ok(Read::Empty) => return,
                 Err(error) => {
@@ -131,6 +156,17 @@ impl Processes {
             if self.seen.is_full() {
                 self.flush(out);
             }
+        }
+    }
+
+    /// Learns what lives now, since what began and ended meanwhile was not told.
+    fn settle_overruns(&mut self, now: Timestamp) {
+        if let Some(times) = self.overruns.take(now) {
+            tracing::warn!(
+                times,
+                "the kernel dropped process events, because too many came at once"
+            );
+            self.learn_living();
         }
     }
 
@@ -252,7 +288,10 @@ impl Collector for Processes {
 
     fn observe(&mut self, now: Timestamp, out: &mut Vec<Observation>) {
         match self.source {
-            Source::Connector(_) => self.read_connector(now, out),
+            Source::Connector(_) => {
+                self.read_connector(now, out);
+                self.settle_overruns(now);
+            }
             Source::Polling { .. } => self.poll(now, out),
             Source::Nothing => {}
         }
@@ -291,6 +330,20 @@ mod tests {
 
     use super::*;
     use crate::collectors::testing::{Fixture, at};
+
+    #[test]
+    fn dropped_events_are_made_good_now_and_then() {
+        let mut overruns = Overruns::default();
+        assert_eq!(overruns.take(at(0)), None);
+        overruns.count = 1;
+        assert_eq!(overruns.take(at(100)), Some(1));
+        overruns.count = 70;
+        assert_eq!(overruns.take(at(109)), None);
+        assert_eq!(overruns.take(at(110)), Some(70));
+        assert_eq!(overruns.take(at(999)), None);
+        overruns.count = 1;
+        assert_eq!(overruns.take(at(50)), Some(1), "the clock was set back");
+    }
 
     fn settings(mode: ProcessMode) -> ProcessConfiguration {
         ProcessConfiguration {

@@ -79,7 +79,7 @@ impl Engine {
                 self.answer_last_decision(&desired.trace_parent);
             }
             Verdict::Stale(outcome) => {
-                tracing::warn!(version, ?outcome, "an older configuration is refused");
+                tracing::warn!(?outcome, "an older configuration is refused");
                 let decision = Decision {
                     version,
                     outcome,
@@ -89,7 +89,6 @@ impl Engine {
             }
             Verdict::Reject(outcome) => {
                 tracing::warn!(
-                    version,
                     ?outcome,
                     "the configuration is not valid; the last good one stays"
                 );
@@ -114,7 +113,7 @@ impl Engine {
                     return;
                 }
                 let started = self.switch_to(*configuration);
-                tracing::info!(version, ?started, "configuration applied");
+                tracing::info!(?started, "configuration applied");
                 self.answer_last_decision(&desired.trace_parent);
                 self.gather(Audience::Named(&started), Request::Snapshot)
                     .await;
