@@ -145,13 +145,13 @@ impl Agent {
                     End::Finished => return,
                     End::Lost(status) => status,
                 };
-                add(&self.stats.sessions_lost, 1);
                 self.stats.error(&format!(
                     "session: {:?}: {}",
                     status.code(),
                     status.message()
                 ));
                 if std::mem::take(&mut self.welcomed) {
+                    add(&self.stats.sessions_lost, 1);
                     backoff = Backoff::new(RECONNECT);
                 }
                 let pause = self.plan.loop_pause;

@@ -66,7 +66,7 @@ pub(crate) struct Stats {
     pub(crate) acked_batches: AtomicU64,
     /// Sessions that were welcomed.
     pub(crate) sessions_opened: AtomicU64,
-    /// Sessions that ended before the run did.
+    /// Sessions among them that ended before the run did.
     pub(crate) sessions_lost: AtomicU64,
     /// Turns of the loop that a lost session spoilt; they are not measured.
     pub(crate) loops_interrupted: AtomicU64,
