@@ -229,7 +229,12 @@ impl Engine {
             // and the bound holds for it as well.
             Err(error) => tracing::error!(error = chain(&error), %lane, "the spool has a problem"),
         }
-        self.state.checkpoints.extend(checkpoint);
+        if let Some(checkpoint) = checkpoint {
+            // A later one stands for the earlier ones of its file.
+            let others = |kept: &Checkpoint| kept.path != checkpoint.path;
+            self.state.checkpoints.retain(others);
+            self.state.checkpoints.push(checkpoint);
+        }
         if urgency == Urgency::Immediate {
             self.state.urgent[lane] = true;
             self.state.commit_at = Some(Instant::now());

@@ -4,10 +4,9 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::position::{self, Position};
@@ -16,6 +15,7 @@ use super::segment::{Item, Reader};
 use super::{Error, ReadLimits, Sequence, SpooledEvent};
 use crate::files;
 
+mod give_up;
 mod open;
 
 pub(super) use self::open::inspect;
@@ -222,45 +222,6 @@ impl LaneLog {
         Ok(())
     }
 
-    /// Drops the oldest live event and counts it. Says whether there was one.
-    pub(super) fn drop_oldest(&mut self) -> io::Result<bool> {
-        if self.live_count == 0 {
-            return Ok(false);
-        }
-        let mut passed = self.advance_head(only_the_first())?;
-        if passed.is_none() {
-            // Everything live is still in memory.
-            self.write_pending()?;
-            passed = self.advance_head(only_the_first())?;
-        }
-        self.position_dirty = true;
-        let Some(sequence) = passed else {
-            // Damaged since it was opened: nothing readable is left of what was counted as live.
-            self.position.dropped += self.live_count;
-            self.live_count = 0;
-            self.live_bytes = 0;
-            return Ok(true);
-        };
-        self.position.floor = self.position.floor.max(sequence);
-        self.position.dropped += 1;
-        Ok(true)
-    }
-
-    /// Drops, and counts, the events of segments that were last written to before an instant.
-    pub(super) fn expire(&mut self, before: Timestamp) -> io::Result<()> {
-        let mut through = Sequence(0);
-        for (index, segment) in self.segments.iter().enumerate() {
-            let written = fs::metadata(segment_path(&self.dir, segment.first))?.mtime();
-            if written >= before.as_second() {
-                break;
-            }
-            let following = self.segments.get(index + 1);
-            through = following.map_or(self.written, |next| Sequence(next.first.0 - 1));
-        }
-        while self.position.floor < through && self.drop_oldest()? {}
-        Ok(())
-    }
-
     /// Moves the head over live records in files as long as they are wanted, and over everything
     /// dead. Answers the last one passed.
     fn advance_head(
@@ -356,12 +317,6 @@ fn is_out_of_room(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
-}
-
-/// Wants one record and no more.
-fn only_the_first() -> impl FnMut(Sequence) -> bool {
-    let mut seen = false;
-    move |_| !std::mem::replace(&mut seen, true)
 }
 
 fn segment_path(dir: &Path, first: Sequence) -> PathBuf {

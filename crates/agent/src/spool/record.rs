@@ -41,6 +41,11 @@ impl Header {
     }
 }
 
+/// The header of the record that begins at `offset` of records that are whole.
+pub(super) fn header_at(records: &[u8], offset: usize) -> Option<Header> {
+    Header::parse(records.get(offset..)?.first_chunk()?)
+}
+
 /// Appends one record to `out`. `None` when the payload is over [`EVENT_BYTES_MAX`].
 pub(super) fn encode(sequence: Sequence, payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
     if payload.len() > EVENT_BYTES_MAX {
