@@ -56,6 +56,8 @@ pub(crate) struct Mood {
     pub(crate) generation_id: String,
     /// So many acknowledgements it cannot pass on to the twin.
     pub(crate) acknowledgements_refused: usize,
+    /// It takes the call and says nothing.
+    pub(crate) silent: bool,
 }
 
 /// The door's servant.
@@ -190,6 +192,7 @@ impl AgentService for Servant {
 
 fn answer(message: &FromAgent, mood: &mut Mood) -> Option<ToAgent> {
     match message {
+        FromAgent::Hello(_) if mood.silent => None,
         FromAgent::Hello(_) => Some(ToAgent::Welcome(Welcome {
             device_id: "d1".to_owned(),
             module_id: "DefenderIotMicroAgent".to_owned(),

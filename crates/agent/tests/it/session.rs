@@ -298,3 +298,22 @@ async fn an_identity_that_was_created_again_starts_its_versions_again() {
     assert!(agent.process.wait_exit(DEADLINE).await.success());
     agent.process.assert_clean_log();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_takes_the_call_and_says_nothing_is_left() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    door.mood().silent = true;
+    let data_dir = directory();
+    let more = ["--connection-string", CONNECTION_STRING];
+    let mut agent = Agent::start(&data_dir, door.address, &more);
+    agent
+        .process
+        .wait_for_line("the service did not answer", DEADLINE)
+        .await;
+    door.mood().silent = false;
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    agent.process.terminate();
+    assert!(agent.process.wait_exit(DEADLINE).await.success());
+    agent.process.assert_clean_log();
+}
