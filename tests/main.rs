@@ -8,6 +8,7 @@
 mod support;
 
 mod bad_input;
+mod created_again;
 mod enrollment;
 mod killed_in_mid_stream;
 mod loop_end_to_end;
