@@ -65,6 +65,7 @@ pub(crate) enum Error {
 
 /// The connection of one identity.
 pub(crate) struct Link {
+    url: String,
     client: AgentServiceClient<Connection>,
     identity: ConnectionString,
     events: mpsc::Sender<LinkEvent>,
@@ -95,6 +96,7 @@ impl Link {
         })?;
         let client = AgentServiceClient::new(channel);
         Ok(Self {
+            url: config.url.clone(),
             client,
             identity,
             events,
@@ -122,7 +124,7 @@ impl Link {
                 backoff = Backoff::new(RECONNECT);
             }
             let delay = backoff.next_delay().unwrap_or(RECONNECT.cap);
-            log_end(&end, delay, backoff.used());
+            log_end(&self.url, &end, delay, backoff.used());
             tokio::time::sleep(delay).await;
         }
     }
@@ -200,22 +202,69 @@ impl Link {
 }
 
 /// What somebody must mend is said as a warning each time; an outage once, then quietly.
-fn log_end(end: &End, delay: Duration, attempt: u32) {
+fn log_end(url: &str, end: &End, delay: Duration, attempt: u32) {
     let delay_ms = delay.as_millis();
     match end {
-        End::Service(status) => match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::Aborted => {
-                tracing::warn!(code = ?status.code(), reason = status.message(), delay_ms, "the service ended the session");
+        End::Service(status) => {
+            let (code, reason) = (status.code(), reason(status));
+            match code {
+                Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::Aborted => {
+                    tracing::warn!(
+                        url,
+                        ?code,
+                        reason,
+                        delay_ms,
+                        "the service ended the session"
+                    );
+                }
+                _ if attempt == 1 => {
+                    tracing::warn!(
+                        url,
+                        ?code,
+                        reason,
+                        delay_ms,
+                        "no session with the service; collecting goes on"
+                    );
+                }
+                _ => {
+                    tracing::debug!(url, ?code, reason, delay_ms, attempt, "still no session");
+                }
             }
-            _ if attempt == 1 => {
-                tracing::warn!(code = ?status.code(), reason = status.message(), delay_ms, "no session with the service; collecting goes on");
-            }
-            _ => {
-                tracing::debug!(code = ?status.code(), reason = status.message(), delay_ms, attempt, "still no session");
-            }
-        },
+        }
         End::Finished => tracing::info!(delay_ms, "the service closed the session"),
         End::Engine => tracing::info!(delay_ms, "session reset"),
         End::Renewal => tracing::debug!(delay_ms, "session renewed before its token ends"),
+    }
+}
+
+/// What the service said, or what the connection died of: there the message is only the last link of
+/// the chain, and the one to mend (a refused port, a certificate) is behind it.
+fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_of_an_outage_names_its_cause() {
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "port is closed");
+        let mut status = Status::unavailable("connect error");
+        status.set_source(Arc::new(refused));
+        assert_eq!(reason(&status), "connect error: port is closed");
+        assert_eq!(reason(&Status::aborted("taken over")), "taken over");
     }
 }
