@@ -16,7 +16,7 @@ use crate::support::agent::{Agent, Session, failed_login, hello, open, sas};
 use crate::support::api::{Device, unexpected_listener};
 use crate::support::hub::Hub;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agents_door_refuses_who_it_does_not_know_and_goes_on() {

@@ -18,7 +18,7 @@ async fn ingestion_is_killed() {
     let mut hub = Hub::start().await;
     hub.allow_everything();
     story(&mut hub, async |hub| {
-        hub.kill_and_restart(Part::Ingestion).await
+        hub.kill_and_restart(Part::Ingestion).await;
     })
     .await;
 }
@@ -28,7 +28,7 @@ async fn twin_store_is_killed() {
     let mut hub = Hub::start().await;
     hub.allow_everything();
     story(&mut hub, async |hub| {
-        hub.kill_and_restart(Part::TwinStore).await
+        hub.kill_and_restart(Part::TwinStore).await;
     })
     .await;
 }
@@ -38,7 +38,7 @@ async fn policy_is_killed() {
     let mut hub = Hub::start().await;
     hub.allow_everything();
     story(&mut hub, async |hub| {
-        hub.kill_and_restart(Part::Policy).await
+        hub.kill_and_restart(Part::Policy).await;
     })
     .await;
 }

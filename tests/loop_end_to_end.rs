@@ -173,7 +173,7 @@ async fn a_change_of_posture_carries_the_times_of_all_hops_to_the_applied_push()
     let twin = api
         .twin_until(&device.twin, "the acknowledgement", |twin| {
             twin.text("/configuration/state") == "applied"
-                && twin.text("/configuration/timeline/observedAt") != ""
+                && !twin.text("/configuration/timeline/observedAt").is_empty()
         })
         .await;
     assert_the_timeline_is_whole(&twin);

@@ -130,14 +130,21 @@ async fn the_event_and_the_push_it_causes_are_one_trace_over_all_processes() {
                 .then_some(())
         },
     );
-    if tokio::time::timeout(SOON, complete).await.is_err() {
-        panic!("the trace {trace_id} holds only {:#?}", spans());
-    }
+    assert!(
+        tokio::time::timeout(SOON, complete).await.is_ok(),
+        "the trace {trace_id} holds only {:#?}",
+        spans()
+    );
     agent.stop().await;
     hub.stop().await;
     server.abort();
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

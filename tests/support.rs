@@ -10,4 +10,4 @@ use std::time::Duration;
 
 /// How long anything may take in a story. Generous: the machine is shared, and a passing story
 /// never waits for it.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);

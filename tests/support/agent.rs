@@ -126,7 +126,7 @@ impl Agent {
                     }
                 }
                 Ok(Ok(_) | Err(_)) => self.session = None,
-                Err(_) => panic!("no acknowledgement in time"),
+                Err(elapsed) => panic!("no acknowledgement in time: {elapsed}"),
             }
         }
     }
@@ -156,7 +156,7 @@ impl Agent {
                     self.receive(message).await;
                 }
                 Ok(Ok(_) | Err(_)) => self.session = None,
-                Err(_) => panic!("nothing came in time"),
+                Err(elapsed) => panic!("nothing came in time: {elapsed}"),
             }
         }
     }
@@ -223,7 +223,7 @@ impl Agent {
     async fn connect(&self) -> Session {
         wait_for("a session", SOON, async || {
             let applied = self.desired.last().map_or(0, |(version, _)| *version);
-            let token = sas(&self.device, Duration::from_secs(3600));
+            let token = sas(&self.device, Duration::from_hours(1));
             let opening = open(&self.url, &token, hello(applied));
             tokio::time::timeout(Duration::from_secs(5), opening)
                 .await

@@ -24,6 +24,7 @@ pub(crate) struct Api {
 
 /// A device with the credentials of its security module.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names)] // ids are called so everywhere
 pub(crate) struct Device {
     /// `devices/{device}/modules/DefenderIotMicroAgent`
     pub(crate) twin: String,
@@ -107,10 +108,15 @@ impl Api {
             *last.borrow_mut() = Some(twin);
             None
         });
-        match tokio::time::timeout(SOON - std::time::Duration::from_secs(1), looking).await {
+        match tokio::time::timeout(
+            SOON.saturating_sub(std::time::Duration::from_secs(1)),
+            looking,
+        )
+        .await
+        {
             Ok(twin) => twin,
-            Err(_) => panic!(
-                "waited in vain for {what}; the twin is {:#?}",
+            Err(elapsed) => panic!(
+                "waited in vain for {what} ({elapsed}); the twin is {:#?}",
                 last.borrow()
             ),
         }
