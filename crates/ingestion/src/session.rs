@@ -14,9 +14,13 @@ use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::agent::v1::open_session_request::Message;
 use wire::agent::v1::open_session_response::Message as Response;
 
-use crate::admit::{Admission, BatchLimits, admit};
+use crate::admit::{BatchLimits, admit};
 use crate::push::{Fetch, Pusher};
 use crate::text::shorten;
+
+mod effect;
+
+pub(crate) use effect::{Effect, Opened, Request};
 
 /// Requests to twin-store that one session may have waiting. They are answered one after the other,
 /// because a second patch must not overtake the first.
@@ -35,62 +39,6 @@ pub(crate) struct SessionLimits {
     pub(crate) batch: BatchLimits,
     /// Batches that may wait for their publish.
     pub(crate) batches_max: usize,
-}
-
-/// What the loop has to do.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Effect {
-    /// The session is open: tell the twin, and answer with a welcome.
-    Open(Opened),
-    /// Make an admission durable, then call [`Session::on_stored`].
-    Publish {
-        /// What was decided.
-        admission: Admission,
-        /// The agent's trace context; may be anything.
-        trace_parent: String,
-    },
-    /// Ask twin-store, then call [`Session::on_answered`].
-    Ask(Request),
-    /// Read the desired section, then call [`Session::on_section`] or [`Session::on_no_section`].
-    FetchDesired,
-    /// A message was refused; count it.
-    Refused(&'static str),
-}
-
-/// Who opened the session, in its own words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Opened {
-    /// The session's id, a UUID.
-    pub(crate) session_id: String,
-    /// The agent's version.
-    pub(crate) agent_version: String,
-}
-
-/// A request that twin-store answers.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Request {
-    /// Merge into reported.
-    PatchReported(agent::PatchReported),
-    /// Record how the agent decided.
-    Acknowledge {
-        /// The agent's words.
-        acknowledge: agent::AcknowledgeDesired,
-        /// When the version was pushed, if it was in this session.
-        push_time: Option<Timestamp>,
-    },
-    /// Read both sections.
-    GetTwin(agent::GetTwin),
-}
-
-impl Request {
-    /// The id the agent gave it; empty when it has none.
-    pub(crate) fn id(&self) -> &str {
-        match self {
-            Self::PatchReported(patch) => &patch.request_id,
-            Self::Acknowledge { .. } => "",
-            Self::GetTwin(get) => &get.request_id,
-        }
-    }
 }
 
 /// The state of one session.
