@@ -13,7 +13,7 @@ use service_kit::backoff::{Backoff, Policy};
 use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::trace;
-use tracing::{Instrument, debug, field, info};
+use tracing::{Instrument, debug, field};
 use wire::names::identity_name;
 use wire::time::to_wire;
 use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
@@ -217,7 +217,7 @@ impl Writer {
         if !response.changed {
             return Ok(Effect::Held);
         }
-        info!(
+        debug!(
             twin = request.name,
             desired_version = response.desired_version,
             policies = request.policies.len(),
