@@ -97,6 +97,7 @@ async fn a_bad_event_is_rejected_with_its_reason_and_the_rest_of_its_batch_count
         epoch: uuid::Uuid::new_v4().to_string(),
         events,
         dropped_total: 0,
+        settled_through: 0,
         trace_parent: String::new(),
     };
     send(&session, Up::Events(batch.clone())).await;

@@ -31,6 +31,25 @@ async fn an_agent_whose_device_was_created_again_follows_the_new_one() {
     // Version 2 of the new twin: the agent knows version 4 of the old one.
     let agent = run(&hub, &device);
     follow(&api, &device.twin, 5).await;
+    // What the old twin received is not missing on the new one.
+    let twin = api
+        .twin_until(&device.twin, "events of the same spool", |twin| {
+            twin.count("/delivery/high/received") > 0
+        })
+        .await;
+    let [last, received] =
+        ["lastSequence", "received"].map(|name| twin.count(&format!("/delivery/high/{name}")));
+    assert!(
+        last > received,
+        "the spool goes on where it was: {}",
+        twin.posture()
+    );
+    assert_eq!(
+        twin.count("/delivery/high/missing"),
+        0,
+        "{}",
+        twin.posture()
+    );
     agent.stop().await;
     hub.stop().await;
 }

@@ -104,6 +104,7 @@ impl Agent {
                     epoch: self.epoch.clone(),
                     events,
                     dropped_total: 0,
+                    settled_through: 0,
                     trace_parent: String::new(),
                 });
                 let message = proto::OpenSessionRequest {

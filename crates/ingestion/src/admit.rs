@@ -48,6 +48,8 @@ pub(crate) struct Admission {
     pub(crate) rejected: Vec<Rejection>,
     /// Events that the agent had to drop, as it says.
     pub(crate) dropped_total: u64,
+    /// What the agent does not wait for any more.
+    pub(crate) settled_through: u64,
 }
 
 /// An event that is not taken in.
@@ -153,6 +155,21 @@ pub(crate) fn admit(
         .into());
     }
 
+    let first = batch
+        .events
+        .first()
+        .map_or(through_sequence, |event| event.sequence);
+    if batch.settled_through >= first {
+        return Err(InvalidField::new(
+            "events.settled_through",
+            format!(
+                "is {}; it must be below the batch's first sequence, {first}",
+                batch.settled_through
+            ),
+        )
+        .into());
+    }
+
     let mut events = Vec::with_capacity(batch.events.len());
     let mut rejected = Vec::new();
     for event in batch.events {
@@ -176,6 +193,7 @@ pub(crate) fn admit(
         events,
         rejected,
         dropped_total: batch.dropped_total,
+        settled_through: batch.settled_through,
     })
 }
 

@@ -65,6 +65,7 @@ impl<I: Copy> LaneQueue<I> {
             epoch: self.epoch.clone(),
             events,
             dropped_total: 0,
+            settled_through: 0,
             trace_parent,
         };
         self.outstanding.push_back(Outstanding {

@@ -31,6 +31,11 @@ pub struct AgentBatch {
     pub rejected_sequences: Vec<u64>,
     /// Events the agent had to drop in this lane and epoch so far, in all.
     pub dropped_by_agent: u64,
+    /// Everything of the epoch at or below was acknowledged to the agent before, or dropped by it.
+    /// What was acknowledged stands earlier in the stream, so only a posture that never saw the
+    /// epoch looks at this: it belongs to an identity that was created again, and what its
+    /// predecessor got is not missing here.
+    pub settled_through: u64,
     /// When ingestion received the batch.
     pub received_at: Timestamp,
 }
@@ -71,7 +76,8 @@ pub struct Changes {
 pub fn fold(posture: &mut Posture, batch: &AgentBatch, stream_sequence: u64) -> FoldOutcome {
     let mut outcome = FoldOutcome::default();
     let missing_before = {
-        let lane = posture.delivery.lane(batch.lane);
+        let lane = posture.delivery.lane_mut(batch.lane);
+        lane.begin(batch.epoch, batch.settled_through);
         lane.missing.saturating_add(lane.lost)
     };
     let mut filled = 0_u64;

@@ -92,6 +92,7 @@ pub(crate) fn heartbeats(sequences: impl IntoIterator<Item = u64>) -> AgentBatch
         events: sequences.into_iter().map(event).collect(),
         rejected_sequences: Vec::new(),
         dropped_by_agent: 0,
+        settled_through: 0,
         received_at: now(),
     }
 }

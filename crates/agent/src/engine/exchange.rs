@@ -187,12 +187,16 @@ impl Engine {
             }
         }
         let status = self.spool.status(lane);
+        // Below the batch in any case, or the service would refuse it.
+        let first = events.first().map_or(0, |event| event.sequence);
+        let settled_through = status.floor.0.min(first.saturating_sub(1));
         let span = tracing::info_span!("send_events", %lane, count = events.len());
         let batch = EventBatch {
             lane: lane_to_wire(lane).into(),
             epoch: status.epoch.to_string(),
             events,
             dropped_total: status.dropped_total,
+            settled_through,
             trace_parent: trace::traceparent_of(&span).unwrap_or_default(),
         };
         let sent = span.in_scope(|| self.send(Outgoing::Events(batch)));

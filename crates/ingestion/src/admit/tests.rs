@@ -121,6 +121,9 @@ fn a_batch_that_cannot_be_acknowledged_is_refused_as_a_whole() {
     let mut dropped = batch(vec![heartbeat(1)]);
     dropped.dropped_total = u64::MAX;
     check_refused(dropped, "INVALID_BATCH", "dropped_total");
+    let mut settled = batch(vec![heartbeat(3)]);
+    settled.settled_through = 3;
+    check_refused(settled, "INVALID_BATCH", "settled_through");
     check_refused(
         batch((1..=51).map(heartbeat).collect()),
         "MESSAGE_TOO_LARGE",

@@ -172,6 +172,7 @@ pub(crate) fn batch(events: Vec<agent::SecurityEvent>) -> Message {
         epoch: EPOCH.to_owned(),
         events,
         dropped_total: 3,
+        settled_through: 0,
         trace_parent: TRACE.to_owned(),
     })
 }

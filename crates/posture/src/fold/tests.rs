@@ -35,6 +35,7 @@ fn batch(events: Vec<SecurityEvent>) -> AgentBatch {
         events,
         rejected_sequences: Vec::new(),
         dropped_by_agent: 0,
+        settled_through: 0,
         received_at: at(1_000_000),
     }
 }
@@ -386,4 +387,26 @@ fn what_a_posture_keeps_is_bounded_and_says_so() {
     );
     assert!(recent[0].command_line.ends_with('…'));
     assert_eq!(posture.processes.started, 100);
+}
+
+#[test]
+fn a_posture_that_never_saw_the_epoch_counts_from_what_the_agent_has_settled() {
+    let mut posture = Posture::default();
+    let after = AgentBatch {
+        settled_through: 1013,
+        ..batch(vec![
+            event(1014, 1, EventPayload::Heartbeat),
+            event(1016, 2, EventPayload::Heartbeat),
+        ])
+    };
+    fold(&mut posture, &after, 1);
+    assert_eq!(posture.delivery.high.received, 2);
+    assert_eq!(posture.delivery.high.missing, 1, "1015 alone");
+    // Known by now: what the agent settles later was received here.
+    let later = AgentBatch {
+        settled_through: 1016,
+        ..batch(vec![event(1019, 3, EventPayload::Heartbeat)])
+    };
+    fold(&mut posture, &later, 2);
+    assert_eq!(posture.delivery.high.missing, 3, "1015, 1017 and 1018");
 }

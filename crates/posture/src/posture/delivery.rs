@@ -198,6 +198,14 @@ impl LaneDelivery {
             .get_or_insert_with(|| EpochDelivery::new(epoch))
     }
 
+    /// Makes an epoch that was never seen the current one, counting from behind `settled_through`.
+    pub(crate) fn begin(&mut self, epoch: LaneEpoch, settled_through: u64) {
+        let mut known = self.current.iter().chain(&self.previous_epochs);
+        if !known.any(|state| state.epoch == epoch) {
+            self.epoch_mut(epoch).last_sequence = settled_through;
+        }
+    }
+
     /// Marks a sequence of an epoch as seen.
     pub(crate) fn admit(&mut self, epoch: LaneEpoch, sequence: u64) -> Admission {
         self.epoch_mut(epoch).admit(sequence)

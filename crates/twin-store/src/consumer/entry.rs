@@ -72,6 +72,7 @@ fn read_batch(
         events,
         rejected_sequences: batch.rejected_sequences,
         dropped_by_agent: batch.dropped_total,
+        settled_through: batch.settled_through,
         received_at,
     })
 }

@@ -392,6 +392,7 @@ fn split(admission: Admission) -> (bus_wire::AdmittedBatch, agent::EventsAck) {
         events: admission.events,
         rejected_sequences,
         dropped_total: admission.dropped_total,
+        settled_through: admission.settled_through,
     };
     (batch, ack)
 }
