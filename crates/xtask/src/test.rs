@@ -3,11 +3,14 @@
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
 use crate::step::{Done, step, succeed};
 use crate::tools::{self, NATS_VARIABLE, Tool};
 use crate::{tidy, workspace};
+
+/// Hops of a whole loop, from the event to the acknowledgement (`demo::hops`).
+const HOPS: usize = 8;
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -38,9 +41,11 @@ enum Step {
     Build,
     /// All tests.
     Tests,
+    /// One loop of the demo: the README's first command, to its end.
+    Demo,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step::Fmt,
     Step::Tidy,
     Step::Typos,
@@ -50,6 +55,7 @@ const STEPS: [Step; 9] = [
     Step::Doc,
     Step::Build,
     Step::Tests,
+    Step::Demo,
 ];
 
 /// Runs the steps.
@@ -80,6 +86,7 @@ impl Step {
             Self::Doc => "doc",
             Self::Build => "build",
             Self::Tests => "tests",
+            Self::Demo => "demo",
         }
     }
 
@@ -123,8 +130,35 @@ impl Step {
                 tests.args(["test", "--locked", "--quiet", "--workspace"]);
                 succeed(tests.env(NATS_VARIABLE, nats))
             }
+            Self::Demo => one_loop(),
         }
     }
+}
+
+/// Plays one loop and reads its result as a program would: every hop must be there.
+fn one_loop() -> Result<Done> {
+    let mut demo = workspace::cargo();
+    let shown = demo
+        .args(["run", "--locked", "--quiet", "--package", "xtask", "--"])
+        .args(["demo", "--once", "--json"])
+        .output()
+        .context("cannot run the demo")?;
+    let story = String::from_utf8_lossy(&shown.stderr);
+    ensure!(
+        shown.status.success(),
+        "the demo ended with {}:\n{story}",
+        shown.status
+    );
+    let result: serde_json::Value =
+        serde_json::from_slice(&shown.stdout).context("the demo's result is no JSON")?;
+    for change in ["opened", "closed"] {
+        let hops = result[change]["hops"].as_array().map_or(0, Vec::len);
+        ensure!(
+            hops == HOPS,
+            "{hops} of {HOPS} hops when the port {change}:\n{result:#}"
+        );
+    }
+    Ok(Done::Passed)
 }
 
 /// cargo-deny knows advisories of form that tidy does not, but building it takes longer than all
