@@ -21,8 +21,8 @@ use super::screen::Screen;
 use super::setup::{self, POLICY, Ready};
 use super::twin::Twin;
 
-/// How long one hop may take. The agent looks twice a second; the rest takes milliseconds, but a
-/// lost push hint costs up to 30 s.
+/// How long one hop may take. The agent looks four times a second; the rest takes milliseconds, but
+/// a lost push hint costs up to 30 s.
 const HOP_WITHIN: Duration = Duration::from_secs(45);
 /// How long until nothing unexpected listens and no push is under way.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
