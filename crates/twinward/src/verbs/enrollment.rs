@@ -114,9 +114,11 @@ impl View for Token {
             time::short(self.answer.expire_time)
         );
         if let Some(url) = &self.agent_url {
+            let device = self.device.as_deref().unwrap_or("DEVICE");
             let _ = write!(
                 text,
-                "\nOn the device:\n  twinward-agent run --server {url} --enrollment-token TOKEN\n"
+                "\nOn the device:\n  twinward-agent run --server {url} --device-id {device} \\\n    \
+                 --enrollment-token TOKEN\n"
             );
         }
         text
