@@ -96,7 +96,7 @@ pub(crate) struct UpArgs {
     )]
     nats_url: Option<String>,
     /// The nats-server program, 2.12 or later [env: TWINWARD_NATS_SERVER] [default: the first in
-    /// PATH, else in target/tools of a checkout]
+    /// PATH, else where `cargo xtask tools` puts it]
     #[arg(long, value_name = "PATH", help_heading = "NATS")]
     nats_server: Option<PathBuf>,
     /// TOML file with a table per service and one for telemetry, for what has no option here

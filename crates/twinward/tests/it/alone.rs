@@ -1,6 +1,8 @@
 //! One service alone: its configuration, and what is said when that is wrong.
 
-use crate::support::{directory, stderr, stdout, verb};
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::{PROGRAM, directory, stderr, stdout, verb};
 
 #[test]
 fn the_configuration_in_effect_is_printed_layer_by_layer_and_without_secrets() {
@@ -103,6 +105,46 @@ fn everything_that_is_wrong_with_a_configuration_is_said_at_once() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+}
+
+#[test]
+fn a_nats_server_that_merely_lies_around_is_never_run() {
+    let dir = directory();
+    let here = dir.path().join("elsewhere");
+    let ran = dir.path().join("ran");
+    // Below and above the directory we stand in, and above the program itself.
+    for root in [dir.path(), &here] {
+        let bin = root.join("target/tools/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        let planted = bin.join("nats-server");
+        let script = format!(
+            "#!/bin/sh\n: > '{}'\necho 'nats-server: v2.15.1'\n",
+            ran.display()
+        );
+        std::fs::write(&planted, script).unwrap();
+        std::fs::set_permissions(&planted, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // Away from the target directory it was built in, whose own tools it may use.
+    let program = here.join("twinward");
+    if std::fs::hard_link(PROGRAM, &program).is_err() {
+        std::fs::copy(PROGRAM, &program).unwrap();
+    }
+    let output = std::process::Command::new(&program)
+        .args(["up", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .current_dir(&here)
+        .env_clear()
+        // An empty part means the current directory to a shell.
+        .env("PATH", ":")
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(!ran.exists(), "{text}");
+    assert!(
+        text.contains("cargo xtask tools") && text.contains("--nats-server"),
+        "{text}"
+    );
 }
 
 /// Without the secrets that are not set: they print as placeholders, which no one should copy.

@@ -1,4 +1,7 @@
 //! Finds a `nats-server` that is new enough. Nothing is downloaded here; what is missing is said.
+//!
+//! A program that lies anywhere else, for instance below the directory we stand in, is never run:
+//! whoever may write there would decide what runs in our name.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,8 +15,6 @@ use crate::failure::Failure;
 const OLDEST: Version = Version(2, 12, 0);
 /// Asking a program for its version takes milliseconds.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// How deep below a tools directory a program is looked for (`tools/nats/2.15.1/bin/nats-server`).
-const TOOLS_DEPTH_MAX: usize = 5;
 const PROGRAM: &str = "nats-server";
 const VARIABLE: &str = "TWINWARD_NATS_SERVER";
 
@@ -57,11 +58,23 @@ impl Found {
     }
 }
 
-/// Looks where it was named, else in the variable, else in `PATH`, else where `cargo xtask` puts
-/// its tools.
+/// Looks where it was named, else in the variable, else in `PATH`, else where `cargo xtask tools`
+/// puts its tools beside this program.
 pub(super) async fn find(
     named: Option<&Path>,
     environment: &Environment,
+) -> Result<Found, Failure> {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| beside(&exe))
+        .filter(|path| path.is_file());
+    find_with(named, environment, beside).await
+}
+
+async fn find_with(
+    named: Option<&Path>,
+    environment: &Environment,
+    beside: Option<PathBuf>,
 ) -> Result<Found, Failure> {
     let given = match (named, environment.get(VARIABLE)) {
         (Some(path), _) => Some((path.to_owned(), "--nats-server")),
@@ -79,7 +92,7 @@ pub(super) async fn find(
         });
     }
     let mut looked = Vec::new();
-    for path in candidates(environment) {
+    for path in in_path(environment).into_iter().chain(beside) {
         match check(&path).await {
             Ok(found) => return Ok(found),
             Err(why) => looked.push(why),
@@ -90,8 +103,8 @@ pub(super) async fn find(
         failure = failure.detail(why);
     }
     Err(failure
-        .detail("not in PATH, and not in target/tools of a checkout")
-        .advise("in a checkout, `cargo xtask tools` fetches one")
+        .detail("not in PATH, and not in tools/bin of the target directory of this program")
+        .advise("`cargo xtask tools` puts one into target/tools/bin of a checkout")
         .advise(
             "or install one (https://github.com/nats-io/nats-server/releases) and name it with \
              --nats-server or TWINWARD_NATS_SERVER",
@@ -99,66 +112,25 @@ pub(super) async fn find(
         .advise("or use a server that is running: --nats-url nats://host:4222"))
 }
 
-/// The programs that are there, best first.
-fn candidates(environment: &Environment) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+/// The programs in `PATH`, best first.
+fn in_path(environment: &Environment) -> Vec<PathBuf> {
     let directories = environment.get("PATH").unwrap_or_default().split(':');
-    for directory in directories.filter(|directory| !directory.is_empty()) {
-        let path = Path::new(directory).join(PROGRAM);
-        if path.is_file() {
-            found.push(path);
-        }
-    }
-    for tools in tools_directories() {
-        let mut below = Vec::new();
-        search(&tools, TOOLS_DEPTH_MAX, &mut below);
-        // Directories are named by version; the last is the newest.
-        below.sort();
-        found.extend(below.into_iter().rev());
-    }
-    found
+    directories
+        // An empty part means the current directory to a shell; it is not trusted here.
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| Path::new(directory).join(PROGRAM))
+        .filter(|path| path.is_file())
+        .collect()
 }
 
-/// `target/tools` of the checkout this program was built in, and of the one we stand in.
-fn tools_directories() -> Vec<PathBuf> {
-    let mut starts = Vec::new();
-    starts.extend(std::env::current_exe().ok());
-    starts.extend(std::env::current_dir().ok());
-    // Also when cargo was told to build elsewhere.
-    starts.push(PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../target"
-    )));
-    let mut found: Vec<PathBuf> = Vec::new();
-    for start in &starts {
-        for ancestor in start.ancestors() {
-            for tools in [ancestor.join("tools"), ancestor.join("target/tools")] {
-                let is_target = tools
-                    .parent()
-                    .is_some_and(|parent| parent.ends_with("target"));
-                if is_target && tools.is_dir() && !found.contains(&tools) {
-                    found.push(tools);
-                }
-            }
-        }
+/// Where `cargo xtask tools` puts the server for a program that cargo built:
+/// `<target>/tools/bin/nats-server` for `<target>/release/twinward`.
+fn beside(exe: &Path) -> Option<PathBuf> {
+    let profile = exe.parent()?;
+    if !(profile.ends_with("debug") || profile.ends_with("release")) {
+        return None;
     }
-    found
-}
-
-fn search(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            if depth > 0 {
-                search(&path, depth - 1, found);
-            }
-        } else if entry.file_name() == PROGRAM {
-            found.push(path);
-        }
-    }
+    Some(profile.parent()?.join("tools/bin").join(PROGRAM))
 }
 
 /// Asks a program for its version.
@@ -239,5 +211,38 @@ mod tests {
         let found = find(None, &environment).await.unwrap();
         assert_eq!(found.path, path);
         assert_eq!(found.version(), "2.15.1");
+    }
+
+    #[test]
+    fn a_program_that_cargo_built_has_its_tools_in_the_same_target_directory() {
+        let tools = Some(PathBuf::from("/w/target/tools/bin/nats-server"));
+        assert_eq!(beside(Path::new("/w/target/debug/twinward")), tools);
+        assert_eq!(beside(Path::new("/w/target/release/twinward")), tools);
+        assert_eq!(beside(Path::new("/usr/local/bin/twinward")), None);
+        assert_eq!(beside(Path::new("/w/target/debug/deps/it-1")), None);
+    }
+
+    #[tokio::test]
+    async fn the_one_beside_this_program_is_taken_after_the_path() {
+        let old = tempfile::tempdir().unwrap();
+        let tools = tempfile::tempdir().unwrap();
+        program(old.path(), "nats-server: v2.9.10");
+        let path = program(tools.path(), "nats-server: v2.15.1");
+        let environment = Environment::from([("PATH", old.path().to_str().unwrap())]);
+        let found = find_with(None, &environment, Some(path.clone()))
+            .await
+            .unwrap();
+        assert_eq!(found.path, path);
+    }
+
+    #[tokio::test]
+    async fn when_there_is_none_the_failure_says_what_to_do() {
+        let failure = find_with(None, &Environment::from([("PATH", ":")]), None)
+            .await
+            .unwrap_err();
+        let text = failure.render();
+        for words in ["PATH", "cargo xtask tools", "--nats-server", "--nats-url"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 }
