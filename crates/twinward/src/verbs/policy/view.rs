@@ -145,7 +145,8 @@ impl View for PolicyView {
             paper,
             vec![
                 ("policy", policy.policy_id.clone()),
-                ("about", policy.description.clone()),
+                // A folded text of YAML keeps its last line break.
+                ("about", policy.description.trim().to_owned()),
                 ("scope", scope(policy.scope()).to_owned()),
                 ("target", target(&policy.target).to_owned()),
                 ("when", condition(&policy.when).to_owned()),
