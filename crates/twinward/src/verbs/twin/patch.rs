@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use wire::twin::v1 as api;
@@ -18,6 +18,7 @@ use crate::output::Output;
 /// Arguments of `twin patch`.
 #[derive(Debug, Args)]
 #[command(
+    group = ArgGroup::new("patch").args(["desired", "tags", "file"]).required(true).multiple(true),
     after_help = "A patch is merged (RFC 7396): objects member by member, everything else \
     replaced, null removed.\nA file holds `tags` and `desired` (or `properties.desired`), in JSON \
     or YAML.\n\nExamples:\n  \
@@ -31,7 +32,6 @@ pub(crate) struct PatchArgs {
     identity: IdentityArg,
     /// JSON object to merge into desired
     #[arg(long, value_name = "JSON", value_parser = object)]
-    #[arg(required_unless_present_any = ["tags", "file"])]
     desired: Option<Map<String, Value>>,
     /// JSON object to merge into tags
     #[arg(long, value_name = "JSON", value_parser = object)]
