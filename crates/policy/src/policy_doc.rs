@@ -243,10 +243,17 @@ fn check_description(text: &str) -> Result<(), Vec<Problem>> {
 
 fn parse(field: Field, text: &str) -> Result<Condition, Vec<Problem>> {
     Condition::parse(text).map_err(|error| {
+        let position = format!("line {}, column {}", error.line, error.column);
+        let message = error.to_string();
+        // The message leads with the position, which a problem has beside it.
+        let message = message
+            .strip_prefix(&format!("{position}: "))
+            .unwrap_or(&message)
+            .to_owned();
         vec![Problem {
             field,
-            position: Some(format!("line {}, column {}", error.line, error.column)),
-            message: error.to_string(),
+            position: Some(position),
+            message,
         }]
     })
 }

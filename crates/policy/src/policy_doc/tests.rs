@@ -61,12 +61,22 @@ fn every_problem_is_reported_at_once_with_field_and_position() {
         &[
             (Field::Id, None, "'U' at character 1"),
             (Field::Description, None, "4096"),
-            (Field::Target, Some("line 1, column 13"), ""),
-            (Field::When, Some("line 2, column 3"), ""),
+            (Field::Target, Some("line 1, column 13"), "found "),
+            (Field::When, Some("line 2, column 3"), "found "),
             (Field::Settings, Some("properties.desired.$x"), "$"),
             (Field::Settings, Some("properties.desired.a"), "null"),
         ],
     );
+}
+
+#[test]
+fn the_position_in_a_condition_is_said_once() {
+    let spec = PolicySpec {
+        target: "tags.site = ".to_owned(),
+        ..good()
+    };
+    let text = Policy::check(spec).unwrap_err().to_string();
+    assert_eq!(text.matches("line 1, column 13").count(), 1, "{text}");
 }
 
 #[test]
