@@ -32,8 +32,10 @@ pub(crate) enum DeviceCommand {
     /// Remove devices with their modules and twins
     Delete(DeleteArgs),
     /// Let a device connect
+    #[command(after_help = "Example:\n  twinward device enable cam-1")]
     Enable(StatusArgs),
     /// Keep a device and its modules out, and end their sessions
+    #[command(after_help = "Example:\n  twinward device disable cam-1 --reason 'lost in hall 3'")]
     Disable(StatusArgs),
 }
 
@@ -41,7 +43,8 @@ pub(crate) enum DeviceCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     twinward device create cam-1\n  \
-    twinward device create cam-1 -o json | jq -r .securityModule.connectionString > agent.key")]
+    (umask 077; twinward device create cam-1 -o json |\n      \
+    jq -r .securityModule.connectionString > agent.key)")]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     device: DeviceArg,
@@ -58,6 +61,9 @@ pub(crate) struct CreateArgs {
 
 /// Arguments of `device list`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    twinward device list\n  \
+    twinward device list --limit 0 -o json | jq -r '.[].deviceId'")]
 pub(crate) struct ListArgs {
     /// At most so many devices; 0: all
     #[arg(long, value_name = "N", default_value_t = PAGE_MAX)]
@@ -66,6 +72,9 @@ pub(crate) struct ListArgs {
 
 /// Arguments of `device get`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    twinward device get cam-1\n  \
+    twinward device get cam-1 --show-keys -o json | jq -r .connectionString")]
 pub(crate) struct GetArgs {
     #[command(flatten)]
     device: DeviceArg,
@@ -76,6 +85,7 @@ pub(crate) struct GetArgs {
 
 /// Arguments of `device delete`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  twinward device delete cam-1 cam-2")]
 pub(crate) struct DeleteArgs {
     /// Ids of the devices
     #[arg(value_name = "DEVICE", required = true, value_parser = device)]

@@ -38,6 +38,7 @@ pub(crate) struct CreateArgs {
 
 /// Arguments of `module list`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  twinward module list cam-1")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     device: DeviceArg,
@@ -45,6 +46,10 @@ pub(crate) struct ListArgs {
 
 /// Arguments of `module get`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  twinward module get cam-1 DefenderIotMicroAgent\n  \
+    twinward module get cam-1 DefenderIotMicroAgent --show-keys"
+)]
 pub(crate) struct GetArgs {
     #[command(flatten)]
     module: ModuleArg,
@@ -55,6 +60,7 @@ pub(crate) struct GetArgs {
 
 /// Arguments of `module delete`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  twinward module delete cam-1 lens")]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     module: ModuleArg,
