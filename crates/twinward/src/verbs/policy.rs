@@ -45,6 +45,9 @@ pub(crate) enum PolicyCommand {
     /// Show one policy; with -o yaml in the form that `apply` reads
     Get(GetArgs),
     /// List policies in the order of their ids
+    #[command(after_help = "Examples:\n  \
+        twinward policy list\n  \
+        twinward policy list -o json | jq -r '.[].name'")]
     List,
     /// Remove policies; what they set is taken out of every twin
     Delete(DeleteArgs),
@@ -56,8 +59,9 @@ pub(crate) enum PolicyCommand {
     after_help = "A file holds one or several policies, in YAML (divided by ---) or JSON:\n\n  \
     kind: Policy\n  \
     name: unexpected-listener\n  \
-    target: \"*\"\n  \
-    when: posture.listeningPorts.unexpectedCount > 0\n  \
+    target: \"moduleId = 'DefenderIotMicroAgent'\"\n  \
+    when: \"EXISTS(p IN posture.listeningPorts WHERE p.protocol = 'tcp'\n    \
+    AND p.port NIN tags.allowedPorts)\"\n  \
     priority: 10\n  \
     settings:\n    \
     CollectorsCore_PriorityIntervals: \"1,2,5\"\n\nExamples:\n  \
@@ -75,6 +79,10 @@ pub(crate) struct ApplyArgs {
 
 /// Arguments of `policy get`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  twinward policy get unexpected-listener\n  \
+    twinward policy get unexpected-listener -o yaml > unexpected-listener.yaml"
+)]
 pub(crate) struct GetArgs {
     /// Id of the policy
     #[arg(value_name = "POLICY")]
@@ -83,6 +91,7 @@ pub(crate) struct GetArgs {
 
 /// Arguments of `policy delete`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  twinward policy delete unexpected-listener")]
 pub(crate) struct DeleteArgs {
     /// Ids of the policies
     #[arg(value_name = "POLICY", required = true)]

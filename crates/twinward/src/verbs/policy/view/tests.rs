@@ -10,7 +10,7 @@ fn policy() -> api::Policy {
         description: "Look closer while an unexpected port is open".to_owned(),
         scope: api::Scope::Modules.into(),
         target: "tags.site = 'hall-3'".to_owned(),
-        when: "posture.listeningPorts.unexpectedCount > 0".to_owned(),
+        when: "EXISTS(p IN posture.listeningPorts WHERE p.port NIN tags.allowedPorts)".to_owned(),
         priority: 10,
         settings_json: r#"{"CollectorsCore_PriorityIntervals": "1,2,5", "a": {"b": true}}"#
             .to_owned(),
@@ -29,6 +29,19 @@ fn a_policy_shows_what_it_says_and_how_far_it_is() {
     let view = PolicyView::read(policy()).unwrap();
     insta::assert_snapshot!("policy", text(&view));
     insta::assert_snapshot!("policy_json", json(&view));
+}
+
+#[test]
+fn a_folded_description_ends_where_its_text_ends() {
+    let folded = api::Policy {
+        description: "Look closer\n".to_owned(),
+        ..policy()
+    };
+    let text = text(&PolicyView::read(folded).unwrap());
+    assert!(
+        text.lines().any(|line| line.ends_with("Look closer")),
+        "{text}"
+    );
 }
 
 #[test]
