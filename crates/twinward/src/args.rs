@@ -9,7 +9,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::verbs::{completions, device, enrollment, module, policy, probe, status, twin};
@@ -118,6 +120,66 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
 }
 
+/// The services that run alone have no use for what the verbs understand.
+const SERVICES_WITHOUT_VERBS: [&str; 2] = ["ingestion", "twin-store"];
+
+impl Cli {
+    /// Reads a command line. A service that runs alone refuses the options of the verbs: it would
+    /// ignore them, and whoever gave `--data-dir` would look for the data in the wrong place.
+    pub(crate) fn read(
+        arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        if let Some((service, given)) = ignored_by_service(&command, &matches) {
+            let key = given.replace('-', "_");
+            return Err(command.error(
+                ErrorKind::ArgumentConflict,
+                format!(
+                    "'--{given}' is not for a service that runs alone; for a key of its \
+                     configuration use `--set {key}=…` (`twinward {service} --print-config` shows \
+                     all keys)"
+                ),
+            ));
+        }
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// The whole command line. Where the options of the verbs are refused they are not shown either,
+/// except for `policy`, whose verbs inherit them.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    let hidden: Vec<Arg> = command
+        .get_arguments()
+        .filter(|arg| arg.is_global_set())
+        .map(|arg| arg.clone().hide(true))
+        .collect();
+    for service in SERVICES_WITHOUT_VERBS {
+        let hidden = hidden.clone();
+        command = command.mut_subcommand(service, |command| command.args(hidden));
+    }
+    command
+}
+
+/// The service that is to run alone, and the first option it would ignore.
+fn ignored_by_service<'a>(
+    command: &'a clap::Command,
+    matches: &'a ArgMatches,
+) -> Option<(&'a str, &'a str)> {
+    let (name, service) = matches.subcommand()?;
+    let alone = SERVICES_WITHOUT_VERBS.contains(&name)
+        || (name == "policy" && service.subcommand().is_none());
+    let given = command.get_arguments().find(|arg| {
+        arg.is_global_set()
+            && service.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    });
+    given
+        .filter(|_| alone)
+        .and_then(Arg::get_long)
+        .map(|given| (name, given))
+}
+
 /// The text after the long help: how services are found, examples, exit codes.
 fn long_help() -> String {
     format!("{FINDING}\n\n{EXAMPLES}\n\n{}", exit::HELP)
@@ -137,7 +199,8 @@ Examples:
   twinward device create cam-1                 create a device, print connection strings
   twinward twin get cam-1 --security           show its security twin
   twinward policy apply -f open-port.yaml      create or change a policy
-  twinward twin watch -o json | jq .posture    follow changes";
+  twinward twin watch -o json | jq .twin.posture
+                                               follow changes";
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,6 @@ mod verbs;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use service_kit::clock::{Clock as _, SystemClock};
 
 use crate::args::{Cli, Command, Global};
@@ -44,7 +43,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = up::guard::main(&arguments) {
         return code;
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Clap knows where its text belongs; if that is closed nobody reads it anyway.

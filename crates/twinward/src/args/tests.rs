@@ -1,10 +1,8 @@
-use clap::CommandFactory as _;
-
 use super::*;
 
 /// The long help of a command as a person sees it in a terminal of 100 columns.
 fn help(path: &[&str]) -> String {
-    let mut command = Cli::command().term_width(100);
+    let mut command = command().term_width(100);
     command.build();
     let mut command = &mut command;
     for name in path {
@@ -15,7 +13,7 @@ fn help(path: &[&str]) -> String {
 
 #[test]
 fn the_command_line_is_consistent() {
-    Cli::command().debug_assert();
+    command().debug_assert();
 }
 
 #[test]
@@ -27,6 +25,13 @@ fn help_texts_are_as_reviewed() {
         &["device"],
         &["device", "create"],
         &["device", "list"],
+        &["device", "get"],
+        &["device", "delete"],
+        &["device", "enable"],
+        &["device", "disable"],
+        &["module", "list"],
+        &["module", "get"],
+        &["module", "delete"],
         &["module", "create"],
         &["enrollment", "create"],
         &["twin", "get"],
@@ -34,6 +39,9 @@ fn help_texts_are_as_reviewed() {
         &["twin", "watch"],
         &["policy"],
         &["policy", "apply"],
+        &["policy", "get"],
+        &["policy", "list"],
+        &["policy", "delete"],
         &["ingestion"],
         &["completions"],
     ] {
@@ -66,4 +74,51 @@ fn a_wrong_id_says_what_is_allowed() {
     assert_eq!(error.exit_code(), i32::from(exit::Kind::Usage.code()));
     let text = error.to_string();
     assert!(text.contains("a b") && text.contains("allowed"), "{text}");
+}
+
+#[test]
+fn a_service_that_runs_alone_refuses_what_it_would_ignore() {
+    let read = |line: &str| Cli::read(line.split(' ').map(std::ffi::OsString::from));
+    for line in [
+        "twinward twin-store --data-dir /data",
+        "twinward --data-dir /data ingestion",
+        "twinward policy --data-dir /data",
+    ] {
+        let error = read(line).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(exit::Kind::Usage.code()));
+        let text = error.to_string();
+        assert!(text.contains("--set data_dir=…"), "{line}: {text}");
+    }
+    for line in [
+        "twinward twin-store --set data_dir=/data",
+        "twinward ingestion",
+        "twinward policy",
+        "twinward policy list --data-dir /data --timeout 1s",
+        "twinward --token t --data-dir /data device list",
+        "twinward up --data-dir /data",
+    ] {
+        assert!(read(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn a_patch_without_anything_names_all_ways_to_give_one() {
+    let error = Cli::try_parse_from(["twinward", "twin", "patch", "cam-1"]).unwrap_err();
+    let text = error.to_string();
+    for option in ["--desired", "--tags", "--file"] {
+        assert!(text.contains(option), "{option}: {text}");
+    }
+}
+
+#[test]
+fn the_example_of_a_policy_file_can_be_applied() {
+    let text = help(&["policy", "apply"]);
+    let file: String = text
+        .lines()
+        .skip_while(|line| !line.contains("kind: Policy"))
+        .take_while(|line| !line.is_empty())
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let specs = ::policy::file::parse(&file).unwrap();
+    assert_eq!(specs.len(), 1, "{file}");
 }

@@ -1,9 +1,9 @@
 //! `twinward completions`: lets a shell complete our commands and options.
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::args::Cli;
+use crate::args;
 use crate::failure::Failure;
 use crate::output;
 
@@ -20,8 +20,13 @@ pub(crate) struct CompletionsArgs {
 }
 
 /// Prints the script.
-pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "twinward", &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut args::command(),
+        "twinward",
+        &mut script,
+    );
     output::write(&String::from_utf8_lossy(&script))
 }
