@@ -7,7 +7,7 @@ mod sources;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use service_kit::client::{self, ClientConfig};
+use service_kit::client::{self, ClientConfig, ClientError};
 use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
@@ -108,11 +108,18 @@ impl Connection {
             ..ClientConfig::to(&url.value)
         };
         client::connect(&config).map_err(|error| {
-            Failure::new(
-                Kind::Usage,
-                format!("cannot use {} ({})", url.value, url.origin),
-            )
-            .because(service_kit::error::chain(&error))
+            let failure = match &error {
+                ClientError::Token(_) => Failure::new(Kind::Denied, "cannot use the admin token")
+                    .advise(
+                        "`twinward up` writes the right one into its env file (--env-file, \
+                         --token-file)",
+                    ),
+                _ => Failure::new(
+                    Kind::Usage,
+                    format!("cannot use {} ({})", url.value, url.origin),
+                ),
+            };
+            failure.because(service_kit::error::chain(&error))
         })
     }
 

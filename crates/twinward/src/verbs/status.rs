@@ -25,7 +25,12 @@ const PAGE_SIZE: i32 = 1000;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with 0 when everything is serving, with 1 when a part is not.")]
+#[command(
+    after_help = "Exits with 0 when everything is serving, with 7 when the token is not accepted, \
+    and with 1\nwhen a part is not serving for another reason.\n\nExamples:\n  \
+    twinward status\n  \
+    twinward status -o json | jq .serving"
+)]
 pub(crate) struct StatusArgs {}
 
 /// A service, and where it is.
@@ -48,6 +53,10 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let within = connection.timeout();
+    // A token that cannot even be sent is nothing that any service did.
+    if let Some(unusable) = connection.registry().err().and_then(denied) {
+        return Err(unusable);
+    }
     let service = |name, address, metrics: &str| Service {
         name,
         address,
@@ -78,22 +87,24 @@ pub(crate) async fn run(
         let text = plural(sessions, "agent connected", "agents connected");
         ingestion.part.count("agentsConnected", sessions, text);
     }
-    answers(
+    let devices = answers(
         &mut twin_store.part,
         "devices",
         count_devices(connection).await,
     );
-    if let Some(backlog) = number(
+    let backlog = number(
         &twin_store.metrics,
         "twinward_twin_store_telemetry_backlog_messages",
-    ) {
+    );
+    // Beside a failure "no lag" would read as if all were well.
+    if let Some(backlog) = backlog.filter(|_| !twin_store.part.is_bad()) {
         let text = match backlog {
             0 => "no lag".to_owned(),
             many => plural(many, "message behind", "messages behind"),
         };
         twin_store.part.count("backlogMessages", backlog, text);
     }
-    answers(
+    let policy_answer = answers(
         &mut policies.part,
         "policies",
         count_policies(connection).await,
@@ -103,6 +114,9 @@ pub(crate) async fn run(
     };
     let serving = view.serving();
     output.show(&view)?;
+    if let Some(refused) = devices.or(policy_answer) {
+        return Err(refused);
+    }
     if serving {
         return Ok(());
     }
@@ -166,12 +180,17 @@ async fn look_at_nats(url: Option<Setting>, within: Duration) -> Part {
 }
 
 /// Takes an answer of the service's own API into account: a service that is healthy but refuses
-/// us (a wrong token) is not serving us.
-fn answers(part: &mut Part, name: &'static str, answer: Result<(u64, String), Failure>) {
+/// us (a wrong token) is not serving us. Gives that refusal back, because it says what to do.
+fn answers(
+    part: &mut Part,
+    name: &'static str,
+    answer: Result<(u64, String), Failure>,
+) -> Option<Failure> {
     match answer {
         Ok((number, detail)) => {
             part.set_if_unknown(State::Serving);
             part.count(name, number, detail);
+            None
         }
         Err(failure) => {
             part.set(if failure.kind() == Kind::Denied {
@@ -180,8 +199,14 @@ fn answers(part: &mut Part, name: &'static str, answer: Result<(u64, String), Fa
                 State::Down
             });
             part.detail_if_none(failure.reason());
+            denied(failure)
         }
     }
+}
+
+/// The failure, if it is about the token.
+fn denied(failure: Failure) -> Option<Failure> {
+    (failure.kind() == Kind::Denied).then_some(failure)
 }
 
 async fn count_devices(connection: &Connection) -> Result<(u64, String), Failure> {

@@ -180,7 +180,7 @@ async fn a_policy_goes_from_a_file_to_twins_and_back_out() {
         &["policy", "apply", "-f", path],
         5,
         &[
-            "line 3, column 9: target",
+            "line 3, column 9: target (line 1, column 1): found",
             "line 4, column 1: unknown key `setting`",
             "--help",
         ],
@@ -225,8 +225,14 @@ async fn a_wrong_token_is_refused_and_told_apart_from_nobody_there() {
         &["--token-file"],
     );
     let status = up.ask(&["--token", "0123456789abcdef", "status"]);
-    assert_eq!(status.status.code(), Some(1));
-    assert!(stdout(&status).contains("refused"), "{}", stdout(&status));
+    assert_eq!(status.status.code(), Some(7));
+    let text = stdout(&status);
+    assert!(text.contains("refused") && !text.contains("lag"), "{text}");
+    assert!(stderr(&status).contains("--token-file"));
+    for verb in [&["status"][..], &["device", "list"]] {
+        let arguments = [&["--token", "short"], verb].concat();
+        fails(&up, &arguments, 7, &["token", "16 characters"]);
+    }
     up.process.stop(SOON).await;
 
     let nobody = verb(dir.path()).args(["device", "list"]).output().unwrap();

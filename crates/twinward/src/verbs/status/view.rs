@@ -95,6 +95,11 @@ impl Part {
         }
     }
 
+    /// Whether it is in a bad state.
+    pub(super) fn is_bad(&self) -> bool {
+        self.state.is_bad()
+    }
+
     /// Adds something worth knowing.
     pub(super) fn detail(&mut self, detail: Option<String>) {
         self.details.extend(detail);
