@@ -113,12 +113,12 @@ fn a_patch_without_anything_names_all_ways_to_give_one() {
 #[test]
 fn the_example_of_a_policy_file_can_be_applied() {
     let text = help(&["policy", "apply"]);
-    let file: String = text
+    let lines: Vec<&str> = text
         .lines()
         .skip_while(|line| !line.contains("kind: Policy"))
         .take_while(|line| !line.is_empty())
-        .map(|line| format!("{line}\n"))
         .collect();
+    let file = lines.join("\n");
     let specs = ::policy::file::parse(&file).unwrap();
     assert_eq!(specs.len(), 1, "{file}");
 }
