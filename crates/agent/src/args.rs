@@ -7,9 +7,27 @@ use service_kit::secret::Secret;
 
 use crate::spool;
 
+/// How to begin, and what the exit codes mean.
+const HELP: &str = "\
+Examples:
+  twinward-agent run --connection-string-file agent.key --ca-file ca.pem
+  twinward-agent enroll --server https://hub:8420 --ca-file ca.pem --device-id cam-1 \\
+      --enrollment-token TOKEN
+  twinward-agent status -o json
+
+Exit codes:
+  0   stopped as told, or done
+  2   the command line is wrong
+  64  something is missing on the command line: an identity, a server, a data directory
+  70  a part of the agent failed, for instance its spool
+  75  try again: the enrolment did not succeed, or another agent uses the data directory
+  77  the enrolment was refused
+  78  the connection string or the way to the server cannot be used
+  130, 143  a second SIGINT or SIGTERM cut the stop short";
+
 /// Watches this machine for its security twin.
 #[derive(Debug, Parser)]
-#[command(name = "twinward-agent", version, about)]
+#[command(name = "twinward-agent", version, about, after_help = HELP)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -202,6 +220,20 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_command_lines() {
+        let help = HELP.replace("\\\n", " ");
+        let examples: Vec<_> = help
+            .lines()
+            .filter(|line| line.starts_with("  twinward-agent "))
+            .collect();
+        assert_eq!(examples.len(), 3);
+        for example in examples {
+            let parsed = Arguments::try_parse_from(example.split_whitespace());
+            assert!(parsed.is_ok(), "{example}: {:?}", parsed.err());
+        }
     }
 
     #[test]
