@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use testkit::{ProcessBuilder, workspace_binary};
-use tonic::Code;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use wire::agent::v1 as proto;
 use wire::agent::v1::open_session_request::Message as Up;
@@ -14,7 +15,8 @@ use wire::twin::v1::PatchTwinRequest;
 use crate::support::SOON;
 use crate::support::agent::{Agent, Session, failed_login, hello, open, sas};
 use crate::support::api::{Device, unexpected_listener};
-use crate::support::hub::Hub;
+use crate::support::hub::{Hub, Part, TOKEN};
+use crate::support::raw::RawCodec;
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -30,20 +32,29 @@ async fn the_agents_door_refuses_who_it_does_not_know_and_goes_on() {
         device_id: "nobody".to_owned(),
         ..device.clone()
     };
-    let refused = open(&url, &sas(&unknown, HOUR), hello(0)).await;
-    assert!(matches!(
-        code(refused).await,
-        Code::NotFound | Code::Unauthenticated
-    ));
+    let refused = refusal(open(&url, &sas(&unknown, HOUR), hello(0)).await).await;
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    assert_eq!(reason(&refused), "IDENTITY_NOT_FOUND");
+    assert!(refused.message().contains("nobody"), "{refused:?}");
     let other_key = api.device("cam-2").await.key;
     let wrong = Device {
         key: other_key,
         ..device.clone()
     };
-    let refused = open(&url, &sas(&wrong, HOUR), hello(0)).await;
-    assert_eq!(code(refused).await, Code::Unauthenticated);
-    let refused = open(&url, "SharedAccessSignature sr=x", hello(0)).await;
-    assert_eq!(code(refused).await, Code::Unauthenticated);
+    let refused = refusal(open(&url, &sas(&wrong, HOUR), hello(0)).await).await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    assert_eq!(reason(&refused), "WRONG_KEY");
+    assert!(
+        refused
+            .message()
+            .contains("signature was not made with a key of this identity"),
+        "{refused:?}"
+    );
+    assert!(!refused.message().contains(&wrong.key), "no secret in it");
+    let refused = refusal(open(&url, "SharedAccessSignature sr=x", hello(0)).await).await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    assert_eq!(reason(&refused), "TOKEN_MALFORMED");
+    assert!(refused.message().contains("has no field"), "{refused:?}");
 
     // The door is still open for who belongs here.
     let mut agent = Agent::new(url, device.clone());
@@ -56,15 +67,22 @@ async fn the_agents_door_refuses_who_it_does_not_know_and_goes_on() {
     hub.stop().await;
 }
 
-/// The code with which a session is refused, at once or with its first answer.
-async fn code(outcome: Result<Session, tonic::Status>) -> Code {
+/// The status with which a session is refused, at once or with its first answer.
+async fn refusal(outcome: Result<Session, Status>) -> Status {
     match outcome {
-        Err(status) => status.code(),
+        Err(status) => status,
         Ok(mut session) => match session.down.message().await {
-            Err(status) => status.code(),
+            Err(status) => status,
             Ok(message) => panic!("it was let in: {message:?}"),
         },
     }
+}
+
+/// The stable code of a failure.
+fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    info.map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,8 +181,10 @@ async fn malformed_protobuf_ends_its_stream_and_nothing_else() {
     hub.ingestion.allow("");
     let api = hub.api();
     let device = api.device("cam-1").await;
-    let refused = raw_call(&hub.agent_url(), &sas(&device, HOUR), &[0xff; 32]).await;
-    assert_ne!(refused.code(), Code::Ok, "{refused:?}");
+    for bytes in garbage() {
+        let refused = raw_session(&hub.agent_url(), &sas(&device, HOUR), bytes).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
     let mut agent = Agent::new(hub.agent_url(), device.clone());
     agent.observe(failed_login());
     agent.deliver(1, async |_| {}).await;
@@ -175,30 +195,80 @@ async fn malformed_protobuf_ends_its_stream_and_nothing_else() {
     hub.stop().await;
 }
 
-/// Opens a session whose first message is these bytes.
-async fn raw_call(url: &str, token: &str, message: &[u8]) -> tonic::Status {
-    use tonic::codegen::http;
+/// Bytes that are no message: an impossible field, a field longer than its message, and a group
+/// that is never closed.
+fn garbage() -> [Vec<u8>; 3] {
+    [vec![0xff; 32], vec![0x12, 0x7f, 0x01], vec![0x0b]]
+}
+
+async fn raw_client(url: &str) -> tonic::client::Grpc<tonic::transport::Channel> {
     let channel = tonic::transport::Endpoint::from_shared(url.to_owned())
         .expect("a URL")
         .connect()
         .await;
     let mut grpc = tonic::client::Grpc::new(channel.expect("a connection"));
     grpc.ready().await.expect("it is ready");
-    let mut request = tonic::Request::new(tokio_stream::once(message.to_vec()));
+    grpc
+}
+
+fn authorized<T>(message: T, token: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let token = token.parse().expect("ASCII");
+    request.metadata_mut().insert("authorization", token);
     request
-        .metadata_mut()
-        .insert("authorization", token.parse().expect("ASCII"));
-    let path = http::uri::PathAndQuery::from_static("/twinward.agent.v1.AgentService/OpenSession");
-    match grpc
-        .streaming(request, path, crate::support::raw::RawCodec)
-        .await
-    {
+}
+
+/// Opens a session whose first message is these bytes.
+async fn raw_session(url: &str, token: &str, message: Vec<u8>) -> Status {
+    let request = authorized(tokio_stream::once(message), token);
+    let path = PathAndQuery::from_static("/twinward.agent.v1.AgentService/OpenSession");
+    let mut grpc = raw_client(url).await;
+    match grpc.streaming(request, path, RawCodec).await {
         Err(status) => status,
         Ok(answer) => match answer.into_inner().message().await {
             Err(status) => status,
-            Ok(_) => tonic::Status::ok("the bytes were taken"),
+            Ok(_) => Status::ok("the bytes were taken"),
         },
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_protobuf_at_the_apis_is_refused_and_they_go_on() {
+    let hub = Hub::start().await;
+    let api = hub.api();
+    let device = api.device("cam-1").await;
+    let bearer = format!("Bearer {TOKEN}");
+    for (part, path) in [
+        (Part::TwinStore, "/twinward.twin.v1.TwinService/GetTwin"),
+        (Part::TwinStore, "/twinward.twin.v1.TwinService/PatchTwin"),
+        (Part::Policy, "/twinward.policy.v1.PolicyService/GetPolicy"),
+        (
+            Part::Policy,
+            "/twinward.policy.v1.PolicyService/ApplyPolicy",
+        ),
+    ] {
+        for bytes in garbage() {
+            let mut grpc = raw_client(&hub.url(part)).await;
+            let request = authorized(bytes, &bearer);
+            let answer = grpc
+                .unary(request, PathAndQuery::from_static(path), RawCodec)
+                .await;
+            let refused = answer.expect_err("these bytes are no message");
+            // What gRPC prescribes for "error parsing request proto".
+            assert_eq!(refused.code(), Code::Internal, "{path}: {refused:?}");
+            assert!(
+                refused
+                    .message()
+                    .contains("failed to decode Protobuf message"),
+                "{path}: {refused:?}"
+            );
+        }
+    }
+    api.twin(&device.twin).await.expect("twin-store goes on");
+    api.apply(unexpected_listener())
+        .await
+        .expect("policy goes on");
+    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,11 +358,12 @@ async fn a_bad_policy_file_is_refused_by_the_command_line_with_line_and_key() {
         .spawn();
     let status = cli.wait_exit(SOON).await;
     let lines = cli.lines().join("\n");
-    assert!(!status.success(), "{lines}");
+    assert_eq!(status.code(), Some(5), "bad input: {lines}");
     assert!(
-        lines.contains("targets") && lines.contains("target"),
+        lines.contains("line 3, column 1: unknown key `targets`"),
         "{lines}"
     );
+    assert!(lines.contains("`target` is missing"), "{lines}");
     hub.stop().await;
 }
 

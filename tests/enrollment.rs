@@ -24,6 +24,7 @@ async fn a_token_lets_one_device_in_and_the_key_file_is_private() {
         twin.posture()["agent"]["connected"] == false
     })
     .await;
+    let mut key_files = 0;
     for entry in files(&hub.folder().join("agent")) {
         let text = std::fs::read_to_string(&entry).unwrap_or_default();
         if text.contains("SharedAccessKey=") {
@@ -33,8 +34,10 @@ async fn a_token_lets_one_device_in_and_the_key_file_is_private() {
                 .mode()
                 & 0o777;
             assert_eq!(mode, 0o600, "{}", entry.display());
+            key_files += 1;
         }
     }
+    assert!(key_files > 0, "the key is kept in a file");
     // The second run needs no token.
     let again = RealAgent::again(&hub.agent_url(), hub.folder());
     api.twin_until(name, "the agent to connect again", |twin| {

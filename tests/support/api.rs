@@ -211,3 +211,25 @@ impl Twin {
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).expect("documents are JSON")
 }
+
+/// Every sequence of the lane is accounted for: received, rejected, or dropped by the agent.
+pub(crate) fn whole(twin: &Twin, lane: &str) -> bool {
+    let count = |name: &str| twin.count(&format!("/delivery/{lane}/{name}"));
+    let last = count("lastSequence");
+    let gaps = count("missing") + count("lost");
+    last > 0
+        && count("received") + count("rejected") + gaps == last
+        && gaps == count("droppedByAgent")
+}
+
+/// The names, without their folder, of the files that the posture remembers.
+pub(crate) fn recent_files(twin: &Twin) -> Vec<String> {
+    let posture = twin.posture();
+    let recent = posture.pointer("/files/recent").and_then(Value::as_array);
+    recent
+        .into_iter()
+        .flatten()
+        .filter_map(|file| file["path"].as_str()?.rsplit('/').next())
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,7 +1,7 @@
 //! A hub as an operator starts it: `twinward up`, or one process per service on a NATS server.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use testkit::{NatsServer, Process, ProcessBuilder, free_port, wait_for, workspace_binary};
@@ -45,6 +45,17 @@ struct Ports {
 }
 
 impl Ports {
+    fn free() -> Ports {
+        Ports {
+            ingestion: free_port(),
+            ingestion_admin: free_port(),
+            twin_store: free_port(),
+            twin_store_admin: free_port(),
+            policy: free_port(),
+            policy_admin: free_port(),
+        }
+    }
+
     fn of(self, part: Part) -> (u16, u16) {
         match part {
             Part::Ingestion => (self.ingestion, self.ingestion_admin),
@@ -63,14 +74,7 @@ impl Hub {
     /// As [`Hub::start`], exporting traces to an OTLP endpoint.
     pub(crate) async fn start_with(otlp: Option<String>) -> Hub {
         let nats = NatsServer::start_durable().await;
-        let ports = Ports {
-            ingestion: free_port(),
-            ingestion_admin: free_port(),
-            twin_store: free_port(),
-            twin_store_admin: free_port(),
-            policy: free_port(),
-            policy_admin: free_port(),
-        };
+        let ports = Ports::free();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let spawn = |part| spawn(part, &nats, ports, folder.path(), otlp.as_deref());
         let twin_store = spawn(Part::TwinStore);
@@ -94,6 +98,12 @@ impl Hub {
     /// The agents' door.
     pub(crate) fn agent_url(&self) -> String {
         url(self.ports.ingestion)
+    }
+
+    /// Where a service serves gRPC.
+    pub(crate) fn url(&self, part: Part) -> String {
+        let (listen, _) = self.ports.of(part);
+        url(listen)
     }
 
     /// A client of the registry, twin and policy APIs.
@@ -157,12 +167,24 @@ impl Hub {
         ready(admin, &format!("{part:?}")).await;
     }
 
+    /// A number of a service's metrics page, without labels; nothing while it is not there.
+    pub(crate) async fn metric(&self, part: Part, name: &str) -> Option<f64> {
+        let (_, admin) = self.ports.of(part);
+        let page = http_get(admin, "/metrics").await?;
+        let line = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        page.lines().find_map(line)
+    }
+
     /// SIGTERM for all, against the stream, and a clean end of each.
     pub(crate) async fn stop(self) {
         self.ingestion.stop(SOON).await;
         self.policy.stop(SOON).await;
         self.twin_store.stop(SOON).await;
     }
+}
+
+fn local(port: u16) -> String {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string()
 }
 
 fn url(port: u16) -> String {
@@ -177,7 +199,6 @@ fn spawn(
     otlp: Option<&str>,
 ) -> Process {
     let (listen, admin) = ports.of(part);
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
     let (verb, prefix) = match part {
         Part::Ingestion => ("ingestion", "TWINWARD_INGESTION"),
         Part::TwinStore => ("twin-store", "TWINWARD_TWIN_STORE"),
@@ -220,34 +241,68 @@ fn spawn(
 /// Everything in one process, as on a laptop.
 pub(crate) struct Up {
     pub(crate) process: Process,
-    variables: std::collections::BTreeMap<String, String>,
+    variables: Variables,
+    ports: Ports,
     folder: tempfile::TempDir,
+}
+
+type Variables = std::collections::BTreeMap<String, String>;
+
+fn env_file(folder: &Path) -> PathBuf {
+    folder.join("hub.env")
+}
+
+fn spawn_up(folder: &Path, ports: Ports) -> Process {
+    let mut builder = ProcessBuilder::new("up", workspace_binary("twinward"))
+        .args(["up", "--data-dir"])
+        .arg(folder.join("data"))
+        .arg("--nats-server")
+        .arg(testkit::nats::find_server())
+        .arg("--env-file")
+        .arg(env_file(folder));
+    for (option, port) in [
+        ("--ingestion-listen", ports.ingestion),
+        ("--ingestion-admin-listen", ports.ingestion_admin),
+        ("--twin-store-listen", ports.twin_store),
+        ("--twin-store-admin-listen", ports.twin_store_admin),
+        ("--policy-listen", ports.policy),
+        ("--policy-admin-listen", ports.policy_admin),
+    ] {
+        builder = builder.args([option.to_owned(), local(port)]);
+    }
+    builder.spawn()
+}
+
+async fn read_env_file(process: &mut Process, folder: &Path) -> Variables {
+    let text = process.wait_for_file(&env_file(folder), SOON).await;
+    text.lines()
+        .filter_map(|line| line.trim_start_matches("export ").split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
+        .collect()
 }
 
 impl Up {
     /// `twinward up` with a NATS server of its own.
     pub(crate) async fn start() -> Up {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let env_file = folder.path().join("hub.env");
-        let mut process = ProcessBuilder::new("up", workspace_binary("twinward"))
-            .args(["up", "--any-port", "--data-dir"])
-            .arg(folder.path().join("data"))
-            .arg("--nats-server")
-            .arg(testkit::nats::find_server())
-            .arg("--env-file")
-            .arg(&env_file)
-            .spawn();
-        let text = process.wait_for_file(&env_file, SOON).await;
-        let variables = text
-            .lines()
-            .filter_map(|line| line.trim_start_matches("export ").split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
-            .collect();
+        let ports = Ports::free();
+        let mut process = spawn_up(folder.path(), ports);
+        let variables = read_env_file(&mut process, folder.path()).await;
         Up {
             process,
             variables,
+            ports,
             folder,
         }
+    }
+
+    /// Starts it again on the same ports and data, after it has ended.
+    pub(crate) async fn restart(&mut self) {
+        assert!(!self.process.is_running(), "it is to be ended before");
+        // That of a run that was killed would tell of a hub that is gone; a clean end leaves none.
+        let _absent = std::fs::remove_file(env_file(self.folder.path()));
+        self.process = spawn_up(self.folder.path(), self.ports);
+        self.variables = read_env_file(&mut self.process, self.folder.path()).await;
     }
 
     /// A variable of the env file.
