@@ -179,9 +179,11 @@ impl NatsServer {
                 Sync::Always => "sync_interval: always",
             };
             let store = root.join("store");
+            // The bounds of streams are reserved against this. Unset it is three quarters of the
+            // free disk, and tests would fail on a machine with little, although they write little.
             writeln!(
                 text,
-                "jetstream {{ store_dir: \"{}\"\n{sync}\n}}",
+                "jetstream {{ store_dir: \"{}\"\nmax_file_store: 100GB\n{sync}\n}}",
                 store.display()
             )
             .expect("writing to a string cannot fail");
