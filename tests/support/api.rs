@@ -85,6 +85,7 @@ impl Api {
     pub(crate) async fn twin(&self, name: &str) -> Result<Twin, Status> {
         let request = twin::GetTwinRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         Ok(Twin(
             self.twins.clone().get_twin(request).await?.into_inner(),

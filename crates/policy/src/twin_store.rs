@@ -149,7 +149,14 @@ impl TwinStore {
     pub(crate) async fn get(&self, name: &str) -> Result<Twin, Failure> {
         self.call("read a twin", || {
             let (mut client, name) = (self.twins.clone(), name.to_owned());
-            async move { client.get_twin(GetTwinRequest { name }).await }
+            async move {
+                client
+                    .get_twin(GetTwinRequest {
+                        name,
+                        read_mask: None,
+                    })
+                    .await
+            }
         })
         .await
     }

@@ -60,6 +60,10 @@ fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
         posture_version: record.posture.version,
         update_time: Some(to_wire(record.updated_at)),
         status: record.identity.status.as_str().to_owned(),
+        revision: record.revision.get(),
+        device_etag: record.identity.etag.to_string(),
+        status_reason: record.identity.status_reason.clone(),
+        ..proto::Twin::default()
     })
 }
 

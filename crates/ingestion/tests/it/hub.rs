@@ -114,6 +114,7 @@ impl Hub {
                 primary: key_of("some other key").to_base64().to_string(),
                 secondary: key_of(path).to_base64().to_string(),
             }),
+            ..Default::default()
         };
         self.store
             .state()

@@ -26,6 +26,8 @@ impl Api {
             etag: record.identity.etag.to_string(),
             status: encode::status(record.identity.status).into(),
             keys: Some(self.keys(&record)?),
+            authentication_type: proto::AuthenticationType::Sas.into(),
+            thumbprints: None,
         })
     }
 }

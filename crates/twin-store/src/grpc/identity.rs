@@ -79,6 +79,7 @@ impl Api {
             keys: self.keys_for(record, view)?,
             create_time: Some(to_wire(identity.created_at)),
             update_time: Some(to_wire(identity.updated_at)),
+            ..proto::Device::default()
         })
     }
 
@@ -102,6 +103,7 @@ impl Api {
             keys: self.keys_for(record, view)?,
             create_time: Some(to_wire(identity.created_at)),
             update_time: Some(to_wire(identity.updated_at)),
+            ..proto::Module::default()
         })
     }
 

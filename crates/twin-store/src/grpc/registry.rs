@@ -275,4 +275,60 @@ impl RegistryService for Api {
             .map(Response::new)
             .map_err(refuse)
     }
+
+    async fn update_module(
+        &self,
+        _request: Request<proto::UpdateModuleRequest>,
+    ) -> Result<Response<proto::Module>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn rotate_keys(
+        &self,
+        _request: Request<proto::RotateKeysRequest>,
+    ) -> Result<Response<proto::RotateKeysResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn batch_create_devices(
+        &self,
+        _request: Request<proto::BatchCreateDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn batch_update_devices(
+        &self,
+        _request: Request<proto::BatchUpdateDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn batch_delete_devices(
+        &self,
+        _request: Request<proto::BatchDeleteDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn ensure_security_modules(
+        &self,
+        _request: Request<proto::EnsureSecurityModulesRequest>,
+    ) -> Result<Response<proto::EnsureSecurityModulesResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn reseal_secrets(
+        &self,
+        _request: Request<proto::ResealSecretsRequest>,
+    ) -> Result<Response<proto::ResealSecretsResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn get_registry_statistics(
+        &self,
+        _request: Request<proto::GetRegistryStatisticsRequest>,
+    ) -> Result<Response<proto::RegistryStatistics>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
 }

@@ -124,6 +124,7 @@ impl Api {
                 if twins.len() >= size || bytes >= PAGE_BYTES {
                     // It may turn out that nothing follows; an empty last page is allowed.
                     return Ok(proto::ListTwinsResponse {
+                        damaged: Vec::new(),
                         twins,
                         next_page_token: page_token(Some(&record.key)),
                     });
@@ -133,6 +134,7 @@ impl Api {
             after = page.next;
             if after.is_none() || scanned >= SCAN_MAX {
                 return Ok(proto::ListTwinsResponse {
+                    damaged: Vec::new(),
                     twins,
                     next_page_token: page_token(after.as_ref()),
                 });
@@ -208,6 +210,20 @@ impl TwinService for Api {
             .await
             .map(Response::new)
             .map_err(refuse)
+    }
+
+    async fn batch_get_twins(
+        &self,
+        _request: Request<proto::BatchGetTwinsRequest>,
+    ) -> Result<Response<proto::BatchGetTwinsResponse>, Status> {
+        Err(Status::unimplemented("under construction"))
+    }
+
+    async fn replace_twin(
+        &self,
+        _request: Request<proto::ReplaceTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        Err(Status::unimplemented("under construction"))
     }
 
     async fn watch_twins(

@@ -165,7 +165,10 @@ impl Watcher {
                 None => break,
             }
         }
-        let complete = proto::SnapshotComplete { twin_count };
+        let complete = proto::SnapshotComplete {
+            twin_count,
+            resume_token: String::new(),
+        };
         Ok(self.send(Event::SnapshotComplete(complete), None).await)
     }
 

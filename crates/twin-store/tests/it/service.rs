@@ -155,6 +155,7 @@ impl Service {
     pub(crate) async fn twin(&self, name: &str) -> Twin {
         let request = GetTwinRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         self.twins()
             .get_twin(request)

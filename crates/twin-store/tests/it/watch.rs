@@ -12,6 +12,7 @@ async fn open(service: &Service, name: &str, filter: &str) -> Streaming<proto::W
         name: name.to_owned(),
         filter: filter.to_owned(),
         skip_snapshot: false,
+        ..Default::default()
     };
     service
         .twins()
@@ -39,7 +40,8 @@ async fn snapshot(watch: &mut Streaming<proto::WatchTwinsResponse>) -> Vec<Strin
                 assert_eq!(complete.twin_count, names.len() as u64);
                 return names;
             }
-            Event::DeletedName(name) => panic!("{name} was not deleted"),
+            Event::Bookmark(_) => {}
+            other => panic!("{other:?} is not of a snapshot"),
         }
     }
 }
@@ -63,6 +65,7 @@ async fn a_watch_shows_what_is_there_then_every_change_then_the_removal() {
     let delete = DeleteDeviceRequest {
         name: "devices/d".to_owned(),
         etag: String::new(),
+        ..Default::default()
     };
     service.registry().delete_device(delete).await.unwrap();
     for name in ["devices/d", MODULE] {

@@ -142,6 +142,7 @@ async fn create(args: CreateArgs, connection: &Connection, output: &Output) -> R
         status_reason: args.reason,
         keys: None,
         create_security_module: !args.no_security_module,
+        ..Default::default()
     };
     let mut registry = connection.registry()?;
     let device = registry
@@ -208,6 +209,7 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             .list_devices(api::ListDevicesRequest {
                 page_size,
                 page_token,
+                ..Default::default()
             })
             .await
             .map_err(|status| connection.refused("cannot list devices", status))?
@@ -257,6 +259,7 @@ async fn delete(args: DeleteArgs, connection: &Connection, output: &Output) -> R
         let request = api::DeleteDeviceRequest {
             name: name(id),
             etag: args.etag.clone(),
+            ..Default::default()
         };
         registry
             .delete_device(request)
@@ -282,6 +285,7 @@ async fn set_status(
         status: status.into(),
         status_reason: args.reason,
         etag: args.etag,
+        ..Default::default()
     };
     let device = connection
         .registry()?

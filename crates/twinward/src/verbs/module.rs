@@ -82,6 +82,7 @@ pub(crate) async fn run(
                 parent: device::name(&args.module.device),
                 module_id: args.module.module.to_string(),
                 keys: None,
+                ..Default::default()
             };
             let what = format!("cannot create module {}", args.module.key());
             let module = registry
@@ -138,6 +139,7 @@ pub(crate) async fn run(
             let request = api::DeleteModuleRequest {
                 name: name(&key),
                 etag: args.etag,
+                ..Default::default()
             };
             let what = format!("cannot delete module {key}");
             registry

@@ -217,6 +217,7 @@ async fn count_devices(connection: &Connection) -> Result<(u64, String), Failure
         let request = api::ListDevicesRequest {
             page_size: PAGE_SIZE,
             page_token,
+            ..Default::default()
         };
         let page = registry
             .list_devices(request)

@@ -57,6 +57,7 @@ async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result
         .twins()?
         .get_twin(api::GetTwinRequest {
             name: wire::names::identity_name(&key),
+            ..Default::default()
         })
         .await
         .map_err(|status| connection.refused(&format!("cannot get the twin of {key}"), status))?

@@ -82,6 +82,7 @@ pub(super) async fn run(
         desired_patch_json: print(desired),
         etag: args.etag,
         operator,
+        ..Default::default()
     };
     let twin = connection
         .twins()?

@@ -62,6 +62,7 @@ pub(super) async fn run(
             .unwrap_or_default(),
         filter: args.filter,
         skip_snapshot: args.changes_only,
+        ..Default::default()
     };
     let mut stream = connection
         .twins()?
@@ -126,8 +127,12 @@ impl Seen {
                 ));
                 Ok(None)
             }
+            Some(api::watch_twins_response::Event::UnmatchedName(name)) => {
+                self.0.remove(&name);
+                Ok(None)
+            }
             // A newer service may send what we do not know; the rest of the stream is still good.
-            None => Ok(None),
+            Some(api::watch_twins_response::Event::Bookmark(_)) | None => Ok(None),
         }
     }
 
