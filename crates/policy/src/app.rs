@@ -23,6 +23,7 @@ use crate::consumer::{Consumer, Parts};
 use crate::error::Error;
 use crate::grpc::PolicyApi;
 use crate::metrics::Metrics;
+use crate::permissions::RULES;
 use crate::policies::Policies;
 use crate::positions::Positions;
 use crate::progress::Progress;
@@ -198,7 +199,7 @@ impl App {
         let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics))
             .max_decoding_message_size(max_message)
             .max_encoding_message_size(max_message);
-        let grpc = self.grpc.metrics(&scope).add_service(api);
+        let grpc = self.grpc.metrics(&scope).rules(RULES).add_service(api);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bus::{BusConfig, Credentials, Replicas};
 use serde::{Deserialize, Serialize};
+use service_kit::auth::AuthConfig;
 use service_kit::client::ClientConfig;
 use service_kit::config::{Problems, Validate};
 use service_kit::secret::Secret;
@@ -35,6 +36,8 @@ pub struct Config {
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which is
     /// allowed on loopback only.
     pub token: Secret,
+    /// Who else may call, and which roles callers have.
+    pub auth: AuthConfig,
     /// Serves other machines without TLS or token, because something else protects the way.
     /// Default false.
     pub allow_insecure: bool,
@@ -80,6 +83,7 @@ impl Default for Config {
             tls_cert_file: None,
             tls_key_file: None,
             token: Secret::default(),
+            auth: AuthConfig::default(),
             allow_insecure: false,
             twin_store_url: "http://127.0.0.1:8430".to_owned(),
             twin_store_ca_file: None,
@@ -140,6 +144,7 @@ impl Config {
         GrpcConfig {
             tls,
             token: (!self.token.is_empty()).then(|| self.token.clone()),
+            auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..GrpcConfig::on(self.listen)
         }

@@ -18,7 +18,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use crate::auth::{AdminToken, AuthError, AuthLayer};
+use crate::auth::{AdminToken, AuthConfig, AuthError, AuthLayer, Permission};
 use crate::config::{Problems, Validate};
 use crate::health::Health;
 use crate::metrics::Scope;
@@ -40,6 +40,8 @@ pub struct GrpcConfig {
     /// The token that calls must carry, at least 16 characters. Unset (default): calls need none,
     /// which only this machine may reach.
     pub token: Option<Secret>,
+    /// Who else may call, and what whom.
+    pub auth: AuthConfig,
     /// Serves other machines even without TLS or token, because something else protects the way
     /// (a service mesh). Default false.
     pub allow_insecure: bool,
@@ -61,6 +63,7 @@ impl Default for GrpcConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             token: None,
+            auth: AuthConfig::default(),
             allow_insecure: false,
             call_timeout: Duration::secs(30),
             max_message: ByteSize::mib(8),
@@ -89,7 +92,10 @@ impl Validate for GrpcConfig {
         }
         match self.token.clone().map(AdminToken::new) {
             Some(Err(error)) => problems.add("token", error.to_string()),
-            None if !self.listen.ip().is_loopback() && !self.allow_insecure => {
+            None if self.auth.service_token.is_none()
+                && !self.listen.ip().is_loopback()
+                && !self.allow_insecure =>
+            {
                 problems.add(
                     "token",
                     AuthError::OpenToOthers {
@@ -100,6 +106,7 @@ impl Validate for GrpcConfig {
             }
             Some(Ok(_)) | None => {}
         }
+        problems.nested("auth", &self.auth);
         for (key, value) in [
             ("call_timeout", self.call_timeout),
             ("keep_alive", self.keep_alive),
@@ -172,8 +179,8 @@ impl GrpcServer {
     pub async fn bind(config: &GrpcConfig) -> Result<Self, ServerError> {
         let insecure = config.allow_insecure.into();
         tls::check_listener(config.listen, config.tls.as_ref(), insecure)?;
-        let token = config.token.clone().map(AdminToken::new).transpose()?;
-        let auth = AuthLayer::for_listener(token, config.listen, insecure)?;
+        let token = config.token.as_ref();
+        let auth = AuthLayer::for_listener(token, &config.auth, config.listen, insecure)?;
         let mut server = Server::builder()
             .timeout(config.call_timeout.get())
             .http2_keepalive_interval(Some(config.keep_alive.get()))
@@ -227,7 +234,15 @@ impl GrpcServer {
         self
     }
 
-    /// Adds a service whose calls need no token, because it authenticates its callers itself.
+    /// Says which permission each method needs: `/package.Service/Method` and the permission. A
+    /// method that is named nowhere is not served.
+    #[must_use]
+    pub fn rules(mut self, rules: &[(&'static str, Permission)]) -> Self {
+        self.auth = self.auth.rules(rules.iter().copied());
+        self
+    }
+
+    /// Adds a service whose calls need no rules, because it authenticates its callers itself.
     #[must_use]
     pub fn add_open_service<S>(mut self, service: S) -> Self
     where
@@ -262,6 +277,7 @@ impl GrpcServer {
     #[must_use]
     pub fn metrics(mut self, scope: &Scope) -> Self {
         self.trace = TraceLayer::measured(RpcMetrics::register(scope));
+        self.auth = self.auth.metrics(scope);
         self
     }
 

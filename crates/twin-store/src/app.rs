@@ -29,6 +29,7 @@ use crate::engine::{self, Engine, OutboxEnd, Writer};
 use crate::grpc::Api;
 use crate::metrics::Metrics;
 use crate::outbox::{self, Outbox};
+use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{self, PartitionState, Store};
@@ -189,6 +190,7 @@ impl App {
                 DeviceTwinServiceServer::new(api.clone()).max_decoding_message_size(message_max),
             )
             .add_service(PolicyTwinServiceServer::new(api).max_decoding_message_size(message_max))
+            .rules(permissions::RULES)
             .reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use service_kit::auth::AuthConfig;
 use service_kit::config::{Problems, Validate};
 use service_kit::secret::Secret;
 use service_kit::tls::ServerTls;
@@ -28,6 +29,8 @@ pub struct Config {
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which only
     /// loopback accepts.
     pub token: Secret,
+    /// Who else may call, and which roles callers have.
+    pub auth: AuthConfig,
     /// Serves other machines without TLS or token, because something else protects the way.
     /// Default false.
     pub allow_insecure: bool,
@@ -69,6 +72,7 @@ impl Default for Config {
             tls_cert_file: None,
             tls_key_file: None,
             token: Secret::default(),
+            auth: AuthConfig::default(),
             allow_insecure: false,
             nats_url: "nats://127.0.0.1:4222".to_owned(),
             nats_token: Secret::default(),
@@ -100,6 +104,7 @@ impl Config {
         service_kit::server::GrpcConfig {
             tls,
             token: Some(self.token.clone()).filter(|token| !token.is_empty()),
+            auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..service_kit::server::GrpcConfig::on(self.listen)
         }

@@ -19,6 +19,7 @@ pub mod error;
 pub mod grpc;
 pub mod metrics;
 pub mod outbox;
+mod permissions;
 pub mod record;
 pub mod secrets;
 pub mod store;

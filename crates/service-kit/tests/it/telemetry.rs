@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use service_kit::auth::Permission;
 use service_kit::health::Health;
 use service_kit::server::{GrpcConfig, GrpcServer};
 use service_kit::tasks::{OnFailure, Tasks};
@@ -20,6 +21,8 @@ use tonic::{Request, Response, Status};
 use crate::support::{PATIENCE, within};
 
 const ENDPOINT: &str = "TWINWARD_TEST_OTLP_ENDPOINT";
+/// What the collector serves; whoever calls may, because authorisation is off.
+const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Not a test of its own: the child's part, which runs only when asked for by name.
@@ -77,6 +80,7 @@ async fn logs_go_to_stderr_and_traces_to_the_collector() {
     let endpoint = format!("http://{}", server.local_addr());
     server
         .add_service(TraceServiceServer::new(Collector(sender)))
+        .rules(&[(EXPORT, Permission::TwinsRead)])
         .serve(&tasks, &Health::new());
 
     let itself = std::env::current_exe().expect("this binary");

@@ -2,6 +2,8 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use iot_hub::SymmetricKey;
+use service_kit::auth::{Permission, require};
+use tonic::{Request, Status};
 use twin::IdentityKey;
 use wire::InvalidField;
 use wire::names::identity_name;
@@ -9,7 +11,7 @@ use wire::registry::v1 as proto;
 use wire::time::to_wire;
 use zeroize::Zeroizing;
 
-use super::Api;
+use super::{Api, refuse};
 use crate::apply::devices::NewIdentity;
 use crate::encode;
 use crate::error::Error;
@@ -125,7 +127,17 @@ pub(super) enum View {
 }
 
 impl View {
-    pub(super) fn read(view: i32) -> Result<View, Error> {
+    /// What a call asks for, if its caller may see it.
+    pub(super) fn permitted<T>(request: &Request<T>, view: i32) -> Result<View, Status> {
+        let view = View::read(view).map_err(refuse)?;
+        if view == View::Full {
+            let keys = Permission::RegistryKeysRead;
+            require(request, keys, "read the keys of an identity")?;
+        }
+        Ok(view)
+    }
+
+    fn read(view: i32) -> Result<View, Error> {
         match proto::IdentityView::try_from(view) {
             Ok(proto::IdentityView::Unspecified | proto::IdentityView::Basic) => Ok(View::Basic),
             Ok(proto::IdentityView::Full) => Ok(View::Full),

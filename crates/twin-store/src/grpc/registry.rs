@@ -177,8 +177,8 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::GetDeviceRequest>,
     ) -> Result<Response<proto::Device>, Status> {
+        let view = View::permitted(&request, request.get_ref().view)?;
         let request = request.into_inner();
-        let view = View::read(request.view).map_err(refuse)?;
         let id = device("name", &request.name).map_err(refuse)?;
         let record = self
             .read(IdentityKey::new_device(id))
@@ -235,8 +235,8 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::GetModuleRequest>,
     ) -> Result<Response<proto::Module>, Status> {
+        let view = View::permitted(&request, request.get_ref().view)?;
         let request = request.into_inner();
-        let view = View::read(request.view).map_err(refuse)?;
         let key = module("name", &request.name).map_err(refuse)?;
         let record = self.read(key).await.map_err(refuse)?;
         self.module_message(&record, view)
