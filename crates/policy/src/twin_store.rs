@@ -83,9 +83,10 @@ fn judge(code: Code) -> Verdict {
     match Kind::from_code(code) {
         Kind::Aborted => Verdict::Final(FinalVerdict::Conflict),
         Kind::NotFound => Verdict::Final(FinalVerdict::Gone),
-        Kind::InvalidArgument | Kind::FailedPrecondition | Kind::AlreadyExists => {
-            Verdict::Final(FinalVerdict::Refused)
-        }
+        Kind::InvalidArgument
+        | Kind::OutOfRange
+        | Kind::FailedPrecondition
+        | Kind::AlreadyExists => Verdict::Final(FinalVerdict::Refused),
         // A wrong token is mended by an operator, and no change may be lost until then.
         Kind::Unavailable
         | Kind::ResourceExhausted

@@ -18,7 +18,10 @@ impl Kind {
     /// The exit code of a process that ends because of this kind of failure.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::InvalidArgument | Self::AlreadyExists | Self::FailedPrecondition => 65,
+            Self::InvalidArgument
+            | Self::AlreadyExists
+            | Self::FailedPrecondition
+            | Self::OutOfRange => 65,
             Self::NotFound => 68,
             Self::Unavailable | Self::Unimplemented => 69,
             Self::Internal | Self::DataLoss => 70,

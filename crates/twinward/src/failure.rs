@@ -61,6 +61,7 @@ impl Failure {
             | ErrorKind::NotFound
             | ErrorKind::AlreadyExists
             | ErrorKind::FailedPrecondition
+            | ErrorKind::OutOfRange
             | ErrorKind::PermissionDenied
             | ErrorKind::ResourceExhausted
             | ErrorKind::Unavailable
@@ -126,7 +127,9 @@ fn kind_of(kind: ErrorKind) -> Kind {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::AlreadyExists | ErrorKind::Aborted => Kind::Conflict,
         ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => Kind::Denied,
-        ErrorKind::FailedPrecondition | ErrorKind::ResourceExhausted => Kind::Precondition,
+        ErrorKind::FailedPrecondition | ErrorKind::OutOfRange | ErrorKind::ResourceExhausted => {
+            Kind::Precondition
+        }
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Kind::Unavailable,
         ErrorKind::Unimplemented | ErrorKind::Internal | ErrorKind::DataLoss => Kind::Internal,
     }

@@ -119,6 +119,7 @@ fn every_kind_survives_the_way_there_and_back() {
         Kind::NotFound,
         Kind::AlreadyExists,
         Kind::FailedPrecondition,
+        Kind::OutOfRange,
         Kind::Aborted,
         Kind::PermissionDenied,
         Kind::Unauthenticated,
