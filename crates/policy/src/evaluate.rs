@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use twin::query::{Path, Root};
+use twin::query::{Attribute, Path, Root};
 use twin::settings::PolicyChange;
 use twin::{PolicyWrite, Violations};
 use wire::twin::v1::Change;
@@ -176,11 +176,13 @@ impl Interest {
     fn of_path(path: &Path) -> Interest {
         let none = Interest::default();
         match path.root {
-            Root::DeviceId | Root::ModuleId | Root::Variable { .. } => none,
-            Root::Status => Interest {
+            Root::Variable { .. } => none,
+            Root::Attribute(Attribute::Status) => Interest {
                 status: true,
                 ..none
             },
+            // Ids never change, and a condition over changes can name no other attribute.
+            Root::Attribute(_) => none,
             Root::Tags => Interest { tags: true, ..none },
             Root::Desired => Interest {
                 desired: true,
