@@ -20,6 +20,7 @@ pub mod validate;
 
 pub mod merge;
 pub mod metadata;
+pub mod parse;
 pub mod patch;
 pub mod section;
 pub mod settings;
@@ -33,6 +34,7 @@ mod testing;
 pub use code::ErrorCode;
 pub use id::{DeviceId, IdError, IdentityKey, ModuleId};
 pub use metadata::{MetadataError, NodeMeta, Stamp};
+pub use parse::parse_document;
 pub use partition::{Partition, PartitionCount, partition_of};
 pub use query::{Condition, QueryError, Statement, TwinView};
 pub use section::{Section, SectionKind};

@@ -87,7 +87,7 @@ impl QueryError {
     }
 
     /// The code and name under which IoT Hub reports it.
-    pub fn code(&self) -> ErrorCode {
+    pub fn error_code(&self) -> ErrorCode {
         match self.kind {
             QueryErrorKind::Invalid | QueryErrorKind::Unsupported => ErrorCode::ARGUMENT_INVALID,
             QueryErrorKind::TooLong => ErrorCode::PRECONDITION_FAILED,

@@ -193,3 +193,6 @@ fn arithmetic<'a>(op: ArithmeticOp, left: &Datum<'_>, right: &Datum<'_>) -> Datu
         ArithmeticOp::Remainder => left % right,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,3 +207,92 @@ pub(super) fn directed(order: Ordering, direction: Direction) -> Ordering {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the page token belongs to another query, or was damaged: begin again without one")]
 pub struct PositionError;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sort_value() -> impl Strategy<Value = SortValue> {
+        prop_oneof![
+            Just(SortValue::Undefined),
+            Just(SortValue::Null),
+            any::<bool>().prop_map(SortValue::Bool),
+            any::<f64>()
+                .prop_filter("finite", |n| n.is_finite())
+                .prop_map(|n| SortValue::of(&Datum::Number(n))),
+            (0..3_u32).prop_map(|n| SortValue::Number(f64::from(n))),
+            any::<String>().prop_map(SortValue::Text),
+            Just(SortValue::Array),
+            Just(SortValue::Object),
+        ]
+    }
+
+    fn direction() -> impl Strategy<Value = Direction> {
+        prop_oneof![Just(Direction::Ascending), Just(Direction::Descending)]
+    }
+
+    fn position() -> impl Strategy<Value = Position> {
+        let values = prop::collection::vec((sort_value(), direction()), 0..4);
+        (values, "[a-z]{1,4}(/[a-z]{1,4})?").prop_map(|(values, identity)| {
+            Position::new(values, IdentityKey::parse_path(&identity).unwrap())
+        })
+    }
+
+    #[test]
+    fn zeros_are_equal_and_dates_are_texts() {
+        let zero = |number| SortValue::of(&Datum::Number(number));
+        assert_eq!(zero(0.0), zero(-0.0));
+        let at = "2026-01-01T00:00:00.5Z".parse().unwrap();
+        assert_eq!(
+            SortValue::of(&Datum::Instant(at)),
+            SortValue::Text("2026-01-01T00:00:00.5000000Z".into())
+        );
+    }
+
+    #[test]
+    fn what_is_no_token_of_this_answer_is_refused() {
+        let up = Direction::Ascending;
+        for text in [
+            "",
+            "[]",
+            "null",
+            r#"[[],"d"]"#,
+            r#"[["x"],"d d"]"#,
+            r#"[["x",1],"d"]"#,
+            r#"[[1.5],"d"]"#,
+            r#"[[["b"]],"d"]"#,
+            r#"[[{}],"d"]"#,
+            r#"[[9218868437227405312],"d"]"#,
+            r#"[["x"]]"#,
+        ] {
+            assert_eq!(Position::decode(text, &[up]), Err(PositionError), "{text}");
+        }
+        assert!(Position::decode(r#"[["x"],"d/m"]"#, &[up]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_position_survives_its_text(position in position()) {
+            let directions: Vec<_> = position.values.iter().map(|(_, d)| *d).collect();
+            prop_assert_eq!(Position::decode(&position.encode(), &directions), Ok(position));
+        }
+
+        #[test]
+        fn the_order_of_values_is_total(a in sort_value(), b in sort_value(), c in sort_value()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            if a <= b && b <= c {
+                prop_assert!(a <= c);
+            }
+            prop_assert_eq!(a == b, a.cmp(&b).is_eq());
+        }
+
+        #[test]
+        fn a_text_is_no_position_or_one(text: String) {
+            if let Ok(position) = Position::decode(&text, &[]) {
+                prop_assert_eq!(Position::decode(&position.encode(), &[]), Ok(position));
+            }
+        }
+    }
+}

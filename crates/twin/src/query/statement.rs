@@ -294,4 +294,6 @@ impl FromStr for Statement {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

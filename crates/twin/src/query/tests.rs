@@ -463,7 +463,7 @@ fn key() -> impl Strategy<Value = String> {
     .prop_filter("our own keys", |key| !key.starts_with('$'))
 }
 
-fn path() -> impl Strategy<Value = Path> {
+pub(super) fn path() -> impl Strategy<Value = Path> {
     let root = prop_oneof![
         Just(Root::Tags),
         Just(Root::Desired),
@@ -577,7 +577,7 @@ fn expr() -> impl Strategy<Value = Expr> {
 }
 
 /// Expressions, and quantifiers over them that use the element.
-fn condition() -> impl Strategy<Value = Expr> {
+pub(super) fn condition() -> impl Strategy<Value = Expr> {
     let exists = (path(), expr(), key()).prop_map(|(array, condition, key)| {
         let element = Path {
             root: Root::Variable {

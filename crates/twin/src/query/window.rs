@@ -97,3 +97,53 @@ impl<T> PartialEq for Kept<T> {
 }
 
 impl<T> Eq for Kept<T> {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::order::{Direction, SortValue};
+    use super::*;
+    use crate::id::IdentityKey;
+
+    fn position((value, direction): (i32, Direction), device: usize) -> Position {
+        let identity = IdentityKey::parse_path(&format!("d{device:03}")).unwrap();
+        Position::new(
+            vec![(SortValue::Number(f64::from(value)), direction)],
+            identity,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn page_after_page_gives_every_row_once_in_order(
+            values in prop::collection::vec(0..5_i32, 0..40),
+            size in 1..9_usize,
+            down: bool,
+        ) {
+            let direction = if down { Direction::Descending } else { Direction::Ascending };
+            let rows: Vec<_> = values
+                .iter()
+                .enumerate()
+                .map(|(device, value)| (position((*value, direction), device), device))
+                .collect();
+            let mut expected = rows.clone();
+            expected.sort();
+            let (mut seen, mut after, mut more) = (Vec::new(), None, true);
+            while more {
+                let mut window = Window::new(size, after.clone());
+                for (position, row) in &rows {
+                    window.offer(position.clone(), *row);
+                    prop_assert!(window.kept.len() <= size);
+                }
+                let page = window.into_page();
+                more = page.more;
+                prop_assert_eq!(more, seen.len() + page.rows.len() < expected.len());
+                prop_assert!(page.rows.len() == size || !more);
+                after = page.rows.last().map(|(position, _)| position.clone());
+                seen.extend(page.rows);
+            }
+            prop_assert_eq!(seen, expected);
+        }
+    }
+}

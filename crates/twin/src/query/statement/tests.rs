@@ -496,8 +496,8 @@ fn a_query_that_is_too_long_or_not_served_is_told_apart() {
     let text = format!("SELECT * FROM devices /*{}*/", "x".repeat(8192));
     let error = Statement::parse(&text).unwrap_err();
     assert_eq!(error.kind, QueryErrorKind::TooLong);
-    assert_eq!(error.code().to_string(), "412001 PreconditionFailed");
+    assert_eq!(error.error_code().to_string(), "412001 PreconditionFailed");
     let error = Statement::parse("SELECT * FROM devices.jobs").unwrap_err();
     assert_eq!(error.kind, QueryErrorKind::Unsupported);
-    assert_eq!(error.code().to_string(), "400004 ArgumentInvalid");
+    assert_eq!(error.error_code().to_string(), "400004 ArgumentInvalid");
 }
