@@ -173,6 +173,19 @@ impl<'a> Datum<'a> {
         }
     }
 
+    /// Whether it is equal to a stored value; not so if they cannot be compared.
+    #[allow(clippy::float_cmp)] // As above.
+    pub(super) fn is_stored(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Datum::Number(a), Value::Number(b)) => b.as_f64() == Some(*a),
+            (Datum::Text(a), Value::String(b)) => a.as_ref() == b.as_str(),
+            (Datum::Null, Value::Null) => true,
+            (Datum::Bool(a), Value::Bool(b)) => a == b,
+            (Datum::Instant(a), Value::String(b)) => parse_instant(b) == Some(*a),
+            _ => false,
+        }
+    }
+
     /// Order of two numbers, of two texts by their code points, or of an instant and a date;
     /// undefined between any others.
     pub(super) fn order(&self, other: &Datum<'_>) -> Option<Ordering> {

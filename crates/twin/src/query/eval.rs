@@ -148,9 +148,7 @@ fn member(wanted: &Datum<'_>, set: &Set, facts: &Facts<'_>) -> Option<bool> {
 }
 
 fn contains(elements: &[Value], wanted: &Datum<'_>) -> bool {
-    elements
-        .iter()
-        .any(|element| wanted.equals(&Datum::of(element)) == Some(true))
+    elements.iter().any(|element| wanted.is_stored(element))
 }
 
 fn exists(array: &Path, condition: &Expr, facts: &Facts<'_>) -> Option<bool> {
