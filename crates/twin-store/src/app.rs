@@ -32,12 +32,15 @@ use crate::outbox::{self, Outbox};
 use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{self, PartitionState, Store};
+use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
 
 /// Name of the service in health, metrics and on the bus.
 const NAME: &str = "twin-store";
 /// How long the first connection to NATS may take: services and server often start together.
 const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long a replica may be silent before it counts as gone.
+const LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The data are the owner's alone.
 const FOLDER_MODE: u32 = 0o700;
@@ -130,7 +133,13 @@ impl App {
         let (store, sealer) = open_store(&config).await?;
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, count)).await?;
-        let states = store.acquire(count).await?;
+        let replica = Replica {
+            id: ReplicaId(uuid::Uuid::new_v4().to_string()),
+            address: format!("http://{}", addresses.grpc),
+            count,
+            lease: LEASE,
+        };
+        let states = store.claim(replica).await?.owned;
         let (engine, writer, outboxes) = engine::engine(
             store.clone(),
             clock.clone(),
@@ -226,14 +235,18 @@ impl App {
         health.component("store").serving();
         info!(grpc = %self.addresses.grpc, admin = %self.addresses.admin, "twin-store serves");
         let bus = self.bus;
+        let store = self.store;
         let deadline = self.config.drain_within.get();
-        run_until_shutdown(
+        let ended = run_until_shutdown(
             &tasks,
             &health,
             deadline,
             || async move { bus.close().await },
         )
-        .await?;
+        .await;
+        // Also after a bad end: when this returns, no file of the store is open any more.
+        store.close().await;
+        ended?;
         info!("twin-store has stopped");
         Ok(())
     }

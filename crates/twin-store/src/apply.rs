@@ -11,7 +11,7 @@ use twin::{DeviceId, IdentityKey};
 
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::{EnrollmentState, EnrollmentUse, Loaded, TokenHash};
+use crate::store::{EnrollmentState, EnrollmentToken, EnrollmentUse, Loaded, TokenHash};
 
 pub mod devices;
 pub mod telemetry;
@@ -77,6 +77,7 @@ pub struct Overlay {
     tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
     touched: BTreeMap<IdentityKey, Touch>,
     enrollments: Vec<EnrollmentUse>,
+    new_tokens: Vec<EnrollmentToken>,
 }
 
 /// What decisions left to be written.
@@ -88,6 +89,8 @@ pub struct Outcome {
     pub deletes: Vec<(IdentityKey, Touch)>,
     /// Uses of enrolment tokens.
     pub enrollments: Vec<EnrollmentUse>,
+    /// New enrolment tokens.
+    pub tokens: Vec<EnrollmentToken>,
 }
 
 impl Overlay {
@@ -105,6 +108,7 @@ impl Overlay {
                 Loaded::Token(device, state) => {
                     overlay.tokens.insert((state.token.hash, device), state);
                 }
+                Loaded::Request(_) | Loaded::Operation(_) => {}
             }
         }
         overlay
@@ -165,6 +169,11 @@ impl Overlay {
         self.enrollments.push(use_of);
     }
 
+    /// Leaves a new enrolment token to be written.
+    pub fn add_token(&mut self, token: EnrollmentToken) {
+        self.new_tokens.push(token);
+    }
+
     /// An enrolment token as a device finds it, with the uses that are decided but not committed.
     pub fn token(&self, hash: TokenHash, device: &DeviceId) -> Option<EnrollmentState> {
         let mut state = self.tokens.get(&(hash, device.clone()))?.clone();
@@ -181,6 +190,7 @@ impl Overlay {
     pub fn into_outcome(mut self) -> Outcome {
         let mut outcome = Outcome {
             enrollments: self.enrollments,
+            tokens: self.new_tokens,
             ..Outcome::default()
         };
         for (key, touch) in self.touched {

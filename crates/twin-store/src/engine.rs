@@ -72,6 +72,8 @@ pub struct OutboxEnd {
     pub partition: Partition,
     /// Its last committed change.
     pub log: watch::Receiver<Revision>,
+    /// The last change that was published when the partition was taken.
+    pub published_before: Revision,
     /// Tells the writer how far it has published.
     pub published: mpsc::Sender<(Partition, Revision)>,
 }
@@ -95,6 +97,7 @@ pub fn engine(
         ends.push(OutboxEnd {
             partition: state.partition,
             log,
+            published_before: state.published,
             published: published_in.clone(),
         });
     }

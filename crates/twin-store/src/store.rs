@@ -18,7 +18,7 @@ use crate::record::{Damaged, Record};
 mod conformance;
 #[cfg(test)]
 pub(crate) mod model;
-mod row;
+pub(crate) mod row;
 pub mod sqlite;
 
 /// What keeps identities and twins, with everything that has to change together with them.
@@ -187,6 +187,22 @@ pub enum Source {
     Devices,
     /// `devices.modules`
     Modules,
+}
+
+/// A search for everything of a source.
+pub fn everything(
+    source: Source,
+    after: Option<IdentityKey>,
+    limit: u32,
+    now: Timestamp,
+) -> Search {
+    Search {
+        source,
+        condition: twin::query::Scope::Everything,
+        now,
+        after,
+        limit,
+    }
 }
 
 /// How a search is run.

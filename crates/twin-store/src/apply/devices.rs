@@ -6,7 +6,7 @@ use twin::{DeviceId, IdentityKey, ModuleId, Revision, Twin};
 
 use super::{Cause, ChangeKind, Overlay, Weight};
 use crate::error::Error;
-use crate::record::{Identity, Record, Status, TwinText};
+use crate::record::{Authentication, Identity, Record, Status, TwinText};
 use crate::secrets::Sealed;
 use crate::store::{EnrollmentState, EnrollmentUse, TokenHash};
 
@@ -271,8 +271,14 @@ fn new_record(key: IdentityKey, identity: NewIdentity, now: Timestamp) -> Record
             etag: 1,
             status: identity.status,
             status_reason: identity.status_reason,
-            primary_key: identity.primary_key,
-            secondary_key: identity.secondary_key,
+            status_updated_at: None,
+            authentication: Authentication::Sas {
+                primary: identity.primary_key,
+                secondary: identity.secondary_key,
+            },
+            iot_edge: false,
+            managed_by: String::new(),
+            model_id: String::new(),
             created_at: now,
             updated_at: now,
         },

@@ -10,10 +10,21 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::apply::{Cause, devices, twins};
 use crate::store::model::ModelStore;
-use crate::store::{self, EnrollmentToken, Selection};
+use crate::store::{self, EnrollmentToken, Replica, ReplicaId, Selection};
 use crate::testing::{device, identity, key, now, object};
 
 mod sequences;
+
+/// Takes the partitions of a store, as a start of the service does.
+pub(super) async fn take(store: &dyn Store) -> Vec<PartitionState> {
+    let replica = Replica {
+        id: ReplicaId(uuid::Uuid::new_v4().to_string()),
+        address: "http://replica".to_owned(),
+        count: PartitionCount::new(4).unwrap(),
+        lease: std::time::Duration::ZERO,
+    };
+    store.claim(replica).await.expect("taken").owned
+}
 
 /// An engine whose writer runs.
 pub(super) struct Running {
@@ -26,7 +37,7 @@ impl Running {
     /// Takes the partitions of a store, as a start of the service does.
     pub(super) async fn start(store: Arc<dyn Store>) -> Self {
         let count = PartitionCount::new(4).unwrap();
-        let states = store.acquire(count).await.expect("taken");
+        let states = take(&*store).await;
         let metrics = Metrics::new(&Registry::new().scope("test"));
         let clock = ManualClock::at(now());
         let (engine, writer, ends) = engine(store, clock, metrics, count, states);
@@ -146,10 +157,7 @@ async fn a_position_moves_even_when_nothing_else_does() {
         .await
         .expect("committed");
     running.stop().await.expect("a good end");
-    let states = store
-        .acquire(PartitionCount::new(4).unwrap())
-        .await
-        .unwrap();
+    let states = take(&store).await;
     let moved: Vec<_> = states.iter().filter(|state| state.position == 12).collect();
     assert_eq!(moved.len(), 1);
     assert_eq!(moved[0].partition, partition);
@@ -165,7 +173,14 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
         expires_at: now() + jiff::SignedDuration::from_hours(1),
         uses_max: 1,
     };
-    store.add_enrollment_token(token, now()).await.unwrap();
+    running
+        .engine
+        .decide(Vec::new(), move |overlay, _| {
+            overlay.add_token(token);
+            Ok(())
+        })
+        .await
+        .expect("committed");
     let ask = |id: &str| {
         let (engine, device) = (running.engine.clone(), device(id));
         let selections = [
@@ -250,13 +265,18 @@ async fn at_the_end_the_outboxes_are_waited_for_and_relieved() {
     let mut end = running.ends.remove(position.expect("there is one"));
     end.log.changed().await.expect("the commit is told");
     end.log.changed().await.expect_err("then the log ends");
-    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
+    let waiting = store
+        .log(partition, Revision::ZERO, 9)
+        .await
+        .unwrap()
+        .entries;
     assert_eq!(waiting.len(), 1);
     end.published
         .try_send((partition, waiting[0].revision))
         .expect("the writer listens to the end");
     drop((end, running.ends));
     running.writer.await.unwrap().expect("a good end");
-    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
-    assert_eq!(waiting, []);
+    let states = take(&store).await;
+    let state = states.iter().find(|state| state.partition == partition);
+    assert_eq!(state.expect("there").published, waiting[0].revision);
 }

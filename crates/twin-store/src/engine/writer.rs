@@ -15,10 +15,12 @@ use crate::apply::{Outcome, Overlay};
 use crate::encode;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, Commit, OutboxChange, PartitionState, Selection, Store};
+use crate::store::{self, Commit, LogEntry, PartitionState, Selection, Store, Upsert};
 
 /// Work of one commit: bounds its memory and how long the first caller waits for the last.
 const GROUP: usize = 1024;
+/// Published changes that stay in the log of a partition, for watchers that come back.
+const LOG_KEPT: u64 = 4096;
 /// How often the outbox is relieved of what was published, when nothing else is committed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,6 +125,7 @@ impl Writer {
         let mut states: BTreeMap<Partition, PartitionState> = BTreeMap::new();
         let mut commit = Commit {
             enrollments: outcome.enrollments,
+            tokens: outcome.tokens,
             ..Commit::default()
         };
         let mut changes = Vec::new();
@@ -137,13 +140,17 @@ impl Writer {
             record.revision = revision;
             record.updated_at = now;
             let change = encode::change(&record, &touch).map_err(unencodable)?;
-            commit.outbox.push(OutboxChange {
+            commit.log.push(LogEntry {
                 partition,
                 revision,
                 change: change.encode_to_vec(),
             });
             let record = Arc::new(record);
-            commit.upserts.push(record.clone());
+            commit.upserts.push(Upsert {
+                record: record.clone(),
+                index_remove: Vec::new(),
+                index_add: Vec::new(),
+            });
             changes.push(Arc::new(Committed {
                 key: record.key.clone(),
                 partition,
@@ -156,7 +163,7 @@ impl Writer {
             let partition = partition_of(&key.device, self.count);
             let revision = next_revision(self.next_state(&mut states, partition)?)?;
             let change = encode::deletion(&key, revision, &touch);
-            commit.outbox.push(OutboxChange {
+            commit.log.push(LogEntry {
                 partition,
                 revision,
                 change: change.encode_to_vec(),
@@ -178,12 +185,35 @@ impl Writer {
             // Fences the use of a token like everything else.
             self.next_state(&mut states, partition)?;
         }
+        if !commit.tokens.is_empty()
+            && states.is_empty()
+            && let Some(any) = self.states.keys().next()
+        {
+            // A new token is of no partition; any that is ours fences it.
+            self.next_state(&mut states, *any)?;
+        }
         while let Ok((partition, through)) = self.published.try_recv() {
-            self.next_state(&mut states, partition)?;
-            commit.published.push((partition, through));
+            self.published(&mut states, &mut commit, partition, through)?;
         }
         commit.partitions = states.into_values().collect();
         Ok((commit, changes))
+    }
+
+    /// Notes how far the log of a partition was published, and forgets what is far behind that.
+    fn published(
+        &self,
+        states: &mut BTreeMap<Partition, PartitionState>,
+        commit: &mut Commit,
+        partition: Partition,
+        through: Revision,
+    ) -> Result<(), store::Error> {
+        let state = self.next_state(states, partition)?;
+        state.published = state.published.max(through);
+        let kept = Revision::new(state.published.get().saturating_sub(LOG_KEPT));
+        if kept > Revision::ZERO {
+            commit.trim_log.push((partition, kept));
+        }
+        Ok(())
     }
 
     fn next_state<'a>(
@@ -238,8 +268,7 @@ impl Writer {
         let mut states = BTreeMap::new();
         let mut commit = Commit::default();
         while let Some((partition, through)) = self.published.recv().await {
-            self.next_state(&mut states, partition)?;
-            commit.published.push((partition, through));
+            self.published(&mut states, &mut commit, partition, through)?;
         }
         commit.partitions = states.into_values().collect();
         self.commit(commit).await

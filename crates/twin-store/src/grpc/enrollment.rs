@@ -68,7 +68,12 @@ impl Api {
             expires_at,
             uses_max,
         };
-        self.store.add_enrollment_token(token_record, now).await?;
+        self.engine
+            .decide(Vec::new(), move |overlay, _| {
+                overlay.add_token(token_record);
+                Ok(())
+            })
+            .await?;
         Ok(proto::CreateEnrollmentTokenResponse {
             token,
             expire_time: Some(to_wire(expires_at)),

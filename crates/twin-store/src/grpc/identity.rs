@@ -15,7 +15,7 @@ use super::{Api, refuse};
 use crate::apply::devices::NewIdentity;
 use crate::encode;
 use crate::error::Error;
-use crate::record::{Record, Status as RecordStatus};
+use crate::record::{Authentication, Record, Status as RecordStatus};
 use crate::secrets::Sealed;
 
 /// Random bytes of a key, as IoT Hub makes them.
@@ -59,10 +59,15 @@ impl Api {
         let open = |sealed: &Sealed| -> Result<String, Error> {
             Ok(self.sealer.open_sealed(&owner, sealed)?.to_string())
         };
-        Ok(proto::SymmetricKeys {
-            primary: open(&record.identity.primary_key)?,
-            secondary: open(&record.identity.secondary_key)?,
-        })
+        match &record.identity.authentication {
+            Authentication::Sas { primary, secondary } => Ok(proto::SymmetricKeys {
+                primary: open(primary)?,
+                secondary: open(secondary)?,
+            }),
+            Authentication::SelfSigned { .. }
+            | Authentication::CertificateAuthority
+            | Authentication::None => Ok(proto::SymmetricKeys::default()),
+        }
     }
 
     pub(super) fn device_message(

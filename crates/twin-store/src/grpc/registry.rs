@@ -14,7 +14,7 @@ use super::{
 use crate::apply::devices;
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
-use crate::store::{self, Listing, Loaded, Selection};
+use crate::store::{self, Loaded, Selection, Source, everything};
 
 /// Of a status reason (spec iot-hub-twins §1.1).
 const STATUS_REASON_MAX: usize = 128;
@@ -58,7 +58,10 @@ impl Api {
     ) -> Result<proto::ListDevicesResponse, Error> {
         let size = page_size(request.page_size)?;
         let after = page_start(&request.page_token)?;
-        let page = self.store.list(Listing::Devices, after, size).await?;
+        let page = self
+            .store
+            .search(everything(Source::Devices, after, size, self.clock.now()))
+            .await?;
         report_damaged(&page.damaged);
         let devices = page
             .records
@@ -134,7 +137,10 @@ impl Api {
                     modules.push(self.module_message(&record, View::Basic)?);
                 }
                 Loaded::Damaged(_, damaged) => report_damaged(&[damaged]),
-                Loaded::Whole(_) | Loaded::Token(..) => {}
+                Loaded::Whole(_)
+                | Loaded::Token(..)
+                | Loaded::Request(_)
+                | Loaded::Operation(_) => {}
             }
         }
         Ok(proto::ListModulesResponse { modules })

@@ -16,7 +16,7 @@ use crate::apply::twins;
 use crate::encode;
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::{Listing, Selection};
+use crate::store::{Selection, Source, everything};
 
 /// Whom leaf metadata names when the caller does not say.
 const OPERATOR_DEFAULT: &str = "admin";
@@ -108,7 +108,10 @@ impl Api {
         let mut twins = Vec::new();
         let (mut scanned, mut bytes) = (0, 0);
         loop {
-            let page = self.store.list(Listing::All, after, CHUNK).await?;
+            let page = self
+                .store
+                .search(everything(Source::All, after, CHUNK, self.clock.now()))
+                .await?;
             report_damaged(&page.damaged);
             for record in &page.records {
                 let twin = match filter.show(record) {

@@ -27,7 +27,7 @@ use crate::engine::Committed;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::record::Record;
-use crate::store::{Listing, Page};
+use crate::store::{Page, Source, everything};
 
 /// The stream of a watch.
 pub(super) type Watch =
@@ -127,12 +127,14 @@ impl Watcher {
         let mut twin_count = 0;
         let mut after = None;
         loop {
-            let page = match self.only.clone() {
-                Some(only) => Page {
+            let page = if let Some(only) = self.only.clone() {
+                Page {
                     records: self.api.store.get(only).await?.into_iter().collect(),
                     ..Page::default()
-                },
-                None => self.api.store.list(Listing::All, after, PAGE).await?,
+                }
+            } else {
+                let search = everything(Source::All, after, PAGE, self.api.clock.now());
+                self.api.store.search(search).await?
             };
             report_damaged(&page.damaged);
             for record in &page.records {

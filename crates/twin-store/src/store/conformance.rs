@@ -2,6 +2,7 @@
 //! other tests use in its place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use tempfile::TempDir;
@@ -10,8 +11,8 @@ use twin::{PartitionCount, Revision, partition_of};
 use super::model::ModelStore;
 use super::sqlite::SqliteStore;
 use super::{
-    Commit, EnrollmentToken, EnrollmentUse, Error, Listing, Loaded, OutboxChange, PartitionState,
-    Selection, Store,
+    Commit, EnrollmentToken, EnrollmentUse, Error, Loaded, LogEntry, PartitionState, Replica,
+    ReplicaId, Retention, Selection, Source, Store, Upsert, everything,
 };
 use crate::record::Record;
 use crate::testing::{device, key, now, record};
@@ -61,10 +62,10 @@ on_every_store! {
     lists_are_in_order_and_paged_without_loss
     a_commit_is_whole_or_nothing
     a_stale_owner_cannot_commit_anything
-    the_outbox_keeps_its_order_and_forgets_what_was_published
+    the_log_keeps_its_order_and_forgets_what_is_trimmed
     another_number_of_partitions_is_refused
     a_token_counts_its_uses_and_knows_its_nonces
-    old_tokens_are_forgotten_when_a_new_one_comes
+    a_trim_forgets_tokens_an_hour_after_they_expired
     a_reopened_store_has_kept_everything
 }
 
@@ -72,6 +73,23 @@ const COUNT: u16 = 4;
 
 fn count() -> PartitionCount {
     PartitionCount::new(COUNT).expect("a count")
+}
+
+/// A new replica, which counts as gone at once when another one comes.
+fn replica(count: PartitionCount) -> Replica {
+    Replica {
+        id: ReplicaId(uuid::Uuid::new_v4().to_string()),
+        address: "http://replica".to_owned(),
+        count,
+        lease: Duration::ZERO,
+    }
+}
+
+/// Takes every partition, as a start of the service does.
+async fn take(store: &dyn Store) -> Vec<PartitionState> {
+    let claims = store.claim(replica(count())).await.expect("taken");
+    assert_eq!(claims.owned.len(), usize::from(COUNT));
+    claims.owned
 }
 
 /// A standing for the partition of a device, with another revision.
@@ -84,15 +102,23 @@ fn standing(states: &[PartitionState], id: &str, revision: u64) -> PartitionStat
     }
 }
 
-fn upserts(records: &[Record]) -> Vec<Arc<Record>> {
-    records.iter().cloned().map(Arc::new).collect()
+fn upserts(records: &[Record]) -> Vec<Upsert> {
+    let upsert = |record: &Record| Upsert {
+        record: Arc::new(record.clone()),
+        index_remove: Vec::new(),
+        index_add: Vec::new(),
+    };
+    records.iter().map(upsert).collect()
 }
 
-async fn keys_of(store: &dyn Store, listing: Listing, limit: u32) -> Vec<String> {
+async fn keys_of(store: &dyn Store, source: Source, limit: u32) -> Vec<String> {
     let mut keys = Vec::new();
     let mut after = None;
     loop {
-        let page = store.list(listing, after, limit).await.expect("a page");
+        let page = store
+            .search(everything(source, after, limit, now()))
+            .await
+            .expect("a page");
         assert!(page.records.len() <= limit as usize);
         keys.extend(page.records.iter().map(|record| record.key.to_string()));
         after = page.next;
@@ -104,7 +130,7 @@ async fn keys_of(store: &dyn Store, listing: Listing, limit: u32) -> Vec<String>
 
 async fn a_record_is_read_as_it_was_written(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let (parent, module) = (record("d", "g1"), record("d/m", "g2"));
     let commit = Commit {
         partitions: vec![standing(&states, "d", 2)],
@@ -130,7 +156,7 @@ async fn a_record_is_read_as_it_was_written(opener: Opener) {
 
 async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let names = ["B", "a", "a/m", "a/n", "a-b", "a.c", "a.c/m", "z"];
     let records: Vec<_> = names.map(|name| record(name, "g")).into();
     let commit = Commit {
@@ -149,12 +175,12 @@ async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
         .collect();
     for limit in 1..=9 {
         assert_eq!(
-            keys_of(&*store, Listing::All, limit).await,
+            keys_of(&*store, Source::All, limit).await,
             all,
             "by {limit}"
         );
         assert_eq!(
-            keys_of(&*store, Listing::Devices, limit).await,
+            keys_of(&*store, Source::Devices, limit).await,
             devices,
             "by {limit}"
         );
@@ -163,7 +189,7 @@ async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
 
 async fn a_commit_is_whole_or_nothing(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let mut lost = standing(&states, "d", 1);
     lost.epoch.0 += 7;
     let mut good = *states
@@ -174,23 +200,23 @@ async fn a_commit_is_whole_or_nothing(opener: Opener) {
     let commit = Commit {
         partitions: vec![good, lost],
         upserts: upserts(&[record("d", "g")]),
-        outbox: vec![change(lost, 1)],
+        log: vec![change(lost, 1)],
         ..Commit::default()
     };
     let refused = store.commit(commit).await.expect_err("the fence");
     assert!(matches!(refused, Error::Fenced { partition } if partition == lost.partition));
     assert_eq!(store.get(key("d")).await.expect("read"), None);
-    let waiting = store.outbox(lost.partition, Revision::ZERO, 9).await;
-    assert!(waiting.expect("read").is_empty());
-    let again = store.acquire(count()).await.expect("taken again");
+    let log = store.log(lost.partition, Revision::ZERO, 9).await;
+    assert!(log.expect("read").entries.is_empty());
+    let again = take(&*store).await;
     assert!(again.iter().all(|state| state.position == 0));
 }
 
 async fn a_stale_owner_cannot_commit_anything(opener: Opener) {
     let first = opener.open();
-    let stale = first.acquire(count()).await.expect("taken");
+    let stale = take(&*first).await;
     let second = opener.open();
-    let fresh = second.acquire(count()).await.expect("taken over");
+    let fresh = take(&*second).await;
     for (before, after) in stale.iter().zip(&fresh) {
         assert!(before.epoch < after.epoch, "{before:?} {after:?}");
     }
@@ -212,55 +238,60 @@ async fn a_stale_owner_cannot_commit_anything(opener: Opener) {
     assert_eq!(kept.identity.generation_id, "fresh");
 }
 
-fn change(state: PartitionState, revision: u64) -> OutboxChange {
-    OutboxChange {
+fn change(state: PartitionState, revision: u64) -> LogEntry {
+    LogEntry {
         partition: state.partition,
         revision: Revision::new(revision),
         change: vec![u8::try_from(revision).expect("small"); 3],
     }
 }
 
-async fn the_outbox_keeps_its_order_and_forgets_what_was_published(opener: Opener) {
+async fn the_log_keeps_its_order_and_forgets_what_is_trimmed(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let (one, other) = (states[0], states[1]);
-    let outbox = [3, 1, 2]
+    let at = |state: PartitionState, revision| PartitionState {
+        revision: Revision::new(revision),
+        ..state
+    };
+    let log = [3, 1, 2]
         .map(|revision| change(one, revision))
         .into_iter()
         .chain([change(other, 1)])
         .collect();
     let commit = Commit {
-        partitions: vec![one, other],
-        outbox,
+        partitions: vec![at(one, 3), at(other, 1)],
+        log,
         ..Commit::default()
     };
     store.commit(commit).await.expect("committed");
     let read = async |state: PartitionState, after, limit| -> Vec<u64> {
-        let changes = store
-            .outbox(state.partition, Revision::new(after), limit)
+        let page = store
+            .log(state.partition, Revision::new(after), limit)
             .await
             .expect("read");
-        for found in &changes {
+        for found in &page.entries {
             assert_eq!(*found, change(state, found.revision.get()));
         }
-        changes.iter().map(|change| change.revision.get()).collect()
+        let revisions = page.entries.iter().map(|change| change.revision.get());
+        std::iter::once(page.floor.get()).chain(revisions).collect()
     };
-    assert_eq!(read(one, 0, 9).await, [1, 2, 3]);
-    assert_eq!(read(one, 1, 1).await, [2]);
+    assert_eq!(read(one, 0, 9).await, [0, 1, 2, 3]);
+    assert_eq!(read(one, 1, 1).await, [0, 2]);
     let commit = Commit {
-        partitions: vec![one],
-        published: vec![(one.partition, Revision::new(2))],
+        partitions: vec![at(one, 3)],
+        trim_log: vec![(one.partition, Revision::new(2))],
         ..Commit::default()
     };
     store.commit(commit).await.expect("committed");
-    assert_eq!(read(one, 0, 9).await, [3]);
-    assert_eq!(read(other, 0, 9).await, [1]);
+    assert_eq!(read(one, 0, 9).await, [2, 3]);
+    assert_eq!(read(other, 0, 9).await, [0, 1]);
 }
 
 async fn another_number_of_partitions_is_refused(opener: Opener) {
-    opener.open().acquire(count()).await.expect("taken");
+    take(&*opener.open()).await;
     let other = PartitionCount::new(COUNT * 2).expect("a count");
-    let refused = opener.open().acquire(other).await;
+    let refused = opener.open().claim(replica(other)).await;
     assert!(
         matches!(
             refused,
@@ -271,7 +302,7 @@ async fn another_number_of_partitions_is_refused(opener: Opener) {
         ),
         "{refused:?}"
     );
-    opener.open().acquire(count()).await.expect("taken again");
+    take(&*opener.open()).await;
 }
 
 fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
@@ -285,14 +316,14 @@ fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
 
 async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let hour = SignedDuration::from_hours(1);
-    for hash in [1, 2] {
-        store
-            .add_enrollment_token(token(hash, hour), now())
-            .await
-            .expect("kept");
-    }
+    let commit = Commit {
+        partitions: vec![standing(&states, "d", 0)],
+        tokens: vec![token(1, hour), token(2, hour)],
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
     let use_of = |id: &str, nonce: &str| EnrollmentUse {
         hash: [1; 32],
         device: device(id),
@@ -331,40 +362,47 @@ async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
     assert_eq!(state(3, "d").await, None);
 }
 
-async fn old_tokens_are_forgotten_when_a_new_one_comes(opener: Opener) {
+async fn a_trim_forgets_tokens_an_hour_after_they_expired(opener: Opener) {
     let store = opener.open();
+    let states = take(&*store).await;
     let (short, long) = (SignedDuration::from_mins(1), SignedDuration::from_hours(5));
-    for (hash, expires_in) in [(1, short), (3, long)] {
-        store
-            .add_enrollment_token(token(hash, expires_in), now())
-            .await
-            .expect("kept");
-    }
-    let later = now() + SignedDuration::from_hours(3);
-    store
-        .add_enrollment_token(token(5, long), later)
-        .await
-        .expect("kept");
-    let mut left = Vec::new();
-    for hash in [1, 3, 5] {
-        let selection = Selection::Token([hash; 32], device("d"));
-        if !store.load(vec![selection]).await.expect("read").is_empty() {
-            left.push(hash);
+    let commit = Commit {
+        partitions: vec![standing(&states, "d", 0)],
+        tokens: vec![token(1, short), token(3, long), token(5, long)],
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
+    for (after, expected) in [(1, vec![1, 3, 5]), (3, vec![3, 5]), (9, vec![])] {
+        let retention = Retention {
+            now: now() + SignedDuration::from_hours(after),
+            history_age: Duration::MAX,
+            history_count: u32::MAX,
+            request_age: Duration::MAX,
+            operation_age: Duration::MAX,
+            batch: 1,
+        };
+        while store.trim(retention).await.expect("trimmed").more {}
+        let mut left = Vec::new();
+        for hash in [1, 3, 5] {
+            let selection = Selection::Token([hash; 32], device("d"));
+            if !store.load(vec![selection]).await.expect("read").is_empty() {
+                left.push(hash);
+            }
         }
+        assert_eq!(left, expected, "after {after} h");
     }
-    assert_eq!(left, [3, 5]);
 }
 
 async fn a_reopened_store_has_kept_everything(opener: Opener) {
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
+    let states = take(&*store).await;
     let mut standing = standing(&states, "d", 5);
     standing.position = 77;
     let written = record("d/m", "g");
     let commit = Commit {
         partitions: vec![standing],
         upserts: upserts(&[record("d", "g"), written.clone(), record("e", "g")]),
-        outbox: vec![change(standing, 5)],
+        log: vec![change(standing, 5)],
         ..Commit::default()
     };
     store.commit(commit).await.expect("committed");
@@ -377,7 +415,7 @@ async fn a_reopened_store_has_kept_everything(opener: Opener) {
     drop(store);
 
     let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken again");
+    let states = take(&*store).await;
     let kept = states
         .iter()
         .find(|state| state.partition == standing.partition)
@@ -385,6 +423,6 @@ async fn a_reopened_store_has_kept_everything(opener: Opener) {
     assert_eq!((kept.position, kept.revision.get()), (77, 5));
     assert_eq!(store.get(key("d/m")).await.expect("read"), Some(written));
     assert_eq!(store.get(key("e")).await.expect("read"), None);
-    let waiting = store.outbox(standing.partition, Revision::ZERO, 9).await;
-    assert_eq!(waiting.expect("read"), [change(standing, 5)]);
+    let log = store.log(standing.partition, Revision::ZERO, 9).await;
+    assert_eq!(log.expect("read").entries, [change(standing, 5)]);
 }

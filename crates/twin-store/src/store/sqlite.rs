@@ -1,32 +1,38 @@
 //! The embedded store: one SQLite file, for one machine.
 //!
-//! Keys: `twins` by (device, module), `partitions` by number, `outbox` by (partition, revision).
-//! Update protocol: one thread writes. A commit is one transaction that first moves every
-//! partition it touches, `WHERE epoch = ours`; a row count of zero means that another process took
-//! the partition, and the transaction is undone. Readers have connections of their own (WAL), and
-//! see every commit that has returned.
+//! Keys: see `migrations/0001_twins.sql`. Update protocol: one thread writes. A commit is one
+//! transaction that first moves every partition it touches, `WHERE epoch = ours`; a row count of
+//! zero means that another process took the partition, and the transaction is undone. Readers have
+//! connections of their own (WAL), and see every commit that has returned.
 //!
 //! A crash leaves the last commit whole or absent (WAL, `synchronous=FULL`); the next open rolls
 //! the log forward, nobody has to clean anything. What will not scale: one writer per file; several
 //! replicas need the PostgreSQL store.
 
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
-use twin::{IdentityKey, ModuleId, Partition, PartitionCount, Revision};
+use twin::{IdentityKey, Partition, Revision};
 
+use super::row::module_text;
 use super::{
-    Commit, EnrollmentToken, Error, Listing, Loaded, OutboxChange, Page, PartitionState, Selection,
-    Store,
+    AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, Loaded, LogPage, OperationId,
+    OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention, Search, Selection,
+    Store, Trimmed,
 };
 use crate::record::Record;
+use threads::{Readers, Writer};
 
+mod operations;
+mod ownership;
 mod read;
+mod threads;
+mod trails;
+mod trim;
 mod write;
 
 /// Name of the file below the data directory.
@@ -35,18 +41,15 @@ const FILE_NAME: &str = "twins.db";
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_twins.sql")];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Jobs that wait for the writing thread. The engine has one commit in flight; the rest is rare.
-const WRITE_QUEUE: usize = 64;
-/// Reading connections kept open; more readers at once open more and close them again.
-const IDLE_READERS: usize = 4;
-
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Statements kept compiled by each connection; a commit has about twenty.
+const STATEMENTS: usize = 64;
 
 /// The embedded store.
 pub struct SqliteStore {
-    path: PathBuf,
-    jobs: mpsc::Sender<Job>,
-    readers: std::sync::Arc<Mutex<Vec<Connection>>>,
+    writer: Writer,
+    readers: Arc<Readers>,
+    /// Replicas that claimed through this handle; see [`ownership::claim`].
+    claimed: Mutex<BTreeSet<ReplicaId>>,
 }
 
 impl SqliteStore {
@@ -58,20 +61,10 @@ impl SqliteStore {
         let path = folder.join(FILE_NAME);
         let mut connection = connect(&path)?;
         migrate(&mut connection)?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(WRITE_QUEUE);
-        std::thread::Builder::new()
-            .name("twin-store-writer".to_owned())
-            .spawn(move || {
-                // Ends when the store is dropped; the connection then closes and checkpoints.
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut connection);
-                }
-            })
-            .map_err(|error| engine("start its writing thread")(error))?;
         Ok(SqliteStore {
-            path,
-            jobs,
-            readers: std::sync::Arc::default(),
+            writer: Writer::start(connection)?,
+            readers: Arc::new(Readers::new(path)),
+            claimed: Mutex::default(),
         })
     }
 
@@ -79,49 +72,32 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
-        async move {
-            let (answer, answered) = oneshot::channel();
-            let job: Job = Box::new(move |connection| {
-                // The asker may have gone; what was written stays written.
-                let _ = answer.send(work(connection));
-            });
-            self.jobs.send(job).await.map_err(|_| Error::Closed)?;
-            answered.await.map_err(|_| Error::Closed)?
-        }
-        .boxed()
+        self.writer.run(work).boxed()
     }
 
     fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
-        let path = self.path.clone();
-        let readers = self.readers.clone();
-        async move {
-            tokio::task::spawn_blocking(move || {
-                let idle = readers.lock().ok().and_then(|mut idle| idle.pop());
-                let connection = match idle {
-                    Some(connection) => connection,
-                    None => connect(&path)?,
-                };
-                let result = work(&connection);
-                if let Ok(mut idle) = readers.lock()
-                    && idle.len() < IDLE_READERS
-                {
-                    idle.push(connection);
-                }
-                result
-            })
-            .await
-            .map_err(|_| Error::Closed)?
-        }
-        .boxed()
+        self.readers.clone().run(work).boxed()
     }
 }
 
 impl Store for SqliteStore {
-    fn acquire(&self, count: PartitionCount) -> BoxFuture<'_, Result<Vec<PartitionState>, Error>> {
-        self.write(move |connection| write::acquire(connection, count))
+    fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>> {
+        let newcomer = self
+            .claimed
+            .lock()
+            .is_ok_and(|mut claimed| claimed.insert(replica.id.clone()));
+        self.write(move |connection| ownership::claim(connection, &replica, newcomer))
+    }
+
+    fn release(
+        &self,
+        replica: ReplicaId,
+        partitions: Vec<Partition>,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        self.write(move |connection| ownership::release(connection, &replica, &partitions))
     }
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
@@ -136,30 +112,70 @@ impl Store for SqliteStore {
         self.read(move |connection| read::get(connection, &key))
     }
 
-    fn list(
-        &self,
-        listing: Listing,
-        after: Option<IdentityKey>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Page, Error>> {
-        self.read(move |connection| read::list(connection, listing, after.as_ref(), limit))
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
+        self.read(move |connection| read::search(connection, &search))
     }
 
-    fn outbox(
+    fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
+        self.read(move |connection| read::explain(connection, &search))
+    }
+
+    fn log(
         &self,
         partition: Partition,
         after: Revision,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OutboxChange>, Error>> {
-        self.read(move |connection| read::outbox(connection, partition, after, limit))
+    ) -> BoxFuture<'_, Result<LogPage, Error>> {
+        self.read(move |connection| trails::log(connection, partition, after, limit))
     }
 
-    fn add_enrollment_token(
+    fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
+        self.read(ownership::heads)
+    }
+
+    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+        self.read(move |connection| trails::history(connection, &read))
+    }
+
+    fn audit(
         &self,
-        token: EnrollmentToken,
-        now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), Error>> {
-        self.write(move |connection| write::add_enrollment_token(connection, &token, now))
+        partition: Partition,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<AuditPage, Error>> {
+        self.read(move |connection| trails::audit(connection, partition, after, limit))
+    }
+
+    fn operations(
+        &self,
+        after: Option<OperationId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+        self.read(move |connection| operations::list(connection, after.as_ref(), limit))
+    }
+
+    fn operation_results(
+        &self,
+        operation: OperationId,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+        self.read(move |connection| {
+            operations::results(connection, &operation, after.as_ref(), limit)
+        })
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
+        self.write(move |connection| trim::trim(connection, &retention))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            // The writer last: the last connection to close takes the WAL into the file.
+            self.readers.close().await;
+            self.writer.close().await;
+        }
+        .boxed()
     }
 }
 
@@ -178,11 +194,12 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     connection
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(engine("set its time-out"))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // FULL: an answered write survives a power cut, not only the end of the process. A WAL of up
     // to 16,000 pages between checkpoints nearly doubles the rate of random writes (limits §7).
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 16000; PRAGMA cache_size = -65536;",
         )
         .map_err(engine("set up its file"))?;
@@ -212,8 +229,12 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     transaction.commit().map_err(engine("migrate its schema"))
 }
 
-fn module_text(key: &IdentityKey) -> &str {
-    key.module.as_ref().map_or("", ModuleId::as_str)
+/// An instant as the rows have it.
+fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
+    super::row::history::nanoseconds(at).ok_or(Error::Engine {
+        action: "write a time",
+        source: "it is centuries away".into(),
+    })
 }
 
 #[cfg(test)]

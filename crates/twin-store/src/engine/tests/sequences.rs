@@ -10,6 +10,7 @@ use super::*;
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{Source, everything};
 use crate::testing::{entry, heartbeats};
 
 const KEYS: [&str; 5] = ["a", "a/m", "a/n", "b", "b/m"];
@@ -276,7 +277,7 @@ impl Model {
     /// The store holds what the model says, and nothing else.
     async fn compare(&self, store: &dyn Store) -> Result<(), TestCaseError> {
         let page = store
-            .list(crate::store::Listing::All, None, 100)
+            .search(everything(Source::All, None, 100, now()))
             .await
             .expect("a list");
         let names: Vec<_> = page

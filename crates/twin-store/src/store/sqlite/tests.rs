@@ -6,16 +6,27 @@ use rusqlite::{Connection, params};
 use twin::PartitionCount;
 
 use super::*;
-use crate::testing::{device, key, record};
+use crate::store::{Source, Upsert, everything};
+use crate::testing::{device, key, now, record};
 
 async fn filled(folder: &Path, names: &[&str]) -> SqliteStore {
     let store = SqliteStore::open(folder).expect("it opens");
-    let states = store.acquire(PartitionCount::DEFAULT).await.expect("taken");
+    let replica = Replica {
+        id: ReplicaId("r".to_owned()),
+        address: "http://r".to_owned(),
+        count: PartitionCount::DEFAULT,
+        lease: std::time::Duration::ZERO,
+    };
+    let states = store.claim(replica).await.expect("taken").owned;
     let commit = Commit {
         partitions: states,
         upserts: names
             .iter()
-            .map(|name| Arc::new(record(name, "g")))
+            .map(|name| Upsert {
+                record: Arc::new(record(name, "g")),
+                index_remove: Vec::new(),
+                index_add: Vec::new(),
+            })
             .collect(),
         ..Commit::default()
     };
@@ -39,15 +50,17 @@ async fn a_flipped_byte_is_reported_for_its_twin_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = filled(folder.path(), &["a", "b", "b/m", "c"]).await;
     let raw = Connection::open(folder.path().join(FILE_NAME)).unwrap();
-    let mut body: Vec<u8> = raw
+    let body: String = raw
         .query_row(
             "SELECT body FROM twins WHERE device_id = 'b' AND module_id = ''",
             [],
             |row| row.get(0),
         )
         .unwrap();
+    let mut body = body.into_bytes();
     let length = body.len();
     body[length / 2] ^= 1;
+    let body = String::from_utf8(body).expect("still ASCII");
     tamper(
         folder.path(),
         "UPDATE twins SET body = ?1 WHERE device_id = 'b' AND module_id = ''",
@@ -60,7 +73,10 @@ async fn a_flipped_byte_is_reported_for_its_twin_alone() {
         "{error}"
     );
     assert!(store.get(key("b/m")).await.unwrap().is_some());
-    let page = store.list(Listing::All, None, 10).await.unwrap();
+    let page = store
+        .search(everything(Source::All, None, 10, now()))
+        .await
+        .unwrap();
     assert_eq!(names(&page), ["a", "b/m", "c"]);
     assert_eq!(page.damaged.len(), 1);
     let loaded = store
@@ -108,7 +124,10 @@ async fn a_damaged_key_does_not_keep_other_twins_from_being_read() {
     for limit in 1..6 {
         let (mut after, mut all, mut damaged) = (None, Vec::new(), 0);
         loop {
-            let page = store.list(Listing::All, after, limit).await.unwrap();
+            let page = store
+                .search(everything(Source::All, after, limit, now()))
+                .await
+                .unwrap();
             all.extend(names(&page));
             damaged += page.damaged.len();
             after = page.next;
