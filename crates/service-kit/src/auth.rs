@@ -10,15 +10,19 @@
 //! [`principal`].
 
 mod authenticator;
+mod certificate;
 mod config;
 pub mod coverage;
 mod layer;
+mod oidc;
 mod permission;
 mod refusal;
 mod token;
 
 use std::net::SocketAddr;
 
+pub(crate) use authenticator::Credentials;
+pub(crate) use certificate::certificate_names;
 pub use config::AuthConfig;
 pub use layer::{AuthLayer, AuthService};
 pub use permission::{Permission, Principal, Role, UnknownRole, Via};
@@ -68,10 +72,18 @@ pub enum AuthError {
     /// The configured token cannot be sent.
     #[error("a token must consist of printable ASCII characters without spaces")]
     NotPrintable,
+    /// A setting of `[auth]` cannot be used.
+    #[error("auth.{key}: {problem}")]
+    Setting {
+        /// Which one.
+        key: &'static str,
+        /// What is wrong and what is wanted.
+        problem: String,
+    },
     /// An API without authorisation would be reachable from other machines.
     #[error(
         "refusing to serve {address} without authorisation, because other machines can reach it; \
-         set a token, listen on 127.0.0.1, or set allow_insecure = true"
+         set a token, an OIDC issuer or client certificates, listen on 127.0.0.1, or set allow_insecure = true"
     )]
     OpenToOthers {
         /// The configured address.
@@ -88,6 +100,7 @@ impl Classified for AuthError {
         match self {
             Self::TooShort => "TOKEN_TOO_SHORT",
             Self::NotPrintable => "TOKEN_NOT_PRINTABLE",
+            Self::Setting { .. } => "AUTH_SETTING_INVALID",
             Self::OpenToOthers { .. } => "TOKEN_NOT_CONFIGURED",
         }
     }

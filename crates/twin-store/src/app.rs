@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bus::{Bus, BusConfig, Credentials, Replicas, StreamSpec, Tls};
+use bus::{Bus, BusConfig, Replicas, StreamSpec};
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
 use service_kit::clock::SharedClock;
 use service_kit::health::Health;
@@ -186,22 +186,17 @@ impl App {
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
         };
-        let message_max = self.config.grpc().max_message.as_len();
-        self.grpc
-            .add_service(
-                RegistryServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(
-                CredentialServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(TwinServiceServer::new(api.clone()).max_decoding_message_size(message_max))
-            .add_service(
-                DeviceTwinServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(PolicyTwinServiceServer::new(api).max_decoding_message_size(message_max))
-            .rules(permissions::RULES)
-            .reflection(wire::FILE_DESCRIPTOR_SET)?
-            .serve(&tasks, &health);
+        service_kit::add_services!(
+            self.grpc,
+            RegistryServiceServer::new(api.clone()),
+            CredentialServiceServer::new(api.clone()),
+            TwinServiceServer::new(api.clone()),
+            DeviceTwinServiceServer::new(api.clone()),
+            PolicyTwinServiceServer::new(api),
+        )
+        .rules(permissions::RULES)
+        .reflection(wire::FILE_DESCRIPTOR_SET)?
+        .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);
         tasks.spawn("writer", OnFailure::StopService, self.writer.run());
         for end in self.outboxes {
@@ -306,25 +301,10 @@ fn make_folder(folder: &Path) -> Result<(), AppError> {
 }
 
 fn bus_config(config: &Config) -> BusConfig {
-    let credentials = match (&config.nats_credentials_file, config.nats_token.is_empty()) {
-        (Some(file), _) => Credentials::File(file.clone()),
-        (None, false) => Credentials::Token(config.nats_token.expose().to_owned()),
-        (None, true) => Credentials::None,
-    };
     BusConfig {
-        servers: config
-            .nats_url
-            .split(',')
-            .map(|url| url.trim().to_owned())
-            .collect(),
-        name: NAME.to_owned(),
-        credentials,
-        tls: config.nats_ca_file.clone().map(|file| Tls {
-            ca_file: Some(file),
-            client: None,
-        }),
         replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
         connect_within: CONNECT_WITHIN,
+        ..config.nats.bus(NAME)
     }
 }
 

@@ -4,11 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use bus::NatsSettings;
 use serde::{Deserialize, Serialize};
 use service_kit::auth::AuthConfig;
-use service_kit::config::{Problems, Validate};
+use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::secret::Secret;
-use service_kit::tls::ServerTls;
+use service_kit::server::ConnectionLimits;
+use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
@@ -21,11 +23,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8431`.
     pub admin_listen: SocketAddr,
-    /// PEM file with the certificate chain of the gRPC API. Unset: no TLS, which is allowed on
-    /// loopback only (see `allow_insecure`).
-    pub tls_cert_file: Option<PathBuf>,
-    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
-    pub tls_key_file: Option<PathBuf>,
+    /// The certificate it shows and those it wants to see: `tls_cert_file`, `tls_key_file`,
+    /// `tls_client_ca_file`, `tls_client_auth`, `tls_reload_every`.
+    pub tls: ListenerTls,
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which only
     /// loopback accepts.
     pub token: Secret,
@@ -34,14 +34,11 @@ pub struct Config {
     /// Serves other machines without TLS or token, because something else protects the way.
     /// Default false.
     pub allow_insecure: bool,
-    /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
-    pub nats_url: String,
-    /// Token that the NATS server asks for. Empty: none.
-    pub nats_token: Secret,
-    /// NATS credentials file (`.creds`). Unset: none.
-    pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Unset: the system's.
-    pub nats_ca_file: Option<PathBuf>,
+    /// How many may connect, and how soon they must prove themselves.
+    pub connections: ConnectionLimits,
+    /// NATS: `nats_url`, `nats_token`, `nats_credentials_file`, `nats_ca_file`, `nats_cert_file`,
+    /// `nats_key_file`.
+    pub nats: NatsSettings,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
     /// Bound of each partition's `TELEMETRY` stream on disk. Over it agents wait. Must be the same
@@ -69,15 +66,12 @@ impl Default for Config {
         Config {
             listen: local(8430),
             admin_listen: local(8431),
-            tls_cert_file: None,
-            tls_key_file: None,
+            tls: ListenerTls::default(),
             token: Secret::default(),
             auth: AuthConfig::default(),
             allow_insecure: false,
-            nats_url: "nats://127.0.0.1:4222".to_owned(),
-            nats_token: Secret::default(),
-            nats_credentials_file: None,
-            nats_ca_file: None,
+            connections: ConnectionLimits::default(),
+            nats: NatsSettings::default(),
             stream_replicas: 1,
             telemetry_stream_bytes: ByteSize::mib(1024),
             twins_stream_bytes: ByteSize::mib(256),
@@ -93,16 +87,9 @@ impl Default for Config {
 impl Config {
     /// How the gRPC server listens.
     pub(crate) fn grpc(&self) -> service_kit::server::GrpcConfig {
-        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(cert), Some(key)) => Some(ServerTls {
-                cert_file: cert.clone(),
-                key_file: key.clone(),
-                client_ca_file: None,
-            }),
-            (_, None) | (None, _) => None,
-        };
         service_kit::server::GrpcConfig {
-            tls,
+            tls: self.tls.server(),
+            connections: self.connections.clone(),
             token: Some(self.token.clone()).filter(|token| !token.is_empty()),
             auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
@@ -112,12 +99,11 @@ impl Config {
 }
 
 impl Validate for Config {
+    const SPELLED_OUT: &'static [SpelledOut] = &[ListenerTls::KEYS, NatsSettings::KEYS];
+
     fn validate(&self, problems: &mut Problems) {
-        problems.require(
-            self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
-            "tls_key_file",
-            "is needed together with tls_cert_file",
-        );
+        problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
+        problems.spelled_out(NatsSettings::KEYS.prefix, &self.nats);
         problems.spelled_out("", &self.grpc());
         problems.require(
             PartitionCount::new(self.partitions).is_ok(),
@@ -128,11 +114,6 @@ impl Validate for Config {
             bus::Replicas::new(self.stream_replicas).is_some(),
             "stream_replicas",
             "must be 1, 3 or 5",
-        );
-        problems.require(
-            !self.nats_url.trim().is_empty(),
-            "nats_url",
-            "must name a server",
         );
         for (key, size) in [
             ("telemetry_stream_bytes", self.telemetry_stream_bytes),

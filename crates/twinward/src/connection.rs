@@ -100,7 +100,7 @@ impl Connection {
         let config = ClientConfig {
             tls: ClientTls {
                 ca_file,
-                domain: None,
+                ..ClientTls::default()
             },
             token: self.token.clone(),
             connect_timeout: self.global.timeout,

@@ -1,27 +1,31 @@
 //! Stands before a gRPC server's services and lets a call through, or answers it.
 
 use std::collections::HashMap;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::auth::authenticator::Authenticator;
+use crate::auth::authenticator::{Authenticator, Credentials};
 use crate::auth::refusal::Refusal;
-use crate::auth::{AuthConfig, AuthError, Insecure, Permission, Principal, Via};
+use crate::auth::{AuthError, Insecure, Permission, Principal, Via};
+use crate::clock::SharedClock;
 use crate::error::{Classified, Kind};
 use crate::metrics::{Counter, EncodeLabelSet, Family, Scope};
-use crate::secret::Secret;
+use crate::server::{Peer, PeerHandle};
+use crate::shutdown::ShutdownToken;
 use crate::status::to_status;
 
 /// What probes and tools may call without saying who they are.
-const ALWAYS_OPEN: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
+const ANYBODYS: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
 /// Refusals that are logged within [`LOG_WINDOW`]; whoever guesses tokens must not fill the disk.
 const LOG_MAX: u32 = 20;
 /// See [`LOG_MAX`].
@@ -40,19 +44,23 @@ struct DecisionLabels {
 pub struct AuthLayer {
     authenticator: Arc<Authenticator>,
     rules: HashMap<&'static str, Permission>,
+    /// What anybody may call.
+    anybody: [&'static str; 2],
+    /// What authenticates its callers itself.
     open: Vec<String>,
     decisions: Option<Family<DecisionLabels, Counter>>,
     log: Arc<Mutex<LogBudget>>,
 }
 
 impl AuthLayer {
-    /// Knows callers as the configuration says; `token` is the service's own. Until there are
-    /// rules, nothing is let through but what is open.
-    pub fn new(token: Option<&Secret>, config: &AuthConfig) -> Result<Self, AuthError> {
+    /// Knows callers as the configuration says. Until there are rules, nothing is let through but
+    /// what is open.
+    pub(crate) fn new(credentials: Credentials<'_>, clock: SharedClock) -> Result<Self, AuthError> {
         Ok(Self {
-            authenticator: Arc::new(Authenticator::new(token, config)?),
+            authenticator: Arc::new(Authenticator::new(credentials, clock)?),
             rules: HashMap::new(),
-            open: ALWAYS_OPEN.map(str::to_owned).to_vec(),
+            anybody: ANYBODYS,
+            open: Vec::new(),
             decisions: None,
             log: Arc::new(Mutex::new(LogBudget::default())),
         })
@@ -60,13 +68,13 @@ impl AuthLayer {
 
     /// The rule for a listener: with authorisation off it serves this machine only (with a
     /// warning), unless the operator insists.
-    pub fn for_listener(
-        token: Option<&Secret>,
-        config: &AuthConfig,
+    pub(crate) fn for_listener(
+        credentials: Credentials<'_>,
+        clock: SharedClock,
         address: SocketAddr,
-        insecure: Insecure,
     ) -> Result<Self, AuthError> {
-        let layer = Self::new(token, config)?;
+        let insecure = credentials.insecure;
+        let layer = Self::new(credentials, clock)?;
         if layer.authenticator.is_off() {
             if !address.ip().is_loopback() && insecure == Insecure::Refused {
                 return Err(AuthError::OpenToOthers { address });
@@ -77,6 +85,14 @@ impl AuthLayer {
             );
         }
         Ok(layer)
+    }
+
+    /// What must run beside the server, if anything.
+    pub(crate) fn upkeep(
+        &self,
+        shutdown: ShutdownToken,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        self.authenticator.upkeep(shutdown)
     }
 
     /// Says what each method needs: `/package.Service/Method` and its permission. A method that is
@@ -105,21 +121,27 @@ impl AuthLayer {
         self
     }
 
-    fn is_open(&self, path: &str) -> bool {
-        self.open.iter().any(|prefix| path.starts_with(prefix))
-    }
-
     /// Decides about a call that is not open.
-    fn decide(&self, request: &Request<Body>) -> Result<Principal, Refusal> {
-        let path = request.uri().path();
+    async fn decide(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Principal, Refusal> {
         let permission = self.rules.get(path).copied();
-        let decided = self
-            .authenticator
-            .authenticate(request.headers())
-            .and_then(|principal| permit(principal, permission, path));
+        let names = peer.and_then(Peer::names);
+        let decided = match self.authenticator.authenticate(headers, names).await {
+            Ok(principal) => {
+                if let Some(peer) = peer {
+                    peer.proven();
+                }
+                permit(principal, permission, path)
+            }
+            Err(refusal) => Err(refusal),
+        };
         self.count(&decided, permission);
         if let Err(refusal) = &decided {
-            self.report(refusal, path);
+            self.report(refusal, path, peer);
         }
         decided
     }
@@ -142,7 +164,7 @@ impl AuthLayer {
         decisions.get_or_create(&labels).inc();
     }
 
-    fn report(&self, refusal: &Refusal, path: &str) {
+    fn report(&self, refusal: &Refusal, path: &str, peer: Option<&Peer>) {
         let now = Instant::now();
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(suppressed) = log.take(now) else {
@@ -151,6 +173,7 @@ impl AuthLayer {
         drop(log);
         tracing::info!(
             path,
+            peer = peer.map(|it| tracing::field::display(it.address())),
             reason = refusal.reason(),
             error = %refusal,
             suppressed,
@@ -223,7 +246,7 @@ pub struct AuthService<S> {
 
 impl<S> Service<Request<Body>> for AuthService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -236,17 +259,65 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if self.auth.is_open(request.uri().path()) {
+        let peer = request
+            .extensions()
+            .get::<PeerHandle>()
+            .map(|PeerHandle(peer)| Arc::clone(peer));
+        if let Some(peer) = &peer {
+            // Where `tonic::Request::remote_addr` looks.
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(peer.address()),
+            });
+        }
+        let path = request.uri().path();
+        if self
+            .auth
+            .anybody
+            .iter()
+            .any(|prefix| path.starts_with(prefix))
+        {
+            if let Some(peer) = peer {
+                peer.spoke();
+            }
             return Box::pin(self.inner.call(request));
         }
-        match self.auth.decide(&request) {
-            Ok(principal) => {
-                request.extensions_mut().insert(principal);
-                Box::pin(self.inner.call(request))
-            }
-            Err(refusal) => Box::pin(ready(Ok(to_status(&refusal).into_http()))),
+        if self.auth.open.iter().any(|prefix| path.starts_with(prefix)) {
+            let answered = self.inner.call(request);
+            return Box::pin(async move {
+                let response = answered.await?;
+                if let Some(peer) = peer
+                    && is_let_in(&response)
+                {
+                    peer.proven();
+                }
+                Ok(response)
+            });
         }
+        // The one that is ready is called; the copy is for the next call.
+        let copy = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, copy);
+        let auth = Arc::clone(&self.auth);
+        Box::pin(async move {
+            let (path, headers) = (request.uri().path(), request.headers());
+            match auth.decide(path, headers, peer.as_deref()).await {
+                Ok(principal) => {
+                    request.extensions_mut().insert(principal);
+                    inner.call(request).await
+                }
+                Err(refusal) => Ok(to_status(&refusal).into_http()),
+            }
+        })
     }
+}
+
+/// True if a service that authenticates its callers itself did not refuse this one. A stream that
+/// begins has no status yet; what it comes to is not the connection's fault.
+fn is_let_in(response: &Response<Body>) -> bool {
+    let Some(status) = Status::from_header_map(response.headers()) else {
+        return true;
+    };
+    status.code() == Code::Ok
 }
 
 #[cfg(test)]

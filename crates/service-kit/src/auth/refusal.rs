@@ -1,5 +1,6 @@
 //! Why a call is refused. What the caller reads says what is missing, and never a secret.
 
+use crate::auth::oidc::TokenProblem;
 use crate::auth::{Permission, Principal, Role};
 use crate::error::{Classified, Kind};
 
@@ -15,6 +16,12 @@ pub(crate) enum Refusal {
     /// The call carries a token that is none of ours.
     #[error("the token is not valid here")]
     WrongToken,
+    /// The call carries a token that claims to be the OIDC provider's.
+    #[error(transparent)]
+    Token(TokenProblem),
+    /// Whether the token is good cannot be told, because the provider does not answer.
+    #[error("the token cannot be checked: the OIDC provider does not answer")]
+    ProviderAway,
     /// The caller is known and may not do this.
     #[error(
         "{} ({}) may not {action}: the permission {permission} is missing; {}",
@@ -56,7 +63,8 @@ fn holders(permission: Permission) -> String {
 impl Classified for Refusal {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::WrongToken => Kind::Unauthenticated,
+            Self::Missing { .. } | Self::WrongToken | Self::Token(_) => Kind::Unauthenticated,
+            Self::ProviderAway => Kind::Unavailable,
             Self::PermissionMissing { .. } => Kind::PermissionDenied,
             Self::NotServed { .. } => Kind::Unimplemented,
         }
@@ -66,6 +74,8 @@ impl Classified for Refusal {
         match self {
             Self::Missing { .. } => "TOKEN_MISSING",
             Self::WrongToken => "TOKEN_WRONG",
+            Self::Token(problem) => problem.reason(),
+            Self::ProviderAway => "OIDC_PROVIDER_UNAVAILABLE",
             Self::PermissionMissing { .. } => "PERMISSION_MISSING",
             Self::NotServed { .. } => "METHOD_NOT_SERVED",
         }
@@ -82,7 +92,11 @@ impl Classified for Refusal {
                 ("roles", principal.role_names()),
                 ("principal", principal.name.clone()),
             ],
-            Self::Missing { .. } | Self::WrongToken | Self::NotServed { .. } => Vec::new(),
+            Self::Missing { .. }
+            | Self::WrongToken
+            | Self::Token(_)
+            | Self::ProviderAway
+            | Self::NotServed { .. } => Vec::new(),
         }
     }
 }

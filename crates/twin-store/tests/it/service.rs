@@ -44,7 +44,7 @@ pub(crate) fn config(nats: &NatsServer, folder: &Path) -> Config {
     Config {
         listen: any,
         admin_listen: any,
-        nats_url: nats.url(),
+        nats: bus::NatsSettings::at(nats.url()),
         data_dir: folder.to_owned(),
         partitions: PARTITIONS,
         telemetry_stream_bytes: service_kit::units::ByteSize::mib(16),

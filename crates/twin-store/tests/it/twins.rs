@@ -216,7 +216,7 @@ async fn a_request_over_the_size_limit_is_refused_and_the_service_goes_on() {
         .patch_twin(nine)
         .await
         .expect_err("too large");
-    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
     service.twin(MODULE).await;
     service.stop().await;
 }

@@ -8,13 +8,25 @@ use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::auth::Role;
+use crate::auth::{AuthConfig, Role};
+use crate::clock::SystemClock;
 use crate::metrics::Registry;
+use crate::secret::Secret;
 
 const TOKEN: &str = "0123456789abcdef";
 const READ: &str = "/twinward.twin.v1.TwinService/GetTwin";
 const WRITE: &str = "/twinward.twin.v1.TwinService/PatchTwin";
 const DOOR: &str = "/twinward.agent.v1.AgentService/OpenSession";
+
+fn layer_for(token: Option<&Secret>, config: &AuthConfig) -> AuthLayer {
+    let credentials = Credentials {
+        token,
+        config,
+        certificates: false,
+        insecure: Insecure::Refused,
+    };
+    AuthLayer::new(credentials, SystemClock::shared()).expect("usable settings")
+}
 
 fn layer(roles: &[Role]) -> AuthLayer {
     let config = AuthConfig {
@@ -22,8 +34,7 @@ fn layer(roles: &[Role]) -> AuthLayer {
         token_roles: roles.to_vec(),
         ..AuthConfig::default()
     };
-    AuthLayer::new(Some(&Secret::new(TOKEN)), &config)
-        .expect("a usable token")
+    layer_for(Some(&Secret::new(TOKEN)), &config)
         .rules([
             (READ, Permission::TwinsRead),
             (WRITE, Permission::TwinsWrite),
@@ -105,7 +116,7 @@ async fn a_method_without_a_rule_is_not_served_to_anybody() {
         status.message().contains("TwinService/Forgotten"),
         "{status:?}"
     );
-    let off = AuthLayer::new(None, &AuthConfig::default()).expect("nothing to refuse");
+    let off = layer_for(None, &AuthConfig::default());
     assert_eq!(call(&off, path, None).await.code(), Code::Unimplemented);
 }
 
@@ -127,9 +138,7 @@ async fn probes_and_declared_doors_are_open() {
 
 #[tokio::test]
 async fn with_authorisation_off_whoever_calls_is_the_local_admin() {
-    let layer = AuthLayer::new(None, &AuthConfig::default())
-        .expect("nothing to refuse")
-        .rules([(WRITE, Permission::TwinsWrite)]);
+    let layer = layer_for(None, &AuthConfig::default()).rules([(WRITE, Permission::TwinsWrite)]);
     let status = call(&layer, WRITE, None).await;
     assert_eq!(
         (status.code(), status.message()),
@@ -167,7 +176,13 @@ fn without_authorisation_other_machines_are_not_served() {
     let open: SocketAddr = "0.0.0.0:1".parse().expect("an address");
     let config = AuthConfig::default();
     let listen = |token, address, insecure| {
-        AuthLayer::for_listener(token, &config, address, insecure).map(|_| ())
+        let credentials = Credentials {
+            token,
+            config: &config,
+            certificates: false,
+            insecure,
+        };
+        AuthLayer::for_listener(credentials, SystemClock::shared(), address).map(|_| ())
     };
     assert_eq!(listen(None, local, Insecure::Refused), Ok(()));
     let refused = Err(AuthError::OpenToOthers { address: open });
