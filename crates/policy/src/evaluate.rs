@@ -176,13 +176,12 @@ impl Interest {
     fn of_path(path: &Path) -> Interest {
         let none = Interest::default();
         match path.root {
-            Root::Variable { .. } => none,
             Root::Attribute(Attribute::Status) => Interest {
                 status: true,
                 ..none
             },
             // Ids never change, and a condition over changes can name no other attribute.
-            Root::Attribute(_) => none,
+            Root::Attribute(_) | Root::Variable { .. } => none,
             Root::Tags => Interest { tags: true, ..none },
             Root::Desired => Interest {
                 desired: true,
