@@ -198,17 +198,11 @@ impl Violations {
         }
     }
 
-    /// The code and name under which IoT Hub reports the whole: that of the first breach which
-    /// decides its kind.
+    /// The code and name under which IoT Hub reports the whole: that of the first breach. The size
+    /// of a section is judged last, so what is wrong goes before what is too large.
     pub fn error_code(&self) -> ErrorCode {
-        let decides = |violation: &&Violation| violation.rule.kind() == self.kind;
-        let first = self.listed.iter().find(decides);
-        match (first, self.kind) {
-            (Some(violation), _) => violation.error_code(),
-            // The one that decides is among those that are counted only.
-            (None, ViolationKind::Invalid) => ErrorCode::ARGUMENT_INVALID,
-            (None, ViolationKind::TooLarge) => ErrorCode::TWIN_SECTION_TOO_LARGE,
-        }
+        let first = self.listed.first();
+        first.map_or(ErrorCode::ARGUMENT_INVALID, Violation::error_code)
     }
 
     /// The breaches, in order of path; at most the first 64.

@@ -138,7 +138,7 @@ fn concat<'e>(parts: impl Iterator<Item = Datum<'e>>) -> Datum<'e> {
         }
         joined.push_str(&part);
     }
-    made(joined)
+    Datum::Text(Cow::Owned(joined))
 }
 
 /// Beyond the end there is nothing, which is a text; a place that is no whole number is none.

@@ -285,6 +285,16 @@ fn groups_are_bounded_in_number_and_in_bytes() {
         with_view(*device, &tags, |view| aggregator.add(view)).is_err()
     });
     assert_eq!(refused, Some(2048), "16 MiB hold twice 4 KiB as often");
+
+    // The least and greatest texts of many groups are kept as well.
+    let text = "SELECT MAX(tags.v) FROM devices GROUP BY tags.k";
+    let statement = Statement::parse(text).unwrap();
+    let mut aggregator = Aggregator::new(&statement);
+    let refused = (0..10_000).find(|device| {
+        let tags = json!({"k": device, "v": "x".repeat(4096)});
+        with_view(*device, &tags, |view| aggregator.add(view)).is_err()
+    });
+    assert_eq!(refused, Some(2048));
 }
 
 #[test]

@@ -414,6 +414,70 @@ fn only_what_a_query_looks_at_is_parsed_and_damage_is_told() {
 }
 
 #[test]
+fn a_date_is_found_among_the_texts_of_a_list() {
+    let dates = json!({"dates": ["x", "2026-01-01T01:00:00.123456789+01:00"]});
+    let twins = [
+        Stored::new("d1", &dates),
+        Stored::new("d2", &json!({"dates": ["x"]})),
+    ];
+    assert_eq!(
+        rows(
+            "SELECT deviceId FROM devices WHERE lastActivityTime IN tags.dates",
+            &twins
+        ),
+        [json!({"deviceId": "d1"})]
+    );
+}
+
+#[test]
+fn the_root_of_metadata_has_no_author_even_of_an_empty_section() {
+    let mut twin = site("d1", "Lyon", 2);
+    twin.desired_texts = (
+        "{}".to_owned(),
+        Section::new(&by_operator("ann", 0))
+            .metadata_to_json()
+            .to_string(),
+    );
+    let text = "SELECT desired.$metadata.$lastUpdatedBy AS author, desired.$metadata.$lastUpdatedVersion AS v \
+                FROM devices";
+    assert_eq!(rows(text, &[twin]), [json!({"v": 1})]);
+}
+
+#[test]
+fn the_name_of_an_item_goes_before_an_attribute_in_the_order() {
+    for (text, path) in [
+        (
+            "SELECT tags.a AS deviceId FROM devices ORDER BY DEVICEID",
+            "tags.a",
+        ),
+        (
+            "SELECT tags.a AS deviceId, deviceId AS x FROM devices ORDER BY x",
+            "deviceId",
+        ),
+        (
+            "SELECT tags.a AS x FROM devices ORDER BY deviceId",
+            "deviceId",
+        ),
+        (
+            "SELECT tags.a AS status FROM devices ORDER BY tags.status",
+            "tags.status",
+        ),
+        (
+            "SELECT tags.a AS [[my a]] FROM devices ORDER BY [[my a]] ASC",
+            "tags.a",
+        ),
+    ] {
+        let statement = parse(text);
+        let OrderKey::Path(found) = &statement.order_by()[0].key else {
+            panic!("{text}");
+        };
+        assert_eq!(found.to_string(), path, "{text}");
+        let again = parse(&statement.to_string());
+        assert_eq!(again.order_by(), statement.order_by(), "{statement}");
+    }
+}
+
+#[test]
 fn a_query_names_what_it_looks_at() {
     let text = "SELECT tags.a, MAX(reported.b) AS b FROM devices WHERE status = 'x' AND posture.c > 1 \
                 GROUP BY tags.a ORDER BY b";
