@@ -9,12 +9,14 @@
 
 pub mod certs;
 pub mod nats;
+pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod wait;
 
 pub use certs::TestCerts;
 pub use nats::{NatsOptions, NatsServer, Sync};
+pub use oidc::{OidcProvider, SigningKey};
 pub use postgres::{Database, PostgresOptions, PostgresServer};
 pub use process::{Process, ProcessBuilder, workspace_binary};
 pub use wait::{wait_for, wait_for_blocking};

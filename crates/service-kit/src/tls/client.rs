@@ -133,7 +133,7 @@ impl ClientSide {
     }
 
     /// What the files hold now; if that is not usable, what they held before. Blocks.
-    fn fresh(&self) -> Arc<ClientConfig> {
+    pub(super) fn fresh(&self) -> Arc<ClientConfig> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let renewed = Files::read(&self.settings).and_then(|files| {
             if files == current.0 {

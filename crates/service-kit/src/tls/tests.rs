@@ -144,3 +144,24 @@ fn a_client_certificate_needs_its_own_key() {
         "{text}"
     );
 }
+
+#[test]
+fn a_client_takes_renewed_files_over_and_keeps_the_former_if_they_are_broken() {
+    let files = Files::new();
+    let tls = ClientTls {
+        cert_file: Some(files.path("one.crt")),
+        key_file: Some(files.path("one.key")),
+        ..ClientTls::believing(files.path("one.crt"))
+    };
+    let side = ClientSide::load(&tls, "localhost", HTTP2).expect("usable files");
+    let first = side.fresh();
+    assert!(Arc::ptr_eq(&first, &side.fresh()), "nothing has changed");
+    for suffix in ["crt", "key"] {
+        let text = std::fs::read_to_string(files.path(&format!("two.{suffix}"))).expect("a file");
+        files.write(&format!("one.{suffix}"), &text);
+    }
+    let second = side.fresh();
+    assert!(!Arc::ptr_eq(&first, &second), "renewed");
+    files.write("one.key", "half a file");
+    assert!(Arc::ptr_eq(&second, &side.fresh()), "broken");
+}

@@ -87,8 +87,12 @@ impl KeyCache {
                 None => NoKey::ProviderAway,
             });
         }
+        let first = self.current().is_none();
         let outcome = self.reload().await;
-        *asked = Some(Instant::now());
+        // The keys that a call found missing because none had been fetched yet were not unknown.
+        if !first || outcome.is_err() {
+            *asked = Some(Instant::now());
+        }
         drop(asked);
         match outcome {
             Ok(()) => self.known(id, algorithm).ok_or(NoKey::Unknown),
