@@ -8,7 +8,7 @@ use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::{status, trace};
 use tonic::Status;
-use twin::{DeviceId, IdentityKey, Map};
+use twin::{DeviceId, IdentityKey, Map, SectionKind};
 use wire::{InvalidField, names};
 
 use crate::apply::Cause;
@@ -95,10 +95,16 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(map)) => Ok(Some(map)),
-        Ok(_) => Err(InvalidField::new(field, "must be a JSON object").into()),
-        Err(error) => Err(InvalidField::new(field, format!("is not JSON: {error}")).into()),
+    // Paths in a refusal begin with the section that the field is for.
+    let section = match field {
+        "tags_json" | "tags_patch_json" => SectionKind::Tags,
+        "patch_json" => SectionKind::Reported,
+        // Desired sections, and the settings of policies, which become part of one.
+        _ => SectionKind::Desired,
+    };
+    match twin::parse_document(text, section) {
+        Ok(document) => Ok(Some(document)),
+        Err(violations) => Err(InvalidField::new(field, violations).into()),
     }
 }
 
@@ -133,5 +139,26 @@ fn page_token(next: Option<&IdentityKey>) -> String {
 fn report_damaged(damaged: &[Damaged]) {
     for damaged in damaged {
         tracing::error!(error = %damaged, "a stored twin was left out of a list");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integer_that_json_readers_would_change_is_refused_with_its_path() {
+        let text = r#"{"a": [1, 18446744073709551616]}"#;
+        for (field, path) in [
+            ("tags_patch_json", "tags.a[1]"),
+            ("desired_json", "properties.desired.a[1]"),
+            ("patch_json", "properties.reported.a[1]"),
+        ] {
+            let error = object(field, text).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(path), "{error}");
+        }
+        assert!(object("tags_json", "").unwrap().is_none());
+        assert!(object("tags_json", "[]").is_err());
+        assert!(object("tags_json", "{").is_err());
     }
 }
