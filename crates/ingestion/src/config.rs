@@ -249,4 +249,41 @@ mod tests {
             assert!(found.contains(key), "{key} is missing in\n{found}");
         }
     }
+
+    #[test]
+    fn every_setting_has_its_name_in_the_environment() {
+        let settings = [
+            ("TLS_CERT_FILE", "c.pem"),
+            ("TLS_KEY_FILE", "c.key"),
+            ("TLS_CLIENT_CA_FILE", "ca.pem"),
+            ("TLS_CLIENT_AUTH", "optional"),
+            ("NATS_URL", "tls://nats:4222"),
+            ("NATS_TOKEN", "12345678"),
+            ("NATS_CREDENTIALS_FILE", "n.creds"),
+            ("NATS_CA_FILE", "n.pem"),
+            ("CONNECTIONS__MAX", "100"),
+            ("TWIN_STORE_URL", "https://store:8430"),
+            ("TWIN_STORE_CA_FILE", "s.pem"),
+            ("TWIN_STORE_CERT_FILE", "p.pem"),
+            ("TWIN_STORE_KEY_FILE", "p.key"),
+            ("TWIN_STORE_TOKEN", "0123456789abcdef"),
+        ];
+        let variables = settings.map(|(key, value)| (format!("TWINWARD_INGESTION__{key}"), value));
+        let config: Config = service_kit::config::Loader::new("ingestion")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.tls.cert_file, Some("c.pem".into()));
+        let tls = config.tls.server().expect("TLS");
+        assert_eq!(tls.client_ca_file, Some("ca.pem".into()));
+        let nats = config.nats.bus("x");
+        assert_eq!(nats.servers, ["tls://nats:4222"]);
+        assert!(matches!(nats.credentials, bus::Credentials::File(_)));
+        assert_eq!(config.nats.token.expose(), "12345678");
+        assert_eq!(config.connections.max, 100);
+        let store = config.twin_store.client();
+        assert_eq!(store.url, "https://store:8430");
+        assert_eq!(store.tls.cert_file, Some("p.pem".into()));
+        assert!(store.token.is_some());
+    }
 }

@@ -129,3 +129,92 @@ impl Validate for Config {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use service_kit::auth::Role;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_has_its_name_in_the_environment() {
+        let settings = [
+            ("TLS_CERT_FILE", "c.pem"),
+            ("TLS_KEY_FILE", "c.key"),
+            ("TLS_CLIENT_CA_FILE", "ca.pem"),
+            ("TLS_CLIENT_AUTH", "optional"),
+            ("NATS_URL", "tls://nats:4222"),
+            ("NATS_TOKEN", "12345678"),
+            ("NATS_CREDENTIALS_FILE", "n.creds"),
+            ("NATS_CA_FILE", "n.pem"),
+            ("CONNECTIONS__MAX", "100"),
+            ("TOKEN", "0123456789abcdef"),
+            ("AUTH__TOKEN_ROLES", "reader,operator"),
+            (
+                "AUTH__CERTIFICATES",
+                "CN:policy=service,DNS:alice=admin+reader",
+            ),
+            ("AUTH__OIDC_ISSUER", "https://id.example"),
+            ("AUTH__OIDC_AUDIENCE", "twinward"),
+            ("AUTH__OIDC_ROLES", "ops=operator"),
+        ];
+        let variables = settings.map(|(key, value)| (format!("TWINWARD_TWIN_STORE__{key}"), value));
+        let config: Config = service_kit::config::Loader::new("twin-store")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.tls.cert_file, Some("c.pem".into()));
+        let tls = config.tls.server().expect("TLS");
+        assert_eq!(tls.client_ca_file, Some("ca.pem".into()));
+        let nats = config.nats.bus("x");
+        assert_eq!(nats.servers, ["tls://nats:4222"]);
+        assert!(matches!(nats.credentials, bus::Credentials::File(_)));
+        assert_eq!(config.nats.token.expose(), "12345678");
+        assert_eq!(config.connections.max, 100);
+        let auth = config.grpc().auth;
+        assert_eq!(auth.token_roles, [Role::Reader, Role::Operator]);
+        assert_eq!(auth.certificates.len(), 2);
+        assert_eq!(auth.oidc_issuer.as_deref(), Some("https://id.example"));
+        assert_eq!(auth.oidc_audience, ["twinward"]);
+    }
+
+    #[test]
+    fn whoever_may_call_must_be_able_to_prove_it() {
+        let problems = |settings: &[(&str, &str)]| {
+            let variables = settings
+                .iter()
+                .map(|(key, value)| (format!("TWINWARD_TWIN_STORE__{key}"), *value));
+            let loaded = service_kit::config::Loader::new("twin-store")
+                .environment(variables)
+                .load::<Config>();
+            loaded.map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(problems(&[]), Ok(()), "on loopback");
+        let open = ("LISTEN", "0.0.0.0:8430");
+        let tls = [("TLS_CERT_FILE", "c.pem"), ("TLS_KEY_FILE", "c.key")];
+        let error = problems(&[open, tls[0], tls[1]]).expect_err("to everybody");
+        assert!(
+            error.contains("token: refusing to serve 0.0.0.0:8430"),
+            "{error}"
+        );
+        let by_certificate = [open, tls[0], tls[1], ("TLS_CLIENT_CA_FILE", "ca.pem")];
+        assert_eq!(problems(&by_certificate), Ok(()));
+        assert_eq!(problems(&[open, ("ALLOW_INSECURE", "true")]), Ok(()));
+        for (settings, wanted) in [
+            (("AUTH__CERTIFICATES", "CN:a=admin"), "tls_client_ca_file"),
+            (("AUTH__CERTIFICATES", "a=admin"), "begins with CN:"),
+            (
+                ("AUTH__OIDC_ISSUER", "https://id.example"),
+                "auth.oidc_audience",
+            ),
+            (("AUTH__OIDC_ISSUER", "http://id.example"), "must be https"),
+            (("AUTH__OIDC_JWKS_FILE", "keys.json"), "needs oidc_issuer"),
+            (("AUTH__TOKEN_ROLES", "root"), "unknown variant `root`"),
+            (("AUTH__PASSWORD", "x"), "unknown field"),
+            (("NATS_HOST", "x"), "expected one of `nats_url`"),
+        ] {
+            let error = problems(&[settings]).expect_err(settings.0);
+            assert!(error.contains(wanted), "{settings:?}: {error}");
+        }
+    }
+}

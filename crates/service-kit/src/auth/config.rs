@@ -1,9 +1,10 @@
 //! What an operator says about who may call.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use serde::de::{self, Visitor};
+use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::auth::certificate::CertificateMap;
@@ -22,6 +23,7 @@ pub struct AuthConfig {
     pub token_name: String,
     /// The roles of whoever holds the service's `token`: some of `reader`, `operator`, `admin`,
     /// `service`. Default `["admin", "service"]`, so that one token is enough for a small hub.
+    #[serde(deserialize_with = "one_or_more")]
     pub token_roles: Vec<Role>,
     /// A second token, for our own services alone: its holder is called `service` and has the role
     /// `service`. At least 16 characters. Unset (default): there is none.
@@ -89,23 +91,29 @@ impl AuthConfig {
     }
 }
 
-/// One text, texts with commas between them, or a list.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct OneOrMore;
+/// One item, items with commas between them, or a list.
+fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    struct OneOrMore<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for OneOrMore {
-        type Value = Vec<String>;
+    impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMore<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("text or a list of texts")
         }
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
             let items = text.split(',').map(str::trim).filter(|it| !it.is_empty());
-            Ok(items.map(str::to_owned).collect())
+            items
+                .map(|it| T::deserialize(it.into_deserializer()))
+                .collect()
         }
 
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
             let mut read = Vec::new();
             while let Some(item) = items.next_element()? {
                 read.push(item);
@@ -114,7 +122,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
         }
     }
 
-    deserializer.deserialize_any(OneOrMore)
+    deserializer.deserialize_any(OneOrMore(PhantomData))
 }
 
 impl Default for AuthConfig {
