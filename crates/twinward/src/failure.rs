@@ -16,6 +16,7 @@ pub struct Failure {
     why: Option<String>,
     details: Vec<String>,
     advice: Vec<String>,
+    code: Option<Box<str>>,
 }
 
 impl Failure {
@@ -27,12 +28,17 @@ impl Failure {
             why: None,
             details: Vec::new(),
             advice: Vec::new(),
+            code: None,
         }
     }
 
     /// The answer of a service to what was tried.
     pub fn from_status(what: impl Into<String>, status: tonic::Status) -> Self {
-        let remote = RemoteError::from(status);
+        Self::from_remote(what, &RemoteError::from(status))
+    }
+
+    /// The answer of a service, read already, to what was tried.
+    pub fn from_remote(what: impl Into<String>, remote: &RemoteError) -> Self {
         let violations = remote.violations();
         // A message that goes on to list the violations would say them twice.
         let message = remote.to_string();
@@ -43,6 +49,7 @@ impl Failure {
         });
         let message = listed.unwrap_or(&message);
         let mut failure = Self::new(kind_of(remote.kind()), what).because(message);
+        failure.code = Some(remote.reason().into());
         for violation in &violations {
             failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
         }
@@ -93,6 +100,11 @@ impl Failure {
         self
     }
 
+    /// The stable reason that a service gave, for instance `HISTORY_TRIMMED`.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -101,6 +113,16 @@ impl Failure {
     /// Why it failed, or else what failed, on one line.
     pub fn reason(&self) -> String {
         self.why.clone().unwrap_or_else(|| self.what.clone())
+    }
+
+    /// The reason and all details on one line, for a list of failures.
+    pub fn details_on_one_line(&self) -> String {
+        let mut text = self.reason();
+        for (index, line) in self.details.iter().enumerate() {
+            text.push_str(if index == 0 { ": " } else { "; " });
+            text.push_str(line.trim());
+        }
+        text
     }
 
     /// The whole message, ending with a line break.
@@ -172,6 +194,18 @@ mod tests {
             Failure::from_status("cannot create a token", status).render(),
             "error: cannot create a token: the request is invalid\n  ttl: must be above zero\n"
         );
+    }
+
+    #[test]
+    fn a_refused_verb_ends_as_a_refused_service_would() {
+        for code in 1..=16 {
+            let code = Code::from(code);
+            let failure = Failure::from_status("cannot do it", Status::new(code, "no"));
+            assert_eq!(
+                failure.kind().code(),
+                ErrorKind::from_code(code).exit_code()
+            );
+        }
     }
 
     #[test]

@@ -17,13 +17,16 @@ pub mod exit;
 pub mod failure;
 mod files;
 mod identity_args;
+mod object;
 mod output;
+mod patience;
 pub mod private_file;
 mod probe;
 mod serve;
 mod service;
 mod up;
 mod verbs;
+mod when;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -110,6 +113,12 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         Command::Module(command) => verbs::module::run(command, &connection, &output).await,
         Command::Enrollment(command) => verbs::enrollment::run(command, &connection, &output).await,
         Command::Twin(command) => verbs::twin::run(command, &connection, &output).await,
+        Command::Query(args) => verbs::query::run(&args, &connection, &output).await,
+        Command::Watch(args) => verbs::twin::watch::run(args, &connection, &output).await,
+        Command::Bulk(command) => verbs::bulk::run(command, &connection, &output).await,
+        Command::Operation(command) => verbs::operation::run(command, &connection, &output).await,
+        Command::Store(command) => verbs::store::run(command, &connection, &output).await,
+        Command::Audit(command) => verbs::audit::run(command, &connection, &output).await,
         Command::Policy(args) => match args.command {
             Some(command) => verbs::policy::run(command, &connection, &output).await,
             None => Ok(()),
