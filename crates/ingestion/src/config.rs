@@ -27,7 +27,8 @@ pub struct Config {
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
-    /// How many may connect, and how soon they must prove themselves.
+    /// How many may connect, and how soon they must prove themselves. Default 16384 unproven ones:
+    /// a whole fleet may come back at the same time, and prove itself as fast as twin-store answers.
     pub connections: ConnectionLimits,
     /// The hub's host name: it stands in connection strings and in the resource of every SAS
     /// token, so changing it invalidates both. Without scheme and port. Default `localhost`.
@@ -97,7 +98,10 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8421)),
             tls: ListenerTls::default(),
             allow_insecure: false,
-            connections: ConnectionLimits::default(),
+            connections: ConnectionLimits {
+                unproven_max: 16_384,
+                ..ConnectionLimits::default()
+            },
             public_host: "localhost".to_owned(),
             nats: NatsSettings::default(),
             stream_replicas: 1,

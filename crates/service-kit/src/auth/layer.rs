@@ -285,7 +285,9 @@ where
         if self.auth.open.iter().any(|prefix| path.starts_with(prefix)) {
             let answered = self.inner.call(request);
             return Box::pin(async move {
+                let asking = peer.as_ref().map(Peer::asks);
                 let response = answered.await?;
+                drop(asking);
                 if let Some(peer) = peer
                     && is_let_in(&response)
                 {
@@ -299,6 +301,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, copy);
         let auth = Arc::clone(&self.auth);
         Box::pin(async move {
+            let _asking = peer.as_ref().map(Peer::asks);
             let (path, headers) = (request.uri().path(), request.headers());
             match auth.decide(path, headers, peer.as_deref()).await {
                 Ok(principal) => {

@@ -2,12 +2,14 @@
 //!
 //! Whoever reaches the port can connect and say nothing, so a connection has a while to prove
 //! itself, and only so many may be unproven: when there are too many, the oldest makes room, since
-//! who belongs here proves it within milliseconds. Proven is who made a call that its service let
-//! in; who only asks for health stays as long as nobody needs the place.
+//! who belongs here proves it within milliseconds. Whoever is being answered is not silent, though
+//! the answer may take a while when a whole fleet connects: such a connection is not late, and makes
+//! room last. Proven is who made a call that its service let in; who only asks for health stays as
+//! long as nobody needs the place.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use futures::task::AtomicWaker;
@@ -16,6 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Problems, Validate};
 use crate::metrics::{Counter, Gauge, Scope};
 use crate::units::Duration;
+
+/// How many of the oldest are looked at for one that waits for no answer. Looking at all of them
+/// with every connection would help whoever floods us.
+const LOOK_AT: usize = 64;
 
 /// How many may connect, and how soon they must prove themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +34,7 @@ pub struct ConnectionLimits {
     /// Default 1024.
     pub unproven_max: u32,
     /// How long a new connection may take until its first call is let in, the TLS handshake
-    /// included. Default 10s.
+    /// included and our own answers not. Default 10s.
     pub prove_within: Duration,
 }
 
@@ -73,6 +79,18 @@ struct Unproven {
     peers: BTreeMap<u64, Weak<Peer>>,
 }
 
+impl Unproven {
+    /// Who makes room: the oldest that waits for no answer, or else the oldest.
+    fn first_to_go(&self) -> Option<u64> {
+        let idle = self.peers.iter().take(LOOK_AT).find(|(_, peer)| {
+            peer.upgrade()
+                .is_none_or(|peer| peer.calls.load(Ordering::Acquire) == 0)
+        });
+        idle.or_else(|| self.peers.first_key_value())
+            .map(|(id, _)| *id)
+    }
+}
+
 impl Connections {
     pub(crate) fn new(limits: ConnectionLimits) -> Arc<Self> {
         Arc::new(Self {
@@ -106,13 +124,13 @@ impl Connections {
         let mut unproven = self.unproven();
         let full = self.open.load(Ordering::Relaxed) >= as_len(self.limits.max);
         if full || unproven.peers.len() >= as_len(self.limits.unproven_max) {
-            let Some((_, oldest)) = unproven.peers.pop_first() else {
+            let Some(id) = unproven.first_to_go() else {
                 drop(unproven);
                 self.count_closed();
                 return None;
             };
-            if let Some(oldest) = oldest.upgrade() {
-                oldest.evict();
+            if let Some(peer) = unproven.peers.remove(&id).and_then(|peer| peer.upgrade()) {
+                peer.evict();
             }
         }
         let id = unproven.next;
@@ -122,6 +140,7 @@ impl Connections {
             address,
             connections: Arc::clone(self),
             standing: AtomicU8::new(Standing::SILENT),
+            calls: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             names: OnceLock::new(),
             reported: AtomicBool::new(false),
@@ -179,6 +198,8 @@ pub(crate) struct Peer {
     address: SocketAddr,
     connections: Arc<Connections>,
     standing: AtomicU8,
+    /// Calls that are being answered.
+    calls: AtomicU32,
     /// Wakes whoever reads the connection, to see that it was evicted.
     waker: AtomicWaker,
     /// The names in the client's certificate; set with the handshake if it showed one.
@@ -218,6 +239,16 @@ impl Peer {
         self.connections.forget(self.id);
     }
 
+    /// A call of it is being answered for as long as the answer's guard lives.
+    pub(crate) fn asks(self: &Arc<Self>) -> Asking {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        Asking(Arc::clone(self))
+    }
+
+    pub(super) fn waits_for_an_answer(&self) -> bool {
+        self.calls.load(Ordering::Acquire) > 0
+    }
+
     fn evict(&self) {
         self.standing.store(Standing::EVICTED, Ordering::Release);
         self.waker.wake();
@@ -251,6 +282,16 @@ impl Peer {
     }
 }
 
+/// A call being answered.
+#[derive(Debug)]
+pub(crate) struct Asking(Arc<Peer>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +318,21 @@ mod tests {
         let third = admit(&all).expect("room");
         assert!(first.is_evicted(), "asking for health proves nothing");
         assert!(!proven.is_evicted() && !second.is_evicted() && !third.is_evicted());
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_makes_room_last() {
+        let all = connections(100, 2);
+        let (first, second) = (admit(&all).expect("room"), admit(&all).expect("room"));
+        let asking = first.asks();
+        let third = admit(&all).expect("room");
+        assert!(second.is_evicted() && !first.is_evicted());
+        let _also = third.asks();
+        let fourth = admit(&all).expect("room");
+        assert!(first.is_evicted(), "all wait, and it is the oldest");
+        drop(asking);
+        assert!(!first.waits_for_an_answer() && third.waits_for_an_answer());
+        assert!(!fourth.is_evicted());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::Connected;
@@ -60,6 +60,7 @@ impl Incoming {
         Connection {
             stream,
             hurry: Some(Box::pin(tokio::time::sleep(within))),
+            within,
             peer,
         }
     }
@@ -108,6 +109,7 @@ pub(super) struct Connection {
     stream: Transport,
     /// Until when it must have made a call; `None` once it has.
     hurry: Option<Pin<Box<Sleep>>>,
+    within: Duration,
     peer: Arc<Peer>,
 }
 
@@ -132,9 +134,14 @@ impl Connection {
             if !self.peer.is_silent() {
                 self.hurry = None;
             } else if hurry.as_mut().poll(cx).is_ready() {
-                self.peer.closed_unproven();
-                let problem = "no call of it was let in for too long";
-                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                if !self.peer.waits_for_an_answer() {
+                    self.peer.closed_unproven();
+                    let problem = "no call of it was let in for too long";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                }
+                // It is we who are slow.
+                hurry.as_mut().reset(Instant::now() + self.within);
+                let _ = hurry.as_mut().poll(cx);
             }
         }
         Ok(())
