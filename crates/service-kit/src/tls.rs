@@ -23,6 +23,8 @@ use crate::auth::Insecure;
 use crate::config::{Problems, SpelledOut, Validate};
 use crate::units::Duration;
 
+pub use client::connector;
+
 /// Both versions that are still safe.
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 /// How often a server looks at its files, by default: a renewal is made days ahead.

@@ -18,6 +18,7 @@ use crate::record::{Damaged, Record};
 mod conformance;
 #[cfg(test)]
 pub(crate) mod model;
+pub mod postgres;
 pub(crate) mod row;
 pub mod sqlite;
 

@@ -38,7 +38,11 @@ impl Files {
         Ok(Self { authorities, pair })
     }
 
-    fn config(&self, settings: &ClientTls, protocol: &[u8]) -> Result<ClientConfig, TlsError> {
+    fn config(
+        &self,
+        settings: &ClientTls,
+        protocol: Option<&[u8]>,
+    ) -> Result<ClientConfig, TlsError> {
         let roots = match (&settings.ca_file, &self.authorities) {
             (Some(path), Some(pem)) => Arc::new(authorities("authorities", path, pem)?),
             (None, _) | (_, None) => system_authorities()?,
@@ -60,9 +64,18 @@ impl Files {
             }
             (None, _, _) | (_, None, _) | (_, _, None) => builder.with_no_client_auth(),
         };
-        config.alpn_protocols.push(protocol.to_vec());
+        config.alpn_protocols.extend(protocol.map(<[u8]>::to_vec));
         Ok(config)
     }
+}
+
+/// For a library that speaks rustls itself, and a protocol that is not agreed on by name. The files
+/// are read once.
+///
+/// # Errors
+/// A file cannot be read or used.
+pub fn connector(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
+    Files::read(settings)?.config(settings, None)
 }
 
 /// The authorities this system believes. Read once: it is a long list.
@@ -101,7 +114,7 @@ impl ClientSide {
             name: name.to_owned(),
         })?;
         let files = Files::read(settings)?;
-        let config = Arc::new(files.config(settings, protocol)?);
+        let config = Arc::new(files.config(settings, Some(protocol))?);
         Ok(Arc::new(Self {
             settings: settings.clone(),
             name,
@@ -139,7 +152,7 @@ impl ClientSide {
             if files == current.0 {
                 return Ok(None);
             }
-            let config = files.config(&self.settings, self.protocol)?;
+            let config = files.config(&self.settings, Some(self.protocol))?;
             Ok(Some((files, Arc::new(config))))
         });
         match renewed {

@@ -1,14 +1,17 @@
-//! What every store must do, run on each implementation: the embedded one, and the plain model that
-//! other tests use in its place.
+//! What every store must do, run on each implementation: the embedded one, the shared one on a real
+//! PostgreSQL, and the plain model that other tests use in their place.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 use twin::{PartitionCount, Revision, partition_of};
 
 use super::model::ModelStore;
+use super::postgres::testing::open as open_postgres;
 use super::sqlite::SqliteStore;
 use super::{
     Commit, EnrollmentToken, EnrollmentUse, Error, Loaded, LogEntry, PartitionState, Replica,
@@ -19,7 +22,7 @@ use crate::testing::{device, key, now, record};
 
 /// Opens further handles on one and the same content, as another process would.
 struct Opener {
-    open: Box<dyn Fn() -> Arc<dyn Store>>,
+    open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>,
     _folder: Option<TempDir>,
 }
 
@@ -27,22 +30,42 @@ impl Opener {
     fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let store = Arc::new(SqliteStore::open(&path).expect("it opens"));
+            async move { store as Arc<dyn Store> }.boxed()
+        };
         Self {
-            open: Box::new(move || Arc::new(SqliteStore::open(&path).expect("it opens"))),
+            open: Box::new(open),
             _folder: Some(folder),
+        }
+    }
+
+    async fn postgres() -> Self {
+        let database = testkit::postgres::database().await;
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let url = database.url();
+            async move { Arc::new(open_postgres(&url).await) as Arc<dyn Store> }.boxed()
+        };
+        Self {
+            open: Box::new(open),
+            _folder: None,
         }
     }
 
     fn model() -> Self {
         let model = ModelStore::new();
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let model = model.clone();
+            async move { Arc::new(model) as Arc<dyn Store> }.boxed()
+        };
         Self {
-            open: Box::new(move || Arc::new(model.clone())),
+            open: Box::new(open),
             _folder: None,
         }
     }
 
-    fn open(&self) -> Arc<dyn Store> {
-        (self.open)()
+    async fn open(&self) -> Arc<dyn Store> {
+        (self.open)().await
     }
 }
 
@@ -50,6 +73,11 @@ macro_rules! on_every_store {
     ($($story:ident)*) => {
         mod sqlite {
             $(#[tokio::test] async fn $story() { super::$story(super::Opener::sqlite()).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $story() {
+                super::$story(super::Opener::postgres().await).await;
+            })*
         }
         mod model {
             $(#[tokio::test] async fn $story() { super::$story(super::Opener::model()).await; })*
@@ -129,7 +157,7 @@ async fn keys_of(store: &dyn Store, source: Source, limit: u32) -> Vec<String> {
 }
 
 async fn a_record_is_read_as_it_was_written(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let (parent, module) = (record("d", "g1"), record("d/m", "g2"));
     let commit = Commit {
@@ -155,7 +183,7 @@ async fn a_record_is_read_as_it_was_written(opener: Opener) {
 }
 
 async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let names = ["B", "a", "a/m", "a/n", "a-b", "a.c", "a.c/m", "z"];
     let records: Vec<_> = names.map(|name| record(name, "g")).into();
@@ -188,7 +216,7 @@ async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
 }
 
 async fn a_commit_is_whole_or_nothing(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let mut lost = standing(&states, "d", 1);
     lost.epoch.0 += 7;
@@ -213,9 +241,9 @@ async fn a_commit_is_whole_or_nothing(opener: Opener) {
 }
 
 async fn a_stale_owner_cannot_commit_anything(opener: Opener) {
-    let first = opener.open();
+    let first = opener.open().await;
     let stale = take(&*first).await;
-    let second = opener.open();
+    let second = opener.open().await;
     let fresh = take(&*second).await;
     for (before, after) in stale.iter().zip(&fresh) {
         assert!(before.epoch < after.epoch, "{before:?} {after:?}");
@@ -247,7 +275,7 @@ fn change(state: PartitionState, revision: u64) -> LogEntry {
 }
 
 async fn the_log_keeps_its_order_and_forgets_what_is_trimmed(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let (one, other) = (states[0], states[1]);
     let at = |state: PartitionState, revision| PartitionState {
@@ -289,9 +317,9 @@ async fn the_log_keeps_its_order_and_forgets_what_is_trimmed(opener: Opener) {
 }
 
 async fn another_number_of_partitions_is_refused(opener: Opener) {
-    take(&*opener.open()).await;
+    take(&*opener.open().await).await;
     let other = PartitionCount::new(COUNT * 2).expect("a count");
-    let refused = opener.open().claim(replica(other)).await;
+    let refused = opener.open().await.claim(replica(other)).await;
     assert!(
         matches!(
             refused,
@@ -302,7 +330,7 @@ async fn another_number_of_partitions_is_refused(opener: Opener) {
         ),
         "{refused:?}"
     );
-    take(&*opener.open()).await;
+    take(&*opener.open().await).await;
 }
 
 fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
@@ -315,7 +343,7 @@ fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
 }
 
 async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let hour = SignedDuration::from_hours(1);
     let commit = Commit {
@@ -363,7 +391,7 @@ async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
 }
 
 async fn a_trim_forgets_tokens_an_hour_after_they_expired(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let (short, long) = (SignedDuration::from_mins(1), SignedDuration::from_hours(5));
     let commit = Commit {
@@ -394,7 +422,7 @@ async fn a_trim_forgets_tokens_an_hour_after_they_expired(opener: Opener) {
 }
 
 async fn a_reopened_store_has_kept_everything(opener: Opener) {
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let mut standing = standing(&states, "d", 5);
     standing.position = 77;
@@ -414,7 +442,7 @@ async fn a_reopened_store_has_kept_everything(opener: Opener) {
     store.commit(commit).await.expect("committed");
     drop(store);
 
-    let store = opener.open();
+    let store = opener.open().await;
     let states = take(&*store).await;
     let kept = states
         .iter()

@@ -1,0 +1,20 @@
+//! Opens stores for tests.
+
+use service_kit::secret::Secret;
+use service_kit::tls::ClientTls;
+
+use super::{PostgresSettings, PostgresStore};
+
+/// A store on a database of a test.
+pub(crate) async fn open(url: &str) -> PostgresStore {
+    PostgresStore::open(&settings(url)).await.expect("it opens")
+}
+
+/// Settings for it.
+pub(crate) fn settings(url: &str) -> PostgresSettings {
+    PostgresSettings {
+        url: Secret::new(url),
+        tls: ClientTls::default(),
+        connections: 4,
+    }
+}
