@@ -16,3 +16,4 @@ mod offline_agent;
 mod one_trace;
 mod shutdown;
 mod stale_owner;
+mod who_may_call;

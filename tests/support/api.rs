@@ -42,10 +42,15 @@ impl Api {
             };
             connect(&config).expect("a usable URL")
         };
+        Api::over(&channel(twin_store_url), &channel(policy_url))
+    }
+
+    /// Over channels that say by themselves who calls.
+    pub(crate) fn over(twin_store: &Connection, policy: &Connection) -> Api {
         Api {
-            registry: RegistryServiceClient::new(channel(twin_store_url)),
-            twins: TwinServiceClient::new(channel(twin_store_url)),
-            policies: PolicyServiceClient::new(channel(policy_url)),
+            registry: RegistryServiceClient::new(twin_store.clone()),
+            twins: TwinServiceClient::new(twin_store.clone()),
+            policies: PolicyServiceClient::new(policy.clone()),
         }
     }
 
