@@ -327,7 +327,7 @@ impl GrpcServer {
             let follow = Arc::clone(tls).follow(shutdown.clone());
             tasks.spawn("certificate files", OnFailure::Log, follow);
         }
-        if let Some(upkeep) = self.auth.upkeep(shutdown.clone()) {
+        if let Some(upkeep) = self.auth.upkeep(shutdown.clone(), health) {
             tasks.spawn("OIDC keys", OnFailure::StopService, upkeep);
         }
         let incoming = Incoming::new(self.listener, self.connections, self.tls);

@@ -9,6 +9,7 @@ use crate::auth::refusal::Refusal;
 use crate::auth::token::SCHEME;
 use crate::auth::{AdminToken, AuthConfig, AuthError, Insecure, Principal, Role, Via};
 use crate::clock::SharedClock;
+use crate::health::Health;
 use crate::secret::Secret;
 use crate::shutdown::ShutdownToken;
 
@@ -67,8 +68,10 @@ impl Authenticator {
     pub(super) fn upkeep(
         &self,
         shutdown: ShutdownToken,
+        health: &Health,
     ) -> Option<impl Future<Output = ()> + use<>> {
-        self.oidc.as_ref().map(|oidc| oidc.follow(shutdown))
+        let oidc = self.oidc.as_ref()?;
+        Some(oidc.follow(shutdown, health))
     }
 
     /// True if nobody has to prove anything.

@@ -19,6 +19,7 @@ use crate::auth::refusal::Refusal;
 use crate::auth::{AuthError, Insecure, Permission, Principal, Via};
 use crate::clock::SharedClock;
 use crate::error::{Classified, Kind};
+use crate::health::Health;
 use crate::metrics::{Counter, EncodeLabelSet, Family, Scope};
 use crate::server::{Peer, PeerHandle};
 use crate::shutdown::ShutdownToken;
@@ -91,8 +92,9 @@ impl AuthLayer {
     pub(crate) fn upkeep(
         &self,
         shutdown: ShutdownToken,
+        health: &Health,
     ) -> Option<impl Future<Output = ()> + use<>> {
-        self.authenticator.upkeep(shutdown)
+        self.authenticator.upkeep(shutdown, health)
     }
 
     /// Says what each method needs: `/package.Service/Method` and its permission. A method that is

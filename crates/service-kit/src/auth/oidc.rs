@@ -21,6 +21,7 @@ use crate::auth::config::AuthConfig;
 use crate::auth::refusal::Refusal;
 use crate::auth::{AuthError, Insecure, Principal};
 use crate::clock::SharedClock;
+use crate::health::Health;
 use crate::shutdown::ShutdownToken;
 
 use cache::{KeyCache, NoKey};
@@ -64,8 +65,12 @@ impl Oidc {
     }
 
     /// Keeps the keys fresh until told to stop.
-    pub(super) fn follow(&self, shutdown: ShutdownToken) -> impl Future<Output = ()> + use<> {
-        Arc::clone(&self.keys).follow(shutdown)
+    pub(super) fn follow(
+        &self,
+        shutdown: ShutdownToken,
+        health: &Health,
+    ) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.keys).follow(shutdown, health.component("oidc"))
     }
 
     /// True if this may be a token of a provider at all.

@@ -75,6 +75,7 @@ pub(crate) struct Bouncer {
     pub(crate) tasks: Tasks,
     pub(crate) address: SocketAddr,
     pub(crate) registry: Registry,
+    pub(crate) health: Health,
 }
 
 impl Bouncer {
@@ -94,6 +95,7 @@ impl Bouncer {
             tasks,
             address,
             registry,
+            health,
         }
     }
 

@@ -224,6 +224,13 @@ async fn the_last_good_keys_stay_while_the_provider_is_away_and_withdrawn_ones_g
 
     provider.set_away(true);
     let asked = provider.key_requests();
+    wait_for("the health to say so", PATIENCE, async || {
+        let report = serde_json::to_value(server.health.report()).expect("JSON");
+        let text = report.to_string();
+        (text.contains("degraded") && text.contains("503")).then_some(())
+    })
+    .await;
+    assert!(server.health.is_ready(), "others may still call");
     wait_for("two failed fetches", PATIENCE, async || {
         (provider.key_requests() >= asked + 2).then_some(())
     })

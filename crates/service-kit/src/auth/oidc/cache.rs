@@ -14,6 +14,7 @@ use crate::auth::oidc::keys::KeySet;
 use crate::auth::oidc::source::{Source, SourceError};
 use crate::backoff::{Backoff, Policy};
 use crate::error::chain;
+use crate::health::Component;
 use crate::shutdown::ShutdownToken;
 
 /// How often unknown keys may make us ask the provider. Anybody can send tokens that name keys
@@ -103,22 +104,24 @@ impl KeyCache {
         }
     }
 
-    /// Fetches the keys every now and then, until told to stop.
-    pub(super) async fn follow(self: Arc<Self>, shutdown: ShutdownToken) {
+    /// Fetches the keys every now and then, until told to stop. Callers by other means need no
+    /// keys, so their absence degrades the service and no more.
+    pub(super) async fn follow(self: Arc<Self>, shutdown: ShutdownToken, health: Component) {
         let mut backoff = Backoff::new(AWAY);
         // The same trouble is said once.
         let mut known = String::new();
-        let mut wait = if self.current().is_some() {
-            self.refresh
-        } else {
-            Duration::ZERO
-        };
+        let mut wait = Duration::ZERO;
+        if self.current().is_some() {
+            health.serving();
+            wait = self.refresh;
+        }
         while shutdown.run_until(tokio::time::sleep(wait)).await.is_some() {
             let Some(outcome) = shutdown.run_until(self.reload()).await else {
                 return;
             };
             match outcome {
                 Ok(()) => {
+                    health.serving();
                     if !known.is_empty() {
                         tracing::info!("OIDC keys are fetched again");
                     }
@@ -135,6 +138,7 @@ impl KeyCache {
                             "OIDC keys cannot be fetched"
                         );
                     }
+                    health.degraded(format!("OIDC keys cannot be fetched: {problem}"));
                     known = problem;
                     wait = backoff.next_delay().unwrap_or(self.refresh);
                 }
