@@ -1,5 +1,6 @@
 //! Prints records as messages: `Twin`, `TwinChange`.
 
+use jiff::Timestamp;
 use posture::Timeline;
 use twin::{IdentityKey, Revision};
 use wire::bus::v1::TwinChange;
@@ -65,6 +66,17 @@ fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
         status_reason: record.identity.status_reason.clone(),
         ..proto::Twin::default()
     })
+}
+
+/// When the identity last did anything: its session began or ended, or something arrived from it.
+pub fn last_activity(record: &Record) -> Option<Timestamp> {
+    let agent = &record.posture.agent;
+    let instants = [
+        agent.connected_at,
+        agent.disconnected_at,
+        agent.last_seen_at,
+    ];
+    instants.into_iter().flatten().max()
 }
 
 /// A change of a twin that is still there.

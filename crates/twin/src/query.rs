@@ -125,6 +125,21 @@ pub enum Scope {
     Where(Expr),
 }
 
+impl Scope {
+    /// Whether it holds for a twin at a time, which is what `NOW()` means.
+    pub fn holds_at(&self, twin: &dyn Lookup, now: Timestamp) -> bool {
+        self.holds(twin, Some(now))
+    }
+
+    fn holds(&self, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
+        match self {
+            Scope::Everything => true,
+            Scope::Nothing => false,
+            Scope::Where(expr) => eval::holds(expr, &eval::Facts::new(twin, now)),
+        }
+    }
+}
+
 /// A parsed twin, borrowed, as far as changes carry it. A store that keeps more, or keeps it as
 /// text, implements [`Lookup`] or uses [`LazyTwin`].
 #[derive(Debug, Clone, Copy)]
@@ -202,11 +217,7 @@ impl Condition {
     }
 
     fn holds(&self, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
-        match &self.scope {
-            Scope::Everything => true,
-            Scope::Nothing => false,
-            Scope::Where(expr) => eval::holds(expr, &eval::Facts::new(twin, now)),
-        }
+        self.scope.holds(twin, now)
     }
 
     /// What it looks at: if nothing at or below these paths changes, neither does its result.
