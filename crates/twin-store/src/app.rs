@@ -21,6 +21,7 @@ use wire::registry::v1::registry_service_server::RegistryServiceServer;
 use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
+use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
 use wire::twin::v1::twin_service_server::TwinServiceServer;
 
 use crate::config::Config;
@@ -192,6 +193,7 @@ impl App {
             CredentialServiceServer::new(api.clone()),
             TwinServiceServer::new(api.clone()),
             DeviceTwinServiceServer::new(api.clone()),
+            TwinQueryServiceServer::new(api.clone()),
             PolicyTwinServiceServer::new(api),
         )
         .rules(permissions::RULES)

@@ -1,6 +1,7 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
 use service_kit::error::{Classified, Kind, Violation};
+use twin::query::QueryErrorKind;
 use twin::{IdentityKey, TwinError, Violations};
 use wire::InvalidField;
 
@@ -14,6 +15,22 @@ pub enum Error {
     /// A field of the request cannot be used.
     #[error("the request is invalid: {0}")]
     Field(InvalidField),
+    /// A query cannot be read.
+    #[error("the query cannot be run: {0}")]
+    Query(twin::QueryError),
+    /// A query makes too many groups.
+    #[error(transparent)]
+    TooManyGroups(twin::query::TooManyGroups),
+    /// A query looks at too much.
+    #[error(
+        "the query was stopped after {seconds} s; take fewer twins with a condition that an index \
+         serves, such as `tags.site = 'paris'` or `STARTSWITH(deviceId, 'plant1-')` \
+         (ExplainQuery shows what serves a query)"
+    )]
+    QueryTooSlow {
+        /// What a query may take.
+        seconds: u64,
+    },
     /// There is no such identity.
     #[error("{} does not exist", name(.0))]
     NotFound(IdentityKey),
@@ -110,6 +127,11 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Field(_) => Kind::InvalidArgument,
+            Error::Query(error) => match error.kind {
+                QueryErrorKind::Invalid | QueryErrorKind::Unsupported => Kind::InvalidArgument,
+                QueryErrorKind::TooLong => Kind::FailedPrecondition,
+            },
+            Error::QueryTooSlow { .. } => Kind::DeadlineExceeded,
             Error::NotFound(_) => Kind::NotFound,
             Error::AlreadyExists(_) => Kind::AlreadyExists,
             Error::EtagMismatch { .. } => Kind::Aborted,
@@ -118,7 +140,9 @@ impl Classified for Error {
                 TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => Kind::Aborted,
                 TwinError::VersionsExhausted => Kind::FailedPrecondition,
             },
-            Error::TooManyModules { .. } | Error::NeverDesired { .. } => Kind::FailedPrecondition,
+            Error::TooManyModules { .. } | Error::NeverDesired { .. } | Error::TooManyGroups(_) => {
+                Kind::FailedPrecondition
+            }
             Error::TokenRefused => Kind::Unauthenticated,
             Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
             Error::WatchTooSlow { .. } => Kind::ResourceExhausted,
@@ -138,6 +162,13 @@ impl Classified for Error {
     fn reason(&self) -> &str {
         match self {
             Error::Field(_) => "INVALID_FIELD",
+            Error::Query(error) => match error.kind {
+                QueryErrorKind::Invalid => "INVALID_QUERY",
+                QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
+                QueryErrorKind::TooLong => "QUERY_TOO_LONG",
+            },
+            Error::TooManyGroups(_) => "TOO_MANY_GROUPS",
+            Error::QueryTooSlow { .. } => "QUERY_TOO_SLOW",
             Error::NotFound(key) if key.module.is_some() => "MODULE_NOT_FOUND",
             Error::NotFound(_) => "DEVICE_NOT_FOUND",
             Error::AlreadyExists(key) if key.module.is_some() => "MODULE_ALREADY_EXISTS",
@@ -169,6 +200,7 @@ impl Classified for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
+            Error::Query(error) => vec![Violation::new("query", error.summary())],
             Error::Twin {
                 source: TwinError::Rules(rules),
                 ..

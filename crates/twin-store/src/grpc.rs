@@ -24,6 +24,7 @@ mod device_twins;
 mod enrollment;
 mod identity;
 mod policies;
+mod query;
 mod registry;
 mod twins;
 mod watch;

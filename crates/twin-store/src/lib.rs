@@ -17,10 +17,13 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod grpc;
+pub mod index;
+pub mod lookup;
 pub mod metrics;
 pub mod outbox;
 mod permissions;
 pub mod record;
+pub mod search;
 pub mod secrets;
 pub mod store;
 

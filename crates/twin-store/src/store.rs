@@ -20,6 +20,7 @@ mod conformance;
 pub(crate) mod model;
 pub mod postgres;
 pub(crate) mod row;
+pub(crate) mod sql;
 pub mod sqlite;
 
 /// What keeps identities and twins, with everything that has to change together with them.
@@ -56,6 +57,13 @@ pub trait Store: Send + Sync {
 
     /// How a search would be run, and how much of its condition the store decides itself.
     fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>>;
+
+    /// Counts what a search finds, whatever its `after` and `limit`. None if the store cannot: a part
+    /// of the condition is residual, or many rows cannot be looked into; then pages are read.
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        drop(search);
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Reads the log of a partition behind a revision, in order.
     fn log(
@@ -234,6 +242,15 @@ pub enum Loaded {
     Request(RequestAnswer),
     /// A long-running operation.
     Operation(OperationRow),
+}
+
+/// How many records a search finds.
+#[derive(Debug, Clone, Default)]
+pub struct Count {
+    /// Those that the store decided.
+    pub decided: u64,
+    /// Records that it could not decide on; the caller evaluates the condition and adds them.
+    pub undecided: Page,
 }
 
 /// Where a partition stands.

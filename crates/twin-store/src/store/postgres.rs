@@ -26,9 +26,9 @@ use tokio_postgres::types::ToSql;
 use twin::{IdentityKey, Partition, PartitionCount, Revision};
 
 use super::{
-    AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, Loaded, LogPage, OperationId,
-    OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention, Search, Selection,
-    Store, Trimmed,
+    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention,
+    Search, Selection, Store, Trimmed,
 };
 use crate::record::Record;
 use connections::{Connections, Repeat};
@@ -39,6 +39,7 @@ mod migrate;
 mod operations;
 mod ownership;
 mod read;
+mod search;
 mod settings;
 mod text;
 mod trails;
@@ -70,6 +71,15 @@ impl PostgresStore {
             connections,
             looked_at: Arc::default(),
         })
+    }
+
+    /// Looks through rows, which may take longer than anything else.
+    fn look<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, Error>>
+    where
+        T: Send + 'static,
+        W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync + 'static,
+    {
+        self.connections.run(Repeat::Look, work).boxed()
     }
 
     /// Does what is the same whether it is done once or twice, and may therefore be repeated.
@@ -131,17 +141,25 @@ impl Store for PostgresStore {
 
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
         let search = Arc::new(search);
-        self.repeat(move |client| {
+        self.look(move |client| {
             let search = search.clone();
-            async move { read::search(client, &search).await }.boxed()
+            async move { search::search(client, &search).await }.boxed()
         })
     }
 
     fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
         let search = Arc::new(search);
-        self.repeat(move |client| {
+        self.look(move |client| {
             let search = search.clone();
-            async move { read::explain(client, &search).await }.boxed()
+            async move { search::explain(client, &search).await }.boxed()
+        })
+    }
+
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::count(client, &search).await }.boxed()
         })
     }
 

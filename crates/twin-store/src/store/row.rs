@@ -132,11 +132,13 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
         updated_at: record.updated_at.to_string(),
     };
     let posture = serde_json::to_string(&record.posture)?;
+    let body = serde_json::to_string(&body)?;
     let documents = [
         &twin.tags.document,
         &twin.desired.document,
         &twin.reported.document,
         &posture,
+        &body,
     ];
     let opaque = documents.into_iter().any(|text| is_opaque(text));
     let mut row = Row {
@@ -146,7 +148,7 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
         desired: twin.desired.document.as_str().into(),
         reported: twin.reported.document.as_str().into(),
         posture: posture.into(),
-        body: serde_json::to_string(&body)?.into(),
+        body: body.into(),
         opaque,
         checksum: 0,
     };
@@ -154,11 +156,25 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
     Ok(row)
 }
 
-/// Whether a document holds what the JSON functions of a store refuse: PostgreSQL's JSONB has no
-/// zero character. An escaped backslash before `u0000` is taken for one too, and costs a search in
-/// memory only.
-fn is_opaque(document: &str) -> bool {
+/// Whether a document holds what the JSON functions of a store do not read as we do: PostgreSQL's
+/// JSONB has no zero character, and SQLite misses the last bit of numbers whose exponents go beyond
+/// some eighty. What only looks so costs a search in memory, and nothing else.
+pub(crate) fn is_opaque(document: &str) -> bool {
     document.contains("\\u0000")
+        || document
+            .match_indices('e')
+            .any(|(at, _)| has_large_exponent(&document.as_bytes()[..at], &document[at + 1..]))
+}
+
+/// Whether a number with an exponent of sixty or more stands around an `e`.
+fn has_large_exponent(before: &[u8], behind: &str) -> bool {
+    let behind = behind.strip_prefix(['+', '-']).unwrap_or(behind).as_bytes();
+    let digits = behind
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let is_large = digits > 2 || (digits == 2 && behind[0] >= b'6');
+    is_large && before.last().is_some_and(u8::is_ascii_digit)
 }
 
 /// Reads a record back.

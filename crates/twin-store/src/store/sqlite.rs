@@ -20,9 +20,9 @@ use twin::{IdentityKey, Partition, Revision};
 
 use super::row::module_text;
 use super::{
-    AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, Loaded, LogPage, OperationId,
-    OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention, Search, Selection,
-    Store, Trimmed,
+    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention,
+    Search, Selection, Store, Trimmed,
 };
 use crate::record::Record;
 use threads::{Readers, Writer};
@@ -30,6 +30,7 @@ use threads::{Readers, Writer};
 mod operations;
 mod ownership;
 mod read;
+mod search;
 mod threads;
 mod trails;
 mod trim;
@@ -81,6 +82,21 @@ impl SqliteStore {
     ) -> BoxFuture<'_, Result<T, Error>> {
         self.readers.clone().run(work).boxed()
     }
+
+    /// As [`Self::read`], for what may take long: it stops when nobody waits for it any more.
+    fn stoppable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Error>> {
+        let running = search::Running::default();
+        let waiting = running.waiting();
+        let reading = self.read(move |connection| running.work(connection, work));
+        async move {
+            let _waiting = waiting;
+            reading.await
+        }
+        .boxed()
+    }
 }
 
 impl Store for SqliteStore {
@@ -113,11 +129,15 @@ impl Store for SqliteStore {
     }
 
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
-        self.read(move |connection| read::search(connection, &search))
+        self.stoppable(move |connection| search::search(connection, &search))
     }
 
     fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
-        self.read(move |connection| read::explain(connection, &search))
+        self.read(move |connection| search::explain(connection, &search))
+    }
+
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        self.stoppable(move |connection| search::count(connection, &search))
     }
 
     fn log(

@@ -21,6 +21,8 @@ const WAIT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a call may take on its connection, whatever the server's own limits do: they do not
 /// help when the network is gone.
 const CALL_WITHIN: Duration = Duration::from_secs(20);
+/// The same for a call that may go through all rows; its own statements end a little sooner.
+const LOOK_WITHIN: Duration = Duration::from_secs(80);
 /// How often something is tried. With the waits below it gets over a second of interruption; a
 /// longer one is for the callers to know of.
 const ATTEMPTS: u32 = 4;
@@ -44,6 +46,8 @@ pub(super) enum Repeat {
     AtStart,
     /// Whenever the connection or the server failed.
     Always,
+    /// As [`Repeat::Always`], for what may go through all rows.
+    Look,
     /// Only if nothing was written.
     IfUndone,
 }
@@ -97,6 +101,7 @@ impl Connections {
         let (attempts, limit) = match repeat {
             Repeat::AtStart => (ATTEMPTS_AT_START, Duration::MAX),
             Repeat::Always | Repeat::IfUndone => (ATTEMPTS, CALL_WITHIN),
+            Repeat::Look => (ATTEMPTS, LOOK_WITHIN),
         };
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
@@ -120,8 +125,13 @@ impl Connections {
     where
         W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync,
     {
-        let mut client = self.pool.get().await.map_err(Failure::without_connection)?;
-        let done = tokio::time::timeout(limit, work(&mut client)).await;
+        let client = self.pool.get().await.map_err(Failure::without_connection)?;
+        let mut lent = Lent(Some(client));
+        let done = match &mut lent.0 {
+            Some(client) => tokio::time::timeout(limit, work(client)).await,
+            None => return Err(Failure::without_connection(PoolError::Closed)),
+        };
+        let client = lent.0.take();
         let failure = match done {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => Failure::of(error),
@@ -136,7 +146,7 @@ impl Connections {
         };
         if failure.passing {
             // Whatever is still under way on it, nobody else is to wait behind that.
-            drop(Client::take(client));
+            drop(client.map(Client::take));
         }
         Err(failure)
     }
@@ -154,6 +164,16 @@ impl Connections {
         while self.pool.status().size > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// A connection at work. If the work is dropped in the middle because its caller has gone, the
+/// connection goes, too: nobody else is to wait behind what is still under way on it.
+struct Lent(Option<Client>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.0.take().map(Client::take));
     }
 }
 

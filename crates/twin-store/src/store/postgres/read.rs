@@ -14,10 +14,7 @@ use twin::{DeviceId, IdentityKey};
 use super::{engine, operations, query, text, unsigned};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row, module_text};
-use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, Page, Plan, Search, Selection, Source,
-    TokenHash,
-};
+use crate::store::{EnrollmentState, EnrollmentToken, Error, Loaded, Selection, TokenHash};
 
 /// The columns that [`decode`] reads, in this order.
 const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, t.desired, \
@@ -131,86 +128,6 @@ fn readable_key(row: &PgRow) -> Option<(IdentityKey, &PgRow)> {
     }
 }
 
-/// Reads a page. It ends with a row whose key can be read, because the next page starts behind it.
-pub(super) async fn search(client: &Client, search: &Search) -> Result<Page, Error> {
-    let sql = statement(search.source);
-    let after = search.after.as_ref();
-    let mut cursor = after.map_or((String::new(), String::new()), |key| {
-        (key.device.as_str().to_owned(), module_text(key).to_owned())
-    });
-    let limit = usize::try_from(search.limit).unwrap_or(usize::MAX);
-    let mut page = Page::default();
-    let (mut count, mut readable) = (0, true);
-    loop {
-        // One more than asked tells whether there is a next page.
-        let rows = i64::from(search.limit) + 1;
-        let rows = query(client, "search twins", &sql, &[&cursor.0, &cursor.1, &rows]).await?;
-        for row in &rows {
-            if count >= limit && readable {
-                return Ok(page);
-            }
-            count += 1;
-            match key(row) {
-                Ok(key) => {
-                    readable = true;
-                    page.next = Some(key.clone());
-                    match decode(key, row) {
-                        Ok(record) => page.records.push(record),
-                        Err(damaged) => page.damaged.push(damaged),
-                    }
-                }
-                Err(damaged) => {
-                    readable = false;
-                    page.damaged.push(damaged);
-                }
-            }
-        }
-        let Some(last) = rows.last().filter(|_| rows.len() > limit) else {
-            page.next = None;
-            return Ok(page);
-        };
-        let raw = |column| last.try_get(column).map_err(engine("read a key"));
-        cursor = (raw(0)?, raw(1)?);
-    }
-}
-
-fn statement(source: Source) -> String {
-    let only = match source {
-        Source::All => "",
-        Source::Devices => "AND t.module_id = ''",
-        Source::Modules => "AND t.module_id <> ''",
-    };
-    format!(
-        "SELECT {COLUMNS} FROM twins t WHERE (t.device_id, t.module_id) > ($1, $2) {only}
-         ORDER BY t.device_id, t.module_id LIMIT $3"
-    )
-}
-
-/// How [`search`] runs: the whole condition is decided in memory.
-pub(super) async fn explain(client: &Client, search: &Search) -> Result<Plan, Error> {
-    let sql = statement(search.source);
-    let rows = query(
-        client,
-        "explain a search",
-        &format!("EXPLAIN {sql}"),
-        &[&"", &"", &(i64::from(search.limit) + 1)],
-    )
-    .await?;
-    let lines = rows.iter().map(|row| row.try_get(0));
-    Ok(Plan {
-        sql,
-        residual: match &search.condition {
-            twin::query::Scope::Everything => String::new(),
-            twin::query::Scope::Nothing => "false".to_owned(),
-            twin::query::Scope::Where(expr) => expr.to_string(),
-        },
-        lines: lines
-            .collect::<Result<_, _>>()
-            .map_err(engine("explain a search"))?,
-        ..Plan::default()
-    })
-}
-
 fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
     match result {
         Ok(record) => Loaded::Whole(Box::new(record)),
@@ -218,13 +135,14 @@ fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
     }
 }
 
-fn key(row: &PgRow) -> Result<IdentityKey, Damaged> {
+/// The key of a row.
+pub(super) fn key(row: &PgRow) -> Result<IdentityKey, Damaged> {
     let text = |column| row.try_get(column).unwrap_or("\u{fffd}");
     row::parse_key(text(0), text(1))
 }
 
 /// Reads the record of a row.
-fn decode(key: IdentityKey, row: &PgRow) -> Result<Record, Damaged> {
+pub(super) fn decode(key: IdentityKey, row: &PgRow) -> Result<Record, Damaged> {
     match columns(row) {
         Ok(columns) => row::decode(key, &columns),
         Err(error) => Err(Damaged {

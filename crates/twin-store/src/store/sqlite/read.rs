@@ -13,10 +13,7 @@ use twin::{DeviceId, IdentityKey};
 use super::{engine, module_text, operations};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row};
-use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, Page, Plan, Search, Selection, Source,
-    TokenHash,
-};
+use crate::store::{EnrollmentState, EnrollmentToken, Error, Loaded, Selection, TokenHash};
 
 /// The columns that [`decode`] reads, in this order.
 const COLUMNS: &str = "device_id, module_id, revision, status, tags, desired, reported, posture, \
@@ -91,79 +88,6 @@ fn family(connection: &Connection, device: &DeviceId, all: &mut Vec<Loaded>) -> 
     Ok(())
 }
 
-/// Reads a page. Rows are stepped through one by one, because a page must end with a row whose key
-/// can be read: the next page starts behind it.
-pub(super) fn search(connection: &Connection, search: &Search) -> Result<Page, Error> {
-    let action = "search twins";
-    let after = search.after.as_ref();
-    let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
-    let mut statement = connection
-        .prepare_cached(&statement(search.source))
-        .map_err(engine(action))?;
-    let mut rows = statement
-        .query(params![device, module])
-        .map_err(engine(action))?;
-    let mut page = Page::default();
-    let (mut count, mut readable) = (0, true);
-    while let Some(row) = rows.next().map_err(engine(action))? {
-        if count >= search.limit && readable {
-            return Ok(page);
-        }
-        count += 1;
-        match key(row) {
-            Ok(key) => {
-                readable = true;
-                page.next = Some(key.clone());
-                match decode(key, row) {
-                    Ok(record) => page.records.push(record),
-                    Err(damaged) => page.damaged.push(damaged),
-                }
-            }
-            Err(damaged) => {
-                readable = false;
-                page.damaged.push(damaged);
-            }
-        }
-    }
-    page.next = None;
-    Ok(page)
-}
-
-fn statement(source: Source) -> String {
-    let only = match source {
-        Source::All => "",
-        Source::Devices => "AND module_id = ''",
-        Source::Modules => "AND module_id <> ''",
-    };
-    format!(
-        "SELECT {COLUMNS} FROM twins WHERE (device_id, module_id) > (?1, ?2) {only}
-         ORDER BY device_id, module_id"
-    )
-}
-
-/// How [`search`] runs: the whole condition is decided in memory.
-pub(super) fn explain(connection: &Connection, search: &Search) -> Result<Plan, Error> {
-    let action = "explain a search";
-    let sql = statement(search.source);
-    let mut lines = connection
-        .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-        .map_err(engine(action))?;
-    let lines = lines
-        .query_map(params!["", ""], |row| row.get(3))
-        .and_then(Iterator::collect)
-        .map_err(engine(action))?;
-    Ok(Plan {
-        sql,
-        residual: match &search.condition {
-            twin::query::Scope::Everything => String::new(),
-            twin::query::Scope::Nothing => "false".to_owned(),
-            twin::query::Scope::Where(expr) => expr.to_string(),
-        },
-        lines,
-        ..Plan::default()
-    })
-}
-
 fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
     match result {
         Ok(record) => Loaded::Whole(Box::new(record)),
@@ -172,7 +96,7 @@ fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
 }
 
 /// The key of a row. It is read as bytes, because a flipped bit may leave no UTF-8.
-fn key(row: &rusqlite::Row<'_>) -> Result<IdentityKey, Damaged> {
+pub(super) fn key(row: &rusqlite::Row<'_>) -> Result<IdentityKey, Damaged> {
     let text = |column| match row.get_ref(column) {
         Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => String::from_utf8_lossy(bytes),
         Ok(ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_)) | Err(_) => "\u{fffd}".into(),
@@ -181,7 +105,7 @@ fn key(row: &rusqlite::Row<'_>) -> Result<IdentityKey, Damaged> {
 }
 
 /// Reads the record of a row.
-fn decode(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<Record, Damaged> {
+pub(super) fn decode(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<Record, Damaged> {
     match columns(row) {
         Ok(columns) => row::decode(key, &columns),
         // A flipped byte may leave no UTF-8, or a value of another type.
