@@ -230,7 +230,7 @@ impl Interest {
                     configuration: true,
                     ..none
                 },
-                Change::Status => Interest {
+                Change::Status | Change::Identity => Interest {
                     status: true,
                     ..none
                 },

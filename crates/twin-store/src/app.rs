@@ -16,6 +16,7 @@ use service_kit::shutdown::{RunError, ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
 use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
+use wire::registry::v1::audit_service_server::AuditServiceServer;
 use wire::registry::v1::credential_service_server::CredentialServiceServer;
 use wire::registry::v1::registry_service_server::RegistryServiceServer;
 use wire::subjects;
@@ -34,6 +35,7 @@ use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
+use crate::upkeep::Upkeep;
 
 /// Name of the service in health, metrics and on the bus.
 const NAME: &str = "twin-store";
@@ -147,6 +149,7 @@ impl App {
             metrics.clone(),
             count,
             states.clone(),
+            config.keep(),
         );
         Ok(App {
             config,
@@ -183,9 +186,10 @@ impl App {
             engine: self.engine.clone(),
             store: self.store.clone(),
             sealer: self.sealer,
-            clock: self.clock,
+            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
+            security_module_on_create: self.config.security_module_on_create,
         };
         service_kit::add_services!(
             self.grpc,
@@ -194,13 +198,16 @@ impl App {
             TwinServiceServer::new(api.clone()),
             DeviceTwinServiceServer::new(api.clone()),
             TwinQueryServiceServer::new(api.clone()),
-            PolicyTwinServiceServer::new(api),
+            PolicyTwinServiceServer::new(api.clone()),
+            AuditServiceServer::new(api),
         )
         .rules(permissions::RULES)
         .reflection(wire::FILE_DESCRIPTOR_SET)?
         .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);
         tasks.spawn("writer", OnFailure::StopService, self.writer.run());
+        let upkeep = Upkeep::new(self.store.clone(), self.clock, &self.config);
+        tasks.spawn("upkeep", OnFailure::Log, upkeep.run(shutdown.clone()));
         for end in self.outboxes {
             let name = format!("outbox-{}", end.partition);
             let outbox = Outbox::new(
@@ -275,13 +282,10 @@ fn follow_bus(
 
 async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), AppError> {
     let folder = config.data_dir.clone();
-    let key_file = config
-        .master_key_file
-        .clone()
-        .unwrap_or_else(|| folder.join("master.key"));
+    let master_keys = config.master_keys();
     let opened = tokio::task::spawn_blocking(move || {
         make_folder(&folder)?;
-        let sealer = Sealer::open(&key_file)?;
+        let sealer = Sealer::open(&master_keys)?;
         let store = SqliteStore::open(&folder)?;
         Ok::<_, AppError>((store, sealer))
     })

@@ -14,6 +14,9 @@ use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
+use crate::engine::Keep;
+use crate::secrets::MasterKeys;
+
 /// Settings of one instance of twin-store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -54,6 +57,26 @@ pub struct Config {
     /// File of the key that seals stored secrets; made at the first start, mode 0600. Keep a copy
     /// apart from the data: without it no device can connect. Unset: `master.key` in `data_dir`.
     pub master_key_file: Option<PathBuf>,
+    /// The key that seals stored secrets itself, base64 of 32 bytes, for whoever gives secrets in
+    /// the environment (`TWINWARD_TWIN_STORE__MASTER_KEY`). Empty: it is in `master_key_file`.
+    pub master_key: Secret,
+    /// Files of former master keys, mode 0600. They open what was sealed before the key was
+    /// changed and seal nothing; they can go when `ResealSecrets` has come to its end. Default
+    /// none.
+    pub previous_master_key_files: Vec<PathBuf>,
+    /// Makes the module `DefenderIotMicroAgent` with every new device, asked or not. Default
+    /// false: devices without an agent need none.
+    pub security_module_on_create: bool,
+    /// How long revisions of a twin are kept. Default 30d.
+    pub history_age: Duration,
+    /// How many revisions of a twin are kept at most. Default 1000.
+    pub history_count: u32,
+    /// Revisions in which only counters and times moved are kept as one when they lie within this
+    /// span: a chatty device would drown the rest. `0s` keeps each. Default 1h.
+    pub history_coalesce: Duration,
+    /// Changes of each partition that stay readable for watchers who resume, after they were
+    /// published. Whoever is further behind has to begin anew. Default 4096.
+    pub watch_log_changes: u64,
     /// Partitions of the hub, 1 to 256, fixed when the store is made. Default 16.
     pub partitions: u16,
     /// How long a stop may take. Default 10s.
@@ -78,6 +101,13 @@ impl Default for Config {
             rejects_stream_bytes: ByteSize::mib(256),
             data_dir: PathBuf::from("data/twin-store"),
             master_key_file: None,
+            master_key: Secret::default(),
+            previous_master_key_files: Vec::new(),
+            security_module_on_create: false,
+            history_age: Duration::secs(30 * 24 * 3600),
+            history_count: 1000,
+            history_coalesce: Duration::secs(3600),
+            watch_log_changes: 4096,
             partitions: PartitionCount::DEFAULT.get(),
             drain_within: Duration::secs(10),
         }
@@ -94,6 +124,26 @@ impl Config {
             auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..service_kit::server::GrpcConfig::on(self.listen)
+        }
+    }
+}
+
+impl Config {
+    /// Where master keys come from.
+    pub(crate) fn master_keys(&self) -> MasterKeys {
+        let in_folder = || self.data_dir.join("master.key");
+        MasterKeys {
+            present: self.master_key.clone(),
+            file: self.master_key_file.clone().unwrap_or_else(in_folder),
+            former_files: self.previous_master_key_files.clone(),
+        }
+    }
+
+    /// What the writer keeps of what it wrote.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep {
+            coalesce_within: self.history_coalesce.get(),
+            log_changes: self.watch_log_changes,
         }
     }
 }
@@ -122,6 +172,21 @@ impl Validate for Config {
         ] {
             problems.require(size.get() >= 1024 * 1024, key, "must be at least 1 MiB");
         }
+        problems.require(
+            self.master_key.is_empty() || self.master_key_file.is_none(),
+            "master_key",
+            "cannot be given together with master_key_file",
+        );
+        problems.require(
+            !self.history_age.is_zero(),
+            "history_age",
+            "must be above zero",
+        );
+        problems.require(
+            self.history_count > 0,
+            "history_count",
+            "must be at least 1",
+        );
         problems.require(
             !self.drain_within.is_zero(),
             "drain_within",

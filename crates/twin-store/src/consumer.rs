@@ -151,10 +151,11 @@ impl Consumer {
             .iter()
             .map(|entry| Selection::One(entry.key.clone()))
             .collect();
+        let partition = self.partition;
         let (folded, entries) = self
             .engine
             .fold(selections, (self.partition, last), move |overlay, now| {
-                let folded = fold_entries(overlay, &entries, now);
+                let folded = fold_entries(overlay, partition, &entries, now);
                 (folded, entries)
             })
             .await?;

@@ -10,7 +10,7 @@ use wire::twin::v1 as proto;
 use wire::{InvalidField, registry};
 
 use crate::apply::{ChangeKind, Touch};
-use crate::record::{Damaged, Record, Status};
+use crate::record::{Authentication, Damaged, Record, Status};
 
 /// A twin as callers see it.
 ///
@@ -39,6 +39,14 @@ pub fn twin(record: &Record) -> Result<proto::Twin, Damaged> {
 /// that a change of the posture costs no parsing of documents.
 fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
     let text = &record.twin;
+    let (primary_thumbprint, secondary_thumbprint) = match &record.identity.authentication {
+        Authentication::SelfSigned { primary, secondary } => {
+            (primary.clone(), secondary.clone().unwrap_or_default())
+        }
+        Authentication::Sas { .. }
+        | Authentication::CertificateAuthority
+        | Authentication::None => Default::default(),
+    };
     Ok(proto::Twin {
         name: identity_name(&record.key),
         device_id: record.key.device.to_string(),
@@ -64,7 +72,14 @@ fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
         revision: record.revision.get(),
         device_etag: record.identity.etag.to_string(),
         status_reason: record.identity.status_reason.clone(),
-        ..proto::Twin::default()
+        status_update_time: record.identity.status_updated_at.map(to_wire),
+        connected: record.posture.agent.connected,
+        last_activity_time: last_activity(record).map(to_wire),
+        authentication_type: record.identity.authentication.as_str().to_owned(),
+        primary_thumbprint,
+        secondary_thumbprint,
+        model_id: record.identity.model_id.clone(),
+        iot_edge: record.identity.iot_edge,
     })
 }
 
@@ -77,6 +92,16 @@ pub fn last_activity(record: &Record) -> Option<Timestamp> {
         agent.last_seen_at,
     ];
     instants.into_iter().flatten().max()
+}
+
+/// When its session last began or ended.
+pub fn connection_changed(record: &Record) -> Option<Timestamp> {
+    let agent = &record.posture.agent;
+    if agent.connected {
+        agent.connected_at
+    } else {
+        agent.disconnected_at
+    }
 }
 
 /// A change of a twin that is still there.
@@ -133,6 +158,7 @@ fn change_kind(kind: ChangeKind) -> proto::Change {
         ChangeKind::Posture => proto::Change::Posture,
         ChangeKind::ConfigurationState => proto::Change::ConfigurationState,
         ChangeKind::Status => proto::Change::Status,
+        ChangeKind::Identity => proto::Change::Identity,
     }
 }
 
@@ -168,6 +194,31 @@ pub fn timeline_from_wire(wire: Option<proto::Timeline>) -> Result<Timeline, Inv
         applied_at: optional("timeline.apply_time", wire.apply_time)?,
         acknowledged_at: optional("timeline.acknowledge_time", wire.acknowledge_time)?,
     })
+}
+
+/// How an identity proves itself, for the wire.
+pub fn authentication_type(authentication: &Authentication) -> registry::v1::AuthenticationType {
+    match authentication {
+        Authentication::Sas { .. } => registry::v1::AuthenticationType::Sas,
+        Authentication::SelfSigned { .. } => registry::v1::AuthenticationType::SelfSigned,
+        Authentication::CertificateAuthority => {
+            registry::v1::AuthenticationType::CertificateAuthority
+        }
+        Authentication::None => registry::v1::AuthenticationType::None,
+    }
+}
+
+/// The thumbprints of a self-signed identity, for the wire.
+pub fn thumbprints(authentication: &Authentication) -> Option<registry::v1::Thumbprints> {
+    match authentication {
+        Authentication::SelfSigned { primary, secondary } => Some(registry::v1::Thumbprints {
+            primary: primary.clone(),
+            secondary: secondary.clone().unwrap_or_default(),
+        }),
+        Authentication::Sas { .. }
+        | Authentication::CertificateAuthority
+        | Authentication::None => None,
+    }
 }
 
 /// A status for the wire.

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
@@ -33,7 +34,8 @@ const WATCH_LAG: usize = 4096;
 
 /// Tells whoever waits what became of its work.
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
-type Decide = Box<dyn FnOnce(&mut Overlay, Timestamp) -> Answer + Send>;
+/// Decides on an overlay; told why not, it only answers.
+type Decide = Box<dyn FnOnce(Result<(&mut Overlay, Timestamp), Error>) -> Answer + Send>;
 
 /// Something to decide and write.
 struct Work {
@@ -78,6 +80,15 @@ pub struct OutboxEnd {
     pub published: mpsc::Sender<(Partition, Revision)>,
 }
 
+/// What the writer keeps of what it wrote.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Routine revisions within this span are put together in the history.
+    pub coalesce_within: Duration,
+    /// Changes of each partition that stay in its log for watchers after they were published.
+    pub log_changes: u64,
+}
+
 /// Makes the engine for partitions just taken.
 pub fn engine(
     store: Arc<dyn Store>,
@@ -85,6 +96,7 @@ pub fn engine(
     metrics: Metrics,
     count: PartitionCount,
     states: Vec<PartitionState>,
+    keep: Keep,
 ) -> (Engine, Writer, Vec<OutboxEnd>) {
     let (queue_in, queue) = mpsc::channel(QUEUE);
     let (published_in, published) = mpsc::channel(usize::from(count.get()) * 2);
@@ -125,6 +137,8 @@ pub fn engine(
         logs,
         states,
         count,
+        keep,
+        trimmed: BTreeMap::new(),
     };
     (engine, writer, ends)
 }
@@ -138,7 +152,7 @@ impl Engine {
     /// Runs a decision on the selected records and waits until what it left is durable.
     ///
     /// # Errors
-    /// The decision's own, or [`Error::Stopping`].
+    /// The decision's own, [`Error::NotOwned`] or [`Error::Stopping`].
     pub async fn decide<T: Send + 'static>(
         &self,
         selections: impl Into<Vec<Selection>>,
@@ -184,8 +198,8 @@ impl Engine {
         decide: impl FnOnce(&mut Overlay, Timestamp) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        let decide: Decide = Box::new(move |overlay, now| {
-            let decided = decide(overlay, now);
+        let decide: Decide = Box::new(move |ready| {
+            let decided = ready.and_then(|(overlay, now)| decide(overlay, now));
             Box::new(move |committed: Result<(), Error>| {
                 // The caller may have gone; what was decided is written all the same.
                 let _ = answer.send(committed.and(decided));

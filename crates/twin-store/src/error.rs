@@ -2,12 +2,14 @@
 
 use service_kit::error::{Classified, Kind, Violation};
 use twin::query::QueryErrorKind;
-use twin::{IdentityKey, TwinError, Violations};
+use twin::{IdentityKey, Partition, TwinError, Violations};
 use wire::InvalidField;
 
 use crate::record::Damaged;
 use crate::secrets::SecretError;
 use crate::store;
+
+mod iot_hub;
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,74 @@ pub enum Error {
         expected: String,
         /// What it is.
         actual: String,
+    },
+    /// The twin's service part changed since the caller read it, or the etag was never one of ours.
+    #[error(
+        "the twin of {} changed in between: its etag is {actual}, the request expects {expected}",
+        name(.key)
+    )]
+    TwinEtagMismatch {
+        /// Whose twin.
+        key: IdentityKey,
+        /// What the request expects.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+    /// The condition under which the caller wanted to write does not hold.
+    #[error("{} is not written: `{condition}` does not hold of it", name(.key))]
+    ConditionFalse {
+        /// Whose twin.
+        key: IdentityKey,
+        /// In the caller's words.
+        condition: String,
+    },
+    /// A module was to be made below a module.
+    #[error("{parent:?} is a module; modules belong to devices, `devices/{{device}}`")]
+    ModuleOfModule {
+        /// What the request names as the parent.
+        parent: String,
+    },
+    /// One call names the same identity twice.
+    #[error("{} is named more than once in this call; name it once", name(.0))]
+    DefinedTwice(IdentityKey),
+    /// Keys of an identity were to be rotated that has none.
+    #[error(
+        "{} authenticates by {authentication} and has no keys; \
+         set authentication_type to AUTHENTICATION_TYPE_SAS first",
+        name(.key)
+    )]
+    NoKeys {
+        /// Which.
+        key: IdentityKey,
+        /// How it proves itself.
+        authentication: &'static str,
+    },
+    /// A request id was used before, for something else.
+    #[error(
+        "request_id {id:?} was used before with other content; \
+         use a new UUID for each request and the same one only to repeat it"
+    )]
+    RequestReused {
+        /// The id in question.
+        id: String,
+    },
+    /// The caller wants to write in somebody else's name.
+    #[error(
+        "{caller} may not write in the name of {operator}; leave `operator` empty, \
+         or call with the role `service`"
+    )]
+    ForeignName {
+        /// Who calls.
+        caller: String,
+        /// The name that it gave.
+        operator: String,
+    },
+    /// Another replica owns the partition.
+    #[error("partition {partition} is not owned by this twin-store; try again")]
+    NotOwned {
+        /// Which partition.
+        partition: Partition,
     },
     /// The device has as many modules as it may.
     #[error("devices/{device} has {allowed} modules already; no more are allowed")]
@@ -126,7 +196,10 @@ impl Error {
 impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Field(_) => Kind::InvalidArgument,
+            Error::Field(_)
+            | Error::ModuleOfModule { .. }
+            | Error::DefinedTwice(_)
+            | Error::RequestReused { .. } => Kind::InvalidArgument,
             Error::Query(error) => match error.kind {
                 QueryErrorKind::Invalid | QueryErrorKind::Unsupported => Kind::InvalidArgument,
                 QueryErrorKind::TooLong => Kind::FailedPrecondition,
@@ -134,19 +207,21 @@ impl Classified for Error {
             Error::QueryTooSlow { .. } => Kind::DeadlineExceeded,
             Error::NotFound(_) => Kind::NotFound,
             Error::AlreadyExists(_) => Kind::AlreadyExists,
-            Error::EtagMismatch { .. } => Kind::Aborted,
+            Error::EtagMismatch { .. } | Error::TwinEtagMismatch { .. } => Kind::Aborted,
             Error::Twin { source, .. } => match source {
                 TwinError::Rules(_) => Kind::InvalidArgument,
                 TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => Kind::Aborted,
                 TwinError::VersionsExhausted => Kind::FailedPrecondition,
             },
-            Error::TooManyModules { .. } | Error::NeverDesired { .. } | Error::TooManyGroups(_) => {
-                Kind::FailedPrecondition
-            }
+            Error::TooManyModules { .. }
+            | Error::NeverDesired { .. }
+            | Error::ConditionFalse { .. }
+            | Error::NoKeys { .. }
+            | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
-            Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
+            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
             Error::WatchTooSlow { .. } => Kind::ResourceExhausted,
-            Error::Stopping => Kind::Unavailable,
+            Error::Stopping | Error::NotOwned { .. } => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
             Error::Secret(_) => Kind::Internal,
             Error::Store(error) => match error {
@@ -173,7 +248,14 @@ impl Classified for Error {
             Error::NotFound(_) => "DEVICE_NOT_FOUND",
             Error::AlreadyExists(key) if key.module.is_some() => "MODULE_ALREADY_EXISTS",
             Error::AlreadyExists(_) => "DEVICE_ALREADY_EXISTS",
-            Error::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Error::EtagMismatch { .. } | Error::TwinEtagMismatch { .. } => "ETAG_MISMATCH",
+            Error::ConditionFalse { .. } => "CONDITION_FALSE",
+            Error::ModuleOfModule { .. } => "CANNOT_REGISTER_MODULE_TO_MODULE",
+            Error::DefinedTwice(_) => "DEFINED_MULTIPLE_TIMES",
+            Error::NoKeys { .. } => "NO_KEYS",
+            Error::RequestReused { .. } => "REQUEST_ID_REUSED",
+            Error::ForeignName { .. } => "FOREIGN_OPERATOR",
+            Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
             Error::Twin { source, .. } => match source {
                 TwinError::Rules(_) => "INVALID_TWIN",
@@ -210,30 +292,37 @@ impl Classified for Error {
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
+        let code = self.iot_hub();
+        let mut metadata = vec![
+            ("iot_hub_code", code.number().to_string()),
+            ("iot_hub_name", code.name().to_owned()),
+        ];
         match self {
             Error::EtagMismatch {
                 expected, actual, ..
+            }
+            | Error::TwinEtagMismatch {
+                expected, actual, ..
             } => {
-                vec![
-                    ("expected_etag", expected.clone()),
-                    ("actual_etag", actual.clone()),
-                ]
+                metadata.push(("expected_etag", expected.clone()));
+                metadata.push(("actual_etag", actual.clone()));
             }
             Error::Twin { source, .. } => match source {
-                TwinError::EtagMismatch { expected, actual } => vec![
-                    ("expected_etag", expected.to_string()),
-                    ("actual_etag", actual.to_string()),
-                ],
+                TwinError::EtagMismatch { expected, actual } => {
+                    metadata.push(("expected_etag", expected.to_string()));
+                    metadata.push(("actual_etag", actual.to_string()));
+                }
                 TwinError::VersionMismatch {
                     expected, actual, ..
-                } => vec![
-                    ("expected_version", expected.to_string()),
-                    ("actual_version", actual.to_string()),
-                ],
-                TwinError::Rules(_) | TwinError::VersionsExhausted => Vec::new(),
+                } => {
+                    metadata.push(("expected_version", expected.to_string()));
+                    metadata.push(("actual_version", actual.to_string()));
+                }
+                TwinError::Rules(_) | TwinError::VersionsExhausted => {}
             },
-            _ => Vec::new(),
+            _ => {}
         }
+        metadata
     }
 }
 

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
-use service_kit::{status, trace};
+use service_kit::status;
 use tonic::Status;
 use twin::{DeviceId, IdentityKey, Map, SectionKind};
 use wire::{InvalidField, names};
 
-use crate::apply::Cause;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -19,6 +18,9 @@ use crate::record::Damaged;
 use crate::secrets::Sealer;
 use crate::store::Store;
 
+mod audit;
+mod authentication;
+mod caller;
 mod credentials;
 mod device_twins;
 mod enrollment;
@@ -26,6 +28,8 @@ mod identity;
 mod policies;
 mod query;
 mod registry;
+mod repeatable;
+mod twin_writes;
 mod twins;
 mod watch;
 
@@ -43,19 +47,13 @@ pub struct Api {
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: ShutdownToken,
+    /// Every new device gets its security module.
+    pub(crate) security_module_on_create: bool,
 }
 
 /// Answers with an error's status; what the caller may not know is logged on the way.
 fn refuse(error: impl Into<Error>) -> Status {
     status::to_status(&error.into())
-}
-
-/// What a change made by this call is caused by: the call's own trace.
-fn cause() -> Cause {
-    Cause {
-        trace_parent: trace::current_traceparent(),
-        ..Cause::default()
-    }
 }
 
 fn identity(field: &str, name: &str) -> Result<IdentityKey, Error> {

@@ -8,12 +8,12 @@
 //! whoever searches evaluates the condition again on what it finds, so the reverse need not hold.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use posture::configuration::PushState;
 use ring::digest;
 use serde_json::{Map, Number, Value};
 
+use crate::hex;
 use crate::record::{Damaged, Record};
 use crate::store::IndexEntry;
 
@@ -185,10 +185,7 @@ fn bounded(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     let mut bounded = text[..end].to_owned();
     bounded.push('#');
-    for byte in hash.as_ref() {
-        // A text takes whatever is written to it.
-        let _ = write!(bounded, "{byte:02x}");
-    }
+    bounded.push_str(&hex::text(hash.as_ref()));
     bounded
 }
 

@@ -11,12 +11,15 @@
 
 pub mod app;
 pub mod apply;
+pub mod audit;
 pub mod config;
 pub mod consumer;
 pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod grpc;
+mod hex;
+pub mod history;
 pub mod index;
 pub mod lookup;
 pub mod metrics;
@@ -26,6 +29,7 @@ pub mod record;
 pub mod search;
 pub mod secrets;
 pub mod store;
+pub mod upkeep;
 
 #[cfg(test)]
 mod testing;

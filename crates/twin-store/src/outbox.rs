@@ -1,10 +1,10 @@
 //! Publishes committed changes of one partition to TWINS, in order, and tells ingestion of the
 //! ones that concern a session.
 //!
-//! The hop before is the engine's commit, which kept the changes beside the twins; the hops after
-//! are policy and other readers of TWINS, and ingestion (hints). A change leaves the outbox after
-//! it is durable in the stream; after a crash some may be published twice, which readers recognise
-//! by the revision. Hints are not durable: they say "look again", and whoever misses one looks
+//! The hop before is the engine's commit, which kept the changes beside the twins in the log; the
+//! hops after are policy and other readers of TWINS, and ingestion (hints). How far the log is
+//! published is noted after it is durable in the stream; after a crash some may be published twice,
+//! which readers recognise by the revision. Hints are not durable: they say "look again", and whoever misses one looks
 //! anyway, later.
 
 use std::sync::Arc;
@@ -247,7 +247,12 @@ fn hints(committed: &Committed) -> Vec<Outgoing> {
         return vec![Outgoing::new(subject, gone.encode_to_vec())];
     };
     // A new identity, too: ingestion may remember that there was none.
-    if touched(ChangeKind::Status) || touched(ChangeKind::Created) {
+    let proof = [
+        ChangeKind::Status,
+        ChangeKind::Identity,
+        ChangeKind::Created,
+    ];
+    if proof.into_iter().any(touched) {
         let hint = IdentityHint {
             etag: record.identity.etag.to_string(),
             deleted: false,

@@ -157,6 +157,17 @@ pub enum Selection {
     Operation(OperationId),
 }
 
+impl Selection {
+    /// The device whose partition has to be ours for a decision on it.
+    pub fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Selection::One(key) => Some(&key.device),
+            Selection::Family(device) | Selection::Token(_, device) => Some(device),
+            Selection::Request(_) | Selection::Operation(_) => None,
+        }
+    }
+}
+
 impl From<Selection> for Vec<Selection> {
     fn from(selection: Selection) -> Self {
         vec![selection]

@@ -8,12 +8,19 @@ use service_kit::metrics::Registry;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::apply::{Cause, devices, twins};
+use crate::apply::{Cause, Mode, devices, enrollment, twins};
 use crate::store::model::ModelStore;
 use crate::store::{self, EnrollmentToken, Replica, ReplicaId, Selection};
-use crate::testing::{device, identity, key, now, object};
+use crate::testing::{device, identity, key, new_device, now, object, operator_write};
 
 mod sequences;
+mod trails;
+
+/// Keeps little, so that tests see what is forgotten.
+const KEEP: Keep = Keep {
+    coalesce_within: Duration::from_hours(1),
+    log_changes: 2,
+};
 
 /// Takes the partitions of a store, as a start of the service does.
 pub(super) async fn take(store: &dyn Store) -> Vec<PartitionState> {
@@ -40,7 +47,7 @@ impl Running {
         let states = take(&*store).await;
         let metrics = Metrics::new(&Registry::new().scope("test"));
         let clock = ManualClock::at(now());
-        let (engine, writer, ends) = engine(store, clock, metrics, count, states);
+        let (engine, writer, ends) = engine(store, clock, metrics, count, states, KEEP);
         Self {
             engine,
             ends,
@@ -61,7 +68,8 @@ fn create(engine: &Engine, id: &str) -> impl Future<Output = Result<Record, Erro
         engine
             .decide(Selection::Family(id.clone()), move |overlay, now| {
                 let cause = Cause::default();
-                devices::create_device(overlay, &id, identity("g"), None, now, &cause)
+                let new = new_device(id.as_str(), "g");
+                devices::create_device(overlay, new, Mode::Write, now, &cause)
             })
             .await
     }
@@ -187,7 +195,7 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
             Selection::Token([1; 32], device.clone()),
             Selection::Family(device.clone()),
         ];
-        let enrollment = devices::Enrollment {
+        let asked = enrollment::Enrollment {
             token: [1; 32],
             device,
             nonce: "0123456789abcdef".to_owned(),
@@ -197,7 +205,7 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
         async move {
             engine
                 .decide(selections, move |overlay, now| {
-                    devices::enroll(overlay, enrollment, now, &Cause::default())
+                    enrollment::enroll(overlay, asked, now, &Cause::default())
                 })
                 .await
         }
@@ -221,23 +229,15 @@ async fn watchers_are_told_in_order_of_revision_and_after_the_commit() {
     let mut changes = running.engine.watch();
     create(&running.engine, "d").await.expect("committed");
     for number in 0..5 {
-        let patch = twin::TwinPatch {
+        let sections = twin::TwinPatch {
             tags: Some(object(serde_json::json!({ "n": number }))),
             desired: None,
         };
+        let patch = operator_write(twins::Form::Patch, sections);
         running
             .engine
             .decide(Selection::One(key("d")), move |overlay, now| {
-                let writer = twin::Writer::Operator("o".to_owned());
-                twins::patch(
-                    overlay,
-                    &key("d"),
-                    &patch,
-                    writer,
-                    None,
-                    now,
-                    Cause::default(),
-                )
+                twins::write(overlay, &key("d"), &patch, now, &Cause::default())
             })
             .await
             .expect("committed");

@@ -8,20 +8,19 @@ use jiff::Timestamp;
 use prost::Message as _;
 use service_kit::clock::SharedClock;
 use tokio::sync::{broadcast, mpsc, watch};
+use tracing::error;
 use twin::{Partition, PartitionCount, Revision, partition_of};
 
-use super::{Answer, Committed, Work};
-use crate::apply::{Outcome, Overlay};
-use crate::encode;
+use super::{Answer, Committed, Keep, Work};
+use crate::apply::{Change, Left, Numbers, Outcome, Overlay};
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, Commit, LogEntry, PartitionState, Selection, Store, Upsert};
+use crate::store::{self, AuditEntry, Commit, LogEntry, PartitionState, Selection, Store, Upsert};
+use crate::{audit, encode, history, index};
 
 /// Work of one commit: bounds its memory and how long the first caller waits for the last.
 const GROUP: usize = 1024;
-/// Published changes that stay in the log of a partition, for watchers that come back.
-const LOG_KEPT: u64 = 4096;
-/// How often the outbox is relieved of what was published, when nothing else is committed.
+/// How often it is noted what was published, and the log is trimmed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writer's side; [`Writer::run`] it under supervision.
@@ -35,6 +34,9 @@ pub struct Writer {
     pub(super) logs: BTreeMap<Partition, watch::Sender<Revision>>,
     pub(super) states: BTreeMap<Partition, PartitionState>,
     pub(super) count: PartitionCount,
+    pub(super) keep: Keep,
+    /// How far each log was trimmed since the start.
+    pub(super) trimmed: BTreeMap<Partition, Revision>,
 }
 
 impl Writer {
@@ -82,11 +84,18 @@ impl Writer {
             Err(error) => return Err(fail(group, error)),
         };
         let now = self.clock.now();
-        let mut overlay = Overlay::new(loaded);
+        let mut overlay = Overlay::new(loaded, self.numbers(), now);
         let mut positions = BTreeMap::new();
         let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
         for work in group {
-            answers.push((work.decide)(&mut overlay, now));
+            let ready = match self.elsewhere(&work.selections) {
+                None => {
+                    overlay.begin();
+                    Ok((&mut overlay, now))
+                }
+                Some(partition) => Err(Error::NotOwned { partition }),
+            };
+            answers.push((work.decide)(ready));
             if let Some((partition, sequence)) = work.position {
                 positions.insert(partition, sequence);
             }
@@ -115,7 +124,22 @@ impl Writer {
         }
     }
 
-    /// Numbers and encodes what is left to be written.
+    /// The first partition that a decision needs and that is not ours.
+    fn elsewhere(&self, selections: &[Selection]) -> Option<Partition> {
+        selections
+            .iter()
+            .filter_map(Selection::device)
+            .map(|device| partition_of(device, self.count))
+            .find(|partition| !self.states.contains_key(partition))
+    }
+
+    fn numbers(&self) -> Numbers {
+        let heads = self.states.iter();
+        let heads = heads.map(|(partition, state)| (*partition, state.revision));
+        Numbers::new(self.count, heads.collect())
+    }
+
+    /// Makes the commit of what is left to be written.
     fn prepare(
         &mut self,
         outcome: Outcome,
@@ -124,96 +148,82 @@ impl Writer {
     ) -> Result<(Commit, Vec<Arc<Committed>>), store::Error> {
         let mut states: BTreeMap<Partition, PartitionState> = BTreeMap::new();
         let mut commit = Commit {
-            enrollments: outcome.enrollments,
-            tokens: outcome.tokens,
+            coalesce_within: self.keep.coalesce_within,
             ..Commit::default()
         };
-        let mut changes = Vec::new();
         for (partition, sequence) in positions {
             let state = self.next_state(&mut states, *partition)?;
             // Not the larger of the two: a stream that was made anew starts again at 1.
             state.position = *sequence;
         }
-        for (mut record, touch) in outcome.upserts {
-            let partition = partition_of(&record.key.device, self.count);
-            let revision = next_revision(self.next_state(&mut states, partition)?)?;
-            record.revision = revision;
-            record.updated_at = now;
-            let change = encode::change(&record, &touch).map_err(unencodable)?;
-            commit.log.push(LogEntry {
-                partition,
-                revision,
-                change: change.encode_to_vec(),
-            });
-            let record = Arc::new(record);
-            commit.upserts.push(Upsert {
-                record: record.clone(),
-                index_remove: Vec::new(),
-                index_add: Vec::new(),
-            });
-            changes.push(Arc::new(Committed {
-                key: record.key.clone(),
-                partition,
-                revision,
-                touch,
-                record: Some(record),
-            }));
+        let mut changes = Vec::with_capacity(outcome.changes.len());
+        for change in outcome.changes {
+            let partition = partition_of(&change.key.device, self.count);
+            self.next_state(&mut states, partition)?.revision = change.revision;
+            changes.push(record_change(&mut commit, partition, change, now)?);
         }
-        for (key, touch) in outcome.deletes {
-            let partition = partition_of(&key.device, self.count);
-            let revision = next_revision(self.next_state(&mut states, partition)?)?;
-            let change = encode::deletion(&key, revision, &touch);
-            commit.log.push(LogEntry {
-                partition,
-                revision,
-                change: change.encode_to_vec(),
-            });
-            commit.deletes.push(key.clone());
-            changes.push(Arc::new(Committed {
-                key,
-                partition,
-                revision,
-                touch,
-                record: None,
-            }));
-        }
-        for partition in commit
-            .enrollments
-            .iter()
-            .map(|use_of| partition_of(&use_of.device, self.count))
-        {
-            // Fences the use of a token like everything else.
-            self.next_state(&mut states, partition)?;
-        }
-        if !commit.tokens.is_empty()
-            && states.is_empty()
-            && let Some(any) = self.states.keys().next()
-        {
-            // A new token is of no partition; any that is ours fences it.
-            self.next_state(&mut states, *any)?;
-        }
+        self.take_left(&mut commit, &mut states, outcome.left, now)?;
         while let Ok((partition, through)) = self.published.try_recv() {
-            self.published(&mut states, &mut commit, partition, through)?;
+            let state = self.next_state(&mut states, partition)?;
+            state.published = state.published.max(through);
         }
         commit.partitions = states.into_values().collect();
         Ok((commit, changes))
     }
 
-    /// Notes how far the log of a partition was published, and forgets what is far behind that.
-    fn published(
+    /// Everything that is left beside changes of records. Each piece moves a partition, so that it
+    /// is fenced like everything else.
+    fn take_left(
         &self,
-        states: &mut BTreeMap<Partition, PartitionState>,
         commit: &mut Commit,
-        partition: Partition,
-        through: Revision,
+        states: &mut BTreeMap<Partition, PartitionState>,
+        left: Left,
+        now: Timestamp,
     ) -> Result<(), store::Error> {
-        let state = self.next_state(states, partition)?;
-        state.published = state.published.max(through);
-        let kept = Revision::new(state.published.get().saturating_sub(LOG_KEPT));
-        if kept > Revision::ZERO {
-            commit.trim_log.push((partition, kept));
+        for use_of in &left.enrollments {
+            self.next_state(states, partition_of(&use_of.device, self.count))?;
         }
+        for event in left.audit {
+            let partition = match &event.device {
+                Some(device) => partition_of(device, self.count),
+                None => self.any_partition()?,
+            };
+            let head = &mut self.next_state(states, partition)?.audit;
+            let entry = AuditEntry {
+                partition,
+                sequence: 0,
+                at: now,
+                actor: event.actor,
+                action: event.action.to_owned(),
+                resource: event.resource,
+                detail: event.detail.to_string(),
+                trace_parent: event.trace_parent,
+                hash: [0; 32],
+            };
+            commit.audit.push(audit::append(head, entry));
+        }
+        let unfenced = !left.tokens.is_empty()
+            || !left.requests.is_empty()
+            || !left.operations.is_empty()
+            || !left.results.is_empty();
+        if unfenced && states.is_empty() {
+            let partition = self.any_partition()?;
+            self.next_state(states, partition)?;
+        }
+        commit.enrollments = left.enrollments;
+        commit.tokens = left.tokens;
+        commit.requests = left.requests;
+        commit.operations = left.operations;
+        commit.results = left.results;
         Ok(())
+    }
+
+    fn any_partition(&self) -> Result<Partition, store::Error> {
+        let first = self.states.keys().next().copied();
+        first.ok_or(store::Error::Engine {
+            action: "write without owning a partition",
+            source: "no partition is owned".into(),
+        })
     }
 
     fn next_state<'a>(
@@ -255,32 +265,105 @@ impl Writer {
         }
     }
 
-    /// Takes what was published out of the outbox.
+    /// Notes how far was published, and forgets what the log need not hold any more.
     async fn relieve(&mut self) -> Result<(), store::Error> {
         let nothing = Outcome::default();
-        let (commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
+        let (mut commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
+        self.trim_log(&mut commit);
         self.commit(commit).await
+    }
+
+    /// Published changes beyond those that are kept for watchers go.
+    fn trim_log(&mut self, commit: &mut Commit) {
+        let mut states = self.states.clone();
+        states.extend(
+            commit
+                .partitions
+                .iter()
+                .map(|state| (state.partition, *state)),
+        );
+        for (partition, state) in states {
+            let kept = state.revision.get().saturating_sub(self.keep.log_changes);
+            let through = Revision::new(kept).min(state.published);
+            let trimmed = self.trimmed.entry(partition).or_default();
+            if through <= *trimmed {
+                continue;
+            }
+            *trimmed = through;
+            commit.trim_log.push((partition, through));
+            let known = |other: &PartitionState| other.partition == partition;
+            if !commit.partitions.iter().any(known) {
+                commit.partitions.push(state);
+            }
+        }
     }
 
     async fn end(mut self) -> Result<(), store::Error> {
         // Outboxes read this as the end of the log, publish the rest in bounded time, and go.
         self.logs.clear();
         let mut states = BTreeMap::new();
-        let mut commit = Commit::default();
         while let Some((partition, through)) = self.published.recv().await {
-            self.published(&mut states, &mut commit, partition, through)?;
+            let state = self.next_state(&mut states, partition)?;
+            state.published = state.published.max(through);
         }
-        commit.partitions = states.into_values().collect();
+        let commit = Commit {
+            partitions: states.into_values().collect(),
+            ..Commit::default()
+        };
         self.commit(commit).await
     }
 }
 
-fn next_revision(state: &mut PartitionState) -> Result<Revision, store::Error> {
-    state.revision = state.revision.next().ok_or(store::Error::Engine {
-        action: "number a change",
-        source: "the log of the partition is full".into(),
-    })?;
-    Ok(state.revision)
+/// Puts the change of one identity into a commit.
+fn record_change(
+    commit: &mut Commit,
+    partition: Partition,
+    change: Change,
+    now: Timestamp,
+) -> Result<Arc<Committed>, store::Error> {
+    for step in &change.steps {
+        let (before, after) = (step.before.as_deref(), step.after.as_deref());
+        match history::entry(before, after, &step.touch, step.revision, now) {
+            Ok(entry) => commit.history.extend(entry),
+            // What was there before cannot be read; that must not keep it from being mended.
+            Err(damaged) => error!(error = %damaged, "a revision is not kept in the history"),
+        }
+    }
+    let Change {
+        key,
+        before,
+        after,
+        touch,
+        revision,
+        ..
+    } = change;
+    let encoded = match &after {
+        Some(record) => encode::change(record, &touch).map_err(unencodable)?,
+        None => encode::deletion(&key, revision, &touch),
+    };
+    commit.log.push(LogEntry {
+        partition,
+        revision,
+        change: encoded.encode_to_vec(),
+    });
+    match &after {
+        Some(record) => {
+            let (index_remove, index_add) = index::changes(before.as_deref(), Some(record))?;
+            commit.upserts.push(Upsert {
+                record: Arc::clone(record),
+                index_remove,
+                index_add,
+            });
+        }
+        None => commit.deletes.push(key.clone()),
+    }
+    Ok(Arc::new(Committed {
+        key,
+        partition,
+        revision,
+        touch,
+        record: after,
+    }))
 }
 
 fn unencodable(error: serde_json::Error) -> store::Error {

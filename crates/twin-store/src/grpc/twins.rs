@@ -3,25 +3,20 @@
 use prost::Message as _;
 use serde_json::Value;
 use tonic::{Request, Response, Status};
-use twin::{Condition, Etag, Map, TwinPatch, TwinView, Writer};
+use twin::query::Scope;
+use twin::{Condition, Map, TwinView};
 use wire::InvalidField;
 use wire::twin::v1 as proto;
 use wire::twin::v1::twin_service_server::TwinService;
 
+use super::caller::Caller;
 use super::watch::{self, Watch};
-use super::{
-    Api, cause, etag, identity, object, page_size, page_start, page_token, refuse, report_damaged,
-};
-use crate::apply::twins;
+use super::{Api, identity, page_size, page_start, page_token, refuse, report_damaged};
 use crate::encode;
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::{Selection, Source, everything};
+use crate::store::{Search, Source};
 
-/// Whom leaf metadata names when the caller does not say.
-const OPERATOR_DEFAULT: &str = "admin";
-/// Longest name of an operator.
-const OPERATOR_MAX: usize = 128;
 /// Twins read from the store at once.
 const CHUNK: u32 = 256;
 /// Bytes after which a page ends early. With one more twin it stays below the 4 MiB that gRPC
@@ -50,6 +45,14 @@ impl Filter {
         Ok(Filter::Where(Box::new(condition)))
     }
 
+    /// What a store is asked.
+    pub(super) fn scope(&self) -> Scope {
+        match self {
+            Filter::All => Scope::Everything,
+            Filter::Where(condition) => condition.scope().clone(),
+        }
+    }
+
     /// The twin as a message, if it passes.
     pub(super) fn show(&self, record: &Record) -> Result<Option<proto::Twin>, Damaged> {
         if !self.passes(record)? {
@@ -58,7 +61,8 @@ impl Filter {
         encode::twin(record).map(Some)
     }
 
-    fn passes(&self, record: &Record) -> Result<bool, Damaged> {
+    /// Whether a twin passes.
+    pub(super) fn passes(&self, record: &Record) -> Result<bool, Damaged> {
         let Filter::Where(condition) = self else {
             return Ok(true);
         };
@@ -110,7 +114,13 @@ impl Api {
         loop {
             let page = self
                 .store
-                .search(everything(Source::All, after, CHUNK, self.clock.now()))
+                .search(Search {
+                    source: Source::All,
+                    condition: filter.scope(),
+                    now: self.clock.now(),
+                    after,
+                    limit: CHUNK,
+                })
                 .await?;
             report_damaged(&page.damaged);
             for record in &page.records {
@@ -144,41 +154,6 @@ impl Api {
             }
         }
     }
-
-    async fn patch(&self, request: proto::PatchTwinRequest) -> Result<proto::Twin, Error> {
-        let key = identity("name", &request.name)?;
-        let patch = TwinPatch {
-            tags: object("tags_patch_json", &request.tags_patch_json)?,
-            desired: object("desired_patch_json", &request.desired_patch_json)?,
-        };
-        if patch.tags.is_none() && patch.desired.is_none() {
-            let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
-            return Err(InvalidField::new("desired_patch_json", problem).into());
-        }
-        let operator = match request.operator.as_str() {
-            "" => OPERATOR_DEFAULT.to_owned(),
-            name if name.len() <= OPERATOR_MAX => name.to_owned(),
-            name => {
-                let problem = format!(
-                    "has {} bytes; at most {OPERATOR_MAX} are allowed",
-                    name.len()
-                );
-                return Err(InvalidField::new("operator", problem).into());
-            }
-        };
-        let expected = etag(&request.etag)
-            .map(|text| Etag::parse(&text).map_err(|error| InvalidField::new("etag", error)))
-            .transpose()?;
-        let cause = cause();
-        let record = self
-            .engine
-            .decide(Selection::One(key.clone()), move |overlay, now| {
-                let writer = Writer::Operator(operator);
-                twins::patch(overlay, &key, &patch, writer, expected, now, cause)
-            })
-            .await?;
-        Ok(encode::twin(&record)?)
-    }
 }
 
 #[tonic::async_trait]
@@ -209,7 +184,8 @@ impl TwinService for Api {
         &self,
         request: Request<proto::PatchTwinRequest>,
     ) -> Result<Response<proto::Twin>, Status> {
-        self.patch(request.into_inner())
+        let caller = Caller::of(&request);
+        self.patch(&caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(refuse)
@@ -224,9 +200,13 @@ impl TwinService for Api {
 
     async fn replace_twin(
         &self,
-        _request: Request<proto::ReplaceTwinRequest>,
+        request: Request<proto::ReplaceTwinRequest>,
     ) -> Result<Response<proto::Twin>, Status> {
-        Err(Status::unimplemented("under construction"))
+        let caller = Caller::of(&request);
+        self.replace(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn watch_twins(

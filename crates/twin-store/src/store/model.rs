@@ -74,6 +74,12 @@ impl ModelStore {
         self.state.lock().unwrap().commits
     }
 
+    /// What the index has of one identity.
+    pub(crate) fn index_of(&self, key: &IdentityKey) -> BTreeSet<IndexEntry> {
+        let state = self.state.lock().unwrap();
+        state.index.get(key).cloned().unwrap_or_default()
+    }
+
     fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut State) -> T) -> BoxFuture<'static, T> {
         let result = work(&mut self.state.lock().unwrap());
         std::future::ready(result).boxed()

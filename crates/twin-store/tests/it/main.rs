@@ -2,9 +2,11 @@
 
 mod changes;
 mod enrollment;
+mod fleet;
 mod lifecycle;
 mod registry;
 mod service;
 mod telemetry;
 mod twins;
 mod watch;
+mod writes;

@@ -22,6 +22,7 @@ use twin::{DeviceId, Partition, PartitionCount, partition_of};
 use twin_store::app::AppError;
 use twin_store::{Addresses, App, Config};
 use wire::bus::v1 as bus_proto;
+use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest};
@@ -104,6 +105,10 @@ impl Service {
 
     pub(crate) fn registry(&self) -> RegistryServiceClient<Connection> {
         RegistryServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn audit(&self) -> AuditServiceClient<Connection> {
+        AuditServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Connection> {

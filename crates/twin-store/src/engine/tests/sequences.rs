@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::apply::Mode;
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Source, everything};
-use crate::testing::{entry, heartbeats};
+use crate::testing::{entry, heartbeats, new_device, operator_write};
 
 const KEYS: [&str; 5] = ["a", "a/m", "a/n", "b", "b/m"];
 
@@ -111,9 +112,11 @@ impl Model {
                         let fresh = identity(&generation.to_string());
                         let key = key(name);
                         if key.module.is_some() {
-                            devices::create_module(overlay, &key, fresh, now, &cause)
+                            let mode = Mode::Write;
+                            devices::create_module(overlay, &key, fresh, mode, now, &cause)
                         } else {
-                            devices::create_device(overlay, &key.device, fresh, None, now, &cause)
+                            let new = new_device(name, &generation.to_string());
+                            devices::create_device(overlay, new, Mode::Write, now, &cause)
                         }
                     })
                     .await;
@@ -146,8 +149,12 @@ impl Model {
                 let name = device.to_string();
                 let done = engine
                     .decide(Selection::Family(device.clone()), move |overlay, now| {
-                        let status = Status::Disabled;
-                        devices::set_status(overlay, &device, status, "", None, now, &cause)
+                        let update = devices::DeviceUpdate {
+                            status: Some((Status::Disabled, String::new())),
+                            ..devices::DeviceUpdate::default()
+                        };
+                        let mode = Mode::Write;
+                        devices::update_device(overlay, &device, update, None, mode, now, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name.as_str()));
@@ -157,14 +164,14 @@ impl Model {
             }
             Step::Desire(of, patch) => {
                 let name = KEYS[of];
-                let write = twin::TwinPatch {
+                let sections = twin::TwinPatch {
                     tags: None,
                     desired: Some(object(patch.clone())),
                 };
+                let write = operator_write(twins::Form::Patch, sections);
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        let writer = twin::Writer::Operator("o".to_owned());
-                        twins::patch(overlay, &key(name), &write, writer, None, now, cause)
+                        twins::write(overlay, &key(name), &write, now, &cause)
                     })
                     .await;
                 let known = self.twins.get_mut(name);
@@ -179,7 +186,7 @@ impl Model {
                 let write = object(patch.clone());
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        twins::patch_reported(overlay, &key(name), &write, None, now, cause)
+                        twins::patch_reported(overlay, &key(name), &write, None, now, &cause)
                     })
                     .await;
                 let known = self.twins.get_mut(name);
@@ -206,7 +213,7 @@ impl Model {
                             pushed_at: None,
                             applied_at: None,
                         };
-                        twins::acknowledge(overlay, &key(name), &answer, cause)
+                        twins::acknowledge(overlay, &key(name), &answer, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name));
@@ -224,11 +231,12 @@ impl Model {
                     self.sequence,
                     heartbeats(from..from + events),
                 );
+                let partition = engine.partition(&key(name));
                 let folded = engine
                     .fold(
                         vec![Selection::One(key(name))],
-                        (engine.partition(&key(name)), self.sequence),
-                        move |overlay, now| fold_entries(overlay, &[entry], now),
+                        (partition, self.sequence),
+                        move |overlay, now| fold_entries(overlay, partition, &[entry], now),
                     )
                     .await
                     .expect("a fold is not refused");
@@ -259,7 +267,7 @@ impl Model {
         let applied = engine
             .decide(Selection::One(key(name)), move |overlay, now| {
                 let cause = Cause::default();
-                twins::apply_policies(overlay, &key(name), &writes, None, now, cause)
+                twins::apply_policies(overlay, &key(name), &writes, None, now, &cause)
             })
             .await;
         let known = self.twins.get_mut(name);

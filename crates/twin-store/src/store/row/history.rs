@@ -126,6 +126,7 @@ fn name(kind: ChangeKind) -> &'static str {
         ChangeKind::Posture => "posture",
         ChangeKind::ConfigurationState => "configuration",
         ChangeKind::Status => "status",
+        ChangeKind::Identity => "identity",
     }
 }
 
@@ -138,6 +139,7 @@ fn kind(name: &str) -> Option<ChangeKind> {
         "posture" => Some(ChangeKind::Posture),
         "configuration" => Some(ChangeKind::ConfigurationState),
         "status" => Some(ChangeKind::Status),
+        "identity" => Some(ChangeKind::Identity),
         _ => None,
     }
 }

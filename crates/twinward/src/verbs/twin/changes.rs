@@ -73,6 +73,7 @@ pub(super) fn name(change: api::Change) -> &'static str {
         api::Change::Posture => "posture",
         api::Change::ConfigurationState => "configuration",
         api::Change::Status => "status",
+        api::Change::Identity => "identity",
     }
 }
 
