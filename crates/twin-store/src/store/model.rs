@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -16,6 +17,7 @@ use super::{
     OperationResultRow, OperationRow, Page, PartitionState, Plan, Replica, ReplicaId,
     RequestAnswer, RequestId, Retention, Search, Selection, Source, Store, TokenHash, Trimmed,
 };
+use crate::history;
 use crate::record::Record;
 
 /// The store. Clones share their content, as two processes share a file.
@@ -74,7 +76,12 @@ impl ModelStore {
         self.state.lock().unwrap().commits
     }
 
-    /// What the index has of one identity.
+    /// Whether a token is there, whoever it lets in.
+    pub(crate) fn has_token(&self, hash: &TokenHash) -> bool {
+        self.state.lock().unwrap().tokens.contains_key(hash)
+    }
+
+    /// What is in the index of searched values about an identity.
     pub(crate) fn index_of(&self, key: &IdentityKey) -> BTreeSet<IndexEntry> {
         let state = self.state.lock().unwrap();
         state.index.get(key).cloned().unwrap_or_default()
@@ -161,8 +168,7 @@ impl State {
                 .retain(|(of, revision), _| *of != partition || *revision > through);
         }
         for entry in commit.history {
-            self.history
-                .insert((entry.key.clone(), entry.revision), entry);
+            self.keep(entry, commit.coalesce_within);
         }
         for entry in commit.audit {
             self.audit.insert((entry.partition, entry.sequence), entry);
@@ -186,6 +192,44 @@ impl State {
             self.results.insert(key, result);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, mut entry: HistoryEntry, coalesce_within: Duration) {
+        let of = self.history.keys().rev().find(|(key, _)| *key == entry.key);
+        if let Some(of) = of.cloned()
+            && let Some(last) = self.history.get(&of)
+            && history::may_merge(last, &entry, coalesce_within)
+        {
+            entry = history::merge(last, &entry).expect("patches can be read");
+            self.history.remove(&of);
+        }
+        self.history
+            .insert((entry.key.clone(), entry.revision), entry);
+    }
+
+    /// Of each identity, oldest first, as long as they are too old or too many.
+    fn trim_history(&mut self, retention: &Retention, before: Timestamp) -> (usize, bool) {
+        let mut due = Vec::new();
+        for key in self
+            .history
+            .keys()
+            .map(|(key, _)| key)
+            .collect::<BTreeSet<_>>()
+        {
+            let entries = self.history.values().filter(|entry| entry.key == *key);
+            let entries: Vec<_> = entries.collect();
+            let kept = retention.history_count as usize;
+            let surplus = entries.len().saturating_sub(kept);
+            let old = entries.iter().take_while(|entry| entry.at < before).count();
+            let gone = entries.iter().take(surplus.max(old));
+            due.extend(gone.map(|entry| (key.clone(), entry.revision)));
+        }
+        let more = due.len() > retention.batch as usize;
+        due.truncate(retention.batch as usize);
+        for of in &due {
+            self.history.remove(of);
+        }
+        (due.len(), more)
     }
 
     fn load(&self, selection: &Selection) -> Vec<Loaded> {
@@ -235,12 +279,17 @@ impl State {
     }
 
     fn trim(&mut self, retention: &Retention) -> Trimmed {
-        let before = |age: std::time::Duration| {
-            let age = SignedDuration::try_from(age).unwrap();
-            retention.now.saturating_sub(age).unwrap()
+        let before = |age: Duration| {
+            let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+            retention.now.saturating_sub(age).unwrap_or(Timestamp::MIN)
         };
         let batch = retention.batch as usize;
-        let mut trimmed = Trimmed::default();
+        let (revisions, more) = self.trim_history(retention, before(retention.history_age));
+        let mut trimmed = Trimmed {
+            revisions: revisions as u64,
+            more,
+            ..Trimmed::default()
+        };
         let old: Vec<_> = self
             .requests
             .values()

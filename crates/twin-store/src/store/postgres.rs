@@ -32,9 +32,11 @@ use super::{
 };
 use crate::record::Record;
 use connections::{Connections, Repeat};
+pub use maintain::PostgresRows;
 pub use settings::{PostgresSettings, SettingsError};
 
 mod connections;
+mod maintain;
 mod migrate;
 mod operations;
 mod ownership;

@@ -16,19 +16,29 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rusqlite::{Connection, TransactionBehavior};
+use service_kit::error::chain;
 use twin::{IdentityKey, Partition, Revision};
 
+use super::failpoint;
 use super::row::module_text;
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
     OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention,
     Search, Selection, Store, Trimmed,
 };
-use crate::record::Record;
+use crate::record::{Damaged, Record};
+use quarantine::Noted;
 use threads::{Readers, Writer};
+use trim::LookedAt;
 
+pub use maintain::SqliteFiles;
+#[cfg(test)]
+pub(crate) use maintain::check_on;
+
+mod maintain;
 mod operations;
 mod ownership;
+mod quarantine;
 mod read;
 mod search;
 mod threads;
@@ -45,12 +55,17 @@ const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept compiled by each connection; a commit has about twenty.
 const STATEMENTS: usize = 64;
 
+/// What was read, and what was found damaged on the way.
+type Found<T> = (Result<T, Error>, Vec<Damaged>);
+
 /// The embedded store.
 pub struct SqliteStore {
     writer: Writer,
     readers: Arc<Readers>,
     /// Replicas that claimed through this handle; see [`ownership::claim`].
     claimed: Mutex<BTreeSet<ReplicaId>>,
+    noted: Noted,
+    looked_at: Arc<Mutex<LookedAt>>,
 }
 
 impl SqliteStore {
@@ -66,6 +81,8 @@ impl SqliteStore {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers::new(path)),
             claimed: Mutex::default(),
+            noted: Noted::default(),
+            looked_at: Arc::default(),
         })
     }
 
@@ -74,6 +91,38 @@ impl SqliteStore {
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
         self.writer.run(work).boxed()
+    }
+
+    /// Reads twins, and notes those that were found damaged on the way.
+    fn read_twins<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Vec<Damaged>) -> Result<T, Error> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Error>> {
+        self.noting(self.read(move |connection| {
+            let mut damaged = Vec::new();
+            let result = work(connection, &mut damaged);
+            Ok((result, damaged))
+        }))
+    }
+
+    /// Notes what a reading found damaged, and answers what it read.
+    fn noting<'s, T: Send + 'static>(
+        &'s self,
+        read: BoxFuture<'s, Result<Found<T>, Error>>,
+    ) -> BoxFuture<'s, Result<T, Error>> {
+        async move {
+            let (result, damaged) = read.await?;
+            let damaged = self.noted.fresh(damaged);
+            if !damaged.is_empty() {
+                let note = self.write(move |connection| quarantine::note(connection, &damaged));
+                // What was read is answered all the same.
+                if let Err(error) = note.await {
+                    tracing::error!(error = chain(&error), "damaged twins cannot be noted");
+                }
+            }
+            result
+        }
+        .boxed()
     }
 
     fn read<T: Send + 'static>(
@@ -117,19 +166,50 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
-        self.read(move |connection| read::load(connection, &selections))
+        self.read_twins(move |connection, damaged| {
+            let (loaded, unnamed) = read::load(connection, &selections)?;
+            damaged.extend(unnamed);
+            damaged.extend(loaded.iter().filter_map(|one| match one {
+                Loaded::Damaged(_, one) => Some(one.clone()),
+                Loaded::Whole(_)
+                | Loaded::Token(..)
+                | Loaded::Request(_)
+                | Loaded::Operation(_) => None,
+            }));
+            Ok(loaded)
+        })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
-        self.write(move |connection| write::commit(connection, &commit))
+        let noted = self.noted.clone();
+        self.write(move |connection| {
+            write::commit(connection, &commit)?;
+            let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
+            noted.forget(upserts.chain(&commit.deletes));
+            Ok(())
+        })
     }
 
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
-        self.read(move |connection| read::get(connection, &key))
+        self.read_twins(move |connection, damaged| {
+            let read = read::get(connection, &key);
+            if let Err(Error::Damaged(one)) = &read {
+                damaged.push(one.clone());
+            }
+            read
+        })
     }
 
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
-        self.stoppable(move |connection| search::search(connection, &search))
+        self.noting(self.stoppable(move |connection| {
+            let page = search::search(connection, &search)?;
+            let damaged = page.damaged.clone();
+            Ok((Ok(page), damaged))
+        }))
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
+        self.read(quarantine::list)
     }
 
     fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
@@ -186,14 +266,17 @@ impl Store for SqliteStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        self.write(move |connection| trim::trim(connection, &retention))
+        let looked_at = self.looked_at.clone();
+        self.write(move |connection| trim::trim(connection, &retention, &looked_at))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             // The writer last: the last connection to close takes the WAL into the file.
             self.readers.close().await;
+            failpoint::hit("close.readers");
             self.writer.close().await;
+            failpoint::hit("close.writer");
         }
         .boxed()
     }
@@ -246,7 +329,10 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     transaction
         .pragma_update(None, "user_version", known)
         .map_err(engine("migrate its schema"))?;
-    transaction.commit().map_err(engine("migrate its schema"))
+    failpoint::hit("migrate.written");
+    transaction.commit().map_err(engine("migrate its schema"))?;
+    failpoint::hit("migrate.durable");
+    Ok(())
 }
 
 /// An instant as the rows have it.

@@ -157,6 +157,12 @@ impl Connections {
         self.pool.get().await.expect("a connection")
     }
 
+    /// A connection for work that takes as long as it takes, and is not repeated.
+    pub(super) async fn lend(&self) -> Result<Client, Error> {
+        let lent = self.pool.get().await;
+        lent.map_err(|error| Failure::without_connection(error).error)
+    }
+
     /// Closes all connections; nobody gets one any more.
     pub(super) async fn close(&self) {
         self.pool.close();

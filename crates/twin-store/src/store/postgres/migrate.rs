@@ -13,7 +13,7 @@ const VERSION_UNIT: i32 = 10_000;
 /// Name of the advisory lock that lets one replica migrate at a time: "twinward" as a number.
 pub(super) const LOCK: i64 = 0x7477_696e_7761_7264;
 /// Name of the fact that says how far the tables are.
-const SCHEMA: &str = "schema";
+pub(super) const SCHEMA: &str = "schema";
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,11 @@ enum Unfit {
          CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
     )]
     Encoding { found: String },
+}
+
+/// The number of the schema that this program makes.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// Checks the database and migrates it.
@@ -48,7 +53,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), Error> {
     )
     .await?;
     let found = schema(&transaction).await?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let known = known();
     if found > known {
         return Err(Error::Newer { found, known });
     }

@@ -20,6 +20,18 @@ const PARTITION_COUNT: &str = "partition_count";
 /// Lets one replica claim at a time.
 const LOCK: i64 = migrate::LOCK + 1;
 
+/// Notes the number of partitions the store is made with.
+pub(super) async fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(), Error> {
+    execute(
+        transaction,
+        "write its number of partitions",
+        "INSERT INTO facts (name, value) VALUES ($1, $2)",
+        &[&PARTITION_COUNT, &count.to_string()],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Claims for a replica.
 pub(super) async fn claim(client: &mut Client, replica: &Replica) -> Result<Claims, Error> {
     let action = "claim partitions";
@@ -121,14 +133,8 @@ async fn check_partition_count(
         }
         return Ok(());
     }
+    write_count(transaction, asked).await?;
     let action = "write its number of partitions";
-    execute(
-        transaction,
-        action,
-        "INSERT INTO facts (name, value) VALUES ($1, $2)",
-        &[&PARTITION_COUNT, &asked.to_string()],
-    )
-    .await?;
     let numbers: Vec<i32> = count.partitions().map(number).collect();
     execute(
         transaction,

@@ -18,3 +18,11 @@ pub(crate) fn settings(url: &str) -> PostgresSettings {
         connections: 4,
     }
 }
+
+impl PostgresStore {
+    /// Runs statements behind the store's back.
+    pub(crate) async fn execute_raw(&self, sql: &str) {
+        let client = self.connections.get().await;
+        client.batch_execute(sql).await.expect("it runs");
+    }
+}

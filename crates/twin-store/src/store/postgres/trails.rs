@@ -1,5 +1,8 @@
 //! What the shared store remembers of the past: the log, the history, the audit entries.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use deadpool_postgres::{Client, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -7,10 +10,10 @@ use twin::{IdentityKey, Partition, Revision};
 
 use super::read::checksum;
 use super::write::key_columns;
-use super::{engine, execute, nanoseconds, number, ownership, query, text, unsigned};
+use super::{engine, execute, nanoseconds, number, ownership, query, query_in, text, unsigned};
 use crate::record::Damaged;
 use crate::store::row::history::{self, HistoryRow, instant};
-use crate::store::row::{change, module_text};
+use crate::store::row::{change, module_text, parse_key};
 use crate::store::{
     AuditEntry, AuditHead, AuditPage, Error, HistoryEntry, HistoryRead, LogEntry, LogPage,
 };
@@ -158,11 +161,76 @@ fn history_row(row: &Row, first: usize) -> Result<HistoryRow, tokio_postgres::Er
 pub(super) async fn keep(
     transaction: &Transaction<'_>,
     entries: &[HistoryEntry],
+    coalesce_within: Duration,
 ) -> Result<(), Error> {
-    for chunk in entries.chunks(ROWS) {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let last = last_routine(transaction, entries, coalesce_within).await?;
+    let (replaced, written) = coalesce::coalesce(entries, &last, coalesce_within);
+    if !replaced.is_empty() {
+        let (devices, modules) = key_columns(replaced.iter().map(|(key, _)| key));
+        let revisions = replaced
+            .iter()
+            .map(|(_, revision)| revision.get().cast_signed());
+        let revisions: Vec<i64> = revisions.collect();
+        execute(
+            transaction,
+            "replace revisions",
+            "DELETE FROM history h
+             USING UNNEST($1::text[], $2::text[], $3::bigint[]) AS n (device_id, module_id, revision)
+             WHERE h.device_id = n.device_id AND h.module_id = n.module_id
+                 AND h.revision = n.revision",
+            &[&devices, &modules, &revisions],
+        )
+        .await?;
+    }
+    for chunk in written.chunks(ROWS) {
         write(transaction, chunk).await?;
     }
     Ok(())
+}
+
+/// The last revisions of the identities that have a routine one to add, if they are routine, too.
+async fn last_routine(
+    transaction: &Transaction<'_>,
+    entries: &[HistoryEntry],
+    coalesce_within: Duration,
+) -> Result<BTreeMap<IdentityKey, HistoryEntry>, Error> {
+    let mut last = BTreeMap::new();
+    let routine = entries.iter().filter(|entry| entry.routine);
+    let (devices, modules) = key_columns(routine.map(|entry| &entry.key));
+    if devices.is_empty() || coalesce_within.is_zero() {
+        return Ok(last);
+    }
+    let rows = query_in(
+        transaction,
+        "read the last revisions",
+        &format!(
+            "SELECT k.device_id, k.module_id, {COLUMNS}
+             FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[])) AS k (device_id, module_id)
+             CROSS JOIN LATERAL (
+                 SELECT * FROM history l
+                 WHERE l.device_id = k.device_id AND l.module_id = k.module_id
+                 ORDER BY l.revision DESC LIMIT 1
+             ) AS h
+             WHERE h.routine"
+        ),
+        &[&devices, &modules],
+    )
+    .await?;
+    for row in &rows {
+        let text = |column| row.try_get(column).map_err(engine("read a key"));
+        let key = parse_key(text(0)?, text(1)?)?;
+        match revision(key.clone(), row, 2) {
+            Ok(entry) => {
+                last.insert(key, entry);
+            }
+            // It stays as it is, and the new one beside it.
+            Err(damaged) => tracing::error!(error = %damaged, "a revision cannot be added to"),
+        }
+    }
+    Ok(last)
 }
 
 async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Result<(), Error> {
@@ -270,3 +338,5 @@ fn audit_entry(partition: Partition, row: &Row) -> Result<AuditEntry, Error> {
     entry.hash = ownership::hash(row, 9)?;
     Ok(entry)
 }
+
+mod coalesce;

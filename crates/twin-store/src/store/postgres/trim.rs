@@ -58,13 +58,27 @@ pub(super) async fn trim(
     })
 }
 
+/// Removes revisions that are too old. Of each identity only the oldest go, also when a clock was
+/// put back meanwhile: a document is rewound through all revisions behind it.
 async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
     execute(
         transaction,
         "forget old revisions",
         "DELETE FROM history WHERE (device_id, module_id, revision) IN
-             (SELECT device_id, module_id, revision FROM history
-              WHERE at < $1 ORDER BY at LIMIT $2)",
+             (SELECT old.device_id, old.module_id, old.revision
+              FROM (SELECT device_id, module_id, count(*) AS due
+                    FROM (SELECT device_id, module_id FROM history
+                          WHERE at < $1 ORDER BY at LIMIT $2) AS oldest
+                    GROUP BY device_id, module_id) AS k
+              CROSS JOIN LATERAL
+                  (SELECT h.device_id, h.module_id, h.revision FROM history h
+                   WHERE h.device_id = k.device_id AND h.module_id = k.module_id
+                       AND h.revision < coalesce(
+                           (SELECT min(young.revision) FROM history young
+                            WHERE young.device_id = k.device_id
+                                AND young.module_id = k.module_id AND young.at >= $1),
+                           9223372036854775807)
+                   ORDER BY h.revision LIMIT k.due) AS old)",
         &[
             &before(retention, retention.history_age),
             &i64::from(retention.batch),

@@ -29,7 +29,7 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
         upsert(&transaction, &commit.upserts),
         delete(&transaction, &commit.deletes),
         move_and_log(&transaction, commit),
-        trails::keep(&transaction, &commit.history),
+        trails::keep(&transaction, &commit.history, commit.coalesce_within),
         audit(&transaction, &commit.audit),
         tokens(&transaction, &commit.tokens, &commit.enrollments),
         operations::write(&transaction, commit),

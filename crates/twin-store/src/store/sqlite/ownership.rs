@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use twin::{Partition, PartitionCount, Revision};
 
 use super::{engine, write};
-use crate::store::{AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId};
+use crate::store::{
+    AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId, failpoint,
+};
 
 /// Name of the fact that says how many partitions the store was made with.
 const PARTITION_COUNT: &str = "partition_count";
@@ -43,7 +45,9 @@ pub(super) fn claim(
             .map_err(engine(action))?;
     }
     let claims = read(&transaction, replica)?;
+    failpoint::hit("claim.written");
     transaction.commit().map_err(engine(action))?;
+    failpoint::hit("claim.durable");
     Ok(claims)
 }
 
@@ -109,7 +113,10 @@ pub(super) fn release(
             )
             .map_err(engine(action))?;
     }
-    transaction.commit().map_err(engine(action))
+    failpoint::hit("release.written");
+    transaction.commit().map_err(engine(action))?;
+    failpoint::hit("release.durable");
+    Ok(())
 }
 
 /// Identities never move between partitions, so their number is fixed when the store is made.
@@ -117,21 +124,23 @@ fn check_partition_count(
     transaction: &Transaction<'_>,
     count: PartitionCount,
 ) -> Result<(), Error> {
-    let action = "write its number of partitions";
     let asked = count.get();
     match stored_count(transaction)? {
-        None => {
-            transaction
-                .execute(
-                    "INSERT INTO facts (name, value) VALUES (?1, ?2)",
-                    params![PARTITION_COUNT, asked.to_string()],
-                )
-                .map_err(engine(action))?;
-            Ok(())
-        }
+        None => write_count(transaction, asked),
         Some(stored) if stored == asked => Ok(()),
         Some(stored) => Err(Error::PartitionCount { stored, asked }),
     }
+}
+
+/// Notes the number of partitions the store is made with.
+pub(super) fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(), Error> {
+    transaction
+        .execute(
+            "INSERT INTO facts (name, value) VALUES (?1, ?2)",
+            params![PARTITION_COUNT, count.to_string()],
+        )
+        .map_err(engine("write its number of partitions"))?;
+    Ok(())
 }
 
 /// The number of partitions the store was made with; none before the first claim.

@@ -19,11 +19,12 @@ use crate::store::{EnrollmentState, EnrollmentToken, Error, Loaded, Selection, T
 const COLUMNS: &str = "device_id, module_id, revision, status, tags, desired, reported, posture, \
                        body, opaque, checksum";
 
-/// Reads what is selected.
+/// Reads what is selected; what has no readable key comes apart.
 pub(super) fn load(
     connection: &Connection,
     selections: &[Selection],
-) -> Result<Vec<Loaded>, Error> {
+) -> Result<(Vec<Loaded>, Vec<Damaged>), Error> {
+    let mut unnamed = Vec::new();
     let mut loaded = Vec::with_capacity(selections.len());
     for selection in selections {
         match selection {
@@ -31,7 +32,7 @@ pub(super) fn load(
                 let found = find(connection, key)?;
                 loaded.extend(found.map(|result| into_loaded(key.clone(), result)));
             }
-            Selection::Family(device) => family(connection, device, &mut loaded)?,
+            Selection::Family(device) => unnamed.extend(family(connection, device, &mut loaded)?),
             Selection::Token(hash, device) => {
                 let state = enrollment_token(connection, *hash, device)?;
                 loaded.extend(state.map(|state| Loaded::Token(device.clone(), state)));
@@ -44,7 +45,7 @@ pub(super) fn load(
             }
         }
     }
-    Ok(loaded)
+    Ok((loaded, unnamed))
 }
 
 /// Reads one record.
@@ -69,7 +70,13 @@ fn find(
         .map_err(engine(action))
 }
 
-fn family(connection: &Connection, device: &DeviceId, all: &mut Vec<Loaded>) -> Result<(), Error> {
+/// Reads a device and its modules; answers rows whose key cannot be read.
+fn family(
+    connection: &Connection,
+    device: &DeviceId,
+    all: &mut Vec<Loaded>,
+) -> Result<Vec<Damaged>, Error> {
+    let mut unnamed = Vec::new();
     let action = "read the twins of a device";
     let mut statement = connection
         .prepare_cached(&format!(
@@ -82,10 +89,10 @@ fn family(connection: &Connection, device: &DeviceId, all: &mut Vec<Loaded>) -> 
     while let Some(row) = rows.next().map_err(engine(action))? {
         match key(row) {
             Ok(key) => all.push(into_loaded(key.clone(), decode(key, row))),
-            Err(damaged) => tracing::error!(error = %damaged, "a stored twin was left out"),
+            Err(damaged) => unnamed.push(damaged),
         }
     }
-    Ok(())
+    Ok(unnamed)
 }
 
 fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {

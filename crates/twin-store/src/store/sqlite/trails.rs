@@ -1,17 +1,24 @@
 //! What the embedded store remembers of the past: the log, the history, the audit entries.
 
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
-use twin::{Partition, Revision};
+use std::time::Duration;
 
-use super::write::number;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use twin::{IdentityKey, Partition, Revision};
+
+use super::write::{execute, number};
 use super::{engine, module_text};
+use crate::history::{may_merge, merge};
 use crate::record::Damaged;
 use crate::store::row::change;
 use crate::store::row::history::{self, HistoryRow, instant, nanoseconds};
 use crate::store::{
     AuditEntry, AuditHead, AuditPage, Error, HistoryEntry, HistoryRead, LogEntry, LogPage,
 };
+
+/// The columns that [`history_row`] reads, in this order.
+const COLUMNS: &str = "revision, first_revision, at, first_at, actor, cause, changes, patch, undo, \
+                       routine, trace_parent, checksum";
 
 /// Reads the log of a partition. A damaged change is left out, or the partition would stand still;
 /// readers look at every twin now and then.
@@ -74,12 +81,11 @@ pub(super) fn history(
 ) -> Result<Vec<HistoryEntry>, Error> {
     let action = "read the history of a twin";
     let mut statement = connection
-        .prepare_cached(
-            "SELECT revision, first_revision, at, first_at, actor, cause, changes, patch, undo,
-                 routine, trace_parent, checksum FROM history
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM history
              WHERE device_id = ?1 AND module_id = ?2 AND revision < ?3 AND at >= ?4 AND at < ?5
-             ORDER BY revision DESC LIMIT ?6",
-        )
+             ORDER BY revision DESC LIMIT ?6"
+        ))
         .map_err(engine(action))?;
     let below = read.before.map_or(i64::MAX, number);
     let (from, to) = (
@@ -106,6 +112,86 @@ pub(super) fn history(
         entries.push(history::decode(read.key.clone(), row)?);
     }
     Ok(entries)
+}
+
+/// Writes a revision, put together with the last one of its identity where that is allowed.
+pub(super) fn keep(
+    transaction: &Transaction<'_>,
+    entry: &HistoryEntry,
+    coalesce_within: Duration,
+) -> Result<(), Error> {
+    if !entry.routine || coalesce_within.is_zero() {
+        return insert(transaction, entry);
+    }
+    let last = last(transaction, &entry.key)?;
+    let merged = last
+        .filter(|last| may_merge(last, entry, coalesce_within))
+        // One that cannot be read stays by itself.
+        .and_then(|last| Some((last.revision, merge(&last, entry).ok()?)));
+    let Some((replaced, merged)) = merged else {
+        return insert(transaction, entry);
+    };
+    execute(
+        transaction,
+        "replace a revision",
+        "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision = ?3",
+        params![
+            entry.key.device.as_str(),
+            module_text(&entry.key),
+            number(replaced)
+        ],
+    )?;
+    insert(transaction, &merged)
+}
+
+/// The last revision of an identity, if it can be read.
+fn last(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<Option<HistoryEntry>, Error> {
+    let action = "read the last revision";
+    let row = transaction
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM history WHERE device_id = ?1 AND module_id = ?2
+             ORDER BY revision DESC LIMIT 1"
+        ))
+        .map_err(engine(action))?
+        .query_row(params![key.device.as_str(), module_text(key)], |row| {
+            Ok(history_row(row, 0).ok())
+        })
+        .optional()
+        .map_err(engine(action))?;
+    Ok(row
+        .flatten()
+        .and_then(|row| history::decode(key.clone(), row).ok()))
+}
+
+fn insert(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Error> {
+    let row = history::encode(entry).ok_or(Error::Engine {
+        action: "write a revision",
+        source: "its time is centuries away".into(),
+    })?;
+    execute(
+        transaction,
+        "write a revision",
+        "INSERT INTO history (device_id, module_id, revision, first_revision, at, first_at, actor,
+             cause, changes, patch, undo, routine, trace_parent, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        params![
+            entry.key.device.as_str(),
+            module_text(&entry.key),
+            row.revision.cast_signed(),
+            row.first_revision.cast_signed(),
+            row.at,
+            row.first_at,
+            row.actor,
+            row.cause,
+            row.changes,
+            row.patch,
+            row.undo,
+            row.routine,
+            row.trace_parent,
+            row.checksum
+        ],
+    )?;
+    Ok(())
 }
 
 /// An instant as the rows have it; one that is centuries away bounds nothing.

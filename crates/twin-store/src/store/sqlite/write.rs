@@ -3,17 +3,25 @@
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior, params};
 use twin::{IdentityKey, Revision};
 
-use super::{engine, module_text, nanoseconds};
-use crate::store::row::{self, change, history};
+use super::{engine, module_text, nanoseconds, quarantine, trails};
+use crate::store::row::{self, change};
 use crate::store::{
-    AuditEntry, Commit, EnrollmentToken, Error, HistoryEntry, IndexEntry, PartitionState, Upsert,
+    AuditEntry, Commit, EnrollmentToken, Error, IndexEntry, PartitionState, Upsert, failpoint,
 };
 
 /// Writes a commit, whole or not at all.
 pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(), Error> {
     let transaction = begin(connection)?;
+    failpoint::hit("commit.begun");
     for state in &commit.partitions {
         fence(&transaction, state)?;
+    }
+    failpoint::hit("commit.fenced");
+    if quarantine::any(&transaction)? {
+        let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
+        for key in upserts.chain(&commit.deletes) {
+            quarantine::clear(&transaction, key)?;
+        }
     }
     for written in &commit.upserts {
         upsert(&transaction, written)?;
@@ -21,9 +29,10 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
     for key in &commit.deletes {
         delete(&transaction, key)?;
     }
+    failpoint::hit("commit.twins");
     log(&transaction, commit)?;
     for entry in &commit.history {
-        keep_revision(&transaction, entry)?;
+        trails::keep(&transaction, entry, commit.coalesce_within)?;
     }
     for entry in &commit.audit {
         audit(&transaction, entry)?;
@@ -41,7 +50,10 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
         )?;
     }
     super::operations::write(&transaction, commit)?;
-    transaction.commit().map_err(engine("commit"))
+    failpoint::hit("commit.written");
+    transaction.commit().map_err(engine("commit"))?;
+    failpoint::hit("commit.durable");
+    Ok(())
 }
 
 /// A transaction that holds the write lock from the start, so that a fence read in it stays true.
@@ -181,37 +193,6 @@ fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
             params![partition.get(), number(*through)],
         )?;
     }
-    Ok(())
-}
-
-fn keep_revision(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Error> {
-    let row = history::encode(entry).ok_or(Error::Engine {
-        action: "write a revision",
-        source: "its time is centuries away".into(),
-    })?;
-    execute(
-        transaction,
-        "write a revision",
-        "INSERT INTO history (device_id, module_id, revision, first_revision, at, first_at, actor,
-             cause, changes, patch, undo, routine, trace_parent, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-        params![
-            entry.key.device.as_str(),
-            module_text(&entry.key),
-            row.revision.cast_signed(),
-            row.first_revision.cast_signed(),
-            row.at,
-            row.first_at,
-            row.actor,
-            row.cause,
-            row.changes,
-            row.patch,
-            row.undo,
-            row.routine,
-            row.trace_parent,
-            row.checksum
-        ],
-    )?;
     Ok(())
 }
 
