@@ -23,13 +23,16 @@ use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
 use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
+use wire::twin::v1::twin_bulk_service_server::TwinBulkServiceServer;
+use wire::twin::v1::twin_history_service_server::TwinHistoryServiceServer;
 use wire::twin::v1::twin_service_server::TwinServiceServer;
 
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::engine::{self, Engine, OutboxEnd, Writer};
-use crate::grpc::Api;
+use crate::grpc::{Api, watch};
 use crate::metrics::Metrics;
+use crate::operations::runner::Runner;
 use crate::outbox::{self, Outbox};
 use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
@@ -182,8 +185,13 @@ impl App {
     pub async fn run(self, shutdown: ShutdownToken) -> Result<(), AppError> {
         let tasks = Tasks::new(shutdown.clone());
         let health = Health::new();
+        let begun = Arc::new(tokio::sync::Notify::new());
+        let feed = watch::Feed::new(self.store.clone(), self.engine.count());
+        let clock = self.clock.clone();
         let api = Api {
             engine: self.engine.clone(),
+            feed: feed.clone(),
+            operations: begun.clone(),
             store: self.store.clone(),
             sealer: self.sealer,
             clock: self.clock.clone(),
@@ -196,6 +204,8 @@ impl App {
             RegistryServiceServer::new(api.clone()),
             CredentialServiceServer::new(api.clone()),
             TwinServiceServer::new(api.clone()),
+            TwinHistoryServiceServer::new(api.clone()),
+            TwinBulkServiceServer::new(api.clone()),
             DeviceTwinServiceServer::new(api.clone()),
             TwinQueryServiceServer::new(api.clone()),
             PolicyTwinServiceServer::new(api.clone()),
@@ -229,6 +239,16 @@ impl App {
             let name = format!("consumer-{}", state.partition);
             tasks.spawn(name, OnFailure::StopService, consumer.run(shutdown.clone()));
         }
+        let runner = Runner::new(
+            self.store.clone(),
+            self.engine.clone(),
+            clock,
+            begun,
+            shutdown.clone(),
+        );
+        tasks.spawn("operations", OnFailure::StopService, runner.run());
+        let heads = watch::follow_heads(feed, self.engine.watch(), shutdown.clone());
+        tasks.spawn("watch-heads", OnFailure::StopService, heads);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
         tasks.spawn(

@@ -37,7 +37,7 @@ pub fn twin(record: &Record) -> Result<proto::Twin, Damaged> {
 
 /// A twin as it goes over the bus: sections and their metadata are the text they are stored in, so
 /// that a change of the posture costs no parsing of documents.
-fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
+pub(crate) fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
     let text = &record.twin;
     let (primary_thumbprint, secondary_thumbprint) = match &record.identity.authentication {
         Authentication::SelfSigned { primary, secondary } => {
@@ -149,7 +149,8 @@ pub fn change_kinds(touch: &Touch) -> Vec<i32> {
         .collect()
 }
 
-fn change_kind(kind: ChangeKind) -> proto::Change {
+/// What was touched, for the wire.
+pub fn change_kind(kind: ChangeKind) -> proto::Change {
     match kind {
         ChangeKind::Created => proto::Change::Created,
         ChangeKind::Tags => proto::Change::Tags,

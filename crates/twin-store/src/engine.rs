@@ -144,6 +144,17 @@ pub fn engine(
 }
 
 impl Engine {
+    /// How many partitions the hub has.
+    pub fn count(&self) -> PartitionCount {
+        self.count
+    }
+
+    /// Whether the first partition is ours, with which go what belongs to no other.
+    pub fn owns_first(&self) -> bool {
+        let first = self.count.partitions().next();
+        first.is_some_and(|first| self.logs.contains_key(&first))
+    }
+
     /// The partition of an identity.
     pub fn partition(&self, key: &IdentityKey) -> Partition {
         partition_of(&key.device, self.count)

@@ -10,6 +10,9 @@ use crate::secrets::SecretError;
 use crate::store;
 
 mod iot_hub;
+mod read;
+
+pub use read::ReadError;
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +137,13 @@ pub enum Error {
         #[source]
         source: TwinError,
     },
+    /// A patch breaks rules whatever twin it is written to.
+    #[error("no twin can take the patch: {source}")]
+    Bulk {
+        /// Why.
+        #[source]
+        source: TwinError,
+    },
     /// The enrolment token opens nothing.
     #[error("the enrolment token is unknown, expired or used up; ask an operator for a new one")]
     TokenRefused,
@@ -153,12 +163,9 @@ pub enum Error {
         /// What the agent answered for.
         version: u64,
     },
-    /// A watcher reads too slowly.
-    #[error("the watch fell {missed} changes behind and was ended; start it again")]
-    WatchTooSlow {
-        /// How many changes it missed.
-        missed: u64,
-    },
+    /// A reading call, or an operation over many twins, was refused.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The service is stopping or has lost its partitions.
     #[error("twin-store is stopping; try again")]
     Stopping,
@@ -208,7 +215,7 @@ impl Classified for Error {
             Error::NotFound(_) => Kind::NotFound,
             Error::AlreadyExists(_) => Kind::AlreadyExists,
             Error::EtagMismatch { .. } | Error::TwinEtagMismatch { .. } => Kind::Aborted,
-            Error::Twin { source, .. } => match source {
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => Kind::InvalidArgument,
                 TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => Kind::Aborted,
                 TwinError::VersionsExhausted => Kind::FailedPrecondition,
@@ -220,7 +227,7 @@ impl Classified for Error {
             | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
-            Error::WatchTooSlow { .. } => Kind::ResourceExhausted,
+            Error::Read(error) => error.kind(),
             Error::Stopping | Error::NotOwned { .. } => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
             Error::Secret(_) => Kind::Internal,
@@ -257,7 +264,7 @@ impl Classified for Error {
             Error::ForeignName { .. } => "FOREIGN_OPERATOR",
             Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
-            Error::Twin { source, .. } => match source {
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => "INVALID_TWIN",
                 TwinError::EtagMismatch { .. } => "ETAG_MISMATCH",
                 TwinError::VersionMismatch { .. } => "VERSION_MISMATCH",
@@ -266,7 +273,7 @@ impl Classified for Error {
             Error::TokenRefused => "ENROLLMENT_TOKEN_REFUSED",
             Error::EnrollmentDenied { .. } => "ENROLLMENT_DENIED",
             Error::NeverDesired { .. } => "VERSION_NEVER_DESIRED",
-            Error::WatchTooSlow { .. } => "WATCH_TOO_SLOW",
+            Error::Read(error) => error.reason(),
             Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",
@@ -286,6 +293,9 @@ impl Classified for Error {
             Error::Twin {
                 source: TwinError::Rules(rules),
                 ..
+            }
+            | Error::Bulk {
+                source: TwinError::Rules(rules),
             } => broken_rules(rules),
             _ => Vec::new(),
         }
@@ -307,7 +317,7 @@ impl Classified for Error {
                 metadata.push(("expected_etag", expected.clone()));
                 metadata.push(("actual_etag", actual.clone()));
             }
-            Error::Twin { source, .. } => match source {
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::EtagMismatch { expected, actual } => {
                     metadata.push(("expected_etag", expected.to_string()));
                     metadata.push(("actual_etag", actual.to_string()));

@@ -20,18 +20,23 @@ use crate::store::Store;
 
 mod audit;
 mod authentication;
+mod bulk;
 mod caller;
 mod credentials;
 mod device_twins;
 mod enrollment;
+mod filter;
+mod history;
 mod identity;
 mod policies;
 mod query;
+mod read_mask;
 mod registry;
 mod repeatable;
+mod token;
 mod twin_writes;
 mod twins;
-mod watch;
+pub(crate) mod watch;
 
 /// Most items of one page.
 const PAGE_MAX: u32 = 1000;
@@ -42,7 +47,10 @@ const PAGE_DEFAULT: u32 = 100;
 #[derive(Clone)]
 pub struct Api {
     pub(crate) engine: Engine,
+    pub(crate) feed: Arc<watch::Feed>,
     pub(crate) store: Arc<dyn Store>,
+    /// Tells the runner of a new operation.
+    pub(crate) operations: Arc<tokio::sync::Notify>,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,

@@ -23,6 +23,7 @@ pub mod history;
 pub mod index;
 pub mod lookup;
 pub mod metrics;
+pub mod operations;
 pub mod outbox;
 mod permissions;
 pub mod record;

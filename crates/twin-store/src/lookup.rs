@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use twin::query::{Attribute, Damage, Datum, LazyPosture, LazySection, LazyTwin};
+use twin::{Map, NodeMeta, Writer};
 use wire::time::optional;
 use wire::twin::v1 as proto;
 
@@ -58,6 +59,7 @@ struct Facts<'a> {
     updated_at: Option<Timestamp>,
     generation_id: Option<&'a str>,
     created_at: Option<Timestamp>,
+    desired_metadata: &'a str,
 }
 
 impl<'a> Facts<'a> {
@@ -89,10 +91,9 @@ impl<'a> Facts<'a> {
             }
             Attribute::ModelId => given(self.model_id),
             Attribute::Capabilities => Datum::owned(json!({ "iotEdge": self.iot_edge })),
-            // Edge hierarchies and Azure's configurations are not kept.
-            Attribute::DeviceScope | Attribute::ParentScopes | Attribute::Configurations => {
-                Datum::Undefined
-            }
+            // Edge hierarchies are not kept.
+            Attribute::DeviceScope | Attribute::ParentScopes => Datum::Undefined,
+            Attribute::Configurations => configurations(self.desired_metadata),
             Attribute::GenerationId => Datum::optional_text(self.generation_id),
             Attribute::CreateTime => instant(self.created_at),
             Attribute::UpdateTime => instant(self.updated_at),
@@ -106,6 +107,35 @@ fn given(text: &str) -> Datum<'_> {
 
 fn instant<'a>(at: Option<Timestamp>) -> Datum<'a> {
     at.map_or(Datum::Undefined, Datum::Instant)
+}
+
+/// The policies that have set something in desired, as IoT Hub shows its configurations.
+fn configurations<'a>(desired_metadata: &str) -> Datum<'a> {
+    // Most twins hold nothing of a policy, and need no parsing to say so.
+    if !desired_metadata.contains("policy:") {
+        return Datum::Undefined;
+    }
+    // What cannot be read is told when the section itself is looked at.
+    let Some(metadata) = serde_json::from_str(desired_metadata)
+        .ok()
+        .and_then(|json| NodeMeta::from_json(&json).ok())
+    else {
+        return Datum::Undefined;
+    };
+    let mut found = Map::new();
+    let mut nodes = vec![&metadata];
+    while let Some(node) = nodes.pop() {
+        if let Writer::Policy { id, .. } = &node.by
+            && !found.contains_key(id)
+        {
+            found.insert(id.clone(), json!({ "status": "Applied" }));
+        }
+        nodes.extend(node.children.values());
+    }
+    if found.is_empty() {
+        return Datum::Undefined;
+    }
+    Datum::owned(Value::Object(found))
 }
 
 /// A record as a query sees it.
@@ -137,6 +167,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         updated_at: Some(record.updated_at),
         generation_id: Some(&identity.generation_id),
         created_at: Some(identity.created_at),
+        desired_metadata: &text.desired.metadata,
     };
     LazyTwin {
         attributes: move |attribute| facts.of(attribute),
@@ -178,6 +209,7 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
         updated_at: at("update_time", twin.update_time),
         generation_id: None,
         created_at: None,
+        desired_metadata: &twin.desired_metadata_json,
     };
     LazyTwin {
         attributes: move |attribute| facts.of(attribute),
@@ -212,5 +244,43 @@ where
             part,
             problem,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twin::query::Lookup as _;
+
+    use super::*;
+    use crate::apply::twins;
+    use crate::apply::{Cause, Overlay};
+    use crate::testing::{key, now, object, overlay, record};
+
+    fn configurations_of(record: &Record) -> Option<Value> {
+        let twin = of_record(record);
+        twin.attribute(Attribute::Configurations).to_json()
+    }
+
+    #[test]
+    fn a_twin_names_the_policies_that_set_something_in_it() {
+        let plain = record("d", "g");
+        assert_eq!(configurations_of(&plain), None);
+        let mut overlay: Overlay = overlay([plain]);
+        let write = twin::PolicyWrite {
+            policy: "hardening".to_owned(),
+            revision: 3,
+            settings: object(json!({"a": {"b": 1}})),
+        };
+        let cause = Cause::default();
+        let written = twins::apply_policies(&mut overlay, &key("d"), &[write], None, now(), &cause);
+        written.expect("written");
+        let record = overlay.get(&key("d")).expect("there").clone();
+        let expected = json!({"hardening": {"status": "Applied"}});
+        assert_eq!(configurations_of(&record), Some(expected.clone()));
+        let logged = encode::stored_twin(&record).expect("printed");
+        let logged = of_logged(&logged)
+            .attribute(Attribute::Configurations)
+            .to_json();
+        assert_eq!(logged, Some(expected), "both forms say the same");
     }
 }

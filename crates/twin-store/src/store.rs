@@ -39,6 +39,10 @@ pub trait Store: Send + Sync {
     /// partitions than the store was made with.
     fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>>;
 
+    /// Names this store, and no other: made with it, and again when it is restored from a backup, so
+    /// that places in its log are not taken for places in another.
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>>;
+
     /// Gives partitions back, so that another replica may take them at once. Ones that are not ours
     /// any more are left alone.
     fn release(

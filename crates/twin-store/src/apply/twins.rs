@@ -42,11 +42,11 @@ pub struct OnlyIf {
     pub holds: Holds,
 }
 
-/// Whether a condition holds of a record.
-pub type Holds = Box<dyn Fn(&Record) -> Result<bool, Damaged> + Send>;
+/// Whether something holds of a twin at a time.
+pub type Holds = Box<dyn Fn(&Record, Timestamp) -> Result<bool, Damaged> + Send>;
 
 impl Conditions {
-    fn check(&self, record: &Record) -> Result<(), Error> {
+    fn check(&self, record: &Record, now: Timestamp) -> Result<(), Error> {
         let key = &record.key;
         // Compared as text: one that we never wrote is one that does not match (spec 3.4).
         let actual = record.twin.etag.to_string();
@@ -71,7 +71,7 @@ impl Conditions {
             return Err(Error::twin(key, source));
         }
         if let Some(only_if) = &self.only_if
-            && !(only_if.holds)(record)?
+            && !(only_if.holds)(record, now)?
         {
             return Err(Error::ConditionFalse {
                 key: key.clone(),
@@ -109,7 +109,7 @@ pub fn write(
     cause: &Cause,
 ) -> Result<Record, Error> {
     let mut record = overlay.get(key)?.clone();
-    write.conditions.check(&record)?;
+    write.conditions.check(&record, now)?;
     let twin = record.twin.parse(key)?;
     let stamp = Stamp {
         at: now,

@@ -128,8 +128,11 @@ impl Writer {
     fn elsewhere(&self, selections: &[Selection]) -> Option<Partition> {
         selections
             .iter()
-            .filter_map(Selection::device)
-            .map(|device| partition_of(device, self.count))
+            .filter_map(|selection| match (selection, selection.device()) {
+                // Operations belong to whoever owns the first partition: one runner in the hub.
+                (Selection::Operation(_), _) => self.count.partitions().next(),
+                (_, device) => device.map(|device| partition_of(device, self.count)),
+            })
             .find(|partition| !self.states.contains_key(partition))
     }
 
@@ -202,10 +205,13 @@ impl Writer {
             };
             commit.audit.push(audit::append(head, entry));
         }
-        let unfenced = !left.tokens.is_empty()
-            || !left.requests.is_empty()
-            || !left.operations.is_empty()
-            || !left.results.is_empty();
+        if !left.operations.is_empty()
+            && let Some(first) = self.count.partitions().next()
+        {
+            self.next_state(states, first)?;
+        }
+        let unfenced =
+            !left.tokens.is_empty() || !left.requests.is_empty() || !left.results.is_empty();
         if unfenced && states.is_empty() {
             let partition = self.any_partition()?;
             self.next_state(states, partition)?;

@@ -3,7 +3,7 @@
 
 use twin::ErrorCode;
 
-use super::Error;
+use super::{Error, ReadError};
 
 const fn code(number: u32, name: &'static str) -> ErrorCode {
     ErrorCode::new(number, name)
@@ -45,16 +45,30 @@ impl Error {
             Error::ModuleOfModule { .. } => MODULE_TO_MODULE,
             Error::DefinedTwice(_) => DEFINED_MULTIPLE_TIMES,
             Error::NoKeys { .. } | Error::TooManyGroups(_) => INVALID_OPERATION,
-            Error::Twin { source, .. } => source.error_code(),
+            Error::Twin { source, .. } | Error::Bulk { source } => source.error_code(),
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => UNAUTHORIZED,
-            Error::WatchTooSlow { .. } => THROTTLED,
+            Error::Read(error) => read_code(error),
             Error::Stopping | Error::NotOwned { .. } => UNAVAILABLE,
             Error::Store(crate::store::Error::Fenced { .. } | crate::store::Error::Closed) => {
                 UNAVAILABLE
             }
             Error::Damaged(_) | Error::Secret(_) | Error::Store(_) => SERVER_ERROR,
         }
+    }
+}
+
+fn read_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::WatchTooOld | ReadError::WatchToken { .. } | ReadError::Trimmed { .. } => {
+            ARGUMENT_INVALID
+        }
+        ReadError::NotThen(key) if key.module.is_some() => MODULE_NOT_FOUND,
+        ReadError::NotThen(_) => DEVICE_NOT_FOUND,
+        ReadError::NoOperation(_) | ReadError::OperationRuns(_) => INVALID_OPERATION,
+        ReadError::TooFast(_) => UNAVAILABLE,
+        ReadError::History(_) => SERVER_ERROR,
+        ReadError::TooLarge { .. } | ReadError::TooManyOperations { .. } => THROTTLED,
     }
 }
 

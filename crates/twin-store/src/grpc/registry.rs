@@ -7,9 +7,9 @@ use wire::registry::v1 as proto;
 use wire::registry::v1::registry_service_server::RegistryService;
 
 use super::caller::Caller;
+use super::filter::Filter;
 use super::identity::{View, device_message, module_message};
 use super::repeatable::Repeatable;
-use super::twins::Filter;
 use super::{Api, device, module, page_size, page_start, page_token, refuse, report_damaged};
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
@@ -42,7 +42,7 @@ impl Api {
         view: View,
     ) -> Result<proto::ListDevicesResponse, Error> {
         let size = page_size(request.page_size)?;
-        let filter = Filter::parse(&request.filter)?;
+        let filter = Filter::parse("filter", &request.filter)?;
         let mut after = page_start(&request.page_token)?;
         let mut answer = proto::ListDevicesResponse::default();
         let mut looked_at = 0;
@@ -60,7 +60,7 @@ impl Api {
             report_damaged(&page.damaged);
             looked_at += page.records.len();
             for record in &page.records {
-                match filter.passes(record) {
+                match filter.passes(record, self.clock.now()) {
                     Ok(true) => answer
                         .devices
                         .push(device_message(&self.sealer, record, view)?),

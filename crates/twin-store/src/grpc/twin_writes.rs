@@ -5,8 +5,8 @@ use wire::InvalidField;
 use wire::twin::v1 as proto;
 
 use super::caller::Caller;
+use super::filter::Filter;
 use super::repeatable::Repeatable;
-use super::twins::Filter;
 use super::{Api, etag, identity, object};
 use crate::apply::Mode;
 use crate::apply::twins::{self, Conditions, Form, OnlyIf, OperatorWrite};
@@ -137,12 +137,9 @@ fn content_condition(text: &str) -> Result<Option<OnlyIf>, Error> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let filter = Filter::parse(text).map_err(|error| match error {
-        Error::Field(field) => InvalidField::new("only_if", field.problem).into(),
-        other => other,
-    })?;
+    let filter = Filter::parse("only_if", text)?;
     Ok(Some(OnlyIf {
         text: text.to_owned(),
-        holds: Box::new(move |record| filter.passes(record)),
+        holds: Box::new(move |record, now| filter.passes(record, now)),
     }))
 }

@@ -394,6 +394,10 @@ impl Store for ModelStore {
         })
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.with(|_| Ok("model".to_owned()))
+    }
+
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
         self.with(|state| {
             let states = state.partitions.values();

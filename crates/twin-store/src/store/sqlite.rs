@@ -229,6 +229,10 @@ impl Store for SqliteStore {
         self.read(move |connection| trails::log(connection, partition, after, limit))
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.read(ownership::identity)
+    }
+
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
         self.read(ownership::heads)
     }

@@ -29,6 +29,8 @@ use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest};
 use wire::subjects;
 use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
+use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{GetTwinRequest, PatchTwinRequest, Twin};
 
@@ -117,6 +119,14 @@ impl Service {
 
     pub(crate) fn twins(&self) -> TwinServiceClient<Connection> {
         TwinServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn bulk(&self) -> TwinBulkServiceClient<Connection> {
+        TwinBulkServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn history(&self) -> TwinHistoryServiceClient<Connection> {
+        TwinHistoryServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn device_twins(&self) -> DeviceTwinServiceClient<Connection> {

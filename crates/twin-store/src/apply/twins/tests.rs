@@ -147,7 +147,7 @@ fn a_write_holds_its_conditions() {
     let only_if = |holds| Conditions {
         only_if: Some(OnlyIf {
             text: "tags.a = 1".to_owned(),
-            holds: Box::new(move |_| Ok(holds)),
+            holds: Box::new(move |_, _| Ok(holds)),
         }),
         ..Conditions::default()
     };

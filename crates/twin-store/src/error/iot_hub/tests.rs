@@ -195,7 +195,7 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "PreconditionFailed",
         ),
         (
-            Error::WatchTooSlow { missed: 1 },
+            Error::Read(ReadError::TooLarge { allowed: 1 }),
             429_001,
             "ThrottlingException",
         ),

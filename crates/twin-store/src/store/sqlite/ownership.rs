@@ -11,6 +11,8 @@ use crate::store::{
 };
 
 /// Name of the fact that says how many partitions the store was made with.
+/// Fact that names the store; a restored one gets another.
+const IDENTITY: &str = "identity";
 const PARTITION_COUNT: &str = "partition_count";
 
 /// Takes every partition at the first call of a replica, by raising its epoch; later calls take
@@ -125,6 +127,12 @@ fn check_partition_count(
     count: PartitionCount,
 ) -> Result<(), Error> {
     let asked = count.get();
+    transaction
+        .execute(
+            "INSERT INTO facts (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+            params![IDENTITY, uuid::Uuid::new_v4().to_string()],
+        )
+        .map_err(engine("write its identity"))?;
     match stored_count(transaction)? {
         None => write_count(transaction, asked),
         Some(stored) if stored == asked => Ok(()),
@@ -132,6 +140,7 @@ fn check_partition_count(
     }
 }
 
+<<<<<<< HEAD
 /// Notes the number of partitions the store is made with.
 pub(super) fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(), Error> {
     transaction
@@ -141,6 +150,17 @@ pub(super) fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(
         )
         .map_err(engine("write its number of partitions"))?;
     Ok(())
+=======
+/// The name of this store.
+pub(super) fn identity(connection: &Connection) -> Result<String, Error> {
+    connection
+        .query_row(
+            "SELECT value FROM facts WHERE name = ?1",
+            params![IDENTITY],
+            |row| row.get(0),
+        )
+        .map_err(engine("read its identity"))
+>>>>>>> c501b31 (Read twins and their past, resume watches, write many at once)
 }
 
 /// The number of partitions the store was made with; none before the first claim.
