@@ -104,7 +104,7 @@ pub(crate) enum Command {
     Up(up::UpArgs),
     /// Show whether everything is serving, and how much there is
     Status(status::StatusArgs),
-    /// Create, show and remove devices
+    /// Create, show, change and remove devices; import and export them
     #[command(subcommand)]
     Device(device::DeviceCommand),
     /// Create, show and remove modules of devices
@@ -113,7 +113,7 @@ pub(crate) enum Command {
     /// Let agents fetch their credentials themselves
     #[command(subcommand)]
     Enrollment(enrollment::EnrollmentCommand),
-    /// Show, change and follow twins
+    /// Show, change and follow twins, and what they were
     #[command(subcommand)]
     Twin(twin::TwinCommand),
     /// Search twins with IoT Hub's query language
@@ -131,15 +131,15 @@ pub(crate) enum Command {
     /// Show who changed what, and prove that the log is whole
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Look after the store of twin-store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Run the service ingestion alone: the door for agents
     #[command(after_help = serve::HELP)]
     Ingestion(serve::ServiceArgs),
     /// Run the service twin-store alone: identities and twins
     #[command(after_help = serve::HELP)]
     TwinStore(serve::ServiceArgs),
-    /// Look after the store of twin-store
-    #[command(subcommand)]
-    Store(store::StoreCommand),
     /// Ask one service whether it is ready, for health checks
     Probe(probe::ProbeArgs),
     /// Print a completion script for a shell

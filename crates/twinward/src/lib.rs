@@ -27,6 +27,7 @@ mod service;
 mod up;
 mod verbs;
 mod when;
+mod whole_file;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

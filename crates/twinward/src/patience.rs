@@ -61,3 +61,42 @@ pub(crate) async fn call<T>(
         tokio::time::sleep(delay).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+    use crate::environment::Environment;
+
+    /// Makes calls that are answered like this, one after the other; says how many were made.
+    async fn run(answers: &[Result<u8, Status>]) -> (Result<u8, Failure>, usize) {
+        let global = Cli::parse_from(["twinward", "status"]).global;
+        let environment = Environment::from([("TWINWARD_DATA_DIR", "/nowhere")]);
+        let connection = Connection::find(&global, &environment).unwrap();
+        let mut made = 0;
+        let result = call(&connection, "cannot ask", async || {
+            made += 1;
+            answers[made - 1]
+                .clone()
+                .map(Response::new)
+                .map_err(Into::into)
+        })
+        .await;
+        (result, made)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_away_is_asked_again() {
+        let away = || Err(Status::unavailable("restarting"));
+        let (result, made) = run(&[away(), away(), Ok(7)]).await;
+        assert_eq!((result.unwrap(), made), (7, 3));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final() {
+        let (result, made) = run(&[Err(Status::invalid_argument("no")), Ok(7)]).await;
+        assert_eq!((result.unwrap_err().kind(), made), (Kind::Invalid, 1));
+    }
+}

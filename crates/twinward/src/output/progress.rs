@@ -3,10 +3,11 @@
 //! On standard error, so that results can be piped. Programs (`-o json`) get neither, unless a
 //! person watches the terminal beside them.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use service_kit::clock::{Clock as _, SystemClock};
 
 use super::{Format, say};
@@ -105,12 +106,19 @@ fn bar(what: &'static str, total: Option<u64>) -> ProgressBar {
 
 fn style(total: Option<u64>) -> ProgressStyle {
     let template = match total {
-        Some(_) => "{prefix} [{bar:24}] {human_pos}/{human_len} {per_sec} {eta} left {wide_msg}",
-        None => "{prefix} {spinner} {human_pos} {per_sec} {wide_msg}",
+        Some(_) => "{prefix} [{bar:24}] {human_pos}/{human_len} {rate} {eta} left {wide_msg}",
+        None => "{prefix} {spinner} {human_pos} {rate} {wide_msg}",
     };
     ProgressStyle::with_template(template)
         .expect("the template is fixed and a test draws it")
         .progress_chars("=> ")
+        .with_key(
+            "rate",
+            |state: &ProgressState, text: &mut dyn fmt::Write| {
+                // A line that cannot be written to memory is not there to be read either.
+                let _ = write!(text, "{:.0}/s", state.per_sec());
+            },
+        )
 }
 
 fn line(what: &str, done: u64, total: Option<u64>, words: &str) -> String {

@@ -38,13 +38,19 @@ pub(crate) enum OperationCommand {
     /// List operations, newest first; ended ones are kept for 30 days
     List(ListArgs),
     /// Show one operation
-    #[command(after_help = "Example:\n  twinward operation get 0193f2")]
+    #[command(
+        after_help = "Example:\n  twinward operation get 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3"
+    )]
     Get(OperationArg),
     /// Follow an operation until it has ended; exits with 1 unless every twin was written
-    #[command(after_help = "Example:\n  twinward operation wait 0193f2")]
+    #[command(
+        after_help = "Example:\n  twinward operation wait 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3"
+    )]
     Wait(OperationArg),
     /// Stop an operation between two twins; what was written stays
-    #[command(after_help = "Example:\n  twinward operation cancel 0193f2")]
+    #[command(
+        after_help = "Example:\n  twinward operation cancel 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3"
+    )]
     Cancel(OperationArg),
     /// List what became of each twin
     Results(ResultsArgs),
@@ -75,8 +81,8 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "With -o json every result is a JSON object on a line of its own.\n\nExamples:\n  \
-    twinward operation results 0193f2 --outcome failed\n  \
-    twinward operation results 0193f2 --limit 0 -o json | jq -r .twin"
+    twinward operation results 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3 --outcome failed\n  \
+    twinward operation results 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3 --limit 0 -o json | jq -r .twin"
 )]
 pub(crate) struct ResultsArgs {
     #[command(flatten)]
@@ -103,7 +109,7 @@ pub(crate) enum OutcomeArg {
 /// Arguments of `operation undo`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    twinward operation undo 0193f2 --wait\n  \
+    twinward operation undo 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3 --wait\n  \
     twinward operation results NEW --outcome skipped")]
 pub(crate) struct UndoArgs {
     #[command(flatten)]

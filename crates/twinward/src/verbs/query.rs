@@ -62,7 +62,7 @@ pub(crate) async fn run(
         return explain(query, connection, output).await;
     }
     let limit = if args.all { u64::MAX } else { args.limit };
-    let mut printer = Printer::default();
+    let mut printer = Printer::new(&query);
     let mut damaged = Vec::new();
     let mut page_token = String::new();
     let mut count = 0;

@@ -4,4 +4,5 @@ mod support;
 
 mod alone;
 mod ask;
+mod store;
 mod up;

@@ -34,8 +34,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 #[command(
     after_help = "A line is a JSON object; `device export` writes such files, and IoT Hub's own \
     export can be read:\n\n  \
-    {\"deviceId\": \"cam-1\", \"status\": \"enabled\", \"tags\": {\"site\": \"hall-3\"},\n   \
-    \"authentication\": {\"type\": \"sas\"}, \"properties\": {\"desired\": {\"a\": 1}}}\n  \
+    {\"deviceId\": \"cam-1\", \"tags\": {\"site\": \"hall-3\"}, \
+    \"properties\": {\"desired\": {\"a\": 1}}}\n  \
     {\"deviceId\": \"cam-1\", \"moduleId\": \"lens\"}\n\n\
     Only deviceId is needed. With -o json every line's result is a JSON object on a line of its \
     own,\nand the last one is the summary.\n\nExamples:\n  \

@@ -192,13 +192,13 @@ impl View for OperationsView {
                 format!("{}/{}", operation.succeeded, operation.total),
                 troubles(operation),
                 time::age(paper.now, operation.create_time),
-                operation.actor.clone(),
                 what(operation),
+                operation.actor.clone(),
             ]
         });
         table::table(
             paper,
-            &["OPERATION", "STATE", "WRITTEN", "NOT", "AGE", "BY", "WHAT"],
+            &["OPERATION", "STATE", "WRITTEN", "NOT", "AGE", "WHAT", "BY"],
             rows.collect(),
         )
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use twin::query::{Select, Statement};
 
 /// One row.
 #[derive(Debug, Default, PartialEq)]
@@ -44,15 +45,30 @@ impl<'de> Deserialize<'de> for Row {
     }
 }
 
-/// The columns of some rows: in the order in which they first come up.
-pub(super) fn columns(rows: &[Row]) -> Vec<&str> {
+/// The columns of some rows: in the order in which they were selected, if that is known, and else
+/// in the order in which they first come up.
+pub(super) fn columns<'a>(selected: &[String], rows: &'a [Row]) -> Vec<&'a str> {
     let mut columns: Vec<&str> = Vec::new();
     for (name, _) in rows.iter().flat_map(|row| &row.0) {
         if !columns.contains(&name.as_str()) {
             columns.push(name);
         }
     }
+    let place = |name: &&str| selected.iter().position(|selected| selected == name);
+    // The sort is stable: what was not selected by name stays behind, as it came.
+    columns.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
     columns
+}
+
+/// What a statement selects, by name; nothing if it cannot be read here, which the service tells.
+pub(super) fn selected(query: &str) -> Vec<String> {
+    let Ok(statement) = Statement::parse(query) else {
+        return Vec::new();
+    };
+    match statement.select() {
+        Select::All => Vec::new(),
+        Select::Items(items) => items.iter().map(|item| item.name.clone()).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +82,9 @@ mod tests {
     #[test]
     fn columns_come_as_they_were_selected() {
         let rows = [row(r#"{"site":"x","n":1}"#), row(r#"{"n":2,"also":null}"#)];
-        assert_eq!(columns(&rows), ["site", "n", "also"]);
+        assert_eq!(columns(&[], &rows), ["site", "n", "also"]);
+        let selected = selected("SELECT COUNT() AS n, tags.site FROM devices GROUP BY tags.site");
+        assert_eq!(columns(&selected, &rows), ["n", "site", "also"]);
         assert_eq!(rows[1].get("also"), Some(&Value::Null));
         assert_eq!(rows[1].get("site"), None);
     }

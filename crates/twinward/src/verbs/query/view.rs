@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wire::twin::v1 as api;
 
-use super::row::{Row, columns};
+use super::row::{Row, columns, selected};
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::output::leaves::{compact, leaves};
@@ -24,13 +24,22 @@ const TWIN_COLUMNS: [&str; 8] = [
 ];
 
 /// Prints page after page.
-#[derive(Default)]
 pub(super) struct Printer {
+    selected: Vec<String>,
     table: table::Pages,
     rows: u64,
 }
 
 impl Printer {
+    /// For the rows of this statement.
+    pub(super) fn new(query: &str) -> Self {
+        Self {
+            selected: selected(query),
+            table: table::Pages::default(),
+            rows: 0,
+        }
+    }
+
     /// Prints a page; returns how many rows it had.
     pub(super) fn page(
         &mut self,
@@ -73,7 +82,7 @@ impl Printer {
     fn raw(&mut self, rows_json: &[String], output: &Output) -> Result<usize, Failure> {
         match output.format() {
             Format::Table => {
-                let text = raw_table(&mut self.table, rows_json, output.paper())?;
+                let text = raw_table(&mut self.table, &self.selected, rows_json, output.paper())?;
                 crate::output::write(&text)?;
             }
             Format::Json | Format::Yaml => {
@@ -98,6 +107,7 @@ impl Printer {
 
 fn raw_table(
     pages: &mut table::Pages,
+    selected: &[String],
     rows_json: &[String],
     paper: &Paper,
 ) -> Result<String, Failure> {
@@ -105,7 +115,7 @@ fn raw_table(
     for text in rows_json {
         rows.push(serde_json::from_str(text).map_err(|error| damaged(&error))?);
     }
-    let columns = columns(&rows);
+    let columns = columns(selected, &rows);
     let cells = rows.iter().map(|row| {
         let cell = |name: &&str| row.get(name).map(compact).unwrap_or_default();
         columns.iter().map(cell).collect()

@@ -84,7 +84,10 @@ pub(super) async fn run(
 /// What was encrypted anew.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the name that the service gives it")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the name that the service gives it"
+)]
 struct Resealed {
     resealed: u64,
     current: u64,

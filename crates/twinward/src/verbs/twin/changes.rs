@@ -45,6 +45,8 @@ pub(crate) enum ChangeArg {
     Configuration,
     /// The device was enabled or disabled
     Status,
+    /// How it proves itself or what it is was changed
+    Identity,
 }
 
 impl ChangeArg {
@@ -58,6 +60,7 @@ impl ChangeArg {
             ChangeArg::Posture => api::Change::Posture,
             ChangeArg::Configuration => api::Change::ConfigurationState,
             ChangeArg::Status => api::Change::Status,
+            ChangeArg::Identity => api::Change::Identity,
         }
     }
 }
@@ -104,6 +107,7 @@ pub(super) fn of_patch(patch: &Value) -> Vec<String> {
                 words.push(format!("{section} removed"));
                 continue;
             }
+            Value::String(text) if text.is_empty() => continue,
             Value::String(text) => {
                 words.push(format!("{section}={text}"));
                 continue;

@@ -116,11 +116,6 @@ impl Batch<'_> {
 
     fn device(&self, item: &Item) -> api::CreateDeviceRequest {
         let line = &item.line;
-        let object = |object: Option<&serde_json::Map<_, _>>| {
-            object
-                .map(|object| serde_json::Value::Object(object.clone()).to_string())
-                .unwrap_or_default()
-        };
         api::CreateDeviceRequest {
             device_id: item.key.device.to_string(),
             status: line.status().into(),
@@ -132,8 +127,8 @@ impl Batch<'_> {
             iot_edge: line
                 .capabilities
                 .is_some_and(|capabilities| capabilities.iot_edge),
-            tags_json: object(line.tags.as_ref()),
-            desired_json: object(line.desired()),
+            tags_json: line.tags_json(),
+            desired_json: line.desired_json(),
             validate_only: self.settings.dry_run,
             request_id: self.request_id(),
         }
@@ -198,21 +193,16 @@ impl Batch<'_> {
 
     /// A module is created without tags and desired section; they are written after it.
     async fn fill_module(&self, item: &Item) -> Result<Attempted, Failure> {
-        let object = |object: Option<&serde_json::Map<String, serde_json::Value>>| {
-            object
-                .filter(|object| !object.is_empty())
-                .map(|object| serde_json::Value::Object(object.clone()).to_string())
-                .unwrap_or_default()
-        };
-        let (tags_json, desired_json) =
-            (object(item.line.tags.as_ref()), object(item.line.desired()));
-        if self.settings.dry_run || (tags_json.is_empty() && desired_json.is_empty()) {
+        // An empty section is what it begins with.
+        let filled = |object: Option<&serde_json::Map<_, _>>| object.is_some_and(|o| !o.is_empty());
+        let asks = filled(item.line.tags.as_ref()) || filled(item.line.desired());
+        if self.settings.dry_run || !asks {
             return Ok(Attempted::Created);
         }
         let request = twins::ReplaceTwinRequest {
             name: wire::names::identity_name(&item.key),
-            tags_json,
-            desired_json,
+            tags_json: item.line.tags_json(),
+            desired_json: item.line.desired_json(),
             operator: self.settings.operator.clone(),
             request_id: self.request_id(),
             ..Default::default()

@@ -13,6 +13,7 @@ use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::patience;
+use crate::verbs::device::authentication;
 use crate::verbs::device::line::Item;
 
 /// Calls about single identities that go on at the same time.
@@ -24,13 +25,10 @@ pub(super) struct Existing<'a> {
     pub(super) settings: &'a Settings,
 }
 
-/// What is there of an identity, device or module.
-struct Present {
-    status: Option<(api::Status, String)>,
-    kind: api::AuthenticationType,
+/// What twins do not tell of an identity, as far as a line asks for it.
+#[derive(Default)]
+struct Rest {
     keys: Option<api::SymmetricKeys>,
-    thumbprints: Option<api::Thumbprints>,
-    iot_edge: bool,
     managed_by: String,
 }
 
@@ -97,11 +95,11 @@ impl Existing<'_> {
             let why = "it was deleted meanwhile, or what is stored of it is damaged";
             return Ok(Outcome::Failed(why.to_owned()));
         };
-        let present = match self.present(item, &name).await {
-            Ok(present) => present,
+        let rest = match self.rest(item, &name).await {
+            Ok(rest) => rest,
             Err(failure) => return about_a_line(failure),
         };
-        let differences = match self.compare(item, &present, twin) {
+        let differences = match self.compare(item, twin, &rest) {
             Ok(differences) => differences,
             Err(problem) => return Ok(Outcome::Failed(problem)),
         };
@@ -114,7 +112,7 @@ impl Existing<'_> {
             OnExisting::Update => {}
         }
         if !differences.registry.is_empty()
-            && let Err(failure) = self.update_identity(item, &name, &present).await
+            && let Err(failure) = self.update_identity(item, &name, twin).await
         {
             return about_a_line(failure);
         }
@@ -126,64 +124,53 @@ impl Existing<'_> {
         Ok(Outcome::Updated(names))
     }
 
-    async fn present(&self, item: &Item, name: &str) -> Result<Present, Failure> {
-        let view = if self.settings.with_keys && item.line.has_keys() {
+    /// Read only for lines that ask for it: a call for each identity would make a comparison slow.
+    async fn rest(&self, item: &Item, name: &str) -> Result<Rest, Failure> {
+        let with_keys = self.settings.with_keys && item.line.has_keys();
+        let view = if with_keys {
             api::IdentityView::Full
         } else {
             api::IdentityView::Basic
         };
         let what = "cannot read an identity";
-        if item.key.module.is_some() {
-            let module = patience::call(self.connection, what, async || {
-                let request = api::GetModuleRequest {
+        if item.key.module.is_none() {
+            if !with_keys {
+                return Ok(Rest::default());
+            }
+            let device = patience::call(self.connection, what, async || {
+                let request = api::GetDeviceRequest {
                     name: name.to_owned(),
                     view: view.into(),
                 };
-                self.connection
-                    .registry()?
-                    .get_module(request)
-                    .await
-                    .map_err(Into::into)
+                let answer = self.connection.registry()?.get_device(request).await;
+                answer.map_err(Into::into)
             })
             .await?;
-            return Ok(Present {
-                status: None,
-                kind: module.authentication_type(),
-                keys: module.keys,
-                thumbprints: module.thumbprints,
-                iot_edge: false,
-                managed_by: module.managed_by,
+            return Ok(Rest {
+                keys: device.keys,
+                managed_by: String::new(),
             });
         }
-        let device = patience::call(self.connection, what, async || {
-            let request = api::GetDeviceRequest {
+        if !with_keys && item.line.managed_by.is_none() {
+            return Ok(Rest::default());
+        }
+        let module = patience::call(self.connection, what, async || {
+            let request = api::GetModuleRequest {
                 name: name.to_owned(),
                 view: view.into(),
             };
-            self.connection
-                .registry()?
-                .get_device(request)
-                .await
-                .map_err(Into::into)
+            let answer = self.connection.registry()?.get_module(request).await;
+            answer.map_err(Into::into)
         })
         .await?;
-        Ok(Present {
-            status: Some((device.status(), device.status_reason.clone())),
-            kind: device.authentication_type(),
-            keys: device.keys,
-            thumbprints: device.thumbprints,
-            iot_edge: device.iot_edge,
-            managed_by: String::new(),
+        Ok(Rest {
+            keys: module.keys,
+            managed_by: module.managed_by,
         })
     }
 
     /// What a line does not say is as it should be.
-    fn compare(
-        &self,
-        item: &Item,
-        present: &Present,
-        twin: &twins::Twin,
-    ) -> Result<Differences, String> {
+    fn compare(&self, item: &Item, twin: &twins::Twin, rest: &Rest) -> Result<Differences, String> {
         let line = &item.line;
         let mut differences = Differences::default();
         let mut differs = |name, different: bool| {
@@ -191,37 +178,40 @@ impl Existing<'_> {
                 differences.registry.push(name);
             }
         };
-        if let Some((status, reason)) = &present.status {
-            let asked = line.status();
-            differs(
-                "status",
-                asked != api::Status::Unspecified && asked != *status,
-            );
-            let other = |asked: &String| asked != reason;
-            differs(
-                "statusReason",
-                line.status_reason.as_ref().is_some_and(other),
-            );
-        }
+        let asked = line.status();
+        differs(
+            "status",
+            asked != api::Status::Unspecified && asked != status(twin),
+        );
+        let reason = line.status_reason.as_ref();
+        differs(
+            "statusReason",
+            reason.is_some_and(|asked| *asked != twin.status_reason),
+        );
         let kind = line.authentication_type();
         differs(
             "authentication",
-            kind != api::AuthenticationType::Unspecified && kind != present.kind,
+            kind != api::AuthenticationType::Unspecified
+                && authentication::name(kind) != twin.authentication_type,
         );
-        let thumbprints = line.thumbprints();
+        let same = |asked: api::Thumbprints| {
+            asked.primary.eq_ignore_ascii_case(&twin.primary_thumbprint)
+                && asked
+                    .secondary
+                    .eq_ignore_ascii_case(&twin.secondary_thumbprint)
+        };
         differs(
             "thumbprints",
-            thumbprints.is_some()
-                && !same_thumbprints(thumbprints.as_ref(), present.thumbprints.as_ref()),
+            line.thumbprints().is_some_and(|asked| !same(asked)),
         );
         let keys = line.keys().filter(|_| self.settings.with_keys);
-        differs("keys", keys.is_some() && keys != present.keys);
+        differs("keys", keys.is_some() && keys != rest.keys);
         let edge = line.capabilities.map(|capabilities| capabilities.iot_edge);
-        differs("iotEdge", edge.is_some_and(|edge| edge != present.iot_edge));
+        differs("iotEdge", edge.is_some_and(|edge| edge != twin.iot_edge));
         let managed = line.managed_by.as_ref();
         differs(
             "managedBy",
-            managed.is_some_and(|by| *by != present.managed_by),
+            managed.is_some_and(|by| *by != rest.managed_by),
         );
         for (name, asked, present) in [
             ("tags", line.tags.as_ref(), &twin.tags_json),
@@ -241,7 +231,7 @@ impl Existing<'_> {
         &self,
         item: &Item,
         name: &str,
-        present: &Present,
+        twin: &twins::Twin,
     ) -> Result<(), Failure> {
         let line = &item.line;
         let keys = line.keys().filter(|_| self.settings.with_keys);
@@ -268,15 +258,15 @@ impl Existing<'_> {
             return Ok(());
         }
         // A reason is written with its status only, so both go, each as asked or as it is.
-        let (status, reason) = match (&present.status, line.status()) {
-            (Some((status, reason)), api::Status::Unspecified) => (*status, reason.clone()),
-            (Some((_, reason)), asked) => (asked, reason.clone()),
-            (None, asked) => (asked, String::new()),
+        let status = match line.status() {
+            api::Status::Unspecified => status(twin),
+            asked @ (api::Status::Enabled | api::Status::Disabled) => asked,
         };
+        let reason = line.status_reason.as_ref().unwrap_or(&twin.status_reason);
         let request = api::UpdateDeviceRequest {
             name: name.to_owned(),
             status: status.into(),
-            status_reason: line.status_reason.clone().unwrap_or(reason),
+            status_reason: reason.clone(),
             authentication_type: line.authentication_type().into(),
             keys,
             thumbprints: line.thumbprints(),
@@ -297,15 +287,10 @@ impl Existing<'_> {
     }
 
     async fn update_twin(&self, item: &Item, name: &str) -> Result<(), Failure> {
-        let object = |object: Option<&serde_json::Map<String, Value>>| {
-            object
-                .map(|object| Value::Object(object.clone()).to_string())
-                .unwrap_or_default()
-        };
         let request = twins::ReplaceTwinRequest {
             name: name.to_owned(),
-            tags_json: object(item.line.tags.as_ref()),
-            desired_json: object(item.line.desired()),
+            tags_json: item.line.tags_json(),
+            desired_json: item.line.desired_json(),
             operator: self.settings.operator.clone(),
             validate_only: self.settings.dry_run,
             ..Default::default()
@@ -334,13 +319,10 @@ fn about_a_line(failure: Failure) -> Result<Outcome, Failure> {
     }
 }
 
-/// Thumbprints are hex, in whatever case.
-fn same_thumbprints(one: Option<&api::Thumbprints>, other: Option<&api::Thumbprints>) -> bool {
-    let normal = |thumbprints: &api::Thumbprints| {
-        (
-            thumbprints.primary.to_ascii_uppercase(),
-            thumbprints.secondary.to_ascii_uppercase(),
-        )
-    };
-    one.map(normal) == other.map(normal)
+/// The status of the device, as the twin has it.
+fn status(twin: &twins::Twin) -> api::Status {
+    match twin.status.as_str() {
+        "disabled" => api::Status::Disabled,
+        _ => api::Status::Enabled,
+    }
 }

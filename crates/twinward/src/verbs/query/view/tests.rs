@@ -70,9 +70,14 @@ fn rows_keep_the_order_of_their_columns_and_a_missing_value_is_empty() {
         r#"{"site":null,"n":0.5}"#.to_owned(),
         r#"{"n":1,"site":"a\u001b[31m"}"#.to_owned(),
     ];
-    let text = raw_table(&mut table::Pages::default(), &rows, &paper(80)).unwrap();
+    let text = raw_table(&mut table::Pages::default(), &[], &rows, &paper(80)).unwrap();
     insta::assert_snapshot!("rows", text);
-    let failure = raw_table(&mut table::Pages::default(), &["[]".to_owned()], &paper(80));
+    let failure = raw_table(
+        &mut table::Pages::default(),
+        &[],
+        &["[]".to_owned()],
+        &paper(80),
+    );
     assert!(failure.unwrap_err().render().contains("rows_json"));
 }
 

@@ -11,8 +11,10 @@ use crate::verbs::twin::changes;
 
 /// Changed leaves named on a line.
 const LEAVES_MAX: usize = 8;
-/// Columns of a terminal that has room for causes, which hold UUIDs.
-const WIDE: u16 = 120;
+/// Columns of a terminal that has room for causes.
+const WIDE: u16 = 100;
+/// Digits of an id that people see.
+const ID_DIGITS: usize = 8;
 
 /// Several revisions, newest first.
 pub(super) struct Revisions(Vec<Revision>);
@@ -87,9 +89,14 @@ impl View for Revisions {
             header.insert(3, "BECAUSE OF");
         }
         let rows = self.0.iter().map(|Revision { message, patch }| {
+            let names = changes::names(message.changes());
             let mut words = changes::of_patch(patch);
-            if words.is_empty() {
-                words.push(changes::names(message.changes()).join("+"));
+            if names.contains(&"created") {
+                // What everything begins with says nothing.
+                words.retain(|word| word.starts_with("tags.") || word.starts_with("desired."));
+                words.insert(0, "created".to_owned());
+            } else if words.is_empty() {
+                words.push(names.join("+"));
             }
             let mut row = vec![
                 revision(message),
@@ -98,7 +105,7 @@ impl View for Revisions {
                 shorten(&words),
             ];
             if causes {
-                row.insert(3, message.cause.clone());
+                row.insert(3, cause(paper, &message.cause));
             }
             row
         });
@@ -112,6 +119,17 @@ fn revision(message: &api::TwinRevision) -> String {
         message.revision.to_string()
     } else {
         format!("{}-{}", message.first_revision, message.revision)
+    }
+}
+
+/// The cause; on a terminal an id's first digits, which tell causes apart.
+fn cause(paper: &Paper, cause: &str) -> String {
+    match (paper.width, cause.split_once(':')) {
+        (Some(_), Some((kind, id))) if id.chars().count() > ID_DIGITS + 1 && !id.contains('/') => {
+            let start: String = id.chars().take(ID_DIGITS).collect();
+            format!("{kind}:{start}…")
+        }
+        (Some(_) | None, _) => cause.to_owned(),
     }
 }
 

@@ -13,7 +13,7 @@ fn revision(number: u64, changes: &[api::Change], patch: &str) -> api::TwinRevis
             nanos: 5_000_000,
         }),
         actor: "operator:eve".to_owned(),
-        cause: "request:5f0e".to_owned(),
+        cause: "request:a956746b-ff93-4330-9600-941acda97e5c".to_owned(),
         changes: changes.iter().map(|change| (*change).into()).collect(),
         patch_json: patch.to_owned(),
         trace_parent: String::new(),
@@ -36,14 +36,18 @@ fn revisions() -> Vec<api::TwinRevision> {
             &[api::Change::Tags, api::Change::Desired],
             r#"{"tags":{"site":"hall-3","note":"a\u001b[31mb"},"desired":{"old":null},"desiredVersion":4}"#,
         ),
-        revision(3, &[api::Change::Created], "{}"),
+        revision(
+            3,
+            &[api::Change::Created],
+            r#"{"status":"enabled","statusReason":"","tags":{"site":"hall-2"}}"#,
+        ),
     ]
 }
 
 #[test]
 fn revisions_tell_who_changed_what_and_why() {
     let view = Revisions::read(revisions()).unwrap();
-    for width in [80, 140] {
+    for width in [80, 120] {
         let paper = Paper {
             width: Some(width),
             color: false,
