@@ -174,6 +174,10 @@ impl Store for PostgresStore {
         self.repeat(move |client| trails::log(client, partition, after, limit).boxed())
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.repeat(move |client| ownership::identity(client).boxed())
+    }
+
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
         self.repeat(move |client| ownership::heads(client).boxed())
     }

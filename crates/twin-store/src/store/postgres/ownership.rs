@@ -17,6 +17,8 @@ use crate::store::{AuditHead, Claims, Epoch, Error, PartitionState, Replica, Rep
 
 /// Name of the fact that says how many partitions the store was made with.
 const PARTITION_COUNT: &str = "partition_count";
+/// Name of the fact that names the store.
+const IDENTITY: &str = "identity";
 /// Lets one replica claim at a time.
 const LOCK: i64 = migrate::LOCK + 1;
 
@@ -44,6 +46,7 @@ pub(super) async fn claim(client: &mut Client, replica: &Replica) -> Result<Clai
     )
     .await?;
     check_partition_count(&transaction, replica.count).await?;
+    make_identity(&transaction).await?;
     let addresses = say_that_we_live(&transaction, replica).await?;
     let owners = owners(&transaction, replica.count).await?;
     let live: BTreeSet<&str> = addresses.keys().map(String::as_str).collect();
@@ -108,6 +111,30 @@ pub(super) async fn heads(client: &Client) -> Result<BTreeMap<Partition, Revisio
         heads.insert(parse_partition(row, 0, count)?, Revision::new(revision));
     }
     Ok(heads)
+}
+
+/// The name of this store.
+pub(super) async fn identity(client: &Client) -> Result<String, Error> {
+    let action = "read its identity";
+    let sql = "SELECT value FROM facts WHERE name = $1";
+    let rows = query(client, action, sql, &[&IDENTITY]).await?;
+    let row = rows.first().ok_or(Error::Engine {
+        action,
+        source: "it has none; partitions are claimed first".into(),
+    })?;
+    row.try_get(0).map_err(engine(action))
+}
+
+/// Gives the store its name, unless it has one. A restored one gets another.
+async fn make_identity(transaction: &Transaction<'_>) -> Result<(), Error> {
+    execute(
+        transaction,
+        "write its identity",
+        "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+        &[&IDENTITY, &uuid::Uuid::new_v4().to_string()],
+    )
+    .await?;
+    Ok(())
 }
 
 /// Identities never move between partitions, so their number is fixed when the store is made, and

@@ -140,7 +140,6 @@ fn check_partition_count(
     }
 }
 
-<<<<<<< HEAD
 /// Notes the number of partitions the store is made with.
 pub(super) fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(), Error> {
     transaction
@@ -150,7 +149,8 @@ pub(super) fn write_count(transaction: &Transaction<'_>, count: u16) -> Result<(
         )
         .map_err(engine("write its number of partitions"))?;
     Ok(())
-=======
+}
+
 /// The name of this store.
 pub(super) fn identity(connection: &Connection) -> Result<String, Error> {
     connection
@@ -160,7 +160,6 @@ pub(super) fn identity(connection: &Connection) -> Result<String, Error> {
             |row| row.get(0),
         )
         .map_err(engine("read its identity"))
->>>>>>> c501b31 (Read twins and their past, resume watches, write many at once)
 }
 
 /// The number of partitions the store was made with; none before the first claim.
