@@ -22,9 +22,9 @@ use wire::registry::v1::registry_service_server::RegistryServiceServer;
 use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
-use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
 use wire::twin::v1::twin_bulk_service_server::TwinBulkServiceServer;
 use wire::twin::v1::twin_history_service_server::TwinHistoryServiceServer;
+use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
 use wire::twin::v1::twin_service_server::TwinServiceServer;
 
 use crate::config::Config;

@@ -15,6 +15,7 @@ use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 mod body;
 pub mod decide;
 pub mod runner;
+pub(crate) mod survey;
 pub mod take_back;
 
 pub(crate) use body::{source_of, source_text};

@@ -16,6 +16,7 @@ const MODULE_TO_MODULE: ErrorCode = code(400_301, "CannotRegisterModuleToModule"
 const UNAUTHORIZED_ACCESS: ErrorCode = code(401_002, "IotHubUnauthorizedAccess");
 const UNAUTHORIZED: ErrorCode = code(401_003, "IotHubUnauthorized");
 const DEVICE_NOT_FOUND: ErrorCode = code(404_001, "DeviceNotFound");
+const JOB_NOT_FOUND: ErrorCode = code(404_002, "JobNotFound");
 const MODULE_NOT_FOUND: ErrorCode = code(404_010, "ModuleNotFound");
 const DEVICE_EXISTS: ErrorCode = code(409_001, "DeviceAlreadyExists");
 const MODULE_EXISTS: ErrorCode = code(409_301, "ModuleAlreadyExistsOnDevice");
@@ -65,7 +66,8 @@ fn read_code(error: &ReadError) -> ErrorCode {
         }
         ReadError::NotThen(key) if key.module.is_some() => MODULE_NOT_FOUND,
         ReadError::NotThen(_) => DEVICE_NOT_FOUND,
-        ReadError::NoOperation(_) | ReadError::OperationRuns(_) => INVALID_OPERATION,
+        ReadError::NoOperation(_) => JOB_NOT_FOUND,
+        ReadError::OperationRuns(_) => INVALID_OPERATION,
         ReadError::TooFast(_) => UNAVAILABLE,
         ReadError::History(_) => SERVER_ERROR,
         ReadError::TooLarge { .. } | ReadError::TooManyOperations { .. } => THROTTLED,

@@ -2,29 +2,27 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use service_kit::trace;
 use tonic::{Request, Response, Status};
-use twin::{Stamp, Twin, TwinPatch};
 use wire::InvalidField;
 use wire::names::identity_name;
-use wire::time::to_wire;
 use wire::twin::v1 as proto;
 use wire::twin::v1::twin_bulk_service_server::TwinBulkService;
 
 use super::caller::Caller;
 use super::repeatable::Repeatable;
-use super::token::{self, Kind};
-use super::{Api, identity, object, page_size, refuse};
+use super::{Api, identity, page_size, refuse, token};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work, decide, name, runner,
-    source_of, source_text,
+    Operation, RUNNING_MAX, State, TwinResult, Work, decide, name, source_text, survey,
 };
-use crate::store::{Loaded, OperationId, Selection, Source};
+use crate::store::{Loaded, OperationId, Selection};
+
+mod convert;
+
+use convert::{operation_id, page_token, place, to_wire_operation, to_wire_result, update};
 
 /// How long a wait lasts when the caller does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
@@ -36,13 +34,6 @@ const WAIT_LOOK: Duration = Duration::from_millis(100);
 const SCAN_MAX: usize = 10_000;
 /// Rows read at once.
 const CHUNK: u32 = 500;
-
-/// Where the next page of a list starts.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    list: String,
-    after: String,
-}
 
 impl Api {
     async fn begin_update(
@@ -59,12 +50,12 @@ impl Api {
         let update = update(&asked, self.clock.now())?;
         let actor = caller.operator(&request.operator)?;
         let cause = caller.cause_as(actor, &request.request_id);
-        let condition = runner::condition(&update)
+        let condition = survey::condition(&update)
             .map_err(|problem| InvalidField::new("bulk_update.condition", problem))?;
         if request.validate_only {
             let now = self.clock.now();
             return Ok(proto::Operation {
-                total: runner::count(&self.store, &update, &condition, now).await?,
+                total: survey::count(&self.store, &update, &condition, now).await?,
                 bulk_update: Some(asked),
                 actor: cause.actor.to_string(),
                 ..proto::Operation::default()
@@ -89,7 +80,7 @@ impl Api {
         rate: u32,
         action: &'static str,
     ) -> Result<proto::Operation, Error> {
-        if runner::running(&self.store).await?.len() >= RUNNING_MAX {
+        if survey::running(&self.store).await?.len() >= RUNNING_MAX {
             let allowed = RUNNING_MAX;
             return Err(ReadError::TooManyOperations { allowed }.into());
         }
@@ -215,12 +206,9 @@ impl Api {
     ) -> Result<proto::ListOperationResultsResponse, Error> {
         let id = operation_id("parent", &request.parent)?;
         let size = page_size(request.page_size)? as usize;
-        let outcome = match proto::Outcome::try_from(request.outcome) {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let problem = format!("{} is none that is known", request.outcome);
-                return Err(InvalidField::new("outcome", problem).into());
-            }
+        let Ok(outcome) = proto::Outcome::try_from(request.outcome) else {
+            let problem = format!("{} is none that is known", request.outcome);
+            return Err(InvalidField::new("outcome", problem).into());
         };
         self.operation(&id).await?;
         let list = token::fingerprint([&id.0, outcome.as_str_name()]);
@@ -266,42 +254,6 @@ impl Api {
     }
 }
 
-/// Reads what is to be written, and refuses what no twin could take.
-fn update(asked: &proto::BulkUpdate, now: Timestamp) -> Result<Update, Error> {
-    let source = match source_of(&asked.source) {
-        Some(source @ (Source::Devices | Source::Modules)) => source,
-        Some(Source::All) | None => {
-            let problem = format!(
-                "is {:?}; allowed are \"devices\" and \"devices.modules\"",
-                asked.source
-            );
-            return Err(InvalidField::new("bulk_update.source", problem).into());
-        }
-    };
-    let update = Update {
-        source,
-        condition: asked.condition.clone(),
-        tags: object("bulk_update.tags_patch_json", &asked.tags_patch_json)?,
-        desired: object("bulk_update.desired_patch_json", &asked.desired_patch_json)?,
-    };
-    if update.tags.is_none() && update.desired.is_none() {
-        let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
-        return Err(InvalidField::new("bulk_update", problem).into());
-    }
-    let patch = TwinPatch {
-        tags: update.tags.clone(),
-        desired: update.desired.clone(),
-    };
-    let stamp = Stamp {
-        at: now,
-        by: twin::Writer::System,
-    };
-    Twin::new(now)
-        .patch(&patch, &stamp, None)
-        .map_err(|source| Error::Bulk { source })?;
-    Ok(update)
-}
-
 fn audit(overlay: &mut Overlay, operation: &Operation, action: &'static str, actor: String) {
     let detail = match &operation.work {
         Work::Update(update) => json!({
@@ -320,89 +272,6 @@ fn audit(overlay: &mut Overlay, operation: &Operation, action: &'static str, act
         detail,
         trace_parent: trace::current_traceparent(),
     });
-}
-
-fn operation_id(field: &str, name: &str) -> Result<OperationId, Error> {
-    let id = name
-        .strip_prefix("operations/")
-        .and_then(|id| uuid::Uuid::parse_str(id).ok());
-    let id = id.ok_or_else(|| {
-        let problem = format!("{name:?} is not of the form \"operations/{{uuid}}\"");
-        InvalidField::new(field, problem)
-    })?;
-    Ok(OperationId(id.to_string()))
-}
-
-fn to_wire_operation(operation: &Operation) -> proto::Operation {
-    let state = match operation.state {
-        State::Running => proto::OperationState::Running,
-        State::Succeeded => proto::OperationState::Succeeded,
-        State::Cancelled => proto::OperationState::Cancelled,
-        State::Failed => proto::OperationState::Failed,
-    };
-    let text = |patch: &Option<twin::Map>| {
-        let patch = patch.clone().map(serde_json::Value::Object);
-        patch.map(|patch| patch.to_string()).unwrap_or_default()
-    };
-    let (bulk_update, undo_of) = match &operation.work {
-        Work::Update(update) => {
-            let update = proto::BulkUpdate {
-                source: source_text(update.source).to_owned(),
-                condition: update.condition.clone(),
-                tags_patch_json: text(&update.tags),
-                desired_patch_json: text(&update.desired),
-            };
-            (Some(update), String::new())
-        }
-        Work::Undo { of } => (None, name(of)),
-    };
-    let time = |at: Timestamp| Some(to_wire(at));
-    proto::Operation {
-        name: operation.name(),
-        state: state.into(),
-        bulk_update,
-        undo_of,
-        total: operation.total.unwrap_or(0),
-        succeeded: operation.succeeded,
-        failed: operation.failed,
-        skipped: operation.skipped,
-        create_time: time(operation.created_at),
-        update_time: time(operation.updated_at),
-        end_time: operation.ended_at.and_then(time),
-        actor: operation.actor.to_string(),
-        error: operation.error.clone(),
-    }
-}
-
-fn to_wire_result(result: &TwinResult) -> proto::OperationResult {
-    let outcome = match result.outcome {
-        Outcome::Succeeded => proto::Outcome::Succeeded,
-        Outcome::Failed => proto::Outcome::Failed,
-        Outcome::Skipped => proto::Outcome::Skipped,
-    };
-    proto::OperationResult {
-        twin: identity_name(&result.key),
-        outcome: outcome.into(),
-        reason: result.reason.clone(),
-        revision: result.revision,
-        time: Some(to_wire(result.at)),
-    }
-}
-
-fn page_token(list: &str, after: String) -> String {
-    let list = list.to_owned();
-    token::seal(Kind::Page, &Place { list, after })
-}
-
-fn place(token: &str, list: &str) -> Result<Option<String>, Error> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let place: Option<Place> = token::open(Kind::Page, token);
-    let place = place.filter(|place| place.list == list);
-    let problem = "is not one that this service gave for this list";
-    let place = place.ok_or_else(|| InvalidField::new("page_token", problem))?;
-    Ok(Some(place.after))
 }
 
 /// An operation as an answer.

@@ -16,10 +16,10 @@ use service_kit::error::{Classified as _, Kind, chain};
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
-use twin::query::{Scope, Vocabulary};
-use twin::{Condition, IdentityKey};
+use twin::IdentityKey;
 
 use super::decide::{self, Next, Step};
+use super::survey::{condition, count, running};
 use super::{Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -28,10 +28,6 @@ use crate::store::{self, OperationId, Search, Selection, Store};
 
 /// Twins of one step: few enough that others' writes come in between.
 const CHUNK: u32 = 64;
-/// Twins looked at at once while they are counted.
-const COUNT_CHUNK: u32 = 1000;
-/// Rows of operations read at once.
-const ROWS: u32 = 200;
 /// How often it looks for operations that nobody told it of: ones begun on another replica, or
 /// before this one took the first partition.
 const LOOK: Duration = Duration::from_secs(2);
@@ -162,10 +158,10 @@ impl Runner {
             let total = self.until_read(|| self.count(&operation)).await?;
             operation = self
                 .amend(&operation.id, move |operation| {
-                    operation.total = Some(total)
+                    operation.total = Some(total);
                 })
                 .await
-                .map_err(stop)?;
+                .map_err(|error| stop(&error))?;
         }
         while operation.state == State::Running {
             let started = self.clock.monotonic();
@@ -174,7 +170,10 @@ impl Runner {
                 Step::Update(keys) => keys.len(),
                 Step::TakeBack(undos) => undos.len(),
             };
-            operation = self.decide(&operation.id, chunk).await.map_err(stop)?;
+            operation = self
+                .decide(&operation.id, chunk)
+                .await
+                .map_err(|error| stop(&error))?;
             let took = self.clock.monotonic().saturating_duration_since(started);
             let pause = share(operation.rate, size).saturating_sub(took);
             if operation.state == State::Running
@@ -216,7 +215,7 @@ impl Runner {
                 let condition = condition(update).map_err(Stop::Never)?;
                 count(&self.store, update, &condition, operation.created_at)
                     .await
-                    .map_err(read_failed)
+                    .map_err(|error| read_failed(&error))
             }
             Work::Undo { of } => {
                 let row = self
@@ -224,7 +223,7 @@ impl Runner {
                     .load(vec![Selection::Operation(of.clone())])
                     .await;
                 let row = row
-                    .map_err(read_failed)?
+                    .map_err(|error| read_failed(&error))?
                     .into_iter()
                     .find_map(|loaded| match loaded {
                         store::Loaded::Operation(row) => Some(row),
@@ -263,7 +262,11 @@ impl Runner {
             after: operation.after.clone(),
             limit,
         };
-        let page = self.store.search(search).await.map_err(read_failed)?;
+        let page = self
+            .store
+            .search(search)
+            .await
+            .map_err(|error| read_failed(&error))?;
         let mut keys = Vec::new();
         for record in &page.records {
             let twin = lookup::of_record(record);
@@ -296,7 +299,7 @@ impl Runner {
     ) -> Result<Chunk, Stop> {
         let after = operation.after.clone();
         let rows = self.store.operation_results(of.clone(), after, limit).await;
-        let rows = rows.map_err(read_failed)?;
+        let rows = rows.map_err(|error| read_failed(&error))?;
         let is_last = rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
         let mut undos = Vec::new();
         for row in &rows {
@@ -345,67 +348,6 @@ impl Runner {
     }
 }
 
-/// Operations that go on, the newest first. One that cannot be read is reported and left alone.
-pub(crate) async fn running(store: &Arc<dyn Store>) -> Result<Vec<Operation>, store::Error> {
-    let mut running = Vec::new();
-    let mut after = None;
-    loop {
-        let rows = store.operations(after, ROWS).await?;
-        let is_last = rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX);
-        after = rows.last().map(|row| row.id.clone());
-        for row in rows.iter().filter(|row| !row.ended) {
-            match Operation::from_row(row) {
-                Ok(operation) => running.push(operation),
-                Err(damaged) => error!(error = %damaged, "an operation is left alone"),
-            }
-        }
-        if is_last {
-            return Ok(running);
-        }
-    }
-}
-
-/// How many twins an update would write now.
-pub(crate) async fn count(
-    store: &Arc<dyn Store>,
-    update: &Update,
-    condition: &Condition,
-    now: jiff::Timestamp,
-) -> Result<u64, store::Error> {
-    let mut total = 0;
-    let mut after = None;
-    loop {
-        let search = Search {
-            source: update.source,
-            condition: condition.scope().clone(),
-            now,
-            after,
-            limit: COUNT_CHUNK,
-        };
-        let page = store.search(search).await?;
-        let matching = page
-            .records
-            .iter()
-            .filter(|record| condition.matches_at(&lookup::of_record(record), now));
-        total += u64::try_from(matching.count()).unwrap_or(u64::MAX);
-        after = page.next;
-        if after.is_none() {
-            return Ok(total);
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-/// The condition of an update.
-pub(crate) fn condition(update: &Update) -> Result<Condition, String> {
-    let condition = Condition::parse_in(&update.condition, Vocabulary::Query)
-        .map_err(|error| error.to_string())?;
-    match condition.scope() {
-        Scope::Nothing => Err("an empty condition matches no twin".to_owned()),
-        Scope::Everything | Scope::Where(_) => Ok(condition),
-    }
-}
-
 /// How long so many twins are to take.
 fn share(rate: u32, twins: usize) -> Duration {
     let twins = u32::try_from(twins).unwrap_or(u32::MAX);
@@ -415,13 +357,13 @@ fn share(rate: u32, twins: usize) -> Duration {
     }
 }
 
-fn read_failed(error: store::Error) -> Stop {
-    warn!(error = chain(&error), "an operation waits for the store");
+fn read_failed(error: &store::Error) -> Stop {
+    warn!(error = chain(error), "an operation waits for the store");
     Stop::Later
 }
 
 /// What a refused decision means for the operation as a whole.
-fn stop(error: Error) -> Stop {
+fn stop(error: &Error) -> Stop {
     match error.kind() {
         // Stopping, or the partition is another replica's now: its runner goes on.
         Kind::Unavailable => Stop::Later,

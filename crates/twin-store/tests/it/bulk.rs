@@ -1,5 +1,7 @@
 //! Updates of many twins: to the end, stopped, taken back, and over a restart.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
 use std::collections::BTreeMap;
 
 use testkit::{NatsServer, wait_for};
@@ -20,7 +22,6 @@ async fn create(service: &Service, count: usize) -> Vec<String> {
         });
         let request = BatchCreateDevicesRequest {
             requests: requests.collect(),
-            ..Default::default()
         };
         service
             .registry()

@@ -1,6 +1,7 @@
 //! The client's cache, kept in step with a real service whose connections and which itself are
 //! killed.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
 #![allow(clippy::disallowed_methods)] // tasks of a test need no supervisor
 
 use std::collections::BTreeMap;

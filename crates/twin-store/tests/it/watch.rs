@@ -1,9 +1,11 @@
 //! Watches: what is there, what changes, and going on where one was.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use service_kit::error::Kind;
+use service_kit::error::{Classified as _, Kind};
 use testkit::NatsServer;
 use tonic::Streaming;
 use wire::registry::v1::DeleteDeviceRequest;
@@ -348,7 +350,6 @@ async fn a_token_of_another_watch_or_another_store_is_refused_and_one_too_old_is
         let refused = service.twins().watch_twins(request).await;
         refusal(refused.map(|_| tonic::Response::new(())))
     };
-    use service_kit::error::Classified as _;
     for (filter, text) in [("tags.a = 1", token.as_str()), ("", "nonsense")] {
         let refused = refused(&service, filter, text).await;
         assert_eq!(refused.reason(), "WATCH_TOKEN_INVALID", "{refused}");
@@ -362,10 +363,7 @@ async fn a_token_of_another_watch_or_another_store_is_refused_and_one_too_old_is
                 .await;
         }
         let mut watch = resume(&service, "", &token).await;
-        match watch.stream.message().await {
-            Ok(_) => None,
-            Err(status) => Some(status),
-        }
+        watch.stream.message().await.err()
     })
     .await;
     assert_eq!(end.code(), tonic::Code::OutOfRange);
