@@ -8,6 +8,7 @@
 mod support;
 
 mod bad_input;
+mod bulk_over_a_kill;
 mod created_again;
 mod enrollment;
 mod killed_in_mid_stream;

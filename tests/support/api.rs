@@ -10,6 +10,7 @@ use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::registry::v1 as registry;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1 as twin;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
 use super::SOON;
@@ -19,6 +20,7 @@ use super::SOON;
 pub(crate) struct Api {
     pub(crate) registry: RegistryServiceClient<Connection>,
     pub(crate) twins: TwinServiceClient<Connection>,
+    pub(crate) bulk: TwinBulkServiceClient<Connection>,
     pub(crate) policies: PolicyServiceClient<Connection>,
 }
 
@@ -50,6 +52,7 @@ impl Api {
         Api {
             registry: RegistryServiceClient::new(twin_store.clone()),
             twins: TwinServiceClient::new(twin_store.clone()),
+            bulk: TwinBulkServiceClient::new(twin_store.clone()),
             policies: PolicyServiceClient::new(policy.clone()),
         }
     }
