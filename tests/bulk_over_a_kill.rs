@@ -58,7 +58,11 @@ async fn an_update_of_many_twins_goes_on_after_kills_and_writes_each_once() {
     let name = started.expect("it begins").into_inner().name;
     for least in [1, DEVICES / 2] {
         let far = progress(&api, &name, least).await;
-        assert_eq!(far.state(), OperationState::Running, "the blow falls in the middle");
+        assert_eq!(
+            far.state(),
+            OperationState::Running,
+            "the blow falls in the middle"
+        );
         hub.kill_and_restart(Part::TwinStore).await;
     }
     let done = wait_for("the operation's end", LONG, async || {

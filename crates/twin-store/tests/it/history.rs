@@ -410,7 +410,6 @@ async fn two_moments_are_compared_and_a_twin_is_made_as_it_was() {
 }
 
 #[tokio::test]
-#[ignore = "the embedded store does not trim histories yet"]
 async fn what_is_no_longer_kept_is_told_from_what_never_was() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();
