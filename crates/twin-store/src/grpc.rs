@@ -29,7 +29,7 @@ mod filter;
 mod history;
 mod identity;
 mod policies;
-mod query;
+pub mod query;
 mod read_mask;
 mod registry;
 mod repeatable;

@@ -3,15 +3,18 @@
 //! A store may answer more than what matches ([`crate::store::Plan::residual`]). Lists, queries and
 //! whoever else looks for twins come through here, so that all of them mean the same by a condition.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use twin::IdentityKey;
-use twin::query::{Attribute, Datum, LazyTwin, Scope};
+use twin::query::{
+    Attribute, Datum, LazyPosture, LazySection, LazyTwin, Lookup, Path, Root, Scope,
+};
+use twin::{IdentityKey, ModuleId};
 
 use crate::lookup;
 use crate::record::{Damaged, Record};
-use crate::store::{Error, Search, Store};
+use crate::store::{Error, RawRecord, Search, Store};
 
 /// Records read at once. At most some 100 KiB each, they bound the memory of a search.
 pub const CHUNK: u32 = 256;
@@ -57,29 +60,42 @@ pub async fn pages(store: &dyn Store, search: Search, within: Duration) -> Resul
     }
 }
 
-/// Gives every record that is searched for to `each`, in the order of their keys, until that is
-/// enough for it. Answers what could not be read.
+/// Gives every twin that is searched for to `each`, in the order of their keys, until that is enough
+/// for it. Answers what could not be read. `paths` are all that `each` looks at beside the condition:
+/// of most twins only a few values are wanted, and only those are parsed.
 ///
 /// # Errors
 /// The store failed, or `each` did.
 pub async fn each<E: From<Error>>(
     store: &dyn Store,
     search: Search,
-    mut each: impl FnMut(Record) -> Result<Next, E> + Send,
+    paths: &BTreeSet<Path>,
+    mut each: impl FnMut(Seen<'_>) -> Result<Next, E> + Send,
 ) -> Result<Vec<Damaged>, E> {
     let mut search = search;
     let mut damaged = Vec::new();
     search.limit = CHUNK;
+    let condition = match &search.condition {
+        Scope::Everything | Scope::Nothing => BTreeSet::new(),
+        Scope::Where(expr) => expr.paths(),
+    };
+    let is_shallow = paths.iter().chain(&condition).all(is_in_column);
     loop {
-        let page = store.search(search.clone()).await?;
+        let page = store.scan(search.clone()).await?;
         damaged.extend(page.damaged);
-        for record in page.records {
-            match decide(&search, &record) {
-                Ok(false) => {}
-                Ok(true) => match each(record)? {
-                    Next::Go => {}
-                    Next::Enough => return Ok(damaged),
-                },
+        for raw in page.records {
+            let next = if is_shallow {
+                let twin = of_raw(&raw);
+                see(&search, &raw, &twin, &mut each)?
+            } else {
+                match raw.clone().parse() {
+                    Ok(record) => see(&search, &raw, &lookup::of_record(&record), &mut each)?,
+                    Err(problem) => Err(problem),
+                }
+            };
+            match next {
+                Ok(Next::Go) => {}
+                Ok(Next::Enough) => return Ok(damaged),
                 Err(problem) => damaged.push(problem),
             }
         }
@@ -87,6 +103,65 @@ pub async fn each<E: From<Error>>(
             return Ok(damaged);
         };
         search.after = Some(next);
+    }
+}
+
+/// A twin that was found.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// The whole of it, not parsed.
+    pub raw: &'a RawRecord,
+    /// What a query asks.
+    pub twin: &'a dyn Lookup,
+}
+
+fn see<'a, A, E>(
+    search: &Search,
+    raw: &'a RawRecord,
+    twin: &LazyTwin<'a, A>,
+    each: &mut impl FnMut(Seen<'_>) -> Result<Next, E>,
+) -> Result<Result<Next, Damaged>, E>
+where
+    A: Fn(Attribute) -> Datum<'a>,
+{
+    let next = if search.condition.holds_at(twin, search.now) {
+        each(Seen { raw, twin })?
+    } else {
+        Next::Go
+    };
+    // Whatever was looked at and could not be read was undefined, and has to be told of.
+    Ok(lookup::undamaged(&raw.key().to_string(), twin).map(|()| next))
+}
+
+/// Whether a path leads into a column of a row, so that the rest need not be parsed.
+fn is_in_column(path: &Path) -> bool {
+    match &path.root {
+        Root::Tags | Root::Desired | Root::Reported => {
+            path.keys.first().is_some_and(|key| !key.starts_with('$'))
+        }
+        Root::Posture | Root::Variable { .. } => true,
+        Root::Attribute(attribute) => matches!(
+            attribute,
+            Attribute::DeviceId | Attribute::ModuleId | Attribute::Status
+        ),
+    }
+}
+
+/// A row as a query sees it that keeps to [`is_in_column`].
+fn of_raw<'a>(raw: &'a RawRecord) -> LazyTwin<'a, impl Fn(Attribute) -> Datum<'a>> {
+    LazyTwin {
+        attributes: move |attribute| match attribute {
+            Attribute::DeviceId => Datum::text(raw.key().device.as_str()),
+            Attribute::ModuleId => {
+                Datum::optional_text(raw.key().module.as_ref().map(ModuleId::as_str))
+            }
+            Attribute::Status => Datum::text(raw.status()),
+            _ => Datum::Undefined,
+        },
+        tags: LazySection::new(raw.tags(), "", 0),
+        desired: LazySection::new(raw.desired(), "", 0),
+        reported: LazySection::new(raw.reported(), "", 0),
+        posture: LazyPosture::from_text(raw.posture()),
     }
 }
 

@@ -64,13 +64,19 @@ struct Answer {
 
 /// What queries need.
 #[derive(Clone, Copy)]
-struct Queries<'a> {
-    store: &'a dyn Store,
-    now: Timestamp,
+pub struct Queries<'a> {
+    /// What is searched.
+    pub store: &'a dyn Store,
+    /// What `NOW()` stands for.
+    pub now: Timestamp,
 }
 
 impl Queries<'_> {
-    async fn query(
+    /// Answers a page.
+    ///
+    /// # Errors
+    /// The request or its token cannot be used, the query takes too long, or the store failed.
+    pub async fn query(
         &self,
         request: proto::QueryTwinsRequest,
     ) -> Result<proto::QueryTwinsResponse, Error> {
@@ -142,16 +148,12 @@ impl Queries<'_> {
             Place::Start | Place::Key(_) | Place::Row(_) => None,
         };
         let mut window = Window::new(call.wanted(), after);
-        let mut unreadable = Vec::new();
-        let damaged = search::each(self.store, call.search(), |record| {
-            let twin = lookup::of_record(&record);
-            let position = call.statement.position(&twin, record.key.clone());
-            let readable = search::whole(&record, &twin);
-            drop(twin);
-            match readable {
-                Ok(()) if window.wants(&position) => window.offer(position, record),
-                Ok(()) => {}
-                Err(damaged) => unreadable.push(damaged),
+        let paths = call.statement.paths();
+        let damaged = search::each(self.store, call.search(), &paths, |seen| {
+            let key = seen.raw.key().clone();
+            let position = call.statement.position(seen.twin, key);
+            if window.wants(&position) {
+                window.offer(position, seen.raw.clone());
             }
             Ok::<_, Error>(Next::Go)
         })
@@ -159,10 +161,9 @@ impl Queries<'_> {
         let page = window.into_page();
         let mut rows = Answer::none();
         rows.damaged = damaged;
-        rows.damaged.extend(unreadable);
         let (mut bytes, count) = (0, page.rows.len());
-        for (index, (position, record)) in page.rows.into_iter().enumerate() {
-            match call.row(&record) {
+        for (index, (position, raw)) in page.rows.into_iter().enumerate() {
+            match raw.parse().and_then(|record| call.row(&record)) {
                 Ok(row) => {
                     bytes += row.bytes();
                     rows.rows.push(row);
@@ -187,16 +188,13 @@ impl Queries<'_> {
             vec![row]
         } else {
             let mut aggregator = Aggregator::new(&call.statement);
-            let mut unreadable = Vec::new();
-            let damaged = search::each(self.store, call.search(), |record| {
-                let twin = lookup::of_record(&record);
-                let added = aggregator.add(&twin).map_err(Error::TooManyGroups);
-                unreadable.extend(search::whole(&record, &twin).err());
-                added.map(|()| Next::Go)
+            let paths = call.statement.paths();
+            let damaged = search::each(self.store, call.search(), &paths, |seen| {
+                let added = aggregator.add(seen.twin);
+                added.map(|()| Next::Go).map_err(Error::TooManyGroups)
             })
             .await?;
             rows.damaged.extend(damaged);
-            rows.damaged.extend(unreadable);
             aggregator.into_rows()
         };
         let given = match call.token.place {
@@ -245,7 +243,11 @@ impl Queries<'_> {
         Ok(Some(names.map(|name| (name, Value::from(total))).collect()))
     }
 
-    async fn explain(
+    /// Tells how a query would be run.
+    ///
+    /// # Errors
+    /// The query cannot be read, or the store failed.
+    pub async fn explain(
         &self,
         request: proto::ExplainQueryRequest,
     ) -> Result<proto::ExplainQueryResponse, Error> {

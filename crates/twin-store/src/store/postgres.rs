@@ -27,8 +27,8 @@ use twin::{IdentityKey, Partition, PartitionCount, Revision};
 
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention,
-    Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
+    Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::Record;
 use connections::{Connections, Repeat};
@@ -145,7 +145,15 @@ impl Store for PostgresStore {
         let search = Arc::new(search);
         self.look(move |client| {
             let search = search.clone();
-            async move { search::search(client, &search).await }.boxed()
+            async move { search::search(client, &search, read::decode).await }.boxed()
+        })
+    }
+
+    fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::search(client, &search, read::raw).await }.boxed()
         })
     }
 

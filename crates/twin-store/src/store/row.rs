@@ -86,6 +86,80 @@ pub(crate) struct Row<'a> {
     pub(crate) checksum: u32,
 }
 
+/// A record that is not parsed: a row whose checksum was right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    key: IdentityKey,
+    row: Row<'static>,
+}
+
+impl RawRecord {
+    /// Prints a record.
+    pub(crate) fn of(record: &Record) -> Result<RawRecord, Damaged> {
+        let row = encode(record).map_err(|error| Damaged {
+            key: record.key.to_string(),
+            part: "row",
+            problem: error.to_string(),
+        })?;
+        RawRecord::new(record.key.clone(), &row)
+    }
+
+    /// Takes a row over.
+    pub(crate) fn new(key: IdentityKey, row: &Row<'_>) -> Result<RawRecord, Damaged> {
+        row.check(&key)?;
+        let row = Row {
+            revision: row.revision,
+            status: row.status.clone().into_owned().into(),
+            tags: row.tags.clone().into_owned().into(),
+            desired: row.desired.clone().into_owned().into(),
+            reported: row.reported.clone().into_owned().into(),
+            posture: row.posture.clone().into_owned().into(),
+            body: row.body.clone().into_owned().into(),
+            opaque: row.opaque,
+            checksum: row.checksum,
+        };
+        Ok(RawRecord { key, row })
+    }
+
+    /// Whose it is.
+    pub fn key(&self) -> &IdentityKey {
+        &self.key
+    }
+
+    /// The registry's status.
+    pub fn status(&self) -> &str {
+        &self.row.status
+    }
+
+    /// JSON of `tags`.
+    pub fn tags(&self) -> &str {
+        &self.row.tags
+    }
+
+    /// JSON of `properties.desired`.
+    pub fn desired(&self) -> &str {
+        &self.row.desired
+    }
+
+    /// JSON of `properties.reported`.
+    pub fn reported(&self) -> &str {
+        &self.row.reported
+    }
+
+    /// JSON of the posture.
+    pub fn posture(&self) -> &str {
+        &self.row.posture
+    }
+
+    /// Parses it.
+    ///
+    /// # Errors
+    /// A part of it cannot be read.
+    pub fn parse(self) -> Result<Record, Damaged> {
+        decode(self.key, &self.row)
+    }
+}
+
 /// The module's id as the rows have it: empty for a device.
 pub(crate) fn module_text(key: &IdentityKey) -> &str {
     key.module.as_ref().map_or("", ModuleId::as_str)
@@ -184,9 +258,7 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
         part,
         problem,
     };
-    if row.sum(&key) != row.checksum {
-        return Err(damaged("row", "its checksum does not match".to_owned()));
-    }
+    row.check(&key)?;
     let body: RowBody<'_> =
         serde_json::from_str(&row.body).map_err(|error| damaged("body", error.to_string()))?;
     let instant = |part, text: &str| {
@@ -240,6 +312,18 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
 }
 
 impl Row<'_> {
+    /// Compares the checksum.
+    fn check(&self, key: &IdentityKey) -> Result<(), Damaged> {
+        if self.sum(key) == self.checksum {
+            return Ok(());
+        }
+        Err(Damaged {
+            key: key.to_string(),
+            part: "row",
+            problem: "its checksum does not match".to_owned(),
+        })
+    }
+
     /// The checksum that the row should have.
     fn sum(&self, key: &IdentityKey) -> u32 {
         let mut sum = Sum::new(key);

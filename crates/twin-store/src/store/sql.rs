@@ -17,10 +17,13 @@ use super::{Plan, Search};
 use conjunct::Conjunct;
 pub(crate) use fragment::{Dialect, Param, Query};
 
+mod attribute;
 mod condition;
 mod conjunct;
 mod document;
+mod entries;
 mod fragment;
+mod function;
 mod instant;
 mod operand;
 mod statement;

@@ -23,8 +23,8 @@ use super::failpoint;
 use super::row::module_text;
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId, Retention,
-    Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
+    Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use quarantine::Noted;
@@ -202,7 +202,15 @@ impl Store for SqliteStore {
 
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
         self.noting(self.stoppable(move |connection| {
-            let page = search::search(connection, &search)?;
+            let page = search::search(connection, &search, read::decode)?;
+            let damaged = page.damaged.clone();
+            Ok((Ok(page), damaged))
+        }))
+    }
+
+    fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
+        self.noting(self.stoppable(move |connection| {
+            let page = search::search(connection, &search, read::raw)?;
             let damaged = page.damaged.clone();
             Ok((Ok(page), damaged))
         }))

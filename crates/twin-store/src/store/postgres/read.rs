@@ -14,7 +14,9 @@ use twin::{DeviceId, IdentityKey};
 use super::{engine, operations, query, text, unsigned};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row, module_text};
-use crate::store::{EnrollmentState, EnrollmentToken, Error, Loaded, Selection, TokenHash};
+use crate::store::{
+    EnrollmentState, EnrollmentToken, Error, Loaded, RawRecord, Selection, TokenHash,
+};
 
 /// The columns that [`decode`] reads, in this order.
 const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, t.desired, \
@@ -143,8 +145,21 @@ pub(super) fn key(row: &PgRow) -> Result<IdentityKey, Damaged> {
 
 /// Reads the record of a row.
 pub(super) fn decode(key: IdentityKey, row: &PgRow) -> Result<Record, Damaged> {
+    with_columns(key, row, row::decode)
+}
+
+/// Takes a row over as it is.
+pub(super) fn raw(key: IdentityKey, row: &PgRow) -> Result<RawRecord, Damaged> {
+    with_columns(key, row, RawRecord::new)
+}
+
+fn with_columns<R>(
+    key: IdentityKey,
+    row: &PgRow,
+    read: impl FnOnce(IdentityKey, &Row<'_>) -> Result<R, Damaged>,
+) -> Result<R, Damaged> {
     match columns(row) {
-        Ok(columns) => row::decode(key, &columns),
+        Ok(columns) => read(key, &columns),
         Err(error) => Err(Damaged {
             key: key.to_string(),
             part: "row",

@@ -12,7 +12,7 @@ use twin::query::Scope;
 
 use super::read::{decode, key};
 use super::{Parameter, engine, unsigned};
-use crate::record::Record;
+use crate::record::Damaged;
 use crate::store::sql::{Dialect, Param, Prepared, Query};
 use crate::store::{Count, Error, Page, Plan, Search};
 
@@ -21,9 +21,17 @@ const SCAN_WITHIN: &str = "SET LOCAL statement_timeout = '70s'";
 /// Rows that could not be looked into, answered with a count; with more, pages are counted.
 const UNDECIDED_MAX: u32 = 1000;
 
-/// Reads a page. It ends with a row whose key can be read, because the next page starts behind it.
-pub(super) async fn search(client: &mut Client, search: &Search) -> Result<Page, Error> {
-    match decided(client, search).await {
+/// Reads a row.
+pub(super) type Read<R> = fn(IdentityKey, &Row) -> Result<R, Damaged>;
+
+/// Reads a page, each row by `read`. It ends with a row whose key can be read, because the next page
+/// starts behind it.
+pub(super) async fn search<R>(
+    client: &mut Client,
+    search: &Search,
+    read: Read<R>,
+) -> Result<Page<R>, Error> {
+    match decided(client, search, read).await {
         // A document is no JSON, though it was written as such. Which one PostgreSQL does not say,
         // so everything is read, and the damaged row is named.
         Err(error) if is_malformed(&error) => {
@@ -32,13 +40,13 @@ pub(super) async fn search(client: &mut Client, search: &Search) -> Result<Page,
                 condition: Scope::Everything,
                 ..search.clone()
             };
-            decided(client, &everything).await
+            decided(client, &everything, read).await
         }
         result => result,
     }
 }
 
-async fn decided(client: &mut Client, search: &Search) -> Result<Page, Error> {
+async fn decided<R>(client: &mut Client, search: &Search, read: Read<R>) -> Result<Page<R>, Error> {
     let mut search = search.clone();
     let mut page = Page::default();
     let mut last_key = None;
@@ -48,7 +56,7 @@ async fn decided(client: &mut Client, search: &Search) -> Result<Page, Error> {
         let rows = run(client, "search twins", &prepared.rows(&estimates)).await?;
         let limit = usize::try_from(search.limit).unwrap_or(usize::MAX);
         for row in rows.iter().take(limit) {
-            last_key = read_row(row, &mut page).or(last_key);
+            last_key = read_row(row, &mut page, read).or(last_key);
         }
         if rows.len() <= limit {
             page.next = None;
@@ -93,7 +101,7 @@ pub(super) async fn count(client: &mut Client, search: &Search) -> Result<Option
     if undecided > 0 {
         let action = "read twins that could not be looked into";
         for row in &run(client, action, &prepared.undecided(&estimates)).await? {
-            read_row(row, &mut page);
+            read_row(row, &mut page, decode);
         }
     }
     Ok(Some(Count {
@@ -167,7 +175,7 @@ fn number_of_rows(param: &Param) -> i64 {
 }
 
 /// Adds a row to a page; its key, if that can be read.
-fn read_row(row: &Row, page: &mut Page) -> Option<IdentityKey> {
+fn read_row<R>(row: &Row, page: &mut Page<R>, read: Read<R>) -> Option<IdentityKey> {
     let key = match key(row) {
         Ok(key) => key,
         Err(damaged) => {
@@ -175,16 +183,11 @@ fn read_row(row: &Row, page: &mut Page) -> Option<IdentityKey> {
             return None;
         }
     };
-    match decode(key.clone(), row) {
-        Ok(record) => push(page, record),
+    match read(key.clone(), row) {
+        Ok(record) => page.records.push(record),
         Err(damaged) => page.damaged.push(damaged),
     }
     Some(key)
-}
-
-fn push(page: &mut Page, record: Record) {
-    debug_assert!(page.records.last().is_none_or(|last| last.key < record.key));
-    page.records.push(record);
 }
 
 /// Whether a document was found to be no JSON.

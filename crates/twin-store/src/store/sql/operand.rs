@@ -1,11 +1,13 @@
 //! Values as SQL: of every type that an expression can have, a piece that is NULL when it has another.
 
 use serde_json::Value;
-use twin::query::ast::{ArithmeticOp, Attribute, Expr, Function, Literal, Path, Root};
+use twin::query::ast::{ArithmeticOp, Expr, Literal, Path, Root};
 
+use super::attribute;
 use super::condition::{self, Scope};
 use super::document::{Base, Place};
-use super::fragment::{Builder, Dialect, Document, Residual};
+use super::fragment::{Builder, Document, Residual};
+use super::function;
 use super::instant::Instant;
 
 /// An expression's value. What it can never be is none.
@@ -28,7 +30,7 @@ pub(super) struct Operand {
 }
 
 impl Operand {
-    fn of_text(text: String) -> Operand {
+    pub(super) fn of_text(text: String) -> Operand {
         Operand {
             text: Some(text),
             ..Operand::default()
@@ -42,14 +44,14 @@ impl Operand {
         }
     }
 
-    fn of_boolean(boolean: String) -> Operand {
+    pub(super) fn of_boolean(boolean: String) -> Operand {
         Operand {
             boolean: Some(boolean),
             ..Operand::default()
         }
     }
 
-    fn of_instant(instant: Instant) -> Operand {
+    pub(super) fn of_instant(instant: Instant) -> Operand {
         Operand {
             instant: Some(instant),
             ..Operand::default()
@@ -122,7 +124,7 @@ pub(super) fn operand(
                 Operand::of_number(format!("-({number})"))
             }))
         }
-        Expr::Call { function, args } => call(*function, args, scope, sql),
+        Expr::Call { function, args } => function::call(*function, args, scope, sql),
         Expr::Any(_)
         | Expr::All(_)
         | Expr::Not(_)
@@ -227,7 +229,7 @@ fn path_operand(path: &Path, scope: &Scope<'_>, sql: &mut Builder) -> Result<Ope
         return Ok(Operand::of_place(place));
     }
     match (&path.root, path.keys.as_slice()) {
-        (Root::Attribute(attribute), keys) => attribute_operand(*attribute, keys, sql),
+        (Root::Attribute(attribute), keys) => attribute::operand(*attribute, keys, sql),
         (Root::Desired, [key]) if key == "$version" => in_body(&["desired", "version"], sql)
             .map(|version| Operand::of_number(version.number())),
         (Root::Reported, [key]) if key == "$version" => in_body(&["reported", "version"], sql)
@@ -249,200 +251,6 @@ pub(super) fn in_body(keys: &[&str], sql: &mut Builder) -> Result<Place, Residua
 pub(super) fn in_posture(keys: &[&str], sql: &mut Builder) -> Result<Place, Residual> {
     let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
     Place::new(&Base::Column(Document::Posture), &keys, sql)
-}
-
-fn attribute_operand(
-    attribute: Attribute,
-    keys: &[String],
-    sql: &mut Builder,
-) -> Result<Operand, Residual> {
-    if !keys.is_empty() && attribute != Attribute::Capabilities {
-        return Err(Residual);
-    }
-    let text_in_body =
-        |key: &str, sql: &mut Builder| Ok(Operand::of_text(in_body(&[key], sql)?.text()));
-    let instant = |instant: Instant| Ok(Operand::of_instant(instant));
-    match attribute {
-        Attribute::DeviceId => Ok(Operand::of_text("t.device_id".to_owned())),
-        Attribute::ModuleId => Ok(Operand::of_text("nullif(t.module_id, '')".to_owned())),
-        Attribute::Status => Ok(Operand::of_text(status(sql.dialect).to_owned())),
-        Attribute::Version => Ok(Operand::of_number(in_body(&["version"], sql)?.number())),
-        Attribute::StatusReason => text_in_body("status_reason", sql),
-        Attribute::ModelId => text_in_body("model_id", sql),
-        Attribute::GenerationId => text_in_body("generation", sql),
-        Attribute::CloudToDeviceMessageCount => Ok(Operand::of_number(sql.number(0.0))),
-        Attribute::ConnectionState => {
-            let connected = in_posture(&["agent", "connected"], sql)?.boolean();
-            Ok(Operand::of_text(format!(
-                "CASE WHEN {connected} THEN 'Connected' ELSE 'Disconnected' END"
-            )))
-        }
-        Attribute::AuthenticationType => {
-            let sas = in_body(&["authentication", "sas"], sql)?.is_defined();
-            let own = in_body(&["authentication", "self_signed"], sql)?.is_defined();
-            let word = in_body(&["authentication"], sql)?.text();
-            Ok(Operand::of_text(format!(
-                "CASE WHEN {sas} THEN 'sas' WHEN {own} THEN 'selfSigned' \
-                 WHEN {word} = 'certificate_authority' THEN 'certificateAuthority' \
-                 ELSE 'none' END"
-            )))
-        }
-        Attribute::Capabilities if keys == ["iotEdge"] => {
-            let edge = in_body(&["iot_edge"], sql)?.boolean();
-            Ok(Operand::of_boolean(format!("coalesce({edge}, FALSE)")))
-        }
-        Attribute::StatusUpdateTime => instant(Instant::in_body("status_updated_at", sql)?),
-        Attribute::CreateTime => instant(Instant::in_body("created_at", sql)?),
-        Attribute::UpdateTime => instant(Instant::in_body("updated_at", sql)?),
-        Attribute::LastActivityTime => instant(Instant::last_activity(sql)?),
-        // What is rarely searched for, or made of more than one value.
-        Attribute::Etag
-        | Attribute::DeviceEtag
-        | Attribute::X509Thumbprint
-        | Attribute::DeviceScope
-        | Attribute::ParentScopes
-        | Attribute::Capabilities
-        | Attribute::Configurations => Err(Residual),
-    }
-}
-
-const fn status(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Sqlite => "t.status",
-        Dialect::Postgres => "t.status COLLATE \"C\"",
-    }
-}
-
-fn call(
-    function: Function,
-    args: &[Expr],
-    scope: &Scope<'_>,
-    sql: &mut Builder,
-) -> Result<Operand, Residual> {
-    let mut arg = |index: usize| operand(args.get(index).ok_or(Residual)?, scope, sql);
-    match function {
-        Function::IsDefined
-        | Function::IsNull
-        | Function::IsString
-        | Function::IsNumber
-        | Function::IsBool
-        | Function::IsArray
-        | Function::IsObject
-        | Function::IsPrimitive => Ok(Operand::of_boolean(is(function, &arg(0)?))),
-        Function::StartsWith
-        | Function::EndsWith
-        | Function::Contains
-        | Function::IndexOf
-        | Function::Length => {
-            let mut texts = Vec::with_capacity(args.len());
-            for index in 0..args.len() {
-                let operand = arg(index)?;
-                if operand.instant.is_some() {
-                    return Err(Residual);
-                }
-                texts.push(operand.text);
-            }
-            let texts: Option<Vec<String>> = texts.into_iter().collect();
-            // No text can be there: undefined.
-            texts.map_or_else(
-                || Ok(Operand::default()),
-                |texts| of_texts(function, &texts, sql.dialect),
-            )
-        }
-        Function::Abs | Function::Sign => {
-            let name = if function == Function::Abs {
-                "abs"
-            } else {
-                "sign"
-            };
-            let number = arg(0)?.number;
-            Ok(number.map_or_else(Operand::default, |number| {
-                Operand::of_number(format!("{name}({number})"))
-            }))
-        }
-        Function::ArrayContains => {
-            let Some(Expr::Path(path)) = args.first() else {
-                return Err(Residual);
-            };
-            let wanted = arg(1)?;
-            condition::contains(path, &wanted, scope, sql).map(Operand::of_boolean)
-        }
-        Function::ArrayLength => match arg(0)?.place {
-            Some(place) => Ok(Operand::of_number(place.array_length())),
-            None => Err(Residual),
-        },
-        // Letters beyond ASCII, rounding, limits of length: not the same in every store. Dates are
-        // compiled where they are constants (see `instant`).
-        Function::Lower
-        | Function::Upper
-        | Function::Concat
-        | Function::Substring
-        | Function::AsNumber
-        | Function::Exp
-        | Function::Power
-        | Function::Square
-        | Function::Ceiling
-        | Function::Floor
-        | Function::Sqrt
-        | Function::Now
-        | Function::AsDate
-        | Function::DateAdd
-        | Function::DateDiff => Err(Residual),
-    }
-}
-
-fn is(function: Function, operand: &Operand) -> String {
-    let there = |value: &Option<String>| match value {
-        Some(value) => format!("({value}) IS NOT NULL"),
-        None => "FALSE".to_owned(),
-    };
-    let false_word = || "FALSE".to_owned();
-    let place = operand.place.as_ref();
-    match function {
-        Function::IsDefined => operand.is_defined(),
-        Function::IsNull => operand.null.clone().unwrap_or_else(false_word),
-        Function::IsString => match &operand.instant {
-            Some(instant) => format!("({}) IS NOT NULL", instant.sql()),
-            None => there(&operand.text),
-        },
-        Function::IsNumber => there(&operand.number),
-        Function::IsBool => there(&operand.boolean),
-        Function::IsArray => place.map_or_else(false_word, Place::is_array),
-        Function::IsObject => place.map_or_else(false_word, Place::is_object),
-        _ => operand.is_primitive(),
-    }
-}
-
-fn of_texts(function: Function, texts: &[String], dialect: Dialect) -> Result<Operand, Residual> {
-    let place_of = match dialect {
-        Dialect::Sqlite => "instr",
-        Dialect::Postgres => "strpos",
-    };
-    let number = |number: String| {
-        Operand::of_number(match dialect {
-            Dialect::Sqlite => format!("CAST({number} AS REAL)"),
-            Dialect::Postgres => format!("({number})::float8"),
-        })
-    };
-    Ok(match (function, texts) {
-        (Function::StartsWith, [text, part]) => Operand::of_boolean(match dialect {
-            Dialect::Sqlite => format!("substr({text}, 1, length({part})) = {part}"),
-            Dialect::Postgres => format!("starts_with({text}, {part})"),
-        }),
-        (Function::EndsWith, [text, part]) => Operand::of_boolean(match dialect {
-            Dialect::Sqlite => format!(
-                "(length({text}) >= length({part}) \
-                 AND substr({text}, length({text}) - length({part}) + 1) = {part})"
-            ),
-            Dialect::Postgres => format!("right({text}, length({part})) = {part}"),
-        }),
-        (Function::Contains, [text, part]) => {
-            Operand::of_boolean(format!("{place_of}({text}, {part}) > 0"))
-        }
-        (Function::IndexOf, [text, part]) => number(format!("{place_of}({text}, {part}) - 1")),
-        (Function::Length, [text]) => number(format!("length({text})")),
-        _ => return Err(Residual),
-    })
 }
 
 /// The JSON of a literal that an index can have; none of what it never has.

@@ -4,6 +4,7 @@
 //! `k`, and what is known of keys is said of it.
 
 use super::conjunct::{Probes, Serving};
+use super::entries::{all_entries, entries_condition, has_entry, one_probe};
 use super::fragment::{Builder, Dialect, Document, Query, joined};
 use super::{ESTIMATE_MAX, Prepared};
 use crate::index;
@@ -371,50 +372,6 @@ impl Prepared<'_> {
             }
         }
     }
-}
-
-/// Every identity once: each has a status.
-fn all_entries() -> Probes {
-    let values = ["s:enabled", "s:disabled"].map(str::to_owned).into();
-    Probes {
-        values: [(index::STATUS.to_owned(), values)].into(),
-        exact: true,
-    }
-}
-
-fn one_probe(probes: &Probes) -> bool {
-    let mut values = probes.values.values();
-    values.len() == 1 && values.all(|values| values.len() == 1)
-}
-
-/// Entries under this name are among the probes.
-fn entries_condition(alias: &str, probes: &Probes, sql: &mut Builder) -> String {
-    let mut paths = Vec::new();
-    for (path, values) in &probes.values {
-        let path = sql.plain_text(path);
-        let values: Vec<_> = values.iter().map(|value| sql.plain_text(value)).collect();
-        paths.push(match values.as_slice() {
-            [] => "FALSE".to_owned(),
-            [value] => format!("{alias}.path = {path} AND {alias}.value = {value}"),
-            values => format!(
-                "{alias}.path = {path} AND {alias}.value IN ({})",
-                values.join(", ")
-            ),
-        });
-    }
-    match paths.as_slice() {
-        [] => "FALSE".to_owned(),
-        [path] => path.clone(),
-        paths => format!("({})", paths.join(" OR ")),
-    }
-}
-
-fn has_entry(key: &str, probes: &Probes, sql: &mut Builder) -> String {
-    let entries = entries_condition("x", probes, sql);
-    format!(
-        "EXISTS (SELECT 1 FROM twin_index AS x WHERE {entries} \
-         AND x.device_id = {key}.device_id AND x.module_id = {key}.module_id)"
-    )
 }
 
 /// Whether a row's documents cannot be looked into; never NULL. A document that is no JSON is found

@@ -13,7 +13,9 @@ use twin::{DeviceId, IdentityKey};
 use super::{engine, module_text, operations};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row};
-use crate::store::{EnrollmentState, EnrollmentToken, Error, Loaded, Selection, TokenHash};
+use crate::store::{
+    EnrollmentState, EnrollmentToken, Error, Loaded, RawRecord, Selection, TokenHash,
+};
 
 /// The columns that [`decode`] reads, in this order.
 const COLUMNS: &str = "device_id, module_id, revision, status, tags, desired, reported, posture, \
@@ -113,8 +115,21 @@ pub(super) fn key(row: &rusqlite::Row<'_>) -> Result<IdentityKey, Damaged> {
 
 /// Reads the record of a row.
 pub(super) fn decode(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<Record, Damaged> {
+    with_columns(key, row, row::decode)
+}
+
+/// Takes a row over as it is.
+pub(super) fn raw(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<RawRecord, Damaged> {
+    with_columns(key, row, RawRecord::new)
+}
+
+fn with_columns<R>(
+    key: IdentityKey,
+    row: &rusqlite::Row<'_>,
+    read: impl FnOnce(IdentityKey, &Row<'_>) -> Result<R, Damaged>,
+) -> Result<R, Damaged> {
     match columns(row) {
-        Ok(columns) => row::decode(key, &columns),
+        Ok(columns) => read(key, &columns),
         // A flipped byte may leave no UTF-8, or a value of another type.
         Err(error) => Err(Damaged {
             key: key.to_string(),

@@ -5,11 +5,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use rusqlite::{Connection, InterruptHandle, params_from_iter};
+use rusqlite::{Connection, InterruptHandle, Row, params_from_iter};
 use twin::IdentityKey;
 
 use super::engine;
 use super::read::{decode, key};
+use crate::record::Damaged;
 use crate::store::sql::{Dialect, Param, Prepared, Query};
 use crate::store::{Count, Error, Page, Plan, Search};
 
@@ -17,12 +18,19 @@ use crate::store::{Count, Error, Page, Plan, Search};
 /// damaged as a whole, or twins made to be costly: those are counted page by page.
 const UNDECIDED_MAX: i64 = 1000;
 
-/// Reads a page.
-pub(super) fn search(connection: &Connection, search: &Search) -> Result<Page, Error> {
+/// Reads a page, each row by `read`.
+pub(super) fn search<R>(
+    connection: &Connection,
+    search: &Search,
+    read: Read<R>,
+) -> Result<Page<R>, Error> {
     let prepared = Prepared::new(search, Dialect::Sqlite);
     let estimates = estimates(connection, &prepared)?;
-    page(connection, &prepared.rows(&estimates), search.limit)
+    page(connection, &prepared.rows(&estimates), search.limit, read)
 }
+
+/// Reads a row.
+pub(super) type Read<R> = fn(IdentityKey, &Row<'_>) -> Result<R, Damaged>;
 
 /// Counts what a search finds.
 pub(super) fn count(connection: &Connection, search: &Search) -> Result<Option<Count>, Error> {
@@ -48,7 +56,12 @@ pub(super) fn count(connection: &Connection, search: &Search) -> Result<Option<C
     let decided = decided.unsigned_abs();
     let undecided = match undecided {
         0 => Page::default(),
-        _ => page(&transaction, &prepared.undecided(&estimates), u32::MAX)?,
+        _ => page(
+            &transaction,
+            &prepared.undecided(&estimates),
+            u32::MAX,
+            decode,
+        )?,
     };
     transaction.commit().map_err(engine(action))?;
     Ok(Some(Count { decided, undecided }))
@@ -87,7 +100,12 @@ fn estimates(connection: &Connection, prepared: &Prepared<'_>) -> Result<Vec<u64
         .map_err(engine("choose an index"))
 }
 
-fn page(connection: &Connection, query: &Query, limit: u32) -> Result<Page, Error> {
+fn page<R>(
+    connection: &Connection,
+    query: &Query,
+    limit: u32,
+    read: Read<R>,
+) -> Result<Page<R>, Error> {
     let action = "search twins";
     let mut statement = connection
         .prepare_cached(&query.sql)
@@ -111,7 +129,7 @@ fn page(connection: &Connection, query: &Query, limit: u32) -> Result<Page, Erro
                         .is_none_or(|last: &IdentityKey| *last < key)
                 );
                 page.next = Some(key.clone());
-                match decode(key, row) {
+                match read(key, row) {
                     Ok(record) => page.records.push(record),
                     Err(damaged) => page.damaged.push(damaged),
                 }
