@@ -37,7 +37,7 @@ pub(crate) async fn fill(store: &dyn Store, twins: u32, now: Timestamp) -> Resul
         id: ReplicaId(uuid::Uuid::new_v4().to_string()),
         address: "http://127.0.0.1:1".to_owned(),
         count: PartitionCount::DEFAULT,
-        lease: Duration::from_secs(3600),
+        lease: Duration::from_hours(1),
     };
     let states = store.claim(replica).await?.owned;
     // In the order of keys, which is how a store is loaded best.
@@ -88,7 +88,6 @@ impl Template {
         let patch = twin::TwinPatch {
             tags: Some(object(tags(0, 1))),
             desired: Some(object(desired())),
-            ..twin::TwinPatch::default()
         };
         let written = twin.patch(&patch, &stamp, None)?;
         let twin = written.context("nothing was written")?.twin;
@@ -119,7 +118,7 @@ impl Template {
         twin.tags.document = tags(number, sites(twins)).to_string();
         twin.reported.document = reported(number).to_string();
         let mut posture = self.posture.clone();
-        posture.agent.connected = number % 10 != 0;
+        posture.agent.connected = !number.is_multiple_of(10);
         if number % 1000 == 7
             && let Some(port) = posture.listening_ports.first_mut()
         {
@@ -166,7 +165,7 @@ fn tags(number: u32, sites: u32) -> Value {
         "site": format!("site-{site:04}"),
         "location": {"country": format!("c{:02}", site % 50), "region": region},
         "ring": if number % 100 < 2 { "canary" } else { "broad" },
-        "env": if number % 2 == 0 { "prod" } else { "test" },
+        "env": if number.is_multiple_of(2) { "prod" } else { "test" },
         "floor": number / sites % 12,
         "owner": format!("team-{:03}@example.com", number % 300),
     })

@@ -19,7 +19,7 @@ use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use service_kit::clock::{Clock as _, SystemClock};
+use service_kit::clock::SystemClock;
 use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use testkit::postgres::{PostgresOptions, PostgresServer};
