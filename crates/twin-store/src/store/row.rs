@@ -17,6 +17,9 @@ use crate::secrets::Sealed;
 
 pub(crate) mod change;
 pub(crate) mod history;
+mod raw;
+
+pub use raw::RawRecord;
 
 /// What is in no column of its own.
 #[derive(Serialize, Deserialize)]
@@ -84,80 +87,6 @@ pub(crate) struct Row<'a> {
     pub(crate) body: Cow<'a, str>,
     pub(crate) opaque: bool,
     pub(crate) checksum: u32,
-}
-
-/// A record that is not parsed: a row whose checksum was right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawRecord {
-    key: IdentityKey,
-    row: Row<'static>,
-}
-
-impl RawRecord {
-    /// Prints a record.
-    pub(crate) fn of(record: &Record) -> Result<RawRecord, Damaged> {
-        let row = encode(record).map_err(|error| Damaged {
-            key: record.key.to_string(),
-            part: "row",
-            problem: error.to_string(),
-        })?;
-        RawRecord::new(record.key.clone(), &row)
-    }
-
-    /// Takes a row over.
-    pub(crate) fn new(key: IdentityKey, row: &Row<'_>) -> Result<RawRecord, Damaged> {
-        row.check(&key)?;
-        let row = Row {
-            revision: row.revision,
-            status: row.status.clone().into_owned().into(),
-            tags: row.tags.clone().into_owned().into(),
-            desired: row.desired.clone().into_owned().into(),
-            reported: row.reported.clone().into_owned().into(),
-            posture: row.posture.clone().into_owned().into(),
-            body: row.body.clone().into_owned().into(),
-            opaque: row.opaque,
-            checksum: row.checksum,
-        };
-        Ok(RawRecord { key, row })
-    }
-
-    /// Whose it is.
-    pub fn key(&self) -> &IdentityKey {
-        &self.key
-    }
-
-    /// The registry's status.
-    pub fn status(&self) -> &str {
-        &self.row.status
-    }
-
-    /// JSON of `tags`.
-    pub fn tags(&self) -> &str {
-        &self.row.tags
-    }
-
-    /// JSON of `properties.desired`.
-    pub fn desired(&self) -> &str {
-        &self.row.desired
-    }
-
-    /// JSON of `properties.reported`.
-    pub fn reported(&self) -> &str {
-        &self.row.reported
-    }
-
-    /// JSON of the posture.
-    pub fn posture(&self) -> &str {
-        &self.row.posture
-    }
-
-    /// Parses it.
-    ///
-    /// # Errors
-    /// A part of it cannot be read.
-    pub fn parse(self) -> Result<Record, Damaged> {
-        decode(self.key, &self.row)
-    }
 }
 
 /// The module's id as the rows have it: empty for a device.
@@ -313,7 +242,7 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
 
 impl Row<'_> {
     /// Compares the checksum.
-    fn check(&self, key: &IdentityKey) -> Result<(), Damaged> {
+    pub(super) fn check(&self, key: &IdentityKey) -> Result<(), Damaged> {
         if self.sum(key) == self.checksum {
             return Ok(());
         }
