@@ -106,8 +106,14 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
     if let Command::Probe(args) = &command {
         return verbs::probe::run(args, global.timeout.get()).await;
     }
-    let connection = Connection::find(global, environment)?;
     let output = Output::new(global.output, environment, SystemClock.now());
+    let command = match command {
+        Command::Store(command) => {
+            return verbs::store::run(command, global, environment, &output).await;
+        }
+        command => command,
+    };
+    let connection = Connection::find(global, environment)?;
     match command {
         Command::Status(args) => verbs::status::run(&args, &connection, &output).await,
         Command::Device(command) => verbs::device::run(command, &connection, &output).await,
@@ -118,13 +124,13 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         Command::Watch(args) => verbs::twin::watch::run(args, &connection, &output).await,
         Command::Bulk(command) => verbs::bulk::run(command, &connection, &output).await,
         Command::Operation(command) => verbs::operation::run(command, &connection, &output).await,
-        Command::Store(command) => verbs::store::run(command, &connection, &output).await,
         Command::Audit(command) => verbs::audit::run(command, &connection, &output).await,
         Command::Policy(args) => match args.command {
             Some(command) => verbs::policy::run(command, &connection, &output).await,
             None => Ok(()),
         },
         Command::Probe(_)
+        | Command::Store(_)
         | Command::Up(_)
         | Command::Ingestion(_)
         | Command::TwinStore(_)

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{SOON, Up, directory};
+use crate::support::{SOON, Up, directory, json_lines, stderr, stdout, verb};
 
 #[tokio::test]
 async fn keys_are_rotated_one_at_a_time() {
@@ -110,4 +110,133 @@ async fn the_audit_log_tells_who_did_what_and_proves_that_it_is_whole() {
         &["its hash was 00"],
     );
     up.process.stop(SOON).await;
+}
+
+#[tokio::test]
+async fn a_store_is_verified_backed_up_and_restored_elsewhere() {
+    let dir = directory();
+    let up = Up::start(dir.path()).await;
+    up.json(&[
+        "device",
+        "create",
+        "cam-1",
+        "--tags",
+        r#"{"site":"hall-3"}"#,
+    ]);
+    let created = up.json(&["device", "get", "cam-1", "--show-keys"]);
+    let verified = up.json(&["store", "verify"]);
+    assert_eq!(
+        (&verified["sound"], &verified["rows"]["twins"]),
+        (&json!(true), &json!(2))
+    );
+    let backup = dir.path().join("twins.backup");
+    let path = backup.to_str().unwrap();
+    let made = up.ask(&["store", "backup", path]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    assert!(stdout(&made).contains("2 twins"), "{}", stdout(&made));
+    let busy = up.ask(&["store", "restore", path]);
+    assert_eq!(busy.status.code(), Some(4), "{}", stderr(&busy));
+    assert!(stderr(&busy).contains("not empty"), "{}", stderr(&busy));
+    up.process.stop(SOON).await;
+
+    let elsewhere = directory();
+    let folder = elsewhere.path().join("twin-store");
+    let restored = verb(elsewhere.path())
+        .args(["store", "restore", path])
+        .output()
+        .unwrap();
+    assert_eq!(restored.status.code(), Some(0), "{}", stderr(&restored));
+    assert!(
+        stderr(&restored).contains("master.key"),
+        "{}",
+        stderr(&restored)
+    );
+    std::fs::copy(
+        dir.path().join("twin-store/master.key"),
+        folder.join("master.key"),
+    )
+    .unwrap();
+    let up = Up::start(elsewhere.path()).await;
+    assert_eq!(
+        up.json(&["device", "get", "cam-1", "--show-keys"])["connectionString"],
+        created["connectionString"]
+    );
+    let found = up.ask(&[
+        "query",
+        "SELECT deviceId FROM devices WHERE tags.site = 'hall-3'",
+        "-o",
+        "json",
+    ]);
+    assert_eq!(
+        json_lines(&found),
+        [json!({"deviceId": "cam-1"})],
+        "{}",
+        stderr(&found)
+    );
+    up.process.stop(SOON).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_found_and_a_cut_backup_is_refused() {
+    let dir = directory();
+    let up = Up::start(dir.path()).await;
+    up.json(&[
+        "device",
+        "create",
+        "cam-1",
+        "--tags",
+        r#"{"site":"hall-three"}"#,
+    ]);
+    let backup = dir.path().join("twins.backup");
+    let path = backup.to_str().unwrap();
+    up.ask(&["store", "backup", path]);
+    up.process.stop(SOON).await;
+
+    let whole = std::fs::read(&backup).unwrap();
+    std::fs::write(&backup, &whole[..whole.len() - 3]).unwrap();
+    let elsewhere = directory();
+    let refused = verb(elsewhere.path())
+        .args(["store", "restore", path])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("nothing was restored"),
+        "{}",
+        stderr(&refused)
+    );
+    let nowhere = directory();
+    let missing = verb(nowhere.path())
+        .args(["store", "verify"])
+        .output()
+        .unwrap();
+    assert_eq!(missing.status.code(), Some(3), "{}", stderr(&missing));
+
+    // In the file itself: the WAL was folded in when the service stopped.
+    let file = dir.path().join("twin-store/twins.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let places: Vec<usize> = bytes
+        .windows(10)
+        .enumerate()
+        .filter(|(_, w)| w == b"hall-three")
+        .map(|(at, _)| at)
+        .collect();
+    for at in &places {
+        bytes[*at] = b'H';
+    }
+    assert!(!places.is_empty());
+    std::fs::write(&file, bytes).unwrap();
+    let verified = verb(dir.path())
+        .args(["store", "verify", "-o", "json"])
+        .output()
+        .unwrap();
+    assert_eq!(verified.status.code(), Some(1), "{}", stderr(&verified));
+    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    let keys: Vec<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["key"].to_string())
+        .collect();
+    assert!(keys.iter().any(|key| key.contains("cam-1")), "{report:#}");
 }
