@@ -198,6 +198,7 @@ impl App {
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
             security_module_on_create: self.config.security_module_on_create,
+            peers: None,
         };
         service_kit::add_services!(
             self.grpc,

@@ -1,6 +1,7 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
 use service_kit::error::{Classified, Kind, Violation};
+use service_kit::status::RemoteError;
 use twin::query::QueryErrorKind;
 use twin::{IdentityKey, Partition, TwinError, Violations};
 use wire::InvalidField;
@@ -120,6 +121,9 @@ pub enum Error {
         /// Which partition.
         partition: Partition,
     },
+    /// Another replica was to do its part of a call, and did not.
+    #[error("another replica did not do its part; repeat the call: {0}")]
+    Replica(Box<RemoteError>),
     /// The device has as many modules as it may.
     #[error("devices/{device} has {allowed} modules already; no more are allowed")]
     TooManyModules {
@@ -228,7 +232,7 @@ impl Classified for Error {
             Error::TokenRefused => Kind::Unauthenticated,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
             Error::Read(error) => error.kind(),
-            Error::Stopping | Error::NotOwned { .. } => Kind::Unavailable,
+            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
             Error::Secret(_) => Kind::Internal,
             Error::Store(error) => match error {
@@ -263,6 +267,7 @@ impl Classified for Error {
             Error::RequestReused { .. } => "REQUEST_ID_REUSED",
             Error::ForeignName { .. } => "FOREIGN_OPERATOR",
             Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
+            Error::Replica(_) => "REPLICA_FAILED",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
             Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => "INVALID_TWIN",

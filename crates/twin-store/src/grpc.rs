@@ -28,6 +28,7 @@ mod enrollment;
 mod filter;
 mod history;
 mod identity;
+pub(crate) mod peers;
 mod policies;
 pub mod query;
 mod read_mask;
@@ -57,6 +58,8 @@ pub struct Api {
     pub(crate) shutdown: ShutdownToken,
     /// Every new device gets its security module.
     pub(crate) security_module_on_create: bool,
+    /// The other replicas; none: there is one only.
+    pub(crate) peers: Option<Arc<dyn peers::Directory>>,
 }
 
 /// Answers with an error's status; what the caller may not know is logged on the way.

@@ -50,7 +50,7 @@ impl Error {
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => UNAUTHORIZED,
             Error::Read(error) => read_code(error),
-            Error::Stopping | Error::NotOwned { .. } => UNAVAILABLE,
+            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => UNAVAILABLE,
             Error::Store(crate::store::Error::Fenced { .. } | crate::store::Error::Closed) => {
                 UNAVAILABLE
             }

@@ -9,6 +9,7 @@ use wire::registry::v1::registry_service_server::RegistryService;
 use super::caller::Caller;
 use super::filter::Filter;
 use super::identity::{View, device_message, module_message};
+use super::peers::Origin;
 use super::repeatable::Repeatable;
 use super::{Api, device, module, page_size, page_start, page_token, refuse, report_damaged};
 use crate::error::Error;
@@ -231,40 +232,52 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::BatchCreateDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let caller = Caller::of(&request);
-        answer(self.batch_create(&caller, request.into_inner()).await)
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_create(&caller, &origin, request.into_inner())
+                .await,
+        )
     }
 
     async fn batch_update_devices(
         &self,
         request: Request<proto::BatchUpdateDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let caller = Caller::of(&request);
-        answer(self.batch_update(&caller, request.into_inner()).await)
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_update(&caller, &origin, request.into_inner())
+                .await,
+        )
     }
 
     async fn batch_delete_devices(
         &self,
         request: Request<proto::BatchDeleteDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let caller = Caller::of(&request);
-        answer(self.batch_delete(&caller, request.into_inner()).await)
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_delete(&caller, &origin, request.into_inner())
+                .await,
+        )
     }
 
     async fn ensure_security_modules(
         &self,
         request: Request<proto::EnsureSecurityModulesRequest>,
     ) -> Result<Response<proto::EnsureSecurityModulesResponse>, Status> {
-        let caller = Caller::of(&request);
-        answer(self.ensure_modules(&caller, request.into_inner()).await)
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.ensure_modules(&caller, &origin, request.into_inner())
+                .await,
+        )
     }
 
     async fn reseal_secrets(
         &self,
         request: Request<proto::ResealSecretsRequest>,
     ) -> Result<Response<proto::ResealSecretsResponse>, Status> {
-        let caller = Caller::of(&request);
-        answer(self.reseal(&caller, request.into_inner()).await)
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(self.reseal(&caller, &origin, request.into_inner()).await)
     }
 
     async fn get_registry_statistics(

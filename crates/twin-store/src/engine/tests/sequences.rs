@@ -11,8 +11,9 @@ use crate::apply::Mode;
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Source, everything};
+use crate::store::{HistoryRead, Source, everything};
 use crate::testing::{entry, heartbeats, new_device, operator_write};
+use crate::{audit, history};
 
 const KEYS: [&str; 5] = ["a", "a/m", "a/n", "b", "b/m"];
 
@@ -333,6 +334,48 @@ fn rising(record: &Record) -> [u64; 5] {
     ]
 }
 
+/// Every document that was seen, under its revision.
+#[derive(Default)]
+struct Past(BTreeMap<(&'static str, u64), Value>);
+
+impl Past {
+    fn note(&mut self, name: &'static str, record: &Record) {
+        let document = history::document(record).expect("it can be read");
+        self.0.insert((name, record.revision.get()), document);
+    }
+
+    /// The history leads back to each of them that ends a revision and to nothing before the first,
+    /// and every chain of audit entries is whole.
+    async fn compare(&self, store: &dyn Store) -> Result<(), TestCaseError> {
+        for name in KEYS {
+            let read = HistoryRead {
+                key: key(name),
+                before: None,
+                from: None,
+                to: None,
+                limit: 10_000,
+            };
+            let entries = store.history(read).await.expect("a history");
+            let present = store.get(key(name)).await.expect("read");
+            let mut document = present.map_or(Value::Null, |record| {
+                history::document(&record).expect("it can be read")
+            });
+            for entry in &entries {
+                if let Some(seen) = self.0.get(&(name, entry.revision.get())) {
+                    prop_assert_eq!(&document, seen, "{} at {}", name, entry.revision);
+                }
+                document = history::rewind(document, [entry]).expect("it can be rewound");
+            }
+            prop_assert_eq!(&document, &Value::Null, "{} before its creation", name);
+        }
+        for partition in PartitionCount::new(4).expect("a count").partitions() {
+            let page = store.audit(partition, 0, 10_000).await.expect("a chain");
+            prop_assert_eq!(audit::verify(&page.entries, page.head), Ok(()));
+        }
+        Ok(())
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -350,6 +393,7 @@ proptest! {
             let mut store = open();
             let mut running = Running::start(store.clone()).await;
             let mut model = Model::default();
+            let mut past = Past::default();
             let mut known: BTreeMap<(String, String), [u64; 5]> = BTreeMap::new();
             for step in &steps {
                 if matches!(step, Step::Restart) {
@@ -363,6 +407,7 @@ proptest! {
                     let Some(record) = store.get(key(name)).await.expect("read") else {
                         continue;
                     };
+                    past.note(name, &record);
                     let identity = (name.to_owned(), record.identity.generation_id.clone());
                     let before = known.insert(identity, rising(&record)).unwrap_or_default();
                     let risen = before.iter().zip(rising(&record)).all(|(old, new)| *old <= new);
@@ -371,7 +416,9 @@ proptest! {
             }
             model.compare(&*store).await?;
             running.stop().await.expect("a good end");
-            model.compare(&*open()).await
+            let store = open();
+            past.compare(&*store).await?;
+            model.compare(&*store).await
         })?;
     }
 }

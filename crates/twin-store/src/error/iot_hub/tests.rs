@@ -228,8 +228,13 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             Error::Bulk {
                 source: TwinError::VersionsExhausted,
             },
-            400_003,
-            "InvalidOperation",
+            403_100,
+            "TwinSectionTooLarge",
+        ),
+        (
+            Error::Replica(Box::new(tonic::Status::unavailable("away").into())),
+            503_001,
+            "ServiceUnavailable",
         ),
         (Error::Stopping, 503_001, "ServiceUnavailable"),
         (Error::Damaged(damaged()), 500_001, "ServerError"),

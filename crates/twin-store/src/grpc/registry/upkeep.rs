@@ -1,6 +1,6 @@
 //! Upkeep of the registry, a page at a time: security modules for all, keys sealed anew, counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use twin::query::Scope;
@@ -8,16 +8,21 @@ use twin::{Condition, IdentityKey, ModuleId};
 use wire::InvalidField;
 use wire::names::identity_name;
 use wire::registry::v1 as proto;
+use wire::registry::v1::registry_service_client::RegistryServiceClient;
 
 use super::super::authentication::resealed;
 use super::super::caller::Caller;
 use super::super::identity::plain_identity;
+use super::super::peers::{Origin, Owner};
 use super::super::{Api, page_size, page_start, page_token};
 use super::batch;
 use crate::apply::{AuditEvent, Mode, credentials, devices};
 use crate::error::Error;
 use crate::record::{Authentication, Record, Status};
 use crate::store::{Loaded, Page, Search, Selection, Source, everything};
+
+/// Other replicas, by their addresses.
+type Others = BTreeMap<String, Owner>;
 
 /// Records read at once where a store cannot count them.
 const COUNTED_AT_ONCE: u32 = 1000;
@@ -35,18 +40,42 @@ impl Api {
         Ok(self.store.search(search).await?)
     }
 
+    /// Makes missing security modules on a page of devices; each replica on its own.
     pub(super) async fn ensure_modules(
         &self,
         caller: &Caller,
+        origin: &Origin,
         request: proto::EnsureSecurityModulesRequest,
     ) -> Result<proto::EnsureSecurityModulesResponse, Error> {
-        let page = self
+        let (mut answer, others) = self.ensure_own(caller, origin, request.clone()).await?;
+        for owner in others.into_values() {
+            let mut client = RegistryServiceClient::new(owner.channel);
+            let part = client
+                .ensure_security_modules(origin.request(request.clone()))
+                .await
+                .map_err(elsewhere)?
+                .into_inner();
+            answer.created += part.created;
+            answer.existing += part.existing;
+            answer.failed.extend(part.failed);
+        }
+        Ok(answer)
+    }
+
+    async fn ensure_own(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::EnsureSecurityModulesRequest,
+    ) -> Result<(proto::EnsureSecurityModulesResponse, Others), Error> {
+        let mut page = self
             .plain_page(Source::Devices, request.page_size, &request.page_token)
             .await?;
         let mut answer = proto::EnsureSecurityModulesResponse {
             next_page_token: page_token(page.next.as_ref()),
             ..proto::EnsureSecurityModulesResponse::default()
         };
+        let others = self.keep_own(origin, &mut page);
         let key_of = |record: &Record| {
             IdentityKey::new_module(record.key.device.clone(), ModuleId::security())
         };
@@ -65,7 +94,7 @@ impl Api {
             .collect();
         answer.existing = u32::try_from(present.len()).unwrap_or(u32::MAX);
         if missing.is_empty() {
-            return Ok(answer);
+            return Ok((answer, others));
         }
         let new = missing
             .into_iter()
@@ -96,26 +125,51 @@ impl Api {
                         }
                     }
                 }
-                Ok(answer)
+                Ok((answer, others))
             })
             .await
     }
 
+    /// Seals the keys of a page of identities anew; each replica its own.
     pub(super) async fn reseal(
         &self,
         caller: &Caller,
+        origin: &Origin,
         request: proto::ResealSecretsRequest,
     ) -> Result<proto::ResealSecretsResponse, Error> {
-        let page = self
+        let (mut answer, others) = self.reseal_own(caller, origin, request.clone()).await?;
+        for owner in others.into_values() {
+            let mut client = RegistryServiceClient::new(owner.channel);
+            let part = client
+                .reseal_secrets(origin.request(request.clone()))
+                .await
+                .map_err(elsewhere)?
+                .into_inner();
+            answer.resealed += part.resealed;
+            answer.current += part.current;
+            answer.failed.extend(part.failed);
+        }
+        Ok(answer)
+    }
+
+    async fn reseal_own(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::ResealSecretsRequest,
+    ) -> Result<(proto::ResealSecretsResponse, Others), Error> {
+        let mut page = self
             .plain_page(Source::All, request.page_size, &request.page_token)
             .await?;
+        // What cannot be read belongs to nobody; whoever was asked first tells of it.
+        let mut damaged = Vec::new();
+        if !origin.is_forwarded() {
+            damaged.extend(page.damaged.iter().map(|damaged| damaged.key.clone()));
+        }
+        let others = self.keep_own(origin, &mut page);
         let mut answer = proto::ResealSecretsResponse {
             next_page_token: page_token(page.next.as_ref()),
-            failed: page
-                .damaged
-                .iter()
-                .map(|damaged| damaged.key.clone())
-                .collect(),
+            failed: damaged,
             ..proto::ResealSecretsResponse::default()
         };
         let mut stale = Vec::new();
@@ -130,7 +184,7 @@ impl Api {
             }
         }
         if stale.is_empty() {
-            return Ok(answer);
+            return Ok((answer, others));
         }
         let selections: Vec<_> = stale
             .iter()
@@ -146,9 +200,29 @@ impl Api {
                         answer.resealed += 1;
                     }
                 }
-                Ok(answer)
+                Ok((answer, others))
             })
             .await
+    }
+
+    /// Leaves in a page what is for us to do, and answers who does the rest. Asked by another
+    /// replica, we do what we own and no more.
+    fn keep_own(&self, origin: &Origin, page: &mut Page) -> Others {
+        let shares = self.shares(origin);
+        let mut others = Others::new();
+        page.records.retain(|record| {
+            if origin.is_forwarded() {
+                return self.is_ours(&shares, &record.key);
+            }
+            match self.other(&shares, &record.key) {
+                None => true,
+                Some(owner) => {
+                    others.insert(owner.address.clone(), owner);
+                    false
+                }
+            }
+        });
+        others
     }
 
     pub(super) async fn statistics(&self) -> Result<proto::RegistryStatistics, Error> {
@@ -198,6 +272,11 @@ impl Api {
             }
         }
     }
+}
+
+/// Another replica did not do its part; doing all of it again is harmless.
+fn elsewhere(status: tonic::Status) -> Error {
+    Error::Replica(Box::new(status.into()))
 }
 
 /// What is there is not made again, also if it cannot be read.
