@@ -217,7 +217,12 @@ impl App {
         .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);
         tasks.spawn("writer", OnFailure::StopService, self.writer.run());
-        let upkeep = Upkeep::new(self.store.clone(), self.clock, &self.config);
+        let upkeep = Upkeep::new(
+            self.store.clone(),
+            self.clock,
+            self.metrics.clone(),
+            &self.config,
+        );
         tasks.spawn("upkeep", OnFailure::Log, upkeep.run(shutdown.clone()));
         for end in self.outboxes {
             let name = format!("outbox-{}", end.partition);

@@ -29,6 +29,7 @@ pub struct Metrics {
     unpublishable: Counter,
     loop_latency: Histogram,
     backlog: Family<PartitionLabel, Gauge>,
+    damaged: Gauge,
     /// Watches that are open.
     pub watches: Gauge,
 }
@@ -69,8 +70,17 @@ impl Metrics {
                 "telemetry_backlog_messages",
                 "telemetry messages that wait to be folded",
             ),
+            damaged: scope.gauge(
+                "twins_damaged",
+                "stored twins that could not be read when somebody asked for them",
+            ),
             watches: scope.gauge("watches", "open watches"),
         }
+    }
+
+    /// Says how many stored twins are known to be damaged.
+    pub(crate) fn damaged(&self, count: usize) {
+        self.damaged.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn committed(&self, requests: usize, changes: usize, took: Duration) {

@@ -18,7 +18,7 @@ use crate::record::{Damaged, Record};
 mod conformance;
 #[cfg(test)]
 mod crash;
-mod failpoint;
+pub(crate) mod failpoint;
 pub mod maintain;
 #[cfg(test)]
 pub(crate) mod model;

@@ -12,6 +12,7 @@ use service_kit::shutdown::ShutdownToken;
 use tracing::{debug, warn};
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::store::{Retention, Store, Trimmed};
 
 /// How often it is looked for what is due.
@@ -29,16 +30,23 @@ const OPERATION_AGE: Duration = Duration::from_hours(30 * 24);
 pub struct Upkeep {
     store: Arc<dyn Store>,
     clock: SharedClock,
+    metrics: Metrics,
     history_age: Duration,
     history_count: u32,
 }
 
 impl Upkeep {
     /// As the configuration says.
-    pub fn new(store: Arc<dyn Store>, clock: SharedClock, config: &Config) -> Upkeep {
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: SharedClock,
+        metrics: Metrics,
+        config: &Config,
+    ) -> Upkeep {
         Upkeep {
             store,
             clock,
+            metrics,
             history_age: config.history_age.get(),
             history_count: config.history_count,
         }
@@ -46,8 +54,9 @@ impl Upkeep {
 
     /// Runs until shutdown. A failure is said and tried again: nothing is lost by waiting.
     pub async fn run(self, shutdown: ShutdownToken) {
-        let mut wait = INTERVAL;
+        let mut wait = Duration::ZERO;
         while shutdown.run_until(tokio::time::sleep(wait)).await.is_some() {
+            self.count_damaged().await;
             wait = match self.trim_once().await {
                 Ok(trimmed) if trimmed.more => PAUSE,
                 Ok(_) => INTERVAL,
@@ -56,6 +65,14 @@ impl Upkeep {
                     INTERVAL
                 }
             };
+        }
+    }
+
+    /// Shows how many twins were found damaged; each was said once when it was found.
+    async fn count_damaged(&self) {
+        match self.store.damaged().await {
+            Ok(damaged) => self.metrics.damaged(damaged.len()),
+            Err(error) => warn!(error = chain(&error), "damaged twins cannot be counted"),
         }
     }
 

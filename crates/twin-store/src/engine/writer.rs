@@ -15,7 +15,9 @@ use super::{Answer, Committed, Keep, Work};
 use crate::apply::{Change, Left, Numbers, Outcome, Overlay};
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, AuditEntry, Commit, LogEntry, PartitionState, Selection, Store, Upsert};
+use crate::store::{
+    self, AuditEntry, Commit, LogEntry, PartitionState, Selection, Store, Upsert, failpoint,
+};
 use crate::{audit, encode, history, index};
 
 /// Work of one commit: bounds its memory and how long the first caller waits for the last.
@@ -102,16 +104,21 @@ impl Writer {
         }
         let prepared = self.prepare(overlay.into_outcome(), &positions, now);
         let committed = match prepared {
-            Ok((commit, changes)) => self.commit(commit).await.map(|()| changes),
+            Ok((commit, changes)) => {
+                failpoint::hit("writer.decided");
+                self.commit(commit).await.map(|()| changes)
+            }
             Err(error) => Err(error),
         };
         match committed {
             Ok(changes) => {
+                failpoint::hit("writer.committed");
                 let took = self.clock.monotonic().saturating_duration_since(started);
                 self.metrics.committed(answers.len(), changes.len(), took);
                 for answer in answers {
                     answer(Ok(()));
                 }
+                failpoint::hit("writer.answered");
                 self.tell(changes);
                 Ok(())
             }

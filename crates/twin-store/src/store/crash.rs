@@ -21,6 +21,7 @@ use crate::testing::key;
 use child::{Doing, Plan, WORKERS};
 
 mod child;
+mod restore;
 mod wal;
 
 /// What the life of a child told: of everything each worker did, the last that was acknowledged and

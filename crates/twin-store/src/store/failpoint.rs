@@ -8,11 +8,14 @@ pub(crate) const ALL: &[&str] = &[
     "migrate.durable",
     "claim.written",
     "claim.durable",
+    "writer.decided",
     "commit.begun",
     "commit.fenced",
     "commit.twins",
     "commit.written",
     "commit.durable",
+    "writer.committed",
+    "writer.answered",
     "trim.written",
     "trim.durable",
     "release.written",
@@ -20,6 +23,10 @@ pub(crate) const ALL: &[&str] = &[
     "close.readers",
     "close.writer",
 ];
+
+/// The places of a restore.
+#[cfg(test)]
+pub(crate) const RESTORE: &[&str] = &["restore.written", "restore.durable"];
 
 #[cfg(test)]
 static ARMED: std::sync::Mutex<Option<(String, u32)>> = std::sync::Mutex::new(None);

@@ -23,73 +23,14 @@ use crate::store::{
     Upsert, everything,
 };
 use crate::testing::{key, now};
+use steps::{Op, Step, steps};
 
-const KEYS: [&str; 7] = ["a", "a/m", "b", "b/m", "b/n", "c/z", "d"];
+mod steps;
+
+pub(super) const KEYS: [&str; 7] = ["a", "a/m", "b", "b/m", "b/n", "c/z", "d"];
 /// Sequences that a store runs, besides those that are shrunk when they fail.
 const SEQUENCES: usize = 3;
 const STEPS: usize = 40;
-
-#[derive(Debug, Clone)]
-enum Op {
-    /// Write with another value.
-    Put(usize, u8),
-    /// Write with a routine revision.
-    Touch(usize),
-    Delete(usize),
-    Token(u8),
-    Use(u8, usize),
-    Answer(u8, u8),
-    Operation(u8, bool),
-    Result(u8, usize, u8),
-    Audit(usize),
-    /// The log of a partition was published.
-    Publish(usize),
-    /// Its log is forgotten but for so many changes.
-    TrimLog(usize, u64),
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Commit(Vec<Op>),
-    /// By the owner before.
-    Stale(Vec<Op>),
-    /// Another process takes the partitions.
-    Takeover,
-    Restart,
-    Trim(u32),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let of = 0..KEYS.len();
-    prop_oneof![
-        6 => (of.clone(), 0..4_u8).prop_map(|(of, value)| Op::Put(of, value)),
-        6 => of.clone().prop_map(Op::Touch),
-        2 => of.clone().prop_map(Op::Delete),
-        1 => (0..4_u8).prop_map(Op::Token),
-        1 => (0..4_u8, of.clone()).prop_map(|(hash, of)| Op::Use(hash, of)),
-        1 => (0..4_u8, 0..4_u8).prop_map(|(id, value)| Op::Answer(id, value)),
-        1 => (0..4_u8, any::<bool>()).prop_map(|(id, ended)| Op::Operation(id, ended)),
-        1 => (0..4_u8, of.clone(), 0..4_u8).prop_map(|(id, of, value)| Op::Result(id, of, value)),
-        2 => of.clone().prop_map(Op::Audit),
-        2 => of.clone().prop_map(Op::Publish),
-        2 => (of, 0..4_u64).prop_map(|(of, kept)| Op::TrimLog(of, kept)),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let ops = || proptest::collection::vec(op(), 0..6);
-    prop_oneof![
-        20 => ops().prop_map(Step::Commit),
-        2 => ops().prop_map(Step::Stale),
-        1 => Just(Step::Takeover),
-        1 => Just(Step::Restart),
-        2 => (1..5_u32).prop_map(Step::Trim),
-    ]
-}
-
-fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 1..=count)
-}
 
 pub(super) async fn whatever_is_done_every_store_answers_as_the_model(opener: Opener) {
     // One long sequence on the one content there is; a failure shows what was done.

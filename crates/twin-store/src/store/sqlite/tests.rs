@@ -20,18 +20,19 @@ async fn filled(folder: &Path, names: &[&str]) -> SqliteStore {
     let states = store.claim(replica).await.expect("taken").owned;
     let commit = Commit {
         partitions: states,
-        upserts: names
-            .iter()
-            .map(|name| Upsert {
-                record: Arc::new(record(name, "g")),
-                index_remove: Vec::new(),
-                index_add: Vec::new(),
-            })
-            .collect(),
+        upserts: names.iter().map(|name| upsert(name)).collect(),
         ..Commit::default()
     };
     store.commit(commit).await.expect("committed");
     store
+}
+
+fn upsert(name: &str) -> Upsert {
+    Upsert {
+        record: Arc::new(record(name, "g")),
+        index_remove: Vec::new(),
+        index_add: Vec::new(),
+    }
 }
 
 /// Writes behind the store's back.
@@ -168,4 +169,94 @@ async fn a_store_of_a_newer_program_is_refused() {
     raw.pragma_update(None, "user_version", 1).unwrap();
     let store = SqliteStore::open(folder.path()).expect("nothing was changed");
     assert!(store.get(key("a")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_damaged_twin_is_noted_once_and_forgotten_when_it_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), &["a", "b", "b/m"]).await;
+    assert_eq!(store.damaged().await.unwrap(), []);
+    for (device, module) in [("b", ""), ("b", "m")] {
+        tamper(
+            folder.path(),
+            "UPDATE twins SET tags = '{}}' WHERE device_id = ?1 AND module_id = ?2",
+            [device, module],
+        );
+        // Whoever writes it anew cannot know what the index has of it.
+        tamper(
+            folder.path(),
+            "INSERT INTO twin_index VALUES ('tags.old', 's:old', ?1, ?2)",
+            [device, module],
+        );
+    }
+    // Whichever way they are come by; a second time changes nothing.
+    for _ in 0..2 {
+        store.get(key("b")).await.expect_err("damaged");
+        let family = vec![Selection::Family(device("b"))];
+        assert_eq!(store.load(family).await.unwrap().len(), 2);
+        let search = everything(Source::All, None, 9, now());
+        assert_eq!(store.search(search).await.unwrap().damaged.len(), 2);
+    }
+    let noted = async |store: &SqliteStore| -> Vec<String> {
+        let damaged = store.damaged().await.unwrap();
+        damaged.into_iter().map(|one| one.key).collect()
+    };
+    assert_eq!(noted(&store).await, ["b", "b/m"]);
+    // The rows are still there, as evidence, and so are the notes after a restart.
+    store.close().await;
+    let store = SqliteStore::open(folder.path()).unwrap();
+    assert_eq!(noted(&store).await, ["b", "b/m"]);
+    store.get(key("b")).await.expect_err("damaged");
+
+    let replica = crate::store::sample::replica(PartitionCount::DEFAULT);
+    let states = store.claim(replica).await.unwrap().owned;
+    let mut commit = Commit {
+        partitions: states,
+        deletes: vec![key("b")],
+        ..Commit::default()
+    };
+    store.commit(commit.clone()).await.unwrap();
+    assert_eq!(noted(&store).await, ["b/m"]);
+    assert_eq!(store.get(key("b")).await.unwrap(), None);
+    commit.deletes.clear();
+    commit.upserts = ["b", "b/m"].map(upsert).into();
+    store.commit(commit).await.unwrap();
+    assert!(noted(&store).await.is_empty());
+    assert!(store.get(key("b/m")).await.unwrap().is_some());
+    let raw = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    let left: i64 = raw
+        .query_row("SELECT count(*) FROM twin_index", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 0);
+    // Damaged once more, it is noted once more.
+    tamper(
+        folder.path(),
+        "UPDATE twins SET revision = 9 WHERE device_id = 'a'",
+        [],
+    );
+    store.get(key("a")).await.expect_err("damaged");
+    assert_eq!(noted(&store).await, ["a"]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn every_connection_waits_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), &["a"]).await;
+    let look = |connection: &Connection| {
+        let synchronous = connection.query_row("PRAGMA synchronous", [], |row| row.get(0));
+        let journal = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
+        let read = || -> rusqlite::Result<(i64, String)> { Ok((synchronous?, journal?)) };
+        read().map_err(engine("look"))
+    };
+    // 2 is FULL: the WAL is synced at each commit.
+    let full = (2, "wal".to_owned());
+    assert_eq!(store.write(move |one| look(one)).await.unwrap(), full);
+    assert_eq!(store.read(look).await.unwrap(), full);
+    store.close().await;
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert_eq!(left, [FILE_NAME], "a closed store is one file");
 }
