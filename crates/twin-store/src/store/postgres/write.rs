@@ -251,8 +251,11 @@ async fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error
         .map(|(partition, through)| (number(*partition), through.get().cast_signed()))
         .unzip();
     for sql in [
+        // The furthest of each, because an update takes any one of several rows.
         "UPDATE partitions p SET log_floor = greatest(p.log_floor, least(n.through, p.revision))
-         FROM UNNEST($1::int[], $2::bigint[]) AS n (partition, through)
+         FROM (SELECT partition, max(through) AS through
+               FROM UNNEST($1::int[], $2::bigint[]) AS t (partition, through)
+               GROUP BY partition) AS n
          WHERE p.partition = n.partition",
         "DELETE FROM log l USING UNNEST($1::int[], $2::bigint[]) AS n (partition, through)
          WHERE l.partition = n.partition AND l.revision <= n.through",
