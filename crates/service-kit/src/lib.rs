@@ -96,6 +96,17 @@ pub mod tls;
 /// size of messages. (A macro, because what tonic generates shares no trait to set it by.)
 #[macro_export]
 macro_rules! add_services {
+    (through $layer:expr, $server:expr, $($service:expr),+ $(,)?) => {{
+        let server: $crate::server::GrpcServer = $server;
+        let max = server.max_message();
+        server$(.add_service(
+            $layer.layer(
+                $service
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max)
+            ),
+        ))+
+    }};
     ($server:expr, $($service:expr),+ $(,)?) => {{
         let server: $crate::server::GrpcServer = $server;
         let max = server.max_message();

@@ -14,6 +14,7 @@ use service_kit::metrics::Registry;
 use service_kit::server::{GrpcServer, ServerError};
 use service_kit::shutdown::{RunError, ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
+use tower::Layer as _;
 use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
 use wire::registry::v1::audit_service_server::AuditServiceServer;
@@ -27,15 +28,17 @@ use wire::twin::v1::twin_history_service_server::TwinHistoryServiceServer;
 use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
 use wire::twin::v1::twin_service_server::TwinServiceServer;
 
-use crate::config::Config;
-use crate::consumer::Consumer;
-use crate::engine::{self, Engine, OutboxEnd, Writer};
+use crate::config::{Config, StoreKind};
+use crate::engine::{self, Control, Engine, OutboxEnd, Writer};
+use crate::forward::{ForwardLayer, Owners};
 use crate::grpc::{Api, watch};
 use crate::metrics::Metrics;
 use crate::operations::runner::Runner;
-use crate::outbox::{self, Outbox};
+use crate::outbox;
+use crate::partitions::{Ownership, Parts};
 use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
 use crate::upkeep::Upkeep;
@@ -44,9 +47,6 @@ use crate::upkeep::Upkeep;
 const NAME: &str = "twin-store";
 /// How long the first connection to NATS may take: services and server often start together.
 const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// How long a replica may be silent before it counts as gone.
-const LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The data are the owner's alone.
 const FOLDER_MODE: u32 = 0o700;
@@ -110,10 +110,18 @@ pub struct App {
     clock: SharedClock,
     registry: Registry,
     metrics: Metrics,
-    states: Vec<PartitionState>,
+    replica: Replica,
     engine: Engine,
     writer: Writer,
-    outboxes: Vec<OutboxEnd>,
+    owned: Owned,
+}
+
+/// What the service works on.
+enum Owned {
+    /// Everything, from the start to the end: the store is its own.
+    All(Vec<PartitionState>, Vec<OutboxEnd>),
+    /// Its share, which changes.
+    Shared(Control),
 }
 
 impl App {
@@ -139,21 +147,34 @@ impl App {
         let (store, sealer) = open_store(&config).await?;
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, count)).await?;
+        let has_tls = config.tls.server().is_some();
         let replica = Replica {
-            id: ReplicaId(uuid::Uuid::new_v4().to_string()),
-            address: format!("http://{}", addresses.grpc),
+            // Of version 7, so that a new replica is last in the order by which shares are rounded.
+            id: ReplicaId(uuid::Uuid::now_v7().to_string()),
+            address: config.replica.address(addresses.grpc, has_tls),
             count,
-            lease: LEASE,
+            lease: config.replica.lease.get(),
         };
-        let states = store.claim(replica).await?.owned;
-        let (engine, writer, outboxes) = engine::engine(
-            store.clone(),
-            clock.clone(),
-            metrics.clone(),
-            count,
-            states.clone(),
-            config.keep(),
-        );
+        let (of_store, of_clock, of_metrics) = (store.clone(), clock.clone(), metrics.clone());
+        let (engine, writer, owned) = match config.store {
+            StoreKind::Sqlite => {
+                let states = store.claim(replica.clone()).await?.owned;
+                let (engine, writer, ends) = engine::engine(
+                    of_store,
+                    of_clock,
+                    of_metrics,
+                    count,
+                    states.clone(),
+                    config.keep(),
+                );
+                (engine, writer, Owned::All(states, ends))
+            }
+            StoreKind::Postgres => {
+                let (engine, writer, control) =
+                    engine::shared_engine(of_store, of_clock, of_metrics, count, config.keep());
+                (engine, writer, Owned::Shared(control))
+            }
+        };
         Ok(App {
             config,
             addresses,
@@ -165,10 +186,10 @@ impl App {
             clock,
             registry,
             metrics,
-            states,
+            replica,
             engine,
             writer,
-            outboxes,
+            owned,
         })
     }
 
@@ -200,7 +221,18 @@ impl App {
             security_module_on_create: self.config.security_module_on_create,
             peers: None,
         };
+        let owners = Owners::default();
+        let forward = match &self.owned {
+            Owned::All(..) => ForwardLayer::alone(),
+            Owned::Shared(_) => ForwardLayer::new(
+                owners.clone(),
+                self.config.replica.tls(),
+                self.metrics.clone(),
+                self.grpc.max_message(),
+            ),
+        };
         service_kit::add_services!(
+            through forward,
             self.grpc,
             RegistryServiceServer::new(api.clone()),
             CredentialServiceServer::new(api.clone()),
@@ -224,26 +256,20 @@ impl App {
             &self.config,
         );
         tasks.spawn("upkeep", OnFailure::Log, upkeep.run(shutdown.clone()));
-        for end in self.outboxes {
-            let name = format!("outbox-{}", end.partition);
-            let outbox = Outbox::new(
-                self.bus.clone(),
-                self.store.clone(),
-                self.metrics.clone(),
-                end,
-            );
-            tasks.spawn(name, OnFailure::StopService, outbox.run());
-        }
-        for state in self.states {
-            let consumer = Consumer::new(
-                self.bus.clone(),
-                self.engine.clone(),
-                self.metrics.clone(),
-                state.partition,
-                state.position,
-            );
-            let name = format!("consumer-{}", state.partition);
-            tasks.spawn(name, OnFailure::StopService, consumer.run(shutdown.clone()));
+        let parts = Parts {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            engine: self.engine.clone(),
+            metrics: self.metrics.clone(),
+            tasks: tasks.clone(),
+        };
+        match self.owned {
+            Owned::All(states, ends) => parts.start_all(&states, ends),
+            Owned::Shared(control) => {
+                let health = health.component("partitions");
+                let ownership = Ownership::new(parts, self.replica, control, owners, health);
+                tasks.spawn("ownership", OnFailure::StopService, ownership.run());
+            }
         }
         let runner = Runner::new(
             self.store.clone(),
@@ -307,18 +333,30 @@ fn follow_bus(
 }
 
 async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), AppError> {
-    let folder = config.data_dir.clone();
+    let (folder, kind) = (config.data_dir.clone(), config.store);
     let master_keys = config.master_keys();
     let opened = tokio::task::spawn_blocking(move || {
-        make_folder(&folder)?;
-        let sealer = Sealer::open(&master_keys)?;
-        let store = SqliteStore::open(&folder)?;
-        Ok::<_, AppError>((store, sealer))
+        let sqlite = match kind {
+            StoreKind::Sqlite => {
+                make_folder(&folder)?;
+                Some(SqliteStore::open(&folder)?)
+            }
+            StoreKind::Postgres => {
+                // One that was made here would be another one than the other replicas have.
+                master_keys.must_exist()?;
+                None
+            }
+        };
+        Ok::<_, AppError>((sqlite, Sealer::open(&master_keys)?))
     })
     .await
     .map_err(|_| store::Error::Closed)?;
-    let (store, sealer) = opened?;
-    Ok((Arc::new(store), Arc::new(sealer)))
+    let (sqlite, sealer) = opened?;
+    let store: Arc<dyn Store> = match sqlite {
+        Some(store) => Arc::new(store),
+        None => Arc::new(PostgresStore::open(&config.postgres).await?),
+    };
+    Ok((store, Arc::new(sealer)))
 }
 
 fn make_folder(folder: &Path) -> Result<(), AppError> {

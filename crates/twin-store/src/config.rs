@@ -16,6 +16,22 @@ use twin::PartitionCount;
 
 use crate::engine::Keep;
 use crate::secrets::MasterKeys;
+use crate::store::postgres::PostgresSettings;
+
+mod replica;
+
+pub use replica::ReplicaSettings;
+
+/// What keeps the twins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A SQLite file in `data_dir`: one process, one machine.
+    #[default]
+    Sqlite,
+    /// The PostgreSQL database of `postgres_url`, for several replicas.
+    Postgres,
+}
 
 /// Settings of one instance of twin-store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +68,15 @@ pub struct Config {
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
     /// a hub. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
+    /// What keeps the twins: `sqlite`, a file in `data_dir`, or `postgres`, a database that several
+    /// replicas share. Default `sqlite`.
+    pub store: StoreKind,
+    /// The database: `postgres_url`, `postgres_ca_file`, `postgres_cert_file`, `postgres_key_file`,
+    /// `postgres_connections`. Needed if and only if `store` is `postgres`.
+    pub postgres: PostgresSettings,
+    /// This replica among others that share the database: `replica_url`, `replica_ca_file`,
+    /// `replica_cert_file`, `replica_key_file`, `replica_lease`.
+    pub replica: ReplicaSettings,
     /// Folder of `twins.db`; made when absent. Default `data/twin-store`.
     pub data_dir: PathBuf,
     /// File of the key that seals stored secrets; made at the first start, mode 0600. Keep a copy
@@ -99,6 +124,9 @@ impl Default for Config {
             telemetry_stream_bytes: ByteSize::mib(1024),
             twins_stream_bytes: ByteSize::mib(256),
             rejects_stream_bytes: ByteSize::mib(256),
+            store: StoreKind::default(),
+            postgres: PostgresSettings::default(),
+            replica: ReplicaSettings::default(),
             data_dir: PathBuf::from("data/twin-store"),
             master_key_file: None,
             master_key: Secret::default(),
@@ -148,13 +176,45 @@ impl Config {
     }
 }
 
+impl Config {
+    fn validate_store(&self, problems: &mut Problems) {
+        match self.store {
+            StoreKind::Sqlite => problems.require(
+                self.postgres.url.is_empty(),
+                "postgres_url",
+                "is of use only with store = \"postgres\"",
+            ),
+            StoreKind::Postgres => {
+                problems.spelled_out(PostgresSettings::KEYS.prefix, &self.postgres);
+                problems.spelled_out(ReplicaSettings::KEYS.prefix, &self.replica);
+                problems.require(
+                    !self.replica.url.is_empty() || !self.listen.ip().is_unspecified(),
+                    "replica_url",
+                    "is needed, because this replica listens on every address",
+                );
+                problems.require(
+                    !self.master_key.is_empty() || self.master_key_file.is_some(),
+                    "master_key_file",
+                    "or master_key is needed: replicas must have the same one",
+                );
+            }
+        }
+    }
+}
+
 impl Validate for Config {
-    const SPELLED_OUT: &'static [SpelledOut] = &[ListenerTls::KEYS, NatsSettings::KEYS];
+    const SPELLED_OUT: &'static [SpelledOut] = &[
+        ListenerTls::KEYS,
+        NatsSettings::KEYS,
+        PostgresSettings::KEYS,
+        ReplicaSettings::KEYS,
+    ];
 
     fn validate(&self, problems: &mut Problems) {
         problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
         problems.spelled_out(NatsSettings::KEYS.prefix, &self.nats);
         problems.spelled_out("", &self.grpc());
+        self.validate_store(problems);
         problems.require(
             PartitionCount::new(self.partitions).is_ok(),
             "partitions",

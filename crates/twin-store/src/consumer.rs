@@ -86,7 +86,8 @@ impl Consumer {
                 Ok(batch) if batch.is_empty() => self.trim_idle().await,
                 Ok(batch) => match self.fold(batch).await {
                     Ok(()) => self.trim().await,
-                    Err(Error::Stopping) => break,
+                    // The partition is another replica's now, or soon somebody's again.
+                    Err(Error::Stopping | Error::NotOwned { .. }) => break,
                     Err(error) => return Err(error.into()),
                 },
                 Err(PullError::Gap { expected, got, .. }) => {

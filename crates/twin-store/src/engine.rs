@@ -9,7 +9,7 @@
 //! fence nobody can say what the store holds, and the next start finds out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,8 +23,10 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::store::{PartitionState, Selection, Store};
 
+mod sharing;
 mod writer;
 
+pub use sharing::Control;
 pub use writer::Writer;
 
 /// Work that waits. Over it, callers wait for a place: back-pressure up to the doors.
@@ -64,8 +66,22 @@ pub struct Committed {
 pub struct Engine {
     queue: mpsc::Sender<Work>,
     changes: broadcast::Sender<Arc<Committed>>,
-    logs: Arc<BTreeMap<Partition, watch::Receiver<Revision>>>,
+    logs: Logs,
     count: PartitionCount,
+}
+
+/// The logs of the partitions that are owned at the moment.
+#[derive(Clone, Default)]
+struct Logs(Arc<RwLock<BTreeMap<Partition, watch::Receiver<Revision>>>>);
+
+impl Logs {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the outbox of one partition needs of the engine.
@@ -87,6 +103,21 @@ pub struct Keep {
     pub coalesce_within: Duration,
     /// Changes of each partition that stay in its log for watchers after they were published.
     pub log_changes: u64,
+}
+
+/// Makes the engine of one of several replicas: it owns nothing yet, and is told what it owns.
+pub fn shared_engine(
+    store: Arc<dyn Store>,
+    clock: SharedClock,
+    metrics: Metrics,
+    count: PartitionCount,
+    keep: Keep,
+) -> (Engine, Writer, Control) {
+    let (published_in, published) = mpsc::channel(usize::from(count.get()) * 2);
+    let (engine, mut writer, _) = engine(store, clock, metrics, count, Vec::new(), keep);
+    writer.published = published;
+    let (writer, control) = writer.shared(published_in);
+    (engine, writer, control)
 }
 
 /// Makes the engine for partitions just taken.
@@ -117,14 +148,15 @@ pub fn engine(
         .into_iter()
         .map(|state| (state.partition, state))
         .collect();
+    let readable_logs = Logs::default();
+    for end in &ends {
+        let end: &OutboxEnd = end;
+        readable_logs.write().insert(end.partition, end.log.clone());
+    }
     let engine = Engine {
         queue: queue_in,
         changes: changes.clone(),
-        logs: Arc::new(
-            ends.iter()
-                .map(|end: &OutboxEnd| (end.partition, end.log.clone()))
-                .collect(),
-        ),
+        logs: readable_logs.clone(),
         count,
     };
     let writer = Writer {
@@ -139,6 +171,8 @@ pub fn engine(
         count,
         keep,
         trimmed: BTreeMap::new(),
+        readable_logs,
+        sharing: None,
     };
     (engine, writer, ends)
 }
@@ -152,7 +186,7 @@ impl Engine {
     /// Whether the first partition is ours, with which go what belongs to no other.
     pub fn owns_first(&self) -> bool {
         let first = self.count.partitions().next();
-        first.is_some_and(|first| self.logs.contains_key(&first))
+        first.is_some_and(|first| self.logs.read().contains_key(&first))
     }
 
     /// The partition of an identity.
@@ -197,6 +231,7 @@ impl Engine {
     /// The last change of each partition that watchers may have been told of.
     pub fn logs(&self) -> BTreeMap<Partition, Revision> {
         self.logs
+            .read()
             .iter()
             .map(|(partition, log)| (*partition, *log.borrow()))
             .collect()

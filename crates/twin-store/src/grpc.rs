@@ -13,6 +13,7 @@ use wire::{InvalidField, names};
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::forward;
 use crate::metrics::Metrics;
 use crate::record::Damaged;
 use crate::secrets::Sealer;
@@ -64,7 +65,12 @@ pub struct Api {
 
 /// Answers with an error's status; what the caller may not know is logged on the way.
 fn refuse(error: impl Into<Error>) -> Status {
-    status::to_status(&error.into())
+    let error = error.into();
+    let mut status = status::to_status(&error);
+    if let Error::NotOwned { partition } = error {
+        forward::mark(&mut status, partition);
+    }
+    status
 }
 
 fn identity(field: &str, name: &str) -> Result<IdentityKey, Error> {

@@ -60,6 +60,15 @@ pub enum SecretError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is absent where none may be made.
+    #[error(
+        "the master key file {path} is absent, and replicas that share a database need the same \
+         one; make it once (`openssl rand -base64 32`, mode 0600) and give it to all"
+    )]
+    FileAbsent {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file is open to others.
     #[error("the master key file {path} has mode {mode:03o}; run `chmod 600 {path}`")]
     FileMode {
@@ -103,6 +112,21 @@ pub struct MasterKeys {
     pub file: PathBuf,
     /// Files of former ones, which open what was sealed before.
     pub former_files: Vec<PathBuf>,
+}
+
+impl MasterKeys {
+    /// Refuses to have a key made that is not there yet.
+    ///
+    /// # Errors
+    /// No key is given, and its file is absent.
+    pub fn must_exist(&self) -> Result<(), SecretError> {
+        if !self.present.is_empty() || self.file.is_file() {
+            return Ok(());
+        }
+        Err(SecretError::FileAbsent {
+            path: self.file.clone(),
+        })
+    }
 }
 
 /// One master key with the name that sealed values carry.

@@ -11,7 +11,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tracing::error;
 use twin::{Partition, PartitionCount, Revision, partition_of};
 
-use super::{Answer, Committed, Keep, Work};
+use super::sharing::{Sharing, commanded};
+use super::{Answer, Committed, Keep, Logs, Work};
 use crate::apply::{Change, Left, Numbers, Outcome, Overlay};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -39,10 +40,15 @@ pub struct Writer {
     pub(super) keep: Keep,
     /// How far each log was trimmed since the start.
     pub(super) trimmed: BTreeMap<Partition, Revision>,
+    /// The other ends of `logs`, for those who have the engine.
+    pub(super) readable_logs: Logs,
+    /// If partitions come and go.
+    pub(super) sharing: Option<Sharing>,
 }
 
 impl Writer {
-    /// Writes until everybody who could hand in work has gone, or a commit fails. It does not watch
+    /// Writes until everybody who could hand in work has gone, or a commit to a store that is not
+    /// shared fails. It does not watch
     /// the shutdown itself: calls that were taken are to be answered, and the doors close first.
     /// At the end it waits for the outboxes to publish what is left, and cleans up after them.
     ///
@@ -55,9 +61,16 @@ impl Writer {
             // Nothing is lost when a branch is dropped: receiving is cancel-safe.
             let first = tokio::select! {
                 biased;
+                // First of all: an empty queue would otherwise go before a full one of commands.
+                due = commanded(&mut self.sharing) => {
+                    self.obey(due);
+                    continue;
+                }
                 work = self.queue.recv() => work,
                 _ = relief.tick() => {
-                    self.relieve().await?;
+                    if let Err(error) = self.relieve().await {
+                        self.failed(error)?;
+                    }
                     continue;
                 }
             };
@@ -70,7 +83,9 @@ impl Writer {
             {
                 group.push(work);
             }
-            self.write(group).await?;
+            if let Err(error) = self.write(group).await {
+                self.failed(error)?;
+            }
         }
     }
 
@@ -90,17 +105,17 @@ impl Writer {
         let mut positions = BTreeMap::new();
         let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
         for work in group {
-            let ready = match self.elsewhere(&work.selections) {
+            let ready = match self.elsewhere(&work) {
                 None => {
+                    if let Some((partition, sequence)) = work.position {
+                        positions.insert(partition, sequence);
+                    }
                     overlay.begin();
                     Ok((&mut overlay, now))
                 }
                 Some(partition) => Err(Error::NotOwned { partition }),
             };
             answers.push((work.decide)(ready));
-            if let Some((partition, sequence)) = work.position {
-                positions.insert(partition, sequence);
-            }
         }
         let prepared = self.prepare(overlay.into_outcome(), &positions, now);
         let committed = match prepared {
@@ -131,16 +146,22 @@ impl Writer {
         }
     }
 
-    /// The first partition that a decision needs and that is not ours.
-    fn elsewhere(&self, selections: &[Selection]) -> Option<Partition> {
+    /// The first partition that a decision needs and that is not ours. What needs none in particular
+    /// is decided by whoever owns any.
+    fn elsewhere(&self, work: &Work) -> Option<Partition> {
+        let selections = work.selections.iter();
         selections
-            .iter()
             .filter_map(|selection| match (selection, selection.device()) {
                 // Operations belong to whoever owns the first partition: one runner in the hub.
                 (Selection::Operation(_), _) => self.count.partitions().next(),
                 (_, device) => device.map(|device| partition_of(device, self.count)),
             })
+            .chain(work.position.map(|(partition, _)| partition))
             .find(|partition| !self.states.contains_key(partition))
+            .or_else(|| {
+                let any = self.count.partitions().next();
+                any.filter(|_| self.states.is_empty())
+            })
     }
 
     fn numbers(&self) -> Numbers {
@@ -174,8 +195,10 @@ impl Writer {
         }
         self.take_left(&mut commit, &mut states, outcome.left, now)?;
         while let Ok((partition, through)) = self.published.try_recv() {
-            let state = self.next_state(&mut states, partition)?;
-            state.published = state.published.max(through);
+            // Of one that was laid down since, the next owner publishes a few changes again.
+            if let Ok(state) = self.next_state(&mut states, partition) {
+                state.published = state.published.max(through);
+            }
         }
         commit.partitions = states.into_values().collect();
         Ok((commit, changes))
@@ -314,10 +337,12 @@ impl Writer {
     async fn end(mut self) -> Result<(), store::Error> {
         // Outboxes read this as the end of the log, publish the rest in bounded time, and go.
         self.logs.clear();
+        self.stop_sharing();
         let mut states = BTreeMap::new();
         while let Some((partition, through)) = self.published.recv().await {
-            let state = self.next_state(&mut states, partition)?;
-            state.published = state.published.max(through);
+            if let Ok(state) = self.next_state(&mut states, partition) {
+                state.published = state.published.max(through);
+            }
         }
         let commit = Commit {
             partitions: states.into_values().collect(),

@@ -89,6 +89,16 @@ pub(super) async fn release(
         &[&numbers, &replica.0],
     )
     .await?;
+    // One that gave back everything is about to end, or claims again; until it does, the others' shares
+    // are counted without it, so that nothing waits for the end of its lease.
+    execute(
+        &transaction,
+        action,
+        "DELETE FROM replicas
+         WHERE id = $1 AND NOT EXISTS (SELECT FROM partitions WHERE owner = $1)",
+        &[&replica.0],
+    )
+    .await?;
     transaction.commit().await.map_err(engine(action))
 }
 

@@ -3,8 +3,12 @@
 //! Nothing is sent across a network in plain text unless the operator says so: a URL without a word
 //! on TLS gets TLS, except on this machine.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use service_kit::config::{Problems, SpelledOut, Validate};
+use service_kit::error::chain;
 use service_kit::secret::Secret;
 use service_kit::tls::{self, ClientTls, TlsError};
 use tokio_postgres::Config;
@@ -24,30 +28,42 @@ const IDLE_WITHIN_MS: u32 = 5_000;
 /// Network that swallows everything is noticed after this.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Where the database is and how it is spoken to.
-#[derive(Debug, Clone)]
+/// Where the database is and how it is spoken to; spelled out as `postgres_url` and so on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PostgresSettings {
-    /// `postgresql://user:password@host:port/database`, with several `host:port` if the database
-    /// moves between them. `sslmode=disable` in it allows plain text to another machine;
-    /// `sslmode=require` (or `verify-full`, which is the same here) asks for TLS on this one.
+    /// `postgresql://user:password@host:port/database`, with several `host:port` between commas if
+    /// the database moves between them; the one that takes writes is used. Without a word on TLS it
+    /// is used for other machines and not for this one: `sslmode=disable` allows plain text to
+    /// another machine, `sslmode=require` (the same as `verify-full` here) asks for TLS on this one.
+    /// A pooler in between must keep sessions, not transactions. Empty (default): there is none.
     pub url: Secret,
-    /// Whom to believe, and as whom to show ourselves. A server on this machine is asked for TLS if
-    /// an authority is named.
-    pub tls: ClientTls,
-    /// Connections at most.
+    /// PEM file of the authority that signed the server's certificate; asks for TLS on this machine,
+    /// too. Unset (default): the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our own certificate, if the server asks for one. Unset (default): none.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of our certificate. Needed if and only if there is a certificate.
+    pub key_file: Option<PathBuf>,
+    /// Connections of this replica at most, 2 to 100. One commits, one claims, the rest read. The
+    /// server's `max_connections` has to hold those of all replicas. Default 10.
     pub connections: u16,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self::at("")
+    }
 }
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The URL cannot be read. The driver's words do not repeat it, so they tell no password.
-    #[error(
-        "postgres_url is no URL of a PostgreSQL database, postgresql://user:password@host/name"
-    )]
+    #[error("is no URL of a PostgreSQL database, postgresql://user:password@host/name")]
     Url(#[source] tokio_postgres::Error),
     /// The URL leaves out what must be there.
-    #[error("postgres_url names no {0}; write postgresql://user:password@host/name")]
+    #[error("names no {0}; write postgresql://user:password@host/name")]
     Incomplete(&'static str),
     /// The files for TLS cannot be used.
     #[error(transparent)]
@@ -55,11 +71,26 @@ pub enum SettingsError {
 }
 
 impl PostgresSettings {
+    /// How the service spells it out.
+    pub const KEYS: SpelledOut = SpelledOut {
+        prefix: "postgres_",
+        field: "postgres",
+    };
+
+    /// The defaults for this database.
+    #[must_use]
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: Secret::new(url),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            connections: 10,
+        }
+    }
+
     /// Checks the URL without touching a file or the network.
-    ///
-    /// # Errors
-    /// What is wrong with it, without the password.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    fn check(&self) -> Result<(), SettingsError> {
         self.config().map(drop)
     }
 
@@ -107,14 +138,38 @@ impl PostgresSettings {
         match config.get_ssl_mode() {
             SslMode::Disable => SslMode::Disable,
             // The default of the driver: TLS if the server happens to offer it, checked or not.
-            SslMode::Prefer if here && self.tls.ca_file.is_none() => SslMode::Disable,
+            SslMode::Prefer if here && self.ca_file.is_none() => SslMode::Disable,
             _ => SslMode::Require,
         }
     }
 
     /// What does TLS; it reads the files.
     pub(super) fn tls(&self) -> Result<MakeRustlsConnect, SettingsError> {
-        Ok(MakeRustlsConnect::new(tls::connector(&self.tls)?))
+        let files = ClientTls {
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            domain: None,
+        };
+        Ok(MakeRustlsConnect::new(tls::connector(&files)?))
+    }
+}
+
+impl Validate for PostgresSettings {
+    fn validate(&self, problems: &mut Problems) {
+        if let Err(error) = self.check() {
+            problems.require(false, "url", chain(&error));
+        }
+        problems.require(
+            self.cert_file.is_some() == self.key_file.is_some(),
+            "key_file",
+            "is needed together with cert_file",
+        );
+        problems.require(
+            (2..=100).contains(&self.connections),
+            "connections",
+            "must be 2 to 100",
+        );
     }
 }
 
@@ -135,17 +190,9 @@ fn is_here(host: &Host) -> bool {
 mod tests {
     use super::*;
 
-    fn settings(url: &str) -> PostgresSettings {
-        PostgresSettings {
-            url: Secret::new(url),
-            tls: ClientTls::default(),
-            connections: 4,
-        }
-    }
-
     #[track_caller]
     fn check_mode(url: &str, mode: SslMode) {
-        let config = settings(url).config().expect("a good URL");
+        let config = PostgresSettings::at(url).config().expect("a good URL");
         assert_eq!(config.get_ssl_mode(), mode, "{url}");
     }
 
@@ -169,8 +216,8 @@ mod tests {
             SslMode::Disable,
         );
         let named = PostgresSettings {
-            tls: ClientTls::believing("ca.pem"),
-            ..settings("postgresql://u:p@127.0.0.1/d")
+            ca_file: Some("ca.pem".into()),
+            ..PostgresSettings::at("postgresql://u:p@127.0.0.1/d")
         };
         let config = named.config().expect("a good URL");
         assert_eq!(config.get_ssl_mode(), SslMode::Require);
@@ -185,7 +232,7 @@ mod tests {
             ("postgresql://u:secret@localhost:port/d", "URL"),
             ("secret", "URL"),
         ] {
-            let error = settings(url).check().expect_err(url);
+            let error = PostgresSettings::at(url).check().expect_err(url);
             let source = std::error::Error::source(&error);
             let text = format!("{error} {:?}", source.map(ToString::to_string));
             assert!(text.contains(word), "{text}");
@@ -196,7 +243,7 @@ mod tests {
     #[test]
     fn the_url_may_set_other_options() {
         let url = "postgresql://u@localhost/d?options=-c%20search_path%3Dtwinward";
-        let config = settings(url).config().expect("a good URL");
+        let config = PostgresSettings::at(url).config().expect("a good URL");
         let options = config.get_options().expect("ours at least");
         assert!(
             options.starts_with("-c search_path=twinward -c statement_timeout="),

@@ -1,8 +1,5 @@
 //! Opens stores for tests.
 
-use service_kit::secret::Secret;
-use service_kit::tls::ClientTls;
-
 use super::{PostgresSettings, PostgresStore};
 
 /// A store on a database of a test.
@@ -12,11 +9,7 @@ pub(crate) async fn open(url: &str) -> PostgresStore {
 
 /// Settings for it.
 pub(crate) fn settings(url: &str) -> PostgresSettings {
-    PostgresSettings {
-        url: Secret::new(url),
-        tls: ClientTls::default(),
-        connections: 4,
-    }
+    PostgresSettings::at(url)
 }
 
 impl PostgresStore {

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use service_kit::tls::ClientTls;
 use testkit::{Database, PostgresOptions, PostgresServer, TestCerts};
 use twin::{PartitionCount, Revision};
 
-use super::testing::{open, settings};
+use super::testing::open;
 use super::*;
 use crate::store::{HistoryRead, LogEntry, PartitionState, Upsert};
 use crate::testing::{key, now, record};
@@ -266,6 +265,122 @@ async fn acknowledged_writes_are_on_disk_whatever_the_server_is_set_to() {
     .await;
 }
 
+/// Two replicas that let a device in with the same token at the same time do not know of each other.
+#[tokio::test]
+async fn a_token_is_not_used_more_often_than_it_may_by_all_together() {
+    let database = testkit::postgres::database().await;
+    let store = open(&database.url()).await;
+    let claims = store.claim(replica("a", LONG)).await.expect("claimed");
+    let token = crate::store::EnrollmentToken {
+        hash: [7; 32],
+        device: None,
+        expires_at: now(),
+        uses_max: 1,
+    };
+    let made = Commit {
+        partitions: vec![claims.owned[0]],
+        tokens: vec![token],
+        ..Commit::default()
+    };
+    store.commit(made).await.expect("committed");
+    let used = |partition: usize, device: &str| Commit {
+        partitions: vec![claims.owned[partition]],
+        enrollments: vec![crate::store::EnrollmentUse {
+            hash: [7; 32],
+            device: crate::testing::device(device),
+            nonce: "n".to_owned(),
+        }],
+        ..Commit::default()
+    };
+    let (one, other) = tokio::join!(store.commit(used(1, "d")), store.commit(used(2, "e")));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    let count = "SELECT count(*) FROM enrollments";
+    assert_eq!(database.ask(count).await.as_deref(), Some("1"));
+    // The same device again is no further use.
+    let again = if one.is_ok() {
+        used(1, "d")
+    } else {
+        used(2, "e")
+    };
+    store.commit(again).await.expect("it was let in before");
+}
+
+/// Whoever is left does not wait for the lease of one that gave everything back.
+#[tokio::test]
+async fn a_replica_that_leaves_counts_no_more() {
+    let database = testkit::postgres::database().await;
+    let store = open(&database.url()).await;
+    store.claim(replica("a", LONG)).await.expect("claimed");
+    store.claim(replica("b", LONG)).await.expect("claimed");
+    let all = PartitionCount::new(5)
+        .expect("a count")
+        .partitions()
+        .collect();
+    store
+        .release(replica("a", LONG).id, all)
+        .await
+        .expect("released");
+    let claims = store.claim(replica("b", LONG)).await.expect("claimed");
+    assert_eq!(numbers(&claims.owned), [0, 1, 2, 3, 4]);
+}
+
+/// A routine revision is put together with the last one, whether that is stored or of the same
+/// commit, and with nothing else.
+#[tokio::test]
+async fn routine_revisions_are_put_together() {
+    let database = testkit::postgres::database().await;
+    let store = open(&database.url()).await;
+    let claims = store.claim(replica("a", LONG)).await.expect("claimed");
+    let entry = |id: &str, revision: u64, routine: bool| crate::store::HistoryEntry {
+        key: key(id),
+        revision: Revision::new(revision),
+        first_revision: Revision::new(revision),
+        at: now(),
+        first_at: now(),
+        actor: "twinward".to_owned(),
+        cause: String::new(),
+        changes: std::collections::BTreeSet::new(),
+        patch: format!(r#"{{"posture":{{"eventCount":{revision}}}}}"#),
+        undo: format!(r#"{{"posture":{{"eventCount":{}}}}}"#, revision - 1),
+        routine,
+        trace_parent: None,
+    };
+    for history in [
+        vec![entry("d", 1, false), entry("d", 2, true)],
+        vec![
+            entry("d", 3, true),
+            entry("d", 4, true),
+            entry("e", 5, true),
+        ],
+        vec![entry("d", 6, false)],
+        vec![entry("d", 7, true)],
+    ] {
+        let commit = Commit {
+            partitions: vec![claims.owned[0]],
+            history,
+            coalesce_within: Duration::from_mins(1),
+            ..Commit::default()
+        };
+        store.commit(commit).await.expect("committed");
+    }
+    let spans = async |id: &str| -> Vec<(u64, u64)> {
+        let read = HistoryRead {
+            key: key(id),
+            before: None,
+            from: None,
+            to: None,
+            limit: 9,
+        };
+        let entries = store.history(read).await.expect("read");
+        let spans = entries.iter();
+        spans
+            .map(|entry| (entry.first_revision.get(), entry.revision.get()))
+            .collect()
+    };
+    assert_eq!(spans("d").await, [(7, 7), (6, 6), (2, 4), (1, 1)]);
+    assert_eq!(spans("e").await, [(5, 5)]);
+}
+
 #[tokio::test]
 async fn every_session_has_limits_in_time() {
     let database = testkit::postgres::database().await;
@@ -293,7 +408,7 @@ async fn an_unfit_database_is_refused_with_what_to_do() {
     };
     let server = PostgresServer::start_with(latin).await;
     let url = server.database().await.url();
-    let refused = PostgresStore::open(&settings(&url))
+    let refused = PostgresStore::open(&PostgresSettings::at(&url))
         .await
         .err()
         .expect("LATIN1");
@@ -308,7 +423,7 @@ async fn an_unfit_database_is_refused_with_what_to_do() {
     database
         .execute("UPDATE facts SET value = '99' WHERE name = 'schema'")
         .await;
-    let refused = PostgresStore::open(&settings(&database.url()))
+    let refused = PostgresStore::open(&PostgresSettings::at(database.url()))
         .await
         .err()
         .expect("newer");
@@ -321,7 +436,7 @@ async fn an_unfit_database_is_refused_with_what_to_do() {
     let url = database
         .tcp_url()
         .replace("twinward:twinward@", "twinward:wrong@");
-    let refused = PostgresStore::open(&settings(&url))
+    let refused = PostgresStore::open(&PostgresSettings::at(&url))
         .await
         .err()
         .expect("no password");
@@ -349,36 +464,32 @@ async fn tls_is_checked_against_the_authority_and_our_own_certificate_is_shown()
     };
     let server = PostgresServer::start_with(strict).await;
     let database: Database = server.database().await;
-    let with = |tls: ClientTls| PostgresSettings {
-        tls,
-        ..settings(&database.tcp_url())
-    };
-    let known = ClientTls {
+    let at = || PostgresSettings::at(database.tcp_url());
+    let known = PostgresSettings {
+        ca_file: Some(certs.ca()),
         cert_file: Some(certs.client_certificate()),
         key_file: Some(certs.client_key()),
-        ..ClientTls::believing(certs.ca())
+        ..at()
     };
-    let store = PostgresStore::open(&with(known)).await.expect("it opens");
+    let store = PostgresStore::open(&known).await.expect("it opens");
     let client = store.connections.get().await;
     let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    assert!(
-        client
-            .query_one(ssl, &[])
-            .await
-            .expect("asked")
-            .get::<_, bool>(0)
-    );
+    let row = client.query_one(ssl, &[]).await.expect("asked");
+    assert!(row.get::<_, bool>(0));
 
-    let nameless = ClientTls::believing(certs.ca());
-    let refused = PostgresStore::open(&with(nameless))
-        .await
-        .err()
-        .expect("no certificate");
+    let nameless = PostgresSettings {
+        ca_file: Some(certs.ca()),
+        ..at()
+    };
+    let refused = PostgresStore::open(&nameless).await;
+    let refused = refused.err().expect("no certificate");
     assert!(text(&refused).contains("connect"), "{}", text(&refused));
     let strangers = TestCerts::new();
-    let refused = PostgresStore::open(&with(ClientTls::believing(strangers.ca())))
-        .await
-        .err()
-        .expect("another authority");
+    let deceived = PostgresSettings {
+        ca_file: Some(strangers.ca()),
+        ..at()
+    };
+    let refused = PostgresStore::open(&deceived).await;
+    let refused = refused.err().expect("another authority");
     assert!(text(&refused).contains("certificate"), "{}", text(&refused));
 }

@@ -311,10 +311,28 @@ async fn tokens(
         )
         .await?;
     }
+    use_tokens(transaction, uses).await
+}
+
+/// Notes who used which token. Devices of several partitions may use one at the same time, at replicas
+/// that do not know of each other; so it is locked, and counted once more.
+async fn use_tokens(transaction: &Transaction<'_>, uses: &[EnrollmentUse]) -> Result<(), Error> {
+    if uses.is_empty() {
+        return Ok(());
+    }
+    let action = "use an enrolment token";
+    let hashes: Vec<&[u8]> = uses.iter().map(|use_of| &use_of.hash[..]).collect();
+    execute(
+        transaction,
+        action,
+        "SELECT FROM enrollment_tokens WHERE hash = ANY($1) ORDER BY hash FOR UPDATE",
+        &[&hashes],
+    )
+    .await?;
     for use_of in uses {
         execute(
             transaction,
-            "keep the use of an enrolment token",
+            action,
             "INSERT INTO enrollments (hash, device_id, nonce) VALUES ($1, $2, $3)
              ON CONFLICT (hash, device_id) DO NOTHING",
             &[
@@ -325,7 +343,21 @@ async fn tokens(
         )
         .await?;
     }
-    Ok(())
+    let overused = query_in(
+        transaction,
+        action,
+        "SELECT FROM enrollment_tokens t WHERE t.hash = ANY($1)
+             AND (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash) > t.uses_max",
+        &[&hashes],
+    )
+    .await?;
+    if overused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Engine {
+        action,
+        source: "another replica used it up at the same moment".into(),
+    })
 }
 
 /// The two columns of keys.
