@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::store::{PartitionState, Selection, Store};
 
+mod recording;
 mod sharing;
 mod writer;
 

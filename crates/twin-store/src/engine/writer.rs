@@ -5,21 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prost::Message as _;
 use service_kit::clock::SharedClock;
 use tokio::sync::{broadcast, mpsc, watch};
-use tracing::error;
 use twin::{Partition, PartitionCount, Revision, partition_of};
 
+use super::recording::record_change;
 use super::sharing::{Sharing, commanded};
 use super::{Answer, Committed, Keep, Logs, Work};
-use crate::apply::{Change, Left, Numbers, Outcome, Overlay};
+use crate::apply::{Left, Numbers, Outcome, Overlay};
+use crate::audit;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{
-    self, AuditEntry, Commit, LogEntry, PartitionState, Selection, Store, Upsert, failpoint,
-};
-use crate::{audit, encode, history, index};
+use crate::store::{self, AuditEntry, Commit, PartitionState, Selection, Store, failpoint};
 
 /// Work of one commit: bounds its memory and how long the first caller waits for the last.
 const GROUP: usize = 1024;
@@ -349,65 +346,6 @@ impl Writer {
             ..Commit::default()
         };
         self.commit(commit).await
-    }
-}
-
-/// Puts the change of one identity into a commit.
-fn record_change(
-    commit: &mut Commit,
-    partition: Partition,
-    change: Change,
-    now: Timestamp,
-) -> Result<Arc<Committed>, store::Error> {
-    for step in &change.steps {
-        let (before, after) = (step.before.as_deref(), step.after.as_deref());
-        match history::entry(before, after, &step.touch, step.revision, now) {
-            Ok(entry) => commit.history.extend(entry),
-            // What was there before cannot be read; that must not keep it from being mended.
-            Err(damaged) => error!(error = %damaged, "a revision is not kept in the history"),
-        }
-    }
-    let Change {
-        key,
-        before,
-        after,
-        touch,
-        revision,
-        ..
-    } = change;
-    let encoded = match &after {
-        Some(record) => encode::change(record, &touch).map_err(unencodable)?,
-        None => encode::deletion(&key, revision, &touch),
-    };
-    commit.log.push(LogEntry {
-        partition,
-        revision,
-        change: encoded.encode_to_vec(),
-    });
-    match &after {
-        Some(record) => {
-            let (index_remove, index_add) = index::changes(before.as_deref(), Some(record))?;
-            commit.upserts.push(Upsert {
-                record: Arc::clone(record),
-                index_remove,
-                index_add,
-            });
-        }
-        None => commit.deletes.push(key.clone()),
-    }
-    Ok(Arc::new(Committed {
-        key,
-        partition,
-        revision,
-        touch,
-        record: after,
-    }))
-}
-
-fn unencodable(error: serde_json::Error) -> store::Error {
-    store::Error::Engine {
-        action: "encode a change",
-        source: Box::new(error),
     }
 }
 
