@@ -254,8 +254,8 @@ async fn malformed_protobuf_at_the_apis_is_refused_and_they_go_on() {
                 .unary(request, PathAndQuery::from_static(path), RawCodec)
                 .await;
             let refused = answer.expect_err("these bytes are no message");
-            // What gRPC prescribes for "error parsing request proto".
-            assert_eq!(refused.code(), Code::Internal, "{path}: {refused:?}");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{path}: {refused:?}");
+            assert_eq!(reason(&refused), "MALFORMED_MESSAGE", "{path}");
             assert!(
                 refused
                     .message()

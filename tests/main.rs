@@ -8,11 +8,14 @@
 mod support;
 
 mod bad_input;
+mod bulk_over_a_kill;
 mod created_again;
 mod enrollment;
 mod killed_in_mid_stream;
 mod loop_end_to_end;
 mod offline_agent;
 mod one_trace;
+mod replicas;
 mod shutdown;
 mod stale_owner;
+mod who_may_call;

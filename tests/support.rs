@@ -1,7 +1,8 @@
-//! What stories need: a hub of separate processes or in one, an agent by hand, an API client.
+//! What stories need: a hub of separate processes, in one, or with replicas, an agent by hand, an API client.
 
 pub(crate) mod agent;
 pub(crate) mod api;
+pub(crate) mod fleet;
 pub(crate) mod hub;
 pub(crate) mod raw;
 pub(crate) mod real_agent;

@@ -8,7 +8,11 @@ const PROTOS: &[&str] = &[
     "twinward/agent/v1/events.proto",
     "twinward/agent/v1/agent_service.proto",
     "twinward/registry/v1/registry_service.proto",
+    "twinward/registry/v1/audit_service.proto",
     "twinward/twin/v1/twin_service.proto",
+    "twinward/twin/v1/query_service.proto",
+    "twinward/twin/v1/history_service.proto",
+    "twinward/twin/v1/bulk_service.proto",
     "twinward/policy/v1/policy_service.proto",
     "twinward/bus/v1/bus.proto",
 ];

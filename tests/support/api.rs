@@ -10,6 +10,7 @@ use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::registry::v1 as registry;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1 as twin;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
 use super::SOON;
@@ -19,6 +20,7 @@ use super::SOON;
 pub(crate) struct Api {
     pub(crate) registry: RegistryServiceClient<Connection>,
     pub(crate) twins: TwinServiceClient<Connection>,
+    pub(crate) bulk: TwinBulkServiceClient<Connection>,
     pub(crate) policies: PolicyServiceClient<Connection>,
 }
 
@@ -42,10 +44,16 @@ impl Api {
             };
             connect(&config).expect("a usable URL")
         };
+        Api::over(&channel(twin_store_url), &channel(policy_url))
+    }
+
+    /// Over channels that say by themselves who calls.
+    pub(crate) fn over(twin_store: &Connection, policy: &Connection) -> Api {
         Api {
-            registry: RegistryServiceClient::new(channel(twin_store_url)),
-            twins: TwinServiceClient::new(channel(twin_store_url)),
-            policies: PolicyServiceClient::new(channel(policy_url)),
+            registry: RegistryServiceClient::new(twin_store.clone()),
+            twins: TwinServiceClient::new(twin_store.clone()),
+            bulk: TwinBulkServiceClient::new(twin_store.clone()),
+            policies: PolicyServiceClient::new(policy.clone()),
         }
     }
 
@@ -85,6 +93,7 @@ impl Api {
     pub(crate) async fn twin(&self, name: &str) -> Result<Twin, Status> {
         let request = twin::GetTwinRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         Ok(Twin(
             self.twins.clone().get_twin(request).await?.into_inner(),

@@ -338,7 +338,7 @@ impl Up {
 }
 
 /// Waits until a service's `/readyz` answers 200.
-async fn ready(admin: u16, what: &str) {
+pub(crate) async fn ready(admin: u16, what: &str) {
     wait_for(&format!("{what} to be ready"), SOON, async || {
         let answer = http_get(admin, "/readyz").await?;
         answer.starts_with("HTTP/1.1 200").then_some(())

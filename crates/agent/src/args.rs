@@ -15,14 +15,14 @@ Examples:
       --enrollment-token TOKEN
   twinward-agent status -o json
 
-Exit codes:
+Exit codes, the same as `twinward --help` lists:
   0   stopped as told, or done
-  2   the command line is wrong
-  64  something is missing on the command line: an identity, a server, a data directory
-  70  a part of the agent failed, for instance its spool
-  75  try again: the enrolment did not succeed, or another agent uses the data directory
-  77  the enrolment was refused
-  78  the connection string or the way to the server cannot be used
+  1   a part of the agent failed, for instance its spool
+  2   the command line is wrong, or lacks an identity, a server or a data directory
+  4   another agent uses the data directory
+  5   the connection string or the way to the server cannot be used
+  6   the service could not be reached for the enrolment; try again
+  7   the enrolment was refused
   130, 143  a second SIGINT or SIGTERM cut the stop short";
 
 /// Watches this machine for its security twin.

@@ -25,6 +25,7 @@ pub mod packer;
 pub mod publish;
 pub mod pull;
 pub mod reject;
+pub mod settings;
 pub mod streams;
 
 pub use config::{BusConfig, Credentials, Replicas, Tls};
@@ -36,4 +37,5 @@ pub use packer::{Encoded, Packer, PackerOptions, PackerWorker, Receipt, packer};
 pub use publish::{DurablePublisher, PublishOptions, Published};
 pub use pull::{Fetched, Pull, PullOptions};
 pub use reject::Reject;
+pub use settings::NatsSettings;
 pub use streams::{StreamSpec, StreamStatus, WhenFull};

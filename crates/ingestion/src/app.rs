@@ -8,9 +8,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bus::{Bus, BusConfig, Credentials, Replicas, StreamSpec, Tls};
+use bus::{Bus, BusConfig, Replicas, StreamSpec};
 use service_kit::admin::{AdminConfig, AdminServer};
-use service_kit::client::{self, ClientConfig};
+use service_kit::client;
 use service_kit::clock::SharedClock;
 use service_kit::config::{Problems, Validate};
 use service_kit::health::Health;
@@ -19,7 +19,6 @@ use service_kit::secret::Secret;
 use service_kit::server::{GrpcConfig, GrpcServer};
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
-use service_kit::tls::{ClientTls, ServerTls};
 use service_kit::units::{ByteSize, Duration};
 use tokio_util::sync::CancellationToken;
 use twin::PartitionCount;
@@ -92,7 +91,7 @@ impl App {
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, partitions)).await?;
         let listening = Listening::begin(&bus).await?;
-        let store = TwinStore::new(client::connect(&twin_store_config(&config))?);
+        let store = TwinStore::new(client::connect(&config.twin_store.client())?);
 
         let limits = config.limits.clone();
         let inlets = Inlets::new(
@@ -248,14 +247,6 @@ fn as_len(count: impl TryInto<usize>) -> usize {
 }
 
 fn grpc_config(config: &Config) -> GrpcConfig {
-    let tls = match (&config.tls_cert_file, &config.tls_key_file) {
-        (Some(cert), Some(key)) => Some(ServerTls {
-            cert_file: cert.clone(),
-            key_file: key.clone(),
-            client_ca_file: None,
-        }),
-        (_, None) | (None, _) => None,
-    };
     // Agents prove themselves with SAS tokens, so their service is open. Nothing else is, and
     // nobody knows this token.
     let token = format!(
@@ -264,7 +255,8 @@ fn grpc_config(config: &Config) -> GrpcConfig {
         uuid::Uuid::new_v4().simple()
     );
     GrpcConfig {
-        tls,
+        tls: config.tls.server(),
+        connections: config.connections.clone(),
         token: Some(Secret::new(token)),
         allow_insecure: config.allow_insecure,
         max_message: ByteSize::bytes(config.limits.batch_bytes_max.get() * DECODE_FACTOR),
@@ -281,31 +273,11 @@ fn half(duration: Duration) -> Duration {
 
 fn bus_config(config: &Config) -> BusConfig {
     BusConfig {
-        servers: config.nats_servers(),
-        name: format!("twinward ingestion {}", config.instance),
-        credentials: match &config.nats_credentials_file {
-            Some(path) => Credentials::File(path.clone()),
-            None if config.nats_token.is_empty() => Credentials::None,
-            None => Credentials::Token(config.nats_token.expose().to_owned()),
-        },
-        tls: config.nats_ca_file.as_ref().map(|path| Tls {
-            ca_file: Some(path.clone()),
-            client: None,
-        }),
         replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
         connect_within: BUS_WITHIN,
-    }
-}
-
-fn twin_store_config(config: &Config) -> ClientConfig {
-    let token = &config.twin_store_token;
-    ClientConfig {
-        tls: ClientTls {
-            ca_file: config.twin_store_ca_file.clone(),
-            domain: None,
-        },
-        token: (!token.is_empty()).then(|| token.clone()),
-        ..ClientConfig::to(config.twin_store_url.clone())
+        ..config
+            .nats
+            .bus(format!("twinward ingestion {}", config.instance))
     }
 }
 

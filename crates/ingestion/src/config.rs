@@ -2,11 +2,13 @@
 //! a file or a socket. All problems are reported at once.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
+use bus::NatsSettings;
 use serde::{Deserialize, Serialize};
-use service_kit::config::{Problems, Validate};
-use service_kit::secret::Secret;
+use service_kit::client::ServiceAddress;
+use service_kit::config::{Problems, SpelledOut, Validate};
+use service_kit::server::ConnectionLimits;
+use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
@@ -19,25 +21,21 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8421`.
     pub admin_listen: SocketAddr,
-    /// PEM file with the certificate chain of the agents' door. Unset: no TLS, which is accepted on
-    /// loopback only (see `allow_insecure`).
-    pub tls_cert_file: Option<PathBuf>,
-    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
-    pub tls_key_file: Option<PathBuf>,
+    /// The certificate it shows and those it wants to see: `tls_cert_file`, `tls_key_file`,
+    /// `tls_client_ca_file`, `tls_client_auth`, `tls_reload_every`.
+    pub tls: ListenerTls,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
+    /// How many may connect, and how soon they must prove themselves. Default 16384 unproven ones:
+    /// a whole fleet may come back at the same time, and prove itself as fast as twin-store answers.
+    pub connections: ConnectionLimits,
     /// The hub's host name: it stands in connection strings and in the resource of every SAS
     /// token, so changing it invalidates both. Without scheme and port. Default `localhost`.
     pub public_host: String,
-    /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
-    pub nats_url: String,
-    /// Token that the NATS server asks for. Empty: none.
-    pub nats_token: Secret,
-    /// NATS credentials file (`.creds`). Unset: none.
-    pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Unset: the system's.
-    pub nats_ca_file: Option<PathBuf>,
+    /// NATS: `nats_url`, `nats_token`, `nats_credentials_file`, `nats_ca_file`, `nats_cert_file`,
+    /// `nats_key_file`.
+    pub nats: NatsSettings,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
     /// Bound of each partition's `TELEMETRY` stream on disk. Over it batches wait. Must be the
@@ -45,13 +43,9 @@ pub struct Config {
     pub telemetry_stream_bytes: ByteSize,
     /// Bound of the `REJECTS` stream on disk; the oldest go. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
-    /// Where twin-store serves gRPC, `http://host:port` or `https://host:port`. Default
-    /// `http://127.0.0.1:8430`.
-    pub twin_store_url: String,
-    /// PEM file of the authority that signed twin-store's certificate. Needed for `https`.
-    pub twin_store_ca_file: Option<PathBuf>,
-    /// Bearer token that twin-store asks for. Empty: none is sent.
-    pub twin_store_token: Secret,
+    /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
+    /// `twin_store_key_file`, `twin_store_token`.
+    pub twin_store: ServiceAddress,
     /// Partitions of the hub, 1 to 256, fixed when the hub is created. Default 16.
     pub partitions: u16,
     /// Name of this instance in notices and logs; unique among the instances of a hub. Default
@@ -102,20 +96,18 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8421)),
-            tls_cert_file: None,
-            tls_key_file: None,
+            tls: ListenerTls::default(),
             allow_insecure: false,
+            connections: ConnectionLimits {
+                unproven_max: 16_384,
+                ..ConnectionLimits::default()
+            },
             public_host: "localhost".to_owned(),
-            nats_url: "nats://127.0.0.1:4222".to_owned(),
-            nats_token: Secret::default(),
-            nats_credentials_file: None,
-            nats_ca_file: None,
+            nats: NatsSettings::default(),
             stream_replicas: 1,
             telemetry_stream_bytes: ByteSize::mib(1024),
             rejects_stream_bytes: ByteSize::mib(256),
-            twin_store_url: "http://127.0.0.1:8430".to_owned(),
-            twin_store_ca_file: None,
-            twin_store_token: Secret::default(),
+            twin_store: ServiceAddress::default(),
             partitions: PartitionCount::DEFAULT.get(),
             instance: "ingestion-0".to_owned(),
             drain_within: Duration::secs(10),
@@ -150,21 +142,23 @@ const BATCH_BYTES_CEILING: ByteSize = ByteSize::kib(384);
 const BATCH_EVENTS_CEILING: u32 = 5000;
 
 impl Validate for Config {
+    const SPELLED_OUT: &'static [SpelledOut] = &[
+        ListenerTls::KEYS,
+        NatsSettings::KEYS,
+        ServiceAddress::KEYS_OF_TWIN_STORE,
+    ];
+
     fn validate(&self, problems: &mut Problems) {
-        let both = self.tls_cert_file.is_some() == self.tls_key_file.is_some();
-        problems.require(
-            both,
-            "tls_key_file",
-            "is needed together with tls_cert_file",
-        );
+        problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
+        problems.spelled_out(NatsSettings::KEYS.prefix, &self.nats);
+        problems.spelled_out(ServiceAddress::KEYS_OF_TWIN_STORE.prefix, &self.twin_store);
+        problems.nested("connections", &self.connections);
         let host = !self.public_host.is_empty() && !self.public_host.contains(['/', ':', ';']);
         problems.require(
             host,
             "public_host",
             "must be a host name without scheme and port",
         );
-        let servers = !self.nats_servers().is_empty();
-        problems.require(servers, "nats_url", "must name a server, nats://host:port");
         let replicas = bus::Replicas::new(self.stream_replicas).is_some();
         problems.require(replicas, "stream_replicas", "must be 1, 3 or 5");
         if let Err(error) = PartitionCount::new(self.partitions) {
@@ -215,18 +209,6 @@ impl Validate for Limits {
     }
 }
 
-impl Config {
-    /// The servers of [`Config::nats_url`].
-    pub(crate) fn nats_servers(&self) -> Vec<String> {
-        let names = self
-            .nats_url
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        names.map(str::to_owned).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,9 +227,12 @@ mod tests {
     #[test]
     fn everything_wrong_is_named_at_once() {
         let config = Config {
-            tls_cert_file: Some("cert.pem".into()),
+            tls: ListenerTls {
+                cert_file: Some("cert.pem".into()),
+                ..ListenerTls::default()
+            },
             public_host: "https://hub".to_owned(),
-            nats_url: " , ".to_owned(),
+            nats: NatsSettings::at(" , "),
             stream_replicas: 2,
             partitions: 0,
             limits: Limits {
@@ -267,5 +252,42 @@ mod tests {
         ] {
             assert!(found.contains(key), "{key} is missing in\n{found}");
         }
+    }
+
+    #[test]
+    fn every_setting_has_its_name_in_the_environment() {
+        let settings = [
+            ("TLS_CERT_FILE", "c.pem"),
+            ("TLS_KEY_FILE", "c.key"),
+            ("TLS_CLIENT_CA_FILE", "ca.pem"),
+            ("TLS_CLIENT_AUTH", "optional"),
+            ("NATS_URL", "tls://nats:4222"),
+            ("NATS_TOKEN", "12345678"),
+            ("NATS_CREDENTIALS_FILE", "n.creds"),
+            ("NATS_CA_FILE", "n.pem"),
+            ("CONNECTIONS__MAX", "100"),
+            ("TWIN_STORE_URL", "https://store:8430"),
+            ("TWIN_STORE_CA_FILE", "s.pem"),
+            ("TWIN_STORE_CERT_FILE", "p.pem"),
+            ("TWIN_STORE_KEY_FILE", "p.key"),
+            ("TWIN_STORE_TOKEN", "0123456789abcdef"),
+        ];
+        let variables = settings.map(|(key, value)| (format!("TWINWARD_INGESTION__{key}"), value));
+        let config: Config = service_kit::config::Loader::new("ingestion")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.tls.cert_file, Some("c.pem".into()));
+        let tls = config.tls.server().expect("TLS");
+        assert_eq!(tls.client_ca_file, Some("ca.pem".into()));
+        let nats = config.nats.bus("x");
+        assert_eq!(nats.servers, ["tls://nats:4222"]);
+        assert!(matches!(nats.credentials, bus::Credentials::File(_)));
+        assert_eq!(config.nats.token.expose(), "12345678");
+        assert_eq!(config.connections.max, 100);
+        let store = config.twin_store.client();
+        assert_eq!(store.url, "https://store:8430");
+        assert_eq!(store.tls.cert_file, Some("p.pem".into()));
+        assert!(store.token.is_some());
     }
 }

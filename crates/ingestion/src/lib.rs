@@ -27,6 +27,7 @@ mod inlet;
 mod metrics;
 mod nursery;
 mod outbox;
+mod permissions;
 mod push;
 mod rejects;
 mod session;

@@ -167,6 +167,7 @@ fn kind_label(kind: Kind) -> &'static str {
         Kind::NotFound => "NOT_FOUND",
         Kind::AlreadyExists => "ALREADY_EXISTS",
         Kind::FailedPrecondition => "FAILED_PRECONDITION",
+        Kind::OutOfRange => "OUT_OF_RANGE",
         Kind::Aborted => "ABORTED",
         Kind::PermissionDenied => "PERMISSION_DENIED",
         Kind::Unauthenticated => "UNAUTHENTICATED",

@@ -23,6 +23,7 @@ use crate::consumer::{Consumer, Parts};
 use crate::error::Error;
 use crate::grpc::PolicyApi;
 use crate::metrics::Metrics;
+use crate::permissions::RULES;
 use crate::policies::Policies;
 use crate::positions::Positions;
 use crate::progress::Progress;
@@ -124,7 +125,7 @@ impl App {
         let scope = self.registry.scope(SERVICE);
         let metrics = Metrics::register(&scope);
         let twins = TwinStore::connect(
-            &self.config.twin_store(),
+            &self.config.twin_store.client(),
             self.health.component("twin-store"),
             stop.clone(),
         )?;
@@ -194,11 +195,9 @@ impl App {
             watch_link(self.bus.clone(), link, stop),
         );
 
-        let max_message = self.config.grpc().max_message.as_len();
-        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics))
-            .max_decoding_message_size(max_message)
-            .max_encoding_message_size(max_message);
-        let grpc = self.grpc.metrics(&scope).add_service(api);
+        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics));
+        let grpc = self.grpc.metrics(&scope).rules(RULES);
+        let grpc = service_kit::add_services!(grpc, api);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

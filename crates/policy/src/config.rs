@@ -4,13 +4,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use bus::{BusConfig, Credentials, Replicas};
+use bus::{BusConfig, NatsSettings, Replicas};
 use serde::{Deserialize, Serialize};
-use service_kit::client::ClientConfig;
-use service_kit::config::{Problems, Validate};
+use service_kit::auth::AuthConfig;
+use service_kit::client::ServiceAddress;
+use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::secret::Secret;
-use service_kit::server::GrpcConfig;
-use service_kit::tls::{ClientTls, ServerTls};
+use service_kit::server::{ConnectionLimits, GrpcConfig};
+use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
@@ -27,33 +28,25 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8441`.
     pub admin_listen: SocketAddr,
-    /// PEM file with the certificate chain of the gRPC API. Unset: no TLS, which is allowed on
-    /// loopback only (see `allow_insecure`).
-    pub tls_cert_file: Option<PathBuf>,
-    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
-    pub tls_key_file: Option<PathBuf>,
+    /// The certificate it shows and those it wants to see: `tls_cert_file`, `tls_key_file`,
+    /// `tls_client_ca_file`, `tls_client_auth`, `tls_reload_every`.
+    pub tls: ListenerTls,
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which is
     /// allowed on loopback only.
     pub token: Secret,
+    /// Who else may call, and which roles callers have.
+    pub auth: AuthConfig,
     /// Serves other machines without TLS or token, because something else protects the way.
     /// Default false.
     pub allow_insecure: bool,
-    /// Where twin-store serves gRPC, `http://host:port` or `https://host:port`. Default
-    /// `http://127.0.0.1:8430`.
-    pub twin_store_url: String,
-    /// PEM file of the authority that signed twin-store's certificate. Needed for `https`.
-    pub twin_store_ca_file: Option<PathBuf>,
-    /// Bearer token that twin-store asks for. Empty: none is sent.
-    pub twin_store_token: Secret,
-    /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
-    pub nats_url: String,
-    /// Token that the NATS server asks for. Empty: none.
-    pub nats_token: Secret,
-    /// NATS credentials file (`.creds`). Unset (default): none.
-    pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Unset (default): the
-    /// system's, if the address asks for TLS.
-    pub nats_ca_file: Option<PathBuf>,
+    /// How many may connect, and how soon they must prove themselves.
+    pub connections: ConnectionLimits,
+    /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
+    /// `twin_store_key_file`, `twin_store_token`.
+    pub twin_store: ServiceAddress,
+    /// NATS: `nats_url`, `nats_token`, `nats_credentials_file`, `nats_ca_file`, `nats_cert_file`,
+    /// `nats_key_file`.
+    pub nats: NatsSettings,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
@@ -77,17 +70,13 @@ impl Default for Config {
         Config {
             listen: local(8440),
             admin_listen: local(8441),
-            tls_cert_file: None,
-            tls_key_file: None,
+            tls: ListenerTls::default(),
             token: Secret::default(),
+            auth: AuthConfig::default(),
             allow_insecure: false,
-            twin_store_url: "http://127.0.0.1:8430".to_owned(),
-            twin_store_ca_file: None,
-            twin_store_token: Secret::default(),
-            nats_url: "nats://127.0.0.1:4222".to_owned(),
-            nats_token: Secret::default(),
-            nats_credentials_file: None,
-            nats_ca_file: None,
+            connections: ConnectionLimits::default(),
+            twin_store: ServiceAddress::default(),
+            nats: NatsSettings::default(),
             stream_replicas: Replicas::ONE.get(),
             rejects_stream_bytes: ByteSize::mib(256),
             data_dir: PathBuf::from("data/policy"),
@@ -99,16 +88,17 @@ impl Default for Config {
 }
 
 impl Validate for Config {
+    const SPELLED_OUT: &'static [SpelledOut] = &[
+        ListenerTls::KEYS,
+        NatsSettings::KEYS,
+        ServiceAddress::KEYS_OF_TWIN_STORE,
+    ];
+
     fn validate(&self, problems: &mut Problems) {
-        problems.require(
-            self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
-            "tls_key_file",
-            "is needed together with tls_cert_file",
-        );
+        problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
+        problems.spelled_out(NatsSettings::KEYS.prefix, &self.nats);
         problems.spelled_out("", &self.grpc());
-        problems.spelled_out("twin_store_", &self.twin_store());
-        let named = !self.nats_servers().is_empty();
-        problems.require(named, "nats_url", "must name a server, nats://host:port");
+        problems.spelled_out(ServiceAddress::KEYS_OF_TWIN_STORE.prefix, &self.twin_store);
         let possible = Replicas::new(self.stream_replicas).is_some();
         problems.require(possible, "stream_replicas", "must be 1, 3 or 5");
         if let Err(error) = PartitionCount::new(self.partitions) {
@@ -129,65 +119,29 @@ impl Validate for Config {
 impl Config {
     /// How the gRPC API is served.
     pub(crate) fn grpc(&self) -> GrpcConfig {
-        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(cert), Some(key)) => Some(ServerTls {
-                cert_file: cert.clone(),
-                key_file: key.clone(),
-                client_ca_file: None,
-            }),
-            (_, None) | (None, _) => None,
-        };
         GrpcConfig {
-            tls,
+            tls: self.tls.server(),
+            connections: self.connections.clone(),
             token: (!self.token.is_empty()).then(|| self.token.clone()),
+            auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..GrpcConfig::on(self.listen)
-        }
-    }
-
-    /// How to reach twin-store.
-    pub(crate) fn twin_store(&self) -> ClientConfig {
-        let token = &self.twin_store_token;
-        ClientConfig {
-            tls: ClientTls {
-                ca_file: self.twin_store_ca_file.clone(),
-                domain: None,
-            },
-            token: (!token.is_empty()).then(|| token.clone()),
-            ..ClientConfig::to(self.twin_store_url.clone())
         }
     }
 
     /// How to reach NATS.
     pub(crate) fn bus(&self) -> BusConfig {
         BusConfig {
-            servers: self.nats_servers(),
-            credentials: match &self.nats_credentials_file {
-                Some(path) => Credentials::File(path.clone()),
-                None if self.nats_token.is_empty() => Credentials::None,
-                None => Credentials::Token(self.nats_token.expose().to_owned()),
-            },
-            tls: self.nats_ca_file.clone().map(|file| bus::config::Tls {
-                ca_file: Some(file),
-                client: None,
-            }),
             replicas: Replicas::new(self.stream_replicas).unwrap_or(Replicas::ONE),
-            ..BusConfig::local("", "twinward-policy")
+            ..self.nats.bus("twinward-policy")
         }
-    }
-
-    fn nats_servers(&self) -> Vec<String> {
-        let names = self
-            .nats_url
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        names.map(str::to_owned).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use service_kit::auth::Role;
+
     use super::*;
 
     #[test]
@@ -200,7 +154,7 @@ mod tests {
     #[test]
     fn every_wrong_setting_is_named() {
         let config = Config {
-            nats_url: " , ".to_owned(),
+            nats: NatsSettings::at(" , "),
             stream_replicas: 2,
             partitions: 0,
             writes_in_flight: 0,
@@ -222,5 +176,56 @@ mod tests {
                 "writes_in_flight"
             ]
         );
+    }
+
+    #[test]
+    fn every_setting_has_its_name_in_the_environment() {
+        let settings = [
+            ("TLS_CERT_FILE", "c.pem"),
+            ("TLS_KEY_FILE", "c.key"),
+            ("TLS_CLIENT_CA_FILE", "ca.pem"),
+            ("TLS_CLIENT_AUTH", "optional"),
+            ("NATS_URL", "tls://nats:4222"),
+            ("NATS_TOKEN", "12345678"),
+            ("NATS_CREDENTIALS_FILE", "n.creds"),
+            ("NATS_CA_FILE", "n.pem"),
+            ("CONNECTIONS__MAX", "100"),
+            ("TOKEN", "0123456789abcdef"),
+            ("AUTH__TOKEN_ROLES", "reader,operator"),
+            (
+                "AUTH__CERTIFICATES",
+                "CN:policy=service,DNS:alice=admin+reader",
+            ),
+            ("AUTH__OIDC_ISSUER", "https://id.example"),
+            ("AUTH__OIDC_AUDIENCE", "twinward"),
+            ("AUTH__OIDC_ROLES", "ops=operator"),
+            ("TWIN_STORE_URL", "https://store:8430"),
+            ("TWIN_STORE_CA_FILE", "s.pem"),
+            ("TWIN_STORE_CERT_FILE", "p.pem"),
+            ("TWIN_STORE_KEY_FILE", "p.key"),
+            ("TWIN_STORE_TOKEN", "0123456789abcdef"),
+        ];
+        let variables = settings.map(|(key, value)| (format!("TWINWARD_POLICY__{key}"), value));
+        let config: Config = service_kit::config::Loader::new("policy")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.tls.cert_file, Some("c.pem".into()));
+        let tls = config.tls.server().expect("TLS");
+        assert_eq!(tls.client_ca_file, Some("ca.pem".into()));
+        let nats = config.nats.bus("x");
+        assert_eq!(nats.servers, ["tls://nats:4222"]);
+        assert!(matches!(nats.credentials, bus::Credentials::File(_)));
+        assert_eq!(config.nats.token.expose(), "12345678");
+        assert_eq!(config.connections.max, 100);
+        let auth = config.grpc().auth;
+        assert_eq!(auth.token_roles, [Role::Reader, Role::Operator]);
+        assert_eq!(auth.certificates.len(), 2);
+        assert_eq!(auth.oidc_issuer.as_deref(), Some("https://id.example"));
+        assert_eq!(auth.oidc_audience, ["twinward"]);
+        let store = config.twin_store.client();
+        assert_eq!(store.url, "https://store:8430");
+        assert_eq!(store.tls.cert_file, Some("p.pem".into()));
+        assert!(store.token.is_some());
     }
 }

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use twin::query::{Path, Root};
+use twin::query::{self, Attribute, Path, Root, Vocabulary};
 use twin::settings::PolicyChange;
-use twin::{PolicyWrite, Violations};
+use twin::{Condition, PolicyWrite, Violations};
 use wire::twin::v1::Change;
 
 use crate::policy_doc::{Policy, Scope};
@@ -91,6 +91,35 @@ impl PolicySet {
             .collect()
     }
 
+    /// What must hold of a twin that a decision may find something to do on, in the query language:
+    /// a policy applies to it, or one has set something in it. Empty: it cannot be said in so few
+    /// characters, every twin must be looked at.
+    pub(crate) fn filter(&self) -> String {
+        let applies = |scope: &ScopeSet| -> Vec<String> {
+            let conditions = scope.policies.iter().map(|active| {
+                let target = said(active.policy.target());
+                match active.policy.when() {
+                    None => target,
+                    Some(when) => format!("({target} AND {})", said(when)),
+                }
+            });
+            conditions.collect()
+        };
+        let mut parts = vec!["IS_DEFINED(configurations)".to_owned()];
+        for (scope, kind) in [
+            (&self.devices, "NOT IS_DEFINED(moduleId)"),
+            (&self.modules, "IS_DEFINED(moduleId)"),
+        ] {
+            if !scope.policies.is_empty() {
+                parts.push(format!("({kind} AND ({}))", applies(scope).join(" OR ")));
+            }
+        }
+        let filter = parts.join(" OR ");
+        // A question may be too long or too deep, however good its parts are.
+        let whole = Condition::parse_in(&filter, Vocabulary::Query);
+        whole.map(|_| filter).unwrap_or_default()
+    }
+
     fn scope(&self, scope: Scope) -> &ScopeSet {
         match scope {
             Scope::Devices => &self.devices,
@@ -120,6 +149,15 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
             PolicyChange::Unchanged => Decision::Holds,
             PolicyChange::Changed { .. } => Decision::Write(applicable),
         },
+    }
+}
+
+/// A condition as part of a longer one.
+fn said(condition: &Condition) -> String {
+    match condition.scope() {
+        query::Scope::Everything => "(1 = 1)".to_owned(),
+        query::Scope::Nothing => "(1 = 0)".to_owned(),
+        query::Scope::Where(_) => format!("({condition})"),
     }
 }
 
@@ -176,11 +214,12 @@ impl Interest {
     fn of_path(path: &Path) -> Interest {
         let none = Interest::default();
         match path.root {
-            Root::DeviceId | Root::ModuleId | Root::Variable { .. } => none,
-            Root::Status => Interest {
+            Root::Attribute(Attribute::Status) => Interest {
                 status: true,
                 ..none
             },
+            // Ids never change, and a condition over changes can name no other attribute.
+            Root::Attribute(_) | Root::Variable { .. } => none,
             Root::Tags => Interest { tags: true, ..none },
             Root::Desired => Interest {
                 desired: true,
@@ -229,7 +268,7 @@ impl Interest {
                     configuration: true,
                     ..none
                 },
-                Change::Status => Interest {
+                Change::Status | Change::Identity => Interest {
                     status: true,
                     ..none
                 },

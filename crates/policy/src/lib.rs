@@ -38,6 +38,7 @@ mod positions;
 mod sweep;
 
 mod grpc;
+mod permissions;
 
 pub mod app;
 pub mod config;

@@ -1,7 +1,7 @@
 //! Policies on the wire: from a request to what it says, and back. The only place that knows both.
 
 use serde_json::Value;
-use twin::Map;
+use twin::{Map, Rule, SectionKind};
 use wire::policy::v1 as proto;
 use wire::time::to_wire;
 
@@ -55,11 +55,16 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
 }
 
 fn read_settings(text: &str) -> Result<Map, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(settings)) => Ok(settings),
-        Ok(_) => Err("is JSON, but not an object; needed is an object of what to set".to_owned()),
-        Err(error) => Err(format!("is no JSON: {error}")),
-    }
+    twin::parse_document(text, SectionKind::Desired).map_err(|violations| {
+        let first = &violations.list()[0];
+        match first.rule {
+            Rule::NotAnObject => {
+                "is JSON, but not an object; needed is an object of what to set".to_owned()
+            }
+            Rule::Malformed => format!("is no JSON: {}", first.actual),
+            _ => violations.to_string(),
+        }
+    })
 }
 
 /// What a file or another program wants, as a request carries it.

@@ -1,5 +1,9 @@
-//! Looks at all twins, in the background: after a policy changed or was deleted, at the start when
-//! that was not finished before, and when changes were missed.
+//! Looks at all twins that may need it, in the background: after a policy changed or was deleted, at
+//! the start when that was not finished before, and when changes were missed.
+//!
+//! twin-store is asked only for twins that a policy applies to or has set something in: on the
+//! others there is nothing to do. Their changes come to the consumers, in order and durably, so a
+//! cache of all twins here would only be a second copy of what is known already.
 //!
 //! The consumers go on meanwhile. Both may look at the same twin: whoever comes second finds
 //! another desired version and decides afresh. A change of a policy while a sweep runs starts it
@@ -8,6 +12,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use prost_types::FieldMask;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
@@ -25,6 +30,22 @@ use crate::writer::{Effect, Work, Writer};
 
 /// Twins of one page; halved when a page of the largest twins does not fit a message.
 const PAGE_TWINS: i32 = 100;
+
+/// What a decision is made of.
+const TWIN_FIELDS: [&str; 12] = [
+    "device_id",
+    "module_id",
+    "version",
+    "status",
+    "tags_json",
+    "desired_json",
+    "desired_version",
+    "desired_metadata_json",
+    "reported_json",
+    "reported_version",
+    "posture_json",
+    "posture_version",
+];
 
 /// Before twins that twin-store failed on are tried again, all over: rarely, since it means a full
 /// sweep and usually somebody has to mend something first.
@@ -144,8 +165,13 @@ impl Sweeper {
         let wanted = self.policies.wanted();
         let mut counts = SweepCounts::default();
         let mut unfinished = 0_u64;
+        // A policy that changes from here on starts the sweep over.
         let mut request = ListTwinsRequest {
             page_size: PAGE_TWINS,
+            filter: self.policies.set().filter(),
+            read_mask: Some(FieldMask {
+                paths: TWIN_FIELDS.map(str::to_owned).to_vec(),
+            }),
             ..ListTwinsRequest::default()
         };
         self.progress.running(sweep, counts);

@@ -83,9 +83,10 @@ fn judge(code: Code) -> Verdict {
     match Kind::from_code(code) {
         Kind::Aborted => Verdict::Final(FinalVerdict::Conflict),
         Kind::NotFound => Verdict::Final(FinalVerdict::Gone),
-        Kind::InvalidArgument | Kind::FailedPrecondition | Kind::AlreadyExists => {
-            Verdict::Final(FinalVerdict::Refused)
-        }
+        Kind::InvalidArgument
+        | Kind::OutOfRange
+        | Kind::FailedPrecondition
+        | Kind::AlreadyExists => Verdict::Final(FinalVerdict::Refused),
         // A wrong token is mended by an operator, and no change may be lost until then.
         Kind::Unavailable
         | Kind::ResourceExhausted
@@ -149,7 +150,14 @@ impl TwinStore {
     pub(crate) async fn get(&self, name: &str) -> Result<Twin, Failure> {
         self.call("read a twin", || {
             let (mut client, name) = (self.twins.clone(), name.to_owned());
-            async move { client.get_twin(GetTwinRequest { name }).await }
+            async move {
+                client
+                    .get_twin(GetTwinRequest {
+                        name,
+                        read_mask: None,
+                    })
+                    .await
+            }
         })
         .await
     }

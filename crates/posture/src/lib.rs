@@ -16,7 +16,7 @@ pub mod event;
 pub mod fold;
 pub mod posture;
 
-mod time;
+pub mod time;
 
 pub use crate::agent_config::{AgentConfiguration, InvalidField};
 pub use crate::configuration::{Acknowledgement, ConfigurationState, Timeline};

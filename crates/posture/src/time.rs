@@ -6,8 +6,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
+/// An instant as the posture document shows it, for whoever makes parts of one.
+///
 /// Formats with as few fractional digits as are exact, but never fewer than three.
-fn format(instant: Timestamp) -> String {
+pub fn format(instant: Timestamp) -> String {
     let nanos = instant.subsec_nanosecond();
     if nanos % 1_000_000 == 0 {
         format!("{instant:.3}")

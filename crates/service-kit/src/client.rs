@@ -1,9 +1,18 @@
 //! Channels to the gRPC services of others: lazy, with timeouts, keep-alive and TLS, and with what
 //! every call carries: the trace, and the token if there is one.
 //!
+//! With `https`, certificate files are read at each connection, so that renewed ones need no
+//! restart.
+//!
 //! Whether to try a failed call again is the caller's decision ([`crate::backoff`]).
 
+use std::io;
+use std::path::PathBuf;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -11,11 +20,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::auth::{AdminToken, AuthError};
-use crate::config::{Problems, Validate};
+use crate::config::{Problems, SpelledOut, Validate};
 use crate::secret::Secret;
-use crate::tls::{self, ClientTls, TlsError};
+use crate::tls::client::{ClientSide, HTTP2};
+use crate::tls::{ClientTls, TlsError};
 use crate::trace;
 use crate::units::Duration;
+
+/// The port of `https` where a URL names none.
+const HTTPS_PORT: u16 = 443;
 
 /// What generated clients are built on: `TwinServiceClient::new(client::connect(&config)?)`.
 pub type Connection = InterceptedService<Channel, Outgoing>;
@@ -26,7 +39,7 @@ pub type Connection = InterceptedService<Channel, Outgoing>;
 pub struct ClientConfig {
     /// `http://host:port` or `https://host:port`.
     pub url: String,
-    /// Whom to believe, for `https`.
+    /// Whom to believe and as whom to show ourselves, for `https`.
     pub tls: ClientTls,
     /// The service's token. Unset (default): none is sent.
     pub token: Option<Secret>,
@@ -71,8 +84,7 @@ impl Validate for ClientConfig {
             "url",
             "must be http://host:port or https://…",
         );
-        let believes = !self.url.starts_with("https://") || self.tls.ca_file.is_some();
-        problems.require(believes, "tls.ca_file", "is needed for an https URL");
+        problems.nested("tls", &self.tls);
         if let Some(Err(error)) = self.token.clone().map(AdminToken::new) {
             problems.add("token", error.to_string());
         }
@@ -90,6 +102,76 @@ fn endpoint_url(url: &str) -> bool {
     url.parse::<http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
     })
+}
+
+/// How to reach another service of the hub, as services spell it out: `twin_store_url` and so on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceAddress {
+    /// Where it serves gRPC, `http://host:port` or `https://host:port`.
+    pub url: String,
+    /// PEM file of the authority that signed its certificate. Unset (default): the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our own certificate, if it asks who we are. Unset (default): none is shown.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of our certificate. Needed if and only if there is a certificate.
+    pub key_file: Option<PathBuf>,
+    /// Bearer token that it asks for. Empty (default): none is sent.
+    pub token: Secret,
+}
+
+impl Default for ServiceAddress {
+    /// twin-store's, which the others need.
+    fn default() -> Self {
+        Self::at("http://127.0.0.1:8430")
+    }
+}
+
+impl ServiceAddress {
+    /// How services spell out where twin-store is.
+    pub const KEYS_OF_TWIN_STORE: SpelledOut = SpelledOut {
+        prefix: "twin_store_",
+        field: "twin_store",
+    };
+
+    /// The defaults for this URL.
+    #[must_use]
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            token: Secret::default(),
+        }
+    }
+
+    /// What a channel is made of.
+    pub fn client(&self) -> ClientConfig {
+        ClientConfig {
+            tls: ClientTls {
+                ca_file: self.ca_file.clone(),
+                cert_file: self.cert_file.clone(),
+                key_file: self.key_file.clone(),
+                domain: None,
+            },
+            token: (!self.token.is_empty()).then(|| self.token.clone()),
+            ..ClientConfig::to(&self.url)
+        }
+    }
+}
+
+impl Validate for ServiceAddress {
+    fn validate(&self, problems: &mut Problems) {
+        let client = self.client();
+        problems.spelled_out("", &client.tls);
+        ClientConfig {
+            // Checked above, under the names that it has here.
+            tls: ClientTls::default(),
+            ..client
+        }
+        .validate(problems);
+    }
 }
 
 /// Why a channel cannot be made. (That the peer is away shows in the calls, not here.)
@@ -115,26 +197,58 @@ pub enum ClientError {
 /// Makes a channel that connects with the first call and again whenever the connection is lost.
 /// To be called inside the runtime.
 pub fn connect(config: &ClientConfig) -> Result<Connection, ClientError> {
+    let token = config.token.clone().map(AdminToken::new).transpose()?;
+    Ok(InterceptedService::new(
+        channel(config)?,
+        Outgoing::new(token.as_ref()),
+    ))
+}
+
+/// The same, for calls that carry nothing of ours.
+pub fn channel(config: &ClientConfig) -> Result<Channel, ClientError> {
     let url_error = |source| ClientError::Url {
         url: config.url.clone(),
         source,
     };
-    let mut endpoint = Endpoint::from_shared(config.url.clone())
-        .map_err(url_error)?
-        .connect_timeout(config.connect_timeout.get())
-        .timeout(config.call_timeout.get())
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(config.keep_alive.get())
-        .keep_alive_timeout(config.keep_alive.get())
-        .keep_alive_while_idle(true);
-    if let Some(tls) = tls::client_config(&config.url, &config.tls)? {
-        endpoint = endpoint.tls_config(tls).map_err(url_error)?;
-    }
-    let token = config.token.clone().map(AdminToken::new).transpose()?;
-    Ok(InterceptedService::new(
-        endpoint.connect_lazy(),
-        Outgoing::new(token.as_ref()),
-    ))
+    let endpoint = |url: String| {
+        Ok::<_, ClientError>(
+            Endpoint::from_shared(url)
+                .map_err(url_error)?
+                .connect_timeout(config.connect_timeout.get())
+                .timeout(config.call_timeout.get())
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(config.keep_alive.get())
+                .keep_alive_timeout(config.keep_alive.get())
+                .keep_alive_while_idle(true),
+        )
+    };
+    let Some(rest) = config.url.strip_prefix("https://") else {
+        return Ok(endpoint(config.url.clone())?.connect_lazy());
+    };
+    // Tonic fixes the certificates of an `https` endpoint when it is made. Ours are looked at with
+    // each connection, hence a connector of our own, and an endpoint that asks for no other TLS.
+    let endpoint = endpoint(format!("http://{rest}"))?;
+    let plain = endpoint.uri().clone();
+    let host = plain.host().unwrap_or_default();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let port = plain.port_u16().unwrap_or(HTTPS_PORT);
+    let tls = ClientSide::load(&config.tls, &host, HTTP2)?;
+    let connector = tower::service_fn(move |_: Uri| {
+        let (tls, host) = (tls.clone(), host.clone());
+        async move {
+            let tcp = TcpStream::connect((&*host, port)).await?;
+            tcp.set_nodelay(true)?;
+            Ok::<_, io::Error>(TokioIo::new(tls.secure(tcp).await?))
+        }
+    });
+    // What calls say they are for; a proxy in between may look at it.
+    let origin = config.url.parse().unwrap_or(plain);
+    Ok(endpoint
+        .origin(origin)
+        .connect_with_connector_lazy(connector))
 }
 
 /// Adds the trace and the token to every call.

@@ -19,8 +19,10 @@ use toml::Table;
 
 mod layers;
 mod problems;
+mod spelled_out;
 
 pub use problems::{ConfigError, Problem, Problems, Validate};
+pub use spelled_out::{SpelledOut, document};
 
 use layers::{Layers, Setting};
 
@@ -107,10 +109,14 @@ impl Loader {
         T: Default + Serialize + DeserializeOwned + Validate,
     {
         let defaults = layers::defaults::<T>()?;
-        let file = self.read_file()?;
+        let file = spelled_out::into_tables(self.read_file()?, T::SPELLED_OUT);
         let origin = self.file.as_deref().map_or_else(String::new, file_origin);
-        let (value, mut problems) = Layers::new(defaults, file, origin, self.settings()).resolve();
+        let settings = self.settings(T::SPELLED_OUT);
+        let (value, mut problems) = Layers::new(defaults, file, origin, settings).resolve();
         let value: Option<T> = value;
+        for problem in &mut problems {
+            spelled_out::name(problem, T::SPELLED_OUT);
+        }
         if let Some(value) = &value {
             let mut found = Problems::default();
             value.validate(&mut found);
@@ -150,13 +156,14 @@ impl Loader {
     }
 
     /// What the environment and the flags set, in order of precedence.
-    fn settings(&self) -> Vec<Setting> {
+    fn settings(&self, parts: &[SpelledOut]) -> Vec<Setting> {
         let mut settings = Vec::new();
         for (name, value) in &self.variables {
             if let Some(key) = name.strip_prefix(&self.prefix)
                 && !value.is_empty()
             {
                 let path = key.split(SEPARATOR).map(str::to_ascii_lowercase).collect();
+                let path = spelled_out::path(path, parts);
                 settings.push(Setting::new(path, value, format!("from {name}")));
             }
         }
@@ -164,6 +171,7 @@ impl Loader {
         settings.sort_by(|a, b| a.path().cmp(b.path()));
         for (key, value) in &self.flags {
             let path = key.split('.').map(str::to_owned).collect();
+            let path = spelled_out::path(path, parts);
             settings.push(Setting::new(
                 path,
                 value,

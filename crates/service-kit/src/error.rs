@@ -18,6 +18,9 @@ pub enum Kind {
     AlreadyExists,
     /// The system is not in the state the request needs; change the state first.
     FailedPrecondition,
+    /// What was asked for lies outside what is kept (a place in a log, a revision); start anew or
+    /// ask for less.
+    OutOfRange,
     /// Somebody else was faster (etag or version conflict); read again and retry.
     Aborted,
     /// The caller is known and may not do this.
@@ -47,6 +50,7 @@ impl Kind {
             | Self::NotFound
             | Self::AlreadyExists
             | Self::FailedPrecondition
+            | Self::OutOfRange
             | Self::Aborted
             | Self::PermissionDenied
             | Self::Unauthenticated

@@ -8,7 +8,7 @@ impl Kind {
     /// The HTTP status of an answer to a request that failed this way.
     pub fn http_status(self) -> StatusCode {
         match self {
-            Self::InvalidArgument => StatusCode::BAD_REQUEST,
+            Self::InvalidArgument | Self::OutOfRange => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::AlreadyExists | Self::Aborted => StatusCode::CONFLICT,
             Self::FailedPrecondition => StatusCode::PRECONDITION_FAILED,

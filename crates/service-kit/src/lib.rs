@@ -86,6 +86,34 @@ pub mod tasks;
 pub mod admin;
 pub mod auth;
 pub mod client;
+mod https;
+pub mod malformed;
 pub mod rpc;
 pub mod server;
 pub mod tls;
+
+/// Adds generated gRPC services to a [`server::GrpcServer`], each with the server's limit on the
+/// size of messages. (A macro, because what tonic generates shares no trait to set it by.)
+#[macro_export]
+macro_rules! add_services {
+    (through $layer:expr, $server:expr, $($service:expr),+ $(,)?) => {{
+        let server: $crate::server::GrpcServer = $server;
+        let max = server.max_message();
+        server$(.add_service(
+            $layer.layer(
+                $service
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max)
+            ),
+        ))+
+    }};
+    ($server:expr, $($service:expr),+ $(,)?) => {{
+        let server: $crate::server::GrpcServer = $server;
+        let max = server.max_message();
+        server$(.add_service(
+            $service
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(max),
+        ))+
+    }};
+}

@@ -1,11 +1,15 @@
 //! A service's gRPC server: bound before anything is served, with health, reflection, a span per
 //! call, authentication, limits and a graceful end.
 //!
-//! The limit on the size of a message belongs to each generated service
-//! (`.max_decoding_message_size(config.max_message.as_len())`); tonic offers no other place.
+//! The limit on the size of a message belongs to each generated service, tonic offers no other
+//! place; [`add_services!`](crate::add_services) sets it for all of them at once.
+
+mod connections;
+mod incoming;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -13,21 +17,30 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use crate::auth::{AdminToken, AuthError, AuthLayer};
+use crate::auth::{AdminToken, AuthConfig, AuthError, AuthLayer, Credentials, Permission};
+use crate::clock::SystemClock;
 use crate::config::{Problems, Validate};
 use crate::health::Health;
+use crate::malformed::MalformedLayer;
 use crate::metrics::Scope;
 use crate::rpc::{RpcMetrics, TraceLayer};
 use crate::secret::Secret;
 use crate::shutdown::ShutdownToken;
 use crate::tasks::{OnFailure, Tasks};
+use crate::tls::server::ServerSide;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::units::{ByteSize, Duration};
+
+pub use connections::ConnectionLimits;
+pub(crate) use connections::Peer;
+pub(crate) use incoming::PeerHandle;
+
+use connections::Connections;
+use incoming::Incoming;
 
 /// How a service's gRPC server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +53,13 @@ pub struct GrpcConfig {
     /// The token that calls must carry, at least 16 characters. Unset (default): calls need none,
     /// which only this machine may reach.
     pub token: Option<Secret>,
+    /// Who else may call, and what whom.
+    pub auth: AuthConfig,
     /// Serves other machines even without TLS or token, because something else protects the way
     /// (a service mesh). Default false.
     pub allow_insecure: bool,
+    /// How many may connect, and how soon they must prove themselves.
+    pub connections: ConnectionLimits,
     /// How long a call may take until its answer begins (30 s). Streams may last.
     pub call_timeout: Duration,
     /// The largest message taken or sent (8 MiB: a full twin is a tenth of that).
@@ -61,7 +78,9 @@ impl Default for GrpcConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             token: None,
+            auth: AuthConfig::default(),
             allow_insecure: false,
+            connections: ConnectionLimits::default(),
             call_timeout: Duration::secs(30),
             max_message: ByteSize::mib(8),
             keep_alive: Duration::secs(20),
@@ -79,6 +98,12 @@ impl GrpcConfig {
             ..Self::default()
         }
     }
+
+    fn asks_for_certificates(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca_file.is_some())
+    }
 }
 
 impl Validate for GrpcConfig {
@@ -89,7 +114,11 @@ impl Validate for GrpcConfig {
         }
         match self.token.clone().map(AdminToken::new) {
             Some(Err(error)) => problems.add("token", error.to_string()),
-            None if !self.listen.ip().is_loopback() && !self.allow_insecure => {
+            None if !self.auth.is_set()
+                && !self.asks_for_certificates()
+                && !self.listen.ip().is_loopback()
+                && !self.allow_insecure =>
+            {
                 problems.add(
                     "token",
                     AuthError::OpenToOthers {
@@ -100,6 +129,14 @@ impl Validate for GrpcConfig {
             }
             Some(Ok(_)) | None => {}
         }
+        problems.nested("auth", &self.auth);
+        self.auth.check_urls(insecure, problems);
+        problems.require(
+            self.auth.certificates.is_empty() || self.asks_for_certificates(),
+            "auth.certificates",
+            "needs the authorities of client certificates: set tls_client_ca_file",
+        );
+        problems.nested("connections", &self.connections);
         for (key, value) in [
             ("call_timeout", self.call_timeout),
             ("keep_alive", self.keep_alive),
@@ -132,15 +169,6 @@ pub enum ServerError {
     /// Authentication cannot be set up.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// Tonic refuses the TLS configuration.
-    #[error("cannot set up TLS on {address}")]
-    TlsRefused {
-        /// The configured address.
-        address: SocketAddr,
-        /// What tonic says.
-        #[source]
-        source: tonic::transport::Error,
-    },
     /// The file descriptors cannot be read.
     #[error("cannot read the file descriptors for reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -149,7 +177,9 @@ pub enum ServerError {
 /// A gRPC server that is bound and not yet serving.
 pub struct GrpcServer {
     config: GrpcConfig,
-    incoming: TcpIncoming,
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    tls: Option<Arc<ServerSide>>,
     address: SocketAddr,
     routes: RoutesBuilder,
     names: Vec<String>,
@@ -172,21 +202,21 @@ impl GrpcServer {
     pub async fn bind(config: &GrpcConfig) -> Result<Self, ServerError> {
         let insecure = config.allow_insecure.into();
         tls::check_listener(config.listen, config.tls.as_ref(), insecure)?;
-        let token = config.token.clone().map(AdminToken::new).transpose()?;
-        let auth = AuthLayer::for_listener(token, config.listen, insecure)?;
-        let mut server = Server::builder()
+        let credentials = Credentials {
+            token: config.token.as_ref(),
+            config: &config.auth,
+            certificates: config.asks_for_certificates(),
+            insecure,
+        };
+        let auth = AuthLayer::for_listener(credentials, SystemClock::shared(), config.listen)?;
+        let server = Server::builder()
             .timeout(config.call_timeout.get())
             .http2_keepalive_interval(Some(config.keep_alive.get()))
             .http2_keepalive_timeout(Some(config.keep_alive.get()));
-        if let Some(files) = &config.tls {
-            let tls = tls::server_config(files)?;
-            server = server
-                .tls_config(tls)
-                .map_err(|source| ServerError::TlsRefused {
-                    address: config.listen,
-                    source,
-                })?;
-        }
+        let tls = match &config.tls {
+            Some(files) => Some(Arc::new(ServerSide::load(files)?)),
+            None => None,
+        };
         let bind_error = |source| ServerError::Bind {
             address: config.listen,
             source,
@@ -195,7 +225,9 @@ impl GrpcServer {
         let address = listener.local_addr().map_err(bind_error)?;
         Ok(Self {
             config: config.clone(),
-            incoming: TcpIncoming::from(listener).with_nodelay(Some(true)),
+            listener,
+            connections: Connections::new(config.connections.clone()),
+            tls,
             address,
             routes: RoutesBuilder::default(),
             names: Vec::new(),
@@ -208,6 +240,11 @@ impl GrpcServer {
     /// The address the server really listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The largest message taken or sent, for the generated services.
+    pub fn max_message(&self) -> usize {
+        self.config.max_message.as_len()
     }
 
     /// Adds a service.
@@ -227,7 +264,15 @@ impl GrpcServer {
         self
     }
 
-    /// Adds a service whose calls need no token, because it authenticates its callers itself.
+    /// Says which permission each method needs: `/package.Service/Method` and the permission. A
+    /// method that is named nowhere is not served.
+    #[must_use]
+    pub fn rules(mut self, rules: &[(&'static str, Permission)]) -> Self {
+        self.auth = self.auth.rules(rules.iter().copied());
+        self
+    }
+
+    /// Adds a service whose calls need no rules, because it authenticates its callers itself.
     #[must_use]
     pub fn add_open_service<S>(mut self, service: S) -> Self
     where
@@ -262,6 +307,8 @@ impl GrpcServer {
     #[must_use]
     pub fn metrics(mut self, scope: &Scope) -> Self {
         self.trace = TraceLayer::measured(RpcMetrics::register(scope));
+        self.auth = self.auth.metrics(scope);
+        self.connections.measure(scope);
         self
     }
 
@@ -275,14 +322,23 @@ impl GrpcServer {
         let overall = reporter.clone();
         let follow = follow_health(reporter, health.clone(), self.names, shutdown.clone());
 
-        tracing::info!(address = %self.address, tls = self.config.tls.is_some(), "gRPC is served");
+        tracing::info!(address = %self.address, tls = self.tls.is_some(), "gRPC is served");
+        if let Some(tls) = &self.tls {
+            let follow = Arc::clone(tls).follow(shutdown.clone());
+            tasks.spawn("certificate files", OnFailure::Log, follow);
+        }
+        if let Some(upkeep) = self.auth.upkeep(shutdown.clone(), health) {
+            tasks.spawn("OIDC keys", OnFailure::StopService, upkeep);
+        }
+        let incoming = Incoming::new(self.listener, self.connections, self.tls);
         let serving = self
             .server
             .layer(self.trace)
+            .layer(MalformedLayer)
             .layer(self.auth)
             .serve_with_incoming_shutdown(
                 self.routes.routes(),
-                self.incoming,
+                incoming,
                 shutdown.triggered_owned(),
             );
         let drain = self.config.drain.get();

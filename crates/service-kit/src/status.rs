@@ -26,6 +26,7 @@ impl Kind {
             Self::NotFound => Code::NotFound,
             Self::AlreadyExists => Code::AlreadyExists,
             Self::FailedPrecondition => Code::FailedPrecondition,
+            Self::OutOfRange => Code::OutOfRange,
             Self::Aborted => Code::Aborted,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::Unauthenticated => Code::Unauthenticated,
@@ -42,7 +43,8 @@ impl Kind {
     /// trying again is right.
     pub fn from_code(code: Code) -> Self {
         match code {
-            Code::InvalidArgument | Code::OutOfRange => Self::InvalidArgument,
+            Code::InvalidArgument => Self::InvalidArgument,
+            Code::OutOfRange => Self::OutOfRange,
             Code::NotFound => Self::NotFound,
             Code::AlreadyExists => Self::AlreadyExists,
             Code::FailedPrecondition => Self::FailedPrecondition,
@@ -175,7 +177,7 @@ impl From<Status> for RemoteError {
         }
         let info = details.error_info();
         Self {
-            kind: Kind::from_code(status.code()),
+            kind: kind_of(&status),
             reason: info.map_or_else(|| "UNKNOWN".to_owned(), |info| info.reason.clone()),
             message: if status.message().is_empty() {
                 status.code().description().to_owned()
@@ -187,6 +189,19 @@ impl From<Status> for RemoteError {
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
         }
     }
+}
+
+/// What a peer's answer means to us, or that there was none: a connection that breaks while a call is
+/// under way has no code of its own, and is no mistake of anybody's.
+fn kind_of(status: &Status) -> Kind {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if status.code() == Code::Unknown && error.is::<tonic::transport::Error>() {
+            return Kind::Unavailable;
+        }
+        source = error.source();
+    }
+    Kind::from_code(status.code())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
@@ -19,7 +19,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::client::{self, ClientConfig, ClientError};
 use crate::config::{self, Problems, Validate};
+use crate::tls::ClientTls;
 
 /// Libraries whose messages below warning are about their own workings.
 const QUIETED: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,rustls=warn,\
@@ -55,9 +57,11 @@ pub struct TelemetryConfig {
     /// `info,twin_store=debug`. Noisy libraries stay at warning unless they are named.
     pub log_filter: String,
     /// The OTLP collector's gRPC endpoint, `http://host:4317`. Unset (default) exports nothing;
-    /// trace ids exist and travel all the same. Without TLS: the collector is meant to be a
-    /// neighbour on the same host or in the same pod.
+    /// trace ids exist and travel all the same. `https` for a collector that is no neighbour on
+    /// the same host or in the same pod.
     pub otlp_endpoint: Option<String>,
+    /// Whom to believe and as whom to show ourselves, if the endpoint is `https`.
+    pub otlp_tls: ClientTls,
     /// The share of traces started here that is recorded, from 0 to 1 (default). A trace started
     /// elsewhere follows the decision made there.
     pub trace_ratio: f64,
@@ -69,6 +73,7 @@ impl Default for TelemetryConfig {
             log_format: LogFormat::Text,
             log_filter: "info".to_owned(),
             otlp_endpoint: None,
+            otlp_tls: ClientTls::default(),
             trace_ratio: 1.0,
         }
     }
@@ -83,12 +88,14 @@ impl Validate for TelemetryConfig {
             );
         }
         if let Some(endpoint) = &self.otlp_endpoint {
-            let valid = endpoint.starts_with("http://") && endpoint.parse::<http::Uri>().is_ok();
+            let schemes = ["http://", "https://"];
+            let scheme = schemes.iter().any(|scheme| endpoint.starts_with(scheme));
             problems.require(
-                valid,
+                scheme && endpoint.parse::<http::Uri>().is_ok(),
                 "otlp_endpoint",
-                "must be of the form http://host:4317",
+                "must be of the form http://host:4317 or https://host:4317",
             );
+            problems.nested("otlp_tls", &self.otlp_tls);
         }
         let ratio = (0.0..=1.0).contains(&self.trace_ratio);
         problems.require(ratio, "trace_ratio", "must be between 0 and 1");
@@ -110,6 +117,9 @@ pub enum TelemetryError {
         #[source]
         source: opentelemetry_otlp::ExporterBuildError,
     },
+    /// The endpoint cannot be used.
+    #[error("cannot set up the connection to the collector")]
+    Channel(#[from] ClientError),
     /// Telemetry has been set up before in this process.
     #[error("telemetry is set up already in this process")]
     SetUpAlready(#[source] tracing_subscriber::util::TryInitError),
@@ -219,9 +229,13 @@ fn tracer_provider(
     let Some(endpoint) = &config.otlp_endpoint else {
         return Ok(builder.build());
     };
+    let collector = ClientConfig {
+        tls: config.otlp_tls.clone(),
+        ..ClientConfig::to(endpoint)
+    };
     let exporter = SpanExporter::builder()
         .with_tonic()
-        .with_endpoint(endpoint)
+        .with_channel(client::channel(&collector)?)
         .with_timeout(EXPORT_TIMEOUT)
         .build()
         .map_err(|source| TelemetryError::Exporter {

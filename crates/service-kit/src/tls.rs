@@ -1,20 +1,36 @@
 //! TLS of gRPC servers and clients, from PEM files, with errors that name the file and the reason.
 //!
-//! Files are read once, at start; a renewed certificate needs a restart.
+//! Renewed certificates need no restart: a server looks at its files every now and then
+//! ([`ServerTls::reload_every`]), a client reads its own whenever it connects. What cannot be used
+//! is reported, and what was read before stays in use.
+
+pub(crate) mod client;
+pub(crate) mod server;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::VerifierBuilderError;
+use rustls::{RootCertStore, SupportedProtocolVersion};
 use serde::{Deserialize, Serialize};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 use zeroize::Zeroizing;
 
 use crate::auth::Insecure;
+use crate::config::{Problems, SpelledOut, Validate};
+use crate::units::Duration;
 
-/// The certificate a server shows.
+pub use client::connector;
+
+/// Both versions that are still safe.
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// How often a server looks at its files, by default: a renewal is made days ahead.
+const RELOAD_EVERY: Duration = Duration::secs(30);
+
+/// The certificate a server shows, and whose it wants to see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
@@ -22,21 +38,152 @@ pub struct ServerTls {
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key.
     pub key_file: PathBuf,
-    /// PEM file with the authorities whose client certificates are demanded. Unset: clients show
-    /// none.
+    /// PEM file with the authorities whose client certificates prove who calls. Unset (default):
+    /// clients show none.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
+    /// Whether every client must show a certificate of theirs. Default `required`.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// How often the files are looked at for renewed ones (30 s).
+    #[serde(default = "reload_every")]
+    pub reload_every: Duration,
 }
 
-/// Whom a client believes.
+impl ServerTls {
+    /// Shows this certificate, and wants to see none.
+    #[must_use]
+    pub fn new(cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        Self {
+            cert_file: cert_file.into(),
+            key_file: key_file.into(),
+            client_ca_file: None,
+            client_auth: ClientAuth::default(),
+            reload_every: RELOAD_EVERY,
+        }
+    }
+}
+
+/// The TLS of a listener, as services spell it out: `tls_cert_file` and so on. Nothing set means
+/// plain text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTls {
+    /// PEM file with the certificate chain of the listener. Unset (default): no TLS, which is
+    /// allowed on loopback only (see `allow_insecure`). A renewed one is taken over by itself.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
+    pub key_file: Option<PathBuf>,
+    /// PEM file with the authorities whose client certificates prove who calls; who is who says
+    /// `auth.certificates`. Unset (default): clients show none.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether every client must show a certificate of theirs: `required` (default), or `optional`,
+    /// where who shows none may prove itself with a token.
+    pub client_auth: ClientAuth,
+    /// How often the files are looked at for renewed ones. Default 30s.
+    pub reload_every: Duration,
+}
+
+impl Default for ListenerTls {
+    fn default() -> Self {
+        Self {
+            cert_file: None,
+            key_file: None,
+            client_ca_file: None,
+            client_auth: ClientAuth::default(),
+            reload_every: RELOAD_EVERY,
+        }
+    }
+}
+
+impl ListenerTls {
+    /// How services spell it out.
+    pub const KEYS: SpelledOut = SpelledOut {
+        prefix: "tls_",
+        field: "tls",
+    };
+
+    /// What a server is told.
+    pub fn server(&self) -> Option<ServerTls> {
+        let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) else {
+            return None;
+        };
+        Some(ServerTls {
+            client_ca_file: self.client_ca_file.clone(),
+            client_auth: self.client_auth,
+            reload_every: self.reload_every,
+            ..ServerTls::new(cert, key)
+        })
+    }
+}
+
+impl Validate for ListenerTls {
+    fn validate(&self, problems: &mut Problems) {
+        problems.require(
+            self.cert_file.is_some() == self.key_file.is_some(),
+            "key_file",
+            "is needed together with cert_file",
+        );
+        problems.require(
+            self.client_ca_file.is_none() || self.cert_file.is_some(),
+            "client_ca_file",
+            "needs a certificate of our own",
+        );
+        let patient = !self.reload_every.is_zero();
+        problems.require(patient, "reload_every", "must be longer than nothing");
+    }
+}
+
+fn reload_every() -> Duration {
+    RELOAD_EVERY
+}
+
+/// Whether every client must show a certificate, where there are authorities for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// Who shows none is not connected.
+    #[default]
+    Required,
+    /// Who shows none may prove itself with a token.
+    Optional,
+}
+
+/// Whom a client believes, and as whom it shows itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientTls {
-    /// PEM file with the authorities that sign the server's certificate. Needed for `https`: the
-    /// system's authorities are not consulted, because a hub's services sign for each other.
+    /// PEM file with the authorities that sign the server's certificate. Unset (default): the
+    /// system's.
     pub ca_file: Option<PathBuf>,
+    /// PEM file with our own certificate, then the intermediate ones, for servers that ask who we
+    /// are. Unset (default): none is shown.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of our certificate. Needed if and only if there is a certificate.
+    pub key_file: Option<PathBuf>,
     /// The name the server's certificate must carry. Unset: the host of the URL.
     pub domain: Option<String>,
+}
+
+impl ClientTls {
+    /// Believes the authorities in this file; shows no certificate.
+    #[must_use]
+    pub fn believing(ca_file: impl Into<PathBuf>) -> Self {
+        Self {
+            ca_file: Some(ca_file.into()),
+            ..Self::default()
+        }
+    }
+}
+
+impl Validate for ClientTls {
+    fn validate(&self, problems: &mut Problems) {
+        problems.require(
+            self.cert_file.is_some() == self.key_file.is_some(),
+            "key_file",
+            "is needed together with cert_file",
+        );
+    }
 }
 
 /// Why TLS cannot be set up.
@@ -74,6 +221,24 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
+    /// The authorities for client certificates cannot be used.
+    #[error("the client authorities in {} cannot be used", path.display())]
+    ClientAuthorities {
+        /// The file.
+        path: PathBuf,
+        /// What rustls says.
+        #[source]
+        source: VerifierBuilderError,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error("tls.cert_file and tls.key_file are needed together")]
+    HalfAPair,
+    /// The name of the server cannot stand in a certificate.
+    #[error("`{name}` is no name that a certificate could carry")]
+    Name {
+        /// The host of the URL, or the configured domain.
+        name: String,
+    },
     /// Plain text would cross the network.
     #[error(
         "refusing to listen on {address} without TLS, because other machines can reach it; set \
@@ -83,12 +248,12 @@ pub enum TlsError {
         /// The configured address.
         address: SocketAddr,
     },
-    /// An `https` URL without authorities to believe.
-    #[error("`{url}` needs tls.ca_file: whose signature should be believed?")]
-    NoAuthorities {
-        /// The configured URL.
-        url: String,
-    },
+    /// The system has no authorities, and none were configured.
+    #[error("this system has no list of authorities; set tls.ca_file: whom should we believe?")]
+    NoSystemAuthorities,
+    /// The library refuses what should always work.
+    #[error("TLS cannot be set up")]
+    Library(#[from] rustls::Error),
 }
 
 /// The rule for a listener: without TLS it serves this machine only, unless the operator insists.
@@ -103,61 +268,38 @@ pub fn check_listener(
     Err(TlsError::InsecureListener { address })
 }
 
-/// Reads and checks a server's files, for tonic.
-pub fn server_config(tls: &ServerTls) -> Result<ServerTlsConfig, TlsError> {
-    let cert = read("certificate", &tls.cert_file)?;
-    let key = read("key", &tls.key_file)?;
-    rustls_config(tls, &cert, &key)?;
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&*cert, &*key));
-    if let Some(path) = &tls.client_ca_file {
-        let authorities = read("client authorities", path)?;
-        certificates("client authorities", path, &authorities)?;
-        config = config.client_ca_root(Certificate::from_pem(&*authorities));
-    }
-    Ok(config)
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Reads and checks a client's files, for tonic. `None` for a URL without TLS.
-pub fn client_config(url: &str, tls: &ClientTls) -> Result<Option<ClientTlsConfig>, TlsError> {
-    if !url.starts_with("https://") {
-        return Ok(None);
+/// A certificate with its key, as they stand in the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pair {
+    cert: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl Pair {
+    fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self {
+            cert: read("certificate", cert)?,
+            key: Zeroizing::new(read("key", key)?),
+        })
     }
-    let path = tls
-        .ca_file
-        .as_ref()
-        .ok_or_else(|| TlsError::NoAuthorities {
-            url: url.to_owned(),
+
+    fn parse(
+        &self,
+        cert: &Path,
+        key: &Path,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let certs = certificates("certificate", cert, &self.cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| TlsError::Content {
+            what: "key",
+            path: key.to_owned(),
+            problem: format!("no private key in PEM form in it ({error})"),
         })?;
-    let authorities = read("authorities", path)?;
-    certificates("authorities", path, &authorities)?;
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&*authorities));
-    if let Some(domain) = &tls.domain {
-        config = config.domain_name(domain);
+        Ok((certs, key))
     }
-    Ok(Some(config))
-}
-
-/// Lets rustls look at the pair. Tonic would find the same faults, but without saying which file.
-fn rustls_config(tls: &ServerTls, cert: &[u8], key: &[u8]) -> Result<(), TlsError> {
-    let certs = certificates("certificate", &tls.cert_file, cert)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Content {
-        what: "key",
-        path: tls.key_file.clone(),
-        problem: format!("no private key in PEM form in it ({error})"),
-    })?;
-    let pair = |source| TlsError::Pair {
-        cert: tls.cert_file.clone(),
-        key: tls.key_file.clone(),
-        source,
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(pair)?
-        .with_no_client_auth()
-        .with_single_cert(certs, key)
-        .map_err(pair)?;
-    Ok(())
 }
 
 fn certificates(
@@ -179,14 +321,24 @@ fn certificates(
     Ok(certs)
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    std::fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|source| TlsError::Read {
+fn authorities(what: &'static str, path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for cert in certificates(what, path, pem)? {
+        roots.add(cert).map_err(|error| TlsError::Content {
             what,
             path: path.to_owned(),
-            source,
-        })
+            problem: error.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

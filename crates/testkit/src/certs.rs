@@ -1,5 +1,6 @@
 //! A certificate authority and certificates for one test, as files.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +11,21 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-/// An authority, a server certificate for `localhost` and `127.0.0.1`, and a client certificate.
+/// An authority, a server certificate for `localhost` and `127.0.0.1`, and client certificates.
 /// The files are removed when the last clone is dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TestCerts {
     directory: Arc<TempDir>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+}
+
+impl fmt::Debug for TestCerts {
+    /// Without the authority's key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCerts")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TestCerts {
@@ -24,11 +35,35 @@ impl TestCerts {
             .prefix("twinward-certs-")
             .tempdir()
             .expect("the temporary directory can be written");
+        let (ca, issuer) = authority();
         let certs = Self {
             directory: Arc::new(directory),
+            issuer: Arc::new(issuer),
         };
-        certs.make();
+        certs.write("ca.pem", &ca);
+        certs.renew_server();
+        certs.issue_client("client");
         certs
+    }
+
+    /// Makes the server another certificate, in the same files.
+    pub fn renew_server(&self) {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        self.issue("server", &names, ExtendedKeyUsagePurpose::ServerAuth);
+    }
+
+    /// Makes a client certificate with this common name, which is also its alternative DNS name;
+    /// answers its files, the certificate's and the key's.
+    pub fn issue_client(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue(
+            name,
+            &[name.to_owned()],
+            ExtendedKeyUsagePurpose::ClientAuth,
+        );
+        (
+            self.path(&format!("{name}.pem")),
+            self.path(&format!("{name}.key")),
+        )
     }
 
     /// PEM file of the authority.
@@ -65,47 +100,14 @@ impl TestCerts {
         self.directory.path().join(name)
     }
 
-    fn make(&self) {
-        let key = KeyPair::generate().expect("a key can be made");
-        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names to refuse");
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Twinward test authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca = params
-            .self_signed(&key)
-            .expect("the authority signs itself");
-        self.write("ca.pem", &ca.pem());
-        let issuer = Issuer::new(params, key);
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        self.issue(
-            "server",
-            &names,
-            ExtendedKeyUsagePurpose::ServerAuth,
-            &issuer,
-        );
-        let names = ["client".to_owned()];
-        self.issue(
-            "client",
-            &names,
-            ExtendedKeyUsagePurpose::ClientAuth,
-            &issuer,
-        );
-    }
-
-    fn issue(
-        &self,
-        name: &str,
-        names: &[String],
-        usage: ExtendedKeyUsagePurpose,
-        issuer: &Issuer<'_, KeyPair>,
-    ) {
+    fn issue(&self, name: &str, names: &[String], usage: ExtendedKeyUsagePurpose) {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new(names).expect("the names are good");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
-        let certificate = params.signed_by(&key, issuer).expect("the authority signs");
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("the authority signs");
         self.write(&format!("{name}.pem"), &certificate.pem());
         self.write(&format!("{name}.key"), &key.serialize_pem());
     }
@@ -113,6 +115,21 @@ impl TestCerts {
     fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).expect("our own directory can be written");
     }
+}
+
+/// An authority: its certificate, and what signs with its key.
+fn authority() -> (String, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().expect("a key can be made");
+    let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names to refuse");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Twinward test authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca = params
+        .self_signed(&key)
+        .expect("the authority signs itself");
+    (ca.pem(), Issuer::new(params, key))
 }
 
 impl Default for TestCerts {

@@ -1,5 +1,5 @@
-//! Real servers and real processes for tests: a test of ours never talks to a stand-in for NATS,
-//! and a crash in a test is a SIGKILL.
+//! Real servers and real processes for tests: a test of ours never talks to a stand-in for NATS or
+//! PostgreSQL, and a crash in a test is a SIGKILL.
 //!
 //! Everything here gets a port and a directory of its own and is gone when its value is dropped,
 //! so tests run beside each other. Nothing here sleeps for luck: [`wait_for`] looks at a condition
@@ -9,11 +9,15 @@
 
 pub mod certs;
 pub mod nats;
+pub mod oidc;
+pub mod postgres;
 pub mod process;
 pub mod wait;
 
 pub use certs::TestCerts;
 pub use nats::{NatsOptions, NatsServer, Sync};
+pub use oidc::{OidcProvider, SigningKey};
+pub use postgres::{Database, PostgresOptions, PostgresServer};
 pub use process::{Process, ProcessBuilder, workspace_binary};
 pub use wait::{wait_for, wait_for_blocking};
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bus::{Bus, BusConfig, Credentials, Replicas, StreamSpec, Tls};
+use bus::{Bus, BusConfig, Replicas, StreamSpec};
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
 use service_kit::clock::SharedClock;
 use service_kit::health::Health;
@@ -14,24 +14,34 @@ use service_kit::metrics::Registry;
 use service_kit::server::{GrpcServer, ServerError};
 use service_kit::shutdown::{RunError, ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
+use tower::Layer as _;
 use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
+use wire::registry::v1::audit_service_server::AuditServiceServer;
 use wire::registry::v1::credential_service_server::CredentialServiceServer;
 use wire::registry::v1::registry_service_server::RegistryServiceServer;
 use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
+use wire::twin::v1::twin_bulk_service_server::TwinBulkServiceServer;
+use wire::twin::v1::twin_history_service_server::TwinHistoryServiceServer;
+use wire::twin::v1::twin_query_service_server::TwinQueryServiceServer;
 use wire::twin::v1::twin_service_server::TwinServiceServer;
 
-use crate::config::Config;
-use crate::consumer::Consumer;
-use crate::engine::{self, Engine, OutboxEnd, Writer};
-use crate::grpc::Api;
+use crate::config::{Config, StoreKind};
+use crate::engine::{self, Control, Engine, OutboxEnd, Writer};
+use crate::forward::{ForwardLayer, Owners};
+use crate::grpc::{Api, watch};
 use crate::metrics::Metrics;
-use crate::outbox::{self, Outbox};
+use crate::operations::runner::Runner;
+use crate::outbox;
+use crate::partitions::{Ownership, Parts};
+use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{self, PartitionState, Store};
+use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
+use crate::upkeep::Upkeep;
 
 /// Name of the service in health, metrics and on the bus.
 const NAME: &str = "twin-store";
@@ -100,10 +110,18 @@ pub struct App {
     clock: SharedClock,
     registry: Registry,
     metrics: Metrics,
-    states: Vec<PartitionState>,
+    replica: Replica,
     engine: Engine,
     writer: Writer,
-    outboxes: Vec<OutboxEnd>,
+    owned: Owned,
+}
+
+/// What the service works on.
+enum Owned {
+    /// Everything, from the start to the end: the store is its own.
+    All(Vec<PartitionState>, Vec<OutboxEnd>),
+    /// Its share, which changes.
+    Shared(Control),
 }
 
 impl App {
@@ -129,14 +147,34 @@ impl App {
         let (store, sealer) = open_store(&config).await?;
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, count)).await?;
-        let states = store.acquire(count).await?;
-        let (engine, writer, outboxes) = engine::engine(
-            store.clone(),
-            clock.clone(),
-            metrics.clone(),
+        let has_tls = config.tls.server().is_some();
+        let replica = Replica {
+            // Of version 7, so that a new replica is last in the order by which shares are rounded.
+            id: ReplicaId(uuid::Uuid::now_v7().to_string()),
+            address: config.replica.address(addresses.grpc, has_tls),
             count,
-            states.clone(),
-        );
+            lease: config.replica.lease.get(),
+        };
+        let (of_store, of_clock, of_metrics) = (store.clone(), clock.clone(), metrics.clone());
+        let (engine, writer, owned) = match config.store {
+            StoreKind::Sqlite => {
+                let states = store.claim(replica.clone()).await?.owned;
+                let (engine, writer, ends) = engine::engine(
+                    of_store,
+                    of_clock,
+                    of_metrics,
+                    count,
+                    states.clone(),
+                    config.keep(),
+                );
+                (engine, writer, Owned::All(states, ends))
+            }
+            StoreKind::Postgres => {
+                let (engine, writer, control) =
+                    engine::shared_engine(of_store, of_clock, of_metrics, count, config.keep());
+                (engine, writer, Owned::Shared(control))
+            }
+        };
         Ok(App {
             config,
             addresses,
@@ -148,10 +186,10 @@ impl App {
             clock,
             registry,
             metrics,
-            states,
+            replica,
             engine,
             writer,
-            outboxes,
+            owned,
         })
     }
 
@@ -168,52 +206,81 @@ impl App {
     pub async fn run(self, shutdown: ShutdownToken) -> Result<(), AppError> {
         let tasks = Tasks::new(shutdown.clone());
         let health = Health::new();
+        let begun = Arc::new(tokio::sync::Notify::new());
+        let feed = watch::Feed::new(self.store.clone(), self.engine.count());
+        let clock = self.clock.clone();
         let api = Api {
             engine: self.engine.clone(),
+            feed: feed.clone(),
+            operations: begun.clone(),
             store: self.store.clone(),
             sealer: self.sealer,
-            clock: self.clock,
+            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
+            security_module_on_create: self.config.security_module_on_create,
+            peers: None,
         };
-        let message_max = self.config.grpc().max_message.as_len();
-        self.grpc
-            .add_service(
-                RegistryServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(
-                CredentialServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(TwinServiceServer::new(api.clone()).max_decoding_message_size(message_max))
-            .add_service(
-                DeviceTwinServiceServer::new(api.clone()).max_decoding_message_size(message_max),
-            )
-            .add_service(PolicyTwinServiceServer::new(api).max_decoding_message_size(message_max))
-            .reflection(wire::FILE_DESCRIPTOR_SET)?
-            .serve(&tasks, &health);
+        let owners = Owners::default();
+        let forward = match &self.owned {
+            Owned::All(..) => ForwardLayer::alone(),
+            Owned::Shared(_) => ForwardLayer::new(
+                owners.clone(),
+                self.config.replica.tls(),
+                self.metrics.clone(),
+                self.grpc.max_message(),
+            ),
+        };
+        service_kit::add_services!(
+            through forward,
+            self.grpc,
+            RegistryServiceServer::new(api.clone()),
+            CredentialServiceServer::new(api.clone()),
+            TwinServiceServer::new(api.clone()),
+            TwinHistoryServiceServer::new(api.clone()),
+            TwinBulkServiceServer::new(api.clone()),
+            DeviceTwinServiceServer::new(api.clone()),
+            TwinQueryServiceServer::new(api.clone()),
+            PolicyTwinServiceServer::new(api.clone()),
+            AuditServiceServer::new(api),
+        )
+        .rules(permissions::RULES)
+        .reflection(wire::FILE_DESCRIPTOR_SET)?
+        .serve(&tasks, &health);
         self.admin.serve(&tasks, health.clone(), self.registry);
         tasks.spawn("writer", OnFailure::StopService, self.writer.run());
-        for end in self.outboxes {
-            let name = format!("outbox-{}", end.partition);
-            let outbox = Outbox::new(
-                self.bus.clone(),
-                self.store.clone(),
-                self.metrics.clone(),
-                end,
-            );
-            tasks.spawn(name, OnFailure::StopService, outbox.run());
+        let upkeep = Upkeep::new(
+            self.store.clone(),
+            self.clock,
+            self.metrics.clone(),
+            &self.config,
+        );
+        tasks.spawn("upkeep", OnFailure::Log, upkeep.run(shutdown.clone()));
+        let parts = Parts {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            engine: self.engine.clone(),
+            metrics: self.metrics.clone(),
+            tasks: tasks.clone(),
+        };
+        match self.owned {
+            Owned::All(states, ends) => parts.start_all(&states, ends),
+            Owned::Shared(control) => {
+                let health = health.component("partitions");
+                let ownership = Ownership::new(parts, self.replica, control, owners, health);
+                tasks.spawn("ownership", OnFailure::StopService, ownership.run());
+            }
         }
-        for state in self.states {
-            let consumer = Consumer::new(
-                self.bus.clone(),
-                self.engine.clone(),
-                self.metrics.clone(),
-                state.partition,
-                state.position,
-            );
-            let name = format!("consumer-{}", state.partition);
-            tasks.spawn(name, OnFailure::StopService, consumer.run(shutdown.clone()));
-        }
+        let runner = Runner::new(
+            self.store.clone(),
+            self.engine.clone(),
+            clock,
+            begun,
+            shutdown.clone(),
+        );
+        tasks.spawn("operations", OnFailure::StopService, runner.run());
+        let heads = watch::follow_heads(feed, self.engine.watch(), shutdown.clone());
+        tasks.spawn("watch-heads", OnFailure::StopService, heads);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
         tasks.spawn(
@@ -224,14 +291,18 @@ impl App {
         health.component("store").serving();
         info!(grpc = %self.addresses.grpc, admin = %self.addresses.admin, "twin-store serves");
         let bus = self.bus;
+        let store = self.store;
         let deadline = self.config.drain_within.get();
-        run_until_shutdown(
+        let ended = run_until_shutdown(
             &tasks,
             &health,
             deadline,
             || async move { bus.close().await },
         )
-        .await?;
+        .await;
+        // Also after a bad end: when this returns, no file of the store is open any more.
+        store.close().await;
+        ended?;
         info!("twin-store has stopped");
         Ok(())
     }
@@ -262,21 +333,30 @@ fn follow_bus(
 }
 
 async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), AppError> {
-    let folder = config.data_dir.clone();
-    let key_file = config
-        .master_key_file
-        .clone()
-        .unwrap_or_else(|| folder.join("master.key"));
+    let (folder, kind) = (config.data_dir.clone(), config.store);
+    let master_keys = config.master_keys();
     let opened = tokio::task::spawn_blocking(move || {
-        make_folder(&folder)?;
-        let sealer = Sealer::open(&key_file)?;
-        let store = SqliteStore::open(&folder)?;
-        Ok::<_, AppError>((store, sealer))
+        let sqlite = match kind {
+            StoreKind::Sqlite => {
+                make_folder(&folder)?;
+                Some(SqliteStore::open(&folder)?)
+            }
+            StoreKind::Postgres => {
+                // One that was made here would be another one than the other replicas have.
+                master_keys.must_exist()?;
+                None
+            }
+        };
+        Ok::<_, AppError>((sqlite, Sealer::open(&master_keys)?))
     })
     .await
     .map_err(|_| store::Error::Closed)?;
-    let (store, sealer) = opened?;
-    Ok((Arc::new(store), Arc::new(sealer)))
+    let (sqlite, sealer) = opened?;
+    let store: Arc<dyn Store> = match sqlite {
+        Some(store) => Arc::new(store),
+        None => Arc::new(PostgresStore::open(&config.postgres).await?),
+    };
+    Ok((store, Arc::new(sealer)))
 }
 
 fn make_folder(folder: &Path) -> Result<(), AppError> {
@@ -291,25 +371,10 @@ fn make_folder(folder: &Path) -> Result<(), AppError> {
 }
 
 fn bus_config(config: &Config) -> BusConfig {
-    let credentials = match (&config.nats_credentials_file, config.nats_token.is_empty()) {
-        (Some(file), _) => Credentials::File(file.clone()),
-        (None, false) => Credentials::Token(config.nats_token.expose().to_owned()),
-        (None, true) => Credentials::None,
-    };
     BusConfig {
-        servers: config
-            .nats_url
-            .split(',')
-            .map(|url| url.trim().to_owned())
-            .collect(),
-        name: NAME.to_owned(),
-        credentials,
-        tls: config.nats_ca_file.clone().map(|file| Tls {
-            ca_file: Some(file),
-            client: None,
-        }),
         replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
         connect_within: CONNECT_WITHIN,
+        ..config.nats.bus(NAME)
     }
 }
 

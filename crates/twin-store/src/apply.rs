@@ -4,26 +4,70 @@
 //! records that a decision needs, runs decisions one after another on one [`Overlay`], and commits
 //! what they left there. A decision that is refused has changed nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use posture::Timeline;
-use twin::{DeviceId, IdentityKey};
+use serde_json::Value;
+use twin::{DeviceId, IdentityKey, Revision, Writer};
 
-use crate::error::Error;
-use crate::record::{Damaged, Record};
-use crate::store::{EnrollmentState, EnrollmentUse, Loaded, TokenHash};
+use crate::record::Record;
+use crate::store::{
+    EnrollmentToken, EnrollmentUse, OperationResultRow, OperationRow, RequestAnswer,
+};
 
+pub mod credentials;
 pub mod devices;
+pub mod enrollment;
+mod overlay;
 pub mod telemetry;
 pub mod twins;
 
-/// Where a change comes from: the trace it belongs to, and when the hops before it were.
-#[derive(Debug, Clone, Default, PartialEq)]
+pub use overlay::{Numbers, Overlay};
+
+/// Who changes something and why: kept in the history, and the trace that the change belongs to.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Cause {
+    /// Who.
+    pub actor: Writer,
+    /// Why: `request:<id or trace>`, `policy:<id>@<revision>`, `events:<partition>/<sequence>`,
+    /// `session`, `revert:<revision>`, `operation:<id>`.
+    pub cause: String,
     /// W3C trace context.
     pub trace_parent: Option<String>,
     /// Hops of the loop so far.
     pub timeline: Timeline,
+}
+
+impl Default for Cause {
+    fn default() -> Cause {
+        Cause {
+            actor: Writer::System,
+            cause: "request".to_owned(),
+            trace_parent: None,
+            timeline: Timeline::default(),
+        }
+    }
+}
+
+/// Whether a decision is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is written.
+    Write,
+    /// It is only asked what it would be.
+    Validate,
+}
+
+impl Mode {
+    /// As a request says it.
+    pub fn new(validate_only: bool) -> Mode {
+        if validate_only {
+            Mode::Validate
+        } else {
+            Mode::Write
+        }
+    }
 }
 
 /// What a change touched.
@@ -43,9 +87,11 @@ pub enum ChangeKind {
     ConfigurationState,
     /// Whether the device may connect.
     Status,
+    /// How the identity proves itself, or what else the registry says of it.
+    Identity,
 }
 
-/// What happened to one identity since the overlay was made.
+/// What happened to one identity, and why.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Touch {
     /// What changed, as a set: several decisions may touch one identity.
@@ -54,6 +100,34 @@ pub struct Touch {
     pub cause: Cause,
     /// Of the cause kept.
     weight: Weight,
+}
+
+impl Touch {
+    /// What one decision did.
+    pub fn of(
+        changes: impl IntoIterator<Item = ChangeKind>,
+        weight: Weight,
+        cause: Cause,
+    ) -> Touch {
+        Touch {
+            changes: changes.into_iter().collect(),
+            cause,
+            weight,
+        }
+    }
+
+    /// Whether only counters and times moved.
+    pub fn is_routine(&self) -> bool {
+        self.weight <= Weight::Routine
+    }
+
+    fn add(&mut self, changes: &[ChangeKind], weight: Weight, cause: &Cause) {
+        self.changes.extend(changes);
+        if weight > self.weight {
+            self.weight = weight;
+            self.cause = cause.clone();
+        }
+    }
 }
 
 /// Which cause a change of several decisions carries: a change of facts tells more than a counter,
@@ -65,146 +139,96 @@ pub enum Weight {
     None,
     /// Counters and times moved.
     Routine,
+    /// A session began or ended: a revision of its own, but what was observed in it tells more.
+    Session,
     /// A fact, a document or an identity changed.
     Fact,
 }
 
-/// Records as decisions see and leave them.
-#[derive(Debug, Default)]
-pub struct Overlay {
-    records: BTreeMap<IdentityKey, Record>,
-    damaged: BTreeMap<IdentityKey, Damaged>,
-    tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
-    touched: BTreeMap<IdentityKey, Touch>,
-    enrollments: Vec<EnrollmentUse>,
+/// What became of one identity.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Whose.
+    pub key: IdentityKey,
+    /// As it is stored; none: it is not there.
+    pub before: Option<Arc<Record>>,
+    /// As it is to be stored; none: it is to be removed.
+    pub after: Option<Arc<Record>>,
+    /// All that happened to it.
+    pub touch: Touch,
+    /// Place of the change in the partition's log.
+    pub revision: Revision,
+    /// What happened to it, one after another; each is a revision of its history. The last is
+    /// this change's.
+    pub steps: Vec<Step>,
 }
 
-/// What decisions left to be written.
+/// What one decision, or several that fold events, did to one identity.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The record before; none: it was not there.
+    pub before: Option<Arc<Record>>,
+    /// The record after; none: it was removed.
+    pub after: Option<Arc<Record>>,
+    /// What happened.
+    pub touch: Touch,
+    /// Its number.
+    pub revision: Revision,
+}
+
+/// An administrative change, for the audit log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditEvent {
+    /// Whose partition's chain it goes to; none: any that is ours.
+    pub device: Option<DeviceId>,
+    /// Who.
+    pub actor: String,
+    /// What, for instance `device.create`.
+    pub action: &'static str,
+    /// To what.
+    pub resource: String,
+    /// A JSON object without secrets.
+    pub detail: Value,
+    /// W3C trace context.
+    pub trace_parent: Option<String>,
+}
+
+impl AuditEvent {
+    /// A change of one identity.
+    pub fn on(key: &IdentityKey, action: &'static str, detail: Value, cause: &Cause) -> AuditEvent {
+        AuditEvent {
+            device: Some(key.device.clone()),
+            actor: cause.actor.to_string(),
+            action,
+            resource: wire::names::identity_name(key),
+            detail,
+            trace_parent: cause.trace_parent.clone(),
+        }
+    }
+}
+
+/// What decisions left to be written, beside changes of records.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    /// Records to write.
-    pub upserts: Vec<(Record, Touch)>,
-    /// Identities to remove.
-    pub deletes: Vec<(IdentityKey, Touch)>,
+pub struct Left {
+    /// New enrolment tokens.
+    pub tokens: Vec<EnrollmentToken>,
     /// Uses of enrolment tokens.
     pub enrollments: Vec<EnrollmentUse>,
+    /// Administrative changes, in their order.
+    pub audit: Vec<AuditEvent>,
+    /// Answers to calls that may be repeated.
+    pub requests: Vec<RequestAnswer>,
+    /// Operations, the last state of each.
+    pub operations: Vec<OperationRow>,
+    /// Results of operations.
+    pub results: Vec<OperationResultRow>,
 }
 
-impl Overlay {
-    /// Starts from records as they are stored.
-    pub fn new(loaded: Vec<Loaded>) -> Overlay {
-        let mut overlay = Overlay::default();
-        for record in loaded {
-            match record {
-                Loaded::Whole(record) => {
-                    overlay.records.insert(record.key.clone(), *record);
-                }
-                Loaded::Damaged(key, damaged) => {
-                    overlay.damaged.insert(key, damaged);
-                }
-                Loaded::Token(device, state) => {
-                    overlay.tokens.insert((state.token.hash, device), state);
-                }
-            }
-        }
-        overlay
-    }
-
-    /// The record of an identity, if there is one.
-    ///
-    /// # Errors
-    /// It is there but cannot be read.
-    pub fn find(&self, key: &IdentityKey) -> Result<Option<&Record>, Error> {
-        match self.damaged.get(key) {
-            Some(damaged) => Err(damaged.clone().into()),
-            None => Ok(self.records.get(key)),
-        }
-    }
-
-    /// The record of an identity.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be read.
-    pub fn get(&self, key: &IdentityKey) -> Result<&Record, Error> {
-        self.find(key)?.ok_or_else(|| Error::NotFound(key.clone()))
-    }
-
-    /// The record of an identity, to be changed in place by a decision that cannot be refused any
-    /// more; [`Overlay::touch`] must follow.
-    pub(crate) fn get_mut(&mut self, key: &IdentityKey) -> Result<&mut Record, Error> {
-        if let Some(damaged) = self.damaged.get(key) {
-            return Err(damaged.clone().into());
-        }
-        self.records
-            .get_mut(key)
-            .ok_or_else(|| Error::NotFound(key.clone()))
-    }
-
-    /// All modules of a device that are there, readable or not.
-    pub fn modules(&self, device: &DeviceId) -> Vec<IdentityKey> {
-        let mut keys: BTreeSet<_> = self.records.keys().chain(self.damaged.keys()).collect();
-        keys.retain(|key| key.module.is_some() && key.device == *device);
-        keys.into_iter().cloned().collect()
-    }
-
-    /// Leaves a record to be written.
-    pub fn put(&mut self, record: Record, changes: &[ChangeKind], weight: Weight, cause: Cause) {
-        self.touch(&record.key, changes, weight, cause);
-        self.records.insert(record.key.clone(), record);
-    }
-
-    /// Leaves an identity to be removed.
-    pub fn remove(&mut self, key: &IdentityKey, cause: Cause) {
-        self.touch(key, &[], Weight::Fact, cause);
-        self.records.remove(key);
-        self.damaged.remove(key);
-    }
-
-    /// Leaves the use of an enrolment token to be written.
-    pub fn enroll(&mut self, use_of: EnrollmentUse) {
-        self.enrollments.push(use_of);
-    }
-
-    /// An enrolment token as a device finds it, with the uses that are decided but not committed.
-    pub fn token(&self, hash: TokenHash, device: &DeviceId) -> Option<EnrollmentState> {
-        let mut state = self.tokens.get(&(hash, device.clone()))?.clone();
-        for use_of in self.enrollments.iter().filter(|use_of| use_of.hash == hash) {
-            state.uses = state.uses.saturating_add(1);
-            if use_of.device == *device {
-                state.nonce = Some(use_of.nonce.clone());
-            }
-        }
-        Some(state)
-    }
-
-    /// What is left to be written.
-    pub fn into_outcome(mut self) -> Outcome {
-        let mut outcome = Outcome {
-            enrollments: self.enrollments,
-            ..Outcome::default()
-        };
-        for (key, touch) in self.touched {
-            match self.records.remove(&key) {
-                Some(record) => outcome.upserts.push((record, touch)),
-                None => outcome.deletes.push((key, touch)),
-            }
-        }
-        outcome
-    }
-
-    /// Notes that a record was changed.
-    pub(crate) fn touch(
-        &mut self,
-        key: &IdentityKey,
-        changes: &[ChangeKind],
-        weight: Weight,
-        cause: Cause,
-    ) {
-        let touch = self.touched.entry(key.clone()).or_default();
-        touch.changes.extend(changes);
-        if weight > touch.weight {
-            touch.weight = weight;
-            touch.cause = cause;
-        }
-    }
+/// All that decisions left to be written.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Changes of records, in the order of their revisions within each partition.
+    pub changes: Vec<Change>,
+    /// Everything else.
+    pub left: Left,
 }

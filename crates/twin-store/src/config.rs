@@ -4,12 +4,34 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use bus::NatsSettings;
 use serde::{Deserialize, Serialize};
-use service_kit::config::{Problems, Validate};
+use service_kit::auth::AuthConfig;
+use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::secret::Secret;
-use service_kit::tls::ServerTls;
+use service_kit::server::ConnectionLimits;
+use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
+
+use crate::engine::Keep;
+use crate::secrets::MasterKeys;
+use crate::store::postgres::PostgresSettings;
+
+mod replica;
+
+pub use replica::ReplicaSettings;
+
+/// What keeps the twins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A SQLite file in `data_dir`: one process, one machine.
+    #[default]
+    Sqlite,
+    /// The PostgreSQL database of `postgres_url`, for several replicas.
+    Postgres,
+}
 
 /// Settings of one instance of twin-store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,25 +42,22 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8431`.
     pub admin_listen: SocketAddr,
-    /// PEM file with the certificate chain of the gRPC API. Unset: no TLS, which is allowed on
-    /// loopback only (see `allow_insecure`).
-    pub tls_cert_file: Option<PathBuf>,
-    /// PEM file with the key of the certificate. Needed if and only if there is a certificate.
-    pub tls_key_file: Option<PathBuf>,
+    /// The certificate it shows and those it wants to see: `tls_cert_file`, `tls_key_file`,
+    /// `tls_client_ca_file`, `tls_client_auth`, `tls_reload_every`.
+    pub tls: ListenerTls,
     /// Bearer token that callers of the gRPC API must send. Empty: none is asked for, which only
     /// loopback accepts.
     pub token: Secret,
+    /// Who else may call, and which roles callers have.
+    pub auth: AuthConfig,
     /// Serves other machines without TLS or token, because something else protects the way.
     /// Default false.
     pub allow_insecure: bool,
-    /// NATS servers, `nats://host:port`, separated by commas. Default `nats://127.0.0.1:4222`.
-    pub nats_url: String,
-    /// Token that the NATS server asks for. Empty: none.
-    pub nats_token: Secret,
-    /// NATS credentials file (`.creds`). Unset: none.
-    pub nats_credentials_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the NATS server's certificate. Unset: the system's.
-    pub nats_ca_file: Option<PathBuf>,
+    /// How many may connect, and how soon they must prove themselves.
+    pub connections: ConnectionLimits,
+    /// NATS: `nats_url`, `nats_token`, `nats_credentials_file`, `nats_ca_file`, `nats_cert_file`,
+    /// `nats_key_file`.
+    pub nats: NatsSettings,
     /// Copies of each stream: 1 on a single server, 3 or 5 in a cluster. Default 1.
     pub stream_replicas: u8,
     /// Bound of each partition's `TELEMETRY` stream on disk. Over it agents wait. Must be the same
@@ -49,11 +68,40 @@ pub struct Config {
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
     /// a hub. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
+    /// What keeps the twins: `sqlite`, a file in `data_dir`, or `postgres`, a database that several
+    /// replicas share. Default `sqlite`.
+    pub store: StoreKind,
+    /// The database: `postgres_url`, `postgres_ca_file`, `postgres_cert_file`, `postgres_key_file`,
+    /// `postgres_connections`. Needed if and only if `store` is `postgres`.
+    pub postgres: PostgresSettings,
+    /// This replica among others that share the database: `replica_url`, `replica_ca_file`,
+    /// `replica_cert_file`, `replica_key_file`, `replica_lease`.
+    pub replica: ReplicaSettings,
     /// Folder of `twins.db`; made when absent. Default `data/twin-store`.
     pub data_dir: PathBuf,
     /// File of the key that seals stored secrets; made at the first start, mode 0600. Keep a copy
     /// apart from the data: without it no device can connect. Unset: `master.key` in `data_dir`.
     pub master_key_file: Option<PathBuf>,
+    /// The key that seals stored secrets itself, base64 of 32 bytes, for whoever gives secrets in
+    /// the environment (`TWINWARD_TWIN_STORE__MASTER_KEY`). Empty: it is in `master_key_file`.
+    pub master_key: Secret,
+    /// Files of former master keys, mode 0600. They open what was sealed before the key was
+    /// changed and seal nothing; they can go when `ResealSecrets` has come to its end. Default
+    /// none.
+    pub previous_master_key_files: Vec<PathBuf>,
+    /// Makes the module `DefenderIotMicroAgent` with every new device, asked or not. Default
+    /// false: devices without an agent need none.
+    pub security_module_on_create: bool,
+    /// How long revisions of a twin are kept. Default 30d.
+    pub history_age: Duration,
+    /// How many revisions of a twin are kept at most. Default 1000.
+    pub history_count: u32,
+    /// Revisions in which only counters and times moved are kept as one when they lie within this
+    /// span: a chatty device would drown the rest. `0s` keeps each. Default 1h.
+    pub history_coalesce: Duration,
+    /// Changes of each partition that stay readable for watchers who resume, after they were
+    /// published. Whoever is further behind has to begin anew. Default 4096.
+    pub watch_log_changes: u64,
     /// Partitions of the hub, 1 to 256, fixed when the store is made. Default 16.
     pub partitions: u16,
     /// How long a stop may take. Default 10s.
@@ -66,20 +114,28 @@ impl Default for Config {
         Config {
             listen: local(8430),
             admin_listen: local(8431),
-            tls_cert_file: None,
-            tls_key_file: None,
+            tls: ListenerTls::default(),
             token: Secret::default(),
+            auth: AuthConfig::default(),
             allow_insecure: false,
-            nats_url: "nats://127.0.0.1:4222".to_owned(),
-            nats_token: Secret::default(),
-            nats_credentials_file: None,
-            nats_ca_file: None,
+            connections: ConnectionLimits::default(),
+            nats: NatsSettings::default(),
             stream_replicas: 1,
             telemetry_stream_bytes: ByteSize::mib(1024),
             twins_stream_bytes: ByteSize::mib(256),
             rejects_stream_bytes: ByteSize::mib(256),
+            store: StoreKind::default(),
+            postgres: PostgresSettings::default(),
+            replica: ReplicaSettings::default(),
             data_dir: PathBuf::from("data/twin-store"),
             master_key_file: None,
+            master_key: Secret::default(),
+            previous_master_key_files: Vec::new(),
+            security_module_on_create: false,
+            history_age: Duration::secs(30 * 24 * 3600),
+            history_count: 1000,
+            history_coalesce: Duration::secs(3600),
+            watch_log_changes: 4096,
             partitions: PartitionCount::DEFAULT.get(),
             drain_within: Duration::secs(10),
         }
@@ -89,31 +145,76 @@ impl Default for Config {
 impl Config {
     /// How the gRPC server listens.
     pub(crate) fn grpc(&self) -> service_kit::server::GrpcConfig {
-        let tls = match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(cert), Some(key)) => Some(ServerTls {
-                cert_file: cert.clone(),
-                key_file: key.clone(),
-                client_ca_file: None,
-            }),
-            (_, None) | (None, _) => None,
-        };
         service_kit::server::GrpcConfig {
-            tls,
+            tls: self.tls.server(),
+            connections: self.connections.clone(),
             token: Some(self.token.clone()).filter(|token| !token.is_empty()),
+            auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..service_kit::server::GrpcConfig::on(self.listen)
         }
     }
 }
 
+impl Config {
+    /// Where master keys come from.
+    pub(crate) fn master_keys(&self) -> MasterKeys {
+        let in_folder = || self.data_dir.join("master.key");
+        MasterKeys {
+            present: self.master_key.clone(),
+            file: self.master_key_file.clone().unwrap_or_else(in_folder),
+            former_files: self.previous_master_key_files.clone(),
+        }
+    }
+
+    /// What the writer keeps of what it wrote.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep {
+            coalesce_within: self.history_coalesce.get(),
+            log_changes: self.watch_log_changes,
+        }
+    }
+}
+
+impl Config {
+    fn validate_store(&self, problems: &mut Problems) {
+        match self.store {
+            StoreKind::Sqlite => problems.require(
+                self.postgres.url.is_empty(),
+                "postgres_url",
+                "is of use only with store = \"postgres\"",
+            ),
+            StoreKind::Postgres => {
+                problems.spelled_out(PostgresSettings::KEYS.prefix, &self.postgres);
+                problems.spelled_out(ReplicaSettings::KEYS.prefix, &self.replica);
+                problems.require(
+                    !self.replica.url.is_empty() || !self.listen.ip().is_unspecified(),
+                    "replica_url",
+                    "is needed, because this replica listens on every address",
+                );
+                problems.require(
+                    !self.master_key.is_empty() || self.master_key_file.is_some(),
+                    "master_key_file",
+                    "or master_key is needed: replicas must have the same one",
+                );
+            }
+        }
+    }
+}
+
 impl Validate for Config {
+    const SPELLED_OUT: &'static [SpelledOut] = &[
+        ListenerTls::KEYS,
+        NatsSettings::KEYS,
+        PostgresSettings::KEYS,
+        ReplicaSettings::KEYS,
+    ];
+
     fn validate(&self, problems: &mut Problems) {
-        problems.require(
-            self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
-            "tls_key_file",
-            "is needed together with tls_cert_file",
-        );
+        problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
+        problems.spelled_out(NatsSettings::KEYS.prefix, &self.nats);
         problems.spelled_out("", &self.grpc());
+        self.validate_store(problems);
         problems.require(
             PartitionCount::new(self.partitions).is_ok(),
             "partitions",
@@ -124,11 +225,6 @@ impl Validate for Config {
             "stream_replicas",
             "must be 1, 3 or 5",
         );
-        problems.require(
-            !self.nats_url.trim().is_empty(),
-            "nats_url",
-            "must name a server",
-        );
         for (key, size) in [
             ("telemetry_stream_bytes", self.telemetry_stream_bytes),
             ("twins_stream_bytes", self.twins_stream_bytes),
@@ -137,9 +233,113 @@ impl Validate for Config {
             problems.require(size.get() >= 1024 * 1024, key, "must be at least 1 MiB");
         }
         problems.require(
+            self.master_key.is_empty() || self.master_key_file.is_none(),
+            "master_key",
+            "cannot be given together with master_key_file",
+        );
+        problems.require(
+            !self.history_age.is_zero(),
+            "history_age",
+            "must be above zero",
+        );
+        problems.require(
+            self.history_count > 0,
+            "history_count",
+            "must be at least 1",
+        );
+        problems.require(
             !self.drain_within.is_zero(),
             "drain_within",
             "must be above zero",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service_kit::auth::Role;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_has_its_name_in_the_environment() {
+        let settings = [
+            ("TLS_CERT_FILE", "c.pem"),
+            ("TLS_KEY_FILE", "c.key"),
+            ("TLS_CLIENT_CA_FILE", "ca.pem"),
+            ("TLS_CLIENT_AUTH", "optional"),
+            ("NATS_URL", "tls://nats:4222"),
+            ("NATS_TOKEN", "12345678"),
+            ("NATS_CREDENTIALS_FILE", "n.creds"),
+            ("NATS_CA_FILE", "n.pem"),
+            ("CONNECTIONS__MAX", "100"),
+            ("TOKEN", "0123456789abcdef"),
+            ("AUTH__TOKEN_ROLES", "reader,operator"),
+            (
+                "AUTH__CERTIFICATES",
+                "CN:policy=service,DNS:alice=admin+reader",
+            ),
+            ("AUTH__OIDC_ISSUER", "https://id.example"),
+            ("AUTH__OIDC_AUDIENCE", "twinward"),
+            ("AUTH__OIDC_ROLES", "ops=operator"),
+        ];
+        let variables = settings.map(|(key, value)| (format!("TWINWARD_TWIN_STORE__{key}"), value));
+        let config: Config = service_kit::config::Loader::new("twin-store")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.tls.cert_file, Some("c.pem".into()));
+        let tls = config.tls.server().expect("TLS");
+        assert_eq!(tls.client_ca_file, Some("ca.pem".into()));
+        let nats = config.nats.bus("x");
+        assert_eq!(nats.servers, ["tls://nats:4222"]);
+        assert!(matches!(nats.credentials, bus::Credentials::File(_)));
+        assert_eq!(config.nats.token.expose(), "12345678");
+        assert_eq!(config.connections.max, 100);
+        let auth = config.grpc().auth;
+        assert_eq!(auth.token_roles, [Role::Reader, Role::Operator]);
+        assert_eq!(auth.certificates.len(), 2);
+        assert_eq!(auth.oidc_issuer.as_deref(), Some("https://id.example"));
+        assert_eq!(auth.oidc_audience, ["twinward"]);
+    }
+
+    #[test]
+    fn whoever_may_call_must_be_able_to_prove_it() {
+        let problems = |settings: &[(&str, &str)]| {
+            let variables = settings
+                .iter()
+                .map(|(key, value)| (format!("TWINWARD_TWIN_STORE__{key}"), *value));
+            let loaded = service_kit::config::Loader::new("twin-store")
+                .environment(variables)
+                .load::<Config>();
+            loaded.map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(problems(&[]), Ok(()), "on loopback");
+        let open = ("LISTEN", "0.0.0.0:8430");
+        let tls = [("TLS_CERT_FILE", "c.pem"), ("TLS_KEY_FILE", "c.key")];
+        let error = problems(&[open, tls[0], tls[1]]).expect_err("to everybody");
+        assert!(
+            error.contains("token: refusing to serve 0.0.0.0:8430"),
+            "{error}"
+        );
+        let by_certificate = [open, tls[0], tls[1], ("TLS_CLIENT_CA_FILE", "ca.pem")];
+        assert_eq!(problems(&by_certificate), Ok(()));
+        assert_eq!(problems(&[open, ("ALLOW_INSECURE", "true")]), Ok(()));
+        for (settings, wanted) in [
+            (("AUTH__CERTIFICATES", "CN:a=admin"), "tls_client_ca_file"),
+            (("AUTH__CERTIFICATES", "a=admin"), "begins with CN:"),
+            (
+                ("AUTH__OIDC_ISSUER", "https://id.example"),
+                "auth.oidc_audience",
+            ),
+            (("AUTH__OIDC_ISSUER", "http://id.example"), "must be https"),
+            (("AUTH__OIDC_JWKS_FILE", "keys.json"), "needs oidc_issuer"),
+            (("AUTH__TOKEN_ROLES", "root"), "unknown variant `root`"),
+            (("AUTH__PASSWORD", "x"), "unknown field"),
+            (("NATS_HOST", "x"), "expected one of `nats_url`"),
+        ] {
+            let error = problems(&[settings]).expect_err(settings.0);
+            assert!(error.contains(wanted), "{settings:?}: {error}");
+        }
     }
 }

@@ -86,7 +86,8 @@ impl Consumer {
                 Ok(batch) if batch.is_empty() => self.trim_idle().await,
                 Ok(batch) => match self.fold(batch).await {
                     Ok(()) => self.trim().await,
-                    Err(Error::Stopping) => break,
+                    // The partition is another replica's now, or soon somebody's again.
+                    Err(Error::Stopping | Error::NotOwned { .. }) => break,
                     Err(error) => return Err(error.into()),
                 },
                 Err(PullError::Gap { expected, got, .. }) => {
@@ -151,10 +152,11 @@ impl Consumer {
             .iter()
             .map(|entry| Selection::One(entry.key.clone()))
             .collect();
+        let partition = self.partition;
         let (folded, entries) = self
             .engine
             .fold(selections, (self.partition, last), move |overlay, now| {
-                let folded = fold_entries(overlay, &entries, now);
+                let folded = fold_entries(overlay, partition, &entries, now);
                 (folded, entries)
             })
             .await?;

@@ -1,5 +1,6 @@
 //! Prints records as messages: `Twin`, `TwinChange`.
 
+use jiff::Timestamp;
 use posture::Timeline;
 use twin::{IdentityKey, Revision};
 use wire::bus::v1::TwinChange;
@@ -9,7 +10,7 @@ use wire::twin::v1 as proto;
 use wire::{InvalidField, registry};
 
 use crate::apply::{ChangeKind, Touch};
-use crate::record::{Damaged, Record, Status};
+use crate::record::{Authentication, Damaged, Record, Status};
 
 /// A twin as callers see it.
 ///
@@ -36,8 +37,16 @@ pub fn twin(record: &Record) -> Result<proto::Twin, Damaged> {
 
 /// A twin as it goes over the bus: sections and their metadata are the text they are stored in, so
 /// that a change of the posture costs no parsing of documents.
-fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
+pub(crate) fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
     let text = &record.twin;
+    let (primary_thumbprint, secondary_thumbprint) = match &record.identity.authentication {
+        Authentication::SelfSigned { primary, secondary } => {
+            (primary.clone(), secondary.clone().unwrap_or_default())
+        }
+        Authentication::Sas { .. }
+        | Authentication::CertificateAuthority
+        | Authentication::None => Default::default(),
+    };
     Ok(proto::Twin {
         name: identity_name(&record.key),
         device_id: record.key.device.to_string(),
@@ -60,7 +69,39 @@ fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Error> {
         posture_version: record.posture.version,
         update_time: Some(to_wire(record.updated_at)),
         status: record.identity.status.as_str().to_owned(),
+        revision: record.revision.get(),
+        device_etag: record.identity.etag.to_string(),
+        status_reason: record.identity.status_reason.clone(),
+        status_update_time: record.identity.status_updated_at.map(to_wire),
+        connected: record.posture.agent.connected,
+        last_activity_time: last_activity(record).map(to_wire),
+        authentication_type: record.identity.authentication.as_str().to_owned(),
+        primary_thumbprint,
+        secondary_thumbprint,
+        model_id: record.identity.model_id.clone(),
+        iot_edge: record.identity.iot_edge,
     })
+}
+
+/// When the identity last did anything: its session began or ended, or something arrived from it.
+pub fn last_activity(record: &Record) -> Option<Timestamp> {
+    let agent = &record.posture.agent;
+    let instants = [
+        agent.connected_at,
+        agent.disconnected_at,
+        agent.last_seen_at,
+    ];
+    instants.into_iter().flatten().max()
+}
+
+/// When its session last began or ended.
+pub fn connection_changed(record: &Record) -> Option<Timestamp> {
+    let agent = &record.posture.agent;
+    if agent.connected {
+        agent.connected_at
+    } else {
+        agent.disconnected_at
+    }
 }
 
 /// A change of a twin that is still there.
@@ -108,7 +149,8 @@ pub fn change_kinds(touch: &Touch) -> Vec<i32> {
         .collect()
 }
 
-fn change_kind(kind: ChangeKind) -> proto::Change {
+/// What was touched, for the wire.
+pub fn change_kind(kind: ChangeKind) -> proto::Change {
     match kind {
         ChangeKind::Created => proto::Change::Created,
         ChangeKind::Tags => proto::Change::Tags,
@@ -117,6 +159,7 @@ fn change_kind(kind: ChangeKind) -> proto::Change {
         ChangeKind::Posture => proto::Change::Posture,
         ChangeKind::ConfigurationState => proto::Change::ConfigurationState,
         ChangeKind::Status => proto::Change::Status,
+        ChangeKind::Identity => proto::Change::Identity,
     }
 }
 
@@ -152,6 +195,31 @@ pub fn timeline_from_wire(wire: Option<proto::Timeline>) -> Result<Timeline, Inv
         applied_at: optional("timeline.apply_time", wire.apply_time)?,
         acknowledged_at: optional("timeline.acknowledge_time", wire.acknowledge_time)?,
     })
+}
+
+/// How an identity proves itself, for the wire.
+pub fn authentication_type(authentication: &Authentication) -> registry::v1::AuthenticationType {
+    match authentication {
+        Authentication::Sas { .. } => registry::v1::AuthenticationType::Sas,
+        Authentication::SelfSigned { .. } => registry::v1::AuthenticationType::SelfSigned,
+        Authentication::CertificateAuthority => {
+            registry::v1::AuthenticationType::CertificateAuthority
+        }
+        Authentication::None => registry::v1::AuthenticationType::None,
+    }
+}
+
+/// The thumbprints of a self-signed identity, for the wire.
+pub fn thumbprints(authentication: &Authentication) -> Option<registry::v1::Thumbprints> {
+    match authentication {
+        Authentication::SelfSigned { primary, secondary } => Some(registry::v1::Thumbprints {
+            primary: primary.clone(),
+            secondary: secondary.clone().unwrap_or_default(),
+        }),
+        Authentication::Sas { .. }
+        | Authentication::CertificateAuthority
+        | Authentication::None => None,
+    }
 }
 
 /// A status for the wire.

@@ -9,7 +9,8 @@
 //! fence nobody can say what the store holds, and the next start finds out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
@@ -22,8 +23,11 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::store::{PartitionState, Selection, Store};
 
+mod recording;
+mod sharing;
 mod writer;
 
+pub use sharing::Control;
 pub use writer::Writer;
 
 /// Work that waits. Over it, callers wait for a place: back-pressure up to the doors.
@@ -33,7 +37,8 @@ const WATCH_LAG: usize = 4096;
 
 /// Tells whoever waits what became of its work.
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
-type Decide = Box<dyn FnOnce(&mut Overlay, Timestamp) -> Answer + Send>;
+/// Decides on an overlay; told why not, it only answers.
+type Decide = Box<dyn FnOnce(Result<(&mut Overlay, Timestamp), Error>) -> Answer + Send>;
 
 /// Something to decide and write.
 struct Work {
@@ -62,8 +67,22 @@ pub struct Committed {
 pub struct Engine {
     queue: mpsc::Sender<Work>,
     changes: broadcast::Sender<Arc<Committed>>,
-    logs: Arc<BTreeMap<Partition, watch::Receiver<Revision>>>,
+    logs: Logs,
     count: PartitionCount,
+}
+
+/// The logs of the partitions that are owned at the moment.
+#[derive(Clone, Default)]
+struct Logs(Arc<RwLock<BTreeMap<Partition, watch::Receiver<Revision>>>>);
+
+impl Logs {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the outbox of one partition needs of the engine.
@@ -72,8 +91,34 @@ pub struct OutboxEnd {
     pub partition: Partition,
     /// Its last committed change.
     pub log: watch::Receiver<Revision>,
+    /// The last change that was published when the partition was taken.
+    pub published_before: Revision,
     /// Tells the writer how far it has published.
     pub published: mpsc::Sender<(Partition, Revision)>,
+}
+
+/// What the writer keeps of what it wrote.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Routine revisions within this span are put together in the history.
+    pub coalesce_within: Duration,
+    /// Changes of each partition that stay in its log for watchers after they were published.
+    pub log_changes: u64,
+}
+
+/// Makes the engine of one of several replicas: it owns nothing yet, and is told what it owns.
+pub fn shared_engine(
+    store: Arc<dyn Store>,
+    clock: SharedClock,
+    metrics: Metrics,
+    count: PartitionCount,
+    keep: Keep,
+) -> (Engine, Writer, Control) {
+    let (published_in, published) = mpsc::channel(usize::from(count.get()) * 2);
+    let (engine, mut writer, _) = engine(store, clock, metrics, count, Vec::new(), keep);
+    writer.published = published;
+    let (writer, control) = writer.shared(published_in);
+    (engine, writer, control)
 }
 
 /// Makes the engine for partitions just taken.
@@ -83,6 +128,7 @@ pub fn engine(
     metrics: Metrics,
     count: PartitionCount,
     states: Vec<PartitionState>,
+    keep: Keep,
 ) -> (Engine, Writer, Vec<OutboxEnd>) {
     let (queue_in, queue) = mpsc::channel(QUEUE);
     let (published_in, published) = mpsc::channel(usize::from(count.get()) * 2);
@@ -95,6 +141,7 @@ pub fn engine(
         ends.push(OutboxEnd {
             partition: state.partition,
             log,
+            published_before: state.published,
             published: published_in.clone(),
         });
     }
@@ -102,14 +149,15 @@ pub fn engine(
         .into_iter()
         .map(|state| (state.partition, state))
         .collect();
+    let readable_logs = Logs::default();
+    for end in &ends {
+        let end: &OutboxEnd = end;
+        readable_logs.write().insert(end.partition, end.log.clone());
+    }
     let engine = Engine {
         queue: queue_in,
         changes: changes.clone(),
-        logs: Arc::new(
-            ends.iter()
-                .map(|end: &OutboxEnd| (end.partition, end.log.clone()))
-                .collect(),
-        ),
+        logs: readable_logs.clone(),
         count,
     };
     let writer = Writer {
@@ -122,11 +170,26 @@ pub fn engine(
         logs,
         states,
         count,
+        keep,
+        trimmed: BTreeMap::new(),
+        readable_logs,
+        sharing: None,
     };
     (engine, writer, ends)
 }
 
 impl Engine {
+    /// How many partitions the hub has.
+    pub fn count(&self) -> PartitionCount {
+        self.count
+    }
+
+    /// Whether the first partition is ours, with which go what belongs to no other.
+    pub fn owns_first(&self) -> bool {
+        let first = self.count.partitions().next();
+        first.is_some_and(|first| self.logs.read().contains_key(&first))
+    }
+
     /// The partition of an identity.
     pub fn partition(&self, key: &IdentityKey) -> Partition {
         partition_of(&key.device, self.count)
@@ -135,7 +198,7 @@ impl Engine {
     /// Runs a decision on the selected records and waits until what it left is durable.
     ///
     /// # Errors
-    /// The decision's own, or [`Error::Stopping`].
+    /// The decision's own, [`Error::NotOwned`] or [`Error::Stopping`].
     pub async fn decide<T: Send + 'static>(
         &self,
         selections: impl Into<Vec<Selection>>,
@@ -169,6 +232,7 @@ impl Engine {
     /// The last change of each partition that watchers may have been told of.
     pub fn logs(&self) -> BTreeMap<Partition, Revision> {
         self.logs
+            .read()
             .iter()
             .map(|(partition, log)| (*partition, *log.borrow()))
             .collect()
@@ -181,8 +245,8 @@ impl Engine {
         decide: impl FnOnce(&mut Overlay, Timestamp) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        let decide: Decide = Box::new(move |overlay, now| {
-            let decided = decide(overlay, now);
+        let decide: Decide = Box::new(move |ready| {
+            let decided = ready.and_then(|(overlay, now)| decide(overlay, now));
             Box::new(move |committed: Result<(), Error>| {
                 // The caller may have gone; what was decided is written all the same.
                 let _ = answer.send(committed.and(decided));

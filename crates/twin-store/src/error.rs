@@ -1,12 +1,19 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
 use service_kit::error::{Classified, Kind, Violation};
-use twin::{IdentityKey, TwinError, Violations};
+use service_kit::status::RemoteError;
+use twin::query::QueryErrorKind;
+use twin::{IdentityKey, Partition, TwinError, Violations};
 use wire::InvalidField;
 
 use crate::record::Damaged;
 use crate::secrets::SecretError;
 use crate::store;
+
+mod iot_hub;
+mod read;
+
+pub use read::ReadError;
 
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +21,22 @@ pub enum Error {
     /// A field of the request cannot be used.
     #[error("the request is invalid: {0}")]
     Field(InvalidField),
+    /// A query cannot be read.
+    #[error("the query cannot be run: {0}")]
+    Query(twin::QueryError),
+    /// A query makes too many groups.
+    #[error(transparent)]
+    TooManyGroups(twin::query::TooManyGroups),
+    /// A query looks at too much.
+    #[error(
+        "the query was stopped after {seconds} s; take fewer twins with a condition that an index \
+         serves, such as `tags.site = 'paris'` or `STARTSWITH(deviceId, 'plant1-')` \
+         (ExplainQuery shows what serves a query)"
+    )]
+    QueryTooSlow {
+        /// What a query may take.
+        seconds: u64,
+    },
     /// There is no such identity.
     #[error("{} does not exist", name(.0))]
     NotFound(IdentityKey),
@@ -30,6 +53,77 @@ pub enum Error {
         /// What it is.
         actual: String,
     },
+    /// The twin's service part changed since the caller read it, or the etag was never one of ours.
+    #[error(
+        "the twin of {} changed in between: its etag is {actual}, the request expects {expected}",
+        name(.key)
+    )]
+    TwinEtagMismatch {
+        /// Whose twin.
+        key: IdentityKey,
+        /// What the request expects.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+    /// The condition under which the caller wanted to write does not hold.
+    #[error("{} is not written: `{condition}` does not hold of it", name(.key))]
+    ConditionFalse {
+        /// Whose twin.
+        key: IdentityKey,
+        /// In the caller's words.
+        condition: String,
+    },
+    /// A module was to be made below a module.
+    #[error("{parent:?} is a module; modules belong to devices, `devices/{{device}}`")]
+    ModuleOfModule {
+        /// What the request names as the parent.
+        parent: String,
+    },
+    /// One call names the same identity twice.
+    #[error("{} is named more than once in this call; name it once", name(.0))]
+    DefinedTwice(IdentityKey),
+    /// Keys of an identity were to be rotated that has none.
+    #[error(
+        "{} authenticates by {authentication} and has no keys; \
+         set authentication_type to AUTHENTICATION_TYPE_SAS first",
+        name(.key)
+    )]
+    NoKeys {
+        /// Which.
+        key: IdentityKey,
+        /// How it proves itself.
+        authentication: &'static str,
+    },
+    /// A request id was used before, for something else.
+    #[error(
+        "request_id {id:?} was used before with other content; \
+         use a new UUID for each request and the same one only to repeat it"
+    )]
+    RequestReused {
+        /// The id in question.
+        id: String,
+    },
+    /// The caller wants to write in somebody else's name.
+    #[error(
+        "{caller} may not write in the name of {operator}; leave `operator` empty, \
+         or call with the role `service`"
+    )]
+    ForeignName {
+        /// Who calls.
+        caller: String,
+        /// The name that it gave.
+        operator: String,
+    },
+    /// Another replica owns the partition.
+    #[error("partition {partition} is not owned by this twin-store; try again")]
+    NotOwned {
+        /// Which partition.
+        partition: Partition,
+    },
+    /// Another replica was to do its part of a call, and did not.
+    #[error("another replica did not do its part; repeat the call: {0}")]
+    Replica(Box<RemoteError>),
     /// The device has as many modules as it may.
     #[error("devices/{device} has {allowed} modules already; no more are allowed")]
     TooManyModules {
@@ -43,6 +137,13 @@ pub enum Error {
     Twin {
         /// Whose twin.
         key: IdentityKey,
+        /// Why.
+        #[source]
+        source: TwinError,
+    },
+    /// A patch breaks rules whatever twin it is written to.
+    #[error("no twin can take the patch: {source}")]
+    Bulk {
         /// Why.
         #[source]
         source: TwinError,
@@ -66,12 +167,9 @@ pub enum Error {
         /// What the agent answered for.
         version: u64,
     },
-    /// A watcher reads too slowly.
-    #[error("the watch fell {missed} changes behind and was ended; start it again")]
-    WatchTooSlow {
-        /// How many changes it missed.
-        missed: u64,
-    },
+    /// A reading call, or an operation over many twins, was refused.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The service is stopping or has lost its partitions.
     #[error("twin-store is stopping; try again")]
     Stopping,
@@ -109,20 +207,32 @@ impl Error {
 impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Field(_) => Kind::InvalidArgument,
+            Error::Field(_)
+            | Error::ModuleOfModule { .. }
+            | Error::DefinedTwice(_)
+            | Error::RequestReused { .. } => Kind::InvalidArgument,
+            Error::Query(error) => match error.kind {
+                QueryErrorKind::Invalid | QueryErrorKind::Unsupported => Kind::InvalidArgument,
+                QueryErrorKind::TooLong => Kind::FailedPrecondition,
+            },
+            Error::QueryTooSlow { .. } => Kind::DeadlineExceeded,
             Error::NotFound(_) => Kind::NotFound,
             Error::AlreadyExists(_) => Kind::AlreadyExists,
-            Error::EtagMismatch { .. } => Kind::Aborted,
-            Error::Twin { source, .. } => match source {
+            Error::EtagMismatch { .. } | Error::TwinEtagMismatch { .. } => Kind::Aborted,
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => Kind::InvalidArgument,
                 TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => Kind::Aborted,
                 TwinError::VersionsExhausted => Kind::FailedPrecondition,
             },
-            Error::TooManyModules { .. } | Error::NeverDesired { .. } => Kind::FailedPrecondition,
+            Error::TooManyModules { .. }
+            | Error::NeverDesired { .. }
+            | Error::ConditionFalse { .. }
+            | Error::NoKeys { .. }
+            | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
-            Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
-            Error::WatchTooSlow { .. } => Kind::ResourceExhausted,
-            Error::Stopping => Kind::Unavailable,
+            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
+            Error::Read(error) => error.kind(),
+            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
             Error::Secret(_) => Kind::Internal,
             Error::Store(error) => match error {
@@ -138,13 +248,28 @@ impl Classified for Error {
     fn reason(&self) -> &str {
         match self {
             Error::Field(_) => "INVALID_FIELD",
+            Error::Query(error) => match error.kind {
+                QueryErrorKind::Invalid => "INVALID_QUERY",
+                QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
+                QueryErrorKind::TooLong => "QUERY_TOO_LONG",
+            },
+            Error::TooManyGroups(_) => "TOO_MANY_GROUPS",
+            Error::QueryTooSlow { .. } => "QUERY_TOO_SLOW",
             Error::NotFound(key) if key.module.is_some() => "MODULE_NOT_FOUND",
             Error::NotFound(_) => "DEVICE_NOT_FOUND",
             Error::AlreadyExists(key) if key.module.is_some() => "MODULE_ALREADY_EXISTS",
             Error::AlreadyExists(_) => "DEVICE_ALREADY_EXISTS",
-            Error::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Error::EtagMismatch { .. } | Error::TwinEtagMismatch { .. } => "ETAG_MISMATCH",
+            Error::ConditionFalse { .. } => "CONDITION_FALSE",
+            Error::ModuleOfModule { .. } => "CANNOT_REGISTER_MODULE_TO_MODULE",
+            Error::DefinedTwice(_) => "DEFINED_MULTIPLE_TIMES",
+            Error::NoKeys { .. } => "NO_KEYS",
+            Error::RequestReused { .. } => "REQUEST_ID_REUSED",
+            Error::ForeignName { .. } => "FOREIGN_OPERATOR",
+            Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
+            Error::Replica(_) => "REPLICA_FAILED",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
-            Error::Twin { source, .. } => match source {
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => "INVALID_TWIN",
                 TwinError::EtagMismatch { .. } => "ETAG_MISMATCH",
                 TwinError::VersionMismatch { .. } => "VERSION_MISMATCH",
@@ -153,7 +278,7 @@ impl Classified for Error {
             Error::TokenRefused => "ENROLLMENT_TOKEN_REFUSED",
             Error::EnrollmentDenied { .. } => "ENROLLMENT_DENIED",
             Error::NeverDesired { .. } => "VERSION_NEVER_DESIRED",
-            Error::WatchTooSlow { .. } => "WATCH_TOO_SLOW",
+            Error::Read(error) => error.reason(),
             Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",
@@ -169,39 +294,50 @@ impl Classified for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
+            Error::Query(error) => vec![Violation::new("query", error.summary())],
             Error::Twin {
                 source: TwinError::Rules(rules),
                 ..
+            }
+            | Error::Bulk {
+                source: TwinError::Rules(rules),
             } => broken_rules(rules),
             _ => Vec::new(),
         }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
+        let code = self.iot_hub();
+        let mut metadata = vec![
+            ("iot_hub_code", code.number().to_string()),
+            ("iot_hub_name", code.name().to_owned()),
+        ];
         match self {
             Error::EtagMismatch {
                 expected, actual, ..
-            } => {
-                vec![
-                    ("expected_etag", expected.clone()),
-                    ("actual_etag", actual.clone()),
-                ]
             }
-            Error::Twin { source, .. } => match source {
-                TwinError::EtagMismatch { expected, actual } => vec![
-                    ("expected_etag", expected.to_string()),
-                    ("actual_etag", actual.to_string()),
-                ],
+            | Error::TwinEtagMismatch {
+                expected, actual, ..
+            } => {
+                metadata.push(("expected_etag", expected.clone()));
+                metadata.push(("actual_etag", actual.clone()));
+            }
+            Error::Twin { source, .. } | Error::Bulk { source } => match source {
+                TwinError::EtagMismatch { expected, actual } => {
+                    metadata.push(("expected_etag", expected.to_string()));
+                    metadata.push(("actual_etag", actual.to_string()));
+                }
                 TwinError::VersionMismatch {
                     expected, actual, ..
-                } => vec![
-                    ("expected_version", expected.to_string()),
-                    ("actual_version", actual.to_string()),
-                ],
-                TwinError::Rules(_) | TwinError::VersionsExhausted => Vec::new(),
+                } => {
+                    metadata.push(("expected_version", expected.to_string()));
+                    metadata.push(("actual_version", actual.to_string()));
+                }
+                TwinError::Rules(_) | TwinError::VersionsExhausted => {}
             },
-            _ => Vec::new(),
+            _ => {}
         }
+        metadata
     }
 }
 

@@ -6,27 +6,39 @@ use std::sync::Arc;
 
 use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
-use service_kit::{status, trace};
+use service_kit::status;
 use tonic::Status;
-use twin::{DeviceId, IdentityKey, Map};
+use twin::{DeviceId, IdentityKey, Map, SectionKind};
 use wire::{InvalidField, names};
 
-use crate::apply::Cause;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::forward;
 use crate::metrics::Metrics;
 use crate::record::Damaged;
 use crate::secrets::Sealer;
 use crate::store::Store;
 
+mod audit;
+mod authentication;
+mod bulk;
+mod caller;
 mod credentials;
 mod device_twins;
 mod enrollment;
+mod filter;
+mod history;
 mod identity;
+pub(crate) mod peers;
 mod policies;
+pub mod query;
+mod read_mask;
 mod registry;
+mod repeatable;
+mod token;
+mod twin_writes;
 mod twins;
-mod watch;
+pub(crate) mod watch;
 
 /// Most items of one page.
 const PAGE_MAX: u32 = 1000;
@@ -37,24 +49,28 @@ const PAGE_DEFAULT: u32 = 100;
 #[derive(Clone)]
 pub struct Api {
     pub(crate) engine: Engine,
+    pub(crate) feed: Arc<watch::Feed>,
     pub(crate) store: Arc<dyn Store>,
+    /// Tells the runner of a new operation.
+    pub(crate) operations: Arc<tokio::sync::Notify>,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: ShutdownToken,
+    /// Every new device gets its security module.
+    pub(crate) security_module_on_create: bool,
+    /// The other replicas; none: there is one only.
+    pub(crate) peers: Option<Arc<dyn peers::Directory>>,
 }
 
 /// Answers with an error's status; what the caller may not know is logged on the way.
 fn refuse(error: impl Into<Error>) -> Status {
-    status::to_status(&error.into())
-}
-
-/// What a change made by this call is caused by: the call's own trace.
-fn cause() -> Cause {
-    Cause {
-        trace_parent: trace::current_traceparent(),
-        ..Cause::default()
+    let error = error.into();
+    let mut status = status::to_status(&error);
+    if let Error::NotOwned { partition } = error {
+        forward::mark(&mut status, partition);
     }
+    status
 }
 
 fn identity(field: &str, name: &str) -> Result<IdentityKey, Error> {
@@ -95,10 +111,16 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(map)) => Ok(Some(map)),
-        Ok(_) => Err(InvalidField::new(field, "must be a JSON object").into()),
-        Err(error) => Err(InvalidField::new(field, format!("is not JSON: {error}")).into()),
+    // Paths in a refusal begin with the section that the field is for.
+    let section = match field {
+        "tags_json" | "tags_patch_json" => SectionKind::Tags,
+        "patch_json" => SectionKind::Reported,
+        // Desired sections, and the settings of policies, which become part of one.
+        _ => SectionKind::Desired,
+    };
+    match twin::parse_document(text, section) {
+        Ok(document) => Ok(Some(document)),
+        Err(violations) => Err(InvalidField::new(field, violations).into()),
     }
 }
 
@@ -133,5 +155,26 @@ fn page_token(next: Option<&IdentityKey>) -> String {
 fn report_damaged(damaged: &[Damaged]) {
     for damaged in damaged {
         tracing::error!(error = %damaged, "a stored twin was left out of a list");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integer_that_json_readers_would_change_is_refused_with_its_path() {
+        let text = r#"{"a": [1, 18446744073709551616]}"#;
+        for (field, path) in [
+            ("tags_patch_json", "tags.a[1]"),
+            ("desired_json", "properties.desired.a[1]"),
+            ("patch_json", "properties.reported.a[1]"),
+        ] {
+            let error = object(field, text).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(path), "{error}");
+        }
+        assert!(object("tags_json", "").unwrap().is_none());
+        assert!(object("tags_json", "[]").is_err());
+        assert!(object("tags_json", "{").is_err());
     }
 }

@@ -11,17 +11,28 @@
 
 pub mod app;
 pub mod apply;
+pub mod audit;
 pub mod config;
 pub mod consumer;
 pub mod encode;
 pub mod engine;
 pub mod error;
+mod forward;
 pub mod grpc;
+mod hex;
+pub mod history;
+pub mod index;
+pub mod lookup;
 pub mod metrics;
+pub mod operations;
 pub mod outbox;
+mod partitions;
+mod permissions;
 pub mod record;
+pub mod search;
 pub mod secrets;
 pub mod store;
+pub mod upkeep;
 
 #[cfg(test)]
 mod testing;

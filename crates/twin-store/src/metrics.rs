@@ -12,6 +12,18 @@ struct PartitionLabel {
     partition: u16,
 }
 
+/// What happened to a partition: `taken`, `surrendered`, `lost`, …
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OwnershipLabel {
+    change: &'static str,
+}
+
+/// What became of a call for another replica: `answered`, `unreached`, `in_doubt`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ForwardLabel {
+    outcome: &'static str,
+}
+
 /// The service's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -29,6 +41,11 @@ pub struct Metrics {
     unpublishable: Counter,
     loop_latency: Histogram,
     backlog: Family<PartitionLabel, Gauge>,
+    damaged: Gauge,
+    owned: Gauge,
+    ownership: Family<OwnershipLabel, Counter>,
+    claim_failures: Counter,
+    forwarded: Family<ForwardLabel, Counter>,
     /// Watches that are open.
     pub watches: Gauge,
 }
@@ -69,8 +86,28 @@ impl Metrics {
                 "telemetry_backlog_messages",
                 "telemetry messages that wait to be folded",
             ),
+            damaged: scope.gauge(
+                "twins_damaged",
+                "stored twins that could not be read when somebody asked for them",
+            ),
+            owned: scope.gauge("partitions_owned", "partitions this replica works on"),
+            ownership: scope.counters(
+                "ownership_changes",
+                "partitions that this replica took, surrendered or lost",
+            ),
+            claim_failures: scope
+                .counter("claim_failures", "attempts to claim partitions that failed"),
+            forwarded: scope.counters(
+                "calls_forwarded",
+                "calls passed on to the replica that owns the partition",
+            ),
             watches: scope.gauge("watches", "open watches"),
         }
+    }
+
+    /// Says how many stored twins are known to be damaged.
+    pub(crate) fn damaged(&self, count: usize) {
+        self.damaged.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn committed(&self, requests: usize, changes: usize, took: Duration) {
@@ -92,6 +129,27 @@ impl Metrics {
         self.backlog
             .get_or_create(&PartitionLabel { partition })
             .set(messages);
+    }
+
+    pub(crate) fn owned(&self, partitions: usize) {
+        self.owned
+            .set(i64::try_from(partitions).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn ownership(&self, change: &'static str, partitions: usize) {
+        self.ownership
+            .get_or_create(&OwnershipLabel { change })
+            .inc_by(partitions as u64);
+    }
+
+    pub(crate) fn claim_failed(&self) {
+        self.claim_failures.inc();
+    }
+
+    pub(crate) fn forwarded(&self, outcome: &'static str) {
+        self.forwarded
+            .get_or_create(&ForwardLabel { outcome })
+            .inc();
     }
 
     pub(crate) fn poison(&self) {

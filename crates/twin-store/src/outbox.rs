@@ -1,10 +1,10 @@
 //! Publishes committed changes of one partition to TWINS, in order, and tells ingestion of the
 //! ones that concern a session.
 //!
-//! The hop before is the engine's commit, which kept the changes beside the twins; the hops after
-//! are policy and other readers of TWINS, and ingestion (hints). A change leaves the outbox after
-//! it is durable in the stream; after a crash some may be published twice, which readers recognise
-//! by the revision. Hints are not durable: they say "look again", and whoever misses one looks
+//! The hop before is the engine's commit, which kept the changes beside the twins in the log; the
+//! hops after are policy and other readers of TWINS, and ingestion (hints). How far the log is
+//! published is noted after it is durable in the stream; after a crash some may be published twice,
+//! which readers recognise by the revision. Hints are not durable: they say "look again", and whoever misses one looks
 //! anyway, later.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use wire::subjects;
 use crate::apply::ChangeKind;
 use crate::engine::{Committed, Engine, OutboxEnd};
 use crate::metrics::Metrics;
-use crate::store::{self, OutboxChange, Store};
+use crate::store::{self, LogEntry, Store};
 
 /// Changes read from the outbox at once.
 const READ: u32 = 256;
@@ -77,9 +77,10 @@ impl Outbox {
     }
 
     async fn publish_all(&mut self) -> Result<(), store::Error> {
-        let mut last = Revision::ZERO;
+        let mut last = self.end.published_before;
         loop {
-            let changes = self.store.outbox(self.end.partition, last, READ).await?;
+            let page = self.store.log(self.end.partition, last, READ).await?;
+            let changes = page.entries;
             if changes.is_empty() && self.end.log.changed().await.is_err() {
                 // The writer has ended, and everything it told of was read.
                 return Ok(());
@@ -94,7 +95,7 @@ impl Outbox {
     }
 
     /// Publishes one pack, however long it takes: the next must not overtake it.
-    async fn deliver(&self, pack: &[OutboxChange]) {
+    async fn deliver(&self, pack: &[LogEntry]) {
         if self.send(pack).await.is_ok() {
             return;
         }
@@ -115,7 +116,7 @@ impl Outbox {
 
     /// Publishes one message, however long it takes. Every attempt has the same content and so the
     /// same message id, which the server recognises.
-    async fn send(&self, pack: &[OutboxChange]) -> Result<(), TooLarge> {
+    async fn send(&self, pack: &[LogEntry]) -> Result<(), TooLarge> {
         let message = self.message(pack);
         let mut backoff = Backoff::new(Policy::FOREVER);
         loop {
@@ -133,7 +134,7 @@ impl Outbox {
         }
     }
 
-    fn message(&self, pack: &[OutboxChange]) -> Outgoing {
+    fn message(&self, pack: &[LogEntry]) -> Outgoing {
         let partition = self.end.partition;
         let mut message = TwinChanges {
             partition: partition.get().into(),
@@ -183,7 +184,7 @@ async fn overdue(mut log: watch::Receiver<Revision>) {
 }
 
 /// Cuts changes into packs for one message each.
-fn packs(changes: &[OutboxChange]) -> Vec<&[OutboxChange]> {
+fn packs(changes: &[LogEntry]) -> Vec<&[LogEntry]> {
     let mut packs = Vec::new();
     let mut rest = changes;
     while !rest.is_empty() {
@@ -246,7 +247,12 @@ fn hints(committed: &Committed) -> Vec<Outgoing> {
         return vec![Outgoing::new(subject, gone.encode_to_vec())];
     };
     // A new identity, too: ingestion may remember that there was none.
-    if touched(ChangeKind::Status) || touched(ChangeKind::Created) {
+    let proof = [
+        ChangeKind::Status,
+        ChangeKind::Identity,
+        ChangeKind::Created,
+    ];
+    if proof.into_iter().any(touched) {
         let hint = IdentityHint {
             etag: record.identity.etag.to_string(),
             deleted: false,
@@ -276,9 +282,9 @@ mod tests {
 
     use super::*;
 
-    fn change(revision: u64, bytes: usize) -> OutboxChange {
+    fn change(revision: u64, bytes: usize) -> LogEntry {
         let count = PartitionCount::new(1).unwrap();
-        OutboxChange {
+        LogEntry {
             partition: count.partitions().next().unwrap(),
             revision: Revision::new(revision),
             change: vec![0; bytes],

@@ -38,14 +38,55 @@ pub struct Identity {
     pub status: Status,
     /// Why, at most 128 characters.
     pub status_reason: String,
-    /// Sealed primary key.
-    pub primary_key: Sealed,
-    /// Sealed secondary key.
-    pub secondary_key: Sealed,
+    /// When the status was last changed; none: never.
+    pub status_updated_at: Option<Timestamp>,
+    /// How it proves itself.
+    pub authentication: Authentication,
+    /// Whether the device was registered as an IoT Edge device; false on a module.
+    pub iot_edge: bool,
+    /// Who manages the module, in its own words; empty on a device.
+    pub managed_by: String,
+    /// DTDL model id that it announced; may be empty.
+    pub model_id: String,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+/// How an identity proves itself (spec iot-hub-twins §1.1, §4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authentication {
+    /// With a token signed by one of two keys.
+    Sas {
+        /// Sealed.
+        primary: Sealed,
+        /// Sealed.
+        secondary: Sealed,
+    },
+    /// With a certificate of one of two thumbprints (upper-case hex, SHA-1 or SHA-256).
+    SelfSigned {
+        /// Always there.
+        primary: String,
+        /// May be absent.
+        secondary: Option<String>,
+    },
+    /// With a certificate of a known authority.
+    CertificateAuthority,
+    /// Not at all.
+    None,
+}
+
+impl Authentication {
+    /// The name that twins and queries show (spec iot-hub-twins §1.1).
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Authentication::Sas { .. } => "sas",
+            Authentication::SelfSigned { .. } => "selfSigned",
+            Authentication::CertificateAuthority => "certificateAuthority",
+            Authentication::None => "none",
+        }
+    }
 }
 
 /// Whether an identity may connect.

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use service_kit::secret::Secret;
 use zeroize::Zeroizing;
+
+use crate::hex;
 
 /// Length of the master key.
 const MASTER_KEY_BYTES: usize = 32;
@@ -20,9 +24,23 @@ const KEY_FILE_MODE: u32 = 0o600;
 /// Any of these bits lets somebody else read or change the file.
 const FOREIGN_BITS: u32 = 0o077;
 
-/// A secret as it lies in the store: base64 of nonce and ciphertext.
+/// What a sealed value begins with.
+const FORM: &str = "v1.";
+/// What the hash that names a master key begins with.
+const KEY_NAME: &[u8] = b"twinward master key";
+/// Bytes of the name of a master key; a hub has a handful of them over the years.
+const KEY_ID_BYTES: usize = 4;
+
+/// A secret as it lies in the store: `v1.<master key>.<base64 of nonce and ciphertext>`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(pub(crate) String);
+
+impl Sealed {
+    /// The name of the master key, and the rest.
+    fn parts(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix(FORM)?.split_once('.')
+    }
+}
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +60,15 @@ pub enum SecretError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is absent where none may be made.
+    #[error(
+        "the master key file {path} is absent, and replicas that share a database need the same \
+         one; make it once (`openssl rand -base64 32`, mode 0600) and give it to all"
+    )]
+    FileAbsent {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file is open to others.
     #[error("the master key file {path} has mode {mode:03o}; run `chmod 600 {path}`")]
     FileMode {
@@ -56,62 +83,87 @@ pub enum SecretError {
         /// Which file.
         path: PathBuf,
     },
+    /// The setting holds something else.
+    #[error("the setting `master_key` must hold base64 of exactly 32 bytes")]
+    Given,
+    /// A value was sealed with a master key that is not known.
+    #[error(
+        "a stored key is sealed with the master key {id}, which is not known; \
+         add its file to `previous_master_key_files`"
+    )]
+    UnknownKey {
+        /// The name of the master key.
+        id: String,
+    },
     /// The machine gives no random bytes.
     #[error("the operating system gave no random bytes")]
     Random,
-    /// A sealed value cannot be opened: damaged, or sealed with another master key.
-    #[error("a stored key cannot be opened; it is damaged or the master key is another one")]
+    /// A sealed value cannot be opened.
+    #[error("a stored key cannot be opened; it is damaged or belongs to another identity")]
     Open,
 }
 
-/// Seals and opens secrets.
-pub struct Sealer {
+/// Where master keys come from.
+#[derive(Debug, Clone, Default)]
+pub struct MasterKeys {
+    /// The present one itself, base64; empty: it is in `file`.
+    pub present: Secret,
+    /// File of the present one; made when absent.
+    pub file: PathBuf,
+    /// Files of former ones, which open what was sealed before.
+    pub former_files: Vec<PathBuf>,
+}
+
+impl MasterKeys {
+    /// Refuses to have a key made that is not there yet.
+    ///
+    /// # Errors
+    /// No key is given, and its file is absent.
+    pub fn must_exist(&self) -> Result<(), SecretError> {
+        if !self.present.is_empty() || self.file.is_file() {
+            return Ok(());
+        }
+        Err(SecretError::FileAbsent {
+            path: self.file.clone(),
+        })
+    }
+}
+
+/// One master key with the name that sealed values carry.
+struct MasterKey {
+    id: String,
     key: LessSafeKey,
+}
+
+/// Seals and opens secrets. A sealed value names its master key, so that one can be changed for
+/// another without a moment in which a device cannot connect.
+pub struct Sealer {
+    present: MasterKey,
+    former: Vec<MasterKey>,
     random: SystemRandom,
 }
 
 impl Sealer {
-    /// Reads the master key from its file, or makes both at the first start.
+    /// Takes the master key as given, or reads it from its file, or makes both at the first start.
     ///
     /// # Errors
-    /// The file cannot be used, is open to others, or holds something else.
-    pub fn open(path: &Path) -> Result<Sealer, SecretError> {
-        let file_error = |source| SecretError::File {
-            path: path.to_owned(),
-            source,
-        };
+    /// A file cannot be used, is open to others, or holds something else; or the key given is none.
+    pub fn open(keys: &MasterKeys) -> Result<Sealer, SecretError> {
         let random = SystemRandom::new();
-        if !path.try_exists().map_err(file_error)? {
-            let mut fresh = Zeroizing::new([0_u8; MASTER_KEY_BYTES]);
-            random
-                .fill(fresh.as_mut_slice())
-                .map_err(|_| SecretError::Random)?;
-            let text = Zeroizing::new(BASE64_STANDARD.encode(fresh.as_slice()));
-            create_synced(path, text.as_bytes()).map_err(file_error)?;
-        }
-        let mode = std::fs::metadata(path)
-            .map_err(file_error)?
-            .permissions()
-            .mode()
-            & 0o777;
-        if mode & FOREIGN_BITS != 0 {
-            return Err(SecretError::FileMode {
-                path: path.to_owned(),
-                mode,
-            });
-        }
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(file_error)?);
-        let content_error = || SecretError::FileContent {
-            path: path.to_owned(),
+        let present = if keys.present.is_empty() {
+            make_if_absent(&keys.file, &random)?;
+            MasterKey::from_file(&keys.file)?
+        } else {
+            MasterKey::parse(keys.present.expose()).ok_or(SecretError::Given)?
         };
-        let bytes = Zeroizing::new(
-            BASE64_STANDARD
-                .decode(text.trim())
-                .map_err(|_| content_error())?,
-        );
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| content_error())?;
+        let former = keys
+            .former_files
+            .iter()
+            .map(|path| MasterKey::from_file(path))
+            .collect::<Result<_, _>>()?;
         Ok(Sealer {
-            key: LessSafeKey::new(key),
+            present,
+            former,
             random,
         })
     }
@@ -128,7 +180,8 @@ impl Sealer {
         // With room for the tag from the start, or growing would leave an open copy behind.
         let mut buffer = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
         buffer.extend_from_slice(plain.as_bytes());
-        self.key
+        self.present
+            .key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(owner.as_bytes()),
@@ -137,32 +190,43 @@ impl Sealer {
             .map_err(|_| SecretError::Random)?;
         let mut stored = nonce.to_vec();
         stored.append(&mut buffer);
-        Ok(Sealed(BASE64_STANDARD.encode(stored)))
+        let text = BASE64_STANDARD.encode(stored);
+        Ok(Sealed(format!("{FORM}{}.{text}", self.present.id)))
     }
 
-    /// Opens what was sealed for `owner`.
+    /// Opens what was sealed for `owner`, under the present master key or a former one.
     ///
     /// # Errors
-    /// It is damaged, belongs to another owner, or was sealed with another master key.
+    /// It is damaged, belongs to another owner, or was sealed with a master key that is not known.
     pub fn open_sealed(
         &self,
         owner: &str,
         sealed: &Sealed,
     ) -> Result<Zeroizing<String>, SecretError> {
+        let (id, text) = sealed.parts().ok_or(SecretError::Open)?;
+        let mut known = std::iter::once(&self.present).chain(&self.former);
+        let master = known
+            .find(|master| master.id == id)
+            .ok_or_else(|| SecretError::UnknownKey { id: id.to_owned() })?;
         let stored = BASE64_STANDARD
-            .decode(&sealed.0)
+            .decode(text)
             .map_err(|_| SecretError::Open)?;
         let (nonce, cipher) = stored
             .split_at_checked(NONCE_LEN)
             .ok_or(SecretError::Open)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SecretError::Open)?;
         let mut buffer = Zeroizing::new(cipher.to_vec());
-        let plain = self
+        let plain = master
             .key
             .open_in_place(nonce, Aad::from(owner.as_bytes()), &mut buffer)
             .map_err(|_| SecretError::Open)?;
         let text = std::str::from_utf8(plain).map_err(|_| SecretError::Open)?;
         Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// Whether a value is sealed under the present master key.
+    pub fn is_current(&self, sealed: &Sealed) -> bool {
+        sealed.parts().is_some_and(|(id, _)| id == self.present.id)
     }
 
     /// Bytes nobody can guess, for keys and tokens.
@@ -176,6 +240,59 @@ impl Sealer {
             .map_err(|_| SecretError::Random)?;
         Ok(bytes)
     }
+}
+
+impl MasterKey {
+    fn from_file(path: &Path) -> Result<MasterKey, SecretError> {
+        let file_error = |source| SecretError::File {
+            path: path.to_owned(),
+            source,
+        };
+        let mode = std::fs::metadata(path)
+            .map_err(file_error)?
+            .permissions()
+            .mode()
+            & 0o777;
+        if mode & FOREIGN_BITS != 0 {
+            return Err(SecretError::FileMode {
+                path: path.to_owned(),
+                mode,
+            });
+        }
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(file_error)?);
+        MasterKey::parse(&text).ok_or_else(|| SecretError::FileContent {
+            path: path.to_owned(),
+        })
+    }
+
+    fn parse(text: &str) -> Option<MasterKey> {
+        let bytes = Zeroizing::new(BASE64_STANDARD.decode(text.trim()).ok()?);
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).ok()?;
+        // Says which key it is and nothing of the key: a hash of 32 random bytes.
+        let mut named = Zeroizing::new(KEY_NAME.to_vec());
+        named.extend_from_slice(&bytes);
+        let hash = digest::digest(&digest::SHA256, &named);
+        Some(MasterKey {
+            id: hex::text(&hash.as_ref()[..KEY_ID_BYTES]),
+            key: LessSafeKey::new(key),
+        })
+    }
+}
+
+fn make_if_absent(path: &Path, random: &SystemRandom) -> Result<(), SecretError> {
+    let file_error = |source| SecretError::File {
+        path: path.to_owned(),
+        source,
+    };
+    if path.try_exists().map_err(file_error)? {
+        return Ok(());
+    }
+    let mut fresh = Zeroizing::new([0_u8; MASTER_KEY_BYTES]);
+    random
+        .fill(fresh.as_mut_slice())
+        .map_err(|_| SecretError::Random)?;
+    let text = Zeroizing::new(BASE64_STANDARD.encode(fresh.as_slice()));
+    create_synced(path, text.as_bytes()).map_err(file_error)
 }
 
 /// The file must be there after a power cut, or every sealed key is lost: sync it and its folder.
@@ -203,50 +320,4 @@ fn create_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sealed_key_opens_for_its_owner_after_a_restart_and_for_nobody_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
-        let sealed = Sealer::open(&path)
-            .unwrap()
-            .seal("d/m#1", "secret")
-            .unwrap();
-        assert!(!format!("{sealed:?}").contains(&sealed.0));
-        let reopened = Sealer::open(&path).unwrap();
-        assert_eq!(*reopened.open_sealed("d/m#1", &sealed).unwrap(), "secret");
-        assert!(matches!(
-            reopened.open_sealed("d/m#2", &sealed),
-            Err(SecretError::Open)
-        ));
-        for cut in ["", "AAAA", "!"] {
-            assert!(matches!(
-                reopened.open_sealed("d/m#1", &Sealed(cut.into())),
-                Err(SecretError::Open)
-            ));
-        }
-    }
-
-    #[test]
-    fn a_master_key_that_others_can_read_is_refused_with_the_command_that_mends_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
-        Sealer::open(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = Sealer::open(&path).err().unwrap().to_string();
-        assert!(error.contains("chmod 600"), "{error}");
-    }
-
-    #[test]
-    fn a_master_key_file_with_other_content_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
-        create_synced(&path, b"not a key").unwrap();
-        assert!(matches!(
-            Sealer::open(&path),
-            Err(SecretError::FileContent { .. })
-        ));
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! decided in `apply`, by the one writer that owns the partition. A commit says under which epoch
 //! the partition is owned; if another has taken it since, nothing is written ([`Error::Fenced`]).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -16,49 +17,166 @@ use crate::record::{Damaged, Record};
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod crash;
+pub(crate) mod failpoint;
+pub mod maintain;
+#[cfg(test)]
 pub(crate) mod model;
-mod row;
+pub mod postgres;
+pub(crate) mod row;
+#[cfg(test)]
+pub(crate) mod sample;
+pub(crate) mod sql;
 pub mod sqlite;
 
-/// What keeps identities and twins.
-pub trait Store: Send + Sync {
-    /// Takes all partitions: raises their epochs, so that whoever had them can commit no more, and
-    /// answers where each stands. Refuses another number of partitions than the store was made with.
-    fn acquire(&self, count: PartitionCount) -> BoxFuture<'_, Result<Vec<PartitionState>, Error>>;
+pub use row::RawRecord;
 
-    /// Reads records for a writer; absent ones are left out. A damaged one does not keep the
+/// What keeps identities and twins, with everything that has to change together with them.
+///
+/// Reading methods see every commit that has returned, on whichever replica.
+pub trait Store: Send + Sync {
+    /// Says that this replica lives, takes the partitions that are its share, and answers what it
+    /// owns and where the others are. Called at the start and then every second. Taking a partition
+    /// raises its epoch, so that whoever had it can commit no more. Refuses another number of
+    /// partitions than the store was made with.
+    fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>>;
+
+    /// Names this store, and no other: made with it, and again when it is restored from a backup, so
+    /// that places in its log are not taken for places in another.
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>>;
+
+    /// Gives partitions back, so that another replica may take them at once. Ones that are not ours
+    /// any more are left alone.
+    fn release(
+        &self,
+        replica: ReplicaId,
+        partitions: Vec<Partition>,
+    ) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Reads what a decision needs; absent things are left out. A damaged record does not keep the
     /// others from being read.
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>>;
 
     /// Writes everything of the commit, durably, or nothing.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Reads one record; sees every commit that has returned.
+    /// Reads one record.
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 
-    /// Reads records in the order of their keys, starting after `after`. A damaged one does not
-    /// keep the others from being read.
-    fn list(
-        &self,
-        listing: Listing,
-        after: Option<IdentityKey>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Page, Error>>;
+    /// Reads a page of records in the order of their keys. A damaged one does not keep the others
+    /// from being read.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>>;
 
-    /// Reads changes of a partition that still have to be published, in order.
-    fn outbox(
+    /// How a search would be run, and how much of its condition the store decides itself.
+    fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>>;
+
+    /// As [`Store::search`], but leaves rows as they are: going through a million of them takes a
+    /// fraction of the time. A row's checksum is compared all the same.
+    fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
+        let found = self.search(search);
+        Box::pin(async move {
+            let found = found.await?;
+            let mut page = Page {
+                damaged: found.damaged,
+                next: found.next,
+                ..Page::default()
+            };
+            for record in &found.records {
+                match RawRecord::of(record) {
+                    Ok(raw) => page.records.push(raw),
+                    Err(damaged) => page.damaged.push(damaged),
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    /// Counts what a search finds, whatever its `after` and `limit`. None if the store cannot: a part
+    /// of the condition is residual, or many rows cannot be looked into; then pages are read.
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        drop(search);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Twins that were found damaged when somebody asked for them, with what is wrong. Each is noted
+    /// once, and forgotten when it is written or removed as a whole. A store that notes none answers
+    /// none; a check of every row finds them as well.
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Reads the log of a partition behind a revision, in order.
+    fn log(
         &self,
         partition: Partition,
         after: Revision,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OutboxChange>, Error>>;
+    ) -> BoxFuture<'_, Result<LogPage, Error>>;
 
-    /// Keeps a new enrolment token, and forgets those that had expired by `now`.
-    fn add_enrollment_token(
+    /// The last revision of every partition, whoever owns it; for watchers of others' partitions.
+    fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>>;
+
+    /// Reads revisions of one identity, newest first.
+    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>>;
+
+    /// Reads a partition's chain of audit entries behind a sequence, in order, with the head that
+    /// the partition's own row says it has.
+    fn audit(
         &self,
-        token: EnrollmentToken,
-        now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), Error>>;
+        partition: Partition,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<AuditPage, Error>>;
+
+    /// Reads long-running operations, newest first, starting behind `after`.
+    fn operations(
+        &self,
+        after: Option<OperationId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>>;
+
+    /// Reads results of an operation in the order of their keys, starting behind `after`.
+    fn operation_results(
+        &self,
+        operation: OperationId,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>>;
+
+    /// Removes a bounded amount of what is older than it has to be kept: history, audit entries
+    /// stay, answers to requests, ended operations, expired tokens. Answers whether there is more.
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>>;
+
+    /// Closes everything; when it answers, no file and no connection is open any more.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Names one running twin-store process; new at each start.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub String);
+
+/// A replica as it presents itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Which.
+    pub id: ReplicaId,
+    /// URL under which the other replicas reach its gRPC API.
+    pub address: String,
+    /// How many partitions the hub has.
+    pub count: PartitionCount,
+    /// It counts as gone when it has not claimed for so long.
+    pub lease: std::time::Duration,
+}
+
+/// Who owns what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// What this replica owns now, as committed. A higher epoch than known means: newly taken.
+    pub owned: Vec<PartitionState>,
+    /// Owned, but another replica's share: stop working on them, then release them.
+    pub surrender: Vec<Partition>,
+    /// Where the owners of the others are; a partition without an owner is absent.
+    pub elsewhere: BTreeMap<Partition, String>,
 }
 
 /// SHA-256 of an enrolment token.
@@ -73,6 +191,21 @@ pub enum Selection {
     Family(DeviceId),
     /// An enrolment token, with what is known of its use by a device.
     Token(TokenHash, DeviceId),
+    /// The answer given to an earlier call with this request id.
+    Request(RequestId),
+    /// A long-running operation.
+    Operation(OperationId),
+}
+
+impl Selection {
+    /// The device whose partition has to be ours for a decision on it.
+    pub fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Selection::One(key) => Some(&key.device),
+            Selection::Family(device) | Selection::Token(_, device) => Some(device),
+            Selection::Request(_) | Selection::Operation(_) => None,
+        }
+    }
 }
 
 impl From<Selection> for Vec<Selection> {
@@ -81,13 +214,70 @@ impl From<Selection> for Vec<Selection> {
     }
 }
 
-/// Which records a list holds.
+/// Names a call that may be repeated (AIP-155), within one principal and method.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub String);
+
+/// Names a long-running operation: a UUID of version 7, so that their order is that of their begin.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub String);
+
+/// Which records a search finds, and how much of them it answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Search {
+    /// Among which.
+    pub source: Source,
+    /// What must hold. The store may answer more than what matches where it cannot decide (see
+    /// [`Plan::residual`]); the caller evaluates the condition again on what it gets.
+    pub condition: twin::query::Scope,
+    /// The time that `NOW()` stands for.
+    pub now: Timestamp,
+    /// Behind which key the page starts; none: from the first.
+    pub after: Option<IdentityKey>,
+    /// Records at most.
+    pub limit: u32,
+}
+
+/// Among which records to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
+pub enum Source {
     /// Devices and modules.
     All,
-    /// Devices alone.
+    /// `devices`
     Devices,
+    /// `devices.modules`
+    Modules,
+}
+
+/// A search for everything of a source.
+pub fn everything(
+    source: Source,
+    after: Option<IdentityKey>,
+    limit: u32,
+    now: Timestamp,
+) -> Search {
+    Search {
+        source,
+        condition: twin::query::Scope::Everything,
+        now,
+        after,
+        limit,
+    }
+}
+
+/// How a search is run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What the store is asked, with placeholders for values.
+    pub sql: String,
+    /// The part of the condition the store decides; canonical text; empty: none.
+    pub compiled: String,
+    /// The part that is decided in memory; canonical text; empty: none.
+    pub residual: String,
+    /// Indexes of ours that serve it.
+    pub indexes: Vec<String>,
+    /// The engine's own words, a line each.
+    pub lines: Vec<String>,
 }
 
 /// Something that was asked for.
@@ -99,6 +289,19 @@ pub enum Loaded {
     Damaged(IdentityKey, Damaged),
     /// An enrolment token, seen from a device.
     Token(DeviceId, EnrollmentState),
+    /// What an earlier call was answered.
+    Request(RequestAnswer),
+    /// A long-running operation.
+    Operation(OperationRow),
+}
+
+/// How many records a search finds.
+#[derive(Debug, Clone, Default)]
+pub struct Count {
+    /// Those that the store decided.
+    pub decided: u64,
+    /// Records that it could not decide on; the caller evaluates the condition and adds them.
+    pub undecided: Page,
 }
 
 /// Where a partition stands.
@@ -112,6 +315,19 @@ pub struct PartitionState {
     pub position: u64,
     /// Last change.
     pub revision: Revision,
+    /// Last change that was published to `TWINS`.
+    pub published: Revision,
+    /// End of the chain of audit entries.
+    pub audit: AuditHead,
+}
+
+/// End of a chain of audit entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AuditHead {
+    /// Number of entries; 0: none yet.
+    pub sequence: u64,
+    /// Hash of the last one; zeros before the first.
+    pub hash: [u8; 32],
 }
 
 /// Rises each time a partition is taken.
@@ -124,20 +340,56 @@ pub struct Commit {
     /// New standing of every partition that the commit touches, fenced by its epoch.
     pub partitions: Vec<PartitionState>,
     /// Records to write; shared with whoever is told of them after the commit.
-    pub upserts: Vec<Arc<Record>>,
-    /// Records to remove.
+    pub upserts: Vec<Upsert>,
+    /// Records to remove; their index entries go with them, their history stays.
     pub deletes: Vec<IdentityKey>,
-    /// Changes to publish later.
-    pub outbox: Vec<OutboxChange>,
-    /// Published meanwhile: remove from the outbox up to these revisions.
-    pub published: Vec<(Partition, Revision)>,
+    /// The changes, for the log.
+    pub log: Vec<LogEntry>,
+    /// Forget the log up to these revisions.
+    pub trim_log: Vec<(Partition, Revision)>,
+    /// What the changes were, for the history. A routine entry is put together with the last one
+    /// of its identity when that is routine too and began within `coalesce_within`
+    /// (`history::merge`).
+    pub history: Vec<HistoryEntry>,
+    /// See `history`; zero: every revision stays by itself.
+    pub coalesce_within: std::time::Duration,
+    /// Administrative changes, in the order of their chains.
+    pub audit: Vec<AuditEntry>,
+    /// Answers to calls that may be repeated.
+    pub requests: Vec<RequestAnswer>,
+    /// New enrolment tokens.
+    pub tokens: Vec<EnrollmentToken>,
     /// Uses of enrolment tokens.
     pub enrollments: Vec<EnrollmentUse>,
+    /// Operations to write.
+    pub operations: Vec<OperationRow>,
+    /// Results of operations to write.
+    pub results: Vec<OperationResultRow>,
 }
 
-/// A change to publish.
+/// A record to write, and what changes in the index of searched values.
+#[derive(Debug, Clone)]
+pub struct Upsert {
+    /// The record.
+    pub record: Arc<Record>,
+    /// Entries that no longer hold.
+    pub index_remove: Vec<IndexEntry>,
+    /// Entries that hold from now on.
+    pub index_add: Vec<IndexEntry>,
+}
+
+/// One searched value of a record (see `index`): a scalar leaf, under its path in canonical form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IndexEntry {
+    /// For instance `tags.site`.
+    pub path: String,
+    /// The value with its type: `s:paris`, `n:5`, `b:true`.
+    pub value: String,
+}
+
+/// A change in the log of a partition. Kept for a while after it was published, for watchers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutboxChange {
+pub struct LogEntry {
     /// Of which partition.
     pub partition: Partition,
     /// Its place in the order.
@@ -146,15 +398,177 @@ pub struct OutboxChange {
     pub change: Vec<u8>,
 }
 
+/// A piece of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// In order.
+    pub entries: Vec<LogEntry>,
+    /// The log holds every change behind this revision; what came before may be forgotten.
+    pub floor: Revision,
+}
+
+/// One revision of one identity, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// Whose.
+    pub key: IdentityKey,
+    /// The last revision it holds.
+    pub revision: Revision,
+    /// The first; the same unless routine entries were put together.
+    pub first_revision: Revision,
+    /// When the last was committed.
+    pub at: Timestamp,
+    /// When the first was committed.
+    pub first_at: Timestamp,
+    /// Who: a `twin::Writer` as text.
+    pub actor: String,
+    /// Why; see `TwinRevision.cause` of the contract.
+    pub cause: String,
+    /// What it touched.
+    pub changes: BTreeSet<crate::apply::ChangeKind>,
+    /// JSON merge patch from the document before to the one after (see `history`).
+    pub patch: String,
+    /// JSON merge patch back again.
+    pub undo: String,
+    /// Only counters and times moved.
+    pub routine: bool,
+    /// W3C trace context.
+    pub trace_parent: Option<String>,
+}
+
+/// Which revisions to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRead {
+    /// Whose.
+    pub key: IdentityKey,
+    /// Only those below this revision; none: from the newest.
+    pub before: Option<Revision>,
+    /// Only those committed at or after this time.
+    pub from: Option<Timestamp>,
+    /// Only those committed before this time.
+    pub to: Option<Timestamp>,
+    /// Entries at most.
+    pub limit: u32,
+}
+
+/// One administrative change, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Of which partition's chain.
+    pub partition: Partition,
+    /// Its place, from 1.
+    pub sequence: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What, for instance `device.create`.
+    pub action: String,
+    /// To what.
+    pub resource: String,
+    /// JSON object without secrets.
+    pub detail: String,
+    /// W3C trace context.
+    pub trace_parent: Option<String>,
+    /// SHA-256 over the hash before and all of the above (`audit::hash`).
+    pub hash: [u8; 32],
+}
+
+/// A piece of a chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditPage {
+    /// In order.
+    pub entries: Vec<AuditEntry>,
+    /// End of the chain according to the partition's row.
+    pub head: AuditHead,
+}
+
+/// What a call with a request id was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestAnswer {
+    /// Of the call.
+    pub id: RequestId,
+    /// SHA-256 of what was asked, so that the same id with other content is refused.
+    pub fingerprint: [u8; 32],
+    /// Encoded answer.
+    pub answer: Vec<u8>,
+    /// When; it is forgotten an hour later at the earliest.
+    pub at: Timestamp,
+}
+
+/// A long-running operation, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationRow {
+    /// Which.
+    pub id: OperationId,
+    /// Whether it has ended; ended ones are forgotten after a while.
+    pub ended: bool,
+    /// When it last moved.
+    pub at: Timestamp,
+    /// JSON; `operations` knows its form.
+    pub body: String,
+}
+
+/// What an operation did to one twin, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationResultRow {
+    /// Of which operation.
+    pub operation: OperationId,
+    /// To which twin.
+    pub key: IdentityKey,
+    /// JSON; `operations` knows its form.
+    pub body: String,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The present.
+    pub now: Timestamp,
+    /// Revisions of a twin older than this go.
+    pub history_age: std::time::Duration,
+    /// Of each twin, only so many of the newest revisions stay.
+    pub history_count: u32,
+    /// Answers to requests older than this go.
+    pub request_age: std::time::Duration,
+    /// Operations that ended before this go, with their results.
+    pub operation_age: std::time::Duration,
+    /// Rows removed at most, of each kind, so that writers do not wait.
+    pub batch: u32,
+}
+
+/// What a trim removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Revisions.
+    pub revisions: u64,
+    /// Answers to requests.
+    pub requests: u64,
+    /// Operations.
+    pub operations: u64,
+    /// Whether more is left to be removed.
+    pub more: bool,
+}
+
 /// Records in order.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
+#[derive(Debug, Clone)]
+pub struct Page<R = Record> {
     /// What could be read, in order.
-    pub records: Vec<Record>,
+    pub records: Vec<R>,
     /// What could not.
     pub damaged: Vec<Damaged>,
     /// After which key the next page starts; none after the last.
     pub next: Option<IdentityKey>,
+}
+
+impl<R> Default for Page<R> {
+    fn default() -> Self {
+        Page {
+            records: Vec::new(),
+            damaged: Vec::new(),
+            next: None,
+        }
+    }
 }
 
 /// An enrolment token.

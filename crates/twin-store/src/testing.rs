@@ -1,13 +1,16 @@
 //! Builders for the tests of this crate.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use posture::{AgentBatch, EventPayload, Lane, LaneEpoch, SecurityEvent};
-use twin::{DeviceId, IdentityKey, Map, ModuleId};
+use twin::{DeviceId, IdentityKey, Map, ModuleId, Partition, PartitionCount, Revision, TwinPatch};
 
-use crate::apply::devices::{self, NewIdentity};
+use crate::apply::devices::{self, NewDevice, NewIdentity};
 use crate::apply::telemetry::{Content, Entry};
-use crate::apply::{Cause, Overlay};
-use crate::record::{Record, Status};
+use crate::apply::twins::{Conditions, Form, OperatorWrite};
+use crate::apply::{Cause, Mode, Numbers, Overlay};
+use crate::record::{Authentication, Record, Status};
 use crate::secrets::Sealed;
 use crate::store::Loaded;
 
@@ -36,37 +39,70 @@ pub(crate) fn identity(generation: &str) -> NewIdentity {
         generation_id: generation.to_owned(),
         status: Status::Enabled,
         status_reason: String::new(),
-        primary_key: Sealed("cHJpbWFyeQ==".to_owned()),
-        secondary_key: Sealed("c2Vjb25kYXJ5".to_owned()),
+        authentication: Authentication::Sas {
+            primary: Sealed("cHJpbWFyeQ==".to_owned()),
+            secondary: Sealed("c2Vjb25kYXJ5".to_owned()),
+        },
+        iot_edge: false,
+        managed_by: String::new(),
+        sections: TwinPatch::default(),
+    }
+}
+
+/// A device to be made, without a module.
+pub(crate) fn new_device(id: &str, generation: &str) -> NewDevice {
+    NewDevice {
+        device: device(id),
+        identity: identity(generation),
+        security_module: None,
     }
 }
 
 /// A fresh record with this generation.
 pub(crate) fn record(text: &str, generation: &str) -> Record {
     let key = key(text);
-    let mut overlay = Overlay::default();
+    let mut overlay = overlay([]);
     let (at, cause) = (now(), Cause::default());
-    let device = key.device.clone();
-    devices::create_device(
-        &mut overlay,
-        &device,
-        identity(generation),
-        None,
-        at,
-        &cause,
-    )
-    .expect("a device");
+    let device = new_device(key.device.as_str(), generation);
+    devices::create_device(&mut overlay, device, Mode::Write, at, &cause).expect("a device");
     if key.module.is_some() {
-        devices::create_module(&mut overlay, &key, identity(generation), at, &cause)
+        let identity = identity(generation);
+        devices::create_module(&mut overlay, &key, identity, Mode::Write, at, &cause)
             .expect("a module");
     }
-    overlay.get(&key).expect("it was just made").clone()
+    let mut record = overlay.get(&key).expect("it was just made").clone();
+    // The number is that of this overlay, and means nothing elsewhere.
+    record.revision = Revision::ZERO;
+    record
 }
 
 /// An overlay that holds these as if the store had them.
 pub(crate) fn overlay(records: impl IntoIterator<Item = Record>) -> Overlay {
     let whole = |record| Loaded::Whole(Box::new(record));
-    Overlay::new(records.into_iter().map(whole).collect())
+    overlay_of(records.into_iter().map(whole).collect())
+}
+
+/// An overlay of whatever was loaded.
+pub(crate) fn overlay_of(loaded: Vec<Loaded>) -> Overlay {
+    let numbers = Numbers::new(PartitionCount::DEFAULT, BTreeMap::new());
+    Overlay::new(loaded, numbers, now())
+}
+
+/// A write of an operator under no condition.
+pub(crate) fn operator_write(form: Form, sections: TwinPatch) -> OperatorWrite {
+    OperatorWrite {
+        form,
+        sections,
+        conditions: Conditions::default(),
+        mode: Mode::Write,
+        action: "twin.patch",
+    }
+}
+
+/// The first partition, for entries that are folded.
+pub(crate) fn partition() -> Partition {
+    let mut all = PartitionCount::DEFAULT.partitions();
+    all.next().expect("there is one at least")
 }
 
 /// A JSON object.

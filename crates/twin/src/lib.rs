@@ -14,11 +14,14 @@ pub mod partition;
 pub mod version;
 pub mod writer;
 
+pub mod code;
 pub mod limits;
 pub mod validate;
 
 pub mod merge;
 pub mod metadata;
+pub mod parse;
+pub mod patch;
 pub mod section;
 pub mod settings;
 pub mod twin;
@@ -28,10 +31,12 @@ pub mod query;
 #[cfg(test)]
 mod testing;
 
+pub use code::ErrorCode;
 pub use id::{DeviceId, IdError, IdentityKey, ModuleId};
 pub use metadata::{MetadataError, NodeMeta, Stamp};
+pub use parse::parse_document;
 pub use partition::{Partition, PartitionCount, partition_of};
-pub use query::{Condition, QueryError, TwinView};
+pub use query::{Condition, QueryError, Statement, TwinView};
 pub use section::{Section, SectionKind};
 pub use settings::{
     LostLeaf, PolicyChange, PolicyOutcome, PolicyWrite, apply_policy_settings, validate_settings,

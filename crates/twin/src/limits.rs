@@ -64,3 +64,28 @@ pub const QUERY_LIST_MAX: usize = 1000;
 /// `EXISTS` within `EXISTS`. Each level multiplies the work by the length of an array, and a
 /// condition is evaluated on every change of every twin.
 pub const QUERY_EXISTS_NESTING_MAX: usize = 2;
+
+/// Arguments of one `CONCAT`.
+pub const QUERY_ARGUMENTS_MAX: usize = 32;
+
+/// Bytes of a text that a function makes; a longer one is undefined. A query is evaluated for every
+/// twin, and texts joined from texts joined from texts grow without end.
+pub const QUERY_TEXT_BYTES_MAX: usize = 32 * 1024;
+
+/// Items after `SELECT`. An answer of more is a whole twin.
+pub const QUERY_ITEMS_MAX: usize = 100;
+
+/// Paths after `GROUP BY`.
+pub const QUERY_GROUP_KEYS_MAX: usize = 8;
+
+/// Keys after `ORDER BY`. A page token holds their values, up to 4 KiB each.
+pub const QUERY_ORDER_KEYS_MAX: usize = 4;
+
+/// Rows that `TOP` may ask for: no hub has as many twins, and the number stays exact as a float.
+pub const QUERY_TOP_MAX: u64 = 1_000_000_000;
+
+/// Groups of one answer. More are no overview, and have to be kept in memory.
+pub const QUERY_GROUPS_MAX: usize = 10_000;
+
+/// Bytes of keys and texts kept for the groups of one answer.
+pub const QUERY_GROUPS_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -108,22 +108,24 @@ impl NodeMeta {
         node
     }
 
-    /// `$metadata` as the service side sees it, for the node whose value is `document`.
-    pub(crate) fn to_public_json(&self, document: &Map) -> Map {
+    /// `$metadata` as the service side sees it, of a section's root.
+    pub fn to_public_json(&self) -> Map {
         let mut node = self.public_stamp();
         for (key, child) in &self.children {
-            let public = match document.get(key) {
-                Some(Value::Object(object)) if !object.is_empty() => child.to_public_json(object),
-                // The author stands at leaves only (spec 1.2); an empty object is one.
-                _ => {
-                    let mut leaf = child.public_stamp();
-                    leaf.insert("$lastUpdatedBy".into(), json!(child.by.to_string()));
-                    leaf
-                }
-            };
-            node.insert(key.clone(), Value::Object(public));
+            node.insert(key.clone(), Value::Object(child.to_public_json_below()));
         }
         node
+    }
+
+    /// The same of a node below the root.
+    pub(crate) fn to_public_json_below(&self) -> Map {
+        if self.children.is_empty() {
+            // The author stands at leaves only (spec 1.2); an empty object is one.
+            let mut leaf = self.public_stamp();
+            leaf.insert("$lastUpdatedBy".into(), json!(self.by.to_string()));
+            return leaf;
+        }
+        self.to_public_json()
     }
 
     fn public_stamp(&self) -> Map {

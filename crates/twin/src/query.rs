@@ -1,5 +1,5 @@
-//! Conditions over a twin: the WHERE part of IoT Hub's query language (spec 8.3), with posture,
-//! arrays and a quantifier added.
+//! The query language of twins: IoT Hub's (spec 8) on `devices` and `devices.modules`, with
+//! posture, arrays, a quantifier, `ORDER BY` and dates added.
 //!
 //! One language serves target conditions, posture conditions, gates and search. It is parsed once;
 //! the tree is evaluated in memory here, and knows nothing of any store. A condition holds only if
@@ -17,27 +17,74 @@
 //! path       = name { "." (word | "[[" any text "]]") }
 //! ```
 //!
-//! Keywords, functions and `deviceId`, `moduleId`, `status` are read in any case; keys of a twin
-//! are case-sensitive.
+//! What stands around a condition in a query is in [`statement`]. Keywords, functions and the
+//! attributes beside the sections are read in any case; keys of a twin are case-sensitive.
+//!
+//! # Functions
+//!
+//! All that IoT Hub documents for routes, in every place (its queries have only the first):
+//! `IS_DEFINED`, `IS_NULL`, `IS_STRING`, `IS_NUMBER`, `IS_BOOL`, `IS_ARRAY`, `IS_OBJECT`,
+//! `IS_PRIMITIVE`; `STARTSWITH`, `ENDSWITH`, `CONTAINS`, `INDEX_OF`, `LENGTH`, `LOWER`, `UPPER`,
+//! `CONCAT`, `SUBSTRING`; `ABS`, `EXP`, `POWER`, `SQUARE`, `CEILING`, `FLOOR`, `SIGN`, `SQRT`,
+//! `AS_NUMBER`. Ours: `ARRAY_CONTAINS`, `ARRAY_LENGTH`, and those of dates. Underscores are
+//! optional. An argument of another type makes a function undefined.
+//!
+//! # Dates
+//!
+//! Two texts are compared as texts, which is right for dates of one form and offset. Instants are
+//! compared as instants, with each other and with any text that shows a date; the times of a twin
+//! (`lastActivityTime`, `$lastUpdated`, …) are instants, and so is what these functions give:
+//!
+//! - `NOW()`: the time of evaluation, which the caller passes. Nothing here reads a clock.
+//! - `AS_DATE(text)`: the instant of an RFC 3339 date; without an offset it is UTC.
+//! - `DATE_ADD(unit, number, date)` and `DATE_DIFF(unit, from, to)`, where unit is one of
+//!   `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'`; differences have fractions.
+//!
+//! So `lastActivityTime < DATE_ADD('hour', -1, NOW())` finds who was silent for an hour.
 
+pub mod aggregate;
 pub mod ast;
+pub mod datum;
 mod error;
 mod eval;
+mod hint;
 mod lexer;
+pub mod lookup;
+pub mod order;
 mod parser;
+mod row;
+pub mod statement;
+pub mod window;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::Map;
 use crate::id::IdentityKey;
 use crate::twin::Twin;
 
-pub use ast::{Expr, Path, Root};
-pub use error::QueryError;
+pub use aggregate::{Aggregator, TooManyGroups};
+pub use ast::{Attribute, Expr, Path, Root};
+pub use datum::Datum;
+pub use error::{QueryError, QueryErrorKind};
+pub use lookup::{Damage, LazyPosture, LazySection, LazyTwin, Lookup};
+pub use order::{Direction, Position, PositionError, SortValue};
+pub use statement::{Select, Source, Statement};
+pub use window::{Page, Window};
+
+/// Which names a condition may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Vocabulary {
+    /// All: every attribute, `$metadata`, `NOW()`.
+    Query,
+    /// What the changes of a twin carry, so that a condition can be evaluated with each change and
+    /// holds until the next.
+    Changes,
+}
 
 /// A parsed condition.
 ///
@@ -78,7 +125,23 @@ pub enum Scope {
     Where(Expr),
 }
 
-/// What a condition can see of a twin, borrowed.
+impl Scope {
+    /// Whether it holds for a twin at a time, which is what `NOW()` means.
+    pub fn holds_at(&self, twin: &dyn Lookup, now: Timestamp) -> bool {
+        self.holds(twin, Some(now))
+    }
+
+    fn holds(&self, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
+        match self {
+            Scope::Everything => true,
+            Scope::Nothing => false,
+            Scope::Where(expr) => eval::holds(expr, &eval::Facts::new(twin, now)),
+        }
+    }
+}
+
+/// A parsed twin, borrowed, as far as changes carry it. A store that keeps more, or keeps it as
+/// text, implements [`Lookup`] or uses [`LazyTwin`].
 #[derive(Debug, Clone, Copy)]
 pub struct TwinView<'a> {
     /// `deviceId`.
@@ -124,12 +187,18 @@ impl<'a> TwinView<'a> {
 }
 
 impl Condition {
-    /// Reads a condition. `*` holds for everything, an empty text for nothing (spec 9.2).
+    /// Reads a condition over what changes of a twin carry, as policies have it. `*` holds for
+    /// everything, an empty text for nothing (spec 9.2).
     pub fn parse(text: &str) -> Result<Condition, QueryError> {
+        Condition::parse_in(text, Vocabulary::Changes)
+    }
+
+    /// Reads a condition over whatever that vocabulary names.
+    pub fn parse_in(text: &str, vocabulary: Vocabulary) -> Result<Condition, QueryError> {
         let scope = match text.trim() {
             "*" => Scope::Everything,
             "" => Scope::Nothing,
-            _ => Scope::Where(parser::parse(text)?),
+            _ => Scope::Where(parser::parse(text, vocabulary)?),
         };
         Ok(Condition {
             text: text.to_owned(),
@@ -137,13 +206,18 @@ impl Condition {
         })
     }
 
-    /// Whether it is exactly true of the twin.
-    pub fn matches(&self, twin: &TwinView<'_>) -> bool {
-        match &self.scope {
-            Scope::Everything => true,
-            Scope::Nothing => false,
-            Scope::Where(expr) => eval::holds(expr, twin),
-        }
+    /// Whether it is exactly true of the twin, whenever that is: `NOW()` is undefined.
+    pub fn matches(&self, twin: &dyn Lookup) -> bool {
+        self.holds(twin, None)
+    }
+
+    /// Whether it is exactly true of the twin at a time, which is what `NOW()` means.
+    pub fn matches_at(&self, twin: &dyn Lookup, now: Timestamp) -> bool {
+        self.holds(twin, Some(now))
+    }
+
+    fn holds(&self, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
+        self.scope.holds(twin, now)
     }
 
     /// What it looks at: if nothing at or below these paths changes, neither does its result.

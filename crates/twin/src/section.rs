@@ -198,7 +198,7 @@ impl Section {
     /// The document with `$metadata` and `$version`, as the service side sees it.
     pub fn to_json_with_metadata(&self) -> Value {
         let mut json = self.document.clone();
-        let metadata = self.metadata.to_public_json(&self.document);
+        let metadata = self.metadata.to_public_json();
         json.insert("$metadata".into(), Value::Object(metadata));
         json.insert("$version".into(), json!(self.version.get()));
         Value::Object(json)

@@ -9,6 +9,7 @@
 use jiff::Timestamp;
 
 use crate::Map;
+use crate::code::ErrorCode;
 use crate::metadata::Stamp;
 use crate::section::{Section, SectionKind};
 use crate::settings::{LostLeaf, PolicyChange, PolicyWrite, apply_policy_settings};
@@ -86,6 +87,20 @@ pub enum TwinError {
     /// The twin was written 2^63 − 1 times.
     #[error("the twin cannot be written any more: its version is the largest possible")]
     VersionsExhausted,
+}
+
+impl TwinError {
+    /// The code and name under which IoT Hub reports it.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            TwinError::Rules(violations) => violations.error_code(),
+            TwinError::EtagMismatch { .. } | TwinError::VersionMismatch { .. } => {
+                ErrorCode::PRECONDITION_FAILED
+            }
+            // It has no room, as a section that was written as often.
+            TwinError::VersionsExhausted => ErrorCode::TWIN_SECTION_TOO_LARGE,
+        }
+    }
 }
 
 impl Twin {

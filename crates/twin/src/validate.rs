@@ -10,14 +10,14 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::Map;
+use crate::code::ErrorCode;
 use crate::limits::{
     BOOLEAN_BYTES, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, NUMBER_BYTES,
-    QUOTE_CHARS_MAX, STRING_BYTES_MAX,
+    QUOTE_CHARS_MAX, STRING_BYTES_MAX, VIOLATIONS_LISTED_MAX,
 };
-
 use crate::section::SectionKind;
 
-pub(crate) use judge::{Judge, WriteForm, is_ignored};
+pub(crate) use judge::{Judge, Step, WriteForm, is_ignored};
 
 /// A rule that a write can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,10 @@ pub enum Rule {
     SectionSize,
     /// A section can be written 2^63 − 1 times.
     WriteCount,
+    /// A document is JSON.
+    Malformed,
+    /// A document is an object.
+    NotAnObject,
 }
 
 impl Rule {
@@ -55,7 +59,9 @@ impl Rule {
             | Rule::IntegerRange
             | Rule::StringLength
             | Rule::NullInArray
-            | Rule::NullInSettings => ViolationKind::Invalid,
+            | Rule::NullInSettings
+            | Rule::Malformed
+            | Rule::NotAnObject => ViolationKind::Invalid,
             Rule::SectionSize | Rule::WriteCount => ViolationKind::TooLarge,
         }
     }
@@ -73,6 +79,17 @@ impl Rule {
             Rule::NullInSettings => "NULL_IN_SETTINGS",
             Rule::SectionSize => "SECTION_SIZE",
             Rule::WriteCount => "WRITE_COUNT",
+            Rule::Malformed => "MALFORMED",
+            Rule::NotAnObject => "NOT_AN_OBJECT",
+        }
+    }
+
+    /// The code and name under which IoT Hub reports a breach of it (spec 2.5).
+    pub fn error_code(self) -> ErrorCode {
+        match self.kind() {
+            ViolationKind::Invalid if self == Rule::Malformed => ErrorCode::FORMAT_ERROR,
+            ViolationKind::Invalid => ErrorCode::ARGUMENT_INVALID,
+            ViolationKind::TooLarge => ErrorCode::TWIN_SECTION_TOO_LARGE,
         }
     }
 
@@ -97,6 +114,8 @@ impl Rule {
                 kind.bytes_max()
             ),
             Rule::WriteCount => "this section cannot be written any more".into(),
+            Rule::Malformed => "the text of a JSON object".into(),
+            Rule::NotAnObject => "a JSON object".into(),
         }
     }
 }
@@ -123,6 +142,28 @@ pub struct Violation {
     pub allowed: String,
 }
 
+impl Violation {
+    /// A breach at a place in a section.
+    pub(crate) fn new(
+        rule: Rule,
+        kind: SectionKind,
+        path: &[Step<'_>],
+        actual: String,
+    ) -> Violation {
+        Violation {
+            path: judge::path_text(kind, path),
+            rule,
+            actual,
+            allowed: rule.allowed(kind),
+        }
+    }
+
+    /// The code and name under which IoT Hub reports it.
+    pub fn error_code(&self) -> ErrorCode {
+        self.rule.error_code()
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} ({})", self.path, self.actual, self.allowed)
@@ -138,6 +179,32 @@ pub struct Violations {
 }
 
 impl Violations {
+    /// Breaches that are at least one.
+    pub(crate) fn of(mut breaches: Vec<Violation>) -> Violations {
+        debug_assert!(!breaches.is_empty(), "a refusal has a reason");
+        let more = breaches.len().saturating_sub(VIOLATIONS_LISTED_MAX);
+        breaches.truncate(VIOLATIONS_LISTED_MAX);
+        let wrong = breaches
+            .iter()
+            .any(|v| v.rule.kind() == ViolationKind::Invalid);
+        Violations {
+            listed: breaches,
+            more,
+            kind: if wrong {
+                ViolationKind::Invalid
+            } else {
+                ViolationKind::TooLarge
+            },
+        }
+    }
+
+    /// The code and name under which IoT Hub reports the whole: that of the first breach. The size
+    /// of a section is judged last, so what is wrong goes before what is too large.
+    pub fn error_code(&self) -> ErrorCode {
+        let first = self.listed.first();
+        first.map_or(ErrorCode::ARGUMENT_INVALID, Violation::error_code)
+    }
+
     /// The breaches, in order of path; at most the first 64.
     pub fn list(&self) -> &[Violation] {
         &self.listed

@@ -14,7 +14,10 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::verbs::{completions, device, enrollment, module, policy, probe, status, twin};
+use crate::verbs::{
+    audit, bulk, completions, device, enrollment, module, operation, policy, probe, query, status,
+    store, twin,
+};
 use crate::{exit, serve, up};
 
 /// Security twins for devices: telemetry in, posture computed, configuration pushed back.
@@ -65,17 +68,24 @@ pub(crate) struct Global {
     /// Address of policy [env: TWINWARD_POLICY_URL]
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub(crate) policy_url: Option<String>,
-    /// Admin token; others on this machine can see it here, so prefer the file or the variable
-    /// [env: TWINWARD_ADMIN_TOKEN]
+    /// Bearer token: the admin token, or one of your identity provider. Others on this machine can
+    /// see it here, so prefer the file or the variable [env: TWINWARD_ADMIN_TOKEN]
     #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true)]
     pub(crate) token: Option<String>,
-    /// File that holds the admin token
+    /// File that holds the token, read anew by every command [env: TWINWARD_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
     #[arg(hide_short_help = true)]
     pub(crate) token_file: Option<PathBuf>,
     /// PEM file of the authority that signed the services' certificates [env: TWINWARD_CA_FILE]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) ca_file: Option<PathBuf>,
+    /// PEM file with a client certificate, for services that ask who you are (mTLS)
+    /// [env: TWINWARD_CLIENT_CERT_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) client_cert_file: Option<PathBuf>,
+    /// PEM file with the key of the client certificate [env: TWINWARD_CLIENT_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) client_key_file: Option<PathBuf>,
     /// How long to wait for an answer, for instance 500ms, 10s or 1m
     #[arg(
         long,
@@ -94,7 +104,7 @@ pub(crate) enum Command {
     Up(up::UpArgs),
     /// Show whether everything is serving, and how much there is
     Status(status::StatusArgs),
-    /// Create, show and remove devices
+    /// Create, show, change and remove devices; import and export them
     #[command(subcommand)]
     Device(device::DeviceCommand),
     /// Create, show and remove modules of devices
@@ -103,11 +113,27 @@ pub(crate) enum Command {
     /// Let agents fetch their credentials themselves
     #[command(subcommand)]
     Enrollment(enrollment::EnrollmentCommand),
-    /// Show, change and follow twins
+    /// Show, change and follow twins, and what they were
     #[command(subcommand)]
     Twin(twin::TwinCommand),
+    /// Search twins with IoT Hub's query language
+    Query(query::QueryArgs),
+    /// Follow changes of twins as they happen
+    Watch(twin::watch::WatchArgs),
+    /// Change many twins at once
+    #[command(subcommand)]
+    Bulk(bulk::BulkCommand),
+    /// Follow, cancel and undo changes of many twins
+    #[command(subcommand)]
+    Operation(operation::OperationCommand),
     /// Say which twins get which settings; without a verb, run the service policy alone
     Policy(policy::PolicyArgs),
+    /// Show who changed what, and prove that the log is whole
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Look after the store of twin-store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Run the service ingestion alone: the door for agents
     #[command(after_help = serve::HELP)]
     Ingestion(serve::ServiceArgs),
@@ -187,10 +213,12 @@ fn long_help() -> String {
 
 const FINDING: &str = "\
 How services are found; the first that is there counts:
-  1. an option: --twin-store-url, --policy-url, --token or --token-file, --ca-file
+  1. an option: --twin-store-url, --policy-url, --token or --token-file, --ca-file,
+     --client-cert-file and --client-key-file
   2. the file of --env-file
-  3. a variable: TWINWARD_TWIN_STORE_URL, TWINWARD_POLICY_URL, TWINWARD_ADMIN_TOKEN,
-     TWINWARD_CA_FILE
+  3. a variable: TWINWARD_TWIN_STORE_URL, TWINWARD_POLICY_URL, TWINWARD_ADMIN_TOKEN or
+     TWINWARD_TOKEN_FILE, TWINWARD_CA_FILE, TWINWARD_CLIENT_CERT_FILE and
+     TWINWARD_CLIENT_KEY_FILE
   4. twinward.env in the data directory, which `twinward up` writes when everything is ready";
 
 const EXAMPLES: &str = "\

@@ -12,7 +12,11 @@ use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
+use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
+use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
+use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
 use crate::args::Global;
@@ -30,6 +34,14 @@ pub(crate) type Channel = client::Connection;
 pub(crate) type Registry = RegistryServiceClient<Channel>;
 /// Twins.
 pub(crate) type Twins = TwinServiceClient<Channel>;
+/// What twins were.
+pub(crate) type Histories = TwinHistoryServiceClient<Channel>;
+/// Search over twins.
+pub(crate) type Queries = TwinQueryServiceClient<Channel>;
+/// Updates of many twins.
+pub(crate) type Operations = TwinBulkServiceClient<Channel>;
+/// The audit log.
+pub(crate) type Audits = AuditServiceClient<Channel>;
 /// Policies.
 pub(crate) type Policies = PolicyServiceClient<Channel>;
 
@@ -57,8 +69,12 @@ impl Connection {
             (Some(token), _) => Some(Secret::new(token)),
             (None, Some(path)) => Some(read_token(path)?),
             (None, None) => sources
-                .get(variable::ADMIN_TOKEN)
-                .map(|setting| Secret::new(setting.value)),
+                .get_first(&[variable::ADMIN_TOKEN, variable::TOKEN_FILE])
+                .map(|(name, setting)| match name {
+                    variable::TOKEN_FILE => read_token(Path::new(&setting.value)),
+                    _ => Ok(Secret::new(setting.value)),
+                })
+                .transpose()?,
         };
         let operator = ["TWINWARD_OPERATOR", "USER"]
             .iter()
@@ -84,6 +100,30 @@ impl Connection {
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
+    /// The histories of twin-store's twins.
+    pub(crate) fn histories(&self) -> Result<Histories, Failure> {
+        Ok(Histories::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Search over twin-store's twins.
+    pub(crate) fn queries(&self) -> Result<Queries, Failure> {
+        Ok(Queries::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The long-running operations of twin-store.
+    pub(crate) fn operations(&self) -> Result<Operations, Failure> {
+        Ok(Operations::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The audit log of twin-store.
+    pub(crate) fn audits(&self) -> Result<Audits, Failure> {
+        Ok(Audits::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
     /// The policies.
     pub(crate) fn policies(&self) -> Result<Policies, Failure> {
         Ok(Policies::new(self.channel(&self.policy()?)?)
@@ -92,14 +132,15 @@ impl Connection {
 
     /// A channel to any of our services.
     pub(crate) fn channel(&self, url: &Setting) -> Result<Channel, Failure> {
-        let ca_file = self.global.ca_file.clone().or_else(|| {
-            self.sources
-                .get(variable::CA_FILE)
-                .map(|setting| PathBuf::from(setting.value))
-        });
+        let file = |option: &Option<PathBuf>, name| {
+            let known = || self.sources.get(name).map(|file| PathBuf::from(file.value));
+            option.clone().or_else(known)
+        };
         let config = ClientConfig {
             tls: ClientTls {
-                ca_file,
+                ca_file: file(&self.global.ca_file, variable::CA_FILE),
+                cert_file: file(&self.global.client_cert_file, variable::CLIENT_CERT_FILE),
+                key_file: file(&self.global.client_key_file, variable::CLIENT_KEY_FILE),
                 domain: None,
             },
             token: self.token.clone(),
@@ -109,11 +150,10 @@ impl Connection {
         };
         client::connect(&config).map_err(|error| {
             let failure = match &error {
-                ClientError::Token(_) => Failure::new(Kind::Denied, "cannot use the admin token")
-                    .advise(
-                        "`twinward up` writes the right one into its env file (--env-file, \
+                ClientError::Token(_) => Failure::new(Kind::Denied, "cannot use the token").advise(
+                    "`twinward up` writes the right one into its env file (--env-file, \
                          --token-file)",
-                    ),
+                ),
                 _ => Failure::new(
                     Kind::Usage,
                     format!("cannot use {} ({})", url.value, url.origin),
@@ -192,6 +232,15 @@ impl Connection {
         })
     }
 
+    /// Says that nobody answered, and who was asked.
+    pub(crate) fn unreachable(&self, what: &str, cause: &str) -> Failure {
+        let mut failure = Failure::new(Kind::Unavailable, what).because(cause);
+        for address in [self.twin_store(), self.policy()].into_iter().flatten() {
+            failure = failure.detail(format!("{} ({})", address.value, address.origin));
+        }
+        failure.advise("is `twinward up` running? `twinward status` shows what is serving")
+    }
+
     fn looked(&self) -> String {
         format!(
             "there is no {}",
@@ -204,13 +253,7 @@ impl Connection {
     pub(crate) fn refused(&self, what: &str, status: Status) -> Failure {
         let transport = transport_cause(&status);
         match (transport, status.code()) {
-            (Some(cause), _) => {
-                let mut failure = Failure::new(Kind::Unavailable, what).because(cause);
-                for address in [self.twin_store(), self.policy()].into_iter().flatten() {
-                    failure = failure.detail(format!("{} ({})", address.value, address.origin));
-                }
-                failure.advise("is `twinward up` running? `twinward status` shows what is serving")
-            }
+            (Some(cause), _) => self.unreachable(what, &cause),
             (None, Code::DeadlineExceeded | Code::Cancelled) if status.source().is_some() => {
                 Failure::new(Kind::Unavailable, what)
                     .because(format!("no answer within {}", self.global.timeout))

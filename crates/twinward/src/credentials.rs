@@ -22,7 +22,14 @@ fn connection_string(
     name: &str,
     keys: Option<&SymmetricKeys>,
 ) -> Result<Option<String>, Failure> {
-    let Some(keys) = keys else { return Ok(None) };
+    match keys {
+        Some(keys) => with_key(host, name, &keys.primary).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The connection string of an identity with one of its keys.
+pub(crate) fn with_key(host: &str, name: &str, key: &str) -> Result<String, Failure> {
     let strange = |why: String| {
         Failure::new(
             Kind::Internal,
@@ -32,9 +39,9 @@ fn connection_string(
     };
     let identity: IdentityKey =
         wire::names::parse_identity("name", name).map_err(|error| strange(error.to_string()))?;
-    let key = SymmetricKey::parse(&keys.primary).map_err(|error| strange(error.to_string()))?;
+    let key = SymmetricKey::parse(key).map_err(|error| strange(error.to_string()))?;
     let string = ConnectionString::new(host, identity, key).map_err(|error| {
         strange(error.to_string()).advise(format!("the host is {host:?}; TWINWARD_HOST sets it"))
     })?;
-    Ok(Some(string.to_secret_string().to_string()))
+    Ok(string.to_secret_string().to_string())
 }

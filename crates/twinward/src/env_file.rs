@@ -34,11 +34,17 @@ pub mod variable {
     pub const POLICY_METRICS_URL: &str = "TWINWARD_POLICY_METRICS_URL";
     /// The authority that signed the servers' certificates, when they use TLS.
     pub const CA_FILE: &str = "TWINWARD_CA_FILE";
+    /// A file that holds a bearer token, in the place of the token itself.
+    pub const TOKEN_FILE: &str = "TWINWARD_TOKEN_FILE";
+    /// Our own certificate, for services that ask who we are.
+    pub const CLIENT_CERT_FILE: &str = "TWINWARD_CLIENT_CERT_FILE";
+    /// The key of our own certificate.
+    pub const CLIENT_KEY_FILE: &str = "TWINWARD_CLIENT_KEY_FILE";
     /// Where everything is kept.
     pub const DATA_DIR: &str = "TWINWARD_DATA_DIR";
 
-    /// All of them, in the order in which the file has them.
-    pub const ALL: [&str; 11] = [
+    /// All of them, in the order in which the file has those that `up` writes.
+    pub const ALL: [&str; 14] = [
         HOST,
         AGENT_URL,
         TWIN_STORE_URL,
@@ -49,6 +55,9 @@ pub mod variable {
         TWIN_STORE_METRICS_URL,
         POLICY_METRICS_URL,
         CA_FILE,
+        TOKEN_FILE,
+        CLIENT_CERT_FILE,
+        CLIENT_KEY_FILE,
         DATA_DIR,
     ];
 }

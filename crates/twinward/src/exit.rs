@@ -1,8 +1,9 @@
-//! Exit codes: one per kind of failure, so that scripts need not read sentences.
-//!
-//! This is the only file where a kind becomes a number, and the numbers are a promise.
+//! Exit codes: one per kind of failure, so that scripts need not read sentences. The numbers are in
+//! `service_kit::exit`, for every program of ours.
 
 use std::process::ExitCode;
+
+use service_kit::exit as code;
 
 /// What kind of failure ended the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,19 +53,17 @@ impl Kind {
     /// The number the program ends with.
     pub fn code(self) -> u8 {
         match self {
-            Kind::Failed => 1,
-            // Clap ends with 2 as well, as shells and most programs do.
-            Kind::Usage => 2,
-            Kind::NotFound => 3,
-            Kind::Conflict => 4,
-            Kind::Invalid => 5,
-            Kind::Unavailable => 6,
-            Kind::Denied => 7,
-            Kind::Precondition => 8,
-            Kind::Internal => 9,
-            // 128 + the signal's number, as a shell reports it.
-            Kind::Interrupted(Signal::Interrupt) => 130,
-            Kind::Interrupted(Signal::Terminate) => 143,
+            Kind::Failed => code::FAILED,
+            Kind::Usage => code::USAGE,
+            Kind::NotFound => code::NOT_FOUND,
+            Kind::Conflict => code::CONFLICT,
+            Kind::Invalid => code::INVALID,
+            Kind::Unavailable => code::UNAVAILABLE,
+            Kind::Denied => code::DENIED,
+            Kind::Precondition => code::PRECONDITION,
+            Kind::Internal => code::INTERNAL,
+            Kind::Interrupted(Signal::Interrupt) => code::SIGINT,
+            Kind::Interrupted(Signal::Terminate) => code::SIGTERM,
         }
     }
 }
@@ -79,13 +78,13 @@ impl From<Kind> for ExitCode {
 pub const HELP: &str = "\
 Exit codes:
   0    done
-  1    failed; `status`: something is not serving
+  1    failed; `status`: something is not serving; a verify that found something
   2    the command line is wrong
   3    not found
   4    conflict: it exists already, or it changed in between
   5    invalid: a file, a patch or a value is not acceptable
   6    unavailable: a service cannot be reached or did not answer in time
-  7    denied: the token is missing, wrong, or may not do this
+  7    denied: the token or certificate is missing, wrong, or may not do this
   8    the present state or a limit does not allow it
   9    a service failed; its log says why
   130  ended by a second SIGINT, 143 by a second SIGTERM";

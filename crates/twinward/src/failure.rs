@@ -16,6 +16,7 @@ pub struct Failure {
     why: Option<String>,
     details: Vec<String>,
     advice: Vec<String>,
+    code: Option<Box<str>>,
 }
 
 impl Failure {
@@ -27,12 +28,17 @@ impl Failure {
             why: None,
             details: Vec::new(),
             advice: Vec::new(),
+            code: None,
         }
     }
 
     /// The answer of a service to what was tried.
     pub fn from_status(what: impl Into<String>, status: tonic::Status) -> Self {
-        let remote = RemoteError::from(status);
+        Self::from_remote(what, &RemoteError::from(status))
+    }
+
+    /// The answer of a service, read already, to what was tried.
+    pub fn from_remote(what: impl Into<String>, remote: &RemoteError) -> Self {
         let violations = remote.violations();
         // A message that goes on to list the violations would say them twice.
         let message = remote.to_string();
@@ -41,9 +47,22 @@ impl Failure {
                 .split_once(&format!(": {}: ", first.subject))
                 .map(|(before, _)| before)
         });
-        let message = listed.unwrap_or(&message);
-        let mut failure = Self::new(kind_of(remote.kind()), what).because(message);
+        let mut lines = listed.unwrap_or(&message).lines();
+        let first = lines.next().unwrap_or_default();
+        let mut failure = Self::new(kind_of(remote.kind()), what).because(first);
+        failure.code = Some(remote.reason().into());
+        // A statement that cannot be read comes with a picture of the place, and a hint.
+        for line in lines {
+            match line.strip_prefix("hint: ") {
+                Some(hint) => failure = failure.advise(hint),
+                // Details are set in by as much.
+                None => failure = failure.detail(line.strip_prefix("  ").unwrap_or(line)),
+            }
+        }
         for violation in &violations {
+            if is_said_by(first, &violation.description) {
+                continue;
+            }
             failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
         }
         if let Some(delay) = remote.retry_after() {
@@ -61,6 +80,7 @@ impl Failure {
             | ErrorKind::NotFound
             | ErrorKind::AlreadyExists
             | ErrorKind::FailedPrecondition
+            | ErrorKind::OutOfRange
             | ErrorKind::PermissionDenied
             | ErrorKind::ResourceExhausted
             | ErrorKind::Unavailable
@@ -92,6 +112,11 @@ impl Failure {
         self
     }
 
+    /// The stable reason that a service gave, for instance `HISTORY_TRIMMED`.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -100,6 +125,16 @@ impl Failure {
     /// Why it failed, or else what failed, on one line.
     pub fn reason(&self) -> String {
         self.why.clone().unwrap_or_else(|| self.what.clone())
+    }
+
+    /// The reason and all details on one line, for a list of failures.
+    pub fn details_on_one_line(&self) -> String {
+        let mut text = self.reason();
+        for (index, line) in self.details.iter().enumerate() {
+            text.push_str(if index == 0 { ": " } else { "; " });
+            text.push_str(line.trim());
+        }
+        text
     }
 
     /// The whole message, ending with a line break.
@@ -119,6 +154,12 @@ impl Failure {
     }
 }
 
+/// Whether a message names the place in a text that a violation names, and so says the same.
+fn is_said_by(message: &str, description: &str) -> bool {
+    let place = description.split(": ").next().unwrap_or_default();
+    place.starts_with("line ") && place.contains(", column ") && message.contains(place)
+}
+
 /// What the services' vocabulary means to the shell.
 fn kind_of(kind: ErrorKind) -> Kind {
     match kind {
@@ -126,7 +167,9 @@ fn kind_of(kind: ErrorKind) -> Kind {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::AlreadyExists | ErrorKind::Aborted => Kind::Conflict,
         ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => Kind::Denied,
-        ErrorKind::FailedPrecondition | ErrorKind::ResourceExhausted => Kind::Precondition,
+        ErrorKind::FailedPrecondition | ErrorKind::OutOfRange | ErrorKind::ResourceExhausted => {
+            Kind::Precondition
+        }
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Kind::Unavailable,
         ErrorKind::Unimplemented | ErrorKind::Internal | ErrorKind::DataLoss => Kind::Internal,
     }
@@ -169,6 +212,32 @@ mod tests {
             Failure::from_status("cannot create a token", status).render(),
             "error: cannot create a token: the request is invalid\n  ttl: must be above zero\n"
         );
+    }
+
+    #[test]
+    fn a_statement_that_cannot_be_read_is_shown_with_its_place_once() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("query", "line 1, column 5: found `=` (write one)");
+        let message = "the query cannot be run: line 1, column 5: found `=`\n\
+                       hint: write one\n  a = = 1\n      ^";
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
+        assert_eq!(
+            Failure::from_status("cannot run the query", status).render(),
+            "error: cannot run the query: the query cannot be run: line 1, column 5: found `=`\n  \
+             a = = 1\n      ^\nhelp: write one\n"
+        );
+    }
+
+    #[test]
+    fn a_refused_verb_ends_as_a_refused_service_would() {
+        for code in 1..=16 {
+            let code = Code::from(code);
+            let failure = Failure::from_status("cannot do it", Status::new(code, "no"));
+            assert_eq!(
+                failure.kind().code(),
+                ErrorKind::from_code(code).exit_code()
+            );
+        }
     }
 
     #[test]

@@ -17,13 +17,17 @@ pub mod exit;
 pub mod failure;
 mod files;
 mod identity_args;
+mod object;
 mod output;
+mod patience;
 pub mod private_file;
 mod probe;
 mod serve;
 mod service;
 mod up;
 mod verbs;
+mod when;
+mod whole_file;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -102,19 +106,31 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
     if let Command::Probe(args) = &command {
         return verbs::probe::run(args, global.timeout.get()).await;
     }
-    let connection = Connection::find(global, environment)?;
     let output = Output::new(global.output, environment, SystemClock.now());
+    let command = match command {
+        Command::Store(command) => {
+            return verbs::store::run(command, global, environment, &output).await;
+        }
+        command => command,
+    };
+    let connection = Connection::find(global, environment)?;
     match command {
         Command::Status(args) => verbs::status::run(&args, &connection, &output).await,
         Command::Device(command) => verbs::device::run(command, &connection, &output).await,
         Command::Module(command) => verbs::module::run(command, &connection, &output).await,
         Command::Enrollment(command) => verbs::enrollment::run(command, &connection, &output).await,
         Command::Twin(command) => verbs::twin::run(command, &connection, &output).await,
+        Command::Query(args) => verbs::query::run(&args, &connection, &output).await,
+        Command::Watch(args) => verbs::twin::watch::run(args, &connection, &output).await,
+        Command::Bulk(command) => verbs::bulk::run(command, &connection, &output).await,
+        Command::Operation(command) => verbs::operation::run(command, &connection, &output).await,
+        Command::Audit(command) => verbs::audit::run(command, &connection, &output).await,
         Command::Policy(args) => match args.command {
             Some(command) => verbs::policy::run(command, &connection, &output).await,
             None => Ok(()),
         },
         Command::Probe(_)
+        | Command::Store(_)
         | Command::Up(_)
         | Command::Ingestion(_)
         | Command::TwinStore(_)

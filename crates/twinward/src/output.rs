@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod golden;
 pub(crate) mod leaves;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod time;
 
@@ -108,6 +109,11 @@ impl Output {
         self.format
     }
 
+    /// The present, as every time that is counted back from it means it.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.paper.now
+    }
+
     /// Prints one result.
     pub(crate) fn show<V: View>(&self, view: &V) -> Result<(), Failure> {
         match self.format {
@@ -127,6 +133,11 @@ impl Output {
             }
             Format::Yaml => write(&format!("---\n{}", yaml(&view.data())?)),
         }
+    }
+
+    /// What a table may use of the terminal.
+    pub(crate) fn paper(&self) -> &Paper {
+        &self.paper
     }
 
     /// Tells a person something beside the result; programs do not get it.

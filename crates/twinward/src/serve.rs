@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 use service_kit::clock::SystemClock;
-use service_kit::config::{Loader, effective};
+use service_kit::config::{Loader, Validate, document, effective};
 use service_kit::shutdown::{self, ShutdownToken};
 use service_kit::telemetry::{self, TelemetryConfig};
 
@@ -116,33 +117,23 @@ pub(crate) fn cannot_listen_to_signals(error: &std::io::Error) -> Failure {
     Failure::new(Kind::Failed, "cannot listen to signals").because(error)
 }
 
-fn print(
+fn print<C: Serialize + Validate>(
     name: &str,
-    config: &impl serde::Serialize,
+    config: &C,
     telemetry: &TelemetryConfig,
 ) -> Result<(), Failure> {
+    let unprintable = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Internal, "cannot print it").because(error)
+    };
     let parts = std::collections::BTreeMap::from([
-        (name, toml_value(config)?),
-        (TELEMETRY, toml_value(telemetry)?),
+        (name, document(config).map_err(|error| unprintable(&error))?),
+        (
+            TELEMETRY,
+            document(telemetry).map_err(|error| unprintable(&error))?,
+        ),
     ]);
-    let text = effective(&parts)
-        .map_err(|error| Failure::new(Kind::Internal, "cannot print it").because(error))?;
+    let text = effective(&parts).map_err(|error| unprintable(&error))?;
     output::write(&text)
-}
-
-/// By way of JSON, which drops what is unset; TOML has no word for it.
-fn toml_value(config: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
-    let mut value = serde_json::to_value(config)
-        .map_err(|error| Failure::new(Kind::Internal, "cannot print it").because(error))?;
-    drop_unset(&mut value);
-    Ok(value)
-}
-
-fn drop_unset(value: &mut serde_json::Value) {
-    if let serde_json::Value::Object(members) = value {
-        members.retain(|_, member| !member.is_null());
-        members.values_mut().for_each(drop_unset);
-    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -1,10 +1,15 @@
 //! What an operator can ask for. Every verb is a file: its arguments, its calls, its views.
 
+pub(crate) mod audit;
+pub(crate) mod bulk;
 pub(crate) mod completions;
 pub(crate) mod device;
 pub(crate) mod enrollment;
 pub(crate) mod module;
+pub(crate) mod operation;
 pub(crate) mod policy;
 pub(crate) mod probe;
+pub(crate) mod query;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod twin;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements on this machine, each beside what the machine could do bare.
 
+mod query;
 mod render;
 
 use std::fs;
@@ -38,6 +39,8 @@ pub(crate) struct Arguments {
 enum Which {
     /// Events per second and event-to-applied latency with simulated agents
     Loop(LoopArguments),
+    /// How long queries over a million twins take, on both stores
+    Query(query::QueryArguments),
 }
 
 /// Arguments of `bench loop`.
@@ -77,6 +80,7 @@ Everything shares this machine's cores: agents, services, server.";
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.which {
         Which::Loop(arguments) => bench_loop(arguments),
+        Which::Query(arguments) => query::run(arguments),
     }
 }
 

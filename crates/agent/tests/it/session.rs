@@ -201,7 +201,7 @@ async fn a_token_that_is_not_known_ends_enrolment_with_a_reason() {
         .output()
         .await
         .unwrap();
-    assert_eq!(output.status.code(), Some(77));
+    assert_eq!(output.status.code(), Some(7));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
         text.contains("cannot enrol device `d1`: the token is unknown"),

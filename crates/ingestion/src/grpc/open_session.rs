@@ -16,10 +16,11 @@ use std::time::Duration;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use service_kit::backoff::{Backoff, Policy};
+use service_kit::malformed::Malformed;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use twin::Partition;
 use wire::agent::v1 as agent;
 use wire::agent::v1::open_session_response::Message as Response;
@@ -290,11 +291,7 @@ impl Running {
 
     /// The stream ended with an error: what came is no message, or the connection is gone.
     fn broken(&self, status: &Status) -> SessionEnd {
-        // Only failures of the transport have a cause; what cannot be decoded is the message's own
-        // fault.
-        let transport = std::error::Error::source(status).is_some();
-        let undecodable = matches!(status.code(), Code::Internal | Code::OutOfRange);
-        if transport || !undecodable {
+        if Malformed::of(status).is_none() {
             return SessionEnd::Left;
         }
         tracing::info!(

@@ -7,6 +7,7 @@ use ingestion::{Addresses, App, Config, Error, Limits};
 use iot_hub::{SasResource, SasToken, SymmetricKey};
 use jiff::{SignedDuration, Timestamp};
 use prost::Message as _;
+use service_kit::client::ServiceAddress;
 use service_kit::clock::SystemClock;
 use service_kit::shutdown::ShutdownToken;
 use testkit::NatsServer;
@@ -70,8 +71,8 @@ pub(crate) fn config(nats: &NatsServer, store: &FakeStore) -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
         public_host: HOST.to_owned(),
-        nats_url: nats.url(),
-        twin_store_url: store.url(),
+        nats: bus::NatsSettings::at(nats.url()),
+        twin_store: ServiceAddress::at(store.url()),
         partitions: 1,
         limits: Limits::default(),
         ..Config::default()
@@ -114,6 +115,7 @@ impl Hub {
                 primary: key_of("some other key").to_base64().to_string(),
                 secondary: key_of(path).to_base64().to_string(),
             }),
+            ..Default::default()
         };
         self.store
             .state()

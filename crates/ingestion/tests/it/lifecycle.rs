@@ -76,8 +76,8 @@ async fn over_the_limit_no_session_begins() {
 async fn agents_connect_over_tls() {
     let certs = TestCerts::new();
     let hub = Hub::start_with(|config| {
-        config.tls_cert_file = Some(certs.server_certificate());
-        config.tls_key_file = Some(certs.server_key());
+        config.tls.cert_file = Some(certs.server_certificate());
+        config.tls.key_file = Some(certs.server_key());
     })
     .await;
     hub.register("d/m");

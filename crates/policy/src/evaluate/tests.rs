@@ -297,3 +297,52 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_filter_asks_for_what_policies_apply_to_or_have_written() {
+    let set = PolicySet::new([
+        active(
+            policy(
+                "p",
+                "tags.site = 'a'",
+                "posture.eventCount > 1",
+                1,
+                json!({"x": 1}),
+            ),
+            1,
+        ),
+        active(policy("q", "*", "", 2, json!({"y": 1})), 2),
+    ]);
+    let expected = "IS_DEFINED(configurations) OR (IS_DEFINED(moduleId) AND \
+        ((1 = 1) OR ((tags.site = 'a') AND (posture.eventCount > 1))))";
+    assert_eq!(set.filter(), expected);
+    assert_eq!(PolicySet::default().filter(), "IS_DEFINED(configurations)");
+    let many = (0..300).map(|number| {
+        let target = format!("tags.site = 'a site with a long name {number}'");
+        let id = format!("p{number}");
+        active(policy(&id, &target, "", 1, json!({"x": 1})), number)
+    });
+    assert_eq!(PolicySet::new(many).filter(), "", "too long to be asked");
+}
+
+proptest! {
+    #[test]
+    fn there_is_nothing_to_do_on_a_twin_that_the_filter_leaves_out(
+        site in "[ab]",
+        events in 0..4_u32,
+        targets in prop::collection::vec("[abc]", 0..3),
+    ) {
+        let policies = targets.iter().zip(1..).map(|(target, order)| {
+            let target = format!("tags.site = '{target}'");
+            let when = format!("posture.eventCount > {order}");
+            active(policy(&format!("p{order}"), &target, &when, 1, json!({"x": order})), order)
+        });
+        let set = PolicySet::new(policies);
+        let twin = twin(&json!({"site": site}), &json!({}), &json!({"eventCount": events}));
+        let filter = Condition::parse_in(&set.filter(), Vocabulary::Query).unwrap();
+        // No policy has written to it, so `configurations` is as undefined as the view says.
+        let asked_for = filter.matches(&twin.view());
+        let idle = matches!(decide(&set, &twin, Timestamp::UNIX_EPOCH), Decision::Holds);
+        prop_assert_eq!(asked_for, !idle);
+    }
+}

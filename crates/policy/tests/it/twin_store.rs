@@ -345,6 +345,20 @@ impl PolicyTwinService for TwinStore {
 impl TwinService for TwinStore {
     type WatchTwinsStream = tokio_stream::Empty<Result<proto::WatchTwinsResponse, Status>>;
 
+    async fn batch_get_twins(
+        &self,
+        _request: Request<proto::BatchGetTwinsRequest>,
+    ) -> Result<Response<proto::BatchGetTwinsResponse>, Status> {
+        Err(Status::unimplemented("policy does not ask for this"))
+    }
+
+    async fn replace_twin(
+        &self,
+        _request: Request<proto::ReplaceTwinRequest>,
+    ) -> Result<Response<proto::Twin>, Status> {
+        Err(Status::unimplemented("policy does not ask for this"))
+    }
+
     async fn get_twin(
         &self,
         request: Request<proto::GetTwinRequest>,
@@ -386,6 +400,7 @@ impl TwinService for TwinStore {
         Ok(Response::new(proto::ListTwinsResponse {
             twins,
             next_page_token,
+            ..Default::default()
         }))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bus::{Bus, BusConfig, Fetched, PullOptions, Sequence};
 use policy::{Addresses, App, Config, Error};
 use serde_json::{Value, json};
+use service_kit::client::ServiceAddress;
 use service_kit::clock::SystemClock;
 use service_kit::shutdown::ShutdownToken;
 use tempfile::TempDir;
@@ -71,8 +72,8 @@ impl World {
     /// Starts it and waits until it is ready; also while twin-store is away it is.
     pub(crate) async fn start_service(&mut self) {
         let mut config = Config {
-            nats_url: self.nats.url(),
-            twin_store_url: format!("http://{}", self.twins.address),
+            nats: bus::NatsSettings::at(self.nats.url()),
+            twin_store: ServiceAddress::at(format!("http://{}", self.twins.address)),
             data_dir: self.folder.path().to_owned(),
             partitions: PARTITIONS,
             ..Config::default()

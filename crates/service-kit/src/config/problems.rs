@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use super::spelled_out::SpelledOut;
+
 /// Something that is wrong with one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -63,6 +65,10 @@ impl std::error::Error for ConfigError {}
 
 /// A configuration struct that can check itself: ranges, and keys that depend on each other.
 pub trait Validate {
+    /// Parts whose keys stand among this struct's own: with `nats_` for the field `nats`, the key
+    /// `nats_url` is the field's `url`. Heeded for whole configurations, not for their parts.
+    const SPELLED_OUT: &'static [SpelledOut] = &[];
+
     /// Adds everything that is wrong to `problems`.
     fn validate(&self, problems: &mut Problems);
 }

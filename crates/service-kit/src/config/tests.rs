@@ -214,3 +214,89 @@ fn the_effective_configuration_can_be_loaded_again_and_shows_no_secret() {
     let again = load(&text, &[]).expect("the same form");
     assert_eq!((again.workers, again.grpc), (9, demo.grpc));
 }
+
+/// Two services share the door; each spells it out among its own keys.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Flat {
+    workers: u16,
+    door: Door,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Door {
+    url: String,
+    width: u16,
+    key: Option<String>,
+}
+
+impl Validate for Flat {
+    const SPELLED_OUT: &'static [SpelledOut] = &[SpelledOut {
+        prefix: "door_",
+        field: "door",
+    }];
+
+    fn validate(&self, problems: &mut Problems) {
+        problems.spelled_out("door_", &self.door);
+    }
+}
+
+impl Validate for Door {
+    fn validate(&self, problems: &mut Problems) {
+        problems.require(self.width < 10, "width", "must be below 10");
+    }
+}
+
+fn load_flat(file: &str, variables: &[(&str, &str)]) -> Result<Flat, ConfigError> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("flat.toml");
+    std::fs::write(&path, file).expect("a file");
+    Loader::new("flat")
+        .environment(variables.iter().copied())
+        .file(Some(&path))
+        .set("door_key", "k")
+        .load()
+}
+
+#[test]
+fn a_shared_part_is_spelled_out_among_the_services_own_keys() {
+    let variables = [("TWINWARD_FLAT__DOOR_WIDTH", "7")];
+    let flat = load_flat("workers = 1\ndoor_url = 'u'\ndoor_width = 3\n", &variables);
+    let flat = flat.expect("valid");
+    let door = Door {
+        url: "u".to_owned(),
+        width: 7,
+        key: Some("k".to_owned()),
+    };
+    assert_eq!(flat, Flat { workers: 1, door });
+    let shown = document(&flat).expect("a document").to_string();
+    assert_eq!(
+        shown,
+        r#"{"door_key":"k","door_url":"u","door_width":7,"workers":1}"#
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_shared_part_is_named_as_it_was_written() {
+    let file = "door_url = 5\ndoor_width = 11\ndoor_colour = 'red'\ndoors = 1\n";
+    let variables = [("TWINWARD_FLAT__DOOR_HEIGHT", "2")];
+    let error = load_flat(file, &variables).expect_err("all wrong");
+    let mut found: Vec<_> = error
+        .problems()
+        .iter()
+        .map(|problem| format!("{}: {}", problem.key, problem.message))
+        .collect();
+    found.sort();
+    let known = "expected one of `door_url`, `door_width`, `door_key`";
+    assert_eq!(
+        found,
+        [
+            format!("door_colour: unknown field `door_colour`, {known}"),
+            format!("door_height: unknown field `door_height`, {known}"),
+            "door_url: invalid type: integer `5`, expected a string".to_owned(),
+            "door_width: must be below 10".to_owned(),
+            "doors: unknown field `doors`, expected `workers` or `door`".to_owned(),
+        ]
+    );
+}

@@ -119,6 +119,7 @@ fn every_kind_survives_the_way_there_and_back() {
         Kind::NotFound,
         Kind::AlreadyExists,
         Kind::FailedPrecondition,
+        Kind::OutOfRange,
         Kind::Aborted,
         Kind::PermissionDenied,
         Kind::Unauthenticated,
@@ -133,4 +134,16 @@ fn every_kind_survives_the_way_there_and_back() {
         assert!(kind.http_status().is_client_error() || kind.http_status().is_server_error());
         assert_ne!(kind.exit_code(), crate::exit::OK);
     }
+}
+
+#[test]
+fn a_connection_that_breaks_under_a_call_is_unavailability() {
+    // The only transport error that can be made without a network.
+    let error = tonic::transport::Endpoint::from_shared("\0").expect_err("no URL");
+    let status = Status::from_error(Box::new(error));
+    assert_eq!(status.code(), Code::Unknown);
+    assert_eq!(RemoteError::from(status).kind, Kind::Unavailable);
+    // An answer with that code is somebody's mistake.
+    let answered = Status::unknown("transport error");
+    assert_eq!(RemoteError::from(answered).kind, Kind::Internal);
 }

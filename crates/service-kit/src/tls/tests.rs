@@ -1,5 +1,7 @@
 //! Every mistake with certificate files is answered with the file's name and the reason.
 
+use super::client::{ClientSide, HTTP2};
+use super::server::ServerSide;
 use super::*;
 use crate::error::chain;
 
@@ -32,25 +34,21 @@ impl Files {
     }
 
     fn server(&self, cert: &str, key: &str) -> ServerTls {
-        ServerTls {
-            cert_file: self.path(cert),
-            key_file: self.path(key),
-            client_ca_file: None,
-        }
+        ServerTls::new(self.path(cert), self.path(key))
     }
 
     fn refusal(&self, cert: &str, key: &str) -> String {
-        chain(&server_config(&self.server(cert, key)).expect_err("unusable files"))
+        chain(&ServerSide::load(&self.server(cert, key)).expect_err("unusable files"))
     }
 }
 
 #[test]
 fn a_certificate_with_its_key_is_accepted() {
     let files = Files::new();
-    assert!(server_config(&files.server("one.crt", "one.key")).is_ok());
+    assert!(ServerSide::load(&files.server("one.crt", "one.key")).is_ok());
     let mut mutual = files.server("one.crt", "one.key");
     mutual.client_ca_file = Some(files.path("two.crt"));
-    assert!(server_config(&mutual).is_ok());
+    assert!(ServerSide::load(&mutual).is_ok());
 }
 
 #[test]
@@ -111,33 +109,59 @@ fn plain_text_is_served_to_this_machine_only() {
 }
 
 #[test]
-fn an_https_url_needs_authorities_to_believe() {
+fn a_client_believes_the_system_or_the_file_it_is_given() {
     let files = Files::new();
-    let none = ClientTls::default();
-    assert!(
-        client_config("http://localhost:1", &none)
-            .expect("no TLS")
-            .is_none()
-    );
-    let text = client_config("https://localhost:1", &none)
-        .expect_err("refused")
-        .to_string();
-    assert!(text.contains("needs tls.ca_file"), "{text}");
-    let some = ClientTls {
-        ca_file: Some(files.path("one.crt")),
-        domain: None,
-    };
-    assert!(
-        client_config("https://localhost:1", &some)
-            .expect("valid")
-            .is_some()
-    );
-    let wrong = ClientTls {
-        ca_file: Some(files.path("notes.txt")),
-        domain: None,
-    };
-    let text = client_config("https://localhost:1", &wrong)
-        .expect_err("refused")
-        .to_string();
+    let load = |tls: &ClientTls| ClientSide::load(tls, "localhost", HTTP2);
+    // A machine without authorities of its own says so; any other needs no file.
+    if let Err(error) = load(&ClientTls::default()) {
+        assert!(error.to_string().contains("set tls.ca_file"), "{error}");
+    }
+    assert!(load(&ClientTls::believing(files.path("one.crt"))).is_ok());
+    let wrong = load(&ClientTls::believing(files.path("notes.txt")));
+    let text = wrong.expect_err("refused").to_string();
     assert!(text.contains("notes.txt"), "{text}");
+}
+
+#[test]
+fn a_client_certificate_needs_its_own_key() {
+    let files = Files::new();
+    let load = |cert: Option<&str>, key: Option<&str>| {
+        let tls = ClientTls {
+            cert_file: cert.map(|name| files.path(name)),
+            key_file: key.map(|name| files.path(name)),
+            ..ClientTls::believing(files.path("one.crt"))
+        };
+        ClientSide::load(&tls, "localhost", HTTP2).map(|_| ())
+    };
+    assert!(load(Some("two.crt"), Some("two.key")).is_ok());
+    for (cert, key) in [(Some("two.crt"), None), (None, Some("two.key"))] {
+        let text = load(cert, key).expect_err("refused").to_string();
+        assert!(text.contains("needed together"), "{text}");
+    }
+    let text = chain(&load(Some("two.crt"), Some("one.key")).expect_err("refused"));
+    assert!(
+        text.contains("two.crt") && text.contains("one.key"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_client_takes_renewed_files_over_and_keeps_the_former_if_they_are_broken() {
+    let files = Files::new();
+    let tls = ClientTls {
+        cert_file: Some(files.path("one.crt")),
+        key_file: Some(files.path("one.key")),
+        ..ClientTls::believing(files.path("one.crt"))
+    };
+    let side = ClientSide::load(&tls, "localhost", HTTP2).expect("usable files");
+    let first = side.fresh();
+    assert!(Arc::ptr_eq(&first, &side.fresh()), "nothing has changed");
+    for suffix in ["crt", "key"] {
+        let text = std::fs::read_to_string(files.path(&format!("two.{suffix}"))).expect("a file");
+        files.write(&format!("one.{suffix}"), &text);
+    }
+    let second = side.fresh();
+    assert!(!Arc::ptr_eq(&first, &second), "renewed");
+    files.write("one.key", "half a file");
+    assert!(Arc::ptr_eq(&second, &side.fresh()), "broken");
 }

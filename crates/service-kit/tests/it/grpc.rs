@@ -5,6 +5,7 @@ use std::future::{Ready, ready};
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 
+use service_kit::auth::Permission;
 use service_kit::client::ClientConfig;
 use service_kit::error::{Classified, Kind};
 use service_kit::health::Health;
@@ -25,6 +26,8 @@ use tracing::Instrument;
 use crate::support::{PATIENCE, Running, health_client, within};
 
 const TOKEN: &str = "a-token-that-is-long-enough";
+/// Who may call the probe.
+const RULES: &[(&str, Permission)] = &[("/test.Probe/Probe", Permission::TwinsRead)];
 
 fn overall() -> HealthCheckRequest {
     HealthCheckRequest::default()
@@ -68,6 +71,7 @@ async fn a_trace_continues_through_client_and_server() {
     let address = server.local_addr();
     server
         .add_service(Probe(sender))
+        .rules(RULES)
         .metrics(&registry.scope("demo"))
         .serve(&tasks, &Health::new());
 
@@ -149,7 +153,10 @@ async fn a_call_without_the_token_is_refused_with_a_reason() {
     };
     let server = GrpcServer::bind(&config).await.expect("a free port");
     let url = format!("http://{}", server.local_addr());
-    server.add_service(Probe(sender)).serve(&tasks, &health);
+    server
+        .add_service(Probe(sender))
+        .rules(RULES)
+        .serve(&tasks, &health);
 
     for (token, kind, reason) in [
         (None, Kind::Unauthenticated, "TOKEN_MISSING"),

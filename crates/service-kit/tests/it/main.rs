@@ -1,7 +1,13 @@
 //! The kit with real sockets: gRPC and HTTP servers, clients, signals.
 
 mod admin;
+mod bouncer;
+mod connections;
 mod grpc;
+mod malformed;
+mod mutual_tls;
+mod oidc;
+mod roles;
 mod signals;
 mod support;
 mod telemetry;

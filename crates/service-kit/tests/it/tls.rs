@@ -22,11 +22,7 @@ async fn a_client_believes_only_the_authority_it_was_given() {
         .expect("a file");
     }
     let config = GrpcConfig {
-        tls: Some(ServerTls {
-            cert_file: path("server.crt"),
-            key_file: path("server.key"),
-            client_ca_file: None,
-        }),
+        tls: Some(ServerTls::new(path("server.crt"), path("server.key"))),
         ..GrpcConfig::default()
     };
     let server = Running::start(&config).await;
@@ -35,6 +31,7 @@ async fn a_client_believes_only_the_authority_it_was_given() {
         config.tls = ClientTls {
             ca_file: Some(path(authority)),
             domain: Some("hub.test".to_owned()),
+            ..ClientTls::default()
         };
         health_client(&config)
     };

@@ -2,13 +2,12 @@
 
 use jiff::Timestamp;
 use posture::Posture;
-use twin::{DeviceId, IdentityKey, ModuleId, Revision, Twin};
+use serde_json::json;
+use twin::{DeviceId, IdentityKey, ModuleId, Revision, Stamp, Twin, TwinPatch};
 
-use super::{Cause, ChangeKind, Overlay, Weight};
+use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
-use crate::record::{Identity, Record, Status, TwinText};
-use crate::secrets::Sealed;
-use crate::store::{EnrollmentState, EnrollmentUse, TokenHash};
+use crate::record::{Authentication, Identity, Record, Status, TwinText};
 
 /// IoT Hub's limit (spec iot-hub-twins §2.6), so that a device's family loads in one read.
 pub const MODULES_PER_DEVICE_MAX: usize = 50;
@@ -22,45 +21,69 @@ pub struct NewIdentity {
     pub status: Status,
     /// Why.
     pub status_reason: String,
-    /// Sealed primary key.
-    pub primary_key: Sealed,
-    /// Sealed secondary key.
-    pub secondary_key: Sealed,
+    /// How it proves itself.
+    pub authentication: Authentication,
+    /// Whether it is an IoT Edge device; false on a module.
+    pub iot_edge: bool,
+    /// Who manages a module; empty on a device.
+    pub managed_by: String,
+    /// What its twin begins with.
+    pub sections: TwinPatch,
+}
+
+/// A device to be made.
+#[derive(Debug, Clone)]
+pub struct NewDevice {
+    /// Its id.
+    pub device: DeviceId,
+    /// What it is made of.
+    pub identity: NewIdentity,
+    /// For its security module, if that is to be made, too.
+    pub security_module: Option<NewIdentity>,
 }
 
 /// Makes a device and, if its identity is given, its security module.
+///
+/// # Errors
+/// The id is taken, or the twin's beginning breaks rules.
 pub fn create_device(
     overlay: &mut Overlay,
-    device: &DeviceId,
-    identity: NewIdentity,
-    security_module: Option<NewIdentity>,
+    new: NewDevice,
+    mode: Mode,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
-    let key = IdentityKey::new_device(device.clone());
+    let key = IdentityKey::new_device(new.device.clone());
     if overlay.find(&key)?.is_some() {
         return Err(Error::AlreadyExists(key));
     }
-    let record = new_record(key, identity, now);
-    overlay.put(
-        record.clone(),
-        &[ChangeKind::Created],
-        Weight::Fact,
-        cause.clone(),
-    );
-    if let Some(identity) = security_module {
-        let key = IdentityKey::new_module(device.clone(), ModuleId::security());
-        let module = new_record(key, identity, now);
-        overlay.put(module, &[ChangeKind::Created], Weight::Fact, cause.clone());
+    let record = new_record(key, new.identity, now, cause)?;
+    let module = match new.security_module {
+        Some(identity) => {
+            let key = IdentityKey::new_module(new.device, ModuleId::security());
+            Some(new_record(key, identity, now, cause)?)
+        }
+        None => None,
+    };
+    if mode == Mode::Validate {
+        return Ok(record);
+    }
+    let record = put_new(overlay, record, cause);
+    if let Some(module) = module {
+        put_new(overlay, module, cause);
     }
     Ok(record)
 }
 
 /// Makes a module below a device, enabled or disabled as the device is.
+///
+/// # Errors
+/// There is no such device, the id is taken, or the device has all the modules it may have.
 pub fn create_module(
     overlay: &mut Overlay,
     key: &IdentityKey,
     mut identity: NewIdentity,
+    mode: Mode,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
@@ -75,33 +98,86 @@ pub fn create_module(
             allowed: MODULES_PER_DEVICE_MAX,
         });
     }
-    let record = new_record(key.clone(), identity, now);
-    overlay.put(
-        record.clone(),
-        &[ChangeKind::Created],
-        Weight::Fact,
-        cause.clone(),
-    );
-    Ok(record)
+    let record = new_record(key.clone(), identity, now, cause)?;
+    match mode {
+        Mode::Validate => Ok(record),
+        Mode::Write => Ok(put_new(overlay, record, cause)),
+    }
 }
 
-/// Enables or disables a device. Its modules are touched too, because they follow it.
-pub fn set_status(
+/// Makes how an identity will prove itself of the record as it is: keys are sealed for the
+/// identity and its generation, which only the record says.
+pub type Authenticate = Box<dyn FnOnce(&Record) -> Result<Authentication, Error> + Send>;
+
+/// What to change of a device.
+#[derive(Default)]
+pub struct DeviceUpdate {
+    /// Whether it may connect, and why. Its modules follow.
+    pub status: Option<(Status, String)>,
+    /// How it proves itself.
+    pub authentication: Option<Authenticate>,
+    /// Whether it is an IoT Edge device.
+    pub iot_edge: Option<bool>,
+}
+
+/// Changes a device. Its modules are touched too if its status changes, because they follow it.
+///
+/// # Errors
+/// There is no such device, or its etag is another.
+pub fn update_device(
     overlay: &mut Overlay,
     device: &DeviceId,
-    status: Status,
-    reason: &str,
+    update: DeviceUpdate,
     expected_etag: Option<&str>,
+    mode: Mode,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
     let key = IdentityKey::new_device(device.clone());
     let mut record = overlay.get(&key)?.clone();
     check_etag(&record, expected_etag)?;
-    record.identity.status = status;
-    reason.clone_into(&mut record.identity.status_reason);
-    record.identity.etag += 1;
-    record.identity.updated_at = now;
+    let mut changes = Vec::new();
+    if let Some(make) = update.authentication {
+        record.identity.authentication = make(&record)?;
+        changes.push(ChangeKind::Identity);
+    }
+    if let Some(iot_edge) = update.iot_edge {
+        record.identity.iot_edge = iot_edge;
+        changes.push(ChangeKind::Identity);
+    }
+    let mut modules = Vec::new();
+    if let Some((status, reason)) = update.status {
+        modules = followers(overlay, device, status, now);
+        let identity = &mut record.identity;
+        if identity.status != status || identity.status_reason != reason {
+            identity.status_updated_at = Some(now);
+        }
+        identity.status = status;
+        identity.status_reason = reason;
+        changes.push(ChangeKind::Status);
+    }
+    changed(&mut record, now);
+    if mode == Mode::Validate {
+        return Ok(record);
+    }
+    let detail = json!({
+        "status": record.identity.status.as_str(),
+        "statusReason": record.identity.status_reason,
+        "authentication": record.identity.authentication.as_str(),
+        "authenticationChanged": changes.contains(&ChangeKind::Identity),
+        "iotEdge": record.identity.iot_edge,
+    });
+    overlay.audit(AuditEvent::on(&key, "device.update", detail, cause));
+    // The device first, as whoever follows its changes expects it.
+    let record = overlay.put(record, &changes, Weight::Fact, cause).clone();
+    for module in modules {
+        overlay.put(module, &[ChangeKind::Status], Weight::Fact, cause);
+    }
+    Ok(record)
+}
+
+/// The modules of a device as they are once the device has a status.
+fn followers(overlay: &Overlay, device: &DeviceId, status: Status, now: Timestamp) -> Vec<Record> {
     let mut modules = Vec::new();
     for key in overlay.modules(device) {
         // A damaged one opens no door anyway, and must not keep the device from being disabled.
@@ -109,25 +185,64 @@ pub fn set_status(
             continue;
         };
         let mut module = module.clone();
+        if module.identity.status != status {
+            module.identity.status_updated_at = Some(now);
+        }
         module.identity.status = status;
-        module.identity.etag += 1;
-        module.identity.updated_at = now;
+        changed(&mut module, now);
         modules.push(module);
     }
-    overlay.put(
-        record.clone(),
-        &[ChangeKind::Status],
-        Weight::Fact,
-        cause.clone(),
-    );
-    for module in modules {
-        overlay.put(module, &[ChangeKind::Status], Weight::Fact, cause.clone());
+    modules
+}
+
+/// What to change of a module.
+#[derive(Default)]
+pub struct ModuleUpdate {
+    /// How it proves itself.
+    pub authentication: Option<Authenticate>,
+    /// Who manages it.
+    pub managed_by: Option<String>,
+}
+
+/// Changes a module.
+///
+/// # Errors
+/// There is no such module, or its etag is another.
+pub fn update_module(
+    overlay: &mut Overlay,
+    key: &IdentityKey,
+    update: ModuleUpdate,
+    expected_etag: Option<&str>,
+    mode: Mode,
+    now: Timestamp,
+    cause: &Cause,
+) -> Result<Record, Error> {
+    let mut record = overlay.get(key)?.clone();
+    check_etag(&record, expected_etag)?;
+    if let Some(make) = update.authentication {
+        record.identity.authentication = make(&record)?;
     }
-    Ok(record)
+    if let Some(managed_by) = update.managed_by {
+        record.identity.managed_by = managed_by;
+    }
+    changed(&mut record, now);
+    if mode == Mode::Validate {
+        return Ok(record);
+    }
+    let detail = json!({
+        "authentication": record.identity.authentication.as_str(),
+        "managedBy": record.identity.managed_by,
+    });
+    overlay.audit(AuditEvent::on(key, "module.update", detail, cause));
+    let changes = [ChangeKind::Identity];
+    Ok(overlay.put(record, &changes, Weight::Fact, cause).clone())
 }
 
 /// Removes an identity, and with a device all its modules. A damaged one can be removed, too, as
 /// long as no etag is asked of it.
+///
+/// # Errors
+/// There is no such identity, or its etag is another.
 pub fn delete(
     overlay: &mut Overlay,
     key: &IdentityKey,
@@ -140,121 +255,57 @@ pub fn delete(
         Err(damaged) if expected_etag.is_some() => return Err(damaged),
         Err(_) => {}
     }
+    let mut modules = Vec::new();
     if key.module.is_none() {
-        for module in overlay.modules(&key.device) {
-            overlay.remove(&module, cause.clone());
-        }
+        modules = overlay.modules(&key.device);
     }
-    overlay.remove(key, cause.clone());
+    let action = match key.module {
+        None => "device.delete",
+        Some(_) => "module.delete",
+    };
+    let detail = json!({ "modules": modules.len() });
+    overlay.audit(AuditEvent::on(key, action, detail, cause));
+    overlay.remove(key, cause);
+    for module in modules {
+        overlay.remove(&module, cause);
+    }
     Ok(())
 }
 
-/// An agent asks for credentials with a token.
-#[derive(Debug)]
-pub struct Enrollment {
-    /// Of the token's text.
-    pub token: TokenHash,
-    /// Which device asks.
-    pub device: DeviceId,
-    /// The agent's nonce.
-    pub nonce: String,
-    /// For the device, should it not exist.
-    pub new_device: NewIdentity,
-    /// For its security module, should it not exist.
-    pub new_module: NewIdentity,
+/// Writes a new record and notes it for the audit.
+fn put_new(overlay: &mut Overlay, record: Record, cause: &Cause) -> Record {
+    let (action, key) = match record.key.module {
+        None => ("device.create", record.key.clone()),
+        Some(_) => ("module.create", record.key.clone()),
+    };
+    let detail = json!({
+        "generation": record.identity.generation_id,
+        "status": record.identity.status.as_str(),
+        "authentication": record.identity.authentication.as_str(),
+        "iotEdge": record.identity.iot_edge,
+    });
+    overlay.audit(AuditEvent::on(&key, action, detail, cause));
+    let changes = [ChangeKind::Created];
+    overlay.put(record, &changes, Weight::Fact, cause).clone()
 }
 
-/// Lets a device in, making what is missing, and answers its security module.
-///
-/// A token lets a device in once. Who repeats the call with the nonce of then gets the same answer
-/// (its first one may have been lost), as long as the module is there; nobody else does. A module
-/// that exists is handed out only by a token that names its device, else a token for new devices
-/// would open every old one.
-pub fn enroll(
-    overlay: &mut Overlay,
-    enrollment: Enrollment,
+fn new_record(
+    key: IdentityKey,
+    identity: NewIdentity,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
-    let Enrollment {
-        token,
-        device,
-        nonce,
-        new_device,
-        new_module,
-    } = enrollment;
-    let state = overlay.token(token, &device).ok_or(Error::TokenRefused)?;
-    let device_key = IdentityKey::new_device(device.clone());
-    let key = IdentityKey::new_module(device.clone(), ModuleId::security());
-    let existing = overlay.find(&key)?.cloned();
-    let parent = overlay.find(&device_key)?.cloned();
-    admit(
-        &state,
-        &device,
-        &nonce,
-        parent.as_ref(),
-        existing.as_ref(),
-        now,
-    )?;
-    let module = match existing {
-        Some(module) if state.nonce.is_some() => return Ok(module),
-        Some(module) => module,
-        None if parent.is_some() => create_module(overlay, &key, new_module, now, cause)?,
-        None => {
-            create_device(overlay, &device, new_device, Some(new_module), now, cause)?;
-            overlay.get(&key)?.clone()
-        }
+    let mut twin = Twin::new(now);
+    let stamp = Stamp {
+        at: now,
+        by: cause.actor.clone(),
     };
-    overlay.enroll(EnrollmentUse {
-        hash: token,
-        device,
-        nonce,
-    });
-    Ok(module)
-}
-
-/// Whether a token lets a device in.
-fn admit(
-    state: &EnrollmentState,
-    device: &DeviceId,
-    nonce: &str,
-    parent: Option<&Record>,
-    module: Option<&Record>,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let denied = |why| {
-        Err(Error::EnrollmentDenied {
-            device: device.to_string(),
-            why,
-        })
-    };
-    let token = &state.token;
-    if token.expires_at <= now {
-        return Err(Error::TokenRefused);
+    let begun = twin
+        .replace(&identity.sections, &stamp, None)
+        .map_err(|source| Error::twin(&key, source))?;
+    if let Some(begun) = begun {
+        twin = begun.twin;
     }
-    if token.device.as_ref().is_some_and(|only| only != device) {
-        return denied("it is for another device");
-    }
-    if parent.is_some_and(|parent| parent.identity.status == Status::Disabled) {
-        return denied("the device is disabled");
-    }
-    match &state.nonce {
-        Some(known) if known != nonce => {
-            denied("the device used it before, with another nonce; make a token for this device")
-        }
-        Some(_) if module.is_none() => {
-            denied("the device used it before and was deleted since; make a new token")
-        }
-        None if state.uses >= token.uses_max => Err(Error::TokenRefused),
-        None if token.device.is_none() && module.is_some() => {
-            denied("it is enrolled already; make a token for this device")
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn new_record(key: IdentityKey, identity: NewIdentity, now: Timestamp) -> Record {
-    let twin = Twin::new(now);
     let mut posture = Posture::default();
     // The first desired version counts as pushed, or its acknowledgement would be of a version
     // that was never desired.
@@ -264,15 +315,18 @@ fn new_record(key: IdentityKey, identity: NewIdentity, now: Timestamp) -> Record
         posture::Timeline::default(),
         None,
     );
-    Record {
+    Ok(Record {
         key,
         identity: Identity {
             generation_id: identity.generation_id,
             etag: 1,
             status: identity.status,
             status_reason: identity.status_reason,
-            primary_key: identity.primary_key,
-            secondary_key: identity.secondary_key,
+            status_updated_at: None,
+            authentication: identity.authentication,
+            iot_edge: identity.iot_edge,
+            managed_by: identity.managed_by,
+            model_id: String::new(),
             created_at: now,
             updated_at: now,
         },
@@ -280,10 +334,17 @@ fn new_record(key: IdentityKey, identity: NewIdentity, now: Timestamp) -> Record
         posture,
         revision: Revision::ZERO,
         updated_at: now,
-    }
+    })
 }
 
-fn check_etag(record: &Record, expected: Option<&str>) -> Result<(), Error> {
+/// Counts a change of the identity.
+pub(super) fn changed(record: &mut Record, now: Timestamp) {
+    record.identity.etag += 1;
+    record.identity.updated_at = now;
+    record.updated_at = now;
+}
+
+pub(super) fn check_etag(record: &Record, expected: Option<&str>) -> Result<(), Error> {
     let actual = record.identity.etag.to_string();
     match expected {
         Some(expected) if expected != actual => Err(Error::EtagMismatch {

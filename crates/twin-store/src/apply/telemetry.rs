@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use posture::fold::SessionNotice;
 use posture::{AgentBatch, Timeline, fold, fold_session};
-use twin::IdentityKey;
+use twin::{IdentityKey, Partition, Writer};
 
 use super::{Cause, ChangeKind, Overlay, Weight};
+use crate::record::Record;
 
 /// One entry of a telemetry message, as a value.
 #[derive(Debug, Clone)]
@@ -49,19 +50,19 @@ pub struct Folded {
     pub refused: Vec<(usize, String)>,
 }
 
-/// Folds entries in their order.
-pub fn fold_entries(overlay: &mut Overlay, entries: &[Entry], now: Timestamp) -> Folded {
+/// Folds entries of a partition in their order.
+pub fn fold_entries(
+    overlay: &mut Overlay,
+    partition: Partition,
+    entries: &[Entry],
+    now: Timestamp,
+) -> Folded {
     let mut folded = Folded::default();
     for (index, entry) in entries.iter().enumerate() {
-        let record = match overlay.get_mut(&entry.key) {
-            Ok(record) if record.identity.generation_id == entry.generation_id => record,
-            Ok(_) => {
-                let why = format!("{} was created anew since", entry.key);
+        let record = match admitted(overlay, entry) {
+            Ok(record) => record,
+            Err(why) => {
                 folded.refused.push((index, why));
-                continue;
-            }
-            Err(error) => {
-                folded.refused.push((index, error.to_string()));
                 continue;
             }
         };
@@ -90,17 +91,39 @@ pub fn fold_entries(overlay: &mut Overlay, entries: &[Entry], now: Timestamp) ->
                 }
             }
             Content::Session(notice) => {
+                let was = record.posture.agent.connected;
                 fold_session(&mut record.posture, notice, entry.sequence);
-                Weight::Routine
+                if record.posture.agent.connected == was {
+                    Weight::Routine
+                } else {
+                    Weight::Session
+                }
             }
         };
+        let why = match &entry.content {
+            Content::Batch(_) => format!("events:{partition}/{}", entry.sequence),
+            Content::Session(_) => "session".to_owned(),
+        };
         let cause = Cause {
+            actor: Writer::Device,
+            cause: why,
             trace_parent: entry.trace_parent.clone(),
             timeline,
         };
-        overlay.touch(&entry.key, &[ChangeKind::Posture], weight, cause);
+        overlay.folded(&entry.key, &[ChangeKind::Posture], weight, &cause);
     }
     folded
+}
+
+/// The record that an entry is folded into, or why there is none.
+fn admitted<'o>(overlay: &'o mut Overlay, entry: &Entry) -> Result<&'o mut Record, String> {
+    let present = overlay.get(&entry.key).map_err(|error| error.to_string())?;
+    if present.identity.generation_id != entry.generation_id {
+        return Err(format!("{} was created anew since", entry.key));
+    }
+    overlay
+        .fold_mut(&entry.key)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,53 +3,156 @@
 use jiff::Timestamp;
 use posture::Timeline;
 use posture::configuration::{Acknowledgement, Transition};
+use serde_json::json;
 use twin::twin::PolicyApplied;
 use twin::{
-    Etag, IdentityKey, LostLeaf, Map, PolicyWrite, Stamp, TwinPatch, TwinWrite, Version, Writer,
+    IdentityKey, LostLeaf, Map, PolicyWrite, SectionKind, Stamp, TwinError, TwinPatch, TwinWrite,
+    Version,
 };
 
-use super::{Cause, ChangeKind, Overlay, Weight};
+use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
-use crate::record::{Record, TwinText};
+use crate::record::{Damaged, Record, TwinText};
 
-/// Merges into tags and desired.
-pub fn patch(
+/// How an operator's write treats what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// It merges into the sections given.
+    Patch,
+    /// The sections given become exactly what it says.
+    Replace,
+}
+
+/// What must hold of a twin before an operator writes to it.
+#[derive(Default)]
+pub struct Conditions {
+    /// Its etag, as the caller wrote it.
+    pub etag: Option<String>,
+    /// Version of its desired section.
+    pub desired_version: Option<Version>,
+    /// A condition on its content.
+    pub only_if: Option<OnlyIf>,
+}
+
+/// A condition on the content of a twin.
+pub struct OnlyIf {
+    /// In the caller's words.
+    pub text: String,
+    /// Whether it holds.
+    pub holds: Holds,
+}
+
+/// Whether something holds of a twin at a time.
+pub type Holds = Box<dyn Fn(&Record, Timestamp) -> Result<bool, Damaged> + Send>;
+
+impl Conditions {
+    fn check(&self, record: &Record, now: Timestamp) -> Result<(), Error> {
+        let key = &record.key;
+        // Compared as text: one that we never wrote is one that does not match (spec 3.4).
+        let actual = record.twin.etag.to_string();
+        if let Some(expected) = &self.etag
+            && *expected != actual
+        {
+            return Err(Error::TwinEtagMismatch {
+                key: key.clone(),
+                expected: expected.clone(),
+                actual,
+            });
+        }
+        let actual = record.twin.desired.version;
+        if let Some(expected) = self.desired_version
+            && expected != actual
+        {
+            let source = TwinError::VersionMismatch {
+                section: SectionKind::Desired.path(),
+                expected,
+                actual,
+            };
+            return Err(Error::twin(key, source));
+        }
+        if let Some(only_if) = &self.only_if
+            && !(only_if.holds)(record, now)?
+        {
+            return Err(Error::ConditionFalse {
+                key: key.clone(),
+                condition: only_if.text.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A write of an operator.
+pub struct OperatorWrite {
+    /// Merge or replace.
+    pub form: Form,
+    /// The sections.
+    pub sections: TwinPatch,
+    /// What must hold before.
+    pub conditions: Conditions,
+    /// Whether it is kept.
+    pub mode: Mode,
+    /// What the audit log calls it.
+    pub action: &'static str,
+}
+
+/// Writes tags and desired in the name of the cause's actor, and answers the record after it. There is no detection of writes that
+/// change nothing: clients count on versions that rise (spec 3.2).
+///
+/// # Errors
+/// A condition does not hold, or the write breaks rules; then nothing is changed.
+pub fn write(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    patch: &TwinPatch,
-    by: Writer,
-    expected: Option<Etag>,
+    write: &OperatorWrite,
     now: Timestamp,
-    cause: Cause,
+    cause: &Cause,
 ) -> Result<Record, Error> {
     let mut record = overlay.get(key)?.clone();
+    write.conditions.check(&record, now)?;
     let twin = record.twin.parse(key)?;
-    let stamp = Stamp { at: now, by };
-    let write = twin
-        .patch(patch, &stamp, expected)
-        .map_err(|source| Error::twin(key, source))?;
-    let Some(write) = write else {
+    let stamp = Stamp {
+        at: now,
+        by: cause.actor.clone(),
+    };
+    let written = match write.form {
+        Form::Patch => twin.patch(&write.sections, &stamp, None),
+        Form::Replace => twin.replace(&write.sections, &stamp, None),
+    };
+    let written = written.map_err(|source| Error::twin(key, source))?;
+    let Some(written) = written else {
         return Ok(record);
     };
     let mut changes = Vec::new();
-    if write.twin.tags.version() != twin.tags.version() {
+    if written.twin.tags.version() != twin.tags.version() {
         changes.push(ChangeKind::Tags);
     }
-    set_twin(&mut record, &write, now, &cause, &mut changes);
-    // The engine stamps what is committed; this copy is the answer.
-    record.updated_at = now;
-    overlay.put(record.clone(), &changes, Weight::Fact, cause);
-    Ok(record)
+    set_twin(&mut record, &written, now, cause, &mut changes);
+    if write.mode == Mode::Validate {
+        record.updated_at = now;
+        return Ok(record);
+    }
+    let detail = json!({
+        "tags": changes.contains(&ChangeKind::Tags),
+        "desired": changes.contains(&ChangeKind::Desired),
+        "version": record.twin.version.get(),
+        "desiredVersion": record.twin.desired.version.get(),
+    });
+    overlay.audit(AuditEvent::on(key, write.action, detail, cause));
+    Ok(overlay.put(record, &changes, Weight::Fact, cause).clone())
 }
 
 /// Merges what the device says of itself, and answers the section's new version.
+///
+/// # Errors
+/// The expected version is another, or the patch breaks rules; then nothing is changed.
 pub fn patch_reported(
     overlay: &mut Overlay,
     key: &IdentityKey,
     patch: &Map,
     expected: Option<Version>,
     now: Timestamp,
-    cause: Cause,
+    cause: &Cause,
 ) -> Result<Version, Error> {
     let mut record = overlay.get(key)?.clone();
     let twin = record.twin.parse(key)?;
@@ -79,7 +182,7 @@ pub fn apply_policies(
     writes: &[PolicyWrite],
     expected: Option<Version>,
     now: Timestamp,
-    cause: Cause,
+    cause: &Cause,
 ) -> Result<PoliciesApplied, Error> {
     let mut record = overlay.get(key)?.clone();
     let twin = record.twin.parse(key)?;
@@ -95,7 +198,7 @@ pub fn apply_policies(
         });
     };
     let mut changes = Vec::new();
-    set_twin(&mut record, &write, now, &cause, &mut changes);
+    set_twin(&mut record, &write, now, cause, &mut changes);
     let desired_version = record.twin.desired.version;
     overlay.put(record, &changes, Weight::Fact, cause);
     Ok(PoliciesApplied {
@@ -111,18 +214,21 @@ pub fn acknowledge(
     overlay: &mut Overlay,
     key: &IdentityKey,
     answer: &Acknowledgement,
-    cause: Cause,
+    cause: &Cause,
 ) -> Result<Option<Timeline>, Error> {
     let mut record = overlay.get(key)?.clone();
     match record.posture.configuration.acknowledged(answer) {
         Transition::Changed => {
             let timeline = record.posture.configuration.timeline;
-            let cause = Cause { timeline, ..cause };
+            let cause = Cause {
+                timeline,
+                ..cause.clone()
+            };
             overlay.put(
                 record,
                 &[ChangeKind::ConfigurationState],
                 Weight::Fact,
-                cause,
+                &cause,
             );
             Ok(Some(timeline))
         }

@@ -8,12 +8,30 @@ use service_kit::metrics::Registry;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::apply::{Cause, devices, twins};
+use crate::apply::{Cause, Mode, devices, enrollment, twins};
 use crate::store::model::ModelStore;
-use crate::store::{self, EnrollmentToken, Selection};
-use crate::testing::{device, identity, key, now, object};
+use crate::store::{self, EnrollmentToken, Replica, ReplicaId, Selection};
+use crate::testing::{device, identity, key, new_device, now, object, operator_write};
 
 mod sequences;
+mod trails;
+
+/// Keeps little, so that tests see what is forgotten.
+const KEEP: Keep = Keep {
+    coalesce_within: Duration::from_hours(1),
+    log_changes: 2,
+};
+
+/// Takes the partitions of a store, as a start of the service does.
+pub(super) async fn take(store: &dyn Store) -> Vec<PartitionState> {
+    let replica = Replica {
+        id: ReplicaId(uuid::Uuid::new_v4().to_string()),
+        address: "http://replica".to_owned(),
+        count: PartitionCount::new(4).unwrap(),
+        lease: std::time::Duration::ZERO,
+    };
+    store.claim(replica).await.expect("taken").owned
+}
 
 /// An engine whose writer runs.
 pub(super) struct Running {
@@ -26,10 +44,10 @@ impl Running {
     /// Takes the partitions of a store, as a start of the service does.
     pub(super) async fn start(store: Arc<dyn Store>) -> Self {
         let count = PartitionCount::new(4).unwrap();
-        let states = store.acquire(count).await.expect("taken");
+        let states = take(&*store).await;
         let metrics = Metrics::new(&Registry::new().scope("test"));
         let clock = ManualClock::at(now());
-        let (engine, writer, ends) = engine(store, clock, metrics, count, states);
+        let (engine, writer, ends) = engine(store, clock, metrics, count, states, KEEP);
         Self {
             engine,
             ends,
@@ -50,7 +68,8 @@ fn create(engine: &Engine, id: &str) -> impl Future<Output = Result<Record, Erro
         engine
             .decide(Selection::Family(id.clone()), move |overlay, now| {
                 let cause = Cause::default();
-                devices::create_device(overlay, &id, identity("g"), None, now, &cause)
+                let new = new_device(id.as_str(), "g");
+                devices::create_device(overlay, new, Mode::Write, now, &cause)
             })
             .await
     }
@@ -146,10 +165,7 @@ async fn a_position_moves_even_when_nothing_else_does() {
         .await
         .expect("committed");
     running.stop().await.expect("a good end");
-    let states = store
-        .acquire(PartitionCount::new(4).unwrap())
-        .await
-        .unwrap();
+    let states = take(&store).await;
     let moved: Vec<_> = states.iter().filter(|state| state.position == 12).collect();
     assert_eq!(moved.len(), 1);
     assert_eq!(moved[0].partition, partition);
@@ -165,14 +181,21 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
         expires_at: now() + jiff::SignedDuration::from_hours(1),
         uses_max: 1,
     };
-    store.add_enrollment_token(token, now()).await.unwrap();
+    running
+        .engine
+        .decide(Vec::new(), move |overlay, _| {
+            overlay.add_token(token);
+            Ok(())
+        })
+        .await
+        .expect("committed");
     let ask = |id: &str| {
         let (engine, device) = (running.engine.clone(), device(id));
         let selections = [
             Selection::Token([1; 32], device.clone()),
             Selection::Family(device.clone()),
         ];
-        let enrollment = devices::Enrollment {
+        let asked = enrollment::Enrollment {
             token: [1; 32],
             device,
             nonce: "0123456789abcdef".to_owned(),
@@ -182,7 +205,7 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
         async move {
             engine
                 .decide(selections, move |overlay, now| {
-                    devices::enroll(overlay, enrollment, now, &Cause::default())
+                    enrollment::enroll(overlay, asked, now, &Cause::default())
                 })
                 .await
         }
@@ -206,23 +229,15 @@ async fn watchers_are_told_in_order_of_revision_and_after_the_commit() {
     let mut changes = running.engine.watch();
     create(&running.engine, "d").await.expect("committed");
     for number in 0..5 {
-        let patch = twin::TwinPatch {
+        let sections = twin::TwinPatch {
             tags: Some(object(serde_json::json!({ "n": number }))),
             desired: None,
         };
+        let patch = operator_write(twins::Form::Patch, sections);
         running
             .engine
             .decide(Selection::One(key("d")), move |overlay, now| {
-                let writer = twin::Writer::Operator("o".to_owned());
-                twins::patch(
-                    overlay,
-                    &key("d"),
-                    &patch,
-                    writer,
-                    None,
-                    now,
-                    Cause::default(),
-                )
+                twins::write(overlay, &key("d"), &patch, now, &Cause::default())
             })
             .await
             .expect("committed");
@@ -250,13 +265,18 @@ async fn at_the_end_the_outboxes_are_waited_for_and_relieved() {
     let mut end = running.ends.remove(position.expect("there is one"));
     end.log.changed().await.expect("the commit is told");
     end.log.changed().await.expect_err("then the log ends");
-    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
+    let waiting = store
+        .log(partition, Revision::ZERO, 9)
+        .await
+        .unwrap()
+        .entries;
     assert_eq!(waiting.len(), 1);
     end.published
         .try_send((partition, waiting[0].revision))
         .expect("the writer listens to the end");
     drop((end, running.ends));
     running.writer.await.unwrap().expect("a good end");
-    let waiting = store.outbox(partition, Revision::ZERO, 9).await.unwrap();
-    assert_eq!(waiting, []);
+    let states = take(&store).await;
+    let state = states.iter().find(|state| state.partition == partition);
+    assert_eq!(state.expect("there").published, waiting[0].revision);
 }

@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prost::Message as _;
 use service_kit::clock::SharedClock;
 use tokio::sync::{broadcast, mpsc, watch};
 use twin::{Partition, PartitionCount, Revision, partition_of};
 
-use super::{Answer, Committed, Work};
-use crate::apply::{Outcome, Overlay};
-use crate::encode;
+use super::recording::record_change;
+use super::sharing::{Sharing, commanded};
+use super::{Answer, Committed, Keep, Logs, Work};
+use crate::apply::{Left, Numbers, Outcome, Overlay};
+use crate::audit;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, Commit, OutboxChange, PartitionState, Selection, Store};
+use crate::store::{self, AuditEntry, Commit, PartitionState, Selection, Store, failpoint};
 
 /// Work of one commit: bounds its memory and how long the first caller waits for the last.
 const GROUP: usize = 1024;
-/// How often the outbox is relieved of what was published, when nothing else is committed.
+/// How often it is noted what was published, and the log is trimmed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writer's side; [`Writer::run`] it under supervision.
@@ -33,10 +34,18 @@ pub struct Writer {
     pub(super) logs: BTreeMap<Partition, watch::Sender<Revision>>,
     pub(super) states: BTreeMap<Partition, PartitionState>,
     pub(super) count: PartitionCount,
+    pub(super) keep: Keep,
+    /// How far each log was trimmed since the start.
+    pub(super) trimmed: BTreeMap<Partition, Revision>,
+    /// The other ends of `logs`, for those who have the engine.
+    pub(super) readable_logs: Logs,
+    /// If partitions come and go.
+    pub(super) sharing: Option<Sharing>,
 }
 
 impl Writer {
-    /// Writes until everybody who could hand in work has gone, or a commit fails. It does not watch
+    /// Writes until everybody who could hand in work has gone, or a commit to a store that is not
+    /// shared fails. It does not watch
     /// the shutdown itself: calls that were taken are to be answered, and the doors close first.
     /// At the end it waits for the outboxes to publish what is left, and cleans up after them.
     ///
@@ -49,9 +58,16 @@ impl Writer {
             // Nothing is lost when a branch is dropped: receiving is cancel-safe.
             let first = tokio::select! {
                 biased;
+                // First of all: an empty queue would otherwise go before a full one of commands.
+                due = commanded(&mut self.sharing) => {
+                    self.obey(due);
+                    continue;
+                }
                 work = self.queue.recv() => work,
                 _ = relief.tick() => {
-                    self.relieve().await?;
+                    if let Err(error) = self.relieve().await {
+                        self.failed(error)?;
+                    }
                     continue;
                 }
             };
@@ -64,7 +80,9 @@ impl Writer {
             {
                 group.push(work);
             }
-            self.write(group).await?;
+            if let Err(error) = self.write(group).await {
+                self.failed(error)?;
+            }
         }
     }
 
@@ -80,27 +98,39 @@ impl Writer {
             Err(error) => return Err(fail(group, error)),
         };
         let now = self.clock.now();
-        let mut overlay = Overlay::new(loaded);
+        let mut overlay = Overlay::new(loaded, self.numbers(), now);
         let mut positions = BTreeMap::new();
         let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
         for work in group {
-            answers.push((work.decide)(&mut overlay, now));
-            if let Some((partition, sequence)) = work.position {
-                positions.insert(partition, sequence);
-            }
+            let ready = match self.elsewhere(&work) {
+                None => {
+                    if let Some((partition, sequence)) = work.position {
+                        positions.insert(partition, sequence);
+                    }
+                    overlay.begin();
+                    Ok((&mut overlay, now))
+                }
+                Some(partition) => Err(Error::NotOwned { partition }),
+            };
+            answers.push((work.decide)(ready));
         }
         let prepared = self.prepare(overlay.into_outcome(), &positions, now);
         let committed = match prepared {
-            Ok((commit, changes)) => self.commit(commit).await.map(|()| changes),
+            Ok((commit, changes)) => {
+                failpoint::hit("writer.decided");
+                self.commit(commit).await.map(|()| changes)
+            }
             Err(error) => Err(error),
         };
         match committed {
             Ok(changes) => {
+                failpoint::hit("writer.committed");
                 let took = self.clock.monotonic().saturating_duration_since(started);
                 self.metrics.committed(answers.len(), changes.len(), took);
                 for answer in answers {
                     answer(Ok(()));
                 }
+                failpoint::hit("writer.answered");
                 self.tell(changes);
                 Ok(())
             }
@@ -113,7 +143,31 @@ impl Writer {
         }
     }
 
-    /// Numbers and encodes what is left to be written.
+    /// The first partition that a decision needs and that is not ours. What needs none in particular
+    /// is decided by whoever owns any.
+    fn elsewhere(&self, work: &Work) -> Option<Partition> {
+        let selections = work.selections.iter();
+        selections
+            .filter_map(|selection| match (selection, selection.device()) {
+                // Operations belong to whoever owns the first partition: one runner in the hub.
+                (Selection::Operation(_), _) => self.count.partitions().next(),
+                (_, device) => device.map(|device| partition_of(device, self.count)),
+            })
+            .chain(work.position.map(|(partition, _)| partition))
+            .find(|partition| !self.states.contains_key(partition))
+            .or_else(|| {
+                let any = self.count.partitions().next();
+                any.filter(|_| self.states.is_empty())
+            })
+    }
+
+    fn numbers(&self) -> Numbers {
+        let heads = self.states.iter();
+        let heads = heads.map(|(partition, state)| (*partition, state.revision));
+        Numbers::new(self.count, heads.collect())
+    }
+
+    /// Makes the commit of what is left to be written.
     fn prepare(
         &mut self,
         outcome: Outcome,
@@ -122,68 +176,87 @@ impl Writer {
     ) -> Result<(Commit, Vec<Arc<Committed>>), store::Error> {
         let mut states: BTreeMap<Partition, PartitionState> = BTreeMap::new();
         let mut commit = Commit {
-            enrollments: outcome.enrollments,
+            coalesce_within: self.keep.coalesce_within,
             ..Commit::default()
         };
-        let mut changes = Vec::new();
         for (partition, sequence) in positions {
             let state = self.next_state(&mut states, *partition)?;
             // Not the larger of the two: a stream that was made anew starts again at 1.
             state.position = *sequence;
         }
-        for (mut record, touch) in outcome.upserts {
-            let partition = partition_of(&record.key.device, self.count);
-            let revision = next_revision(self.next_state(&mut states, partition)?)?;
-            record.revision = revision;
-            record.updated_at = now;
-            let change = encode::change(&record, &touch).map_err(unencodable)?;
-            commit.outbox.push(OutboxChange {
-                partition,
-                revision,
-                change: change.encode_to_vec(),
-            });
-            let record = Arc::new(record);
-            commit.upserts.push(record.clone());
-            changes.push(Arc::new(Committed {
-                key: record.key.clone(),
-                partition,
-                revision,
-                touch,
-                record: Some(record),
-            }));
+        let mut changes = Vec::with_capacity(outcome.changes.len());
+        for change in outcome.changes {
+            let partition = partition_of(&change.key.device, self.count);
+            self.next_state(&mut states, partition)?.revision = change.revision;
+            changes.push(record_change(&mut commit, partition, change, now)?);
         }
-        for (key, touch) in outcome.deletes {
-            let partition = partition_of(&key.device, self.count);
-            let revision = next_revision(self.next_state(&mut states, partition)?)?;
-            let change = encode::deletion(&key, revision, &touch);
-            commit.outbox.push(OutboxChange {
-                partition,
-                revision,
-                change: change.encode_to_vec(),
-            });
-            commit.deletes.push(key.clone());
-            changes.push(Arc::new(Committed {
-                key,
-                partition,
-                revision,
-                touch,
-                record: None,
-            }));
-        }
-        for partition in commit
-            .enrollments
-            .iter()
-            .map(|use_of| partition_of(&use_of.device, self.count))
-        {
-            // Fences the use of a token like everything else.
-            self.next_state(&mut states, partition)?;
-        }
+        self.take_left(&mut commit, &mut states, outcome.left, now)?;
         while let Ok((partition, through)) = self.published.try_recv() {
-            self.next_state(&mut states, partition)?;
-            commit.published.push((partition, through));
+            // Of one that was laid down since, the next owner publishes a few changes again.
+            if let Ok(state) = self.next_state(&mut states, partition) {
+                state.published = state.published.max(through);
+            }
         }
         commit.partitions = states.into_values().collect();
         Ok((commit, changes))
+    }
+
+    /// Everything that is left beside changes of records. Each piece moves a partition, so that it
+    /// is fenced like everything else.
+    fn take_left(
+        &self,
+        commit: &mut Commit,
+        states: &mut BTreeMap<Partition, PartitionState>,
+        left: Left,
+        now: Timestamp,
+    ) -> Result<(), store::Error> {
+        for use_of in &left.enrollments {
+            self.next_state(states, partition_of(&use_of.device, self.count))?;
+        }
+        for event in left.audit {
+            let partition = match &event.device {
+                Some(device) => partition_of(device, self.count),
+                None => self.any_partition()?,
+            };
+            let head = &mut self.next_state(states, partition)?.audit;
+            let entry = AuditEntry {
+                partition,
+                sequence: 0,
+                at: now,
+                actor: event.actor,
+                action: event.action.to_owned(),
+                resource: event.resource,
+                detail: event.detail.to_string(),
+                trace_parent: event.trace_parent,
+                hash: [0; 32],
+            };
+            commit.audit.push(audit::append(head, entry));
+        }
+        if !left.operations.is_empty()
+            && let Some(first) = self.count.partitions().next()
+        {
+            self.next_state(states, first)?;
+        }
+        let unfenced =
+            !left.tokens.is_empty() || !left.requests.is_empty() || !left.results.is_empty();
+        if unfenced && states.is_empty() {
+            let partition = self.any_partition()?;
+            self.next_state(states, partition)?;
+        }
+        commit.enrollments = left.enrollments;
+        commit.tokens = left.tokens;
+        commit.requests = left.requests;
+        commit.operations = left.operations;
+        commit.results = left.results;
+        Ok(())
+    }
+
+    fn any_partition(&self) -> Result<Partition, store::Error> {
+        let first = self.states.keys().next().copied();
+        first.ok_or(store::Error::Engine {
+            action: "write without owning a partition",
+            source: "no partition is owned".into(),
+        })
     }
 
     fn next_state<'a>(
@@ -225,39 +298,54 @@ impl Writer {
         }
     }
 
-    /// Takes what was published out of the outbox.
+    /// Notes how far was published, and forgets what the log need not hold any more.
     async fn relieve(&mut self) -> Result<(), store::Error> {
         let nothing = Outcome::default();
-        let (commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
+        let (mut commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
+        self.trim_log(&mut commit);
         self.commit(commit).await
+    }
+
+    /// Published changes beyond those that are kept for watchers go.
+    fn trim_log(&mut self, commit: &mut Commit) {
+        let mut states = self.states.clone();
+        states.extend(
+            commit
+                .partitions
+                .iter()
+                .map(|state| (state.partition, *state)),
+        );
+        for (partition, state) in states {
+            let kept = state.revision.get().saturating_sub(self.keep.log_changes);
+            let through = Revision::new(kept).min(state.published);
+            let trimmed = self.trimmed.entry(partition).or_default();
+            if through <= *trimmed {
+                continue;
+            }
+            *trimmed = through;
+            commit.trim_log.push((partition, through));
+            let known = |other: &PartitionState| other.partition == partition;
+            if !commit.partitions.iter().any(known) {
+                commit.partitions.push(state);
+            }
+        }
     }
 
     async fn end(mut self) -> Result<(), store::Error> {
         // Outboxes read this as the end of the log, publish the rest in bounded time, and go.
         self.logs.clear();
+        self.stop_sharing();
         let mut states = BTreeMap::new();
-        let mut commit = Commit::default();
         while let Some((partition, through)) = self.published.recv().await {
-            self.next_state(&mut states, partition)?;
-            commit.published.push((partition, through));
+            if let Ok(state) = self.next_state(&mut states, partition) {
+                state.published = state.published.max(through);
+            }
         }
-        commit.partitions = states.into_values().collect();
+        let commit = Commit {
+            partitions: states.into_values().collect(),
+            ..Commit::default()
+        };
         self.commit(commit).await
-    }
-}
-
-fn next_revision(state: &mut PartitionState) -> Result<Revision, store::Error> {
-    state.revision = state.revision.next().ok_or(store::Error::Engine {
-        action: "number a change",
-        source: "the log of the partition is full".into(),
-    })?;
-    Ok(state.revision)
-}
-
-fn unencodable(error: serde_json::Error) -> store::Error {
-    store::Error::Engine {
-        action: "encode a change",
-        source: Box::new(error),
     }
 }
 

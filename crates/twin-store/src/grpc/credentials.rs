@@ -5,6 +5,8 @@ use wire::names::identity_name;
 use wire::registry::v1 as proto;
 use wire::registry::v1::credential_service_server::CredentialService;
 
+use super::authentication::open_keys;
+use super::caller::Caller;
 use super::{Api, identity, refuse};
 use crate::encode;
 use crate::error::Error;
@@ -25,7 +27,10 @@ impl Api {
             generation_id: record.identity.generation_id.clone(),
             etag: record.identity.etag.to_string(),
             status: encode::status(record.identity.status).into(),
-            keys: Some(self.keys(&record)?),
+            keys: open_keys(&self.sealer, &record)?,
+            authentication_type: encode::authentication_type(&record.identity.authentication)
+                .into(),
+            thumbprints: encode::thumbprints(&record.identity.authentication),
         })
     }
 }
@@ -46,7 +51,8 @@ impl CredentialService for Api {
         &self,
         request: Request<proto::RedeemEnrollmentTokenRequest>,
     ) -> Result<Response<proto::Module>, Status> {
-        self.redeem(request.into_inner())
+        let caller = Caller::of(&request);
+        self.redeem(&caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(refuse)

@@ -2,13 +2,14 @@
 
 use posture::configuration::{AckOutcome, Acknowledgement};
 use tonic::{Request, Response, Status};
-use twin::Version;
+use twin::{Version, Writer};
 use wire::InvalidField;
 use wire::time::optional;
 use wire::twin::v1 as proto;
 use wire::twin::v1::device_twin_service_server::DeviceTwinService;
 
-use super::{Api, cause, identity, object, refuse};
+use super::caller::Caller;
+use super::{Api, identity, object, refuse};
 use crate::apply::twins;
 use crate::error::Error;
 use crate::store::Selection;
@@ -37,7 +38,11 @@ impl Api {
         })
     }
 
-    async fn report(&self, request: proto::PatchReportedRequest) -> Result<u64, Error> {
+    async fn report(
+        &self,
+        caller: &Caller,
+        request: proto::PatchReportedRequest,
+    ) -> Result<u64, Error> {
         let key = identity("name", &request.name)?;
         let patch = object("patch_json", &request.patch_json)?
             .ok_or_else(|| InvalidField::new("patch_json", "must be a JSON object"))?;
@@ -48,17 +53,21 @@ impl Api {
                     .map_err(|error| InvalidField::new("expected_version", error))?,
             ),
         };
-        let cause = cause();
+        let cause = caller.cause_as(Writer::Device, "");
         let version = self
             .engine
             .decide(Selection::One(key.clone()), move |overlay, now| {
-                twins::patch_reported(overlay, &key, &patch, expected, now, cause)
+                twins::patch_reported(overlay, &key, &patch, expected, now, &cause)
             })
             .await?;
         Ok(version.get())
     }
 
-    async fn acknowledge(&self, request: proto::AcknowledgeDesiredRequest) -> Result<(), Error> {
+    async fn acknowledge(
+        &self,
+        caller: &Caller,
+        request: proto::AcknowledgeDesiredRequest,
+    ) -> Result<(), Error> {
         let key = identity("name", &request.name)?;
         let pushed_at = optional("push_time", request.push_time)?;
         let applied_at = optional("apply_time", request.apply_time)?;
@@ -70,7 +79,7 @@ impl Api {
                 invalid_fields: request.invalid_fields,
             }
         };
-        let cause = cause();
+        let cause = caller.cause_as(Writer::Device, "");
         let metrics = self.metrics.clone();
         self.engine
             .decide(Selection::One(key.clone()), move |overlay, now| {
@@ -81,7 +90,7 @@ impl Api {
                     pushed_at,
                     applied_at,
                 };
-                let timeline = twins::acknowledge(overlay, &key, &answer, cause)?;
+                let timeline = twins::acknowledge(overlay, &key, &answer, &cause)?;
                 if let Some(took) = timeline.and_then(|timeline| {
                     let span = timeline.applied_at?.duration_since(timeline.observed_at?);
                     std::time::Duration::try_from(span).ok()
@@ -110,7 +119,11 @@ impl DeviceTwinService for Api {
         &self,
         request: Request<proto::PatchReportedRequest>,
     ) -> Result<Response<proto::PatchReportedResponse>, Status> {
-        let version = self.report(request.into_inner()).await.map_err(refuse)?;
+        let caller = Caller::of(&request);
+        let version = self
+            .report(&caller, request.into_inner())
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(proto::PatchReportedResponse { version }))
     }
 
@@ -118,7 +131,8 @@ impl DeviceTwinService for Api {
         &self,
         request: Request<proto::AcknowledgeDesiredRequest>,
     ) -> Result<Response<proto::AcknowledgeDesiredResponse>, Status> {
-        self.acknowledge(request.into_inner())
+        let caller = Caller::of(&request);
+        self.acknowledge(&caller, request.into_inner())
             .await
             .map_err(refuse)?;
         Ok(Response::new(proto::AcknowledgeDesiredResponse {}))

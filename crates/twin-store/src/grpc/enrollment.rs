@@ -5,14 +5,15 @@ use std::time::Duration;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use jiff::SignedDuration;
 use ring::digest;
-use twin::{DeviceId, IdentityKey, ModuleId};
+use twin::{DeviceId, IdentityKey, ModuleId, Writer};
 use wire::InvalidField;
 use wire::registry::v1 as proto;
 use wire::time::to_wire;
 
-use super::identity::View;
-use super::{Api, cause, device_id};
-use crate::apply::devices::{self, Enrollment};
+use super::caller::Caller;
+use super::identity::{View, module_message, plain_identity};
+use super::{Api, device_id};
+use crate::apply::enrollment::{self, Enrollment};
 use crate::error::Error;
 use crate::record::Status;
 use crate::store::{EnrollmentToken, Selection, TokenHash};
@@ -35,6 +36,7 @@ const NONCE_MAX: usize = 64;
 impl Api {
     pub(super) async fn new_token(
         &self,
+        caller: &Caller,
         request: proto::CreateEnrollmentTokenRequest,
     ) -> Result<proto::CreateEnrollmentTokenResponse, Error> {
         let device = match request.device_id.as_str() {
@@ -68,7 +70,19 @@ impl Api {
             expires_at,
             uses_max,
         };
-        self.store.add_enrollment_token(token_record, now).await?;
+        let cause = caller.cause("");
+        // Of a token for any device, any partition will do; its uses are fenced by their devices'.
+        let selections: Vec<_> = token_record
+            .device
+            .iter()
+            .map(|device| Selection::Token(token_record.hash, device.clone()))
+            .collect();
+        self.engine
+            .decide(selections, move |overlay, _| {
+                enrollment::add_token(overlay, token_record, &cause);
+                Ok(())
+            })
+            .await?;
         Ok(proto::CreateEnrollmentTokenResponse {
             token,
             expire_time: Some(to_wire(expires_at)),
@@ -77,6 +91,7 @@ impl Api {
 
     pub(super) async fn redeem(
         &self,
+        caller: &Caller,
         request: proto::RedeemEnrollmentTokenRequest,
     ) -> Result<proto::Module, Error> {
         let device = DeviceId::parse(&request.device_id)
@@ -89,8 +104,7 @@ impl Api {
             return Err(InvalidField::new("nonce", problem).into());
         }
         let hash = token_hash(&request.token);
-        let fresh =
-            |key: &IdentityKey| self.new_identity(key, None, Status::Enabled, String::new());
+        let fresh = |key: &IdentityKey| plain_identity(&self.sealer, key, Status::Enabled);
         let enrollment = Enrollment {
             token: hash,
             nonce: request.nonce,
@@ -105,14 +119,15 @@ impl Api {
             Selection::Token(hash, device.clone()),
             Selection::Family(device),
         ];
-        let cause = cause();
+        // It is the device that enrols itself; who made the token is in the audit of the token.
+        let cause = caller.cause_as(Writer::Device, "");
         let record = self
             .engine
             .decide(selections, move |overlay, now| {
-                devices::enroll(overlay, enrollment, now, &cause)
+                enrollment::enroll(overlay, enrollment, now, &cause)
             })
             .await?;
-        self.module_message(&record, View::Full)
+        module_message(&self.sealer, &record, View::Full)
     }
 }
 

@@ -1,119 +1,118 @@
-//! Identities as messages: their keys made, sealed and opened, and who gets to see them.
+//! Identities as messages, and who gets to see their keys.
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use iot_hub::SymmetricKey;
-use twin::IdentityKey;
+use service_kit::auth::{Permission, require};
+use tonic::{Request, Status};
+use twin::{IdentityKey, TwinPatch};
 use wire::InvalidField;
 use wire::names::identity_name;
 use wire::registry::v1 as proto;
 use wire::time::to_wire;
-use zeroize::Zeroizing;
 
-use super::Api;
+use super::authentication::{Wanted, open_keys};
+use super::refuse;
 use crate::apply::devices::NewIdentity;
 use crate::encode;
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
-use crate::secrets::Sealed;
+use crate::secrets::Sealer;
 
-/// Random bytes of a key, as IoT Hub makes them.
-const KEY_BYTES: usize = 32;
+/// What a new identity gets when nothing else is asked for: fresh keys and an empty twin.
+pub(super) fn plain_identity(
+    sealer: &Sealer,
+    key: &IdentityKey,
+    status: RecordStatus,
+) -> Result<NewIdentity, Error> {
+    new_identity(sealer, key, Wanted::fresh_keys(), status)
+}
 
-impl Api {
-    /// Makes what a new identity needs: a generation and two sealed keys.
-    pub(super) fn new_identity(
-        &self,
-        key: &IdentityKey,
-        keys: Option<proto::SymmetricKeys>,
-        status: RecordStatus,
-        status_reason: String,
-    ) -> Result<NewIdentity, Error> {
-        let (primary, secondary) = match keys {
-            None => (self.new_key()?, self.new_key()?),
-            Some(keys) => (
-                given_key("keys.primary", &keys.primary)?,
-                given_key("keys.secondary", &keys.secondary)?,
-            ),
-        };
-        let generation_id = uuid::Uuid::new_v4().to_string();
-        let owner = owner(key, &generation_id);
-        Ok(NewIdentity {
-            primary_key: self.sealer.seal(&owner, &primary)?,
-            secondary_key: self.sealer.seal(&owner, &secondary)?,
-            generation_id,
-            status,
-            status_reason,
-        })
-    }
+/// What a new identity gets: a generation, and its credentials sealed for it.
+pub(super) fn new_identity(
+    sealer: &Sealer,
+    key: &IdentityKey,
+    wanted: Wanted,
+    status: RecordStatus,
+) -> Result<NewIdentity, Error> {
+    let generation_id = uuid::Uuid::new_v4().to_string();
+    Ok(NewIdentity {
+        authentication: wanted.for_new(sealer, key, &generation_id)?,
+        generation_id,
+        status,
+        status_reason: String::new(),
+        iot_edge: false,
+        managed_by: String::new(),
+        sections: TwinPatch::default(),
+    })
+}
 
-    fn new_key(&self) -> Result<Zeroizing<String>, Error> {
-        let bytes = self.sealer.random::<KEY_BYTES>()?;
-        Ok(Zeroizing::new(BASE64_STANDARD.encode(bytes.as_slice())))
-    }
+/// A device as a message.
+pub(super) fn device_message(
+    sealer: &Sealer,
+    record: &Record,
+    view: View,
+) -> Result<proto::Device, Error> {
+    let identity = &record.identity;
+    Ok(proto::Device {
+        name: identity_name(&record.key),
+        device_id: record.key.device.to_string(),
+        generation_id: identity.generation_id.clone(),
+        etag: identity.etag.to_string(),
+        status: encode::status(identity.status).into(),
+        status_reason: identity.status_reason.clone(),
+        keys: keys_for(sealer, record, view)?,
+        create_time: Some(to_wire(identity.created_at)),
+        update_time: Some(to_wire(identity.updated_at)),
+        authentication_type: encode::authentication_type(&identity.authentication).into(),
+        thumbprints: encode::thumbprints(&identity.authentication),
+        status_update_time: identity.status_updated_at.map(to_wire),
+        iot_edge: identity.iot_edge,
+        connected: record.posture.agent.connected,
+        connection_update_time: encode::connection_changed(record).map(to_wire),
+        last_activity_time: encode::last_activity(record).map(to_wire),
+    })
+}
 
-    /// The keys of a record, open.
-    pub(super) fn keys(&self, record: &Record) -> Result<proto::SymmetricKeys, Error> {
-        let owner = owner(&record.key, &record.identity.generation_id);
-        let open = |sealed: &Sealed| -> Result<String, Error> {
-            Ok(self.sealer.open_sealed(&owner, sealed)?.to_string())
-        };
-        Ok(proto::SymmetricKeys {
-            primary: open(&record.identity.primary_key)?,
-            secondary: open(&record.identity.secondary_key)?,
-        })
-    }
+/// A module as a message.
+pub(super) fn module_message(
+    sealer: &Sealer,
+    record: &Record,
+    view: View,
+) -> Result<proto::Module, Error> {
+    let identity = &record.identity;
+    Ok(proto::Module {
+        name: identity_name(&record.key),
+        device_id: record.key.device.to_string(),
+        module_id: record
+            .key
+            .module
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        generation_id: identity.generation_id.clone(),
+        etag: identity.etag.to_string(),
+        keys: keys_for(sealer, record, view)?,
+        create_time: Some(to_wire(identity.created_at)),
+        update_time: Some(to_wire(identity.updated_at)),
+        authentication_type: encode::authentication_type(&identity.authentication).into(),
+        thumbprints: encode::thumbprints(&identity.authentication),
+        managed_by: identity.managed_by.clone(),
+        connected: record.posture.agent.connected,
+        connection_update_time: encode::connection_changed(record).map(to_wire),
+        last_activity_time: encode::last_activity(record).map(to_wire),
+    })
+}
 
-    pub(super) fn device_message(
-        &self,
-        record: &Record,
-        view: View,
-    ) -> Result<proto::Device, Error> {
-        let identity = &record.identity;
-        Ok(proto::Device {
-            name: identity_name(&record.key),
-            device_id: record.key.device.to_string(),
-            generation_id: identity.generation_id.clone(),
-            etag: identity.etag.to_string(),
-            status: encode::status(identity.status).into(),
-            status_reason: identity.status_reason.clone(),
-            keys: self.keys_for(record, view)?,
-            create_time: Some(to_wire(identity.created_at)),
-            update_time: Some(to_wire(identity.updated_at)),
-        })
-    }
-
-    pub(super) fn module_message(
-        &self,
-        record: &Record,
-        view: View,
-    ) -> Result<proto::Module, Error> {
-        let identity = &record.identity;
-        Ok(proto::Module {
-            name: identity_name(&record.key),
-            device_id: record.key.device.to_string(),
-            module_id: record
-                .key
-                .module
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            generation_id: identity.generation_id.clone(),
-            etag: identity.etag.to_string(),
-            keys: self.keys_for(record, view)?,
-            create_time: Some(to_wire(identity.created_at)),
-            update_time: Some(to_wire(identity.updated_at)),
-        })
-    }
-
-    fn keys_for(&self, record: &Record, view: View) -> Result<Option<proto::SymmetricKeys>, Error> {
-        match view {
-            View::Basic => Ok(None),
-            View::Full => self.keys(record).map(Some),
-        }
+fn keys_for(
+    sealer: &Sealer,
+    record: &Record,
+    view: View,
+) -> Result<Option<proto::SymmetricKeys>, Error> {
+    match view {
+        View::Basic => Ok(None),
+        View::Full => open_keys(sealer, record),
     }
 }
 
-/// Whether keys are answered.
+/// How much of an identity a caller gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum View {
     /// Without keys.
@@ -123,7 +122,17 @@ pub(super) enum View {
 }
 
 impl View {
-    pub(super) fn read(view: i32) -> Result<View, Error> {
+    /// What a call asks for, if its caller may see it.
+    pub(super) fn permitted<T>(request: &Request<T>, view: i32) -> Result<View, Status> {
+        let view = View::read(view).map_err(refuse)?;
+        if view == View::Full {
+            let keys = Permission::RegistryKeysRead;
+            require(request, keys, "read the keys of an identity")?;
+        }
+        Ok(view)
+    }
+
+    fn read(view: i32) -> Result<View, Error> {
         match proto::IdentityView::try_from(view) {
             Ok(proto::IdentityView::Unspecified | proto::IdentityView::Basic) => Ok(View::Basic),
             Ok(proto::IdentityView::Full) => Ok(View::Full),
@@ -132,14 +141,4 @@ impl View {
             }
         }
     }
-}
-
-/// What a sealed key is bound to.
-fn owner(key: &IdentityKey, generation_id: &str) -> String {
-    format!("{key}#{generation_id}")
-}
-
-fn given_key(field: &str, text: &str) -> Result<Zeroizing<String>, Error> {
-    SymmetricKey::parse(text).map_err(|error| InvalidField::new(field, error))?;
-    Ok(Zeroizing::new(text.to_owned()))
 }

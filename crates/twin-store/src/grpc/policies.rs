@@ -6,7 +6,8 @@ use wire::InvalidField;
 use wire::twin::v1 as proto;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinService;
 
-use super::{Api, cause, identity, object, refuse};
+use super::caller::Caller;
+use super::{Api, identity, object, refuse};
 use crate::apply::{Cause, twins};
 use crate::encode;
 use crate::error::Error;
@@ -19,9 +20,13 @@ const POLICIES_MAX: usize = 100;
 /// configuration's id, spec iot-hub-twins §2.6).
 const POLICY_ID_MAX: usize = 128;
 
+/// Policies that a revision of a twin's history names as its cause.
+const CAUSES_MAX: usize = 8;
+
 impl Api {
     async fn apply_settings(
         &self,
+        caller: &Caller,
         request: proto::ApplyPolicySettingsRequest,
     ) -> Result<proto::ApplyPolicySettingsResponse, Error> {
         let key = identity("name", &request.name)?;
@@ -47,13 +52,14 @@ impl Api {
             .collect::<Result<Vec<_>, Error>>()?;
         let timeline = encode::timeline_from_wire(request.timeline)?;
         let cause = Cause {
+            cause: names_of(&writes),
             timeline,
-            ..cause()
+            ..caller.cause_as(actor(&writes), "")
         };
         let applied = self
             .engine
             .decide(Selection::One(key.clone()), move |overlay, now| {
-                twins::apply_policies(overlay, &key, &writes, expected, now, cause)
+                twins::apply_policies(overlay, &key, &writes, expected, now, &cause)
             })
             .await?;
         Ok(proto::ApplyPolicySettingsResponse {
@@ -62,6 +68,28 @@ impl Api {
             lost: applied.lost.iter().map(lost_leaf).collect(),
         })
     }
+}
+
+/// Of several policies the one with precedence; without any, what they set before is taken out.
+fn actor(writes: &[PolicyWrite]) -> Writer {
+    writes
+        .first()
+        .map_or(Writer::System, |write| Writer::Policy {
+            id: write.policy.clone(),
+            revision: write.revision,
+        })
+}
+
+/// `policy:<id>@<revision>` of each policy, as far as the history has room for.
+fn names_of(writes: &[PolicyWrite]) -> String {
+    if writes.is_empty() {
+        return "policy:none".to_owned();
+    }
+    let told = writes.iter().take(CAUSES_MAX);
+    let names: Vec<_> = told
+        .map(|write| format!("policy:{}@{}", write.policy, write.revision))
+        .collect();
+    names.join(",")
 }
 
 fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Error> {
@@ -100,7 +128,8 @@ impl PolicyTwinService for Api {
         &self,
         request: Request<proto::ApplyPolicySettingsRequest>,
     ) -> Result<Response<proto::ApplyPolicySettingsResponse>, Status> {
-        self.apply_settings(request.into_inner())
+        let caller = Caller::of(&request);
+        self.apply_settings(&caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(refuse)

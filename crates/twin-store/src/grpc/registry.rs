@@ -1,23 +1,33 @@
 //! `RegistryService`: devices and modules.
 
 use tonic::{Request, Response, Status};
-use twin::{IdentityKey, ModuleId};
+use twin::IdentityKey;
 use wire::InvalidField;
 use wire::registry::v1 as proto;
 use wire::registry::v1::registry_service_server::RegistryService;
 
-use super::identity::View;
-use super::{
-    Api, cause, device, device_id, etag, module, page_size, page_start, page_token, refuse,
-    report_damaged,
-};
-use crate::apply::devices;
+use super::caller::Caller;
+use super::filter::Filter;
+use super::identity::{View, device_message, module_message};
+use super::peers::Origin;
+use super::repeatable::Repeatable;
+use super::{Api, device, module, page_size, page_start, page_token, refuse, report_damaged};
 use crate::error::Error;
 use crate::record::{Record, Status as RecordStatus};
-use crate::store::{self, Listing, Loaded, Selection};
+use crate::store::{Search, Source};
+
+mod batch;
+mod devices;
+mod modules;
+mod upkeep;
+
+use devices::Delete;
 
 /// Of a status reason (spec iot-hub-twins §1.1).
 const STATUS_REASON_MAX: usize = 128;
+/// Devices looked at for one page of a filtered list, so that a call ends in time whatever the
+/// filter; a page may then be short, or empty with a token.
+const SCAN_MAX: usize = 5000;
 
 impl Api {
     async fn read(&self, key: IdentityKey) -> Result<Record, Error> {
@@ -27,117 +37,58 @@ impl Api {
             .ok_or(Error::NotFound(key))
     }
 
-    async fn create(&self, request: proto::CreateDeviceRequest) -> Result<proto::Device, Error> {
-        let id = device_id(&request.device_id)?;
-        let key = IdentityKey::new_device(id.clone());
-        let status = match given_status(request.status)? {
-            None | Some(RecordStatus::Enabled) => RecordStatus::Enabled,
-            Some(RecordStatus::Disabled) => RecordStatus::Disabled,
-        };
-        let reason = status_reason(request.status_reason)?;
-        let identity = self.new_identity(&key, request.keys, status, reason)?;
-        let security_module = if request.create_security_module {
-            let key = IdentityKey::new_module(id.clone(), ModuleId::security());
-            Some(self.new_identity(&key, None, status, String::new())?)
-        } else {
-            None
-        };
-        let cause = cause();
-        let record = self
-            .engine
-            .decide(Selection::Family(id.clone()), move |overlay, now| {
-                devices::create_device(overlay, &id, identity, security_module, now, &cause)
-            })
-            .await?;
-        self.device_message(&record, View::Full)
-    }
-
     async fn list(
         &self,
         request: proto::ListDevicesRequest,
+        view: View,
     ) -> Result<proto::ListDevicesResponse, Error> {
         let size = page_size(request.page_size)?;
-        let after = page_start(&request.page_token)?;
-        let page = self.store.list(Listing::Devices, after, size).await?;
-        report_damaged(&page.damaged);
-        let devices = page
-            .records
-            .iter()
-            .map(|record| self.device_message(record, View::Basic))
-            .collect::<Result<_, _>>()?;
-        Ok(proto::ListDevicesResponse {
-            devices,
-            next_page_token: page_token(page.next.as_ref()),
-        })
-    }
-
-    async fn update(&self, request: proto::UpdateDeviceRequest) -> Result<proto::Device, Error> {
-        let id = device("name", &request.name)?;
-        let status = given_status(request.status)?.ok_or_else(|| {
-            InvalidField::new("status", "must be STATUS_ENABLED or STATUS_DISABLED")
-        })?;
-        let reason = status_reason(request.status_reason)?;
-        let (etag, cause) = (etag(&request.etag), cause());
-        let record = self
-            .engine
-            .decide(Selection::Family(id.clone()), move |overlay, now| {
-                devices::set_status(overlay, &id, status, &reason, etag.as_deref(), now, &cause)
-            })
-            .await?;
-        self.device_message(&record, View::Basic)
-    }
-
-    async fn delete(&self, key: IdentityKey, expected: Option<String>) -> Result<(), Error> {
-        let cause = cause();
-        self.engine
-            .decide(Selection::Family(key.device.clone()), move |overlay, _| {
-                devices::delete(overlay, &key, expected.as_deref(), &cause)
-            })
-            .await
-    }
-
-    async fn add_module(
-        &self,
-        request: proto::CreateModuleRequest,
-    ) -> Result<proto::Module, Error> {
-        let parent = device("parent", &request.parent)?;
-        let id = ModuleId::parse(&request.module_id)
-            .map_err(|error| InvalidField::new("module_id", error))?;
-        let key = IdentityKey::new_module(parent.clone(), id);
-        let identity =
-            self.new_identity(&key, request.keys, RecordStatus::Enabled, String::new())?;
-        let cause = cause();
-        let record = self
-            .engine
-            .decide(Selection::Family(parent), move |overlay, now| {
-                devices::create_module(overlay, &key, identity, now, &cause)
-            })
-            .await?;
-        self.module_message(&record, View::Full)
-    }
-
-    async fn modules_of(
-        &self,
-        request: proto::ListModulesRequest,
-    ) -> Result<proto::ListModulesResponse, Error> {
-        let device = device("parent", &request.parent)?;
-        // Also for a device whose own record is damaged, hence no `?` on anything but its absence.
-        match self.read(IdentityKey::new_device(device.clone())).await {
-            Ok(_) | Err(Error::Store(store::Error::Damaged(_))) => {}
-            Err(error) => return Err(error),
-        }
-        let loaded = self.store.load(vec![Selection::Family(device)]).await?;
-        let mut modules = Vec::new();
-        for record in loaded {
-            match record {
-                Loaded::Whole(record) if record.key.module.is_some() => {
-                    modules.push(self.module_message(&record, View::Basic)?);
+        let filter = Filter::parse("filter", &request.filter)?;
+        let mut after = page_start(&request.page_token)?;
+        let mut answer = proto::ListDevicesResponse::default();
+        let mut looked_at = 0;
+        loop {
+            let page = self
+                .store
+                .search(Search {
+                    source: Source::Devices,
+                    condition: filter.scope(),
+                    now: self.clock.now(),
+                    after,
+                    limit: size,
+                })
+                .await?;
+            report_damaged(&page.damaged);
+            looked_at += page.records.len();
+            for record in &page.records {
+                match filter.passes(record, self.clock.now()) {
+                    Ok(true) => answer
+                        .devices
+                        .push(device_message(&self.sealer, record, view)?),
+                    Ok(false) => {}
+                    Err(damaged) => report_damaged(&[damaged]),
                 }
-                Loaded::Damaged(_, damaged) => report_damaged(&[damaged]),
-                Loaded::Whole(_) | Loaded::Token(..) => {}
+                if answer.devices.len() >= size as usize {
+                    // It may turn out that nothing follows; an empty last page is allowed.
+                    let last = page
+                        .records
+                        .last()
+                        .is_some_and(|last| last.key == record.key);
+                    let next = if last {
+                        page.next.as_ref()
+                    } else {
+                        Some(&record.key)
+                    };
+                    answer.next_page_token = page_token(next);
+                    return Ok(answer);
+                }
+            }
+            after = page.next;
+            if after.is_none() || looked_at >= SCAN_MAX {
+                answer.next_page_token = page_token(after.as_ref());
+                return Ok(answer);
             }
         }
-        Ok(proto::ListModulesResponse { modules })
     }
 }
 
@@ -161,118 +112,179 @@ fn status_reason(text: String) -> Result<String, Error> {
     Ok(text)
 }
 
+/// Answers a call with what a method of [`Api`] made of it.
+fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(refuse)
+}
+
 #[tonic::async_trait]
 impl RegistryService for Api {
     async fn create_device(
         &self,
         request: Request<proto::CreateDeviceRequest>,
     ) -> Result<Response<proto::Device>, Status> {
-        self.create(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        let caller = Caller::of(&request);
+        answer(self.create(&caller, request.into_inner()).await)
     }
 
     async fn get_device(
         &self,
         request: Request<proto::GetDeviceRequest>,
     ) -> Result<Response<proto::Device>, Status> {
-        let request = request.into_inner();
-        let view = View::read(request.view).map_err(refuse)?;
-        let id = device("name", &request.name).map_err(refuse)?;
+        let view = View::permitted(&request, request.get_ref().view)?;
+        let id = device("name", &request.get_ref().name).map_err(refuse)?;
         let record = self
             .read(IdentityKey::new_device(id))
             .await
             .map_err(refuse)?;
-        self.device_message(&record, view)
-            .map(Response::new)
-            .map_err(refuse)
+        answer(device_message(&self.sealer, &record, view))
     }
 
     async fn list_devices(
         &self,
         request: Request<proto::ListDevicesRequest>,
     ) -> Result<Response<proto::ListDevicesResponse>, Status> {
-        self.list(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        let view = View::permitted(&request, request.get_ref().view)?;
+        answer(self.list(request.into_inner(), view).await)
     }
 
     async fn update_device(
         &self,
         request: Request<proto::UpdateDeviceRequest>,
     ) -> Result<Response<proto::Device>, Status> {
-        self.update(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        let caller = Caller::of(&request);
+        answer(self.update(&caller, request.into_inner()).await)
     }
 
     async fn delete_device(
         &self,
         request: Request<proto::DeleteDeviceRequest>,
     ) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        let id = device("name", &request.name).map_err(refuse)?;
-        self.delete(IdentityKey::new_device(id), etag(&request.etag))
-            .await
-            .map_err(refuse)?;
-        Ok(Response::new(()))
+        let asked = batch::read_delete(&caller, &request).map_err(refuse)?;
+        answer(self.delete(asked).await)
     }
 
     async fn create_module(
         &self,
         request: Request<proto::CreateModuleRequest>,
     ) -> Result<Response<proto::Module>, Status> {
-        self.add_module(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        let caller = Caller::of(&request);
+        answer(self.add_module(&caller, request.into_inner()).await)
     }
 
     async fn get_module(
         &self,
         request: Request<proto::GetModuleRequest>,
     ) -> Result<Response<proto::Module>, Status> {
-        let request = request.into_inner();
-        let view = View::read(request.view).map_err(refuse)?;
-        let key = module("name", &request.name).map_err(refuse)?;
+        let view = View::permitted(&request, request.get_ref().view)?;
+        let key = module("name", &request.get_ref().name).map_err(refuse)?;
         let record = self.read(key).await.map_err(refuse)?;
-        self.module_message(&record, view)
-            .map(Response::new)
-            .map_err(refuse)
+        answer(module_message(&self.sealer, &record, view))
     }
 
     async fn list_modules(
         &self,
         request: Request<proto::ListModulesRequest>,
     ) -> Result<Response<proto::ListModulesResponse>, Status> {
-        self.modules_of(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        answer(self.modules_of(request.into_inner()).await)
     }
 
     async fn delete_module(
         &self,
         request: Request<proto::DeleteModuleRequest>,
     ) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let key = module("name", &request.name).map_err(refuse)?;
-        self.delete(key, etag(&request.etag))
-            .await
-            .map_err(refuse)?;
-        Ok(Response::new(()))
+        let id = &request.request_id;
+        let repeatable = Repeatable::read("DeleteModule", &caller, id, &request).map_err(refuse)?;
+        let asked = Delete::read(&caller, key, &request.etag, id, repeatable);
+        answer(self.delete(asked).await)
     }
 
     async fn create_enrollment_token(
         &self,
         request: Request<proto::CreateEnrollmentTokenRequest>,
     ) -> Result<Response<proto::CreateEnrollmentTokenResponse>, Status> {
-        self.new_token(request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(refuse)
+        let caller = Caller::of(&request);
+        answer(self.new_token(&caller, request.into_inner()).await)
+    }
+
+    async fn update_module(
+        &self,
+        request: Request<proto::UpdateModuleRequest>,
+    ) -> Result<Response<proto::Module>, Status> {
+        let caller = Caller::of(&request);
+        answer(self.change_module(&caller, request.into_inner()).await)
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<proto::RotateKeysRequest>,
+    ) -> Result<Response<proto::RotateKeysResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(self.rotate(&caller, request.into_inner()).await)
+    }
+
+    async fn batch_create_devices(
+        &self,
+        request: Request<proto::BatchCreateDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_create(&caller, &origin, request.into_inner())
+                .await,
+        )
+    }
+
+    async fn batch_update_devices(
+        &self,
+        request: Request<proto::BatchUpdateDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_update(&caller, &origin, request.into_inner())
+                .await,
+        )
+    }
+
+    async fn batch_delete_devices(
+        &self,
+        request: Request<proto::BatchDeleteDevicesRequest>,
+    ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.batch_delete(&caller, &origin, request.into_inner())
+                .await,
+        )
+    }
+
+    async fn ensure_security_modules(
+        &self,
+        request: Request<proto::EnsureSecurityModulesRequest>,
+    ) -> Result<Response<proto::EnsureSecurityModulesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(
+            self.ensure_modules(&caller, &origin, request.into_inner())
+                .await,
+        )
+    }
+
+    async fn reseal_secrets(
+        &self,
+        request: Request<proto::ResealSecretsRequest>,
+    ) -> Result<Response<proto::ResealSecretsResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        answer(self.reseal(&caller, &origin, request.into_inner()).await)
+    }
+
+    async fn get_registry_statistics(
+        &self,
+        request: Request<proto::GetRegistryStatisticsRequest>,
+    ) -> Result<Response<proto::RegistryStatistics>, Status> {
+        let proto::GetRegistryStatisticsRequest {} = request.into_inner();
+        answer(self.statistics().await)
     }
 }

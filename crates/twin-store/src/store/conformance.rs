@@ -1,81 +1,144 @@
-//! What every store must do, run on each implementation: the embedded one, and the plain model that
-//! other tests use in its place.
+//! What every store must do, run on each implementation: the embedded one, the shared one on a real
+//! PostgreSQL, and the plain model that other tests use in their place. A further store gives an
+//! [`Opener`] and a few lines at the macro.
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tempfile::TempDir;
-use twin::{PartitionCount, Revision, partition_of};
+use twin::{Revision, partition_of};
 
+use super::maintain::{Maintain, verify};
 use super::model::ModelStore;
-use super::sqlite::SqliteStore;
-use super::{
-    Commit, EnrollmentToken, EnrollmentUse, Error, Listing, Loaded, OutboxChange, PartitionState,
-    Selection, Store,
-};
+use super::postgres::PostgresRows;
+use super::postgres::testing::{open as open_postgres, settings as postgres_settings};
+use super::sample::count;
+use super::sqlite::{SqliteFiles, SqliteStore};
+use super::{Commit, LogEntry, PartitionState, Store, Upsert};
 use crate::record::Record;
-use crate::testing::{device, key, now, record};
+use crate::testing::device;
+
+mod ownership;
+mod random;
+mod records;
+mod retention;
+mod small;
+mod trails;
 
 /// Opens further handles on one and the same content, as another process would.
-struct Opener {
-    open: Box<dyn Fn() -> Arc<dyn Store>>,
+pub(super) struct Opener {
+    open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>,
+    /// The content seen as rows; a store that tests only has none.
+    maintain: Option<Arc<dyn Maintain>>,
     _folder: Option<TempDir>,
 }
 
 impl Opener {
-    fn sqlite() -> Self {
+    pub(super) fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
+        let maintain = Arc::new(SqliteFiles::new(&path));
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let store = Arc::new(SqliteStore::open(&path).expect("it opens"));
+            async move { store as Arc<dyn Store> }.boxed()
+        };
         Self {
-            open: Box::new(move || Arc::new(SqliteStore::open(&path).expect("it opens"))),
+            open: Box::new(open),
+            maintain: Some(maintain),
             _folder: Some(folder),
+        }
+    }
+
+    async fn postgres() -> Self {
+        let database = testkit::postgres::database().await;
+        let rows = PostgresRows::new(postgres_settings(&database.url()));
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let url = database.url();
+            async move { Arc::new(open_postgres(&url).await) as Arc<dyn Store> }.boxed()
+        };
+        Self {
+            open: Box::new(open),
+            maintain: Some(Arc::new(rows)),
+            _folder: None,
         }
     }
 
     fn model() -> Self {
         let model = ModelStore::new();
+        let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
+            let model = model.clone();
+            async move { Arc::new(model) as Arc<dyn Store> }.boxed()
+        };
         Self {
-            open: Box::new(move || Arc::new(model.clone())),
+            open: Box::new(open),
+            maintain: None,
             _folder: None,
         }
     }
 
-    fn open(&self) -> Arc<dyn Store> {
-        (self.open)()
+    pub(super) async fn open(&self) -> Arc<dyn Store> {
+        (self.open)().await
+    }
+
+    /// A check of every row finds nothing.
+    pub(super) async fn is_sound(&self) {
+        if let Some(rows) = &self.maintain {
+            let report = verify(&**rows, |_, _| ()).await.expect("it can be read");
+            assert!(report.is_sound(), "{report:?}");
+        }
     }
 }
 
 macro_rules! on_every_store {
-    ($($story:ident)*) => {
+    ($($file:ident::$story:ident)*) => {
         mod sqlite {
-            $(#[tokio::test] async fn $story() { super::$story(super::Opener::sqlite()).await; })*
+            $(#[tokio::test] async fn $story() {
+                super::$file::$story(super::Opener::sqlite()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $story() {
+                super::$file::$story(super::Opener::postgres().await).await;
+            })*
         }
         mod model {
-            $(#[tokio::test] async fn $story() { super::$story(super::Opener::model()).await; })*
+            $(#[tokio::test] async fn $story() {
+                super::$file::$story(super::Opener::model()).await;
+            })*
         }
     };
 }
 
 on_every_store! {
-    a_record_is_read_as_it_was_written
-    lists_are_in_order_and_paged_without_loss
-    a_commit_is_whole_or_nothing
-    a_stale_owner_cannot_commit_anything
-    the_outbox_keeps_its_order_and_forgets_what_was_published
-    another_number_of_partitions_is_refused
-    a_token_counts_its_uses_and_knows_its_nonces
-    old_tokens_are_forgotten_when_a_new_one_comes
-    a_reopened_store_has_kept_everything
-}
-
-const COUNT: u16 = 4;
-
-fn count() -> PartitionCount {
-    PartitionCount::new(COUNT).expect("a count")
+    records::a_record_is_read_as_it_was_written
+    records::every_form_of_an_identity_is_kept
+    records::lists_are_in_order_and_paged_without_loss
+    records::a_commit_is_whole_or_nothing
+    records::a_reopened_store_has_kept_everything
+    ownership::a_stale_owner_cannot_commit_anything
+    ownership::another_number_of_partitions_is_refused
+    ownership::claiming_again_changes_nothing
+    ownership::what_is_released_can_be_taken_at_once
+    ownership::heads_are_those_of_the_last_commits
+    trails::the_log_keeps_its_order_and_forgets_what_is_trimmed
+    trails::the_history_is_read_newest_first_within_its_bounds
+    trails::routine_revisions_are_put_together_and_others_are_not
+    trails::the_chain_of_audit_entries_is_kept_in_order
+    trails::the_history_of_a_removed_identity_stays
+    small::a_token_counts_its_uses_and_knows_its_nonces
+    small::an_answer_is_remembered_and_replaced
+    small::operations_are_listed_newest_first_and_their_results_by_key
+    retention::a_trim_forgets_tokens_an_hour_after_they_expired
+    retention::a_trim_forgets_old_answers_and_ended_operations
+    retention::a_trim_takes_the_oldest_revisions_only
+    retention::a_trim_keeps_the_newest_revisions_of_each_identity
+    retention::a_trim_does_no_more_than_it_may_at_once
+    random::whatever_is_done_every_store_answers_as_the_model
 }
 
 /// A standing for the partition of a device, with another revision.
-fn standing(states: &[PartitionState], id: &str, revision: u64) -> PartitionState {
+pub(super) fn standing(states: &[PartitionState], id: &str, revision: u64) -> PartitionState {
     let partition = partition_of(&device(id), count());
     let state = states.iter().find(|state| state.partition == partition);
     PartitionState {
@@ -84,307 +147,30 @@ fn standing(states: &[PartitionState], id: &str, revision: u64) -> PartitionStat
     }
 }
 
-fn upserts(records: &[Record]) -> Vec<Arc<Record>> {
-    records.iter().cloned().map(Arc::new).collect()
-}
-
-async fn keys_of(store: &dyn Store, listing: Listing, limit: u32) -> Vec<String> {
-    let mut keys = Vec::new();
-    let mut after = None;
-    loop {
-        let page = store.list(listing, after, limit).await.expect("a page");
-        assert!(page.records.len() <= limit as usize);
-        keys.extend(page.records.iter().map(|record| record.key.to_string()));
-        after = page.next;
-        if after.is_none() {
-            return keys;
-        }
-    }
-}
-
-async fn a_record_is_read_as_it_was_written(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let (parent, module) = (record("d", "g1"), record("d/m", "g2"));
-    let commit = Commit {
-        partitions: vec![standing(&states, "d", 2)],
-        upserts: upserts(&[parent.clone(), module.clone(), record("e", "g3")]),
-        ..Commit::default()
+/// Upserts without anything in the index.
+pub(super) fn upserts(records: &[Record]) -> Vec<Upsert> {
+    let upsert = |record: &Record| Upsert {
+        record: Arc::new(record.clone()),
+        index_remove: Vec::new(),
+        index_add: Vec::new(),
     };
-    store.commit(commit).await.expect("committed");
-    assert_eq!(
-        store.get(key("d")).await.expect("read"),
-        Some(parent.clone())
-    );
-    assert_eq!(store.get(key("d/x")).await.expect("read"), None);
-    let loaded = store
-        .load(vec![
-            Selection::Family(device("d")),
-            Selection::One(key("d/x")),
-        ])
-        .await
-        .expect("loaded");
-    let whole = |record| Loaded::Whole(Box::new(record));
-    assert_eq!(loaded, [whole(parent), whole(module)]);
+    records.iter().map(upsert).collect()
 }
 
-async fn lists_are_in_order_and_paged_without_loss(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let names = ["B", "a", "a/m", "a/n", "a-b", "a.c", "a.c/m", "z"];
-    let records: Vec<_> = names.map(|name| record(name, "g")).into();
-    let commit = Commit {
-        partitions: vec![standing(&states, "a", 1)],
-        upserts: upserts(&records),
-        ..Commit::default()
-    };
-    store.commit(commit).await.expect("committed");
-    let mut sorted: Vec<_> = records.iter().map(|record| record.key.clone()).collect();
-    sorted.sort();
-    let all: Vec<_> = sorted.iter().map(ToString::to_string).collect();
-    let devices: Vec<_> = sorted
-        .iter()
-        .filter(|key| key.module.is_none())
-        .map(ToString::to_string)
-        .collect();
-    for limit in 1..=9 {
-        assert_eq!(
-            keys_of(&*store, Listing::All, limit).await,
-            all,
-            "by {limit}"
-        );
-        assert_eq!(
-            keys_of(&*store, Listing::Devices, limit).await,
-            devices,
-            "by {limit}"
-        );
-    }
-}
-
-async fn a_commit_is_whole_or_nothing(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let mut lost = standing(&states, "d", 1);
-    lost.epoch.0 += 7;
-    let mut good = *states
-        .iter()
-        .find(|state| state.partition != lost.partition)
-        .expect("there are more");
-    good.position = 9;
-    let commit = Commit {
-        partitions: vec![good, lost],
-        upserts: upserts(&[record("d", "g")]),
-        outbox: vec![change(lost, 1)],
-        ..Commit::default()
-    };
-    let refused = store.commit(commit).await.expect_err("the fence");
-    assert!(matches!(refused, Error::Fenced { partition } if partition == lost.partition));
-    assert_eq!(store.get(key("d")).await.expect("read"), None);
-    let waiting = store.outbox(lost.partition, Revision::ZERO, 9).await;
-    assert!(waiting.expect("read").is_empty());
-    let again = store.acquire(count()).await.expect("taken again");
-    assert!(again.iter().all(|state| state.position == 0));
-}
-
-async fn a_stale_owner_cannot_commit_anything(opener: Opener) {
-    let first = opener.open();
-    let stale = first.acquire(count()).await.expect("taken");
-    let second = opener.open();
-    let fresh = second.acquire(count()).await.expect("taken over");
-    for (before, after) in stale.iter().zip(&fresh) {
-        assert!(before.epoch < after.epoch, "{before:?} {after:?}");
-    }
-    let commit = |states: &[PartitionState], generation: &str| Commit {
-        partitions: vec![standing(states, "d", 1)],
-        upserts: upserts(&[record("d", generation)]),
-        ..Commit::default()
-    };
-    let refused = first.commit(commit(&stale, "stale")).await;
-    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
-    assert_eq!(second.get(key("d")).await.expect("read"), None);
-    second
-        .commit(commit(&fresh, "fresh"))
-        .await
-        .expect("the owner commits");
-    let refused = first.commit(commit(&stale, "stale")).await;
-    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
-    let kept = first.get(key("d")).await.expect("read").expect("there");
-    assert_eq!(kept.identity.generation_id, "fresh");
-}
-
-fn change(state: PartitionState, revision: u64) -> OutboxChange {
-    OutboxChange {
+/// A change of the log.
+pub(super) fn change(state: PartitionState, revision: u64) -> LogEntry {
+    LogEntry {
         partition: state.partition,
         revision: Revision::new(revision),
         change: vec![u8::try_from(revision).expect("small"); 3],
     }
 }
 
-async fn the_outbox_keeps_its_order_and_forgets_what_was_published(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let (one, other) = (states[0], states[1]);
-    let outbox = [3, 1, 2]
-        .map(|revision| change(one, revision))
-        .into_iter()
-        .chain([change(other, 1)])
-        .collect();
+/// Commits something that needs no partition of its own.
+pub(super) async fn commit(store: &dyn Store, states: &[PartitionState], commit: Commit) {
     let commit = Commit {
-        partitions: vec![one, other],
-        outbox,
-        ..Commit::default()
+        partitions: states.to_vec(),
+        ..commit
     };
     store.commit(commit).await.expect("committed");
-    let read = async |state: PartitionState, after, limit| -> Vec<u64> {
-        let changes = store
-            .outbox(state.partition, Revision::new(after), limit)
-            .await
-            .expect("read");
-        for found in &changes {
-            assert_eq!(*found, change(state, found.revision.get()));
-        }
-        changes.iter().map(|change| change.revision.get()).collect()
-    };
-    assert_eq!(read(one, 0, 9).await, [1, 2, 3]);
-    assert_eq!(read(one, 1, 1).await, [2]);
-    let commit = Commit {
-        partitions: vec![one],
-        published: vec![(one.partition, Revision::new(2))],
-        ..Commit::default()
-    };
-    store.commit(commit).await.expect("committed");
-    assert_eq!(read(one, 0, 9).await, [3]);
-    assert_eq!(read(other, 0, 9).await, [1]);
-}
-
-async fn another_number_of_partitions_is_refused(opener: Opener) {
-    opener.open().acquire(count()).await.expect("taken");
-    let other = PartitionCount::new(COUNT * 2).expect("a count");
-    let refused = opener.open().acquire(other).await;
-    assert!(
-        matches!(
-            refused,
-            Err(Error::PartitionCount {
-                stored: COUNT,
-                asked: 8
-            })
-        ),
-        "{refused:?}"
-    );
-    opener.open().acquire(count()).await.expect("taken again");
-}
-
-fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
-    EnrollmentToken {
-        hash: [hash; 32],
-        device: hash.is_multiple_of(2).then(|| device("d")),
-        expires_at: now() + expires_in,
-        uses_max: 3,
-    }
-}
-
-async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let hour = SignedDuration::from_hours(1);
-    for hash in [1, 2] {
-        store
-            .add_enrollment_token(token(hash, hour), now())
-            .await
-            .expect("kept");
-    }
-    let use_of = |id: &str, nonce: &str| EnrollmentUse {
-        hash: [1; 32],
-        device: device(id),
-        nonce: nonce.to_owned(),
-    };
-    let commit = Commit {
-        partitions: vec![standing(&states, "d", 1)],
-        enrollments: vec![
-            use_of("d", "first"),
-            use_of("e", "other"),
-            use_of("d", "late"),
-        ],
-        ..Commit::default()
-    };
-    store.commit(commit).await.expect("committed");
-    let state = async |hash, id| {
-        let selection = Selection::Token([hash; 32], device(id));
-        match store.load(vec![selection]).await.expect("read").pop() {
-            Some(Loaded::Token(of, state)) => {
-                assert_eq!(of, device(id));
-                Some((state.token, state.uses, state.nonce))
-            }
-            other => {
-                assert_eq!(other, None);
-                None
-            }
-        }
-    };
-    let (one, two) = (token(1, hour), token(2, hour));
-    assert_eq!(
-        state(1, "d").await,
-        Some((one.clone(), 2, Some("first".to_owned())))
-    );
-    assert_eq!(state(1, "x").await, Some((one, 2, None)));
-    assert_eq!(state(2, "d").await, Some((two, 0, None)));
-    assert_eq!(state(3, "d").await, None);
-}
-
-async fn old_tokens_are_forgotten_when_a_new_one_comes(opener: Opener) {
-    let store = opener.open();
-    let (short, long) = (SignedDuration::from_mins(1), SignedDuration::from_hours(5));
-    for (hash, expires_in) in [(1, short), (3, long)] {
-        store
-            .add_enrollment_token(token(hash, expires_in), now())
-            .await
-            .expect("kept");
-    }
-    let later = now() + SignedDuration::from_hours(3);
-    store
-        .add_enrollment_token(token(5, long), later)
-        .await
-        .expect("kept");
-    let mut left = Vec::new();
-    for hash in [1, 3, 5] {
-        let selection = Selection::Token([hash; 32], device("d"));
-        if !store.load(vec![selection]).await.expect("read").is_empty() {
-            left.push(hash);
-        }
-    }
-    assert_eq!(left, [3, 5]);
-}
-
-async fn a_reopened_store_has_kept_everything(opener: Opener) {
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken");
-    let mut standing = standing(&states, "d", 5);
-    standing.position = 77;
-    let written = record("d/m", "g");
-    let commit = Commit {
-        partitions: vec![standing],
-        upserts: upserts(&[record("d", "g"), written.clone(), record("e", "g")]),
-        outbox: vec![change(standing, 5)],
-        ..Commit::default()
-    };
-    store.commit(commit).await.expect("committed");
-    let commit = Commit {
-        partitions: vec![standing],
-        deletes: vec![key("e")],
-        ..Commit::default()
-    };
-    store.commit(commit).await.expect("committed");
-    drop(store);
-
-    let store = opener.open();
-    let states = store.acquire(count()).await.expect("taken again");
-    let kept = states
-        .iter()
-        .find(|state| state.partition == standing.partition)
-        .expect("there");
-    assert_eq!((kept.position, kept.revision.get()), (77, 5));
-    assert_eq!(store.get(key("d/m")).await.expect("read"), Some(written));
-    assert_eq!(store.get(key("e")).await.expect("read"), None);
-    let waiting = store.outbox(standing.partition, Revision::ZERO, 9).await;
-    assert_eq!(waiting.expect("read"), [change(standing, 5)]);
 }

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use tokio::sync::Semaphore;
-use twin::{IdentityKey, Partition, PartitionCount, Revision};
+use twin::{IdentityKey, Partition, Revision};
 
 use super::{
-    Commit, EnrollmentState, EnrollmentToken, Epoch, Error, Listing, Loaded, OutboxChange, Page,
-    PartitionState, Selection, Store, TokenHash,
+    AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, IndexEntry, Loaded, LogEntry,
+    LogPage, OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId,
+    Retention, Search, Selection, Store, TokenHash, Trimmed,
 };
 use crate::record::Record;
+use state::State;
+
+mod state;
 
 /// The store. Clones share their content, as two processes share a file.
 #[derive(Clone)]
@@ -22,17 +25,6 @@ pub(crate) struct ModelStore {
     state: Arc<Mutex<State>>,
     /// One permit per commit that may go through.
     gate: Option<Arc<Semaphore>>,
-}
-
-#[derive(Default, Clone)]
-struct State {
-    records: BTreeMap<IdentityKey, Record>,
-    partitions: BTreeMap<Partition, PartitionState>,
-    outbox: BTreeMap<(Partition, Revision), Vec<u8>>,
-    tokens: BTreeMap<TokenHash, EnrollmentToken>,
-    uses: BTreeMap<(TokenHash, String), String>,
-    commits: usize,
-    fails: bool,
 }
 
 impl ModelStore {
@@ -63,114 +55,38 @@ impl ModelStore {
         self.state.lock().unwrap().commits
     }
 
+    /// Whether a token is there, whoever it lets in.
+    pub(crate) fn has_token(&self, hash: &TokenHash) -> bool {
+        self.state.lock().unwrap().tokens.contains_key(hash)
+    }
+
+    /// What is in the index of searched values about an identity.
+    pub(crate) fn index_of(&self, key: &IdentityKey) -> BTreeSet<IndexEntry> {
+        let state = self.state.lock().unwrap();
+        state.index.get(key).cloned().unwrap_or_default()
+    }
+
     fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut State) -> T) -> BoxFuture<'static, T> {
         let result = work(&mut self.state.lock().unwrap());
         std::future::ready(result).boxed()
     }
 }
 
-impl State {
-    fn commit(&mut self, commit: Commit) -> Result<(), Error> {
-        if self.fails {
-            return Err(Error::Engine {
-                action: "commit",
-                source: "no space left".into(),
-            });
-        }
-        for state in &commit.partitions {
-            let partition = state.partition;
-            let owned = self.partitions.get(&partition);
-            if owned.is_none_or(|owned| owned.epoch != state.epoch) {
-                return Err(Error::Fenced { partition });
-            }
-        }
-        self.commits += 1;
-        for state in commit.partitions {
-            self.partitions.insert(state.partition, state);
-        }
-        for record in commit.upserts {
-            self.records.insert(record.key.clone(), (*record).clone());
-        }
-        for key in commit.deletes {
-            self.records.remove(&key);
-        }
-        for change in commit.outbox {
-            self.outbox
-                .insert((change.partition, change.revision), change.change);
-        }
-        for (partition, through) in commit.published {
-            self.outbox
-                .retain(|(of, revision), _| *of != partition || *revision > through);
-        }
-        for use_of in commit.enrollments {
-            self.uses
-                .entry((use_of.hash, use_of.device.to_string()))
-                .or_insert(use_of.nonce);
-        }
-        Ok(())
-    }
-
-    fn load(&self, selection: &Selection) -> Vec<Loaded> {
-        let whole = |record: &Record| Loaded::Whole(Box::new(record.clone()));
-        match selection {
-            Selection::One(key) => self.records.get(key).map(whole).into_iter().collect(),
-            Selection::Family(device) => self
-                .records
-                .values()
-                .filter(|record| record.key.device == *device)
-                .map(whole)
-                .collect(),
-            Selection::Token(hash, device) => {
-                let uses = self.uses.keys().filter(|(of, _)| of == hash).count();
-                let state = self.tokens.get(hash).map(|token| EnrollmentState {
-                    token: token.clone(),
-                    uses: u32::try_from(uses).unwrap(),
-                    nonce: self.uses.get(&(*hash, device.to_string())).cloned(),
-                });
-                state
-                    .map(|state| Loaded::Token(device.clone(), state))
-                    .into_iter()
-                    .collect()
-            }
-        }
-    }
-
-    fn list(&self, listing: Listing, after: Option<&IdentityKey>, limit: usize) -> Page {
-        let matching: Vec<_> = self
-            .records
-            .values()
-            .filter(|record| after.is_none_or(|after| record.key > *after))
-            .filter(|record| listing == Listing::All || record.key.module.is_none())
-            .collect();
-        let records: Vec<_> = matching.iter().take(limit).copied().cloned().collect();
-        let last = records.last().map(|record| record.key.clone());
-        Page {
-            next: last.filter(|_| matching.len() > limit),
-            records,
-            damaged: Vec::new(),
-        }
-    }
-}
-
 impl Store for ModelStore {
-    fn acquire(&self, count: PartitionCount) -> BoxFuture<'_, Result<Vec<PartitionState>, Error>> {
-        self.with(move |state| {
-            let stored = u16::try_from(state.partitions.len()).unwrap();
-            if stored != 0 && stored != count.get() {
-                let asked = count.get();
-                return Err(Error::PartitionCount { stored, asked });
-            }
-            let take = |partition| {
-                let taken = state.partitions.entry(partition).or_insert(PartitionState {
-                    partition,
-                    epoch: Epoch(0),
-                    position: 0,
-                    revision: Revision::ZERO,
-                });
-                taken.epoch.0 += 1;
-                *taken
-            };
-            Ok(count.partitions().map(take).collect())
+    fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>> {
+        self.with(|state| state.claim(&replica))
+    }
+
+    fn release(
+        &self,
+        replica: ReplicaId,
+        partitions: Vec<Partition>,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        self.with(|state| {
+            let ours =
+                |at: &Partition, owner: &Replica| partitions.contains(at) && owner.id == replica;
+            state.owners.retain(|at, owner| !ours(at, owner));
+            Ok(())
         })
     }
 
@@ -192,45 +108,108 @@ impl Store for ModelStore {
         self.with(|state| Ok(state.records.get(&key).cloned()))
     }
 
-    fn list(
-        &self,
-        listing: Listing,
-        after: Option<IdentityKey>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Page, Error>> {
-        self.with(|state| Ok(state.list(listing, after.as_ref(), limit as usize)))
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
+        self.with(|state| Ok(state.search(&search)))
     }
 
-    fn outbox(
+    fn explain(&self, _: Search) -> BoxFuture<'_, Result<Plan, Error>> {
+        self.with(|_| Ok(Plan::default()))
+    }
+
+    fn log(
         &self,
         partition: Partition,
         after: Revision,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OutboxChange>, Error>> {
+    ) -> BoxFuture<'_, Result<LogPage, Error>> {
         self.with(|state| {
-            let waiting = state.outbox.iter();
-            let later = waiting.filter(|((of, at), _)| *of == partition && *at > after);
-            let changes = later.map(|((partition, revision), change)| OutboxChange {
+            let all = state.log.iter();
+            let later = all.filter(|((of, at), _)| *of == partition && *at > after);
+            let entries = later.map(|((partition, revision), change)| LogEntry {
                 partition: *partition,
                 revision: *revision,
                 change: change.clone(),
             });
-            Ok(changes.take(limit as usize).collect())
+            Ok(LogPage {
+                entries: entries.take(limit as usize).collect(),
+                floor: state.floors.get(&partition).copied().unwrap_or_default(),
+            })
         })
     }
 
-    fn add_enrollment_token(
-        &self,
-        token: EnrollmentToken,
-        now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), Error>> {
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.with(|_| Ok("model".to_owned()))
+    }
+
+    fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
         self.with(|state| {
-            let old = now - jiff::SignedDuration::from_hours(1);
-            state.tokens.retain(|_, token| token.expires_at >= old);
-            let left: BTreeSet<_> = state.tokens.keys().copied().collect();
-            state.uses.retain(|(hash, _), _| left.contains(hash));
-            state.tokens.insert(token.hash, token);
-            Ok(())
+            let states = state.partitions.values();
+            Ok(states.map(|one| (one.partition, one.revision)).collect())
         })
+    }
+
+    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+        self.with(|state| {
+            let entries = state.history.values().rev();
+            let entries = entries
+                .filter(|entry| entry.key == read.key)
+                .filter(|entry| read.before.is_none_or(|before| entry.revision < before))
+                .filter(|entry| read.from.is_none_or(|from| entry.at >= from))
+                .filter(|entry| read.to.is_none_or(|to| entry.at < to));
+            Ok(entries.take(read.limit as usize).cloned().collect())
+        })
+    }
+
+    fn audit(
+        &self,
+        partition: Partition,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<AuditPage, Error>> {
+        self.with(|state| {
+            let entries = state.audit.values();
+            let entries =
+                entries.filter(|entry| entry.partition == partition && entry.sequence > after);
+            let head = state.partitions.get(&partition).map(|state| state.audit);
+            Ok(AuditPage {
+                entries: entries.take(limit as usize).cloned().collect(),
+                head: head.unwrap_or_default(),
+            })
+        })
+    }
+
+    fn operations(
+        &self,
+        after: Option<OperationId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+        self.with(|state| {
+            let all = state.operations.values().rev();
+            let older = all.filter(|one| after.as_ref().is_none_or(|after| one.id < *after));
+            Ok(older.take(limit as usize).cloned().collect())
+        })
+    }
+
+    fn operation_results(
+        &self,
+        operation: OperationId,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+        self.with(|state| {
+            let all = state.results.values();
+            let later = all
+                .filter(|one| one.operation == operation)
+                .filter(|one| after.as_ref().is_none_or(|after| one.key > *after));
+            Ok(later.take(limit as usize).cloned().collect())
+        })
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
+        self.with(|state| Ok(state.trim(&retention)))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
     }
 }

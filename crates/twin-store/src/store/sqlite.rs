@@ -1,32 +1,49 @@
 //! The embedded store: one SQLite file, for one machine.
 //!
-//! Keys: `twins` by (device, module), `partitions` by number, `outbox` by (partition, revision).
-//! Update protocol: one thread writes. A commit is one transaction that first moves every
-//! partition it touches, `WHERE epoch = ours`; a row count of zero means that another process took
-//! the partition, and the transaction is undone. Readers have connections of their own (WAL), and
-//! see every commit that has returned.
+//! Keys: see `migrations/0001_twins.sql`. Update protocol: one thread writes. A commit is one
+//! transaction that first moves every partition it touches, `WHERE epoch = ours`; a row count of
+//! zero means that another process took the partition, and the transaction is undone. Readers have
+//! connections of their own (WAL), and see every commit that has returned.
 //!
 //! A crash leaves the last commit whole or absent (WAL, `synchronous=FULL`); the next open rolls
 //! the log forward, nobody has to clean anything. What will not scale: one writer per file; several
 //! replicas need the PostgreSQL store.
 
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
-use twin::{IdentityKey, ModuleId, Partition, PartitionCount, Revision};
+use service_kit::error::chain;
+use twin::{IdentityKey, Partition, Revision};
 
+use super::failpoint;
+use super::row::module_text;
 use super::{
-    Commit, EnrollmentToken, Error, Listing, Loaded, OutboxChange, Page, PartitionState, Selection,
-    Store,
+    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
+    Retention, Search, Selection, Store, Trimmed,
 };
-use crate::record::Record;
+use crate::record::{Damaged, Record};
+use quarantine::Noted;
+use threads::{Readers, Writer};
+use trim::LookedAt;
 
+pub use maintain::SqliteFiles;
+#[cfg(test)]
+pub(crate) use maintain::check_on;
+
+mod maintain;
+mod operations;
+mod ownership;
+mod quarantine;
 mod read;
+mod search;
+mod threads;
+mod trails;
+mod trim;
 mod write;
 
 /// Name of the file below the data directory.
@@ -35,18 +52,20 @@ const FILE_NAME: &str = "twins.db";
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_twins.sql")];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Jobs that wait for the writing thread. The engine has one commit in flight; the rest is rare.
-const WRITE_QUEUE: usize = 64;
-/// Reading connections kept open; more readers at once open more and close them again.
-const IDLE_READERS: usize = 4;
+/// Statements kept compiled by each connection; a commit has about twenty.
+const STATEMENTS: usize = 64;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// What was read, and what was found damaged on the way.
+type Found<T> = (Result<T, Error>, Vec<Damaged>);
 
 /// The embedded store.
 pub struct SqliteStore {
-    path: PathBuf,
-    jobs: mpsc::Sender<Job>,
-    readers: std::sync::Arc<Mutex<Vec<Connection>>>,
+    writer: Writer,
+    readers: Arc<Readers>,
+    /// Replicas that claimed through this handle; see [`ownership::claim`].
+    claimed: Mutex<BTreeSet<ReplicaId>>,
+    noted: Noted,
+    looked_at: Arc<Mutex<LookedAt>>,
 }
 
 impl SqliteStore {
@@ -58,20 +77,12 @@ impl SqliteStore {
         let path = folder.join(FILE_NAME);
         let mut connection = connect(&path)?;
         migrate(&mut connection)?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(WRITE_QUEUE);
-        std::thread::Builder::new()
-            .name("twin-store-writer".to_owned())
-            .spawn(move || {
-                // Ends when the store is dropped; the connection then closes and checkpoints.
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut connection);
-                }
-            })
-            .map_err(|error| engine("start its writing thread")(error))?;
         Ok(SqliteStore {
-            path,
-            jobs,
-            readers: std::sync::Arc::default(),
+            writer: Writer::start(connection)?,
+            readers: Arc::new(Readers::new(path)),
+            claimed: Mutex::default(),
+            noted: Noted::default(),
+            looked_at: Arc::default(),
         })
     }
 
@@ -79,14 +90,37 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
+        self.writer.run(work).boxed()
+    }
+
+    /// Reads twins, and notes those that were found damaged on the way.
+    fn read_twins<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Vec<Damaged>) -> Result<T, Error> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Error>> {
+        self.noting(self.read(move |connection| {
+            let mut damaged = Vec::new();
+            let result = work(connection, &mut damaged);
+            Ok((result, damaged))
+        }))
+    }
+
+    /// Notes what a reading found damaged, and answers what it read.
+    fn noting<'s, T: Send + 'static>(
+        &'s self,
+        read: BoxFuture<'s, Result<Found<T>, Error>>,
+    ) -> BoxFuture<'s, Result<T, Error>> {
         async move {
-            let (answer, answered) = oneshot::channel();
-            let job: Job = Box::new(move |connection| {
-                // The asker may have gone; what was written stays written.
-                let _ = answer.send(work(connection));
-            });
-            self.jobs.send(job).await.map_err(|_| Error::Closed)?;
-            answered.await.map_err(|_| Error::Closed)?
+            let (result, damaged) = read.await?;
+            let damaged = self.noted.fresh(damaged);
+            if !damaged.is_empty() {
+                let note = self.write(move |connection| quarantine::note(connection, &damaged));
+                // What was read is answered all the same.
+                if let Err(error) = note.await {
+                    tracing::error!(error = chain(&error), "damaged twins cannot be noted");
+                }
+            }
+            result
         }
         .boxed()
     }
@@ -95,71 +129,168 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
-        let path = self.path.clone();
-        let readers = self.readers.clone();
+        self.readers.clone().run(work).boxed()
+    }
+
+    /// As [`Self::read`], for what may take long: it stops when nobody waits for it any more.
+    fn stoppable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Error>> {
+        let running = search::Running::default();
+        let waiting = running.waiting();
+        let reading = self.read(move |connection| running.work(connection, work));
         async move {
-            tokio::task::spawn_blocking(move || {
-                let idle = readers.lock().ok().and_then(|mut idle| idle.pop());
-                let connection = match idle {
-                    Some(connection) => connection,
-                    None => connect(&path)?,
-                };
-                let result = work(&connection);
-                if let Ok(mut idle) = readers.lock()
-                    && idle.len() < IDLE_READERS
-                {
-                    idle.push(connection);
-                }
-                result
-            })
-            .await
-            .map_err(|_| Error::Closed)?
+            let _waiting = waiting;
+            reading.await
         }
         .boxed()
     }
 }
 
 impl Store for SqliteStore {
-    fn acquire(&self, count: PartitionCount) -> BoxFuture<'_, Result<Vec<PartitionState>, Error>> {
-        self.write(move |connection| write::acquire(connection, count))
+    fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>> {
+        let newcomer = self
+            .claimed
+            .lock()
+            .is_ok_and(|mut claimed| claimed.insert(replica.id.clone()));
+        self.write(move |connection| ownership::claim(connection, &replica, newcomer))
+    }
+
+    fn release(
+        &self,
+        replica: ReplicaId,
+        partitions: Vec<Partition>,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        self.write(move |connection| ownership::release(connection, &replica, &partitions))
     }
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
-        self.read(move |connection| read::load(connection, &selections))
+        self.read_twins(move |connection, damaged| {
+            let (loaded, unnamed) = read::load(connection, &selections)?;
+            damaged.extend(unnamed);
+            damaged.extend(loaded.iter().filter_map(|one| match one {
+                Loaded::Damaged(_, one) => Some(one.clone()),
+                Loaded::Whole(_)
+                | Loaded::Token(..)
+                | Loaded::Request(_)
+                | Loaded::Operation(_) => None,
+            }));
+            Ok(loaded)
+        })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
-        self.write(move |connection| write::commit(connection, &commit))
+        let noted = self.noted.clone();
+        self.write(move |connection| {
+            write::commit(connection, &commit)?;
+            let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
+            noted.forget(upserts.chain(&commit.deletes));
+            Ok(())
+        })
     }
 
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
-        self.read(move |connection| read::get(connection, &key))
+        self.read_twins(move |connection, damaged| {
+            let read = read::get(connection, &key);
+            if let Err(Error::Damaged(one)) = &read {
+                damaged.push(one.clone());
+            }
+            read
+        })
     }
 
-    fn list(
-        &self,
-        listing: Listing,
-        after: Option<IdentityKey>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Page, Error>> {
-        self.read(move |connection| read::list(connection, listing, after.as_ref(), limit))
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
+        self.noting(self.stoppable(move |connection| {
+            let page = search::search(connection, &search, read::decode)?;
+            let damaged = page.damaged.clone();
+            Ok((Ok(page), damaged))
+        }))
     }
 
-    fn outbox(
+    fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
+        self.noting(self.stoppable(move |connection| {
+            let page = search::search(connection, &search, read::raw)?;
+            let damaged = page.damaged.clone();
+            Ok((Ok(page), damaged))
+        }))
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
+        self.read(quarantine::list)
+    }
+
+    fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
+        self.read(move |connection| search::explain(connection, &search))
+    }
+
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        self.stoppable(move |connection| search::count(connection, &search))
+    }
+
+    fn log(
         &self,
         partition: Partition,
         after: Revision,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OutboxChange>, Error>> {
-        self.read(move |connection| read::outbox(connection, partition, after, limit))
+    ) -> BoxFuture<'_, Result<LogPage, Error>> {
+        self.read(move |connection| trails::log(connection, partition, after, limit))
     }
 
-    fn add_enrollment_token(
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.read(ownership::identity)
+    }
+
+    fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
+        self.read(ownership::heads)
+    }
+
+    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+        self.read(move |connection| trails::history(connection, &read))
+    }
+
+    fn audit(
         &self,
-        token: EnrollmentToken,
-        now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), Error>> {
-        self.write(move |connection| write::add_enrollment_token(connection, &token, now))
+        partition: Partition,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<AuditPage, Error>> {
+        self.read(move |connection| trails::audit(connection, partition, after, limit))
+    }
+
+    fn operations(
+        &self,
+        after: Option<OperationId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+        self.read(move |connection| operations::list(connection, after.as_ref(), limit))
+    }
+
+    fn operation_results(
+        &self,
+        operation: OperationId,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+        self.read(move |connection| {
+            operations::results(connection, &operation, after.as_ref(), limit)
+        })
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
+        let looked_at = self.looked_at.clone();
+        self.write(move |connection| trim::trim(connection, &retention, &looked_at))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            // The writer last: the last connection to close takes the WAL into the file.
+            self.readers.close().await;
+            failpoint::hit("close.readers");
+            self.writer.close().await;
+            failpoint::hit("close.writer");
+        }
+        .boxed()
     }
 }
 
@@ -178,11 +309,12 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     connection
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(engine("set its time-out"))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // FULL: an answered write survives a power cut, not only the end of the process. A WAL of up
     // to 16,000 pages between checkpoints nearly doubles the rate of random writes (limits §7).
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 16000; PRAGMA cache_size = -65536;",
         )
         .map_err(engine("set up its file"))?;
@@ -209,11 +341,18 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     transaction
         .pragma_update(None, "user_version", known)
         .map_err(engine("migrate its schema"))?;
-    transaction.commit().map_err(engine("migrate its schema"))
+    failpoint::hit("migrate.written");
+    transaction.commit().map_err(engine("migrate its schema"))?;
+    failpoint::hit("migrate.durable");
+    Ok(())
 }
 
-fn module_text(key: &IdentityKey) -> &str {
-    key.module.as_ref().map_or("", ModuleId::as_str)
+/// An instant as the rows have it.
+fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
+    super::row::history::nanoseconds(at).ok_or(Error::Engine {
+        action: "write a time",
+        source: "it is centuries away".into(),
+    })
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ async fn every_change_is_published_in_the_order_of_revisions() {
     let delete = registry::DeleteDeviceRequest {
         name: "devices/d".to_owned(),
         etag: String::new(),
+        ..Default::default()
     };
     service.registry().delete_device(delete).await.unwrap();
     let published = changes(&bus, "d", 54).await;
@@ -103,6 +104,7 @@ async fn hints_say_which_session_should_look_again() {
     let delete = registry::DeleteDeviceRequest {
         name: "devices/d".to_owned(),
         etag: String::new(),
+        ..Default::default()
     };
     service.registry().delete_device(delete).await.unwrap();
     assert_eq!(identity().await, (device, String::new(), true), "deleted");

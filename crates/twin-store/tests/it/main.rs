@@ -1,10 +1,15 @@
 //! twin-store as its callers see it: a real service on a real NATS server, spoken to over gRPC.
 
+mod bulk;
 mod changes;
 mod enrollment;
+mod fleet;
+mod history;
+mod informer;
 mod lifecycle;
 mod registry;
 mod service;
 mod telemetry;
 mod twins;
 mod watch;
+mod writes;

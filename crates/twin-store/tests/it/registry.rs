@@ -15,6 +15,7 @@ fn page(size: i32, token: &str) -> proto::ListDevicesRequest {
     proto::ListDevicesRequest {
         page_size: size,
         page_token: token.to_owned(),
+        ..Default::default()
     }
 }
 
@@ -66,6 +67,7 @@ async fn a_device_lives_from_creation_to_removal() {
     let delete = |etag: &str| proto::DeleteDeviceRequest {
         name: "devices/d".to_owned(),
         etag: etag.to_owned(),
+        ..Default::default()
     };
     let refused = refusal(registry.delete_device(delete("9")).await);
     assert_eq!(refused.reason(), "ETAG_MISMATCH");
@@ -184,6 +186,7 @@ async fn a_disabled_device_disables_its_modules_for_ingestion() {
         status: proto::Status::Disabled.into(),
         status_reason: "stolen".to_owned(),
         etag: "\"1\"".to_owned(),
+        ..Default::default()
     };
     let updated = service
         .registry()

@@ -22,12 +22,15 @@ use twin::{DeviceId, Partition, PartitionCount, partition_of};
 use twin_store::app::AppError;
 use twin_store::{Addresses, App, Config};
 use wire::bus::v1 as bus_proto;
+use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest};
 use wire::subjects;
 use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
+use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{GetTwinRequest, PatchTwinRequest, Twin};
 
@@ -44,7 +47,7 @@ pub(crate) fn config(nats: &NatsServer, folder: &Path) -> Config {
     Config {
         listen: any,
         admin_listen: any,
-        nats_url: nats.url(),
+        nats: bus::NatsSettings::at(nats.url()),
         data_dir: folder.to_owned(),
         partitions: PARTITIONS,
         telemetry_stream_bytes: service_kit::units::ByteSize::mib(16),
@@ -106,12 +109,24 @@ impl Service {
         RegistryServiceClient::new(self.connection.clone())
     }
 
+    pub(crate) fn audit(&self) -> AuditServiceClient<Connection> {
+        AuditServiceClient::new(self.connection.clone())
+    }
+
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Connection> {
         CredentialServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn twins(&self) -> TwinServiceClient<Connection> {
         TwinServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn bulk(&self) -> TwinBulkServiceClient<Connection> {
+        TwinBulkServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn history(&self) -> TwinHistoryServiceClient<Connection> {
+        TwinHistoryServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn device_twins(&self) -> DeviceTwinServiceClient<Connection> {
@@ -155,6 +170,7 @@ impl Service {
     pub(crate) async fn twin(&self, name: &str) -> Twin {
         let request = GetTwinRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         self.twins()
             .get_twin(request)

@@ -4,13 +4,15 @@
 //! node, so that walking the tree is bounded by the limit on nesting.
 //! `Display` gives a text that parses to the same tree.
 
+mod attribute;
 mod display;
 mod function;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-pub use function::Function;
+pub use attribute::{Attribute, Members};
+pub use function::{Function, TimeUnit};
 
 /// A condition or a part of one.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,17 +140,13 @@ pub enum ArithmeticOp {
 /// Where a path begins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Root {
-    /// `deviceId`
-    DeviceId,
-    /// `moduleId`
-    ModuleId,
-    /// `status`
-    Status,
+    /// An attribute beside the sections.
+    Attribute(Attribute),
     /// `tags`
     Tags,
-    /// `properties.desired`
+    /// `properties.desired`; its first key may be `$version` or `$metadata`.
     Desired,
-    /// `properties.reported`
+    /// `properties.reported`; its first key may be `$version` or `$metadata`.
     Reported,
     /// `posture`
     Posture,
@@ -219,6 +217,29 @@ impl Expr {
     }
 }
 
+impl Path {
+    /// The path of an attribute.
+    pub fn attribute(attribute: Attribute) -> Path {
+        Path {
+            root: Root::Attribute(attribute),
+            keys: Vec::new(),
+        }
+    }
+
+    /// Its last name: the natural key of its value in a result (spec 8.1).
+    pub fn last_name(&self) -> &str {
+        match (self.keys.last(), &self.root) {
+            (Some(key), _) => key,
+            (None, Root::Attribute(attribute)) => attribute.name(),
+            (None, Root::Tags) => "tags",
+            (None, Root::Desired) => "desired",
+            (None, Root::Reported) => "reported",
+            (None, Root::Posture) => "posture",
+            (None, Root::Variable { name, .. }) => name,
+        }
+    }
+}
+
 impl ArithmeticOp {
     /// Whether it binds as a product does.
     pub(super) fn is_product(self) -> bool {
@@ -232,9 +253,7 @@ impl ArithmeticOp {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.root {
-            Root::DeviceId => "deviceId",
-            Root::ModuleId => "moduleId",
-            Root::Status => "status",
+            Root::Attribute(attribute) => attribute.name(),
             Root::Tags => "tags",
             Root::Desired => "properties.desired",
             Root::Reported => "properties.reported",

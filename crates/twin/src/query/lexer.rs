@@ -1,6 +1,6 @@
-//! Cuts the text of a condition into words, constants and signs, each with its place.
+//! Cuts the text of a condition or a query into words, constants and signs, each with its place.
 
-use super::error::QueryError;
+use super::error::{QueryError, QueryErrorKind};
 use crate::limits::QUERY_CHARS_MAX;
 
 /// A piece of the text.
@@ -30,11 +30,12 @@ const SIGNS: [&str; 18] = [
 ];
 
 /// Signs of other languages, and what is written here.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 5] = [
     ("&&", "write AND"),
     ("||", "write OR"),
     ("!", "write NOT"),
     ("`", "quote a text with '"),
+    (";", "leave it out: a text holds one query"),
 ];
 
 fn starts_word(c: char) -> bool {
@@ -50,14 +51,14 @@ pub(super) fn is_word(key: &str) -> bool {
     key.starts_with(starts_word) && key.chars().all(continues_word)
 }
 
-/// All tokens; the last one is the end.
-pub(super) fn tokens(text: &str) -> Result<Vec<Placed>, QueryError> {
+/// All tokens; the last one is the end. `what` the text is meant to be is for the error.
+pub(super) fn tokens(text: &str, what: &str) -> Result<Vec<Placed>, QueryError> {
     if let Some((offset, _)) = text.char_indices().nth(QUERY_CHARS_MAX) {
-        let found = format!("a condition of {} characters", text.chars().count());
-        return Err(
-            QueryError::new(text, offset, found, format!("at most {QUERY_CHARS_MAX}"))
-                .with_hint("a long list of values can be kept in a tag: `deviceId IN tags.list`"),
-        );
+        let found = format!("a {what} of {} characters", text.chars().count());
+        let error = QueryError::new(text, offset, found, format!("at most {QUERY_CHARS_MAX}"));
+        return Err(error
+            .of_kind(QueryErrorKind::TooLong)
+            .with_hint("a long list of values can be kept in a tag: `deviceId IN tags.list`"));
     }
     let mut lexer = Lexer { text, offset: 0 };
     let mut tokens = Vec::new();

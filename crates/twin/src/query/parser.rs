@@ -5,34 +5,58 @@
 
 mod path;
 mod primary;
+mod statement;
 
+use super::Vocabulary;
 use super::ast::{ArithmeticOp, CompareOp, Expr, Literal, MemberOp, Set};
 use super::error::QueryError;
 use super::lexer::{Placed, Token, tokens};
 use crate::limits::{QUERY_LIST_MAX, QUERY_NESTING_MAX};
 
+pub(super) use primary::is_reserved;
+pub(super) use statement::parse as parse_statement;
+
 /// Reads a whole condition.
-pub(super) fn parse(text: &str) -> Result<Expr, QueryError> {
-    let mut parser = Parser {
-        text,
-        tokens: tokens(text)?,
-        next: 0,
-        nesting: 0,
-        scope: Vec::new(),
-    };
-    let expr = parser.any()?;
-    match parser.peek() {
-        Token::End => Ok(expr),
-        Token::Sign(")") => Err(parser.unexpected("the end, since no `(` is open")),
-        _ => Err(parser.unexpected("AND, OR or the end")),
+pub(super) fn parse(text: &str, vocabulary: Vocabulary) -> Result<Expr, QueryError> {
+    let mut parser = Parser::new(text, "condition", vocabulary)?;
+    if parser.is_keyword("SELECT") {
+        let error = parser.unexpected("a condition alone, without SELECT, FROM and WHERE");
+        return Err(error.with_hint("write what would follow WHERE: tags.site = 'Lyon'"));
     }
+    let expr = parser.any()?;
+    parser.expect_end("AND, OR or the end")?;
+    Ok(expr)
 }
+
+/// Words of other dialects that follow a value, and what is written here.
+const FOREIGN_WORDS: [(&str, &str); 13] = [
+    (
+        "LIKE",
+        "use STARTSWITH(a, b), ENDSWITH(a, b) or CONTAINS(a, b)",
+    ),
+    ("BETWEEN", "write a >= 1 AND a <= 9"),
+    ("IS", "use IS_NULL(a), or IS_DEFINED(a)"),
+    ("LIMIT", "write SELECT TOP 10"),
+    ("OFFSET", "there is no OFFSET: go on with the page token"),
+    ("HAVING", "there is no HAVING: filter the groups afterwards"),
+    ("JOIN", "there are no joins"),
+    ("UNION", "there are no unions"),
+    ("EQUALS", "equality is written ="),
+    ("WHERE", "there is one WHERE, directly after FROM"),
+    ("GROUP", "GROUP BY stands after WHERE and before ORDER BY"),
+    (
+        "FROM",
+        "the order is SELECT, FROM, WHERE, GROUP BY, ORDER BY",
+    ),
+    ("ORDER", "ORDER BY comes last"),
+];
 
 struct Parser<'t> {
     text: &'t str,
     tokens: Vec<Placed>,
     next: usize,
     nesting: usize,
+    vocabulary: Vocabulary,
     /// Names of the elements that the `EXISTS` around this place speak of, the outermost first.
     scope: Vec<String>,
 }
@@ -54,6 +78,19 @@ const PRODUCTS: [(&str, ArithmeticOp); 3] = [
     ("/", ArithmeticOp::Divide),
     ("%", ArithmeticOp::Remainder),
 ];
+
+impl<'t> Parser<'t> {
+    fn new(text: &'t str, what: &str, vocabulary: Vocabulary) -> Result<Parser<'t>, QueryError> {
+        Ok(Parser {
+            text,
+            tokens: tokens(text, what)?,
+            next: 0,
+            nesting: 0,
+            vocabulary,
+            scope: Vec::new(),
+        })
+    }
+}
 
 impl Parser<'_> {
     fn any(&mut self) -> Result<Expr, QueryError> {
@@ -256,6 +293,26 @@ impl Parser<'_> {
         }
     }
 
+    /// Nothing may follow.
+    fn expect_end(&self, expected: &str) -> Result<(), QueryError> {
+        match self.peek() {
+            Token::End => Ok(()),
+            Token::Sign(")") => Err(self.unexpected("the end, since no `(` is open")),
+            Token::Word(word) => {
+                let mut words = FOREIGN_WORDS.iter();
+                let foreign = words.find(|(foreign, _)| foreign.eq_ignore_ascii_case(word));
+                let error = self.unexpected(expected);
+                match foreign {
+                    Some((_, hint)) => Err(error.with_hint(*hint)),
+                    None => Err(error),
+                }
+            }
+            Token::Quoted(_) | Token::Number(_) | Token::Text(_) | Token::Sign(_) => {
+                Err(self.unexpected(expected))
+            }
+        }
+    }
+
     /// An error at the next token.
     fn unexpected(&self, expected: &str) -> QueryError {
         self.error_at(self.next, expected)
@@ -265,7 +322,7 @@ impl Parser<'_> {
         let Placed { token, offset } = &self.tokens[index];
         let found = match token {
             Token::Word(word) | Token::Quoted(word) => format!("`{}`", shortened(word)),
-            Token::Number(number) => format!("the number {number:?}"),
+            Token::Number(number) => format!("the number {}", Literal::Number(*number)),
             Token::Text(text) => format!("the text '{}'", shortened(text)),
             Token::Sign(sign) => format!("`{sign}`"),
             Token::End => "the end".to_owned(),

@@ -137,6 +137,7 @@ fn a_write_under_a_condition_that_does_not_hold_is_refused() {
     let error = twin
         .patch_reported(&Map::new(), at(1), Version::FIRST.next())
         .unwrap_err();
+    assert_eq!(error.error_code().to_string(), "412001 PreconditionFailed");
     assert_eq!(
         error.to_string(),
         "properties.reported changed in between: its version is 1, the write expects 2"
@@ -187,6 +188,27 @@ fn policies_write_once_and_then_hold() {
 }
 
 proptest! {
+    #[test]
+    fn a_device_that_follows_its_notifications_has_the_desired_section(
+        writes in prop::collection::vec((patch(), any::<bool>()), 1..8),
+    ) {
+        let mut twin = Twin::new(at(0));
+        let mut device = Map::new();
+        for (sent, whole) in writes {
+            let sections = TwinPatch { tags: None, desired: Some(sent) };
+            let stamp = by_operator("x", 1);
+            let written = if whole {
+                twin.replace(&sections, &stamp, None).unwrap()
+            } else {
+                twin.patch(&sections, &stamp, None).unwrap()
+            };
+            let Some(write) = written else { continue };
+            crate::patch::apply_to_object(&write.notification.unwrap(), &mut device);
+            twin = write.twin;
+            prop_assert_eq!(&device, twin.desired.document());
+        }
+    }
+
     #[test]
     fn counters_only_rise_and_each_by_one(
         patches in prop::collection::vec((patch(), 0..3_u8), 1..8),

@@ -42,8 +42,11 @@ pub(crate) struct Judge<'a> {
     too_deep: bool,
 }
 
-enum Step<'a> {
+/// One step of a path into a document.
+pub(crate) enum Step<'a> {
+    /// To a member of an object.
     Key(&'a str),
+    /// To an element of an array.
     Index(usize),
 }
 
@@ -166,8 +169,8 @@ impl<'a> Judge<'a> {
     }
 
     fn number(&mut self, number: &Number) {
-        // A float is not range-checked (spec 2.3). An integer beyond 64 bits arrives here as a
-        // float, since that is how JSON text is read, and cannot be told from one.
+        // A float is not range-checked (spec 2.3). An integer beyond 64 bits would arrive here as a
+        // float; `parse_document` refuses it before.
         let in_range = match (number.as_i64(), number.as_u64()) {
             (Some(integer), _) => (INTEGER_MIN..=INTEGER_MAX).contains(&integer),
             (None, Some(_above_i64)) => false,
@@ -201,33 +204,28 @@ impl<'a> Judge<'a> {
             self.more += 1;
             return;
         }
-        let path = self.path_text();
-        let allowed = rule.allowed(self.kind);
-        self.listed.push(Violation {
-            path,
-            rule,
-            actual,
-            allowed,
-        });
+        self.listed
+            .push(Violation::new(rule, self.kind, &self.path, actual));
     }
+}
 
-    fn path_text(&self) -> String {
-        let mut text = self.kind.path().to_owned();
-        for step in &self.path {
-            match step {
-                Step::Key(key) if is_plain(key) => {
-                    text.push('.');
-                    text.push_str(key);
-                }
-                Step::Key(key) => {
-                    let quoted = quote(key);
-                    text.extend([".[[", quoted.trim_matches('"'), "]]"]);
-                }
-                Step::Index(index) => text.extend(["[", &index.to_string(), "]"]),
+/// A path from the twin's root: `properties.desired.net.ports[2]`.
+pub(super) fn path_text(kind: SectionKind, path: &[Step<'_>]) -> String {
+    let mut text = kind.path().to_owned();
+    for step in path {
+        match step {
+            Step::Key(key) if is_plain(key) => {
+                text.push('.');
+                text.push_str(key);
             }
+            Step::Key(key) => {
+                let quoted = quote(key);
+                text.extend([".[[", &quoted[1..quoted.len() - 1], "]]"]);
+            }
+            Step::Index(index) => text.extend(["[", &index.to_string(), "]"]),
         }
-        text
     }
+    text
 }
 
 /// Whether a key can stand in a path as it is.

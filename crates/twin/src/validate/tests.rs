@@ -2,8 +2,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::section::SectionKind;
-use crate::testing::{document, map};
+use crate::section::{Section, SectionKind};
+use crate::testing::{by_operator, map};
 
 fn check(document: Value, form: WriteForm) -> Result<(), Violations> {
     Judge::of(&map(document), SectionKind::Desired, form).verdict()
@@ -125,14 +125,120 @@ fn control_characters_never_reach_a_message() {
     assert!(!error.to_string().chars().any(char::is_control), "{error}");
 }
 
+/// Documents whose texts hold letters of all lengths and control characters.
+fn sized() -> impl Strategy<Value = Map> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(|b| json!(b)),
+        (-9_000_000..9_000_000_i64).prop_map(|n| json!(n)),
+        Just(json!(0.125)),
+        prop::collection::vec(
+            prop::sample::select(vec![
+                "a", "ä", "€", "😀", "\0", "\n", "\u{7f}", "\u{85}", "\u{a0}"
+            ]),
+            0..40,
+        )
+        .prop_map(|letters| json!(letters.concat())),
+    ];
+    let value = leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map("[a-zäß]{1,6}", inner, 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    });
+    prop::collection::btree_map("[a-zäß]{1,6}", value, 0..5)
+        .prop_map(|members| members.into_iter().collect())
+}
+
+/// The documented rule, told over the pieces of a document and not over its tree.
+fn model_bytes(document: &Map) -> usize {
+    let mut todo: Vec<(Option<&str>, &Value)> = document
+        .iter()
+        .map(|(key, value)| (Some(key.as_str()), value))
+        .collect();
+    let (mut texts, mut numbers, mut booleans) = (String::new(), 0, 0);
+    while let Some((key, value)) = todo.pop() {
+        texts.push_str(key.unwrap_or_default());
+        match value {
+            Value::Null => {}
+            Value::Bool(_) => booleans += 1,
+            Value::Number(_) => numbers += 1,
+            Value::String(text) => texts.push_str(text),
+            Value::Array(elements) => todo.extend(elements.iter().map(|element| (None, element))),
+            Value::Object(members) => {
+                todo.extend(
+                    members
+                        .iter()
+                        .map(|(key, value)| (Some(key.as_str()), value)),
+                );
+            }
+        }
+    }
+    let control = |c: &char| matches!(u32::from(*c), 0..=0x1F | 0x7F..=0x9F);
+    let counted: String = texts.chars().filter(|c| !control(c)).collect();
+    counted.len() + 8 * numbers + 4 * booleans
+}
+
+#[test]
+fn every_rule_has_the_code_that_clients_branch_on() {
+    for (document, code) in [
+        (json!({"a b": 1}), "400004 ArgumentInvalid"),
+        (json!({"a": [null]}), "400004 ArgumentInvalid"),
+        (json!({"a": 1_i64 << 60}), "400004 ArgumentInvalid"),
+        (nested(12, json!(1)), "400004 ArgumentInvalid"),
+    ] {
+        let error = check(document, WriteForm::Patch).unwrap_err();
+        assert_eq!(error.error_code().to_string(), code, "{error}");
+        assert_eq!(error.error_code().http_status(), 400);
+    }
+    assert_eq!(Rule::SectionSize.error_code().number(), 403_100);
+    assert_eq!(
+        Rule::Malformed.error_code().to_string(),
+        "400006 IotHubFormatError"
+    );
+    // A write that is wrong and too large is wrong first.
+    let both = map(json!({"a b": 1, "c": vec!["x".repeat(4096); 3]}));
+    let stamp = by_operator("x", 1);
+    let error = Section::new(&stamp)
+        .merge(&both, &stamp, SectionKind::Tags)
+        .unwrap_err();
+    assert_eq!(error.count(), 2);
+    assert_eq!(error.error_code().number(), 400_004);
+}
+
 proptest! {
     #[test]
-    fn the_size_of_a_document_is_the_sum_of_its_members(document in document()) {
-        let one_by_one: usize = document
-            .iter()
-            .map(|(key, value)| counted_bytes(&[(key.clone(), value.clone())].into_iter().collect()))
-            .sum();
-        prop_assert_eq!(counted_bytes(&document), one_by_one);
+    fn the_size_of_a_document_is_what_a_plain_model_counts(document in sized()) {
+        prop_assert_eq!(counted_bytes(&document), model_bytes(&document));
+    }
+
+    #[test]
+    fn a_section_grows_up_to_its_limit_and_not_above(
+        documents in prop::collection::vec(sized(), 1..5),
+        fill in 7000..8300_usize,
+    ) {
+        let filling = [3000, 3000, fill - 6000].map(|bytes| "x".repeat(bytes));
+        let stamp = by_operator("x", 1);
+        let start = map(json!({ "filling": filling }));
+        let Ok(mut section) = Section::new(&stamp).merge(&start, &stamp, SectionKind::Tags) else {
+            prop_assert!(model_bytes(&start) > 8192);
+            return Ok(());
+        };
+        for patch in documents {
+            let mut merged = section.document().clone();
+            crate::patch::apply_to_object(&patch, &mut merged);
+            let (before, after) = (model_bytes(section.document()), model_bytes(&merged));
+            match section.merge(&patch, &stamp, SectionKind::Tags) {
+                Ok(next) => {
+                    prop_assert!(after <= 8192 || after <= before);
+                    section = next;
+                }
+                Err(error) => {
+                    prop_assert!(after > 8192 && after > before);
+                    prop_assert_eq!(error.error_code().to_string(), "403100 TwinSectionTooLarge");
+                }
+            }
+        }
     }
 
     #[test]

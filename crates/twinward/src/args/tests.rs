@@ -28,6 +28,11 @@ fn help_texts_are_as_reviewed() {
         &["device", "get"],
         &["device", "delete"],
         &["device", "enable"],
+        &["device", "update"],
+        &["device", "rotate-keys"],
+        &["device", "import"],
+        &["device", "export"],
+        &["device", "ensure-security-modules"],
         &["device", "disable"],
         &["module", "list"],
         &["module", "get"],
@@ -36,7 +41,23 @@ fn help_texts_are_as_reviewed() {
         &["enrollment", "create"],
         &["twin", "get"],
         &["twin", "patch"],
-        &["twin", "watch"],
+        &["twin", "history"],
+        &["twin", "diff"],
+        &["twin", "replace"],
+        &["twin", "revert"],
+        &["watch"],
+        &["query"],
+        &["bulk", "update"],
+        &["operation"],
+        &["operation", "list"],
+        &["operation", "results"],
+        &["operation", "undo"],
+        &["store"],
+        &["store", "verify"],
+        &["store", "backup"],
+        &["store", "restore"],
+        &["audit", "list"],
+        &["audit", "verify"],
         &["policy"],
         &["policy", "apply"],
         &["policy", "get"],
@@ -121,4 +142,55 @@ fn the_example_of_a_policy_file_can_be_applied() {
     let file = lines.join("\n");
     let specs = ::policy::file::parse(&file).unwrap();
     assert_eq!(specs.len(), 1, "{file}");
+}
+
+#[test]
+fn every_verb_has_an_example_and_every_example_is_a_command_line() {
+    fn walk(command: &clap::Command, path: &str, count: &mut usize) {
+        for below in command.get_subcommands() {
+            walk(below, &format!("{path} {}", below.get_name()), count);
+        }
+        let Some(help) = command.get_after_long_help().or(command.get_after_help()) else {
+            return;
+        };
+        let help = help.to_string().replace("\\\n", " ");
+        for line in help
+            .lines()
+            .map(str::trim)
+            .filter(|l| l.starts_with("twinward "))
+        {
+            let Some(words) = words(line) else { continue };
+            *count += 1;
+            let read = Cli::read(words.iter().map(std::ffi::OsString::from));
+            assert!(read.is_ok(), "{path}: {line}: {}", read.unwrap_err());
+        }
+    }
+    let mut count = 0;
+    walk(&command(), "twinward", &mut count);
+    assert!(count > 60, "only {count} examples were found");
+}
+
+/// Splits an example as a shell would, up to a pipe or a redirection. None for one that is
+/// continued on the next line, or has words behind it that explain it.
+fn words(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut characters = line.chars().peekable();
+    while let Some(c) = characters.next() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (Some('"'), '\\') => word.get_or_insert_default().extend(characters.next()),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '|' | '>' | '&' | ';' | '#') => break,
+            (None, ' ') if characters.peek() == Some(&' ') => break,
+            (None, ' ') => words.extend(word.take()),
+            (Some(_) | None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
 }

@@ -82,18 +82,32 @@ impl Sources {
         Ok(Self(vec![variables, read(&default)?]))
     }
 
+    /// The first of several that is set, in the first source that has any of them: a variable
+    /// that was set on purpose counts more than a file that lies there.
+    pub(crate) fn get_first(&self, names: &[&'static str]) -> Option<(&'static str, Setting)> {
+        self.0.iter().find_map(|source| {
+            names
+                .iter()
+                .find_map(|name| Some((*name, source.get(name)?)))
+        })
+    }
+
     /// The first value that is set and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<Setting> {
-        self.0.iter().find_map(|source| {
-            let value = source.values.get(name).filter(|value| !value.is_empty())?;
-            let origin = match &source.file {
-                Some(path) => Origin::File(path.clone()),
-                None => Origin::Variable(name.to_owned()),
-            };
-            Some(Setting {
-                value: value.clone(),
-                origin,
-            })
+        self.0.iter().find_map(|source| source.get(name))
+    }
+}
+
+impl Source {
+    fn get(&self, name: &str) -> Option<Setting> {
+        let value = self.values.get(name).filter(|value| !value.is_empty())?;
+        let origin = match &self.file {
+            Some(path) => Origin::File(path.clone()),
+            None => Origin::Variable(name.to_owned()),
+        };
+        Some(Setting {
+            value: value.clone(),
+            origin,
         })
     }
 }

@@ -135,3 +135,45 @@ async fn nobody_listening_names_the_address_its_origin_and_the_next_step() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
+
+#[tokio::test]
+async fn a_token_file_in_a_variable_counts_more_than_a_token_that_lies_in_the_default_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = env_file::path_in(dir.path());
+    let of_file = "token-of-the-env-file-0123456789";
+    env_file::write(&path, &[(variable::ADMIN_TOKEN, of_file.to_owned())]).unwrap();
+    let token_file = dir.path().join("token");
+    std::fs::write(&token_file, "token-of-the-token-file-01234\n").unwrap();
+    let home = dir.path().to_str().unwrap();
+    let token = |environment: &Environment| {
+        let connection = Connection::find(&global(), environment).unwrap();
+        connection.token.unwrap().expose().to_owned()
+    };
+    assert_eq!(
+        token(&Environment::from([("TWINWARD_DATA_DIR", home)])),
+        of_file
+    );
+    let with_variable = Environment::from([
+        ("TWINWARD_DATA_DIR", home),
+        ("TWINWARD_TOKEN_FILE", token_file.to_str().unwrap()),
+    ]);
+    assert_eq!(token(&with_variable), "token-of-the-token-file-01234");
+}
+
+#[test]
+fn a_client_certificate_without_its_key_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = dir.path().join("client.pem");
+    let environment = Environment::from([
+        ("TWINWARD_DATA_DIR", dir.path().to_str().unwrap()),
+        ("TWINWARD_TWIN_STORE_URL", "https://127.0.0.1:1"),
+        ("TWINWARD_CLIENT_CERT_FILE", certificate.to_str().unwrap()),
+    ]);
+    let connection = Connection::find(&global(), &environment).unwrap();
+    let failure = connection.twins().unwrap_err();
+    let text = failure.render();
+    assert!(
+        text.contains("client.pem") || text.contains("key_file"),
+        "{text}"
+    );
+}

@@ -265,7 +265,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     plan.ingestion(&nowhere)?;
     plan.policy(&nowhere)?;
 
-    let twin_store_tls = config.tls_cert_file.is_some();
+    let twin_store_tls = config.tls.cert_file.is_some();
     let twin_store: twin_store::App = build_one(config).await?;
     let store_door = Door {
         addresses: Service::addresses(&twin_store),
@@ -273,9 +273,9 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     };
 
     let config = plan.ingestion(&store_door)?;
-    let (agent_tls, host) = (config.tls_cert_file.is_some(), config.public_host.clone());
+    let (agent_tls, host) = (config.tls.cert_file.is_some(), config.public_host.clone());
     let policy_config = plan.policy(&store_door)?;
-    let policy_tls = policy_config.tls_cert_file.is_some();
+    let policy_tls = policy_config.tls.cert_file.is_some();
     let (ingestion, policy) = tokio::join!(
         build_one::<ingestion::App>(config),
         build_one::<policy::App>(policy_config)

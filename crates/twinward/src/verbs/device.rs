@@ -1,20 +1,28 @@
 //! `twinward device`: who may connect.
 
+pub(crate) mod authentication;
+mod create;
+mod ensure;
+mod export;
+mod import;
+mod line;
+mod rotate;
+mod update;
 mod view;
 
 use clap::{Args, Subcommand};
-use twin::{DeviceId, IdentityKey, ModuleId};
+use twin::{DeviceId, IdentityKey};
 use wire::registry::v1 as api;
 
 use crate::connection::Connection;
 use crate::credentials;
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::identity_args::{DeviceArg, device};
 use crate::output::Output;
 
-use view::{Created, DeviceView, Devices};
+use view::{DeviceView, Devices};
 
+pub(crate) use rotate::{RotateArgs, run as rotate};
 pub(crate) use view::{Done, secret_line};
 
 /// The most devices a page may hold.
@@ -24,11 +32,13 @@ const PAGE_MAX: usize = 1000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeviceCommand {
     /// Create a device with its security module, and print their connection strings
-    Create(CreateArgs),
+    Create(create::CreateArgs),
     /// List devices in the order of their ids
     List(ListArgs),
     /// Show one device
     Get(GetArgs),
+    /// Change how a device proves itself, its status or its capabilities
+    Update(update::UpdateArgs),
     /// Remove devices with their modules and twins
     Delete(DeleteArgs),
     /// Let a device connect
@@ -37,37 +47,35 @@ pub(crate) enum DeviceCommand {
     /// Keep a device and its modules out, and end their sessions
     #[command(after_help = "Example:\n  twinward device disable cam-1 --reason 'lost in hall 3'")]
     Disable(StatusArgs),
-}
-
-/// Arguments of `device create`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    twinward device create cam-1\n  \
-    (umask 077; twinward device create cam-1 -o json |\n      \
-    jq -r .securityModule.connectionString > agent.key)")]
-pub(crate) struct CreateArgs {
-    #[command(flatten)]
-    device: DeviceArg,
-    /// Create the device alone; a security module can be added later with `module create`
-    #[arg(long)]
-    no_security_module: bool,
-    /// Create it disabled: it may not connect until `device enable`
-    #[arg(long)]
-    disabled: bool,
-    /// Why it is disabled, at most 128 characters
-    #[arg(long, value_name = "TEXT", requires = "disabled", default_value_t)]
-    reason: String,
+    /// Make a new key for a device or module, or let its two keys change places
+    RotateKeys(RotateArgs),
+    /// Create or update devices and modules from a file, one JSON object a line
+    Import(import::ImportArgs),
+    /// Write devices and modules into a file, one JSON object a line
+    Export(export::ExportArgs),
+    /// Create the security module on every device that lacks it; repeating it is harmless
+    EnsureSecurityModules(ensure::EnsureArgs),
 }
 
 /// Arguments of `device list`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     twinward device list\n  \
+    twinward device list --filter \"status = 'disabled'\"\n  \
     twinward device list --limit 0 -o json | jq -r '.[].deviceId'")]
 pub(crate) struct ListArgs {
     /// At most so many devices; 0: all
     #[arg(long, value_name = "N", default_value_t = PAGE_MAX)]
     limit: usize,
+    /// Only devices for whose twin this condition holds (IoT Hub's query language, what follows
+    /// WHERE)
+    #[arg(
+        long,
+        value_name = "CONDITION",
+        default_value_t,
+        hide_default_value = true
+    )]
+    filter: String,
 }
 
 /// Arguments of `device get`.
@@ -115,9 +123,10 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     match command {
-        DeviceCommand::Create(args) => create(args, connection, output).await,
+        DeviceCommand::Create(args) => create::run(args, connection, output).await,
         DeviceCommand::List(args) => list(&args, connection, output).await,
         DeviceCommand::Get(args) => get(&args, connection, output).await,
+        DeviceCommand::Update(args) => update::run(args, connection, output).await,
         DeviceCommand::Delete(args) => delete(args, connection, output).await,
         DeviceCommand::Enable(args) => {
             set_status(args, api::Status::Enabled, connection, output).await
@@ -125,72 +134,11 @@ pub(crate) async fn run(
         DeviceCommand::Disable(args) => {
             set_status(args, api::Status::Disabled, connection, output).await
         }
+        DeviceCommand::RotateKeys(args) => rotate(args, connection, output).await,
+        DeviceCommand::Import(args) => import::run(args, connection, output).await,
+        DeviceCommand::Export(args) => export::run(args, connection, output).await,
+        DeviceCommand::EnsureSecurityModules(args) => ensure::run(&args, connection, output).await,
     }
-}
-
-async fn create(args: CreateArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let id = args.device.device;
-    let what = format!("cannot create device {id}");
-    let status = if args.disabled {
-        api::Status::Disabled
-    } else {
-        api::Status::Enabled
-    };
-    let request = api::CreateDeviceRequest {
-        device_id: id.to_string(),
-        status: status.into(),
-        status_reason: args.reason,
-        keys: None,
-        create_security_module: !args.no_security_module,
-    };
-    let mut registry = connection.registry()?;
-    let device = registry
-        .create_device(request)
-        .await
-        .map_err(|status| {
-            let failure = connection.refused(&what, status);
-            if failure.kind() == Kind::Conflict {
-                return failure.advise(format!("`twinward device get {id}` shows it"));
-            }
-            failure
-        })?
-        .into_inner();
-    let module = if args.no_security_module {
-        None
-    } else {
-        let key = IdentityKey::new_module(id.clone(), ModuleId::security());
-        let request = api::GetModuleRequest {
-            name: wire::names::identity_name(&key),
-            view: api::IdentityView::Full.into(),
-        };
-        let module = registry
-            .get_module(request)
-            .await
-            .map_err(|status| {
-                connection
-                    .refused(
-                        "the device was created, but cannot read its security module",
-                        status,
-                    )
-                    .advise(format!(
-                        "`twinward module get {id} {} --show-keys` shows it",
-                        ModuleId::SECURITY
-                    ))
-            })?
-            .into_inner();
-        Some(module)
-    };
-    let host = &connection.host();
-    output.show(&Created {
-        device_connection: credentials::device(host, &device)?,
-        module_connection: match &module {
-            Some(module) => credentials::module(host, module)?,
-            None => None,
-        },
-        device,
-        module,
-        agent_url: connection.agent_url(),
-    })
 }
 
 async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
@@ -208,6 +156,8 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             .list_devices(api::ListDevicesRequest {
                 page_size,
                 page_token,
+                filter: args.filter.clone(),
+                ..Default::default()
             })
             .await
             .map_err(|status| connection.refused("cannot list devices", status))?
@@ -257,6 +207,7 @@ async fn delete(args: DeleteArgs, connection: &Connection, output: &Output) -> R
         let request = api::DeleteDeviceRequest {
             name: name(id),
             etag: args.etag.clone(),
+            ..Default::default()
         };
         registry
             .delete_device(request)
@@ -282,6 +233,7 @@ async fn set_status(
         status: status.into(),
         status_reason: args.reason,
         etag: args.etag,
+        ..Default::default()
     };
     let device = connection
         .registry()?

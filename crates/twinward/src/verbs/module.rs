@@ -11,6 +11,7 @@ use crate::credentials;
 use crate::failure::Failure;
 use crate::identity_args::{DeviceArg, ModuleArg};
 use crate::output::Output;
+use crate::verbs::device::authentication::AuthenticationArgs;
 use crate::verbs::device::{self, Done};
 
 use view::{Created, ModuleView, Modules};
@@ -30,10 +31,18 @@ pub(crate) enum ModuleCommand {
 
 /// Arguments of `module create`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  twinward module create cam-1 DefenderIotMicroAgent")]
+#[command(
+    after_help = "Examples:\n  twinward module create cam-1 DefenderIotMicroAgent\n  \
+    twinward module create cam-1 lens --auth ca --managed-by optics"
+)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     module: ModuleArg,
+    #[command(flatten)]
+    authentication: AuthenticationArgs,
+    /// Who manages the module, in its own words
+    #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
+    managed_by: String,
 }
 
 /// Arguments of `module list`.
@@ -82,6 +91,10 @@ pub(crate) async fn run(
                 parent: device::name(&args.module.device),
                 module_id: args.module.module.to_string(),
                 keys: None,
+                authentication_type: args.authentication.kind().into(),
+                thumbprints: args.authentication.thumbprints()?,
+                managed_by: args.managed_by,
+                ..Default::default()
             };
             let what = format!("cannot create module {}", args.module.key());
             let module = registry
@@ -138,6 +151,7 @@ pub(crate) async fn run(
             let request = api::DeleteModuleRequest {
                 name: name(&key),
                 etag: args.etag,
+                ..Default::default()
             };
             let what = format!("cannot delete module {key}");
             registry

@@ -19,9 +19,8 @@ use crate::verbs::policy;
 
 use view::{Part, State, StatusView};
 
-/// Devices are counted page by page; beyond these it says "more than".
-const COUNT_PAGES_MAX: usize = 10;
-const PAGE_SIZE: i32 = 1000;
+/// Numbers of things, for programs and for people.
+type Counted = Vec<(&'static str, u64, String)>;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -87,11 +86,7 @@ pub(crate) async fn run(
         let text = plural(sessions, "agent connected", "agents connected");
         ingestion.part.count("agentsConnected", sessions, text);
     }
-    let devices = answers(
-        &mut twin_store.part,
-        "devices",
-        count_devices(connection).await,
-    );
+    let devices = answers(&mut twin_store.part, count_devices(connection).await);
     let backlog = number(
         &twin_store.metrics,
         "twinward_twin_store_telemetry_backlog_messages",
@@ -104,11 +99,7 @@ pub(crate) async fn run(
         };
         twin_store.part.count("backlogMessages", backlog, text);
     }
-    let policy_answer = answers(
-        &mut policies.part,
-        "policies",
-        count_policies(connection).await,
-    );
+    let policy_answer = answers(&mut policies.part, count_policies(connection).await);
     let view = StatusView {
         parts: vec![ingestion.part, twin_store.part, policies.part, nats],
     };
@@ -181,15 +172,13 @@ async fn look_at_nats(url: Option<Setting>, within: Duration) -> Part {
 
 /// Takes an answer of the service's own API into account: a service that is healthy but refuses
 /// us (a wrong token) is not serving us. Gives that refusal back, because it says what to do.
-fn answers(
-    part: &mut Part,
-    name: &'static str,
-    answer: Result<(u64, String), Failure>,
-) -> Option<Failure> {
+fn answers(part: &mut Part, answer: Result<Counted, Failure>) -> Option<Failure> {
     match answer {
-        Ok((number, detail)) => {
+        Ok(counted) => {
             part.set_if_unknown(State::Serving);
-            part.count(name, number, detail);
+            for (name, number, detail) in counted {
+                part.count(name, number, detail);
+            }
             None
         }
         Err(failure) => {
@@ -209,30 +198,28 @@ fn denied(failure: Failure) -> Option<Failure> {
     (failure.kind() == Kind::Denied).then_some(failure)
 }
 
-async fn count_devices(connection: &Connection) -> Result<(u64, String), Failure> {
-    let mut registry = connection.registry()?;
-    let mut count = 0;
-    let mut page_token = String::new();
-    for _ in 0..COUNT_PAGES_MAX {
-        let request = api::ListDevicesRequest {
-            page_size: PAGE_SIZE,
-            page_token,
-        };
-        let page = registry
-            .list_devices(request)
-            .await
-            .map_err(|status| connection.refused("cannot count devices", status))?
-            .into_inner();
-        count += page.devices.len() as u64;
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok((count, plural(count, "device", "devices")));
-        }
+async fn count_devices(connection: &Connection) -> Result<Counted, Failure> {
+    let statistics = connection
+        .registry()?
+        .get_registry_statistics(api::GetRegistryStatisticsRequest {})
+        .await
+        .map_err(|status| connection.refused("cannot count devices", status))?
+        .into_inner();
+    let mut devices = plural(statistics.devices, "device", "devices");
+    if statistics.disabled_devices > 0 {
+        let _ = write!(devices, " ({} disabled)", statistics.disabled_devices);
     }
-    Ok((count, format!("more than {count} devices")))
+    Ok(vec![
+        ("devices", statistics.devices, devices),
+        (
+            "modules",
+            statistics.modules,
+            plural(statistics.modules, "module", "modules"),
+        ),
+    ])
 }
 
-async fn count_policies(connection: &Connection) -> Result<(u64, String), Failure> {
+async fn count_policies(connection: &Connection) -> Result<Counted, Failure> {
     let policies = policy::all(connection).await?;
     let count = policies.len() as u64;
     let evaluating = policies
@@ -248,7 +235,7 @@ async fn count_policies(connection: &Connection) -> Result<(u64, String), Failur
     if evaluating > 0 {
         let _ = write!(text, ", {evaluating} still looking at all twins");
     }
-    Ok((count, text))
+    Ok(vec![("policies", count, text)])
 }
 
 /// A metric that counts things. A gauge may be negative for a moment; that is none.

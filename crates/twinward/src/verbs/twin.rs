@@ -1,41 +1,42 @@
-//! `twinward twin`: what a device should be, says it is, and what we concluded.
+//! `twinward twin`: what a device should be, says it is, and what we concluded; what that was, and
+//! who changed it.
 
+mod changes;
+mod diff;
+mod get;
+mod history;
 mod patch;
+mod replace;
+mod revert;
 mod view;
-mod watch;
+pub(crate) mod watch;
+mod write;
 
-use clap::{Args, Subcommand};
-use wire::twin::v1 as api;
+use clap::Subcommand;
 
 use crate::connection::Connection;
 use crate::failure::Failure;
-use crate::identity_args::IdentityArg;
 use crate::output::Output;
 
-use patch::PatchArgs;
-use view::TwinView;
-use watch::WatchArgs;
+pub(crate) use view::TwinView;
 
 /// What can be done with twins.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TwinCommand {
-    /// Show one twin
-    Get(GetArgs),
+    /// Show one twin, now or as it was
+    Get(get::GetArgs),
+    /// List what happened to a twin: when, who, why and what
+    History(history::HistoryArgs),
+    /// Show what differs between two moments of a twin, and who changed it
+    Diff(diff::DiffArgs),
     /// Merge changes into tags and desired; null takes a value out
-    Patch(PatchArgs),
+    Patch(patch::PatchArgs),
+    /// Make tags and desired hold exactly what a file says
+    Replace(replace::ReplaceArgs),
+    /// Write tags and desired as they were at a revision or time, as a new revision
+    Revert(revert::RevertArgs),
     /// Follow changes as they happen
-    Watch(WatchArgs),
-}
-
-/// Arguments of `twin get`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    twinward twin get cam-1\n  \
-    twinward twin get cam-1 --security\n  \
-    twinward twin get cam-1/DefenderIotMicroAgent -o json | jq .properties.desired")]
-pub(crate) struct GetArgs {
-    #[command(flatten)]
-    identity: IdentityArg,
+    Watch(watch::WatchArgs),
 }
 
 /// Does what was asked for.
@@ -45,21 +46,12 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     match command {
-        TwinCommand::Get(args) => get(&args, connection, output).await,
+        TwinCommand::Get(args) => get::run(&args, connection, output).await,
+        TwinCommand::History(args) => history::run(&args, connection, output).await,
+        TwinCommand::Diff(args) => diff::run(&args, connection, output).await,
         TwinCommand::Patch(args) => patch::run(args, connection, output).await,
+        TwinCommand::Replace(args) => replace::run(args, connection, output).await,
+        TwinCommand::Revert(args) => revert::run(args, connection, output).await,
         TwinCommand::Watch(args) => watch::run(args, connection, output).await,
     }
-}
-
-async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let key = args.identity.key();
-    let twin = connection
-        .twins()?
-        .get_twin(api::GetTwinRequest {
-            name: wire::names::identity_name(&key),
-        })
-        .await
-        .map_err(|status| connection.refused(&format!("cannot get the twin of {key}"), status))?
-        .into_inner();
-    output.show(&TwinView::read(twin)?)
 }

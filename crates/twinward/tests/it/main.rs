@@ -4,4 +4,7 @@ mod support;
 
 mod alone;
 mod ask;
+mod fleet;
+mod past;
+mod store;
 mod up;

@@ -46,6 +46,38 @@ impl Up {
         nats_pid(&self.data_dir).expect("its NATS server runs")
     }
 
+    /// Runs a verb that must succeed, and reads the JSON that it prints.
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.ask(&[arguments, &["-o", "json"]].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("-o json prints JSON")
+    }
+
+    /// Runs a verb that must succeed, and reads the JSON objects that it prints, one a line.
+    #[track_caller]
+    pub(crate) fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let output = self.ask(&[arguments, &["-o", "json"]].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        json_lines(&output)
+    }
+
+    /// Runs a verb that must fail in this way, and say these words.
+    #[track_caller]
+    pub(crate) fn fails(&self, arguments: &[&str], code: i32, words: &[&str]) {
+        let output = self.ask(arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        for word in words {
+            assert!(
+                text.contains(word),
+                "{arguments:?} does not say {word:?}: {text}"
+            );
+        }
+    }
+
     /// Runs a verb that finds everything through the data directory.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         verb(&self.data_dir)
@@ -105,6 +137,15 @@ pub(crate) fn directory() -> TempDir {
         .prefix("twinward-up-")
         .tempdir_in(parent)
         .expect("it can be written")
+}
+
+/// The JSON objects that were printed, one a line.
+#[track_caller]
+pub(crate) fn json_lines(output: &Output) -> Vec<serde_json::Value> {
+    stdout(output)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect()
 }
 
 /// What was printed to standard error.

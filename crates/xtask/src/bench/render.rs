@@ -29,7 +29,7 @@ impl Machine {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let Self {
             cores,
             memory_mib,

@@ -1,12 +1,8 @@
-use jiff::SignedDuration;
-
 use super::*;
 use crate::apply::Outcome;
 use crate::record::Damaged;
-use crate::store::{EnrollmentToken, Loaded};
-use crate::testing::{device, identity, key, now, overlay, record};
-
-const HASH: TokenHash = [7; 32];
+use crate::store::Loaded;
+use crate::testing::{device, identity, key, new_device, now, object, overlay, overlay_of, record};
 
 fn cause() -> Cause {
     Cause::default()
@@ -14,15 +10,59 @@ fn cause() -> Cause {
 
 /// What an overlay leaves: keys written with what changed, keys removed.
 fn left(overlay: Overlay) -> (Vec<String>, Vec<String>) {
-    let Outcome {
-        upserts, deletes, ..
-    } = overlay.into_outcome();
+    let Outcome { mut changes, .. } = overlay.into_outcome();
+    changes.sort_by(|one, other| one.key.cmp(&other.key));
+    let (written, removed): (Vec<_>, Vec<_>) =
+        changes.iter().partition(|change| change.after.is_some());
     (
-        upserts
+        written
             .iter()
-            .map(|(record, touch)| format!("{} {:?}", record.key, touch.changes))
+            .map(|change| format!("{} {:?}", change.key, change.touch.changes))
             .collect(),
-        deletes.iter().map(|(key, _)| key.to_string()).collect(),
+        removed
+            .iter()
+            .map(|change| change.key.to_string())
+            .collect(),
+    )
+}
+
+/// What an overlay leaves for the audit log.
+fn audited(overlay: Overlay) -> Vec<String> {
+    let events = overlay.into_outcome().left.audit;
+    events
+        .iter()
+        .map(|event| format!("{} {}", event.action, event.resource))
+        .collect()
+}
+
+fn create(overlay: &mut Overlay, new: NewDevice) -> Result<Record, Error> {
+    create_device(overlay, new, Mode::Write, now(), &cause())
+}
+
+fn module(overlay: &mut Overlay, key: &IdentityKey, generation: &str) -> Result<Record, Error> {
+    let identity = identity(generation);
+    create_module(overlay, key, identity, Mode::Write, now(), &cause())
+}
+
+fn set_status(
+    overlay: &mut Overlay,
+    id: &str,
+    status: Status,
+    reason: &str,
+    etag: Option<&str>,
+) -> Result<Record, Error> {
+    let update = DeviceUpdate {
+        status: Some((status, reason.to_owned())),
+        ..DeviceUpdate::default()
+    };
+    update_device(
+        overlay,
+        &device(id),
+        update,
+        etag,
+        Mode::Write,
+        now(),
+        &cause(),
     )
 }
 
@@ -41,23 +81,18 @@ fn damaged(text: &str) -> Loaded {
 
 #[test]
 fn a_device_is_created_with_its_security_module_and_only_once() {
-    let mut overlay = Overlay::default();
-    let id = device("d");
-    let made = create_device(
-        &mut overlay,
-        &id,
-        identity("g1"),
-        Some(identity("g2")),
-        now(),
-        &cause(),
-    )
-    .unwrap();
+    let mut overlay = overlay([]);
+    let new = NewDevice {
+        security_module: Some(identity("g2")),
+        ..new_device("d", "g1")
+    };
+    let made = create(&mut overlay, new).unwrap();
     assert_eq!(
         (made.identity.etag, made.twin.desired.version.get()),
         (1, 1)
     );
     assert_eq!(made.posture.configuration.desired_version, Some(1));
-    let again = create_device(&mut overlay, &id, identity("g3"), None, now(), &cause());
+    let again = create(&mut overlay, new_device("d", "g3"));
     assert!(matches!(again, Err(Error::AlreadyExists(of)) if of == key("d")));
     assert_eq!(overlay.get(&key("d")).unwrap().identity.generation_id, "g1");
     let (written, removed) = left(overlay);
@@ -70,42 +105,33 @@ fn a_device_is_created_with_its_security_module_and_only_once() {
 
 #[test]
 fn a_module_needs_its_device_and_there_are_fifty_at_most() {
-    let mut orphan = Overlay::default();
-    let refused = create_module(&mut orphan, &key("d/m"), identity("g"), now(), &cause());
+    let mut orphan = overlay([]);
+    let refused = module(&mut orphan, &key("d/m"), "g");
     assert!(matches!(refused, Err(Error::NotFound(of)) if of == key("d")));
     assert_eq!(left(orphan), nothing());
 
     let family = (1..50).map(|number| record(&format!("d/m{number}"), "g"));
     let mut overlay = overlay(family.chain([record("d", "g")]));
-    create_module(&mut overlay, &key("d/m50"), identity("g"), now(), &cause()).unwrap();
-    let refused = create_module(&mut overlay, &key("d/m51"), identity("g"), now(), &cause());
+    module(&mut overlay, &key("d/m50"), "g").unwrap();
+    let refused = module(&mut overlay, &key("d/m51"), "g");
     assert!(
         matches!(refused, Err(Error::TooManyModules { allowed: 50, .. })),
         "{refused:?}"
     );
-    let refused = create_module(&mut overlay, &key("d/m7"), identity("g"), now(), &cause());
+    let refused = module(&mut overlay, &key("d/m7"), "g");
     assert!(matches!(refused, Err(Error::AlreadyExists(of)) if of == key("d/m7")));
     assert_eq!(left(overlay).0, ["d/m50 {Created}"]);
 }
 
 #[test]
 fn modules_follow_the_status_of_their_device_now_and_later() {
-    let mut overlay = Overlay::new(vec![
+    let mut overlay = overlay_of(vec![
         Loaded::Whole(Box::new(record("d", "g"))),
         Loaded::Whole(Box::new(record("d/m", "g"))),
         damaged("d/broken"),
         Loaded::Whole(Box::new(record("e", "g"))),
     ]);
-    let disabled = set_status(
-        &mut overlay,
-        &device("d"),
-        Status::Disabled,
-        "stolen",
-        Some("1"),
-        now(),
-        &cause(),
-    )
-    .unwrap();
+    let disabled = set_status(&mut overlay, "d", Status::Disabled, "stolen", Some("1")).unwrap();
     assert_eq!(
         (
             disabled.identity.etag,
@@ -113,8 +139,7 @@ fn modules_follow_the_status_of_their_device_now_and_later() {
         ),
         (2, "stolen")
     );
-    let later =
-        create_module(&mut overlay, &key("d/late"), identity("g"), now(), &cause()).unwrap();
+    let later = module(&mut overlay, &key("d/late"), "g").unwrap();
     assert_eq!(later.identity.status, Status::Disabled);
     let module = overlay.get(&key("d/m")).unwrap();
     assert_eq!(
@@ -134,15 +159,7 @@ fn modules_follow_the_status_of_their_device_now_and_later() {
 #[test]
 fn another_etag_refuses_a_change_and_a_removal_and_leaves_no_touch() {
     let mut overlay = overlay([record("d", "g"), record("d/m", "g")]);
-    let refused = set_status(
-        &mut overlay,
-        &device("d"),
-        Status::Disabled,
-        "",
-        Some("4"),
-        now(),
-        &cause(),
-    );
+    let refused = set_status(&mut overlay, "d", Status::Disabled, "", Some("4"));
     let expected = |error: &Error| matches!(error, Error::EtagMismatch { expected, actual, .. } if expected == "4" && actual == "1");
     assert!(expected(&refused.unwrap_err()));
     assert!(expected(
@@ -155,7 +172,7 @@ fn another_etag_refuses_a_change_and_a_removal_and_leaves_no_touch() {
 
 #[test]
 fn a_device_goes_with_all_its_modules_also_damaged_ones() {
-    let mut overlay = Overlay::new(vec![
+    let mut overlay = overlay_of(vec![
         Loaded::Whole(Box::new(record("d", "g"))),
         Loaded::Whole(Box::new(record("d/m", "g"))),
         damaged("d/n"),
@@ -170,7 +187,7 @@ fn a_device_goes_with_all_its_modules_also_damaged_ones() {
 
 #[test]
 fn a_damaged_identity_is_removed_only_without_an_etag() {
-    let mut overlay = Overlay::new(vec![damaged("d")]);
+    let mut overlay = overlay_of(vec![damaged("d")]);
     let refused = delete(&mut overlay, &key("d"), Some("1"), &cause());
     assert!(matches!(refused, Err(Error::Damaged(_))), "{refused:?}");
     delete(&mut overlay, &key("d"), None, &cause()).unwrap();
@@ -183,15 +200,7 @@ fn an_id_made_anew_is_a_fresh_identity() {
     old.identity.etag = 9;
     let mut overlay = overlay([old]);
     delete(&mut overlay, &key("d"), None, &cause()).unwrap();
-    let made = create_device(
-        &mut overlay,
-        &device("d"),
-        identity("g2"),
-        None,
-        now(),
-        &cause(),
-    )
-    .unwrap();
+    let made = create(&mut overlay, new_device("d", "g2")).unwrap();
     assert_eq!(
         (made.identity.generation_id.as_str(), made.identity.etag),
         ("g2", 1)
@@ -201,141 +210,123 @@ fn an_id_made_anew_is_a_fresh_identity() {
     assert!(removed.is_empty());
 }
 
-/// A token for one device or for any, as the store gives it.
-fn token(only: Option<&str>, uses_max: u32) -> EnrollmentToken {
-    EnrollmentToken {
-        hash: HASH,
-        device: only.map(device),
-        expires_at: now() + SignedDuration::from_hours(1),
-        uses_max,
-    }
-}
-
-/// An overlay with a token as some devices see it, none of which used it before.
-fn with_token(records: Vec<Record>, token: &EnrollmentToken, seen_from: &[&str]) -> Overlay {
-    let state = |id: &&str| {
-        let state = EnrollmentState {
-            token: token.clone(),
-            uses: 0,
-            nonce: None,
-        };
-        Loaded::Token(device(id), state)
+#[test]
+fn every_change_of_the_registry_leaves_an_audit_entry_and_a_refused_one_none() {
+    let mut overlay = overlay([record("e", "g")]);
+    let new = NewDevice {
+        security_module: Some(identity("g2")),
+        ..new_device("d", "g1")
     };
-    let whole = |record| Loaded::Whole(Box::new(record));
-    let records = records.into_iter().map(whole);
-    Overlay::new(records.chain(seen_from.iter().map(state)).collect())
-}
-
-fn ask(overlay: &mut Overlay, id: &str, nonce: &str) -> Result<Record, Error> {
-    ask_at(overlay, id, nonce, now())
-}
-
-fn ask_at(overlay: &mut Overlay, id: &str, nonce: &str, at: Timestamp) -> Result<Record, Error> {
-    let enrollment = Enrollment {
-        token: HASH,
-        device: device(id),
-        nonce: nonce.to_owned(),
-        new_device: identity("device"),
-        new_module: identity(nonce),
+    create(&mut overlay, new).unwrap();
+    create(&mut overlay, new_device("d", "g3")).unwrap_err();
+    set_status(&mut overlay, "d", Status::Disabled, "x", None).unwrap();
+    set_status(&mut overlay, "d", Status::Enabled, "x", Some("9")).unwrap_err();
+    let update = ModuleUpdate {
+        managed_by: Some("me".to_owned()),
+        ..ModuleUpdate::default()
     };
-    enroll(overlay, enrollment, at, &cause())
-}
-
-fn denial(result: Result<Record, Error>) -> &'static str {
-    match result.expect_err("denied") {
-        Error::EnrollmentDenied { why, .. } => why,
-        other => panic!("{other}"),
-    }
-}
-
-#[test]
-fn a_token_makes_what_is_missing_and_answers_a_repeated_call_the_same() {
-    let mut overlay = with_token(vec![], &token(None, 1), &["d"]);
-    let first = ask(&mut overlay, "d", "nonce-1").unwrap();
-    assert_eq!(first.key, key("d/DefenderIotMicroAgent"));
-    let again = ask(&mut overlay, "d", "nonce-1").unwrap();
-    assert_eq!(first, again);
-    assert!(denial(ask(&mut overlay, "d", "nonce-2")).contains("another nonce"));
-    let outcome = overlay.into_outcome();
-    assert_eq!(outcome.enrollments.len(), 1);
-    assert_eq!(outcome.upserts.len(), 2);
-}
-
-#[test]
-fn a_token_is_used_up_by_as_many_devices_as_it_says() {
-    let mut overlay = with_token(vec![], &token(None, 2), &["a", "b", "c"]);
-    ask(&mut overlay, "a", "n").unwrap();
-    ask(&mut overlay, "b", "n").unwrap();
-    assert!(matches!(
-        ask(&mut overlay, "c", "n"),
-        Err(Error::TokenRefused)
-    ));
-    ask(&mut overlay, "a", "n").expect("a repeated call is no further use");
-    assert!(overlay.find(&key("c")).unwrap().is_none());
+    let key_of_module = key("d/DefenderIotMicroAgent");
+    update_module(
+        &mut overlay,
+        &key_of_module,
+        update,
+        None,
+        Mode::Write,
+        now(),
+        &cause(),
+    )
+    .unwrap();
+    delete(&mut overlay, &key("e"), None, &cause()).unwrap();
+    assert_eq!(
+        audited(overlay),
+        [
+            "device.create devices/d",
+            "module.create devices/d/modules/DefenderIotMicroAgent",
+            "device.update devices/d",
+            "module.update devices/d/modules/DefenderIotMicroAgent",
+            "device.delete devices/e",
+        ]
+    );
 }
 
 #[test]
-fn an_unknown_or_expired_token_opens_nothing() {
-    let mut overlay = with_token(vec![], &token(None, 2), &["a"]);
-    let late = now() + SignedDuration::from_hours(1);
-    let expired = ask_at(&mut overlay, "a", "n", late);
-    assert!(matches!(expired, Err(Error::TokenRefused)), "{expired:?}");
-    let unknown = ask(&mut overlay, "b", "n");
-    assert!(matches!(unknown, Err(Error::TokenRefused)), "{unknown:?}");
-    assert_eq!(left(overlay), nothing());
-}
-
-#[test]
-fn a_token_of_one_device_does_not_let_another_in() {
-    let mut overlay = with_token(vec![], &token(Some("a"), 1), &["a", "b"]);
-    assert!(denial(ask(&mut overlay, "b", "n")).contains("another device"));
-    ask(&mut overlay, "a", "n").unwrap();
-}
-
-#[test]
-fn only_a_token_that_names_the_device_hands_out_a_module_that_exists() {
-    let module = record("d/DefenderIotMicroAgent", "old");
-    let there = vec![record("d", "g"), module.clone()];
-    let mut open = with_token(there.clone(), &token(None, 5), &["d"]);
-    assert!(denial(ask(&mut open, "d", "n")).contains("enrolled already"));
-    assert_eq!(left(open), nothing());
-
-    let mut named = with_token(there, &token(Some("d"), 1), &["d"]);
-    assert_eq!(ask(&mut named, "d", "n").unwrap(), module);
-    assert!(denial(ask(&mut named, "d", "m")).contains("another nonce"));
-    let outcome = named.into_outcome();
-    assert!(outcome.upserts.is_empty());
-    assert_eq!(outcome.enrollments.len(), 1);
-}
-
-#[test]
-fn a_module_that_was_removed_does_not_come_back_by_an_old_token() {
-    let mut overlay = with_token(vec![], &token(Some("d"), 5), &["d"]);
-    ask(&mut overlay, "d", "n").unwrap();
-    delete(&mut overlay, &key("d"), None, &cause()).unwrap();
-    assert!(denial(ask(&mut overlay, "d", "n")).contains("deleted since"));
-    assert!(overlay.find(&key("d")).unwrap().is_none());
-}
-
-#[test]
-fn a_disabled_device_is_not_let_in() {
-    let mut disabled = record("d", "g");
-    disabled.identity.status = Status::Disabled;
-    let mut overlay = with_token(vec![disabled], &token(Some("d"), 5), &["d"]);
-    assert!(denial(ask(&mut overlay, "d", "n")).contains("disabled"));
-    assert_eq!(left(overlay), nothing());
-}
-
-#[test]
-fn enrolment_below_a_full_device_is_refused_and_uses_nothing() {
-    let family = (1..=50).map(|number| record(&format!("d/m{number}"), "g"));
-    let records = family.chain([record("d", "g")]).collect();
-    let mut overlay = with_token(records, &token(None, 5), &["d"]);
-    let refused = ask(&mut overlay, "d", "n");
-    assert!(
-        matches!(refused, Err(Error::TooManyModules { .. })),
-        "{refused:?}"
+fn what_is_only_validated_answers_what_would_be_and_leaves_nothing() {
+    let mut overlay = overlay([record("d", "g")]);
+    let (mode, at, cause) = (Mode::Validate, now(), cause());
+    let would = create_device(&mut overlay, new_device("x", "g"), mode, at, &cause).unwrap();
+    assert_eq!(would.key, key("x"));
+    let taken = create_device(&mut overlay, new_device("d", "g"), mode, at, &cause);
+    assert!(matches!(taken, Err(Error::AlreadyExists(_))), "{taken:?}");
+    create_module(&mut overlay, &key("d/m"), identity("g"), mode, at, &cause).unwrap();
+    let update = DeviceUpdate {
+        status: Some((Status::Disabled, "why".to_owned())),
+        ..DeviceUpdate::default()
+    };
+    let would = update_device(&mut overlay, &device("d"), update, None, mode, at, &cause).unwrap();
+    assert_eq!(
+        (would.identity.status, would.identity.etag),
+        (Status::Disabled, 2)
     );
     let outcome = overlay.into_outcome();
-    assert!(outcome.upserts.is_empty() && outcome.enrollments.is_empty());
+    assert!(outcome.changes.is_empty() && outcome.left.audit.is_empty());
+}
+
+#[test]
+fn a_device_begins_with_the_sections_it_is_given_in_the_name_of_its_maker() {
+    let mut overlay = overlay([]);
+    let mut new = new_device("d", "g");
+    new.identity.sections.tags = Some(object(json!({"site": "x"})));
+    new.identity.sections.desired = Some(object(json!({"rate": 5})));
+    let made = create(&mut overlay, new).unwrap();
+    assert_eq!(made.twin.tags.document, r#"{"site":"x"}"#);
+    let version = made.twin.desired.version.get();
+    assert_eq!(made.posture.configuration.desired_version, Some(version));
+    assert!(made.twin.desired.metadata.contains("twinward"));
+    let mut wrong = new_device("e", "g");
+    wrong.identity.sections.tags = Some(object(json!({"a b": 1})));
+    let refused = create(&mut overlay, wrong).unwrap_err();
+    assert!(matches!(refused, Error::Twin { .. }), "{refused}");
+    assert!(overlay.find(&key("e")).unwrap().is_none());
+}
+
+#[test]
+fn the_time_of_the_status_moves_only_with_the_status() {
+    let mut overlay = overlay([record("d", "g"), record("d/m", "g")]);
+    let same = set_status(&mut overlay, "d", Status::Enabled, "", None).unwrap();
+    assert_eq!(same.identity.status_updated_at, None);
+    let disabled = set_status(&mut overlay, "d", Status::Disabled, "lost", None).unwrap();
+    assert_eq!(disabled.identity.status_updated_at, Some(now()));
+    let module = overlay.get(&key("d/m")).unwrap();
+    assert_eq!(module.identity.status_updated_at, Some(now()));
+}
+
+#[test]
+fn another_proof_is_a_change_of_the_identity() {
+    let mut overlay = overlay([record("d", "g"), record("d/m", "g")]);
+    let update = DeviceUpdate {
+        authentication: Some(Box::new(|_| Ok(Authentication::CertificateAuthority))),
+        iot_edge: Some(true),
+        ..DeviceUpdate::default()
+    };
+    let (mode, at) = (Mode::Write, now());
+    let changed = update_device(
+        &mut overlay,
+        &device("d"),
+        update,
+        Some("1"),
+        mode,
+        at,
+        &cause(),
+    )
+    .unwrap();
+    assert_eq!(
+        changed.identity.authentication,
+        Authentication::CertificateAuthority
+    );
+    assert_eq!(
+        (changed.identity.etag, changed.identity.iot_edge),
+        (2, true)
+    );
+    // Its modules have proofs of their own.
+    assert_eq!(left(overlay).0, ["d {Identity}"]);
 }

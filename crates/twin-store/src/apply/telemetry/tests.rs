@@ -4,7 +4,7 @@ use posture::{EventPayload, SecurityEvent};
 use super::*;
 use crate::record::Damaged;
 use crate::store::Loaded;
-use crate::testing::{entry, heartbeats, key, now, overlay, record};
+use crate::testing::{entry, heartbeats, key, now, overlay, overlay_of, partition, record};
 
 fn ports(sequence: u64, port: u16) -> AgentBatch {
     let port = ListeningPort {
@@ -36,7 +36,7 @@ fn entries_without_a_usable_twin_are_refused_and_do_not_stop_the_others() {
         part: "row",
         problem: "its checksum does not match".to_owned(),
     };
-    let mut overlay = Overlay::new(vec![
+    let mut overlay = overlay_of(vec![
         Loaded::Whole(Box::new(record("d", "new"))),
         Loaded::Damaged(key("broken"), damaged),
     ]);
@@ -46,14 +46,14 @@ fn entries_without_a_usable_twin_are_refused_and_do_not_stop_the_others() {
         entry("broken", "g", 1, heartbeats([1])),
         entry("d", "new", 1, heartbeats([1, 2])),
     ];
-    let folded = fold_entries(&mut overlay, &entries, now());
+    let folded = fold_entries(&mut overlay, partition(), &entries, now());
     assert_eq!((folded.applied, folded.duplicates), (2, 0));
     let refused: Vec<_> = folded.refused.iter().map(|(index, _)| *index).collect();
     assert_eq!(refused, [0, 1, 2]);
     assert!(folded.refused[1].1.contains("anew"), "{:?}", folded.refused);
     let outcome = overlay.into_outcome();
-    assert_eq!(outcome.upserts.len(), 1);
-    assert!(outcome.deletes.is_empty());
+    assert_eq!(outcome.changes.len(), 1);
+    assert!(outcome.changes[0].after.is_some());
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn an_event_has_effect_once_and_holes_are_counted() {
         entry("d", "g", 2, heartbeats([1, 2])),
         entry("d", "g", 3, heartbeats([5])),
     ];
-    let folded = fold_entries(&mut overlay, &entries, now());
+    let folded = fold_entries(&mut overlay, partition(), &entries, now());
     assert_eq!(
         (folded.applied, folded.duplicates, folded.missing),
         (3, 2, 2)
@@ -89,10 +89,18 @@ fn a_change_carries_the_cause_that_tells_most_and_of_equals_the_first() {
     });
     other.trace_parent = Some("second fact".to_owned());
     let all: Vec<_> = entries.into_iter().chain([other]).collect();
-    let folded = fold_entries(&mut overlay, &all, now());
+    let folded = fold_entries(&mut overlay, partition(), &all, now());
     assert_eq!(folded.applied, 4);
     let mut outcome = overlay.into_outcome();
-    let (_, touch) = outcome.upserts.pop().expect("a change");
+    let change = outcome.changes.pop().expect("a change");
+    assert_eq!(
+        change.steps.len(),
+        1,
+        "what was folded at once is one revision"
+    );
+    let touch = change.touch;
+    assert_eq!(touch.cause.cause, "events:0/1");
+    assert_eq!(touch.cause.actor, twin::Writer::Device);
     assert_eq!(touch.cause.trace_parent.as_deref(), Some("fact"));
     assert_eq!(touch.cause.timeline.folded_at, Some(now()));
     assert_eq!(touch.cause.timeline.observed_at, Some(now()));
@@ -109,8 +117,11 @@ fn sessions_show_whether_the_agent_is_connected() {
         agent_version: Some("1.2.3".to_owned()),
         at: now(),
     });
-    fold_entries(&mut overlay, &[notice], now());
+    fold_entries(&mut overlay, partition(), &[notice], now());
     let agent = &overlay.get(&key("d")).unwrap().posture.agent;
     assert_eq!(agent.version.as_deref(), Some("1.2.3"));
     assert!(agent.connected);
+    let change = overlay.into_outcome().changes.pop().expect("a change");
+    assert_eq!(change.touch.cause.cause, "session");
+    assert!(!change.touch.is_routine(), "coming and going is told");
 }

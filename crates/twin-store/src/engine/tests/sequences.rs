@@ -7,10 +7,13 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::apply::Mode;
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
 use crate::store::sqlite::SqliteStore;
-use crate::testing::{entry, heartbeats};
+use crate::store::{HistoryRead, Source, everything};
+use crate::testing::{entry, heartbeats, new_device, operator_write};
+use crate::{audit, history};
 
 const KEYS: [&str; 5] = ["a", "a/m", "a/n", "b", "b/m"];
 
@@ -110,9 +113,11 @@ impl Model {
                         let fresh = identity(&generation.to_string());
                         let key = key(name);
                         if key.module.is_some() {
-                            devices::create_module(overlay, &key, fresh, now, &cause)
+                            let mode = Mode::Write;
+                            devices::create_module(overlay, &key, fresh, mode, now, &cause)
                         } else {
-                            devices::create_device(overlay, &key.device, fresh, None, now, &cause)
+                            let new = new_device(name, &generation.to_string());
+                            devices::create_device(overlay, new, Mode::Write, now, &cause)
                         }
                     })
                     .await;
@@ -145,8 +150,12 @@ impl Model {
                 let name = device.to_string();
                 let done = engine
                     .decide(Selection::Family(device.clone()), move |overlay, now| {
-                        let status = Status::Disabled;
-                        devices::set_status(overlay, &device, status, "", None, now, &cause)
+                        let update = devices::DeviceUpdate {
+                            status: Some((Status::Disabled, String::new())),
+                            ..devices::DeviceUpdate::default()
+                        };
+                        let mode = Mode::Write;
+                        devices::update_device(overlay, &device, update, None, mode, now, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name.as_str()));
@@ -156,14 +165,14 @@ impl Model {
             }
             Step::Desire(of, patch) => {
                 let name = KEYS[of];
-                let write = twin::TwinPatch {
+                let sections = twin::TwinPatch {
                     tags: None,
                     desired: Some(object(patch.clone())),
                 };
+                let write = operator_write(twins::Form::Patch, sections);
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        let writer = twin::Writer::Operator("o".to_owned());
-                        twins::patch(overlay, &key(name), &write, writer, None, now, cause)
+                        twins::write(overlay, &key(name), &write, now, &cause)
                     })
                     .await;
                 let known = self.twins.get_mut(name);
@@ -178,7 +187,7 @@ impl Model {
                 let write = object(patch.clone());
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        twins::patch_reported(overlay, &key(name), &write, None, now, cause)
+                        twins::patch_reported(overlay, &key(name), &write, None, now, &cause)
                     })
                     .await;
                 let known = self.twins.get_mut(name);
@@ -205,7 +214,7 @@ impl Model {
                             pushed_at: None,
                             applied_at: None,
                         };
-                        twins::acknowledge(overlay, &key(name), &answer, cause)
+                        twins::acknowledge(overlay, &key(name), &answer, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name));
@@ -223,11 +232,12 @@ impl Model {
                     self.sequence,
                     heartbeats(from..from + events),
                 );
+                let partition = engine.partition(&key(name));
                 let folded = engine
                     .fold(
                         vec![Selection::One(key(name))],
-                        (engine.partition(&key(name)), self.sequence),
-                        move |overlay, now| fold_entries(overlay, &[entry], now),
+                        (partition, self.sequence),
+                        move |overlay, now| fold_entries(overlay, partition, &[entry], now),
                     )
                     .await
                     .expect("a fold is not refused");
@@ -258,7 +268,7 @@ impl Model {
         let applied = engine
             .decide(Selection::One(key(name)), move |overlay, now| {
                 let cause = Cause::default();
-                twins::apply_policies(overlay, &key(name), &writes, None, now, cause)
+                twins::apply_policies(overlay, &key(name), &writes, None, now, &cause)
             })
             .await;
         let known = self.twins.get_mut(name);
@@ -276,7 +286,7 @@ impl Model {
     /// The store holds what the model says, and nothing else.
     async fn compare(&self, store: &dyn Store) -> Result<(), TestCaseError> {
         let page = store
-            .list(crate::store::Listing::All, None, 100)
+            .search(everything(Source::All, None, 100, now()))
             .await
             .expect("a list");
         let names: Vec<_> = page
@@ -324,6 +334,48 @@ fn rising(record: &Record) -> [u64; 5] {
     ]
 }
 
+/// Every document that was seen, under its revision.
+#[derive(Default)]
+struct Past(BTreeMap<(&'static str, u64), Value>);
+
+impl Past {
+    fn note(&mut self, name: &'static str, record: &Record) {
+        let document = history::document(record).expect("it can be read");
+        self.0.insert((name, record.revision.get()), document);
+    }
+
+    /// The history leads back to each of them that ends a revision and to nothing before the first,
+    /// and every chain of audit entries is whole.
+    async fn compare(&self, store: &dyn Store) -> Result<(), TestCaseError> {
+        for name in KEYS {
+            let read = HistoryRead {
+                key: key(name),
+                before: None,
+                from: None,
+                to: None,
+                limit: 10_000,
+            };
+            let entries = store.history(read).await.expect("a history");
+            let present = store.get(key(name)).await.expect("read");
+            let mut document = present.map_or(Value::Null, |record| {
+                history::document(&record).expect("it can be read")
+            });
+            for entry in &entries {
+                if let Some(seen) = self.0.get(&(name, entry.revision.get())) {
+                    prop_assert_eq!(&document, seen, "{} at {}", name, entry.revision);
+                }
+                document = history::rewind(document, [entry]).expect("it can be rewound");
+            }
+            prop_assert_eq!(&document, &Value::Null, "{} before its creation", name);
+        }
+        for partition in PartitionCount::new(4).expect("a count").partitions() {
+            let page = store.audit(partition, 0, 10_000).await.expect("a chain");
+            prop_assert_eq!(audit::verify(&page.entries, page.head), Ok(()));
+        }
+        Ok(())
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -341,6 +393,7 @@ proptest! {
             let mut store = open();
             let mut running = Running::start(store.clone()).await;
             let mut model = Model::default();
+            let mut past = Past::default();
             let mut known: BTreeMap<(String, String), [u64; 5]> = BTreeMap::new();
             for step in &steps {
                 if matches!(step, Step::Restart) {
@@ -354,6 +407,7 @@ proptest! {
                     let Some(record) = store.get(key(name)).await.expect("read") else {
                         continue;
                     };
+                    past.note(name, &record);
                     let identity = (name.to_owned(), record.identity.generation_id.clone());
                     let before = known.insert(identity, rising(&record)).unwrap_or_default();
                     let risen = before.iter().zip(rising(&record)).all(|(old, new)| *old <= new);
@@ -362,7 +416,9 @@ proptest! {
             }
             model.compare(&*store).await?;
             running.stop().await.expect("a good end");
-            model.compare(&*open()).await
+            let store = open();
+            past.compare(&*store).await?;
+            model.compare(&*store).await
         })?;
     }
 }

@@ -1,204 +1,159 @@
-//! What the embedded store's readers do.
+//! What the embedded store's readers do with records.
 //!
 //! A row that cannot be read is reported for itself and never fails the rows beside it, whether its
-//! body or its key is damaged.
+//! content or its key is damaged.
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use twin::{DeviceId, IdentityKey, ModuleId, Partition, Revision};
+use twin::{DeviceId, IdentityKey};
 
-use super::{engine, module_text};
+use super::{engine, module_text, operations};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row};
 use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Listing, Loaded, OutboxChange, Page, Selection,
-    TokenHash,
+    EnrollmentState, EnrollmentToken, Error, Loaded, RawRecord, Selection, TokenHash,
 };
 
-/// Reads what is selected.
+/// The columns that [`decode`] reads, in this order.
+const COLUMNS: &str = "device_id, module_id, revision, status, tags, desired, reported, posture, \
+                       body, opaque, checksum";
+
+/// Reads what is selected; what has no readable key comes apart.
 pub(super) fn load(
     connection: &Connection,
     selections: &[Selection],
-) -> Result<Vec<Loaded>, Error> {
+) -> Result<(Vec<Loaded>, Vec<Damaged>), Error> {
+    let mut unnamed = Vec::new();
     let mut loaded = Vec::with_capacity(selections.len());
     for selection in selections {
         match selection {
-            Selection::One(key) => loaded.extend(one(connection, key)?),
-            Selection::Family(device) => family(connection, device, &mut loaded)?,
+            Selection::One(key) => {
+                let found = find(connection, key)?;
+                loaded.extend(found.map(|result| into_loaded(key.clone(), result)));
+            }
+            Selection::Family(device) => unnamed.extend(family(connection, device, &mut loaded)?),
             Selection::Token(hash, device) => {
                 let state = enrollment_token(connection, *hash, device)?;
                 loaded.extend(state.map(|state| Loaded::Token(device.clone(), state)));
             }
+            Selection::Request(id) => {
+                loaded.extend(operations::request(connection, id)?.map(Loaded::Request));
+            }
+            Selection::Operation(id) => {
+                loaded.extend(operations::operation(connection, id)?.map(Loaded::Operation));
+            }
         }
     }
-    Ok(loaded)
+    Ok((loaded, unnamed))
 }
 
 /// Reads one record.
 pub(super) fn get(connection: &Connection, key: &IdentityKey) -> Result<Option<Record>, Error> {
-    let found = find(connection, key)?;
-    Ok(found
-        .map(|row| row::decode(key.clone(), &row))
-        .transpose()?)
+    Ok(find(connection, key)?.transpose()?)
 }
 
-fn one(connection: &Connection, key: &IdentityKey) -> Result<Option<Loaded>, Error> {
-    Ok(find(connection, key)?.map(|row| loaded(key.clone(), &row)))
-}
-
-fn find(connection: &Connection, key: &IdentityKey) -> Result<Option<Row>, Error> {
+fn find(
+    connection: &Connection,
+    key: &IdentityKey,
+) -> Result<Option<Result<Record, Damaged>>, Error> {
     let action = "read a twin";
     connection
-        .prepare_cached(
-            "SELECT device_id, module_id, revision, body, checksum FROM twins
-             WHERE device_id = ?1 AND module_id = ?2",
-        )
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM twins WHERE device_id = ?1 AND module_id = ?2"
+        ))
         .map_err(engine(action))?
-        .query_row(params![key.device.as_str(), module_text(key)], read_row)
+        .query_row(params![key.device.as_str(), module_text(key)], |row| {
+            Ok(decode(key.clone(), row))
+        })
         .optional()
         .map_err(engine(action))
 }
 
-fn family(connection: &Connection, device: &DeviceId, all: &mut Vec<Loaded>) -> Result<(), Error> {
+/// Reads a device and its modules; answers rows whose key cannot be read.
+fn family(
+    connection: &Connection,
+    device: &DeviceId,
+    all: &mut Vec<Loaded>,
+) -> Result<Vec<Damaged>, Error> {
+    let mut unnamed = Vec::new();
     let action = "read the twins of a device";
     let mut statement = connection
-        .prepare_cached(
-            "SELECT device_id, module_id, revision, body, checksum FROM twins
-             WHERE device_id = ?1 ORDER BY module_id",
-        )
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM twins WHERE device_id = ?1 ORDER BY module_id"
+        ))
         .map_err(engine(action))?;
     let mut rows = statement
         .query(params![device.as_str()])
         .map_err(engine(action))?;
     while let Some(row) = rows.next().map_err(engine(action))? {
-        match read_key(row).map_err(engine(action))? {
-            Ok(key) => all.push(loaded(key, &read_row(row).map_err(engine(action))?)),
-            Err(damaged) => tracing::error!(error = %damaged, "a stored twin was left out"),
+        match key(row) {
+            Ok(key) => all.push(into_loaded(key.clone(), decode(key, row))),
+            Err(damaged) => unnamed.push(damaged),
         }
     }
-    Ok(())
+    Ok(unnamed)
 }
 
-/// Reads a page. Rows are stepped through one by one, because a page must end with a row whose key
-/// can be read: the next page starts behind it.
-pub(super) fn list(
-    connection: &Connection,
-    listing: Listing,
-    after: Option<&IdentityKey>,
-    limit: u32,
-) -> Result<Page, Error> {
-    let action = "list twins";
-    let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
-    let mut statement = connection
-        .prepare_cached(match listing {
-            Listing::All => {
-                "SELECT device_id, module_id, revision, body, checksum FROM twins
-                 WHERE (device_id, module_id) > (?1, ?2) ORDER BY device_id, module_id"
-            }
-            Listing::Devices => {
-                "SELECT device_id, module_id, revision, body, checksum FROM twins
-                 WHERE (device_id, module_id) > (?1, ?2) AND module_id = ''
-                 ORDER BY device_id, module_id"
-            }
-        })
-        .map_err(engine(action))?;
-    let mut rows = statement
-        .query(params![device, module])
-        .map_err(engine(action))?;
-    let mut page = Page::default();
-    let (mut count, mut readable) = (0, true);
-    while let Some(row) = rows.next().map_err(engine(action))? {
-        if count >= limit && readable {
-            return Ok(page);
-        }
-        count += 1;
-        match read_key(row).map_err(engine(action))? {
-            Ok(key) => {
-                readable = true;
-                page.next = Some(key.clone());
-                match row::decode(key, &read_row(row).map_err(engine(action))?) {
-                    Ok(record) => page.records.push(record),
-                    Err(damaged) => page.damaged.push(damaged),
-                }
-            }
-            Err(damaged) => {
-                readable = false;
-                page.damaged.push(damaged);
-            }
-        }
-    }
-    page.next = None;
-    Ok(page)
-}
-
-fn loaded(key: IdentityKey, row: &Row) -> Loaded {
-    match row::decode(key.clone(), row) {
+fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
+    match result {
         Ok(record) => Loaded::Whole(Box::new(record)),
         Err(damaged) => Loaded::Damaged(key, damaged),
     }
 }
 
-/// The key of a row; the inner error means that it is damaged. It is read as bytes, because a
-/// flipped bit may leave no UTF-8.
-fn read_key(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<IdentityKey, Damaged>> {
-    let text = |column| -> rusqlite::Result<String> {
-        let bytes = row.get_ref(column)?.as_bytes()?;
-        Ok(String::from_utf8_lossy(bytes).into_owned())
+/// The key of a row. It is read as bytes, because a flipped bit may leave no UTF-8.
+pub(super) fn key(row: &rusqlite::Row<'_>) -> Result<IdentityKey, Damaged> {
+    let text = |column| match row.get_ref(column) {
+        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => String::from_utf8_lossy(bytes),
+        Ok(ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_)) | Err(_) => "\u{fffd}".into(),
     };
-    let (device, module) = (text(0)?, text(1)?);
-    Ok(parse_key(&device, &module).map_err(|problem| Damaged {
-        key: format!("{device}/{module}"),
-        part: "key",
-        problem: problem.to_string(),
-    }))
+    row::parse_key(&text(0), &text(1))
 }
 
-fn parse_key(device: &str, module: &str) -> Result<IdentityKey, twin::IdError> {
-    Ok(IdentityKey {
-        device: DeviceId::parse(device)?,
-        module: match module {
-            "" => None,
-            module => Some(ModuleId::parse(module)?),
-        },
-    })
+/// Reads the record of a row.
+pub(super) fn decode(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<Record, Damaged> {
+    with_columns(key, row, row::decode)
 }
 
-fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+/// Takes a row over as it is.
+pub(super) fn raw(key: IdentityKey, row: &rusqlite::Row<'_>) -> Result<RawRecord, Damaged> {
+    with_columns(key, row, RawRecord::new)
+}
+
+fn with_columns<R>(
+    key: IdentityKey,
+    row: &rusqlite::Row<'_>,
+    read: impl FnOnce(IdentityKey, &Row<'_>) -> Result<R, Damaged>,
+) -> Result<R, Damaged> {
+    match columns(row) {
+        Ok(columns) => read(key, &columns),
+        // A flipped byte may leave no UTF-8, or a value of another type.
+        Err(error) => Err(Damaged {
+            key: key.to_string(),
+            part: "row",
+            problem: error.to_string(),
+        }),
+    }
+}
+
+fn columns<'r>(row: &'r rusqlite::Row<'_>) -> rusqlite::Result<Row<'r>> {
+    let text = |column| -> rusqlite::Result<Cow<'r, str>> {
+        Ok(Cow::Borrowed(row.get_ref(column)?.as_str()?))
+    };
     Ok(Row {
         revision: row.get::<_, i64>(2)?.cast_unsigned(),
-        body: row.get(3)?,
-        checksum: row.get(4)?,
+        status: text(3)?,
+        tags: text(4)?,
+        desired: text(5)?,
+        reported: text(6)?,
+        posture: text(7)?,
+        body: text(8)?,
+        opaque: row.get(9)?,
+        checksum: row.get(10)?,
     })
-}
-
-/// Reads what is still to be published.
-pub(super) fn outbox(
-    connection: &Connection,
-    partition: Partition,
-    after: Revision,
-    limit: u32,
-) -> Result<Vec<OutboxChange>, Error> {
-    let action = "read its outbox";
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT revision, change FROM outbox WHERE partition = ?1 AND revision > ?2
-             ORDER BY revision LIMIT ?3",
-        )
-        .map_err(engine(action))?;
-    let read = |row: &rusqlite::Row<'_>| {
-        Ok(OutboxChange {
-            partition,
-            revision: Revision::new(row.get::<_, i64>(0)?.cast_unsigned()),
-            change: row.get(1)?,
-        })
-    };
-    let rows = statement
-        .query_map(
-            params![partition.get(), after.get().cast_signed(), limit],
-            read,
-        )
-        .map_err(engine(action))?;
-    rows.collect::<Result<_, _>>().map_err(engine(action))
 }
 
 fn enrollment_token(

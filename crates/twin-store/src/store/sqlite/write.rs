@@ -1,149 +1,99 @@
-//! What the embedded store's one writing thread does.
+//! What a commit writes into the embedded store.
 
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
-use twin::{IdentityKey, Partition, PartitionCount, Revision};
+use rusqlite::{Connection, Params, Transaction, TransactionBehavior, params};
+use twin::{IdentityKey, Revision};
 
-use super::{engine, module_text};
-use crate::record::Record;
-use crate::store::{Commit, EnrollmentToken, Epoch, Error, PartitionState, row};
-
-/// Name of the fact that says how many partitions the store was made with.
-const PARTITION_COUNT: &str = "partition_count";
-/// Expired enrolment tokens are forgotten this long after.
-const EXPIRED_GRACE_SECS: i64 = 3600;
-
-/// Takes every partition by raising its epoch.
-pub(super) fn acquire(
-    connection: &mut Connection,
-    count: PartitionCount,
-) -> Result<Vec<PartitionState>, Error> {
-    let action = "take its partitions";
-    let transaction = begin(connection)?;
-    check_partition_count(&transaction, count)?;
-    let mut states = Vec::new();
-    for partition in count.partitions() {
-        transaction
-            .execute(
-                "INSERT INTO partitions (partition, epoch, position, revision) VALUES (?1, 1, 0, 0)
-                 ON CONFLICT (partition) DO UPDATE SET epoch = epoch + 1",
-                params![partition_row(partition)],
-            )
-            .map_err(engine(action))?;
-        let state = transaction
-            .query_row(
-                "SELECT epoch, position, revision FROM partitions WHERE partition = ?1",
-                params![partition_row(partition)],
-                |row| {
-                    Ok(PartitionState {
-                        partition,
-                        epoch: Epoch(row.get::<_, i64>(0)?.cast_unsigned()),
-                        position: row.get::<_, i64>(1)?.cast_unsigned(),
-                        revision: Revision::new(row.get::<_, i64>(2)?.cast_unsigned()),
-                    })
-                },
-            )
-            .map_err(engine(action))?;
-        states.push(state);
-    }
-    transaction.commit().map_err(engine(action))?;
-    Ok(states)
-}
-
-/// Identities never move between partitions, so their number is fixed when the store is made.
-fn check_partition_count(
-    transaction: &Transaction<'_>,
-    count: PartitionCount,
-) -> Result<(), Error> {
-    let action = "read its number of partitions";
-    let stored: Option<String> = transaction
-        .query_row(
-            "SELECT value FROM facts WHERE name = ?1",
-            params![PARTITION_COUNT],
-            |row| row.get(0),
-        )
-        .optional()
-        .map_err(engine(action))?;
-    let asked = count.get();
-    match stored.map(|text| text.parse::<u16>()) {
-        None => {
-            transaction
-                .execute(
-                    "INSERT INTO facts (name, value) VALUES (?1, ?2)",
-                    params![PARTITION_COUNT, asked.to_string()],
-                )
-                .map_err(engine(action))?;
-            Ok(())
-        }
-        Some(Ok(stored)) if stored == asked => Ok(()),
-        Some(Ok(stored)) => Err(Error::PartitionCount { stored, asked }),
-        Some(Err(error)) => Err(engine(action)(error)),
-    }
-}
+use super::{engine, module_text, nanoseconds, quarantine, trails};
+use crate::store::row::{self, change};
+use crate::store::{
+    AuditEntry, Commit, EnrollmentToken, Error, IndexEntry, PartitionState, Upsert, failpoint,
+};
 
 /// Writes a commit, whole or not at all.
 pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(), Error> {
-    let action = "commit";
     let transaction = begin(connection)?;
+    failpoint::hit("commit.begun");
     for state in &commit.partitions {
         fence(&transaction, state)?;
     }
-    for record in &commit.upserts {
-        upsert(&transaction, record)?;
+    failpoint::hit("commit.fenced");
+    if quarantine::any(&transaction)? {
+        let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
+        for key in upserts.chain(&commit.deletes) {
+            quarantine::clear(&transaction, key)?;
+        }
+    }
+    for written in &commit.upserts {
+        upsert(&transaction, written)?;
     }
     for key in &commit.deletes {
         delete(&transaction, key)?;
     }
-    for change in &commit.outbox {
-        transaction
-            .prepare_cached("INSERT INTO outbox (partition, revision, change) VALUES (?1, ?2, ?3)")
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    partition_row(change.partition),
-                    change.revision.get().cast_signed(),
-                    change.change
-                ])
-            })
-            .map_err(engine(action))?;
+    failpoint::hit("commit.twins");
+    log(&transaction, commit)?;
+    for entry in &commit.history {
+        trails::keep(&transaction, entry, commit.coalesce_within)?;
     }
-    for (partition, through) in &commit.published {
-        transaction
-            .prepare_cached("DELETE FROM outbox WHERE partition = ?1 AND revision <= ?2")
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    partition_row(*partition),
-                    through.get().cast_signed()
-                ])
-            })
-            .map_err(engine(action))?;
+    for entry in &commit.audit {
+        audit(&transaction, entry)?;
+    }
+    for token in &commit.tokens {
+        enrollment_token(&transaction, token)?;
     }
     for use_of in &commit.enrollments {
-        transaction
-            .execute(
-                "INSERT INTO enrollments (hash, device_id, nonce) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (hash, device_id) DO NOTHING",
-                params![use_of.hash, use_of.device.as_str(), use_of.nonce],
-            )
-            .map_err(engine(action))?;
+        execute(
+            &transaction,
+            "keep the use of an enrolment token",
+            "INSERT INTO enrollments (hash, device_id, nonce) VALUES (?1, ?2, ?3)
+             ON CONFLICT (hash, device_id) DO NOTHING",
+            params![use_of.hash, use_of.device.as_str(), use_of.nonce],
+        )?;
     }
-    transaction.commit().map_err(engine(action))
+    super::operations::write(&transaction, commit)?;
+    failpoint::hit("commit.written");
+    transaction.commit().map_err(engine("commit"))?;
+    failpoint::hit("commit.durable");
+    Ok(())
+}
+
+/// A transaction that holds the write lock from the start, so that a fence read in it stays true.
+pub(super) fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(engine("begin a transaction"))
+}
+
+/// Runs one statement, compiled once per connection; answers the number of rows it changed.
+pub(super) fn execute(
+    transaction: &Transaction<'_>,
+    action: &'static str,
+    sql: &str,
+    parameters: impl Params,
+) -> Result<usize, Error> {
+    transaction
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(parameters))
+        .map_err(engine(action))
 }
 
 /// Moves a partition, unless another process has taken it.
 fn fence(transaction: &Transaction<'_>, state: &PartitionState) -> Result<(), Error> {
-    let moved = transaction
-        .prepare_cached(
-            "UPDATE partitions SET position = ?3, revision = ?4 WHERE partition = ?1 AND epoch = ?2",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                partition_row(state.partition),
-                state.epoch.0.cast_signed(),
-                state.position.cast_signed(),
-                state.revision.get().cast_signed()
-            ])
-        })
-        .map_err(engine("move a partition"))?;
+    let moved = execute(
+        transaction,
+        "move a partition",
+        "UPDATE partitions SET position = ?3, revision = ?4, published = ?5, audit_sequence = ?6,
+             audit_hash = ?7
+         WHERE partition = ?1 AND epoch = ?2",
+        params![
+            state.partition.get(),
+            state.epoch.0.cast_signed(),
+            state.position.cast_signed(),
+            number(state.revision),
+            number(state.published),
+            state.audit.sequence.cast_signed(),
+            state.audit.hash,
+        ],
+    )?;
     if moved == 1 {
         Ok(())
     } else {
@@ -153,77 +103,138 @@ fn fence(transaction: &Transaction<'_>, state: &PartitionState) -> Result<(), Er
     }
 }
 
-fn upsert(transaction: &Transaction<'_>, record: &Record) -> Result<(), Error> {
+fn upsert(transaction: &Transaction<'_>, written: &Upsert) -> Result<(), Error> {
+    let record = &written.record;
     let row = row::encode(record).map_err(engine("encode a twin"))?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO twins (device_id, module_id, revision, body, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (device_id, module_id) DO UPDATE SET
-                 revision = excluded.revision, body = excluded.body, checksum = excluded.checksum",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                record.key.device.as_str(),
-                module_text(&record.key),
-                row.revision.cast_signed(),
-                row.body,
-                row.checksum
-            ])
-        })
-        .map_err(engine("write a twin"))?;
+    let (device, module) = (record.key.device.as_str(), module_text(&record.key));
+    execute(
+        transaction,
+        "write a twin",
+        "INSERT INTO twins (device_id, module_id, revision, status, tags, desired, reported,
+             posture, body, opaque, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (device_id, module_id) DO UPDATE SET
+             revision = excluded.revision, status = excluded.status, tags = excluded.tags,
+             desired = excluded.desired, reported = excluded.reported,
+             posture = excluded.posture, body = excluded.body, opaque = excluded.opaque,
+             checksum = excluded.checksum",
+        params![
+            device,
+            module,
+            row.revision.cast_signed(),
+            row.status,
+            row.tags,
+            row.desired,
+            row.reported,
+            row.posture,
+            row.body,
+            row.opaque,
+            row.checksum
+        ],
+    )?;
+    for IndexEntry { path, value } in &written.index_remove {
+        execute(
+            transaction,
+            "remove an index entry",
+            "DELETE FROM twin_index
+             WHERE path = ?1 AND value = ?2 AND device_id = ?3 AND module_id = ?4",
+            params![path, value, device, module],
+        )?;
+    }
+    for IndexEntry { path, value } in &written.index_add {
+        execute(
+            transaction,
+            "write an index entry",
+            "INSERT INTO twin_index (path, value, device_id, module_id) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING",
+            params![path, value, device, module],
+        )?;
+    }
     Ok(())
 }
 
 fn delete(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<(), Error> {
-    transaction
-        .execute(
-            "DELETE FROM twins WHERE device_id = ?1 AND module_id = ?2",
+    for sql in [
+        "DELETE FROM twins WHERE device_id = ?1 AND module_id = ?2",
+        "DELETE FROM twin_index WHERE device_id = ?1 AND module_id = ?2",
+    ] {
+        execute(
+            transaction,
+            "delete a twin",
+            sql,
             params![key.device.as_str(), module_text(key)],
-        )
-        .map_err(engine("delete a twin"))?;
+        )?;
+    }
     Ok(())
 }
 
-/// Keeps a new enrolment token.
-pub(super) fn add_enrollment_token(
-    connection: &mut Connection,
-    token: &EnrollmentToken,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let transaction = begin(connection)?;
-    // Who used them goes with them (ON DELETE CASCADE). The grace keeps a token that a decision
-    // under way has just accepted.
-    transaction
-        .execute(
-            "DELETE FROM enrollment_tokens WHERE expires_at < ?1",
-            params![now.as_second() - EXPIRED_GRACE_SECS],
-        )
-        .map_err(engine("forget expired enrolment tokens"))?;
-    transaction
-        .execute(
-            "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
-             VALUES (?1, ?2, ?3, ?4)",
-            params![
-                token.hash,
-                token.device.as_ref().map_or("", twin::DeviceId::as_str),
-                token.expires_at.as_second(),
-                token.uses_max
-            ],
-        )
-        .map_err(engine("keep an enrolment token"))?;
-    transaction
-        .commit()
-        .map_err(engine("keep an enrolment token"))
+fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    for entry in &commit.log {
+        let sealed = change::seal(entry.partition, entry.revision, &entry.change);
+        execute(
+            transaction,
+            "log a change",
+            "INSERT INTO log (partition, revision, change) VALUES (?1, ?2, ?3)",
+            params![entry.partition.get(), number(entry.revision), sealed],
+        )?;
+    }
+    for (partition, through) in &commit.trim_log {
+        execute(
+            transaction,
+            "move the floor of the log",
+            "UPDATE partitions SET log_floor = max(log_floor, min(?2, revision))
+             WHERE partition = ?1",
+            params![partition.get(), number(*through)],
+        )?;
+        execute(
+            transaction,
+            "trim the log",
+            "DELETE FROM log WHERE partition = ?1 AND revision <= ?2",
+            params![partition.get(), number(*through)],
+        )?;
+    }
+    Ok(())
 }
 
-fn partition_row(partition: Partition) -> i64 {
-    i64::from(partition.get())
+fn audit(transaction: &Transaction<'_>, entry: &AuditEntry) -> Result<(), Error> {
+    execute(
+        transaction,
+        "write an audit entry",
+        "INSERT INTO audit (partition, sequence, at, actor, action, resource, detail,
+             trace_parent, hash)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            entry.partition.get(),
+            entry.sequence.cast_signed(),
+            nanoseconds(entry.at)?,
+            entry.actor,
+            entry.action,
+            entry.resource,
+            entry.detail,
+            entry.trace_parent,
+            entry.hash
+        ],
+    )?;
+    Ok(())
 }
 
-/// A transaction that holds the write lock from the start, so that a fence read in it stays true.
-fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
-    connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(engine("begin a transaction"))
+fn enrollment_token(transaction: &Transaction<'_>, token: &EnrollmentToken) -> Result<(), Error> {
+    execute(
+        transaction,
+        "keep an enrolment token",
+        "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
+         VALUES (?1, ?2, ?3, ?4)",
+        params![
+            token.hash,
+            token.device.as_ref().map_or("", twin::DeviceId::as_str),
+            token.expires_at.as_second(),
+            token.uses_max
+        ],
+    )?;
+    Ok(())
+}
+
+/// A revision as the rows have it.
+pub(super) fn number(revision: Revision) -> i64 {
+    revision.get().cast_signed()
 }

@@ -1,8 +1,11 @@
 //! Constants, function calls, parentheses and the quantifier.
 
-use super::super::ast::{Expr, Function, Literal};
+use super::super::Vocabulary;
+use super::super::ast::{Expr, Function, Literal, TimeUnit};
 use super::super::error::QueryError;
+use super::super::hint::nearest;
 use super::super::lexer::Token;
+use super::super::statement::Aggregate;
 use super::Parser;
 use crate::limits::QUERY_EXISTS_NESTING_MAX;
 
@@ -57,7 +60,7 @@ impl Parser<'_> {
         Some(literal)
     }
 
-    fn is_call(&self) -> bool {
+    pub(super) fn is_call(&self) -> bool {
         let after = self.tokens.get(self.next + 1);
         after.is_some_and(|placed| placed.token == Token::Sign("("))
     }
@@ -67,28 +70,76 @@ impl Parser<'_> {
             return self.exists();
         }
         let Some(function) = Function::by_name(name) else {
-            let names: Vec<_> = Function::NAMES.iter().map(|(name, _)| *name).collect();
-            let error = self.unexpected("a function");
-            return Err(error.with_hint(format!("there are EXISTS, {}", names.join(", "))));
+            return Err(self.no_function(name));
         };
-        let start = self.next;
-        self.advance();
-        self.advance();
-        let mut args = Vec::new();
-        while args.len() < function.arity() {
-            if !args.is_empty() {
-                self.expect_sign(",", &takes(function))?;
-            }
-            let place = self.next;
-            let arg = self.nested(Parser::any)?;
-            if args.is_empty() && function.takes_path() && !matches!(arg, Expr::Path(_)) {
-                let expected = format!("a path as {} takes", function.name());
-                return Err(self.error_at(place.max(start), &expected));
-            }
-            args.push(arg);
+        if function == Function::Now && self.vocabulary == Vocabulary::Changes {
+            let error = self.unexpected("a function that does not look at the time");
+            return Err(error.with_hint(
+                "a condition over changes is evaluated when a twin changes, not when time passes",
+            ));
         }
-        self.expect_sign(")", &format!("`)`: {}", takes(function)))?;
+        self.advance();
+        self.advance();
+        let arity = function.arity();
+        let mut args = Vec::new();
+        if self.take_sign(")") {
+            return self.called(function, args);
+        }
+        loop {
+            if args.len() == *arity.end() {
+                return Err(self.unexpected(&format!("`)`: {}", takes(function))));
+            }
+            args.push(self.argument(function, args.len())?);
+            if self.take_sign(")") {
+                return self.called(function, args);
+            }
+            self.expect_sign(",", &format!("`,` or `)`: {}", takes(function)))?;
+        }
+    }
+
+    /// The call, if its arguments are enough.
+    fn called(&self, function: Function, args: Vec<Expr>) -> Result<Expr, QueryError> {
+        if args.len() < *function.arity().start() {
+            let expected = format!("another argument: {}", takes(function));
+            return Err(self.error_at(self.next - 1, &expected));
+        }
         Ok(Expr::Call { function, args })
+    }
+
+    fn argument(&mut self, function: Function, index: usize) -> Result<Expr, QueryError> {
+        let place = self.next;
+        let arg = self.nested(Parser::any)?;
+        if index > 0 {
+            return Ok(arg);
+        }
+        if function.takes_path() && !matches!(arg, Expr::Path(_)) {
+            let expected = format!("a path as {} takes", function.name());
+            return Err(self.error_at(place, &expected));
+        }
+        if function.takes_unit() {
+            let unit = match &arg {
+                Expr::Literal(Literal::Text(text)) => TimeUnit::by_name(text),
+                _ => None,
+            };
+            if unit.is_none() {
+                let error = self.error_at(place, "a unit of time");
+                return Err(error.with_hint("there are 'second', 'minute', 'hour', 'day', 'week'"));
+            }
+        }
+        Ok(arg)
+    }
+
+    fn no_function(&self, name: &str) -> QueryError {
+        let error = self.unexpected("a function");
+        if Aggregate::by_name(name).is_some() {
+            return error.with_hint("an aggregate stands in the list after SELECT only");
+        }
+        let names = Function::NAMES.iter().map(|(name, _)| *name);
+        let known: Vec<_> = std::iter::once("EXISTS").chain(names).collect();
+        if let Some(meant) = nearest(name, known.iter().copied()) {
+            return error.with_hint(format!("did you mean {meant}?"));
+        }
+        error.with_hint(format!("there are {}", known.join(", ")))
     }
 
     /// `EXISTS(name IN path WHERE condition)`
@@ -129,12 +180,29 @@ impl Parser<'_> {
 }
 
 fn takes(function: Function) -> String {
-    let count = function.arity();
-    let noun = if count == 1 { "argument" } else { "arguments" };
+    let arity = function.arity();
+    let (least, most) = (*arity.start(), *arity.end());
+    let count = match (least, most) {
+        (0, 0) => "no".to_owned(),
+        (least, most) if least == most => most.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    };
+    let noun = if most == 1 { "argument" } else { "arguments" };
     format!("{} takes {count} {noun}", function.name())
 }
 
-/// Words that cannot be a name.
+/// Words that cannot be the name of an item.
+pub(in crate::query) fn is_reserved(word: &str) -> bool {
+    const CLAUSES: [&str; 9] = [
+        "SELECT", "TOP", "AS", "FROM", "GROUP", "ORDER", "BY", "ASC", "DESC",
+    ];
+    is_keyword(word)
+        || CLAUSES
+            .iter()
+            .any(|clause| clause.eq_ignore_ascii_case(word))
+}
+
+/// Words that cannot be the name of an element.
 pub(super) fn is_keyword(word: &str) -> bool {
     const KEYWORDS: [&str; 11] = [
         "AND",

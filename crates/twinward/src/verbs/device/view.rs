@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use wire::registry::v1 as api;
 
+use super::authentication;
 use crate::output::{Paper, View, table, time};
 
 /// A device as programs see it.
@@ -16,6 +17,15 @@ struct DeviceData<'a> {
     device_id: &'a str,
     status: &'static str,
     status_reason: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    authentication_type: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    thumbprints: Vec<&'a str>,
+    #[serde(skip_serializing_if = "is_false")]
+    iot_edge: bool,
+    connection_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_activity_time: Option<String>,
     generation_id: &'a str,
     etag: &'a str,
     create_time: Option<String>,
@@ -41,12 +51,45 @@ fn data<'a>(device: &'a api::Device, connection_string: Option<&'a str>) -> Devi
         device_id: &device.device_id,
         status: status(device.status()),
         status_reason: &device.status_reason,
+        authentication_type: authentication::name(device.authentication_type()),
+        thumbprints: thumbprints(device),
+        iot_edge: device.iot_edge,
+        connection_state: if device.connected {
+            "connected"
+        } else {
+            "disconnected"
+        },
+        last_activity_time: time::precise(device.last_activity_time),
         generation_id: &device.generation_id,
         etag: &device.etag,
         create_time: time::precise(device.create_time),
         update_time: time::precise(device.update_time),
         connection_string,
         security_module: None,
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn thumbprints(device: &api::Device) -> Vec<&str> {
+    let both = device.thumbprints.as_ref();
+    let both = both.map(|both| [both.primary.as_str(), both.secondary.as_str()]);
+    let given = both.into_iter().flatten();
+    given.filter(|thumbprint| !thumbprint.is_empty()).collect()
+}
+
+/// Whether and when it was there, in a few words.
+fn connection(paper: &Paper, device: &api::Device) -> String {
+    match (
+        device.connected,
+        time::age(paper.now, device.last_activity_time),
+    ) {
+        (true, _) => "connected".to_owned(),
+        (false, age) if age.is_empty() => "never connected".to_owned(),
+        (false, age) => format!("disconnected, last activity {age} ago"),
     }
 }
 
@@ -77,6 +120,16 @@ impl View for DeviceView {
                 ("device", device.device_id.clone()),
                 ("status", status(device.status()).to_owned()),
                 ("reason", device.status_reason.clone()),
+                ("connection", connection(paper, device)),
+                (
+                    "authentication",
+                    authentication::name(device.authentication_type()).to_owned(),
+                ),
+                ("thumbprints", thumbprints(device).join(" ")),
+                (
+                    "capabilities",
+                    if device.iot_edge { "IoT Edge" } else { "" }.to_owned(),
+                ),
                 ("created", time::short(device.create_time)),
                 ("updated", time::short(device.update_time)),
                 ("generation", device.generation_id.clone()),
@@ -166,6 +219,8 @@ impl View for Devices {
             vec![
                 device.device_id.clone(),
                 status(device.status()).to_owned(),
+                if device.connected { "yes" } else { "no" }.to_owned(),
+                authentication::name(device.authentication_type()).to_owned(),
                 time::age(paper.now, device.create_time),
                 time::age(paper.now, device.update_time),
                 device.status_reason.clone(),
@@ -173,7 +228,15 @@ impl View for Devices {
         });
         table::table(
             paper,
-            &["DEVICE", "STATUS", "AGE", "CHANGED", "REASON"],
+            &[
+                "DEVICE",
+                "STATUS",
+                "CONNECTED",
+                "AUTH",
+                "AGE",
+                "CHANGED",
+                "REASON",
+            ],
             rows.collect(),
         )
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use wire::registry::v1 as api;
 
 use crate::output::{Paper, View, table, time};
-use crate::verbs::device::secret_line;
+use crate::verbs::device::{authentication, secret_line};
 
 /// A module as programs see it.
 #[derive(Serialize)]
@@ -13,6 +13,13 @@ struct ModuleData<'a> {
     name: &'a str,
     device_id: &'a str,
     module_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    authentication_type: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    managed_by: &'a str,
+    connection_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_activity_time: Option<String>,
     generation_id: &'a str,
     etag: &'a str,
     create_time: Option<String>,
@@ -26,6 +33,14 @@ fn data<'a>(module: &'a api::Module, connection_string: Option<&'a str>) -> Modu
         name: &module.name,
         device_id: &module.device_id,
         module_id: &module.module_id,
+        authentication_type: authentication::name(module.authentication_type()),
+        managed_by: &module.managed_by,
+        connection_state: if module.connected {
+            "connected"
+        } else {
+            "disconnected"
+        },
+        last_activity_time: time::precise(module.last_activity_time),
         generation_id: &module.generation_id,
         etag: &module.etag,
         create_time: time::precise(module.create_time),
@@ -52,6 +67,15 @@ impl View for ModuleView {
             vec![
                 ("device", module.device_id.clone()),
                 ("module", module.module_id.clone()),
+                (
+                    "authentication",
+                    authentication::name(module.authentication_type()).to_owned(),
+                ),
+                ("managed by", module.managed_by.clone()),
+                (
+                    "connected",
+                    if module.connected { "yes" } else { "no" }.to_owned(),
+                ),
                 ("created", time::short(module.create_time)),
                 ("updated", time::short(module.update_time)),
                 ("generation", module.generation_id.clone()),
@@ -111,10 +135,16 @@ impl View for Modules {
         let rows = self.modules.iter().map(|module| {
             vec![
                 module.module_id.clone(),
+                if module.connected { "yes" } else { "no" }.to_owned(),
+                authentication::name(module.authentication_type()).to_owned(),
                 time::age(paper.now, module.create_time),
                 time::age(paper.now, module.update_time),
             ]
         });
-        table::table(paper, &["MODULE", "AGE", "CHANGED"], rows.collect())
+        table::table(
+            paper,
+            &["MODULE", "CONNECTED", "AUTH", "AGE", "CHANGED"],
+            rows.collect(),
+        )
     }
 }

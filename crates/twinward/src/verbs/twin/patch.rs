@@ -8,11 +8,13 @@ use serde_json::{Map, Value};
 use wire::twin::v1 as api;
 
 use super::view::TwinView;
+use super::write::{ConditionArgs, WriteArgs, show_proposed};
 use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::files;
 use crate::identity_args::IdentityArg;
+use crate::object::ObjectArg;
 use crate::output::Output;
 
 /// Arguments of `twin patch`.
@@ -24,27 +26,26 @@ use crate::output::Output;
     or YAML.\n\nExamples:\n  \
     twinward twin patch cam-1 --tags '{\"site\": \"hall-3\"}'\n  \
     twinward twin patch cam-1 --security --desired '{\"processFrequency\": \"PT1M\"}'\n  \
-    twinward twin patch cam-1 --security --desired '{\"processFrequency\": null}'\n  \
+    twinward twin patch cam-1 --security --desired '{\"processFrequency\": null}' --dry-run\n  \
+    twinward twin patch cam-1 --tags '{\"lost\": true}' --if \"tags.site = 'hall-3'\"\n  \
     twinward twin patch cam-1 --file cam-1.yaml"
 )]
 pub(crate) struct PatchArgs {
     #[command(flatten)]
     identity: IdentityArg,
-    /// JSON object to merge into desired
-    #[arg(long, value_name = "JSON", value_parser = object)]
-    desired: Option<Map<String, Value>>,
-    /// JSON object to merge into tags
-    #[arg(long, value_name = "JSON", value_parser = object)]
-    tags: Option<Map<String, Value>>,
-    /// File with the patch; - reads standard input
+    /// JSON object to merge into desired, or a file that holds it
+    #[arg(long, value_name = "JSON|FILE", value_parser = ObjectArg::parse)]
+    desired: Option<ObjectArg>,
+    /// JSON object to merge into tags, or a file that holds it
+    #[arg(long, value_name = "JSON|FILE", value_parser = ObjectArg::parse)]
+    tags: Option<ObjectArg>,
+    /// File with the patch of both; - reads standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["desired", "tags"])]
     file: Option<PathBuf>,
-    /// Only if the twin still has this etag
-    #[arg(long, value_name = "ETAG", default_value_t)]
-    etag: String,
-    /// Who changes it, for the twin's metadata [default: $USER, or admin]
-    #[arg(long, value_name = "NAME")]
-    operator: Option<String>,
+    #[command(flatten)]
+    condition: ConditionArgs,
+    #[command(flatten)]
+    write: WriteArgs,
 }
 
 /// What a patch file holds.
@@ -69,19 +70,26 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let key = args.identity.key();
-    let (tags, desired) = match &args.file {
-        Some(path) => read(path)?,
-        None => (args.tags, args.desired),
+    let (tags_patch_json, desired_patch_json) = match &args.file {
+        Some(path) => {
+            let (tags, desired) = read(path)?;
+            (print(tags), print(desired))
+        }
+        None => (
+            ObjectArg::print(args.tags)?,
+            ObjectArg::print(args.desired)?,
+        ),
     };
-    let operator = args
-        .operator
-        .unwrap_or_else(|| connection.operator().to_owned());
     let request = api::PatchTwinRequest {
         name: wire::names::identity_name(&key),
-        tags_patch_json: print(tags),
-        desired_patch_json: print(desired),
-        etag: args.etag,
-        operator,
+        tags_patch_json,
+        desired_patch_json,
+        operator: args.write.operator(connection),
+        expected_desired_version: args.condition.if_version,
+        only_if: args.condition.only_if,
+        validate_only: args.write.dry_run,
+        request_id: args.write.request_id(),
+        etag: args.write.etag,
     };
     let twin = connection
         .twins()?
@@ -89,12 +97,18 @@ pub(super) async fn run(
         .await
         .map_err(|status| connection.refused(&format!("cannot patch the twin of {key}"), status))?
         .into_inner();
-    output.show(&TwinView::read(twin)?)
+    let twin = TwinView::read(twin)?;
+    if args.write.dry_run {
+        return show_proposed(&key, &twin, connection, output).await;
+    }
+    output.show(&twin)
 }
 
-type Patches = (Option<Map<String, Value>>, Option<Map<String, Value>>);
+/// Tags and desired, each as far as it is there.
+pub(super) type Patches = (Option<Map<String, Value>>, Option<Map<String, Value>>);
 
-fn read(path: &std::path::Path) -> Result<Patches, Failure> {
+/// Reads a file with tags and desired.
+pub(super) fn read(path: &std::path::Path) -> Result<Patches, Failure> {
     let text = files::read(path)?;
     let file: PatchFile = serde_saphyr::from_str(&text).map_err(|error| {
         Failure::new(Kind::Invalid, format!("{} is not a patch", path.display()))
@@ -119,19 +133,11 @@ fn read(path: &std::path::Path) -> Result<Patches, Failure> {
     }
 }
 
-fn print(patch: Option<Map<String, Value>>) -> String {
+/// As messages have it; empty when there is none.
+pub(super) fn print(patch: Option<Map<String, Value>>) -> String {
     patch
         .map(|patch| Value::Object(patch).to_string())
         .unwrap_or_default()
-}
-
-/// Reads a JSON object given as an argument.
-fn object(text: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err("a JSON object is needed, for instance '{\"key\": \"value\"}'".to_owned()),
-        Err(error) => Err(format!("not JSON: {error}")),
-    }
 }
 
 #[cfg(test)]
@@ -172,16 +178,5 @@ mod tests {
                 failure.render()
             );
         }
-    }
-
-    #[test]
-    fn an_argument_must_be_an_object() {
-        assert!(
-            object("[]")
-                .unwrap_err()
-                .contains("a JSON object is needed")
-        );
-        assert!(object("{").unwrap_err().contains("not JSON"));
-        assert_eq!(object(r#"{"a":1}"#).unwrap().len(), 1);
     }
 }

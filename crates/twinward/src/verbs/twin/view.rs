@@ -2,6 +2,8 @@
 //! `tags`, `properties.desired` and `properties.reported` with `$metadata` and `$version`; and
 //! `posture` beside them.
 
+mod data;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -13,12 +15,18 @@ use crate::failure::Failure;
 use crate::output::leaves::{Leaf, compact, is_blank, leaves};
 use crate::output::{Paper, View, table, time};
 
+use super::changes;
+use super::get::Field;
+pub(crate) use data::TwinData;
+
 /// Items of a list that people see; a page, not a file.
 const ITEMS_MAX: usize = 20;
 
 /// A twin whose documents have been read.
-pub(super) struct TwinView {
+pub(crate) struct TwinView {
     twin: api::Twin,
+    as_of: Option<AsOf>,
+    fields: Vec<Field>,
     tags: Value,
     desired: Value,
     desired_metadata: Value,
@@ -29,7 +37,7 @@ pub(super) struct TwinView {
 
 impl TwinView {
     /// Reads the documents of an answer.
-    pub(super) fn read(twin: api::Twin) -> Result<Self, Failure> {
+    pub(crate) fn read(twin: api::Twin) -> Result<Self, Failure> {
         let read = |field: &str, text: &str| match text {
             "" => Ok(Value::Object(Map::new())),
             text => serde_json::from_str(text).map_err(|error| {
@@ -48,7 +56,39 @@ impl TwinView {
             reported_metadata: read("reported_metadata_json", &twin.reported_metadata_json)?,
             posture: read("posture_json", &twin.posture_json)?,
             twin,
+            as_of: None,
+            fields: Field::ALL.to_vec(),
         })
+    }
+
+    /// Says that it is not as it is now.
+    #[must_use]
+    pub(super) fn with_as_of(mut self, as_of: AsOf) -> Self {
+        self.as_of = Some(as_of);
+        self
+    }
+
+    /// Shows only some of it; none means all.
+    #[must_use]
+    pub(super) fn only(mut self, fields: &[Field]) -> Self {
+        if !fields.is_empty() {
+            self.fields = fields.to_vec();
+        }
+        self
+    }
+
+    fn has(&self, field: Field) -> bool {
+        self.fields.contains(&field)
+    }
+
+    /// What operators know.
+    pub(crate) fn tags(&self) -> &Value {
+        &self.tags
+    }
+
+    /// What it should be, without metadata.
+    pub(super) fn desired(&self) -> &Value {
+        &self.desired
     }
 
     /// The resource name.
@@ -57,7 +97,7 @@ impl TwinView {
     }
 
     /// The message itself.
-    pub(super) fn twin(&self) -> &api::Twin {
+    pub(crate) fn twin(&self) -> &api::Twin {
         &self.twin
     }
 
@@ -78,7 +118,7 @@ impl TwinView {
     }
 
     /// Whether the device has what it should have, in a few words.
-    fn configuration(&self) -> String {
+    pub(crate) fn configuration(&self) -> String {
         let Some(state) = self.posture.get("configuration") else {
             return String::new();
         };
@@ -100,29 +140,96 @@ impl TwinView {
         words
     }
 
-    /// The twin as programs see it.
-    pub(super) fn document(&self) -> TwinData<'_> {
+    /// What stands above the sections.
+    fn head(&self, paper: &Paper) -> String {
         let twin = &self.twin;
-        TwinData {
-            name: &twin.name,
-            device_id: &twin.device_id,
-            module_id: (!twin.module_id.is_empty()).then_some(&twin.module_id),
-            status: &twin.status,
-            etag: &twin.etag,
-            version: twin.version,
-            update_time: time::precise(twin.update_time),
-            tags: &self.tags,
-            properties: Properties {
-                desired: section(&self.desired, &self.desired_metadata, twin.desired_version),
-                reported: section(
-                    &self.reported,
-                    &self.reported_metadata,
-                    twin.reported_version,
+        let as_of = self.as_of.as_ref().map(AsOf::words);
+        let status = match twin.status_reason.as_str() {
+            "" => twin.status.clone(),
+            reason => format!("{}: {reason}", twin.status),
+        };
+        let connection = match (
+            twin.connected,
+            time::age(paper.now, twin.last_activity_time),
+        ) {
+            (connected, age) if age.is_empty() && !connected => "never connected".to_owned(),
+            (true, age) if age.is_empty() => "connected".to_owned(),
+            (true, age) => format!("connected, last activity {age} ago"),
+            (false, age) => format!("disconnected, last activity {age} ago"),
+        };
+        let authentication = [
+            twin.authentication_type.as_str(),
+            &twin.primary_thumbprint,
+            &twin.secondary_thumbprint,
+        ];
+        let updated = match time::short(twin.update_time) {
+            at if at.is_empty() => at,
+            at => format!("{at}, {} ago", time::age(paper.now, twin.update_time)),
+        };
+        let only = |field: Field, value: String| {
+            if self.has(field) {
+                value
+            } else {
+                String::new()
+            }
+        };
+        table::pairs(
+            paper,
+            vec![
+                ("as of", as_of.unwrap_or_default()),
+                ("status", only(Field::Status, status)),
+                ("connection", only(Field::Connection, connection)),
+                (
+                    "authentication",
+                    only(
+                        Field::Authentication,
+                        authentication.join(" ").trim_end().to_owned(),
+                    ),
                 ),
-            },
-            posture: &self.posture,
-            posture_version: twin.posture_version,
+                ("model", twin.model_id.clone()),
+                (
+                    "version",
+                    format!("{}, revision {}", twin.version, twin.revision),
+                ),
+                ("etag", twin.etag.clone()),
+                ("updated", updated),
+                ("configuration", only(Field::Posture, self.configuration())),
+            ],
+        )
+    }
+}
+
+/// The revision that a twin is shown as of.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AsOf {
+    revision: u64,
+    commit_time: Option<String>,
+    actor: String,
+    cause: String,
+    changes: Vec<&'static str>,
+}
+
+impl AsOf {
+    /// Takes over what the history says of a revision.
+    pub(super) fn read(revision: &api::TwinRevision) -> Self {
+        Self {
+            revision: revision.revision,
+            commit_time: time::precise(revision.commit_time),
+            actor: revision.actor.clone(),
+            cause: revision.cause.clone(),
+            changes: changes::names(revision.changes()),
         }
+    }
+
+    fn words(&self) -> String {
+        format!(
+            "revision {}, {}, {} by {}",
+            self.revision,
+            self.commit_time.as_deref().unwrap_or("at an unknown time"),
+            self.changes.join("+"),
+            self.actor
+        )
     }
 }
 
@@ -134,39 +241,6 @@ pub(super) struct Section<'a> {
     pub(super) metadata: &'a Value,
 }
 
-/// A twin in IoT Hub's shape.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TwinData<'a> {
-    name: &'a str,
-    device_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    module_id: Option<&'a String>,
-    status: &'a str,
-    etag: &'a str,
-    version: u64,
-    update_time: Option<String>,
-    tags: &'a Value,
-    properties: Properties,
-    posture: &'a Value,
-    posture_version: u64,
-}
-
-#[derive(Serialize)]
-struct Properties {
-    desired: Value,
-    reported: Value,
-}
-
-fn section(document: &Value, metadata: &Value, version: u64) -> Value {
-    let mut document = document.clone();
-    if let Value::Object(members) = &mut document {
-        members.insert("$metadata".to_owned(), metadata.clone());
-        members.insert("$version".to_owned(), version.into());
-    }
-    document
-}
-
 impl View for TwinView {
     fn data(&self) -> impl Serialize {
         self.document()
@@ -174,42 +248,45 @@ impl View for TwinView {
 
     fn text(&self, paper: &Paper) -> String {
         let twin = &self.twin;
-        let mut text = paper.bold(&twin.name) + "\n";
-        let updated = match time::short(twin.update_time) {
-            at if at.is_empty() => at,
-            at => format!("{at}, {} ago", time::age(paper.now, twin.update_time)),
-        };
-        text.push_str(&table::pairs(
-            paper,
-            vec![
-                ("status", twin.status.clone()),
-                ("version", twin.version.to_string()),
-                ("etag", twin.etag.clone()),
-                ("updated", updated),
-                ("configuration", self.configuration()),
-            ],
-        ));
-        add(&mut text, paper, "Tags", leaves(&self.tags, &Value::Null));
-        add(
-            &mut text,
-            paper,
-            &format!("Desired, version {}", twin.desired_version),
-            leaves(&self.desired, &self.desired_metadata),
-        );
-        add(
-            &mut text,
-            paper,
-            &format!("Reported, version {}", twin.reported_version),
-            leaves(&self.reported, &self.reported_metadata),
-        );
-        let posture = match twin.posture_version {
+        let mut text = paper.bold(&twin.name) + "\n" + &self.head(paper);
+        if self.has(Field::Tags) {
+            add(&mut text, paper, "Tags", leaves(&self.tags, &Value::Null));
+        }
+        if self.has(Field::Desired) {
+            let title = format!("Desired, version {}", twin.desired_version);
+            add(
+                &mut text,
+                paper,
+                &title,
+                leaves(&self.desired, &self.desired_metadata),
+            );
+        }
+        if self.has(Field::Reported) {
+            let title = format!("Reported, version {}", twin.reported_version);
+            add(
+                &mut text,
+                paper,
+                &title,
+                leaves(&self.reported, &self.reported_metadata),
+            );
+        }
+        if self.has(Field::Posture) {
+            self.add_posture(&mut text, paper);
+        }
+        text
+    }
+}
+
+impl TwinView {
+    fn add_posture(&self, text: &mut String, paper: &Paper) {
+        let title = match self.twin.posture_version {
             0 => "Posture, no telemetry yet".to_owned(),
             version => format!("Posture, version {version}"),
         };
         let (blank, telling): (Vec<_>, Vec<_>) = leaves(&self.posture, &Value::Null)
             .into_iter()
             .partition(is_blank);
-        add(&mut text, paper, &posture, telling);
+        add(text, paper, &title, telling);
         if !blank.is_empty() {
             let note = format!(
                 "{} more that are zero or empty; -o json has them",
@@ -217,7 +294,6 @@ impl View for TwinView {
             );
             let _ = writeln!(text, "  {}", paper.dim(&note));
         }
-        text
     }
 }
 

@@ -1,35 +1,34 @@
-//! `twinward twin watch`: one line per change, until Ctrl-C or the service ends.
+//! `twinward watch`: one line per change, until Ctrl-C. A connection that breaks is made again, and
+//! the watch goes on where it was.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+mod line;
+mod recent;
 
 use clap::Args;
-use serde::Serialize;
-use serde_json::Value;
-use service_kit::clock::{Clock as _, SystemClock};
+use client::{Begin, Event, Tuning, Watch, What};
 use twin::IdentityKey;
-use wire::twin::v1 as api;
 
-use super::view::{TwinData, TwinView};
+use super::get::{Field, mask};
 use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::identity_args::resolve;
-use crate::output::leaves::differences;
-use crate::output::{Format, Output, Paper, View, plural, table};
+use crate::output::Output;
 
-/// For so many twins the last state is kept, so that a line can say what changed in it. Beyond
-/// them only the sections are named: a watch of a million twins must not hold a million documents.
-const REMEMBERED_MAX: usize = 10_000;
-/// Changed leaves named on a line.
-const LEAVES_MAX: usize = 6;
+use line::Seen;
+use recent::{News, Recent};
 
-/// Arguments of `twin watch`.
+/// Arguments of `watch`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    twinward twin watch\n  \
-    twinward twin watch cam-1 --security\n  \
-    twinward twin watch --filter \"tags.site = 'hall-3'\" -o json | jq .twin.posture")]
+#[command(
+    after_help = "A connection that breaks is made again, and the watch goes on behind the \
+    last bookmark. With\n-o json bookmarks are printed, so that a later watch can go on from \
+    there: --resume takes their\n`resumeToken`, with the same identity and filter.\n\nExamples:\n  \
+    twinward watch\n  \
+    twinward watch cam-1 --security\n  \
+    twinward watch --filter \"tags.site = 'hall-3'\" -o json | jq .twin.posture\n  \
+    twinward watch -o json --resume \"$(cat last-token)\""
+)]
 pub(crate) struct WatchArgs {
     /// DEVICE or DEVICE/MODULE; without it, all twins
     #[arg(value_name = "IDENTITY", value_parser = crate::identity_args::identity)]
@@ -38,15 +37,26 @@ pub(crate) struct WatchArgs {
     #[arg(short, long, requires = "identity")]
     security: bool,
     /// Only twins for which this condition holds (IoT Hub's query language, what follows WHERE)
-    #[arg(long, value_name = "CONDITION", default_value_t)]
+    #[arg(
+        long,
+        value_name = "CONDITION",
+        default_value_t,
+        hide_default_value = true
+    )]
     filter: String,
     /// Leave out how things are now; begin with the first change
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     changes_only: bool,
+    /// Go on behind this place: the resumeToken of a bookmark
+    #[arg(long, value_name = "TOKEN")]
+    resume: Option<String>,
+    /// Only these parts of the twins, separated by commas
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    fields: Vec<Field>,
 }
 
 /// Does what was asked for.
-pub(super) async fn run(
+pub(crate) async fn run(
     args: WatchArgs,
     connection: &Connection,
     output: &Output,
@@ -55,272 +65,108 @@ pub(super) async fn run(
         .identity
         .as_ref()
         .map(|identity| resolve(identity, args.security));
-    let request = api::WatchTwinsRequest {
+    let what = What {
         name: key
             .as_ref()
             .map(wire::names::identity_name)
             .unwrap_or_default(),
         filter: args.filter,
-        skip_snapshot: args.changes_only,
+        fields: mask(&args.fields)
+            .map(|mask| mask.paths)
+            .unwrap_or_default(),
+        changes_only: args.changes_only,
     };
-    let mut stream = connection
-        .twins()?
-        .watch_twins(request)
-        .await
-        .map_err(|status| connection.refused("cannot watch twins", status))?
-        .into_inner();
-    let mut seen = Seen::default();
+    let mut watch = Watch::new(connection.twins()?, what, Tuning::default());
+    if let Some(token) = &args.resume {
+        watch = watch.resume(token);
+    }
+    let mut follower = Follower {
+        connection,
+        output,
+        resumed: args.resume.is_some(),
+        recent: Recent::default(),
+        seen: Seen::new(args.fields),
+        phase: Phase::Starting,
+    };
     loop {
-        let message = stream
-            .message()
+        let event = watch
+            .next()
             .await
-            .map_err(|status| connection.refused("the watch ended", status))?;
-        let Some(message) = message else {
-            return Err(Failure::new(Kind::Unavailable, "the watch ended")
-                .because("the service closed it")
-                .advise("start it again; the present state comes first"));
-        };
-        if let Some(line) = seen.line(message, output)? {
-            output.show_next(&line)?;
-        }
+            .map_err(|error| Failure::from_remote("cannot watch twins", error.refusal()))?;
+        follower.take(event, watch.token())?;
     }
 }
 
-/// The last state of the twins that were seen.
-#[derive(Default)]
-struct Seen(HashMap<String, [Value; 4]>);
+/// Where the conversation with the service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was heard of it yet.
+    Starting,
+    /// It tells what happens.
+    Following,
+    /// The connection is lost, and the reader knows.
+    Lost,
+}
 
-impl Seen {
-    fn line(
-        &mut self,
-        message: api::WatchTwinsResponse,
-        output: &Output,
-    ) -> Result<Option<Line>, Failure> {
-        let changes: Vec<_> = message
-            .changes()
-            .map(change)
-            .filter(|name| !name.is_empty())
-            .collect();
-        match message.event {
-            Some(api::watch_twins_response::Event::Twin(twin)) => {
-                let twin = TwinView::read(twin)?;
-                let what = self.compare(&twin, !changes.is_empty(), output.format());
-                Ok(Some(Line::Twin {
-                    twin: Box::new(twin),
-                    changes,
-                    what,
-                    trace_parent: message.trace_parent,
-                }))
-            }
-            Some(api::watch_twins_response::Event::DeletedName(name)) => {
-                self.0.remove(&name);
-                Ok(Some(Line::Deleted {
-                    name,
-                    at: clock_time(SystemClock.now()),
-                }))
-            }
-            Some(api::watch_twins_response::Event::SnapshotComplete(snapshot)) => {
-                output.note(&format!(
-                    "{}; waiting for changes, Ctrl-C ends",
-                    plural(snapshot.twin_count, "twin", "twins")
-                ));
-                Ok(None)
-            }
-            // A newer service may send what we do not know; the rest of the stream is still good.
-            None => Ok(None),
-        }
-    }
+/// Prints what a watch tells.
+struct Follower<'a> {
+    connection: &'a Connection,
+    output: &'a Output,
+    resumed: bool,
+    recent: Recent,
+    seen: Seen,
+    phase: Phase,
+}
 
-    /// What changed in the documents since they were last seen.
-    fn compare(&mut self, twin: &TwinView, changed: bool, format: Format) -> Vec<String> {
-        match format {
-            Format::Table => {}
-            Format::Json | Format::Yaml => return Vec::new(),
-        }
-        let now = twin.sections();
-        let mut what = Vec::new();
-        if let Some(before) = self.0.get(twin.name()).filter(|_| changed) {
-            for (section, before) in now.iter().zip(before) {
-                let found = differences(before, section.document, section.metadata);
-                let named = found
-                    .into_iter()
-                    .map(|text| format!("{}.{text}", section.name));
-                what.extend(named.filter(|text| !is_bookkeeping(text)));
+impl Follower<'_> {
+    fn take(&mut self, event: Event, token: &str) -> Result<(), Failure> {
+        match &event {
+            Event::Interrupted { why, .. } => return self.lost(why, token),
+            Event::Begins(begin) => self.begins(*begin),
+            Event::Twin { .. }
+            | Event::Deleted(_)
+            | Event::Unmatched(_)
+            | Event::Synced(_)
+            | Event::Bookmark => {
+                if self.phase == Phase::Lost {
+                    self.output.note("watching again");
+                }
+                self.phase = Phase::Following;
             }
         }
-        if self.0.len() < REMEMBERED_MAX || self.0.contains_key(twin.name()) {
-            let sections = now.map(|section| section.document.clone());
-            self.0.insert(twin.name().to_owned(), sections);
+        if self.recent.take(&event) == News::Known {
+            return Ok(());
         }
-        what
-    }
-}
-
-/// What changes with every event or hop and would crowd out what a person looks for. Programs get
-/// it all.
-const BOOKKEEPING: [&str; 6] = [
-    "posture.agent.sessionId",
-    "posture.configuration.traceParent",
-    "posture.delivery.",
-    "posture.eventCount",
-    "posture.eventsByKind.",
-    "posture.version",
-];
-
-fn is_bookkeeping(text: &str) -> bool {
-    let path = text.split(['=', ' ']).next().unwrap_or(text);
-    // Times of all kinds: the line has one already.
-    let last = path.rsplit('.').next().unwrap_or(path);
-    let is_time = path.starts_with("posture.") && (last == "at" || last.ends_with("At"));
-    is_time || BOOKKEEPING.iter().any(|start| path.starts_with(start))
-}
-
-fn change(change: api::Change) -> &'static str {
-    match change {
-        api::Change::Unspecified => "",
-        api::Change::Created => "created",
-        api::Change::Tags => "tags",
-        api::Change::Desired => "desired",
-        api::Change::Reported => "reported",
-        api::Change::Posture => "posture",
-        api::Change::ConfigurationState => "configuration",
-        api::Change::Status => "status",
-    }
-}
-
-/// One thing that happened.
-enum Line {
-    Twin {
-        twin: Box<TwinView>,
-        changes: Vec<&'static str>,
-        what: Vec<String>,
-        trace_parent: String,
-    },
-    Deleted {
-        name: String,
-        at: String,
-    },
-}
-
-/// One thing that happened, as programs see it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LineData<'a> {
-    event: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    changes: &'a [&'static str],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_parent: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    twin: Option<TwinData<'a>>,
-}
-
-impl View for Line {
-    fn data(&self) -> impl Serialize {
-        match self {
-            Line::Twin {
-                twin,
-                changes,
-                what: _,
-                trace_parent,
-            } => LineData {
-                event: if changes.is_empty() {
-                    "present"
-                } else {
-                    "changed"
-                },
-                name: Some(twin.name()),
-                changes,
-                trace_parent: Some(trace_parent.as_str()).filter(|text| !text.is_empty()),
-                twin: Some(twin.document()),
-            },
-            Line::Deleted { name, .. } => LineData {
-                event: "deleted",
-                name: Some(name),
-                changes: &[],
-                trace_parent: None,
-                twin: None,
-            },
+        if let Some(line) = self.seen.line(event, token, self.output)? {
+            self.output.show_next(&line)?;
         }
+        Ok(())
     }
 
-    fn text(&self, paper: &Paper) -> String {
-        let (name, happened, what) = match self {
-            Line::Twin {
-                twin,
-                changes,
-                what,
-                ..
-            } if changes.is_empty() => {
-                let twin = twin.twin();
-                let versions = format!(
-                    "desired {}, reported {}, posture {}",
-                    twin.desired_version, twin.reported_version, twin.posture_version
-                );
-                debug_assert!(
-                    what.is_empty(),
-                    "the present state has nothing to compare with"
-                );
-                (twin.name.as_str(), "present".to_owned(), versions)
+    /// Who never got through should learn it at once: the address or the token may be wrong.
+    fn lost(&mut self, why: &str, token: &str) -> Result<(), Failure> {
+        if self.phase == Phase::Starting {
+            let what = "cannot watch twins";
+            if self.resumed && token.is_empty() {
+                return Err(Failure::new(Kind::Precondition, what)
+                    .because(why)
+                    .advise("leave --resume away to begin with the present state of all twins"));
             }
-            Line::Twin {
-                twin,
-                changes,
-                what,
-                ..
-            } => (twin.name(), changes.join("+"), shorten(what)),
-            Line::Deleted { name, .. } => (name.as_str(), "deleted".to_owned(), String::new()),
-        };
-        let short = name.replace("devices/", "").replace("/modules/", "/");
-        let line = format!(
-            "{}  {}  {}  {}",
-            self.time(),
-            table::one_line(&short),
-            happened,
-            table::one_line(&what)
-        );
-        let line = line.trim_end();
-        match paper.width {
-            Some(width) => table::cut(line, usize::from(width)) + "\n",
-            None => format!("{line}\n"),
+            return Err(self.connection.unreachable(what, why));
+        }
+        if self.phase == Phase::Following {
+            self.output.note(&format!("{why}; trying again"));
+        }
+        self.phase = Phase::Lost;
+        Ok(())
+    }
+
+    fn begins(&mut self, begin: Begin) {
+        match begin {
+            Begin::First => {}
+            Begin::Interrupted | Begin::TokenTooOld | Begin::TokenRefused => self.output.note(
+                "what happened meanwhile cannot be told; the watch begins anew with the present",
+            ),
         }
     }
-}
-
-impl Line {
-    /// When it happened, to the millisecond: that is what a watch is for. By the service's clock,
-    /// or by ours for what no longer has a time.
-    fn time(&self) -> String {
-        match self {
-            Line::Twin { twin, .. } => {
-                let at = wire::time::optional("update_time", twin.twin().update_time);
-                at.ok().flatten().map_or_else(|| "-".to_owned(), clock_time)
-            }
-            Line::Deleted { at, .. } => at.clone(),
-        }
-    }
-}
-
-/// The time of the day, in UTC.
-fn clock_time(at: jiff::Timestamp) -> String {
-    let text = format!("{at:.3}");
-    text.split_once('T')
-        .map_or(text.as_str(), |(_, time)| time)
-        .trim_end_matches('Z')
-        .to_owned()
-}
-
-fn shorten(what: &[String]) -> String {
-    let mut text = what
-        .iter()
-        .take(LEAVES_MAX)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("  ");
-    if what.len() > LEAVES_MAX {
-        let _ = write!(text, "  and {} more", what.len() - LEAVES_MAX);
-    }
-    text
 }

@@ -27,6 +27,7 @@ fn device(id: &str, status: api::Status) -> api::Device {
         }),
         create_time: Some(at(-300_000)),
         update_time: Some(at(-90)),
+        ..Default::default()
     }
 }
 

@@ -27,8 +27,7 @@ fn twin() -> api::Twin {
             .to_owned(),
         posture_version: 1042,
         update_time: Some(wire::time::to_wire(at)),
-        status: "enabled".to_owned(),
-    }
+        status: "enabled".to_owned(), ..Default::default() }
 }
 
 #[test]

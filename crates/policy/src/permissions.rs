@@ -1,0 +1,43 @@
+//! Which permission each method of the policy API needs. Who has it is said in
+//! `service_kit::auth`.
+
+use service_kit::auth::Permission::{self, PoliciesRead, PoliciesWrite};
+
+/// A method that is not named here is not served.
+pub(crate) const RULES: &[(&str, Permission)] = &[
+    (
+        "/twinward.policy.v1.PolicyService/ApplyPolicy",
+        PoliciesWrite,
+    ),
+    ("/twinward.policy.v1.PolicyService/GetPolicy", PoliciesRead),
+    (
+        "/twinward.policy.v1.PolicyService/ListPolicies",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.PolicyService/DeletePolicy",
+        PoliciesWrite,
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use service_kit::auth::coverage;
+
+    use super::*;
+
+    #[test]
+    fn every_method_has_exactly_one_rule_and_every_rule_a_method() {
+        let methods = coverage::methods(wire::FILE_DESCRIPTOR_SET).expect("descriptors");
+        let ours: BTreeSet<&str> = methods
+            .iter()
+            .map(String::as_str)
+            .filter(|path| path.starts_with("/twinward.policy.v1."))
+            .collect();
+        let ruled: BTreeSet<&str> = RULES.iter().map(|(path, _)| *path).collect();
+        assert_eq!(ruled, ours, "each method needs a rule in permissions.rs");
+        assert_eq!(ruled.len(), RULES.len(), "a method has two rules");
+    }
+}

@@ -1,0 +1,329 @@
+//! Stands before a gRPC server's services and lets a call through, or answers it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Request, Response};
+use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::auth::authenticator::{Authenticator, Credentials};
+use crate::auth::refusal::Refusal;
+use crate::auth::{AuthError, Insecure, Permission, Principal, Via};
+use crate::clock::SharedClock;
+use crate::error::{Classified, Kind};
+use crate::health::Health;
+use crate::metrics::{Counter, EncodeLabelSet, Family, Scope};
+use crate::server::{Peer, PeerHandle};
+use crate::shutdown::ShutdownToken;
+use crate::status::to_status;
+
+/// What probes and tools may call without saying who they are.
+const ANYBODYS: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
+/// Refusals that are logged within [`LOG_WINDOW`]; whoever guesses tokens must not fill the disk.
+const LOG_MAX: u32 = 20;
+/// See [`LOG_MAX`].
+const LOG_WINDOW: Duration = Duration::from_secs(10);
+
+/// The labels of a decision: few values, all from our own code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    decision: &'static str,
+    permission: &'static str,
+    via: &'static str,
+}
+
+/// Checks who makes each call to a gRPC server, and whether it may.
+#[derive(Debug, Clone)]
+pub struct AuthLayer {
+    authenticator: Arc<Authenticator>,
+    rules: HashMap<&'static str, Permission>,
+    /// What anybody may call.
+    anybody: [&'static str; 2],
+    /// What authenticates its callers itself.
+    open: Vec<String>,
+    decisions: Option<Family<DecisionLabels, Counter>>,
+    log: Arc<Mutex<LogBudget>>,
+}
+
+impl AuthLayer {
+    /// Knows callers as the configuration says. Until there are rules, nothing is let through but
+    /// what is open.
+    pub(crate) fn new(credentials: Credentials<'_>, clock: SharedClock) -> Result<Self, AuthError> {
+        Ok(Self {
+            authenticator: Arc::new(Authenticator::new(credentials, clock)?),
+            rules: HashMap::new(),
+            anybody: ANYBODYS,
+            open: Vec::new(),
+            decisions: None,
+            log: Arc::new(Mutex::new(LogBudget::default())),
+        })
+    }
+
+    /// The rule for a listener: with authorisation off it serves this machine only (with a
+    /// warning), unless the operator insists.
+    pub(crate) fn for_listener(
+        credentials: Credentials<'_>,
+        clock: SharedClock,
+        address: SocketAddr,
+    ) -> Result<Self, AuthError> {
+        let insecure = credentials.insecure;
+        let layer = Self::new(credentials, clock)?;
+        if layer.authenticator.is_off() {
+            if !address.ip().is_loopback() && insecure == Insecure::Refused {
+                return Err(AuthError::OpenToOthers { address });
+            }
+            tracing::warn!(
+                %address,
+                "authorisation is off: whoever reaches this API may do everything"
+            );
+        }
+        Ok(layer)
+    }
+
+    /// What must run beside the server, if anything.
+    pub(crate) fn upkeep(
+        &self,
+        shutdown: ShutdownToken,
+        health: &Health,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        self.authenticator.upkeep(shutdown, health)
+    }
+
+    /// Says what each method needs: `/package.Service/Method` and its permission. A method that is
+    /// named nowhere is not served.
+    #[must_use]
+    pub fn rules(mut self, rules: impl IntoIterator<Item = (&'static str, Permission)>) -> Self {
+        self.rules.extend(rules);
+        self
+    }
+
+    /// Lets calls to paths with this prefix (`/twinward.agent.v1.AgentService/`) through, because
+    /// the service authenticates them itself.
+    #[must_use]
+    pub fn open(mut self, prefix: impl Into<String>) -> Self {
+        self.open.push(prefix.into());
+        self
+    }
+
+    /// Counts the decisions under the service's name.
+    #[must_use]
+    pub fn metrics(mut self, scope: &Scope) -> Self {
+        self.decisions = Some(scope.counters(
+            "auth_decisions",
+            "Decisions about who may call, by outcome, permission and how callers proved themselves",
+        ));
+        self
+    }
+
+    /// Decides about a call that is not open.
+    async fn decide(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Principal, Refusal> {
+        let permission = self.rules.get(path).copied();
+        let names = peer.and_then(Peer::names);
+        let decided = match self.authenticator.authenticate(headers, names).await {
+            Ok(principal) => {
+                if let Some(peer) = peer {
+                    peer.proven();
+                }
+                permit(principal, permission, path)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        self.count(&decided, permission);
+        if let Err(refusal) = &decided {
+            self.report(refusal, path, peer);
+        }
+        decided
+    }
+
+    fn count(&self, decided: &Result<Principal, Refusal>, permission: Option<Permission>) {
+        let Some(decisions) = &self.decisions else {
+            return;
+        };
+        let (decision, via) = match decided {
+            Ok(principal) => ("allowed", principal.via),
+            Err(Refusal::PermissionMissing { principal, .. }) => ("denied", principal.via),
+            Err(refusal) if refusal.kind() == Kind::Unimplemented => ("not_served", Via::Nothing),
+            Err(_) => ("unauthenticated", Via::Nothing),
+        };
+        let labels = DecisionLabels {
+            decision,
+            permission: permission.map_or("none", Permission::name),
+            via: via.name(),
+        };
+        decisions.get_or_create(&labels).inc();
+    }
+
+    fn report(&self, refusal: &Refusal, path: &str, peer: Option<&Peer>) {
+        let now = Instant::now();
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(suppressed) = log.take(now) else {
+            return;
+        };
+        drop(log);
+        tracing::info!(
+            path,
+            peer = peer.map(|it| tracing::field::display(it.address())),
+            reason = refusal.reason(),
+            error = %refusal,
+            suppressed,
+            "call refused"
+        );
+    }
+}
+
+fn permit(
+    principal: Principal,
+    permission: Option<Permission>,
+    path: &str,
+) -> Result<Principal, Refusal> {
+    let method = || path.trim_start_matches('/').to_owned();
+    match permission {
+        None => Err(Refusal::NotServed { method: method() }),
+        Some(permission) if principal.may(permission) => Ok(principal),
+        Some(permission) => Err(Refusal::PermissionMissing {
+            principal,
+            permission,
+            action: format!("call {}", method()),
+        }),
+    }
+}
+
+/// How much may still be logged.
+#[derive(Debug, Default)]
+struct LogBudget {
+    window: Option<Instant>,
+    logged: u32,
+    suppressed: u64,
+}
+
+impl LogBudget {
+    /// Takes a line of the budget, and answers how many were not logged since the last one.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let fresh = self
+            .window
+            .is_none_or(|began| now.duration_since(began) >= LOG_WINDOW);
+        if fresh {
+            self.window = Some(now);
+            self.logged = 0;
+        }
+        if self.logged >= LOG_MAX {
+            self.suppressed += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+impl<S> Layer<S> for AuthLayer {
+    type Service = AuthService<S>;
+
+    fn layer(&self, inner: S) -> AuthService<S> {
+        AuthService {
+            inner,
+            auth: Arc::new(self.clone()),
+        }
+    }
+}
+
+/// A gRPC service behind an [`AuthLayer`].
+#[derive(Debug, Clone)]
+pub struct AuthService<S> {
+    inner: S,
+    auth: Arc<AuthLayer>,
+}
+
+impl<S> Service<Request<Body>> for AuthService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let peer = request
+            .extensions()
+            .get::<PeerHandle>()
+            .map(|PeerHandle(peer)| Arc::clone(peer));
+        if let Some(peer) = &peer {
+            // Where `tonic::Request::remote_addr` looks.
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(peer.address()),
+            });
+        }
+        let path = request.uri().path();
+        if self
+            .auth
+            .anybody
+            .iter()
+            .any(|prefix| path.starts_with(prefix))
+        {
+            if let Some(peer) = peer {
+                peer.spoke();
+            }
+            return Box::pin(self.inner.call(request));
+        }
+        if self.auth.open.iter().any(|prefix| path.starts_with(prefix)) {
+            let answered = self.inner.call(request);
+            return Box::pin(async move {
+                let asking = peer.as_ref().map(Peer::asks);
+                let response = answered.await?;
+                drop(asking);
+                if let Some(peer) = peer
+                    && is_let_in(&response)
+                {
+                    peer.proven();
+                }
+                Ok(response)
+            });
+        }
+        // The one that is ready is called; the copy is for the next call.
+        let copy = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, copy);
+        let auth = Arc::clone(&self.auth);
+        Box::pin(async move {
+            let _asking = peer.as_ref().map(Peer::asks);
+            let (path, headers) = (request.uri().path(), request.headers());
+            match auth.decide(path, headers, peer.as_deref()).await {
+                Ok(principal) => {
+                    request.extensions_mut().insert(principal);
+                    inner.call(request).await
+                }
+                Err(refusal) => Ok(to_status(&refusal).into_http()),
+            }
+        })
+    }
+}
+
+/// True if a service that authenticates its callers itself did not refuse this one. A stream that
+/// begins has no status yet; what it comes to is not the connection's fault.
+fn is_let_in(response: &Response<Body>) -> bool {
+    let Some(status) = Status::from_header_map(response.headers()) else {
+        return true;
+    };
+    status.code() == Code::Ok
+}
+
+#[cfg(test)]
+mod tests;

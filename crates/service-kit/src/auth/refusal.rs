@@ -1,0 +1,102 @@
+//! Why a call is refused. What the caller reads says what is missing, and never a secret.
+
+use crate::auth::oidc::TokenProblem;
+use crate::auth::{Permission, Principal, Role};
+use crate::error::{Classified, Kind};
+
+/// Why a call is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The call carries nothing that says who makes it.
+    #[error("this API needs to know who calls: {wanted}")]
+    Missing {
+        /// What would be accepted.
+        wanted: String,
+    },
+    /// The call carries a token that is none of ours.
+    #[error("the token is not valid here")]
+    WrongToken,
+    /// The call carries a token that claims to be the OIDC provider's.
+    #[error(transparent)]
+    Token(TokenProblem),
+    /// Whether the token is good cannot be told, because the provider does not answer.
+    #[error("the token cannot be checked: the OIDC provider does not answer")]
+    ProviderAway,
+    /// The caller is known and may not do this.
+    #[error(
+        "{} ({}) may not {action}: the permission {permission} is missing; {}",
+        principal.name,
+        held(principal),
+        holders(*permission)
+    )]
+    PermissionMissing {
+        /// Who calls.
+        principal: Principal,
+        /// What it is not allowed.
+        permission: Permission,
+        /// What it wanted: `call package.Service/Method`.
+        action: String,
+    },
+    /// The method does not exist here, or nobody has said who may call it.
+    #[error("this server does not serve {method}")]
+    NotServed {
+        /// `package.Service/Method`.
+        method: String,
+    },
+}
+
+fn held(principal: &Principal) -> String {
+    if principal.roles.is_empty() {
+        return "no roles".to_owned();
+    }
+    format!("roles: {}", principal.role_names())
+}
+
+fn holders(permission: Permission) -> String {
+    let roles: Vec<_> = permission.roles().map(Role::name).collect();
+    match roles.as_slice() {
+        [one] => format!("the role {one} has it"),
+        many => format!("the roles {} have it", many.join(", ")),
+    }
+}
+
+impl Classified for Refusal {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing { .. } | Self::WrongToken | Self::Token(_) => Kind::Unauthenticated,
+            Self::ProviderAway => Kind::Unavailable,
+            Self::PermissionMissing { .. } => Kind::PermissionDenied,
+            Self::NotServed { .. } => Kind::Unimplemented,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "TOKEN_MISSING",
+            Self::WrongToken => "TOKEN_WRONG",
+            Self::Token(problem) => problem.reason(),
+            Self::ProviderAway => "OIDC_PROVIDER_UNAVAILABLE",
+            Self::PermissionMissing { .. } => "PERMISSION_MISSING",
+            Self::NotServed { .. } => "METHOD_NOT_SERVED",
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::PermissionMissing {
+                principal,
+                permission,
+                ..
+            } => vec![
+                ("permission", permission.name().to_owned()),
+                ("roles", principal.role_names()),
+                ("principal", principal.name.clone()),
+            ],
+            Self::Missing { .. }
+            | Self::WrongToken
+            | Self::Token(_)
+            | Self::ProviderAway
+            | Self::NotServed { .. } => Vec::new(),
+        }
+    }
+}

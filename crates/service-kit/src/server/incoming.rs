@@ -1,0 +1,267 @@
+//! Accepts connections, shakes hands, and closes those that do not prove themselves.
+//!
+//! The handshake is part of the connection's own reading and writing, so that it runs in the
+//! connection's task: accepting waits for nobody.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor};
+use tonic::transport::server::Connected;
+
+use crate::auth::certificate_names;
+use crate::server::connections::{Connections, Peer};
+use crate::tls::server::ServerSide;
+
+/// How long accepting rests when the system has no more to give (descriptors, memory): trying at
+/// once would only use up a processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections that come in.
+pub(super) struct Incoming {
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    tls: Option<Arc<ServerSide>>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Incoming {
+    pub(super) fn new(
+        listener: TcpListener,
+        connections: Arc<Connections>,
+        tls: Option<Arc<ServerSide>>,
+    ) -> Self {
+        Self {
+            listener,
+            connections,
+            tls,
+            pause: None,
+        }
+    }
+
+    fn connection(&self, tcp: TcpStream, peer: Arc<Peer>) -> Connection {
+        // Small messages should not wait for more to come; without it things only get slower.
+        let _ = tcp.set_nodelay(true);
+        let stream = match &self.tls {
+            Some(tls) => {
+                Transport::Handshake(Box::new(TlsAcceptor::from(tls.config()).accept(tcp)))
+            }
+            None => Transport::Plain(tcp),
+        };
+        let within = self.connections.limits().prove_within.get();
+        Connection {
+            stream,
+            hurry: Some(Box::pin(tokio::time::sleep(within))),
+            within,
+            peer,
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(pause) = &mut this.pause {
+                ready!(pause.as_mut().poll(cx));
+                this.pause = None;
+            }
+            match ready!(this.listener.poll_accept(cx)) {
+                Ok((tcp, address)) => {
+                    if let Some(peer) = this.connections.admit(address) {
+                        return Poll::Ready(Some(Ok(this.connection(tcp, peer))));
+                    }
+                    tracing::debug!(peer = %address, "connection refused: there are too many");
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "connections cannot be accepted for the moment");
+                    this.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+/// True if the error concerns a connection that was gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// A connection, from its first byte on.
+pub(super) struct Connection {
+    stream: Transport,
+    /// Until when it must have made a call; `None` once it has.
+    hurry: Option<Pin<Box<Sleep>>>,
+    within: Duration,
+    peer: Arc<Peer>,
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Handshake(Box<Accept<TcpStream>>),
+    Secure(Box<TlsStream<TcpStream>>),
+    /// The handshake failed; nothing more comes of it.
+    Failed,
+}
+
+impl Connection {
+    /// Closes what was evicted or is too late.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.peer.waker().register(cx.waker());
+        if self.peer.is_evicted() {
+            self.peer.closed_unproven();
+            let problem = "closed to make room: no call of it was let in";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, problem));
+        }
+        if let Some(hurry) = &mut self.hurry {
+            if !self.peer.is_silent() {
+                self.hurry = None;
+            } else if hurry.as_mut().poll(cx).is_ready() {
+                if !self.peer.waits_for_an_answer() {
+                    self.peer.closed_unproven();
+                    let problem = "no call of it was let in for too long";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                }
+                // It is we who are slow.
+                hurry.as_mut().reset(Instant::now() + self.within);
+                let _ = hurry.as_mut().poll(cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with the handshake, if there is one.
+    fn poll_secure(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Transport::Handshake(handshake) = &mut self.stream else {
+            return Poll::Ready(Ok(()));
+        };
+        match ready!(Pin::new(handshake).poll(cx)) {
+            Ok(stream) => {
+                if let Some([certificate, ..]) = stream.get_ref().1.peer_certificates() {
+                    self.peer.shown(certificate_names(certificate));
+                }
+                self.stream = Transport::Secure(Box::new(stream));
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                tracing::debug!(peer = %self.peer.address(), %error, "TLS handshake failed");
+                self.stream = Transport::Failed;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// The stream, once the handshake is done.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Open<'_>>> {
+        if let Err(error) = self.check(cx) {
+            return Poll::Ready(Err(error));
+        }
+        ready!(self.poll_secure(cx))?;
+        match &mut self.stream {
+            Transport::Plain(tcp) => Poll::Ready(Ok(Open::Plain(Pin::new(tcp)))),
+            Transport::Secure(tls) => Poll::Ready(Ok(Open::Secure(Pin::new(&mut **tls)))),
+            Transport::Handshake(_) | Transport::Failed => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
+        }
+    }
+}
+
+/// A stream that can be read and written.
+enum Open<'a> {
+    Plain(Pin<&'a mut TcpStream>),
+    Secure(Pin<&'a mut TlsStream<TcpStream>>),
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.peer.gone();
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(self.poll_open(cx))? {
+            Open::Plain(tcp) => tcp.poll_read(cx, buffer),
+            Open::Secure(tls) => tls.poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_open(cx))? {
+            Open::Plain(tcp) => tcp.poll_write(cx, bytes),
+            Open::Secure(tls) => tls.poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.poll_open(cx))? {
+            Open::Plain(tcp) => tcp.poll_flush(cx),
+            Open::Secure(tls) => tls.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Secure(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            // Nothing was agreed on that would have to be taken leave of.
+            Transport::Handshake(_) | Transport::Failed => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_open(cx))? {
+            Open::Plain(tcp) => tcp.poll_write_vectored(cx, slices),
+            Open::Secure(tls) => tls.poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // TCP and rustls both are; before the handshake is over nobody writes.
+        true
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = PeerHandle;
+
+    fn connect_info(&self) -> PeerHandle {
+        PeerHandle(Arc::clone(&self.peer))
+    }
+}
+
+/// Who is at the other end, as the extension of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerHandle(pub(crate) Arc<Peer>);

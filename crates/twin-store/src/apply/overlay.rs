@@ -1,0 +1,361 @@
+//! Records as decisions see and leave them.
+//!
+//! A record is copied when it is first changed, and its original is kept: the history and the
+//! index are made of the difference. Revisions are numbered here, so that a decision can answer
+//! the number that its write gets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use twin::{DeviceId, IdentityKey, Partition, PartitionCount, Revision, partition_of};
+
+use super::{AuditEvent, Cause, Change, ChangeKind, Left, Outcome, Step, Touch, Weight};
+use crate::error::Error;
+use crate::record::{Damaged, Record};
+use crate::store::{
+    EnrollmentState, EnrollmentToken, EnrollmentUse, Loaded, OperationId, OperationResultRow,
+    OperationRow, RequestAnswer, RequestId, TokenHash,
+};
+
+/// Numbers the changes of each partition.
+#[derive(Debug)]
+pub struct Numbers {
+    count: PartitionCount,
+    heads: BTreeMap<Partition, Revision>,
+}
+
+impl Numbers {
+    /// Numbers that go on after these revisions; a partition that is not named begins at 1.
+    pub fn new(count: PartitionCount, heads: BTreeMap<Partition, Revision>) -> Numbers {
+        Numbers { count, heads }
+    }
+
+    fn next(&mut self, device: &DeviceId) -> Revision {
+        let partition = partition_of(device, self.count);
+        let head = self.heads.entry(partition).or_default();
+        // The last number of all is given again and again then; the store refuses the second.
+        *head = head.next().unwrap_or(*head);
+        *head
+    }
+}
+
+/// One identity as it was loaded and as it is now.
+#[derive(Debug, Default)]
+struct Slot {
+    original: Option<Arc<Record>>,
+    present: Option<Arc<Record>>,
+    done: Vec<Step>,
+    open: Option<Open>,
+}
+
+/// The step that is being made of an identity.
+#[derive(Debug)]
+struct Open {
+    before: Option<Arc<Record>>,
+    touch: Touch,
+    revision: Revision,
+    decision: u64,
+}
+
+/// Records as decisions see and leave them.
+#[derive(Debug)]
+pub struct Overlay {
+    slots: BTreeMap<IdentityKey, Slot>,
+    damaged: BTreeMap<IdentityKey, Damaged>,
+    tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
+    requests: BTreeMap<RequestId, RequestAnswer>,
+    operations: BTreeMap<OperationId, OperationRow>,
+    left: Left,
+    numbers: Numbers,
+    now: Timestamp,
+    decision: u64,
+}
+
+impl Overlay {
+    /// Starts from what is stored.
+    pub fn new(loaded: Vec<Loaded>, numbers: Numbers, now: Timestamp) -> Overlay {
+        let mut overlay = Overlay {
+            slots: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            left: Left::default(),
+            numbers,
+            now,
+            decision: 0,
+        };
+        for item in loaded {
+            match item {
+                Loaded::Whole(record) => {
+                    let record = Arc::from(record);
+                    let slot = Slot {
+                        original: Some(Arc::clone(&record)),
+                        present: Some(Arc::clone(&record)),
+                        ..Slot::default()
+                    };
+                    overlay.slots.insert(record.key.clone(), slot);
+                }
+                Loaded::Damaged(key, damaged) => {
+                    overlay.damaged.insert(key, damaged);
+                }
+                Loaded::Token(device, state) => {
+                    overlay.tokens.insert((state.token.hash, device), state);
+                }
+                Loaded::Request(answer) => {
+                    overlay.requests.insert(answer.id.clone(), answer);
+                }
+                Loaded::Operation(row) => {
+                    overlay.operations.insert(row.id.clone(), row);
+                }
+            }
+        }
+        overlay
+    }
+
+    /// Tells that the next decision begins: what it does to an identity becomes a revision of its
+    /// own, unless the one before only folded events.
+    pub fn begin(&mut self) {
+        self.decision += 1;
+    }
+
+    /// The record of an identity, if there is one.
+    ///
+    /// # Errors
+    /// It is there but cannot be read.
+    pub fn find(&self, key: &IdentityKey) -> Result<Option<&Record>, Error> {
+        match self.damaged.get(key) {
+            Some(damaged) => Err(damaged.clone().into()),
+            None => Ok(self.slots.get(key).and_then(|slot| slot.present.as_deref())),
+        }
+    }
+
+    /// The record of an identity.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn get(&self, key: &IdentityKey) -> Result<&Record, Error> {
+        self.find(key)?.ok_or_else(|| Error::NotFound(key.clone()))
+    }
+
+    /// All modules of a device that are there, readable or not.
+    pub fn modules(&self, device: &DeviceId) -> Vec<IdentityKey> {
+        let present = self.slots.iter().filter(|(_, slot)| slot.present.is_some());
+        let mut keys: BTreeSet<_> = present.map(|(key, _)| key).collect();
+        keys.extend(self.damaged.keys());
+        keys.retain(|key| key.module.is_some() && key.device == *device);
+        keys.into_iter().cloned().collect()
+    }
+
+    /// Leaves a record to be written, and answers it with the revision it gets.
+    pub fn put(
+        &mut self,
+        record: Record,
+        changes: &[ChangeKind],
+        weight: Weight,
+        cause: &Cause,
+    ) -> &Record {
+        let key = record.key.clone();
+        self.open(&key, weight);
+        let record = self.stamped(Arc::new(record), changes, weight, cause);
+        let slot = self.slots.entry(key).or_default();
+        slot.present.insert(record)
+    }
+
+    /// The record of an identity, to be changed in place by a decision that folds events and
+    /// cannot be refused any more; [`Overlay::folded`] must follow.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub(crate) fn fold_mut(&mut self, key: &IdentityKey) -> Result<&mut Record, Error> {
+        if let Some(damaged) = self.damaged.get(key) {
+            return Err(damaged.clone().into());
+        }
+        self.get(key)?;
+        self.open(key, Weight::Routine);
+        self.slots
+            .get_mut(key)
+            .and_then(|slot| slot.present.as_mut())
+            .map(Arc::make_mut)
+            .ok_or_else(|| Error::NotFound(key.clone()))
+    }
+
+    /// Notes what folding did to a record.
+    pub(crate) fn folded(
+        &mut self,
+        key: &IdentityKey,
+        changes: &[ChangeKind],
+        weight: Weight,
+        cause: &Cause,
+    ) {
+        let present = self.slots.get_mut(key).and_then(|slot| slot.present.take());
+        let Some(record) = present else { return };
+        let record = self.stamped(record, changes, weight, cause);
+        self.slots.entry(key.clone()).or_default().present = Some(record);
+    }
+
+    /// Leaves an identity to be removed.
+    pub fn remove(&mut self, key: &IdentityKey, cause: &Cause) {
+        self.open(key, Weight::Fact);
+        let slot = self.slots.entry(key.clone()).or_default();
+        if let Some(open) = &mut slot.open {
+            open.touch.add(&[], Weight::Fact, cause);
+        }
+        slot.present = None;
+        self.damaged.remove(key);
+    }
+
+    /// Leaves an administrative change for the audit log.
+    pub fn audit(&mut self, event: AuditEvent) {
+        self.left.audit.push(event);
+    }
+
+    /// Leaves a new enrolment token to be written.
+    pub fn add_token(&mut self, token: EnrollmentToken) {
+        self.left.tokens.push(token);
+    }
+
+    /// Leaves the use of an enrolment token to be written.
+    pub fn enroll(&mut self, use_of: EnrollmentUse) {
+        self.left.enrollments.push(use_of);
+    }
+
+    /// An enrolment token as a device finds it, with the uses that are decided but not committed.
+    pub fn token(&self, hash: TokenHash, device: &DeviceId) -> Option<EnrollmentState> {
+        let mut state = self.tokens.get(&(hash, device.clone()))?.clone();
+        let used = self.left.enrollments.iter();
+        for use_of in used.filter(|use_of| use_of.hash == hash) {
+            state.uses = state.uses.saturating_add(1);
+            if use_of.device == *device {
+                state.nonce = Some(use_of.nonce.clone());
+            }
+        }
+        Some(state)
+    }
+
+    /// What a call with this id was answered, also when that is decided but not committed.
+    pub fn answer(&self, id: &RequestId) -> Option<&RequestAnswer> {
+        self.requests.get(id)
+    }
+
+    /// Leaves what a call with a request id is answered to be remembered.
+    pub fn remember(&mut self, answer: RequestAnswer) {
+        self.requests.insert(answer.id.clone(), answer.clone());
+        self.left.requests.push(answer);
+    }
+
+    /// A long-running operation, as decided so far.
+    pub fn operation(&self, id: &OperationId) -> Option<&OperationRow> {
+        self.operations.get(id)
+    }
+
+    /// Leaves an operation to be written.
+    pub fn put_operation(&mut self, row: OperationRow) {
+        self.operations.insert(row.id.clone(), row.clone());
+        self.left.operations.retain(|other| other.id != row.id);
+        self.left.operations.push(row);
+    }
+
+    /// Leaves the result of an operation on one twin to be written.
+    pub fn put_result(&mut self, row: OperationResultRow) {
+        self.left.results.push(row);
+    }
+
+    /// What is left to be written.
+    pub fn into_outcome(self) -> Outcome {
+        let mut changes = Vec::new();
+        for (key, mut slot) in self.slots {
+            slot.close();
+            let Some(last) = slot.done.last() else {
+                continue;
+            };
+            let mut touch = Touch::default();
+            for step in &slot.done {
+                let kinds: Vec<_> = step.touch.changes.iter().copied().collect();
+                touch.add(&kinds, step.touch.weight, &step.touch.cause);
+            }
+            changes.push(Change {
+                key,
+                revision: last.revision,
+                before: slot.original,
+                after: slot.present,
+                touch,
+                steps: slot.done,
+            });
+        }
+        changes.sort_by_key(|change| change.revision);
+        Outcome {
+            changes,
+            left: self.left,
+        }
+    }
+
+    /// Makes sure that a step is open for an identity that is about to be changed. A step that
+    /// another decision made of a fact is closed before: it is a revision of its own.
+    fn open(&mut self, key: &IdentityKey, weight: Weight) {
+        let slot = self.slots.entry(key.clone()).or_default();
+        let ends = slot.open.as_ref().is_some_and(|open| {
+            let folds = weight < Weight::Fact && open.touch.only_folds();
+            open.touch.weight == Weight::Fact && open.decision != self.decision && !folds
+        });
+        if ends {
+            slot.close();
+        }
+        if slot.open.is_none() {
+            slot.open = Some(Open {
+                before: slot.present.clone(),
+                touch: Touch::default(),
+                revision: self.numbers.next(&key.device),
+                decision: self.decision,
+            });
+        }
+    }
+
+    /// Notes what happened to a record with an open step, and stamps the record.
+    fn stamped(
+        &mut self,
+        mut record: Arc<Record>,
+        changes: &[ChangeKind],
+        weight: Weight,
+        cause: &Cause,
+    ) -> Arc<Record> {
+        let slot = self.slots.entry(record.key.clone()).or_default();
+        let Some(open) = &mut slot.open else {
+            debug_assert!(false, "a change is opened before it is stamped");
+            return record;
+        };
+        open.touch.add(changes, weight, cause);
+        let stamped = Arc::make_mut(&mut record);
+        stamped.revision = open.revision;
+        stamped.updated_at = self.now;
+        record
+    }
+}
+
+impl Slot {
+    fn close(&mut self) {
+        if let Some(open) = self.open.take()
+            && open.touch.weight > Weight::None
+        {
+            self.done.push(Step {
+                before: open.before,
+                after: self.present.clone(),
+                touch: open.touch,
+                revision: open.revision,
+            });
+        }
+    }
+}
+
+impl Touch {
+    /// Whether nothing but the posture was touched: events of one batch stay together.
+    fn only_folds(&self) -> bool {
+        self.changes
+            .iter()
+            .all(|change| *change == ChangeKind::Posture)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! The number and the name that IoT Hub gives each failure (spec iot-hub-twins §2.5, §6.3): its
+//! SDKs branch on them, and whoever knows IoT Hub looks them up.
+
+use twin::ErrorCode;
+
+use super::{Error, ReadError};
+
+const fn code(number: u32, name: &'static str) -> ErrorCode {
+    ErrorCode::new(number, name)
+}
+
+const INVALID_OPERATION: ErrorCode = code(400_003, "InvalidOperation");
+const ARGUMENT_INVALID: ErrorCode = ErrorCode::ARGUMENT_INVALID;
+const DEFINED_MULTIPLE_TIMES: ErrorCode = code(400_011, "DeviceDefinedMultipleTimes");
+const MODULE_TO_MODULE: ErrorCode = code(400_301, "CannotRegisterModuleToModule");
+const UNAUTHORIZED_ACCESS: ErrorCode = code(401_002, "IotHubUnauthorizedAccess");
+const UNAUTHORIZED: ErrorCode = code(401_003, "IotHubUnauthorized");
+const DEVICE_NOT_FOUND: ErrorCode = code(404_001, "DeviceNotFound");
+const JOB_NOT_FOUND: ErrorCode = code(404_002, "JobNotFound");
+const MODULE_NOT_FOUND: ErrorCode = code(404_010, "ModuleNotFound");
+const DEVICE_EXISTS: ErrorCode = code(409_001, "DeviceAlreadyExists");
+const MODULE_EXISTS: ErrorCode = code(409_301, "ModuleAlreadyExistsOnDevice");
+const PRECONDITION_FAILED: ErrorCode = ErrorCode::PRECONDITION_FAILED;
+const TOO_MANY_MODULES: ErrorCode = code(413_003, "TooManyModulesOnDevice");
+const THROTTLED: ErrorCode = code(429_001, "ThrottlingException");
+const SERVER_ERROR: ErrorCode = ErrorCode::SERVER_ERROR;
+const UNAVAILABLE: ErrorCode = code(503_001, "ServiceUnavailable");
+const TIMEOUT: ErrorCode = code(504_101, "GatewayTimeout");
+
+impl Error {
+    /// What IoT Hub calls it.
+    pub fn iot_hub(&self) -> ErrorCode {
+        match self {
+            Error::Field(_) | Error::RequestReused { .. } => ARGUMENT_INVALID,
+            Error::Query(error) => error.error_code(),
+            Error::QueryTooSlow { .. } => TIMEOUT,
+            Error::NotFound(key) if key.module.is_some() => MODULE_NOT_FOUND,
+            Error::NotFound(_) => DEVICE_NOT_FOUND,
+            Error::AlreadyExists(key) if key.module.is_some() => MODULE_EXISTS,
+            Error::AlreadyExists(_) => DEVICE_EXISTS,
+            Error::EtagMismatch { .. }
+            | Error::TwinEtagMismatch { .. }
+            | Error::ConditionFalse { .. }
+            | Error::NeverDesired { .. } => PRECONDITION_FAILED,
+            Error::TooManyModules { .. } => TOO_MANY_MODULES,
+            Error::ModuleOfModule { .. } => MODULE_TO_MODULE,
+            Error::DefinedTwice(_) => DEFINED_MULTIPLE_TIMES,
+            Error::NoKeys { .. } | Error::TooManyGroups(_) => INVALID_OPERATION,
+            Error::Twin { source, .. } | Error::Bulk { source } => source.error_code(),
+            Error::TokenRefused => UNAUTHORIZED_ACCESS,
+            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => UNAUTHORIZED,
+            Error::Read(error) => read_code(error),
+            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => UNAVAILABLE,
+            Error::Store(crate::store::Error::Fenced { .. } | crate::store::Error::Closed) => {
+                UNAVAILABLE
+            }
+            Error::Damaged(_) | Error::Secret(_) | Error::Store(_) => SERVER_ERROR,
+        }
+    }
+}
+
+fn read_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::WatchTooOld | ReadError::WatchToken { .. } | ReadError::Trimmed { .. } => {
+            ARGUMENT_INVALID
+        }
+        ReadError::NotThen(key) if key.module.is_some() => MODULE_NOT_FOUND,
+        ReadError::NotThen(_) => DEVICE_NOT_FOUND,
+        ReadError::NoOperation(_) => JOB_NOT_FOUND,
+        ReadError::OperationRuns(_) => INVALID_OPERATION,
+        ReadError::TooFast(_) => UNAVAILABLE,
+        ReadError::History(_) => SERVER_ERROR,
+        ReadError::TooLarge { .. } | ReadError::TooManyOperations { .. } => THROTTLED,
+    }
+}
+
+#[cfg(test)]
+mod tests;

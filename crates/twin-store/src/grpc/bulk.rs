@@ -1,0 +1,350 @@
+//! `TwinBulkService`: updates of many twins, as operations that go on by themselves.
+
+use std::time::Duration;
+
+use serde_json::json;
+use service_kit::trace;
+use tonic::{Request, Response, Status};
+use wire::InvalidField;
+use wire::names::identity_name;
+use wire::twin::v1 as proto;
+use wire::twin::v1::twin_bulk_service_server::TwinBulkService;
+
+use super::caller::Caller;
+use super::repeatable::Repeatable;
+use super::{Api, identity, page_size, refuse, token};
+use crate::apply::{AuditEvent, Cause, Overlay};
+use crate::error::{Error, ReadError};
+use crate::operations::{
+    Operation, RUNNING_MAX, State, TwinResult, Work, decide, name, source_text, survey,
+};
+use crate::store::{Loaded, OperationId, Selection};
+
+mod convert;
+
+use convert::{operation_id, page_token, place, to_wire_operation, to_wire_result, update};
+
+/// How long a wait lasts when the caller does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest wait.
+const WAIT_MAX: Duration = Duration::from_mins(5);
+/// How often a wait looks.
+const WAIT_LOOK: Duration = Duration::from_millis(100);
+/// Results looked at for one page of one outcome.
+const SCAN_MAX: usize = 10_000;
+/// Rows read at once.
+const CHUNK: u32 = 500;
+
+impl Api {
+    async fn begin_update(
+        &self,
+        caller: &Caller,
+        request: proto::StartBulkUpdateRequest,
+    ) -> Result<proto::Operation, Error> {
+        let repeatable =
+            Repeatable::read("StartBulkUpdate", caller, &request.request_id, &request)?
+                .filter(|_| !request.validate_only);
+        let asked = request
+            .bulk_update
+            .ok_or_else(|| InvalidField::new("bulk_update", "must be given"))?;
+        let update = update(&asked, self.clock.now())?;
+        let actor = caller.operator(&request.operator)?;
+        let cause = caller.cause_as(actor, &request.request_id);
+        let condition = survey::condition(&update)
+            .map_err(|problem| InvalidField::new("bulk_update.condition", problem))?;
+        if request.validate_only {
+            let now = self.clock.now();
+            return Ok(proto::Operation {
+                total: survey::count(&self.store, &update, &condition, now).await?,
+                bulk_update: Some(asked),
+                actor: cause.actor.to_string(),
+                ..proto::Operation::default()
+            });
+        }
+        let work = Work::Update(update);
+        self.begin(
+            work,
+            cause,
+            repeatable,
+            request.rate_per_second,
+            "operation.start",
+        )
+        .await
+    }
+
+    async fn begin(
+        &self,
+        work: Work,
+        cause: Cause,
+        repeatable: Option<Repeatable>,
+        rate: u32,
+        action: &'static str,
+    ) -> Result<proto::Operation, Error> {
+        if survey::running(&self.store).await?.len() >= RUNNING_MAX {
+            let allowed = RUNNING_MAX;
+            return Err(ReadError::TooManyOperations { allowed }.into());
+        }
+        let id = OperationId(uuid::Uuid::now_v7().to_string());
+        let selection = Selection::Operation(id.clone());
+        let begun = self
+            .decide_once(repeatable, selection, move |overlay: &mut Overlay, now| {
+                let (actor, trace) = (cause.actor.clone(), cause.trace_parent.clone());
+                let operation = Operation::begin(id, work, actor, trace, rate, now);
+                overlay.put_operation(operation.to_row());
+                audit(overlay, &operation, action, cause.actor.to_string());
+                Ok(to_wire_operation(&operation))
+            })
+            .await?;
+        self.operations.notify_one();
+        Ok(begun)
+    }
+
+    async fn undo(
+        &self,
+        caller: &Caller,
+        request: proto::UndoOperationRequest,
+    ) -> Result<proto::Operation, Error> {
+        let id = operation_id("name", &request.name)?;
+        let repeatable = Repeatable::read("UndoOperation", caller, &request.request_id, &request)?;
+        let actor = caller.operator(&request.operator)?;
+        let cause = caller.cause_as(actor, &request.request_id);
+        let undone = self.operation(&id).await?;
+        if undone.state == State::Running {
+            return Err(ReadError::OperationRuns(undone.name()).into());
+        }
+        let work = Work::Undo { of: id };
+        self.begin(work, cause, repeatable, undone.rate, "operation.undo")
+            .await
+    }
+
+    async fn operation(&self, id: &OperationId) -> Result<Operation, Error> {
+        let loaded = self
+            .store
+            .load(vec![Selection::Operation(id.clone())])
+            .await?;
+        let row = loaded.into_iter().find_map(|loaded| match loaded {
+            Loaded::Operation(row) => Some(row),
+            Loaded::Whole(_) | Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) => None,
+        });
+        let row = row.ok_or_else(|| ReadError::NoOperation(name(id)))?;
+        Ok(Operation::from_row(&row)?)
+    }
+
+    async fn wait(&self, request: proto::WaitOperationRequest) -> Result<Operation, Error> {
+        let id = operation_id("name", &request.name)?;
+        let bad = || InvalidField::new("timeout", "must be at most 5 minutes, and not negative");
+        let timeout = match request.timeout {
+            None => WAIT_DEFAULT,
+            Some(timeout) => Duration::try_from(timeout).map_err(|_| bad())?,
+        };
+        if timeout > WAIT_MAX {
+            return Err(bad().into());
+        }
+        let until = tokio::time::Instant::now() + timeout;
+        loop {
+            let operation = self.operation(&id).await?;
+            let now = tokio::time::Instant::now();
+            if operation.state != State::Running || now >= until {
+                return Ok(operation);
+            }
+            let look = tokio::time::sleep_until(until.min(now + WAIT_LOOK));
+            if self.shutdown.run_until(look).await.is_none() {
+                return Err(Error::Stopping);
+            }
+        }
+    }
+
+    async fn cancel(
+        &self,
+        caller: &Caller,
+        request: proto::CancelOperationRequest,
+    ) -> Result<Operation, Error> {
+        let id = operation_id("name", &request.name)?;
+        let actor = caller.cause("").actor.to_string();
+        self.engine
+            .decide(Selection::Operation(id.clone()), move |overlay, now| {
+                let mut cancelled = false;
+                let operation = decide::amend(overlay, &id, |operation| {
+                    operation.end(State::Cancelled, now);
+                    cancelled = true;
+                })?;
+                if cancelled {
+                    audit(overlay, &operation, "operation.cancel", actor);
+                }
+                Ok(operation)
+            })
+            .await
+    }
+
+    async fn operations_page(
+        &self,
+        request: proto::ListOperationsRequest,
+    ) -> Result<proto::ListOperationsResponse, Error> {
+        let size = page_size(request.page_size)?;
+        let after = place(&request.page_token, "ListOperations")?.map(OperationId);
+        let rows = self.store.operations(after, size).await?;
+        let is_full = rows.len() == usize::try_from(size).unwrap_or(usize::MAX);
+        let next = rows.last().filter(|_| is_full);
+        let mut operations = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match Operation::from_row(row) {
+                Ok(operation) => operations.push(to_wire_operation(&operation)),
+                Err(damaged) => super::report_damaged(&[damaged]),
+            }
+        }
+        Ok(proto::ListOperationsResponse {
+            next_page_token: next
+                .map(|row| page_token("ListOperations", row.id.0.clone()))
+                .unwrap_or_default(),
+            operations,
+        })
+    }
+
+    async fn results_page(
+        &self,
+        request: proto::ListOperationResultsRequest,
+    ) -> Result<proto::ListOperationResultsResponse, Error> {
+        let id = operation_id("parent", &request.parent)?;
+        let size = page_size(request.page_size)? as usize;
+        let Ok(outcome) = proto::Outcome::try_from(request.outcome) else {
+            let problem = format!("{} is none that is known", request.outcome);
+            return Err(InvalidField::new("outcome", problem).into());
+        };
+        self.operation(&id).await?;
+        let list = token::fingerprint([&id.0, outcome.as_str_name()]);
+        let mut after = match place(&request.page_token, &list)? {
+            Some(name) => Some(identity("page_token", &name)?),
+            None => None,
+        };
+        let mut answer = proto::ListOperationResultsResponse::default();
+        let mut looked_at = 0;
+        loop {
+            let rows = self
+                .store
+                .operation_results(id.clone(), after.clone(), CHUNK)
+                .await?;
+            let is_last = rows.len() < CHUNK as usize;
+            looked_at += rows.len();
+            for row in &rows {
+                after = Some(row.key.clone());
+                let result = match TwinResult::from_row(row) {
+                    Ok(result) => to_wire_result(&result),
+                    Err(damaged) => {
+                        super::report_damaged(&[damaged]);
+                        continue;
+                    }
+                };
+                if outcome != proto::Outcome::Unspecified && result.outcome() != outcome {
+                    continue;
+                }
+                answer.results.push(result);
+                if answer.results.len() >= size {
+                    answer.next_page_token = page_token(&list, identity_name(&row.key));
+                    return Ok(answer);
+                }
+            }
+            if is_last {
+                return Ok(answer);
+            }
+            if let Some(after) = after.as_ref().filter(|_| looked_at >= SCAN_MAX) {
+                answer.next_page_token = page_token(&list, identity_name(after));
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+fn audit(overlay: &mut Overlay, operation: &Operation, action: &'static str, actor: String) {
+    let detail = match &operation.work {
+        Work::Update(update) => json!({
+            "source": source_text(update.source),
+            "condition": update.condition,
+            "tags": update.tags.is_some(),
+            "desired": update.desired.is_some(),
+        }),
+        Work::Undo { of } => json!({ "undoOf": name(of) }),
+    };
+    overlay.audit(AuditEvent {
+        device: None,
+        actor,
+        action,
+        resource: operation.name(),
+        detail,
+        trace_parent: trace::current_traceparent(),
+    });
+}
+
+/// An operation as an answer.
+fn answer(operation: Result<Operation, Error>) -> Result<Response<proto::Operation>, Status> {
+    operation
+        .map(|operation| Response::new(to_wire_operation(&operation)))
+        .map_err(refuse)
+}
+
+#[tonic::async_trait]
+impl TwinBulkService for Api {
+    async fn start_bulk_update(
+        &self,
+        request: Request<proto::StartBulkUpdateRequest>,
+    ) -> Result<Response<proto::Operation>, Status> {
+        let caller = Caller::of(&request);
+        self.begin_update(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<proto::GetOperationRequest>,
+    ) -> Result<Response<proto::Operation>, Status> {
+        let id = operation_id("name", &request.get_ref().name).map_err(refuse)?;
+        answer(self.operation(&id).await)
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<proto::ListOperationsRequest>,
+    ) -> Result<Response<proto::ListOperationsResponse>, Status> {
+        self.operations_page(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<proto::WaitOperationRequest>,
+    ) -> Result<Response<proto::Operation>, Status> {
+        answer(self.wait(request.into_inner()).await)
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<proto::CancelOperationRequest>,
+    ) -> Result<Response<proto::Operation>, Status> {
+        let caller = Caller::of(&request);
+        answer(self.cancel(&caller, request.into_inner()).await)
+    }
+
+    async fn list_operation_results(
+        &self,
+        request: Request<proto::ListOperationResultsRequest>,
+    ) -> Result<Response<proto::ListOperationResultsResponse>, Status> {
+        self.results_page(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+
+    async fn undo_operation(
+        &self,
+        request: Request<proto::UndoOperationRequest>,
+    ) -> Result<Response<proto::Operation>, Status> {
+        let caller = Caller::of(&request);
+        self.undo(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
+    }
+}

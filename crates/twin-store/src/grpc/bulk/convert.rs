@@ -1,0 +1,143 @@
+//! Operations as messages: what is asked read, what is kept printed.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use twin::{Stamp, Twin, TwinPatch};
+use wire::InvalidField;
+use wire::names::identity_name;
+use wire::time::to_wire;
+use wire::twin::v1 as proto;
+
+use crate::error::Error;
+use crate::grpc::object;
+use crate::grpc::token::{self, Kind};
+use crate::operations::{
+    Operation, Outcome, State, TwinResult, Update, Work, name, source_of, source_text,
+};
+use crate::store::{OperationId, Source};
+
+/// Where the next page of a list starts.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    list: String,
+    after: String,
+}
+
+/// Reads what is to be written, and refuses what no twin could take.
+pub(super) fn update(asked: &proto::BulkUpdate, now: Timestamp) -> Result<Update, Error> {
+    let source = match source_of(&asked.source) {
+        Some(source @ (Source::Devices | Source::Modules)) => source,
+        Some(Source::All) | None => {
+            let problem = format!(
+                "is {:?}; allowed are \"devices\" and \"devices.modules\"",
+                asked.source
+            );
+            return Err(InvalidField::new("bulk_update.source", problem).into());
+        }
+    };
+    let update = Update {
+        source,
+        condition: asked.condition.clone(),
+        tags: object("bulk_update.tags_patch_json", &asked.tags_patch_json)?,
+        desired: object("bulk_update.desired_patch_json", &asked.desired_patch_json)?,
+    };
+    if update.tags.is_none() && update.desired.is_none() {
+        let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
+        return Err(InvalidField::new("bulk_update", problem).into());
+    }
+    let patch = TwinPatch {
+        tags: update.tags.clone(),
+        desired: update.desired.clone(),
+    };
+    let stamp = Stamp {
+        at: now,
+        by: twin::Writer::System,
+    };
+    Twin::new(now)
+        .patch(&patch, &stamp, None)
+        .map_err(|source| Error::Bulk { source })?;
+    Ok(update)
+}
+
+pub(super) fn operation_id(field: &str, name: &str) -> Result<OperationId, Error> {
+    let id = name
+        .strip_prefix("operations/")
+        .and_then(|id| uuid::Uuid::parse_str(id).ok());
+    let id = id.ok_or_else(|| {
+        let problem = format!("{name:?} is not of the form \"operations/{{uuid}}\"");
+        InvalidField::new(field, problem)
+    })?;
+    Ok(OperationId(id.to_string()))
+}
+
+pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
+    let state = match operation.state {
+        State::Running => proto::OperationState::Running,
+        State::Succeeded => proto::OperationState::Succeeded,
+        State::Cancelled => proto::OperationState::Cancelled,
+        State::Failed => proto::OperationState::Failed,
+    };
+    let text = |patch: &Option<twin::Map>| {
+        let patch = patch.clone().map(serde_json::Value::Object);
+        patch.map(|patch| patch.to_string()).unwrap_or_default()
+    };
+    let (bulk_update, undo_of) = match &operation.work {
+        Work::Update(update) => {
+            let update = proto::BulkUpdate {
+                source: source_text(update.source).to_owned(),
+                condition: update.condition.clone(),
+                tags_patch_json: text(&update.tags),
+                desired_patch_json: text(&update.desired),
+            };
+            (Some(update), String::new())
+        }
+        Work::Undo { of } => (None, name(of)),
+    };
+    let time = |at: Timestamp| Some(to_wire(at));
+    proto::Operation {
+        name: operation.name(),
+        state: state.into(),
+        bulk_update,
+        undo_of,
+        total: operation.total.unwrap_or(0),
+        succeeded: operation.succeeded,
+        failed: operation.failed,
+        skipped: operation.skipped,
+        create_time: time(operation.created_at),
+        update_time: time(operation.updated_at),
+        end_time: operation.ended_at.and_then(time),
+        actor: operation.actor.to_string(),
+        error: operation.error.clone(),
+    }
+}
+
+pub(super) fn to_wire_result(result: &TwinResult) -> proto::OperationResult {
+    let outcome = match result.outcome {
+        Outcome::Succeeded => proto::Outcome::Succeeded,
+        Outcome::Failed => proto::Outcome::Failed,
+        Outcome::Skipped => proto::Outcome::Skipped,
+    };
+    proto::OperationResult {
+        twin: identity_name(&result.key),
+        outcome: outcome.into(),
+        reason: result.reason.clone(),
+        revision: result.revision,
+        time: Some(to_wire(result.at)),
+    }
+}
+
+pub(super) fn page_token(list: &str, after: String) -> String {
+    let list = list.to_owned();
+    token::seal(Kind::Page, &Place { list, after })
+}
+
+pub(super) fn place(token: &str, list: &str) -> Result<Option<String>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let place: Option<Place> = token::open(Kind::Page, token);
+    let place = place.filter(|place| place.list == list);
+    let problem = "is not one that this service gave for this list";
+    let place = place.ok_or_else(|| InvalidField::new("page_token", problem))?;
+    Ok(Some(place.after))
+}

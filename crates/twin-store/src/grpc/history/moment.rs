@@ -1,0 +1,258 @@
+//! Finding what a twin was: from the present back, or from its deletion.
+//!
+//! The present and the newest entries are read one after the other; if a write came between, both
+//! are read again. Older entries never change, they only go.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use twin::{IdentityKey, Revision};
+use wire::InvalidField;
+use wire::time;
+use wire::twin::v1 as proto;
+
+use crate::error::{Error, ReadError};
+use crate::history;
+use crate::record::{Authentication, Damaged, Identity, Record, Status};
+use crate::store::{HistoryEntry, HistoryRead, Store};
+
+/// Entries read at once: their patches may be large.
+const PAGE: u32 = 64;
+/// Times that the present and its newest entry are read until they fit.
+const TRIES: u32 = 20;
+/// Patch that leads to an identity that is not there.
+const GONE: &str = "null";
+
+/// When.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    Now,
+    Revision(Revision),
+    Time(Timestamp),
+}
+
+impl Moment {
+    pub(super) fn read(
+        field: &str,
+        moment: Option<&proto::Moment>,
+    ) -> Result<Option<Moment>, Error> {
+        let Some(at) = moment.and_then(|moment| moment.at.as_ref()) else {
+            return Ok(None);
+        };
+        Ok(Some(match at {
+            proto::moment::At::Revision(0) => {
+                let problem = "is 0; revisions begin at 1";
+                return Err(InvalidField::new(format!("{field}.revision"), problem).into());
+            }
+            proto::moment::At::Revision(number) => Moment::Revision(Revision::new(*number)),
+            proto::moment::At::Time(at) => {
+                let at = time::optional(&format!("{field}.time"), Some(*at))?;
+                at.map_or(Moment::Now, Moment::Time)
+            }
+        }))
+    }
+
+    /// Whether what an entry tells had happened by then. One that holds several revisions has
+    /// happened when its last has: what was between is not kept.
+    fn has_seen(self, entry: &HistoryEntry) -> bool {
+        match self {
+            Moment::Now => true,
+            Moment::Revision(revision) => entry.revision <= revision,
+            Moment::Time(at) => entry.at <= at,
+        }
+    }
+}
+
+/// What a twin was.
+pub(super) struct Then {
+    /// Its document, as `history` makes it.
+    pub(super) document: Value,
+    /// The entry that made it so; none if that one is no longer kept.
+    pub(super) entry: Option<HistoryEntry>,
+    /// The twin as it is now, if it is there.
+    present: Option<Record>,
+    key: IdentityKey,
+}
+
+impl Then {
+    /// Its revision.
+    pub(super) fn revision(&self) -> Revision {
+        match (&self.entry, &self.present) {
+            (Some(entry), _) => entry.revision,
+            (None, Some(present)) => present.revision,
+            (None, None) => Revision::ZERO,
+        }
+    }
+
+    /// The record as it was. Of the registry, only status and generation are of then.
+    pub(super) fn record(&self) -> Result<Record, Damaged> {
+        let damaged = |part: &'static str, problem: String| Damaged {
+            key: self.key.to_string(),
+            part,
+            problem,
+        };
+        let text = |part: &'static str| {
+            let value = self.document.get(part).and_then(Value::as_str);
+            value.ok_or_else(|| damaged(part, "it is not in the history".to_owned()))
+        };
+        let posture = self.document.get("posture").cloned().unwrap_or_default();
+        let posture = serde_json::from_value(posture)
+            .map_err(|error| damaged("posture", error.to_string()))?;
+        let status = Status::parse(text("status")?)
+            .ok_or_else(|| damaged("status", "it is none that is known".to_owned()))?;
+        let at = self.time();
+        let present = self.present.as_ref().map(|present| &present.identity);
+        let identity = Identity {
+            generation_id: text("generation")?.to_owned(),
+            status,
+            status_reason: text("statusReason")?.to_owned(),
+            ..present.cloned().unwrap_or_else(|| unknown_identity(at))
+        };
+        Ok(Record {
+            key: self.key.clone(),
+            identity,
+            twin: history::twin_text(&self.key, &self.document)?,
+            posture,
+            revision: self.revision(),
+            updated_at: at,
+        })
+    }
+
+    /// When it became so.
+    pub(super) fn time(&self) -> Timestamp {
+        match (&self.entry, &self.present) {
+            (Some(entry), _) => entry.at,
+            (None, Some(present)) => present.updated_at,
+            (None, None) => Timestamp::UNIX_EPOCH,
+        }
+    }
+}
+
+/// Of an identity that is gone nothing is kept but its history.
+fn unknown_identity(at: Timestamp) -> Identity {
+    Identity {
+        generation_id: String::new(),
+        etag: 0,
+        status: Status::Disabled,
+        status_reason: String::new(),
+        status_updated_at: None,
+        authentication: Authentication::None,
+        iot_edge: false,
+        managed_by: String::new(),
+        model_id: String::new(),
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+/// Reads what a twin was.
+pub(super) async fn find(
+    store: &Arc<dyn Store>,
+    key: &IdentityKey,
+    moment: Moment,
+) -> Result<Then, Error> {
+    let (present, mut page) = newest(store, key).await?;
+    let mut document = match &present {
+        Some(record) => history::document(record)?,
+        None => Value::Null,
+    };
+    // What nothing followed by the history changed has a revision of the twin, but no entry.
+    let untouched = present.as_ref().filter(|present| match moment {
+        Moment::Now => true,
+        Moment::Revision(revision) => present.revision <= revision,
+        Moment::Time(at) => present.updated_at <= at,
+    });
+    if untouched.is_some() && page.is_empty() {
+        return Ok(Then {
+            document,
+            entry: None,
+            present,
+            key: key.clone(),
+        });
+    }
+    let mut oldest: Option<(Revision, bool)> = None;
+    loop {
+        let mut undone = Vec::new();
+        for entry in page {
+            if moment.has_seen(&entry) {
+                document = history::rewind(document, &undone).map_err(ReadError::from)?;
+                return if document.is_null() {
+                    Err(ReadError::NotThen(key.clone()).into())
+                } else {
+                    Ok(Then {
+                        document,
+                        entry: Some(entry),
+                        present,
+                        key: key.clone(),
+                    })
+                };
+            }
+            undone.push(entry);
+        }
+        let Some(last) = undone.last() else {
+            break;
+        };
+        let before = last.first_revision.min(last.revision);
+        oldest = Some((last.revision, last.undo == GONE));
+        document = history::rewind(document, &undone).map_err(ReadError::from)?;
+        page = entries(store, key, Some(before)).await?;
+        // Much of this may be parsing; others get their turn in between.
+        tokio::task::yield_now().await;
+    }
+    match oldest {
+        Some((_, true)) => Err(ReadError::NotThen(key.clone()).into()),
+        Some((revision, false)) => Err(ReadError::Trimmed {
+            key: key.clone(),
+            oldest: revision.get(),
+        }
+        .into()),
+        // It is there, and all that it ever was before is forgotten; or it never was.
+        None => match present {
+            Some(present) => Err(ReadError::Trimmed {
+                key: key.clone(),
+                oldest: present.revision.get(),
+            }
+            .into()),
+            None => Err(Error::NotFound(key.clone())),
+        },
+    }
+}
+
+/// The present and the newest entries, as of one moment.
+async fn newest(
+    store: &Arc<dyn Store>,
+    key: &IdentityKey,
+) -> Result<(Option<Record>, Vec<HistoryEntry>), Error> {
+    for _ in 0..TRIES {
+        let present = store.get(key.clone()).await?;
+        let page = entries(store, key, None).await?;
+        let fits = match (&present, page.first()) {
+            (Some(present), Some(entry)) => {
+                entry.revision <= present.revision && entry.patch != GONE
+            }
+            (None, Some(entry)) => entry.patch == GONE,
+            (_, None) => true,
+        };
+        if fits {
+            return Ok((present, page));
+        }
+        tokio::task::yield_now().await;
+    }
+    Err(ReadError::TooFast(key.clone()).into())
+}
+
+async fn entries(
+    store: &Arc<dyn Store>,
+    key: &IdentityKey,
+    before: Option<Revision>,
+) -> Result<Vec<HistoryEntry>, Error> {
+    let read = HistoryRead {
+        key: key.clone(),
+        before,
+        from: None,
+        to: None,
+        limit: PAGE,
+    };
+    Ok(store.history(read).await?)
+}

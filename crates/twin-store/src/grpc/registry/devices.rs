@@ -1,0 +1,263 @@
+//! Devices: create, read, list, change, delete.
+
+use twin::{DeviceId, IdentityKey, ModuleId, TwinPatch};
+use wire::InvalidField;
+use wire::registry::v1 as proto;
+
+use super::super::authentication::{Wanted, fresh_key, open_keys};
+use super::super::caller::Caller;
+use super::super::identity::{View, device_message, new_identity, plain_identity};
+use super::super::repeatable::Repeatable;
+use super::super::{Api, device, device_id, etag, identity, object};
+use super::{given_status, status_reason};
+use crate::apply::credentials::{self, Rotation};
+use crate::apply::devices::{self, DeviceUpdate, NewDevice};
+use crate::apply::{Cause, Mode, Overlay};
+use crate::error::Error;
+use crate::record::Status;
+use crate::store::Selection;
+
+/// A checked request to make a device.
+pub(super) struct CreateDevice {
+    pub(super) new: NewDevice,
+    pub(super) mode: Mode,
+    pub(super) cause: Cause,
+    pub(super) repeatable: Option<Repeatable>,
+}
+
+/// A checked request to change a device.
+pub(super) struct UpdateDevice {
+    pub(super) device: DeviceId,
+    pub(super) update: DeviceUpdate,
+    pub(super) etag: Option<String>,
+    pub(super) mode: Mode,
+    pub(super) cause: Cause,
+    pub(super) repeatable: Option<Repeatable>,
+}
+
+/// A checked request to remove an identity.
+pub(super) struct Delete {
+    pub(super) key: IdentityKey,
+    pub(super) etag: Option<String>,
+    pub(super) cause: Cause,
+    pub(super) repeatable: Option<Repeatable>,
+}
+
+impl Api {
+    pub(super) fn read_create(
+        &self,
+        caller: &Caller,
+        request: proto::CreateDeviceRequest,
+    ) -> Result<CreateDevice, Error> {
+        let device = device_id(&request.device_id)?;
+        let key = IdentityKey::new_device(device.clone());
+        let repeatable = Repeatable::read("CreateDevice", caller, &request.request_id, &request)?;
+        let mode = Mode::new(request.validate_only);
+        let status = given_status(request.status)?.unwrap_or(Status::Enabled);
+        let wanted = Wanted::read(
+            request.authentication_type,
+            request.keys,
+            request.thumbprints.as_ref(),
+        )?;
+        let mut identity = new_identity(&self.sealer, &key, wanted, status)?;
+        identity.status_reason = status_reason(request.status_reason)?;
+        identity.iot_edge = request.iot_edge;
+        identity.sections = TwinPatch {
+            tags: object("tags_json", &request.tags_json)?,
+            desired: object("desired_json", &request.desired_json)?,
+        };
+        let security_module = if request.create_security_module || self.security_module_on_create {
+            let key = IdentityKey::new_module(device.clone(), ModuleId::security());
+            Some(plain_identity(&self.sealer, &key, status)?)
+        } else {
+            None
+        };
+        Ok(CreateDevice {
+            new: NewDevice {
+                device,
+                identity,
+                security_module,
+            },
+            mode,
+            cause: caller.cause(&request.request_id),
+            repeatable: repeatable.filter(|_| mode == Mode::Write),
+        })
+    }
+
+    pub(super) async fn create(
+        &self,
+        caller: &Caller,
+        request: proto::CreateDeviceRequest,
+    ) -> Result<proto::Device, Error> {
+        let asked = self.read_create(caller, request)?;
+        let sealer = self.sealer.clone();
+        let selection = Selection::Family(asked.new.device.clone());
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, now| {
+            asked.decide(&sealer, overlay, now)
+        })
+        .await
+    }
+
+    pub(super) fn read_update(
+        &self,
+        caller: &Caller,
+        request: proto::UpdateDeviceRequest,
+    ) -> Result<UpdateDevice, Error> {
+        let device = device("name", &request.name)?;
+        let repeatable = Repeatable::read("UpdateDevice", caller, &request.request_id, &request)?;
+        let wanted = Wanted::read(
+            request.authentication_type,
+            request.keys,
+            request.thumbprints.as_ref(),
+        )?;
+        let reason = status_reason(request.status_reason)?;
+        let status = given_status(request.status)?.map(|status| (status, reason));
+        if status.is_none() && wanted.is_empty() && request.iot_edge.is_none() {
+            let problem = "must be STATUS_ENABLED or STATUS_DISABLED when no other change is \
+                           asked for";
+            return Err(InvalidField::new("status", problem).into());
+        }
+        let mode = Mode::new(request.validate_only);
+        Ok(UpdateDevice {
+            device,
+            update: DeviceUpdate {
+                status,
+                authentication: self.authenticate(wanted),
+                iot_edge: request.iot_edge,
+            },
+            etag: etag(&request.etag),
+            mode,
+            cause: caller.cause(&request.request_id),
+            repeatable: repeatable.filter(|_| mode == Mode::Write),
+        })
+    }
+
+    /// How a record's new credentials are made, if there are to be new ones.
+    pub(super) fn authenticate(&self, wanted: Wanted) -> Option<devices::Authenticate> {
+        if wanted.is_empty() {
+            return None;
+        }
+        let sealer = self.sealer.clone();
+        Some(Box::new(move |record| wanted.for_record(&sealer, record)))
+    }
+
+    pub(super) async fn update(
+        &self,
+        caller: &Caller,
+        request: proto::UpdateDeviceRequest,
+    ) -> Result<proto::Device, Error> {
+        let asked = self.read_update(caller, request)?;
+        let sealer = self.sealer.clone();
+        let selection = Selection::Family(asked.device.clone());
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, now| {
+            asked.decide(&sealer, overlay, now)
+        })
+        .await
+    }
+
+    pub(super) async fn delete(&self, asked: Delete) -> Result<(), Error> {
+        let selection = Selection::Family(asked.key.device.clone());
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, _| {
+            asked.decide(overlay)
+        })
+        .await
+    }
+
+    pub(super) async fn rotate(
+        &self,
+        caller: &Caller,
+        request: proto::RotateKeysRequest,
+    ) -> Result<proto::RotateKeysResponse, Error> {
+        let key = identity("name", &request.name)?;
+        let repeatable = Repeatable::read("RotateKeys", caller, &request.request_id, &request)?;
+        let rotation = match proto::KeyKind::try_from(request.kind) {
+            Ok(proto::KeyKind::Primary) => Rotation::Primary,
+            Ok(proto::KeyKind::Secondary) => Rotation::Secondary,
+            Ok(proto::KeyKind::Swap) => Rotation::Swap,
+            Ok(proto::KeyKind::Unspecified) | Err(_) => {
+                let problem = "must be KEY_KIND_PRIMARY, KEY_KIND_SECONDARY or KEY_KIND_SWAP";
+                return Err(InvalidField::new("kind", problem).into());
+            }
+        };
+        let (expected, cause) = (etag(&request.etag), caller.cause(&request.request_id));
+        let sealer = self.sealer.clone();
+        self.decide_once(
+            repeatable,
+            Selection::One(key.clone()),
+            move |overlay, now| {
+                let make = |record: &_| fresh_key(&sealer, record);
+                let expected = expected.as_deref();
+                let record =
+                    credentials::rotate(overlay, &key, rotation, expected, make, now, &cause)?;
+                Ok(proto::RotateKeysResponse {
+                    name: request.name,
+                    keys: open_keys(&sealer, &record)?,
+                    etag: record.identity.etag.to_string(),
+                })
+            },
+        )
+        .await
+    }
+}
+
+impl CreateDevice {
+    /// Makes the device, and shows its keys once.
+    pub(super) fn decide(
+        self,
+        sealer: &crate::secrets::Sealer,
+        overlay: &mut Overlay,
+        now: jiff::Timestamp,
+    ) -> Result<proto::Device, Error> {
+        let record = devices::create_device(overlay, self.new, self.mode, now, &self.cause)?;
+        let view = match self.mode {
+            Mode::Write => View::Full,
+            // Nobody will ever have the keys made for a device that is not.
+            Mode::Validate => View::Basic,
+        };
+        device_message(sealer, &record, view)
+    }
+}
+
+impl UpdateDevice {
+    /// Changes the device.
+    pub(super) fn decide(
+        self,
+        sealer: &crate::secrets::Sealer,
+        overlay: &mut Overlay,
+        now: jiff::Timestamp,
+    ) -> Result<proto::Device, Error> {
+        let record = devices::update_device(
+            overlay,
+            &self.device,
+            self.update,
+            self.etag.as_deref(),
+            self.mode,
+            now,
+            &self.cause,
+        )?;
+        device_message(sealer, &record, View::Basic)
+    }
+}
+
+impl Delete {
+    /// Reads a request to remove an identity.
+    pub(super) fn read(
+        caller: &Caller,
+        key: IdentityKey,
+        given_etag: &str,
+        request_id: &str,
+        repeatable: Option<Repeatable>,
+    ) -> Delete {
+        Delete {
+            key,
+            etag: etag(given_etag),
+            cause: caller.cause(request_id),
+            repeatable,
+        }
+    }
+
+    /// Removes the identity.
+    pub(super) fn decide(self, overlay: &mut Overlay) -> Result<(), Error> {
+        devices::delete(overlay, &self.key, self.etag.as_deref(), &self.cause)
+    }
+}

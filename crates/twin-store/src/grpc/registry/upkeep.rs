@@ -1,0 +1,289 @@
+//! Upkeep of the registry, a page at a time: security modules for all, keys sealed anew, counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+use twin::query::Scope;
+use twin::{Condition, IdentityKey, ModuleId};
+use wire::InvalidField;
+use wire::names::identity_name;
+use wire::registry::v1 as proto;
+use wire::registry::v1::registry_service_client::RegistryServiceClient;
+
+use super::super::authentication::resealed;
+use super::super::caller::Caller;
+use super::super::identity::plain_identity;
+use super::super::peers::{Origin, Owner};
+use super::super::{Api, page_size, page_start, page_token};
+use super::batch;
+use crate::apply::{AuditEvent, Mode, credentials, devices};
+use crate::error::Error;
+use crate::record::{Authentication, Record, Status};
+use crate::store::{Loaded, Page, Search, Selection, Source, everything};
+
+/// Other replicas, by their addresses.
+type Others = BTreeMap<String, Owner>;
+
+/// Records read at once where a store cannot count them.
+const COUNTED_AT_ONCE: u32 = 1000;
+
+impl Api {
+    /// A page of records, whatever they hold.
+    async fn plain_page(
+        &self,
+        source: Source,
+        page_size_asked: i32,
+        page_token: &str,
+    ) -> Result<Page, Error> {
+        let (after, limit) = (page_start(page_token)?, page_size(page_size_asked)?);
+        let search = everything(source, after, limit, self.clock.now());
+        Ok(self.store.search(search).await?)
+    }
+
+    /// Makes missing security modules on a page of devices; each replica on its own.
+    pub(super) async fn ensure_modules(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::EnsureSecurityModulesRequest,
+    ) -> Result<proto::EnsureSecurityModulesResponse, Error> {
+        let (mut answer, others) = self.ensure_own(caller, origin, request.clone()).await?;
+        for owner in others.into_values() {
+            let mut client = RegistryServiceClient::new(owner.channel);
+            let part = client
+                .ensure_security_modules(origin.request(request.clone()))
+                .await
+                .map_err(elsewhere)?
+                .into_inner();
+            answer.created += part.created;
+            answer.existing += part.existing;
+            answer.failed.extend(part.failed);
+        }
+        Ok(answer)
+    }
+
+    async fn ensure_own(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::EnsureSecurityModulesRequest,
+    ) -> Result<(proto::EnsureSecurityModulesResponse, Others), Error> {
+        let mut page = self
+            .plain_page(Source::Devices, request.page_size, &request.page_token)
+            .await?;
+        let mut answer = proto::EnsureSecurityModulesResponse {
+            next_page_token: page_token(page.next.as_ref()),
+            ..proto::EnsureSecurityModulesResponse::default()
+        };
+        let others = self.keep_own(origin, &mut page);
+        let key_of = |record: &Record| {
+            IdentityKey::new_module(record.key.device.clone(), ModuleId::security())
+        };
+        let wanted: Vec<_> = page.records.iter().map(key_of).collect();
+        let selections = wanted.iter().cloned().map(Selection::One).collect();
+        let present: BTreeSet<_> = self
+            .store
+            .load(selections)
+            .await?
+            .into_iter()
+            .filter_map(present_key)
+            .collect();
+        let missing: Vec<_> = wanted
+            .into_iter()
+            .filter(|key| !present.contains(key))
+            .collect();
+        answer.existing = u32::try_from(present.len()).unwrap_or(u32::MAX);
+        if missing.is_empty() {
+            return Ok((answer, others));
+        }
+        let new = missing
+            .into_iter()
+            .map(|key| {
+                let identity = plain_identity(&self.sealer, &key, Status::Enabled)?;
+                Ok((key, identity))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let selections: Vec<_> = new
+            .iter()
+            .map(|(key, _)| Selection::Family(key.device.clone()))
+            .collect();
+        let cause = caller.cause("");
+        self.engine
+            .decide(selections, move |overlay, now| {
+                for (key, identity) in new {
+                    overlay.begin();
+                    let made =
+                        devices::create_module(overlay, &key, identity, Mode::Write, now, &cause);
+                    match made {
+                        Ok(_) => answer.created += 1,
+                        // Somebody made it meanwhile, or removed its device: nothing is missing.
+                        Err(Error::AlreadyExists(_)) => answer.existing += 1,
+                        Err(Error::NotFound(_)) => {}
+                        Err(error) => {
+                            let name = identity_name(&IdentityKey::new_device(key.device));
+                            answer.failed.push(batch::result(name, Err(error)));
+                        }
+                    }
+                }
+                Ok((answer, others))
+            })
+            .await
+    }
+
+    /// Seals the keys of a page of identities anew; each replica its own.
+    pub(super) async fn reseal(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::ResealSecretsRequest,
+    ) -> Result<proto::ResealSecretsResponse, Error> {
+        let (mut answer, others) = self.reseal_own(caller, origin, request.clone()).await?;
+        for owner in others.into_values() {
+            let mut client = RegistryServiceClient::new(owner.channel);
+            let part = client
+                .reseal_secrets(origin.request(request.clone()))
+                .await
+                .map_err(elsewhere)?
+                .into_inner();
+            answer.resealed += part.resealed;
+            answer.current += part.current;
+            answer.failed.extend(part.failed);
+        }
+        Ok(answer)
+    }
+
+    async fn reseal_own(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: proto::ResealSecretsRequest,
+    ) -> Result<(proto::ResealSecretsResponse, Others), Error> {
+        let mut page = self
+            .plain_page(Source::All, request.page_size, &request.page_token)
+            .await?;
+        // What cannot be read belongs to nobody; whoever was asked first tells of it.
+        let mut damaged = Vec::new();
+        if !origin.is_forwarded() {
+            damaged.extend(page.damaged.iter().map(|damaged| damaged.key.clone()));
+        }
+        let others = self.keep_own(origin, &mut page);
+        let mut answer = proto::ResealSecretsResponse {
+            next_page_token: page_token(page.next.as_ref()),
+            failed: damaged,
+            ..proto::ResealSecretsResponse::default()
+        };
+        let mut stale = Vec::new();
+        for record in page.records {
+            match resealed(&self.sealer, &record) {
+                Ok(Some(anew)) => stale.push((record.key, record.identity.authentication, anew)),
+                Ok(None) => {
+                    let keys = matches!(record.identity.authentication, Authentication::Sas { .. });
+                    answer.current += u32::from(keys);
+                }
+                Err(_) => answer.failed.push(identity_name(&record.key)),
+            }
+        }
+        if stale.is_empty() {
+            return Ok((answer, others));
+        }
+        let selections: Vec<_> = stale
+            .iter()
+            .map(|(key, ..)| Selection::One(key.clone()))
+            .collect();
+        let cause = caller.cause("");
+        self.engine
+            .decide(selections, move |overlay, _| {
+                for (key, old, anew) in stale {
+                    if credentials::reseal(overlay, &key, &old, anew, &cause) {
+                        let detail = json!({});
+                        overlay.audit(AuditEvent::on(&key, "keys.reseal", detail, &cause));
+                        answer.resealed += 1;
+                    }
+                }
+                Ok((answer, others))
+            })
+            .await
+    }
+
+    /// Leaves in a page what is for us to do, and answers who does the rest. Asked by another
+    /// replica, we do what we own and no more.
+    fn keep_own(&self, origin: &Origin, page: &mut Page) -> Others {
+        let shares = self.shares(origin);
+        let mut others = Others::new();
+        page.records.retain(|record| {
+            if origin.is_forwarded() {
+                return self.is_ours(&shares, &record.key);
+            }
+            match self.other(&shares, &record.key) {
+                None => true,
+                Some(owner) => {
+                    others.insert(owner.address.clone(), owner);
+                    false
+                }
+            }
+        });
+        others
+    }
+
+    pub(super) async fn statistics(&self) -> Result<proto::RegistryStatistics, Error> {
+        let devices = self
+            .count(Source::Devices, Scope::Everything, |_| true)
+            .await?;
+        let disabled = |record: &Record| record.identity.status == Status::Disabled;
+        let condition = Condition::parse("status = 'disabled'")
+            .map_err(|error| InvalidField::new("status", error))?;
+        let disabled_devices = self
+            .count(Source::Devices, condition.scope().clone(), disabled)
+            .await?;
+        let modules = self
+            .count(Source::Modules, Scope::Everything, |_| true)
+            .await?;
+        Ok(proto::RegistryStatistics {
+            devices,
+            enabled_devices: devices.saturating_sub(disabled_devices),
+            disabled_devices,
+            modules,
+        })
+    }
+
+    /// Counts records for which a condition holds; `holds` says the same of one that the store
+    /// could not decide on. What cannot be read at all is counted as far as the store counts it.
+    async fn count(
+        &self,
+        source: Source,
+        condition: Scope,
+        holds: impl Fn(&Record) -> bool,
+    ) -> Result<u64, Error> {
+        let mut search = Search {
+            condition,
+            ..everything(source, None, COUNTED_AT_ONCE, self.clock.now())
+        };
+        let matching = |page: &Page| page.records.iter().filter(|record| holds(record)).count();
+        if let Some(counted) = self.store.count(search.clone()).await? {
+            return Ok(counted.decided + matching(&counted.undecided) as u64);
+        }
+        let mut count = 0;
+        loop {
+            let page = self.store.search(search.clone()).await?;
+            count += matching(&page) as u64;
+            search.after.clone_from(&page.next);
+            if search.after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+/// Another replica did not do its part; doing all of it again is harmless.
+fn elsewhere(status: tonic::Status) -> Error {
+    Error::Replica(Box::new(status.into()))
+}
+
+/// What is there is not made again, also if it cannot be read.
+fn present_key(item: Loaded) -> Option<IdentityKey> {
+    match item {
+        Loaded::Whole(record) => Some(record.key),
+        Loaded::Damaged(key, _) => Some(key),
+        Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => None,
+    }
+}

@@ -1,0 +1,352 @@
+//! What a revision of a twin keeps: the change from the document before, and the way back.
+//!
+//! A twin as it was is its present document with the undo patches of the newer revisions applied,
+//! newest first; so reading an old revision needs no snapshot, and forgetting old revisions breaks
+//! nothing. Revisions in which only counters and times moved may be put together ([`merge`]).
+//! Everything here is pure; stores keep the entries, the engine makes them. No secret gets in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use posture::Posture;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use twin::{Etag, IdentityKey, Revision, Version};
+
+use crate::apply::Touch;
+use crate::record::{Damaged, Record, SectionText, TwinText};
+use crate::store::HistoryEntry;
+
+mod delta;
+
+use delta::{Delta, apply, without_nulls};
+
+/// An entry of a history that cannot be read; nothing but a damaged store causes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("revision {revision} in the history of {key} is damaged: {problem}")]
+pub struct Unreadable {
+    /// Whose history.
+    pub key: String,
+    /// Which entry.
+    pub revision: u64,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Everything of a record that its history follows, as JSON: `status`, `statusReason`, `tags`,
+/// `desired`, `reported` with their metadata (as stored) and versions, `posture`, `version`,
+/// `etag` (its counter), `generation`. No keys and no other part of the identity.
+///
+/// # Errors
+/// A section cannot be read; nothing but a damaged store causes it.
+pub fn document(record: &Record) -> Result<Value, Damaged> {
+    let mut document = Map::new();
+    for section in SECTIONS {
+        let text = section.of(record);
+        document.insert(section.name.into(), section.parse(record, &text.document)?);
+        document.insert(
+            section.metadata.into(),
+            section.parse(record, &text.metadata)?,
+        );
+        document.insert(section.version.into(), json!(text.version.get()));
+    }
+    document.insert("posture".into(), printed(record, &record.posture)?);
+    document.extend(scalars(record));
+    Ok(Value::Object(document))
+}
+
+/// The revision that a commit makes of a change; none when nothing that is followed changed.
+///
+/// Only sections whose text differs are parsed, and only members of the posture that differ are
+/// printed: most commits fold events into a posture, and documents are most of the cost.
+///
+/// # Errors
+/// A section that changed cannot be read; nothing but a damaged store causes it.
+pub fn entry(
+    before: Option<&Record>,
+    after: Option<&Record>,
+    touch: &Touch,
+    revision: Revision,
+    now: Timestamp,
+) -> Result<Option<HistoryEntry>, Damaged> {
+    let delta = match (before, after) {
+        (Some(before), Some(after)) => changes(before, after)?,
+        (None, Some(after)) => Delta::between(&Value::Null, &document(after)?),
+        // A record that cannot be read may be deleted; what it was is lost.
+        (Some(before), None) => {
+            Delta::between(&document(before).unwrap_or(json!({})), &Value::Null)
+        }
+        (None, None) => None,
+    };
+    let (Some(delta), Some(record)) = (delta, after.or(before)) else {
+        return Ok(None);
+    };
+    Ok(Some(HistoryEntry {
+        key: record.key.clone(),
+        revision,
+        first_revision: revision,
+        at: now,
+        first_at: now,
+        actor: touch.cause.actor.to_string(),
+        cause: touch.cause.cause.clone(),
+        changes: touch.changes.clone(),
+        patch: delta.patch.to_string(),
+        undo: delta.undo.to_string(),
+        routine: touch.is_routine() && before.is_some() && after.is_some(),
+        trace_parent: touch.cause.trace_parent.clone(),
+    }))
+}
+
+/// Whether an entry may be put together with the last one of its identity: both moved nothing but
+/// counters and times, and all of it is within `within`.
+pub fn may_merge(older: &HistoryEntry, newer: &HistoryEntry, within: Duration) -> bool {
+    let span = newer.at.duration_since(older.first_at);
+    older.key == newer.key
+        && older.routine
+        && newer.routine
+        && older.revision < newer.first_revision
+        && Duration::try_from(span).is_ok_and(|span| span <= within && !within.is_zero())
+}
+
+/// Two revisions in a row as one, with the actor and the cause of the newer.
+///
+/// # Errors
+/// A patch cannot be read; nothing but a damaged store causes it.
+pub fn merge(older: &HistoryEntry, newer: &HistoryEntry) -> Result<HistoryEntry, Unreadable> {
+    let (first, second) = (read(older)?, read(newer)?);
+    let joined = first.then(&second).unwrap_or_else(|| {
+        // Back where it began: nowhere, or with what it had.
+        let nothing = if second.patch.is_null() {
+            Value::Null
+        } else {
+            json!({})
+        };
+        Delta {
+            patch: nothing.clone(),
+            undo: nothing,
+        }
+    });
+    Ok(HistoryEntry {
+        first_revision: older.first_revision,
+        first_at: older.first_at,
+        changes: older.changes.union(&newer.changes).copied().collect(),
+        patch: joined.patch.to_string(),
+        undo: joined.undo.to_string(),
+        routine: older.routine && newer.routine,
+        ..newer.clone()
+    })
+}
+
+/// The document as it was before these entries, which are the newest of the identity, newest
+/// first. `null` stands for an identity that is not there: pass it for a deleted one, and read it
+/// as "did not exist".
+///
+/// # Errors
+/// A patch cannot be read; nothing but a damaged store causes it.
+pub fn rewind<'e>(
+    mut document: Value,
+    entries: impl IntoIterator<Item = &'e HistoryEntry>,
+) -> Result<Value, Unreadable> {
+    for entry in entries {
+        let undo = parse(entry, "undo", &entry.undo)?;
+        apply(&mut document, &undo);
+    }
+    Ok(document)
+}
+
+/// The sections and counters of a document that [`rewind`] answered.
+///
+/// # Errors
+/// A part is missing or of another kind; nothing but a damaged history causes it.
+pub fn twin_text(key: &IdentityKey, document: &Value) -> Result<TwinText, Damaged> {
+    let damaged = |part: &'static str| Damaged {
+        key: key.to_string(),
+        part,
+        problem: "it is not in the document that the history leads to".to_owned(),
+    };
+    let number = |part: &'static str| {
+        document
+            .get(part)
+            .and_then(Value::as_u64)
+            .ok_or_else(|| damaged(part))
+    };
+    let version = |part| Version::new(number(part)?).map_err(|_| damaged(part));
+    let section = |names: &SectionNames| {
+        let text = |part: &'static str| document.get(part).ok_or_else(|| damaged(part));
+        Ok(SectionText {
+            document: text(names.name)?.to_string(),
+            metadata: text(names.metadata)?.to_string(),
+            version: version(names.version)?,
+        })
+    };
+    let [tags, desired, reported] = &SECTIONS;
+    Ok(TwinText {
+        tags: section(tags)?,
+        desired: section(desired)?,
+        reported: section(reported)?,
+        version: version("version")?,
+        etag: Etag::from_counter(number("etag")?),
+    })
+}
+
+fn read(entry: &HistoryEntry) -> Result<Delta, Unreadable> {
+    Ok(Delta {
+        patch: parse(entry, "patch", &entry.patch)?,
+        undo: parse(entry, "undo", &entry.undo)?,
+    })
+}
+
+fn parse(entry: &HistoryEntry, what: &str, text: &str) -> Result<Value, Unreadable> {
+    serde_json::from_str(text).map_err(|error| Unreadable {
+        key: entry.key.to_string(),
+        revision: entry.revision.get(),
+        problem: format!("its {what} patch is not JSON: {error}"),
+    })
+}
+
+/// Where a section stands in a document.
+struct SectionNames {
+    name: &'static str,
+    metadata: &'static str,
+    version: &'static str,
+}
+
+const SECTIONS: [SectionNames; 3] = [
+    SectionNames {
+        name: "tags",
+        metadata: "tagsMetadata",
+        version: "tagsVersion",
+    },
+    SectionNames {
+        name: "desired",
+        metadata: "desiredMetadata",
+        version: "desiredVersion",
+    },
+    SectionNames {
+        name: "reported",
+        metadata: "reportedMetadata",
+        version: "reportedVersion",
+    },
+];
+
+impl SectionNames {
+    fn of<'r>(&self, record: &'r Record) -> &'r SectionText {
+        match self.name {
+            "tags" => &record.twin.tags,
+            "desired" => &record.twin.desired,
+            _ => &record.twin.reported,
+        }
+    }
+
+    fn parse(&self, record: &Record, text: &str) -> Result<Value, Damaged> {
+        serde_json::from_str(text)
+            .map(without_nulls)
+            .map_err(|error| Damaged {
+                key: record.key.to_string(),
+                part: self.name,
+                problem: error.to_string(),
+            })
+    }
+}
+
+/// What differs between two states of one record: sparse documents are compared, which hold only
+/// what may differ.
+fn changes(before: &Record, after: &Record) -> Result<Option<Delta>, Damaged> {
+    let (mut old, mut new) = (Map::new(), Map::new());
+    for section in SECTIONS {
+        let (was, is) = (section.of(before), section.of(after));
+        if was.document != is.document {
+            old.insert(section.name.into(), section.parse(before, &was.document)?);
+            new.insert(section.name.into(), section.parse(after, &is.document)?);
+        }
+        if was.metadata != is.metadata {
+            let name = section.metadata;
+            old.insert(name.into(), section.parse(before, &was.metadata)?);
+            new.insert(name.into(), section.parse(after, &is.metadata)?);
+        }
+        old.insert(section.version.into(), json!(was.version.get()));
+        new.insert(section.version.into(), json!(is.version.get()));
+    }
+    let (was, is) = posture_changes(before, after)?;
+    old.insert("posture".into(), was);
+    new.insert("posture".into(), is);
+    old.extend(scalars(before));
+    new.extend(scalars(after));
+    Ok(Delta::between(&Value::Object(old), &Value::Object(new)))
+}
+
+fn scalars(record: &Record) -> [(String, Value); 5] {
+    [
+        ("status".into(), json!(record.identity.status.as_str())),
+        ("statusReason".into(), json!(record.identity.status_reason)),
+        ("version".into(), json!(record.twin.version.get())),
+        ("etag".into(), json!(record.twin.etag.counter())),
+        ("generation".into(), json!(record.identity.generation_id)),
+    ]
+}
+
+/// The members of two postures that differ.
+fn posture_changes(before: &Record, after: &Record) -> Result<(Value, Value), Damaged> {
+    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+    let instant = |at: &Option<Timestamp>| json!(at.map(posture::time::format));
+    macro_rules! compare {
+        ($($field:ident => $name:literal),+; $($time:ident => $time_name:literal),+ $(,)?) => {{
+            // Every field is named, so that the compiler asks for a new one.
+            let Posture { $($field,)+ $($time),+ } = &after.posture;
+            $(
+                let was = &before.posture.$field;
+                if was != $field {
+                    old.insert($name, printed(before, was)?);
+                    new.insert($name, printed(after, $field)?);
+                }
+            )+
+            $(
+                let was = &before.posture.$time;
+                if was != $time {
+                    old.insert($time_name, instant(was));
+                    new.insert($time_name, instant($time));
+                }
+            )+
+        }};
+    }
+    compare! {
+        version => "version",
+        agent => "agent",
+        delivery => "delivery",
+        configuration => "configuration",
+        event_count => "eventCount",
+        events_by_kind => "eventsByKind",
+        system => "system",
+        listening_ports => "listeningPorts",
+        listening_ports_snapshot => "listeningPortsSnapshot",
+        users => "users",
+        users_snapshot => "usersSnapshot",
+        logins => "logins",
+        processes => "processes",
+        connections => "connections",
+        files => "files";
+        updated_at => "updatedAt",
+        system_observed_at => "systemObservedAt",
+    }
+    let object = |members: BTreeMap<&str, Value>| {
+        let members = members
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        without_nulls(Value::Object(members.collect()))
+    };
+    Ok((object(old), object(new)))
+}
+
+fn printed(record: &Record, part: &impl Serialize) -> Result<Value, Damaged> {
+    serde_json::to_value(part)
+        .map(without_nulls)
+        .map_err(|error| Damaged {
+            key: record.key.to_string(),
+            part: "posture",
+            problem: error.to_string(),
+        })
+}
+
+#[cfg(test)]
+mod tests;

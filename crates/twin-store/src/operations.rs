@@ -1,0 +1,225 @@
+//! Updates of many twins, as they are kept: what is to be done, how far it is, and what became of
+//! each twin.
+//!
+//! An operation walks over twins in the order of their keys. Its row says where it is; the row, the
+//! results and the twins' writes are one commit, so after a crash it goes on behind the last twin
+//! that was written, and no twin is written twice. The walking is `runner`'s; here is what is kept
+//! and what is decided about one twin, pure.
+
+use jiff::Timestamp;
+use twin::{IdentityKey, Map, Writer};
+
+use crate::record::Damaged;
+use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
+
+mod body;
+pub mod decide;
+pub mod runner;
+pub(crate) mod survey;
+pub mod take_back;
+
+pub(crate) use body::{source_of, source_text};
+pub use take_back::Undo;
+
+/// Operations that may go on at once: each has a share of the writer.
+pub const RUNNING_MAX: usize = 16;
+
+/// What an operation does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// Writes what was asked for to every twin that matches.
+    Update(Update),
+    /// Takes back what another operation wrote.
+    Undo {
+        /// Which.
+        of: OperationId,
+    },
+}
+
+/// What a bulk update writes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// Among which twins.
+    pub source: Source,
+    /// WHERE part of the query language; `*`: all.
+    pub condition: String,
+    /// To merge into tags.
+    pub tags: Option<Map>,
+    /// To merge into desired.
+    pub desired: Option<Map>,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It goes on.
+    Running,
+    /// It came to all twins.
+    Succeeded,
+    /// A caller stopped it.
+    Cancelled,
+    /// It could not go on.
+    Failed,
+}
+
+/// A long-running operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operation {
+    /// Which.
+    pub id: OperationId,
+    /// What it does.
+    pub work: Work,
+    /// Where it stands.
+    pub state: State,
+    /// Twins that matched when it began; none until they are counted.
+    pub total: Option<u64>,
+    /// Twins that were written.
+    pub succeeded: u64,
+    /// Twins that could not be written.
+    pub failed: u64,
+    /// Twins that were left alone.
+    pub skipped: u64,
+    /// When it was begun.
+    pub created_at: Timestamp,
+    /// When it last moved.
+    pub updated_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// In whose name it writes.
+    pub actor: Writer,
+    /// Trace of the call that began it.
+    pub trace_parent: Option<String>,
+    /// Twins per second at most; 0: as fast as it goes.
+    pub rate: u32,
+    /// The last twin it came to.
+    pub after: Option<IdentityKey>,
+    /// Why it failed; empty unless it did.
+    pub error: String,
+}
+
+impl Operation {
+    /// A new one.
+    pub fn begin(
+        id: OperationId,
+        work: Work,
+        actor: Writer,
+        trace_parent: Option<String>,
+        rate: u32,
+        now: Timestamp,
+    ) -> Operation {
+        Operation {
+            id,
+            work,
+            state: State::Running,
+            total: None,
+            succeeded: 0,
+            failed: 0,
+            skipped: 0,
+            created_at: now,
+            updated_at: now,
+            ended_at: None,
+            actor,
+            trace_parent,
+            rate,
+            after: None,
+            error: String::new(),
+        }
+    }
+
+    /// Ends it, unless it has.
+    pub fn end(&mut self, state: State, now: Timestamp) {
+        if self.state == State::Running {
+            self.state = state;
+            self.updated_at = now;
+            self.ended_at = Some(now);
+        }
+    }
+
+    /// Counts what became of a twin.
+    pub fn count(&mut self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Succeeded => &mut self.succeeded,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Skipped => &mut self.skipped,
+        };
+        *counter = counter.saturating_add(1);
+    }
+
+    /// Reads a row.
+    ///
+    /// # Errors
+    /// It cannot be read; nothing but a damaged store causes it.
+    pub fn from_row(row: &OperationRow) -> Result<Operation, Damaged> {
+        body::read_operation(row)
+    }
+
+    /// The row to write.
+    pub fn to_row(&self) -> OperationRow {
+        OperationRow {
+            id: self.id.clone(),
+            ended: self.state != State::Running,
+            at: self.updated_at,
+            body: body::print_operation(self),
+        }
+    }
+
+    /// Resource name.
+    pub fn name(&self) -> String {
+        name(&self.id)
+    }
+}
+
+/// Resource name of an operation.
+pub fn name(id: &OperationId) -> String {
+    format!("operations/{}", id.0)
+}
+
+/// What became of one twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written.
+    Succeeded,
+    /// Could not be written.
+    Failed,
+    /// Left alone.
+    Skipped,
+}
+
+/// The result of an operation on one twin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TwinResult {
+    /// Whose.
+    pub key: IdentityKey,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why, or what of it was left alone; may be empty.
+    pub reason: String,
+    /// Its revision after the write; 0 unless it was written.
+    pub revision: u64,
+    /// When.
+    pub at: Timestamp,
+    /// How to take it back; none unless it was written.
+    pub undo: Option<Undo>,
+}
+
+impl TwinResult {
+    /// Reads a row.
+    ///
+    /// # Errors
+    /// It cannot be read; nothing but a damaged store causes it.
+    pub fn from_row(row: &OperationResultRow) -> Result<TwinResult, Damaged> {
+        body::read_result(row)
+    }
+
+    /// The row to write.
+    pub fn to_row(&self, operation: &OperationId) -> OperationResultRow {
+        OperationResultRow {
+            operation: operation.clone(),
+            key: self.key.clone(),
+            body: body::print_result(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

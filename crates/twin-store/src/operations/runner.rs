@@ -1,0 +1,376 @@
+//! Carries operations out: walks over twins a chunk at a time, and has the engine decide each
+//! chunk together with the operation's progress. One runner in the hub does: that of the owner of
+//! the first partition. It decides nothing itself.
+//!
+//! Before: `grpc/bulk.rs` wrote a row. After: the twins' changes go the way of all changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use service_kit::backoff::{Backoff, Policy};
+use service_kit::clock::SharedClock;
+use service_kit::error::{Classified as _, Kind, chain};
+use service_kit::shutdown::ShutdownToken;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+use twin::IdentityKey;
+
+use super::decide::{self, Next, Step};
+use super::survey::{condition, count, running};
+use super::{Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::lookup;
+use crate::store::{self, OperationId, Search, Selection, Store};
+
+/// Twins of one step: few enough that others' writes come in between.
+const CHUNK: u32 = 64;
+/// How often it looks for operations that nobody told it of: ones begun on another replica, or
+/// before this one took the first partition.
+const LOOK: Duration = Duration::from_secs(2);
+/// While the store fails.
+const RETRY: Policy = Policy {
+    first: Duration::from_millis(100),
+    cap: Duration::from_secs(5),
+    budget: None,
+};
+
+/// Carries operations out.
+pub struct Runner {
+    store: Arc<dyn Store>,
+    engine: Engine,
+    clock: SharedClock,
+    begun: Arc<Notify>,
+    shutdown: ShutdownToken,
+}
+
+/// Why an operation does not go on here.
+enum Stop {
+    /// It has ended, or is to be looked at again later.
+    Later,
+    /// It can never go on.
+    Never(String),
+}
+
+/// What comes next of an operation.
+struct Chunk {
+    step: Step,
+    after: Option<IdentityKey>,
+    next: Next,
+}
+
+impl Runner {
+    /// Makes a runner; `begun` tells it of new operations.
+    pub fn new(
+        store: Arc<dyn Store>,
+        engine: Engine,
+        clock: SharedClock,
+        begun: Arc<Notify>,
+        shutdown: ShutdownToken,
+    ) -> Runner {
+        Runner {
+            store,
+            engine,
+            clock,
+            begun,
+            shutdown,
+        }
+    }
+
+    /// Works until the service stops. What is under way goes on after the next start.
+    pub async fn run(self) {
+        let mut under_way = BTreeSet::new();
+        let mut walks = FuturesUnordered::new();
+        loop {
+            if self.shutdown.is_triggered() {
+                return;
+            }
+            for operation in self.waiting(&under_way).await {
+                under_way.insert(operation.id.clone());
+                walks.push(self.walk(operation));
+            }
+            // Steps that are cut off here were either committed or not; the rows say which.
+            tokio::select! {
+                () = self.shutdown.triggered() => return,
+                () = self.begun.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+                Some(id) = walks.next() => {
+                    under_way.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Operations that go on and are not under way, the oldest first.
+    async fn waiting(&self, under_way: &BTreeSet<OperationId>) -> Vec<Operation> {
+        if !self.engine.owns_first() || under_way.len() >= RUNNING_MAX {
+            return Vec::new();
+        }
+        let mut running = match running(&self.store).await {
+            Ok(running) => running,
+            Err(error) => {
+                warn!(error = chain(&error), "operations cannot be read");
+                return Vec::new();
+            }
+        };
+        running.retain(|operation| !under_way.contains(&operation.id));
+        running.reverse();
+        running.truncate(RUNNING_MAX - under_way.len());
+        running
+    }
+
+    /// Carries one operation out as far as it goes.
+    async fn walk(&self, operation: Operation) -> OperationId {
+        let id = operation.id.clone();
+        match self.steps(operation).await {
+            Ok(operation) => info!(
+                operation = id.0,
+                succeeded = operation.succeeded,
+                failed = operation.failed,
+                skipped = operation.skipped,
+                state = ?operation.state,
+                "an operation has ended"
+            ),
+            Err(Stop::Later) => {
+                // Whoever asked would be told the same at once.
+                self.shutdown.run_until(tokio::time::sleep(LOOK)).await;
+            }
+            Err(Stop::Never(why)) => {
+                error!(operation = id.0, error = why, "an operation cannot go on");
+                let now = self.clock.now();
+                let ending = self.amend(&id, move |operation| {
+                    operation.error = why;
+                    operation.end(State::Failed, now);
+                });
+                if let Err(error) = ending.await {
+                    warn!(error = chain(&error), "an operation's end cannot be noted");
+                }
+            }
+        }
+        id
+    }
+
+    async fn steps(&self, mut operation: Operation) -> Result<Operation, Stop> {
+        if operation.total.is_none() {
+            let total = self.until_read(|| self.count(&operation)).await?;
+            operation = self
+                .amend(&operation.id, move |operation| {
+                    operation.total = Some(total);
+                })
+                .await
+                .map_err(|error| stop(&error))?;
+        }
+        while operation.state == State::Running {
+            let started = self.clock.monotonic();
+            let chunk = self.until_read(|| self.next(&operation)).await?;
+            let size = match &chunk.step {
+                Step::Update(keys) => keys.len(),
+                Step::TakeBack(undos) => undos.len(),
+            };
+            operation = self
+                .decide(&operation.id, chunk)
+                .await
+                .map_err(|error| stop(&error))?;
+            let took = self.clock.monotonic().saturating_duration_since(started);
+            let pause = share(operation.rate, size).saturating_sub(took);
+            if operation.state == State::Running
+                && self
+                    .shutdown
+                    .run_until(tokio::time::sleep(pause))
+                    .await
+                    .is_none()
+            {
+                return Err(Stop::Later);
+            }
+        }
+        Ok(operation)
+    }
+
+    /// Reads until the store answers: an operation does not fail because a disk was busy.
+    async fn until_read<T, F>(&self, read: impl Fn() -> F) -> Result<T, Stop>
+    where
+        F: Future<Output = Result<T, Stop>>,
+    {
+        let mut backoff = Backoff::new(RETRY);
+        loop {
+            match read().await {
+                Err(Stop::Later) => {
+                    let pause = backoff.next_delay().unwrap_or(RETRY.cap);
+                    let pause = self.shutdown.run_until(tokio::time::sleep(pause));
+                    if pause.await.is_none() {
+                        return Err(Stop::Later);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn count(&self, operation: &Operation) -> Result<u64, Stop> {
+        match &operation.work {
+            Work::Update(update) => {
+                let condition = condition(update).map_err(Stop::Never)?;
+                count(&self.store, update, &condition, operation.created_at)
+                    .await
+                    .map_err(|error| read_failed(&error))
+            }
+            Work::Undo { of } => {
+                let row = self
+                    .store
+                    .load(vec![Selection::Operation(of.clone())])
+                    .await;
+                let row = row
+                    .map_err(|error| read_failed(&error))?
+                    .into_iter()
+                    .find_map(|loaded| match loaded {
+                        store::Loaded::Operation(row) => Some(row),
+                        _ => None,
+                    });
+                let row = row.ok_or_else(|| Stop::Never(gone(of)))?;
+                let undone = Operation::from_row(&row)
+                    .map_err(|damaged| Stop::Never(damaged.to_string()))?;
+                Ok(undone.succeeded)
+            }
+        }
+    }
+
+    async fn next(&self, operation: &Operation) -> Result<Chunk, Stop> {
+        let limit = match operation.rate {
+            0 => CHUNK,
+            rate => CHUNK.min(rate),
+        };
+        match &operation.work {
+            Work::Update(update) => self.next_to_write(operation, update, limit).await,
+            Work::Undo { of } => self.next_to_take_back(operation, of, limit).await,
+        }
+    }
+
+    async fn next_to_write(
+        &self,
+        operation: &Operation,
+        update: &Update,
+        limit: u32,
+    ) -> Result<Chunk, Stop> {
+        let condition = condition(update).map_err(Stop::Never)?;
+        let search = Search {
+            source: update.source,
+            condition: condition.scope().clone(),
+            now: operation.created_at,
+            after: operation.after.clone(),
+            limit,
+        };
+        let page = self
+            .store
+            .search(search)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        let mut keys = Vec::new();
+        for record in &page.records {
+            let twin = lookup::of_record(record);
+            let matches = condition.matches_at(&twin, operation.created_at);
+            // A damaged twin may match; that it cannot be written is said of it in the results.
+            if matches || twin.damage().is_some() {
+                keys.push(record.key.clone());
+            }
+        }
+        let damaged = page.damaged.iter();
+        keys.extend(damaged.filter_map(|damaged| IdentityKey::parse_path(&damaged.key).ok()));
+        keys.sort();
+        let last = page.records.last().map(|record| record.key.clone());
+        Ok(Chunk {
+            step: Step::Update(keys),
+            next: if page.next.is_none() {
+                Next::Last
+            } else {
+                Next::More
+            },
+            after: page.next.or(last),
+        })
+    }
+
+    async fn next_to_take_back(
+        &self,
+        operation: &Operation,
+        of: &OperationId,
+        limit: u32,
+    ) -> Result<Chunk, Stop> {
+        let after = operation.after.clone();
+        let rows = self.store.operation_results(of.clone(), after, limit).await;
+        let rows = rows.map_err(|error| read_failed(&error))?;
+        let is_last = rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut undos = Vec::new();
+        for row in &rows {
+            let result =
+                TwinResult::from_row(row).map_err(|damaged| Stop::Never(damaged.to_string()))?;
+            if let (Outcome::Succeeded, Some(undo)) = (result.outcome, result.undo) {
+                undos.push((result.key, undo));
+            }
+        }
+        Ok(Chunk {
+            step: Step::TakeBack(undos),
+            after: rows.last().map(|row| row.key.clone()),
+            next: if is_last { Next::Last } else { Next::More },
+        })
+    }
+
+    async fn decide(&self, id: &OperationId, chunk: Chunk) -> Result<Operation, Error> {
+        let mut selections = vec![Selection::Operation(id.clone())];
+        match &chunk.step {
+            Step::Update(keys) => selections.extend(keys.iter().cloned().map(Selection::One)),
+            Step::TakeBack(undos) => {
+                selections.extend(undos.iter().map(|(key, _)| Selection::One(key.clone())));
+            }
+        }
+        let id = id.clone();
+        self.engine
+            .decide(selections, move |overlay, now| {
+                let after = chunk.after.as_ref();
+                decide::step(overlay, &id, &chunk.step, after, chunk.next, now)
+            })
+            .await
+    }
+
+    async fn amend(
+        &self,
+        id: &OperationId,
+        change: impl FnOnce(&mut Operation) + Send + 'static,
+    ) -> Result<Operation, Error> {
+        let selections = vec![Selection::Operation(id.clone())];
+        let id = id.clone();
+        self.engine
+            .decide(selections, move |overlay, _| {
+                decide::amend(overlay, &id, change)
+            })
+            .await
+    }
+}
+
+/// How long so many twins are to take.
+fn share(rate: u32, twins: usize) -> Duration {
+    let twins = u32::try_from(twins).unwrap_or(u32::MAX);
+    match rate {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs(1).saturating_mul(twins) / rate,
+    }
+}
+
+fn read_failed(error: &store::Error) -> Stop {
+    warn!(error = chain(error), "an operation waits for the store");
+    Stop::Later
+}
+
+/// What a refused decision means for the operation as a whole.
+fn stop(error: &Error) -> Stop {
+    match error.kind() {
+        // Stopping, or the partition is another replica's now: its runner goes on.
+        Kind::Unavailable => Stop::Later,
+        _ => Stop::Never(error.to_string()),
+    }
+}
+
+fn gone(of: &OperationId) -> String {
+    format!("{} does not exist any more", super::name(of))
+}

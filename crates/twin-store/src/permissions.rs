@@ -1,0 +1,188 @@
+//! Which permission each method of twin-store's API needs. Who has it is said in
+//! `service_kit::auth`; what some calls need beyond it (keys) the handlers ask for themselves.
+
+use service_kit::auth::Permission::{
+    self, AuditRead, DevicesAct, OperationsCancel, OperationsRead, PoliciesApply, RegistryKeysRead,
+    RegistryRead, RegistryWrite, StoreAdmin, TwinsRead, TwinsWrite,
+};
+
+/// A method that is not named here is not served.
+pub(crate) const RULES: &[(&str, Permission)] = &[
+    ("/twinward.twin.v1.TwinService/GetTwin", TwinsRead),
+    ("/twinward.twin.v1.TwinService/BatchGetTwins", TwinsRead),
+    ("/twinward.twin.v1.TwinService/ListTwins", TwinsRead),
+    ("/twinward.twin.v1.TwinService/PatchTwin", TwinsWrite),
+    ("/twinward.twin.v1.TwinService/ReplaceTwin", TwinsWrite),
+    ("/twinward.twin.v1.TwinService/WatchTwins", TwinsRead),
+    (
+        "/twinward.twin.v1.TwinHistoryService/ListTwinRevisions",
+        TwinsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinHistoryService/GetTwinRevision",
+        TwinsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinHistoryService/DiffTwinRevisions",
+        TwinsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinHistoryService/RevertTwin",
+        TwinsWrite,
+    ),
+    ("/twinward.twin.v1.TwinQueryService/QueryTwins", TwinsRead),
+    ("/twinward.twin.v1.TwinQueryService/ExplainQuery", TwinsRead),
+    (
+        "/twinward.twin.v1.TwinBulkService/StartBulkUpdate",
+        TwinsWrite,
+    ),
+    (
+        "/twinward.twin.v1.TwinBulkService/GetOperation",
+        OperationsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinBulkService/ListOperations",
+        OperationsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinBulkService/WaitOperation",
+        OperationsRead,
+    ),
+    (
+        "/twinward.twin.v1.TwinBulkService/CancelOperation",
+        OperationsCancel,
+    ),
+    (
+        "/twinward.twin.v1.TwinBulkService/ListOperationResults",
+        OperationsRead,
+    ),
+    // It writes twins as the operation did.
+    (
+        "/twinward.twin.v1.TwinBulkService/UndoOperation",
+        TwinsWrite,
+    ),
+    ("/twinward.twin.v1.DeviceTwinService/GetDesired", DevicesAct),
+    (
+        "/twinward.twin.v1.DeviceTwinService/PatchReported",
+        DevicesAct,
+    ),
+    (
+        "/twinward.twin.v1.DeviceTwinService/AcknowledgeDesired",
+        DevicesAct,
+    ),
+    (
+        "/twinward.twin.v1.PolicyTwinService/ApplyPolicySettings",
+        PoliciesApply,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/CreateDevice",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/GetDevice",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/ListDevices",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/UpdateDevice",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/DeleteDevice",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/CreateModule",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/GetModule",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/ListModules",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/UpdateModule",
+        RegistryWrite,
+    ),
+    // Its answer holds the key that was not rotated, too.
+    (
+        "/twinward.registry.v1.RegistryService/RotateKeys",
+        RegistryKeysRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchCreateDevices",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchUpdateDevices",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchDeleteDevices",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/EnsureSecurityModules",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/ResealSecrets",
+        StoreAdmin,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/GetRegistryStatistics",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/DeleteModule",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/CreateEnrollmentToken",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.CredentialService/GetCredentials",
+        DevicesAct,
+    ),
+    (
+        "/twinward.registry.v1.CredentialService/RedeemEnrollmentToken",
+        DevicesAct,
+    ),
+    (
+        "/twinward.registry.v1.AuditService/ListAuditEntries",
+        AuditRead,
+    ),
+    ("/twinward.registry.v1.AuditService/VerifyAudit", AuditRead),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use service_kit::auth::coverage;
+
+    use super::*;
+
+    /// What the other services serve. Whatever else is in the contracts is twin-store's.
+    const OTHERS: [&str; 2] = ["/twinward.agent.v1.", "/twinward.policy.v1."];
+
+    #[test]
+    fn every_method_has_exactly_one_rule_and_every_rule_a_method() {
+        let methods = coverage::methods(wire::FILE_DESCRIPTOR_SET).expect("descriptors");
+        let ours: BTreeSet<&str> = methods
+            .iter()
+            .map(String::as_str)
+            .filter(|path| !OTHERS.iter().any(|other| path.starts_with(other)))
+            .collect();
+        let ruled: BTreeSet<&str> = RULES.iter().map(|(path, _)| *path).collect();
+        assert_eq!(ruled, ours, "each method needs a rule in permissions.rs");
+        assert_eq!(ruled.len(), RULES.len(), "a method has two rules");
+    }
+}

@@ -1,0 +1,224 @@
+//! What a trim forgets, and what it keeps.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::small::token;
+use super::trails::revisions;
+use super::{Opener, commit, standing};
+use crate::store::sample::{self, revision, take};
+use crate::store::{
+    Commit, HistoryEntry, Loaded, OperationId, OperationRow, Retention, Selection, Store, Trimmed,
+};
+use crate::testing::{device, key, now};
+
+/// Keeps everything for ever.
+fn forever(now: Timestamp) -> Retention {
+    Retention {
+        now,
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 100,
+    }
+}
+
+/// Trims until nothing is left to do; answers what was removed.
+async fn trim(store: &dyn Store, retention: Retention) -> Trimmed {
+    let mut all = Trimmed::default();
+    for _ in 0..1000 {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        all.revisions += trimmed.revisions;
+        all.requests += trimmed.requests;
+        all.operations += trimmed.operations;
+        if !trimmed.more {
+            return all;
+        }
+    }
+    panic!("it does not end");
+}
+
+pub(super) async fn a_trim_forgets_tokens_an_hour_after_they_expired(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let (short, long) = (SignedDuration::from_mins(1), SignedDuration::from_hours(5));
+    let commit = Commit {
+        partitions: vec![standing(&states, "d", 0)],
+        tokens: vec![token(1, short), token(3, long), token(5, long)],
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
+    for (after, expected) in [(1, vec![1, 3, 5]), (3, vec![3, 5]), (9, vec![])] {
+        let retention = Retention {
+            batch: 1,
+            ..forever(now() + SignedDuration::from_hours(after))
+        };
+        trim(&*store, retention).await;
+        let mut left = Vec::new();
+        for hash in [1, 3, 5] {
+            let selection = Selection::Token([hash; 32], device("d"));
+            if !store.load(vec![selection]).await.expect("read").is_empty() {
+                left.push(hash);
+            }
+        }
+        assert_eq!(left, expected, "after {after} h");
+    }
+}
+
+pub(super) async fn a_trim_forgets_old_answers_and_ended_operations(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let at = |minutes| now() + SignedDuration::from_mins(minutes);
+    let mut requests = Vec::new();
+    for number in 0..4 {
+        let mut answer = sample::answers().remove(0);
+        answer.id.0 = number.to_string();
+        answer.at = at(number);
+        requests.push(answer);
+    }
+    let operation = |id: &str, ended, minutes| OperationRow {
+        id: OperationId(id.to_owned()),
+        ended,
+        at: at(minutes),
+        body: "{}".to_owned(),
+    };
+    let mut results = Vec::new();
+    for id in ["1", "2", "3"] {
+        let mut result = sample::results().remove(0);
+        result.operation.0 = id.to_owned();
+        results.push(result);
+    }
+    let written = Commit {
+        operations: vec![
+            operation("1", true, 0),
+            operation("2", false, 0),
+            operation("3", true, 20),
+        ],
+        results,
+        requests,
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+    let retention = Retention {
+        request_age: Duration::from_mins(8),
+        operation_age: Duration::from_mins(1),
+        batch: 1,
+        ..forever(at(10))
+    };
+    let trimmed = trim(&*store, retention).await;
+    assert_eq!((trimmed.requests, trimmed.operations), (2, 1));
+    let mut left = Vec::new();
+    for mut answer in (0..4).map(|_| sample::answers().remove(0)).enumerate() {
+        answer.1.id.0 = answer.0.to_string();
+        let loaded = store.load(vec![Selection::Request(answer.1.id)]).await;
+        for found in loaded.expect("read") {
+            if let Loaded::Request(found) = found {
+                left.push(found.id.0);
+            }
+        }
+    }
+    assert_eq!(left, ["2", "3"]);
+    let rows = store.operations(None, 9).await.expect("read");
+    let ids: Vec<_> = rows.iter().map(|row| &*row.id.0).collect();
+    assert_eq!(ids, ["3", "2"]);
+    for (id, count) in [("1", 0), ("2", 1), ("3", 1)] {
+        let id = OperationId(id.to_owned());
+        let results = store.operation_results(id, None, 9).await.expect("read");
+        assert_eq!(results.len(), count);
+    }
+}
+
+/// Writes revisions of identities in a device's partition.
+async fn write(store: &dyn Store, entries: Vec<HistoryEntry>) {
+    let states = take(store).await;
+    let last = entries.iter().map(|entry| entry.revision.get()).max();
+    let device = entries[0].key.device.to_string();
+    let written = Commit {
+        history: entries,
+        ..Commit::default()
+    };
+    let state = standing(&states, &device, last.unwrap_or(0));
+    commit(store, &[state], written).await;
+}
+
+pub(super) async fn a_trim_takes_the_oldest_revisions_only(opener: Opener) {
+    let store = opener.open().await;
+    let (one, other) = (key("d"), key("d/m"));
+    let mut entries: Vec<_> = (1..=6).map(|number| revision(&one, number)).collect();
+    // The clock was put back between 3 and 4: what is behind a revision that stays must stay.
+    entries[3].at = entries[0].at;
+    entries[3].first_at = entries[0].at;
+    entries.push(revision(&other, 9));
+    write(&*store, entries).await;
+    let old = |age| Retention {
+        history_age: Duration::from_secs(age),
+        batch: 2,
+        ..forever(now() + SignedDuration::from_secs(10))
+    };
+    // Younger than 7.5 s before 10 s: the revisions from 3 on.
+    let trimmed = trim(
+        &*store,
+        Retention {
+            history_age: Duration::from_millis(7500),
+            ..old(0)
+        },
+    );
+    assert_eq!(trimmed.await.revisions, 2);
+    assert_eq!(revisions(&*store, "d").await, [6, 5, 4, 3]);
+    // 4 looks as old as the first, but 3 before it is young.
+    assert_eq!(trim(&*store, old(8)).await.revisions, 0);
+    assert_eq!(trim(&*store, old(5)).await.revisions, 2);
+    assert_eq!(revisions(&*store, "d").await, [6, 5]);
+    assert_eq!(trim(&*store, old(1)).await.revisions, 2);
+    assert!(revisions(&*store, "d").await.is_empty());
+    assert_eq!(revisions(&*store, "d/m").await, [9]);
+}
+
+pub(super) async fn a_trim_keeps_the_newest_revisions_of_each_identity(opener: Opener) {
+    let store = opener.open().await;
+    let (one, other) = (key("d"), key("d/m"));
+    let mut entries: Vec<_> = (1..=20).map(|number| revision(&one, number)).collect();
+    entries.extend((21..=23).map(|number| revision(&other, number)));
+    write(&*store, entries).await;
+    let retention = Retention {
+        history_count: 4,
+        batch: 3,
+        ..forever(now())
+    };
+    assert_eq!(trim(&*store, retention).await.revisions, 16);
+    assert_eq!(revisions(&*store, "d").await, [20, 19, 18, 17]);
+    assert_eq!(revisions(&*store, "d/m").await, [23, 22, 21]);
+    // What comes later is found, too, also by a process that has just started.
+    write(
+        &*store,
+        (24..=26).map(|number| revision(&other, number)).collect(),
+    )
+    .await;
+    assert_eq!(trim(&*opener.open().await, retention).await.revisions, 2);
+    assert_eq!(revisions(&*store, "d/m").await, [26, 25, 24, 23]);
+}
+
+pub(super) async fn a_trim_does_no_more_than_it_may_at_once(opener: Opener) {
+    let store = opener.open().await;
+    let one = key("d");
+    write(
+        &*store,
+        (1..=9).map(|number| revision(&one, number)).collect(),
+    )
+    .await;
+    let retention = Retention {
+        history_age: Duration::from_secs(1),
+        batch: 4,
+        ..forever(now() + SignedDuration::from_hours(1))
+    };
+    let mut left = 9;
+    while left > 0 {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        assert!(trimmed.revisions <= 4, "{trimmed:?}");
+        left -= trimmed.revisions;
+        assert_eq!(revisions(&*store, "d").await.len() as u64, left);
+        assert!(trimmed.more || left == 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! Tokens, answers and operations.
+
+use jiff::SignedDuration;
+
+use super::{Opener, commit, standing};
+use crate::store::sample::{self, take};
+use crate::store::{
+    Commit, EnrollmentToken, EnrollmentUse, Loaded, OperationId, OperationResultRow, OperationRow,
+    RequestAnswer, RequestId, Selection,
+};
+use crate::testing::{device, key, now};
+
+pub(super) fn token(hash: u8, expires_in: SignedDuration) -> EnrollmentToken {
+    EnrollmentToken {
+        hash: [hash; 32],
+        device: hash.is_multiple_of(2).then(|| device("d")),
+        expires_at: now() + expires_in,
+        uses_max: 3,
+    }
+}
+
+pub(super) async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let hour = SignedDuration::from_hours(1);
+    let commit = Commit {
+        partitions: vec![standing(&states, "d", 0)],
+        tokens: vec![token(1, hour), token(2, hour)],
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
+    let use_of = |id: &str, nonce: &str| EnrollmentUse {
+        hash: [1; 32],
+        device: device(id),
+        nonce: nonce.to_owned(),
+    };
+    let commit = Commit {
+        partitions: vec![standing(&states, "d", 1)],
+        enrollments: vec![
+            use_of("d", "first"),
+            use_of("e", "other"),
+            use_of("d", "late"),
+        ],
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
+    let state = async |hash, id| {
+        let selection = Selection::Token([hash; 32], device(id));
+        match store.load(vec![selection]).await.expect("read").pop() {
+            Some(Loaded::Token(of, state)) => {
+                assert_eq!(of, device(id));
+                Some((state.token, state.uses, state.nonce))
+            }
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        }
+    };
+    let (one, two) = (token(1, hour), token(2, hour));
+    assert_eq!(
+        state(1, "d").await,
+        Some((one.clone(), 2, Some("first".to_owned())))
+    );
+    assert_eq!(state(1, "x").await, Some((one, 2, None)));
+    assert_eq!(state(2, "d").await, Some((two, 0, None)));
+    assert_eq!(state(3, "d").await, None);
+}
+
+pub(super) async fn an_answer_is_remembered_and_replaced(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let first = sample::answers().remove(0);
+    let selection = Selection::Request(first.id.clone());
+    let second = RequestAnswer {
+        fingerprint: [1; 32],
+        answer: Vec::new(),
+        at: now() + SignedDuration::from_nanos(1),
+        ..first.clone()
+    };
+    for answer in [first, second] {
+        let written = Commit {
+            requests: vec![answer.clone()],
+            ..Commit::default()
+        };
+        commit(&*store, &states, written).await;
+        let loaded = store.load(vec![selection.clone()]).await.expect("read");
+        assert_eq!(loaded, [Loaded::Request(answer)]);
+    }
+    let unknown = Selection::Request(RequestId("alice/UpdateTwin/2".to_owned()));
+    assert_eq!(store.load(vec![unknown]).await.expect("read"), []);
+}
+
+pub(super) async fn operations_are_listed_newest_first_and_their_results_by_key(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let operation = |id: &str, ended| OperationRow {
+        id: OperationId(id.to_owned()),
+        ended,
+        at: now(),
+        body: format!(r#"{{"id":"{id}"}}"#),
+    };
+    let result = |id: &str, of: &str, body: &str| OperationResultRow {
+        operation: OperationId(id.to_owned()),
+        key: key(of),
+        body: body.to_owned(),
+    };
+    let written = Commit {
+        operations: ["01", "02", "03", "04"]
+            .map(|id| operation(id, false))
+            .into(),
+        results: vec![
+            result("02", "b", "{}"),
+            result("02", "a/m", "1"),
+            result("02", "a", "{}"),
+            result("03", "z", "{}"),
+        ],
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+    let written = Commit {
+        operations: vec![operation("02", true)],
+        results: vec![result("02", "a/m", "2")],
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+
+    let id = |id: &str| OperationId(id.to_owned());
+    let list = async |after: Option<&str>, limit| -> Vec<String> {
+        let rows = store.operations(after.map(id), limit).await.expect("read");
+        rows.into_iter().map(|row| row.id.0).collect()
+    };
+    assert_eq!(list(None, 9).await, ["04", "03", "02", "01"]);
+    assert_eq!(list(None, 2).await, ["04", "03"]);
+    assert_eq!(list(Some("03"), 2).await, ["02", "01"]);
+    assert!(list(Some("01"), 2).await.is_empty());
+    let loaded = store.load(vec![Selection::Operation(id("02"))]).await;
+    let expected = Loaded::Operation(operation("02", true));
+    assert_eq!(loaded.expect("read"), [expected]);
+    let loaded = store.load(vec![Selection::Operation(id("09"))]).await;
+    assert_eq!(loaded.expect("read"), []);
+
+    let results = async |of: &str, after: Option<&str>, limit| -> Vec<(String, String)> {
+        let rows = store.operation_results(id(of), after.map(key), limit).await;
+        let pair = |row: OperationResultRow| (row.key.to_string(), row.body);
+        rows.expect("read").into_iter().map(pair).collect()
+    };
+    let pairs = |expected: &[(&str, &str)]| -> Vec<(String, String)> {
+        let own = |(key, body): &(&str, &str)| ((*key).to_owned(), (*body).to_owned());
+        expected.iter().map(own).collect()
+    };
+    let all = pairs(&[("a", "{}"), ("a/m", "2"), ("b", "{}")]);
+    assert_eq!(results("02", None, 9).await, all);
+    assert_eq!(results("02", None, 1).await, all[..1]);
+    assert_eq!(results("02", Some("a"), 9).await, all[1..]);
+    assert!(results("01", None, 9).await.is_empty());
+}

@@ -1,0 +1,57 @@
+//! Places before and after every durable step, where a test can end the process as a power cut or
+//! `kill -9` would. Compiled into tests of this crate only; elsewhere a call is nothing.
+
+/// Every place, in the order in which a life of the embedded store comes by.
+#[cfg(test)]
+pub(crate) const ALL: &[&str] = &[
+    "migrate.written",
+    "migrate.durable",
+    "claim.written",
+    "claim.durable",
+    "writer.decided",
+    "commit.begun",
+    "commit.fenced",
+    "commit.twins",
+    "commit.written",
+    "commit.durable",
+    "writer.committed",
+    "writer.answered",
+    "trim.written",
+    "trim.durable",
+    "release.written",
+    "release.durable",
+    "close.readers",
+    "close.writer",
+];
+
+/// The places of a restore.
+#[cfg(test)]
+pub(crate) const RESTORE: &[&str] = &["restore.written", "restore.durable"];
+
+#[cfg(test)]
+static ARMED: std::sync::Mutex<Option<(String, u32)>> = std::sync::Mutex::new(None);
+
+/// Ends the process when this place is come by for the `nth` time from now on.
+#[cfg(test)]
+pub(crate) fn arm(name: &str, nth: u32) {
+    *ARMED.lock().expect("nobody panics with it") = Some((name.to_owned(), nth));
+}
+
+/// Comes by a place.
+#[cfg(test)]
+pub(crate) fn hit(name: &'static str) {
+    let mut armed = ARMED.lock().expect("nobody panics with it");
+    if let Some((at, left)) = armed.as_mut()
+        && at == name
+    {
+        *left -= 1;
+        if *left == 0 {
+            std::process::abort();
+        }
+    }
+}
+
+/// Comes by a place.
+#[cfg(not(test))]
+#[inline]
+pub(crate) const fn hit(_: &'static str) {}

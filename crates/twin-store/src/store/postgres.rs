@@ -1,0 +1,324 @@
+//! The shared store: a PostgreSQL database, for several replicas.
+//!
+//! Keys: see `migrations/postgres/0001_twins.sql`. Update protocol: a commit is one transaction that
+//! first locks every partition it touches, in the order of their numbers, and compares their epochs;
+//! one that is not ours any more undoes it. So commits of one partition come one after another, and
+//! those of several replicas run beside each other. What a transaction reads and writes below that
+//! belongs to the locked partitions, which is why the default isolation (read committed) is enough.
+//!
+//! Replicas share the partitions out through the table `replicas` (see [`ownership`]); the clock is
+//! the database's, so theirs may differ.
+//!
+//! A crash of a replica leaves its last commit whole or absent; the database undoes what was under
+//! way, and others take its partitions when its lease has ended. A crash of the server leaves every
+//! commit that was answered (`synchronous_commit` is forced on), and one whose answer was lost either
+//! whole or absent: the owner has to give its partitions back and to claim them again, which waits
+//! for a commit that is still under way. What will not scale: one server takes all writes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use deadpool_postgres::{Client, Transaction};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use twin::{IdentityKey, Partition, PartitionCount, Revision};
+
+use super::{
+    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
+    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
+    Retention, Search, Selection, Store, Trimmed,
+};
+use crate::record::Record;
+use connections::{Connections, Repeat};
+pub use maintain::PostgresRows;
+pub use settings::{PostgresSettings, SettingsError};
+
+mod connections;
+mod maintain;
+mod migrate;
+mod operations;
+mod ownership;
+mod read;
+mod search;
+mod settings;
+mod text;
+mod trails;
+mod trim;
+mod write;
+
+/// A parameter of a statement.
+type Parameter<'p> = &'p (dyn ToSql + Sync);
+
+/// The shared store.
+pub struct PostgresStore {
+    connections: Connections,
+    /// Up to where [`trim`] has looked for histories that have grown too long.
+    looked_at: Arc<Mutex<trim::LookedAt>>,
+}
+
+impl PostgresStore {
+    /// Connects to the database, checks that it is fit, and makes or migrates its tables.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not let us in, is too old or no UTF-8, or was made by a newer
+    /// program.
+    pub async fn open(settings: &PostgresSettings) -> Result<PostgresStore, Error> {
+        let connections = Connections::new(settings)?;
+        connections
+            .run(Repeat::AtStart, |client| migrate::migrate(client).boxed())
+            .await?;
+        Ok(PostgresStore {
+            connections,
+            looked_at: Arc::default(),
+        })
+    }
+
+    /// Looks through rows, which may take longer than anything else.
+    fn look<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, Error>>
+    where
+        T: Send + 'static,
+        W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync + 'static,
+    {
+        self.connections.run(Repeat::Look, work).boxed()
+    }
+
+    /// Does what is the same whether it is done once or twice, and may therefore be repeated.
+    fn repeat<T, W>(&self, work: W) -> BoxFuture<'_, Result<T, Error>>
+    where
+        T: Send + 'static,
+        W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync + 'static,
+    {
+        self.connections.run(Repeat::Always, work).boxed()
+    }
+}
+
+impl Store for PostgresStore {
+    fn claim(&self, replica: Replica) -> BoxFuture<'_, Result<Claims, Error>> {
+        let replica = Arc::new(replica);
+        self.repeat(move |client| {
+            let replica = replica.clone();
+            async move { ownership::claim(client, &replica).await }.boxed()
+        })
+    }
+
+    fn release(
+        &self,
+        replica: ReplicaId,
+        partitions: Vec<Partition>,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        let released = Arc::new((replica, partitions));
+        self.repeat(move |client| {
+            let released = released.clone();
+            async move { ownership::release(client, &released.0, &released.1).await }.boxed()
+        })
+    }
+
+    fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
+        let selections = Arc::new(selections);
+        self.repeat(move |client| {
+            let selections = selections.clone();
+            async move { read::load(client, &selections).await }.boxed()
+        })
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
+        let commit = Arc::new(commit);
+        self.connections
+            .run(Repeat::IfUndone, move |client| {
+                let commit = commit.clone();
+                async move { write::commit(client, &commit).await }.boxed()
+            })
+            .boxed()
+    }
+
+    fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        let key = Arc::new(key);
+        self.repeat(move |client| {
+            let key = key.clone();
+            async move { read::get(client, &key).await }.boxed()
+        })
+    }
+
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::search(client, &search, read::decode).await }.boxed()
+        })
+    }
+
+    fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::search(client, &search, read::raw).await }.boxed()
+        })
+    }
+
+    fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::explain(client, &search).await }.boxed()
+        })
+    }
+
+    fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
+        let search = Arc::new(search);
+        self.look(move |client| {
+            let search = search.clone();
+            async move { search::count(client, &search).await }.boxed()
+        })
+    }
+
+    fn log(
+        &self,
+        partition: Partition,
+        after: Revision,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<LogPage, Error>> {
+        self.repeat(move |client| trails::log(client, partition, after, limit).boxed())
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
+        self.repeat(move |client| ownership::identity(client).boxed())
+    }
+
+    fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
+        self.repeat(move |client| ownership::heads(client).boxed())
+    }
+
+    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+        let read = Arc::new(read);
+        self.repeat(move |client| {
+            let read = read.clone();
+            async move { trails::history(client, &read).await }.boxed()
+        })
+    }
+
+    fn audit(
+        &self,
+        partition: Partition,
+        after: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<AuditPage, Error>> {
+        self.repeat(move |client| trails::audit(client, partition, after, limit).boxed())
+    }
+
+    fn operations(
+        &self,
+        after: Option<OperationId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+        self.repeat(move |client| {
+            let after = after.clone();
+            async move { operations::list(client, after.as_ref(), limit).await }.boxed()
+        })
+    }
+
+    fn operation_results(
+        &self,
+        operation: OperationId,
+        after: Option<IdentityKey>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+        let read = Arc::new((operation, after));
+        self.repeat(move |client| {
+            let read = read.clone();
+            async move { operations::results(client, &read.0, read.1.as_ref(), limit).await }
+                .boxed()
+        })
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
+        let looked_at = self.looked_at.clone();
+        self.repeat(move |client| {
+            let looked_at = looked_at.clone();
+            async move { trim::trim(client, &retention, &looked_at).await }.boxed()
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.connections.close().boxed()
+    }
+}
+
+/// Wraps an engine's failure with what was attempted.
+fn engine<E: std::error::Error + Send + Sync + 'static>(
+    action: &'static str,
+) -> impl Fn(E) -> Error {
+    move |source| Error::Engine {
+        action,
+        source: Box::new(source),
+    }
+}
+
+/// Reads rows with a statement that each connection compiles once.
+async fn query(
+    client: &Client,
+    action: &'static str,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Error> {
+    let statement = client.prepare_cached(sql).await.map_err(engine(action))?;
+    let rows = client.query(&statement, parameters).await;
+    rows.map_err(engine(action))
+}
+
+/// Runs a statement, compiled once per connection; answers the rows it returns.
+async fn query_in(
+    transaction: &Transaction<'_>,
+    action: &'static str,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Error> {
+    let statement = transaction.prepare_cached(sql).await;
+    let statement = statement.map_err(engine(action))?;
+    let rows = transaction.query(&statement, parameters).await;
+    rows.map_err(engine(action))
+}
+
+/// Runs a statement, compiled once per connection; answers the number of rows it changed.
+async fn execute(
+    transaction: &Transaction<'_>,
+    action: &'static str,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<u64, Error> {
+    let statement = transaction.prepare_cached(sql).await;
+    let statement = statement.map_err(engine(action))?;
+    let changed = transaction.execute(&statement, parameters).await;
+    changed.map_err(engine(action))
+}
+
+/// A number without a sign, as the rows have it.
+fn unsigned(row: &Row, column: usize) -> Result<u64, tokio_postgres::Error> {
+    row.try_get::<_, i64>(column).map(i64::cast_unsigned)
+}
+
+/// The number of a partition as the rows have it.
+fn number(partition: Partition) -> i32 {
+    i32::from(partition.get())
+}
+
+fn parse_partition(row: &Row, column: usize, count: PartitionCount) -> Result<Partition, Error> {
+    let action = "read the number of a partition";
+    let index: i32 = row.try_get(column).map_err(engine(action))?;
+    let index = u16::try_from(index).map_err(engine(action))?;
+    Partition::new(index, count).map_err(engine(action))
+}
+
+/// An instant as the rows have it.
+fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
+    super::row::history::nanoseconds(at).ok_or(Error::Engine {
+        action: "write a time",
+        source: "it is centuries away".into(),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! The shared store's database seen as rows, for checks, backups and restores. Replicas may run
+//! meanwhile: reading is one transaction on one snapshot.
+
+use std::path::PathBuf;
+
+use deadpool_postgres::{Client, Transaction};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::mpsc;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{IsolationLevel, Row as PgRow};
+
+use super::connections::Connections;
+use super::{PostgresSettings, engine, migrate, ownership, text};
+use crate::store::Error;
+use crate::store::maintain::{
+    BATCH, Batch, Item, Kind, Maintain, MaintainError, Row, Table, Value,
+};
+
+/// Reading or writing everything takes as long as it takes.
+const PATIENCE: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+     SET LOCAL idle_in_transaction_session_timeout = 0";
+
+/// The database of a shared store.
+#[derive(Debug, Clone)]
+pub struct PostgresRows {
+    settings: PostgresSettings,
+}
+
+impl PostgresRows {
+    /// The database that these settings name. Nothing is reached yet.
+    pub fn new(settings: PostgresSettings) -> PostgresRows {
+        PostgresRows { settings }
+    }
+
+    /// Does something on a connection of its own.
+    async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, MaintainError>,
+    ) -> Result<T, MaintainError> {
+        let connections = Connections::new(&self.settings)?;
+        let mut client = connections.lend().await?;
+        let done = work(&mut client).await;
+        // What was under way when it failed goes with the connection.
+        drop(Client::take(client));
+        connections.close().await;
+        done
+    }
+}
+
+impl Maintain for PostgresRows {
+    fn kind(&self) -> &'static str {
+        "postgresql"
+    }
+
+    fn dump(&self, into: mpsc::Sender<Vec<Item>>) -> BoxFuture<'_, Result<(), MaintainError>> {
+        self.run(async move |client| dump(client, &into).await)
+            .boxed()
+    }
+
+    /// Its pages have checksums of their own, which the server compares as it reads them.
+    fn check(&self) -> BoxFuture<'_, Result<Vec<String>, MaintainError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<(), MaintainError>> {
+        self.run(async move |client| fill(client, from).await)
+            .boxed()
+    }
+}
+
+/// Why reading a table ended early.
+enum Ended {
+    /// Nobody receives any more.
+    Nobody,
+    /// The engine failed.
+    Engine(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Ended {
+    fn from(error: tokio_postgres::Error) -> Ended {
+        Ended::Engine(error)
+    }
+}
+
+async fn dump(client: &mut Client, into: &mpsc::Sender<Vec<Item>>) -> Result<(), MaintainError> {
+    let action = "read everything";
+    let mut snapshot = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .await
+        .map_err(engine(action))?;
+    snapshot
+        .batch_execute(PATIENCE)
+        .await
+        .map_err(engine(action))?;
+    schema(&snapshot).await?;
+    for table in Table::ALL {
+        if table == Table::Index {
+            // Comes with the twins.
+            continue;
+        }
+        // A table that cannot be read must not keep the others from being read.
+        let part = snapshot
+            .savepoint("table_read")
+            .await
+            .map_err(engine(action))?;
+        match read(&part, into, table).await {
+            Ok(()) => part.commit().await.map_err(engine(action))?,
+            Err(Ended::Nobody) => return Err(MaintainError::Stopped),
+            Err(Ended::Engine(error)) => {
+                part.rollback().await.map_err(engine(action))?;
+                let problem = service_kit::error::chain(&error);
+                let item = Item::Unreadable(table, problem);
+                into.send(vec![item])
+                    .await
+                    .map_err(|_| MaintainError::Stopped)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that the tables are the ones this program knows.
+async fn schema(snapshot: &Transaction<'_>) -> Result<(), MaintainError> {
+    let action = "read its schema";
+    let there = snapshot
+        .query_one("SELECT to_regclass('facts') IS NOT NULL", &[])
+        .await
+        .map_err(engine(action))?;
+    let missing = || MaintainError::Missing(PathBuf::from("the database"));
+    if !there.try_get::<_, bool>(0).map_err(engine(action))? {
+        return Err(missing());
+    }
+    let row = snapshot
+        .query_opt(
+            "SELECT value FROM facts WHERE name = $1",
+            &[&migrate::SCHEMA],
+        )
+        .await
+        .map_err(engine(action))?
+        .ok_or_else(missing)?;
+    let found: String = row.try_get(0).map_err(engine(action))?;
+    let found: i64 = found.parse().map_err(engine(action))?;
+    let known = migrate::known();
+    if found > known {
+        return Err(Error::Newer { found, known }.into());
+    }
+    if found < known {
+        return Err(MaintainError::Older { found, known });
+    }
+    Ok(())
+}
+
+async fn read(
+    snapshot: &Transaction<'_>,
+    into: &mpsc::Sender<Vec<Item>>,
+    table: Table,
+) -> Result<(), Ended> {
+    let sql = format!(
+        "SELECT {} FROM {} ORDER BY {}",
+        selected(table),
+        table.name(),
+        table.key_list()
+    );
+    let portal = snapshot.bind(&sql, &[]).await?;
+    loop {
+        let rows = snapshot
+            .query_portal(&portal, i32::try_from(BATCH).unwrap_or(i32::MAX))
+            .await?;
+        if rows.is_empty() {
+            break;
+        }
+        let rows = rows.iter().map(|row| values(table, row));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let items = if table == Table::Twins {
+            with_index(snapshot, rows).await?
+        } else {
+            rows.into_iter().map(Item::Row).collect()
+        };
+        into.send(items).await.map_err(|_| Ended::Nobody)?;
+    }
+    if table == Table::Twins {
+        orphans(snapshot, into).await?;
+    }
+    Ok(())
+}
+
+/// Puts the entries of the index behind their twins.
+async fn with_index(snapshot: &Transaction<'_>, twins: Vec<Row>) -> Result<Vec<Item>, Ended> {
+    let text = |row: &Row, column: usize| row.values.get(column).map(Value::to_string);
+    let column = |column| -> Vec<String> {
+        let texts = twins.iter().filter_map(|twin| text(twin, column));
+        texts.collect()
+    };
+    let sql = format!(
+        "SELECT {} FROM UNNEST($1::text[], $2::text[]) AS k (device, module)
+         JOIN twin_index ON device_id = k.device AND module_id = k.module
+         ORDER BY device_id, module_id, path, value",
+        selected(Table::Index)
+    );
+    let entries = snapshot.query(&sql, &[&column(0), &column(1)]).await?;
+    let entries = entries.iter().map(|row| values(Table::Index, row));
+    let entries = entries.collect::<Result<Vec<_>, _>>()?;
+    let mut entries = entries.into_iter().peekable();
+    let mut items = Vec::with_capacity(twins.len() * 4);
+    for twin in twins {
+        let key: Vec<Value> = twin.values.iter().take(2).cloned().collect();
+        items.push(Item::Row(twin));
+        while let Some(entry) = entries.next_if(|entry| entry.values.starts_with(&key)) {
+            items.push(Item::Row(entry));
+        }
+    }
+    Ok(items)
+}
+
+/// Entries of the index that are of no twin.
+async fn orphans(snapshot: &Transaction<'_>, into: &mpsc::Sender<Vec<Item>>) -> Result<(), Ended> {
+    let sql = format!(
+        "SELECT {} FROM twin_index AS i WHERE NOT EXISTS
+             (SELECT 1 FROM twins AS t
+              WHERE t.device_id = i.device_id AND t.module_id = i.module_id)
+         ORDER BY device_id, module_id, path, value",
+        selected(Table::Index)
+    );
+    let rows = snapshot.query(&sql, &[]).await?;
+    let items = rows
+        .iter()
+        .map(|row| values(Table::Index, row).map(Item::Row))
+        .collect::<Result<Vec<_>, _>>()?;
+    into.send(items).await.map_err(|_| Ended::Nobody)
+}
+
+/// The columns of a table, each as one of the few types of [`Value`].
+fn selected(table: Table) -> String {
+    let columns = table.columns().iter().map(|(name, kind)| match kind {
+        Kind::Integer => format!("{name}::bigint"),
+        Kind::Truth => format!("{name}::int::bigint"),
+        Kind::Text | Kind::OptionalText | Kind::Bytes => (*name).to_owned(),
+    });
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a column's texts are packed (see [`text`]): those that are neither JSON nor ids.
+fn is_packed(table: Table, column: &str) -> bool {
+    match table {
+        Table::Index => matches!(column, "path" | "value"),
+        Table::History => matches!(column, "actor" | "cause" | "changes" | "trace_parent"),
+        Table::Audit => true,
+        Table::Requests | Table::Operations => column == "id",
+        Table::Enrollments => column == "nonce",
+        Table::Results => column == "operation",
+        Table::Partitions | Table::Twins | Table::Log | Table::Tokens => false,
+    }
+}
+
+fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
+    let mut values = Vec::with_capacity(row.len());
+    for (at, (name, kind)) in table.columns().iter().enumerate() {
+        let read = |text: &str| {
+            Value::Text(if is_packed(table, name) {
+                text::unpack(text)
+            } else {
+                text.to_owned()
+            })
+        };
+        values.push(match kind {
+            Kind::Integer | Kind::Truth => Value::Integer(row.try_get(at)?),
+            Kind::Text | Kind::OptionalText => row
+                .try_get::<_, Option<&str>>(at)?
+                .map_or(Value::Null, read),
+            Kind::Bytes => Value::Bytes(row.try_get(at)?),
+        });
+    }
+    Ok(Row { table, values })
+}
+
+async fn fill(client: &mut Client, mut from: mpsc::Receiver<Batch>) -> Result<(), MaintainError> {
+    let action = "restore a row";
+    migrate::migrate(client).await?;
+    let transaction = client.transaction().await.map_err(engine(action))?;
+    transaction
+        .batch_execute(PATIENCE)
+        .await
+        .map_err(engine(action))?;
+    empty(&transaction).await?;
+    let mut partitions = 0;
+    while let Some(batch) = from.recv().await {
+        match batch {
+            Batch::Rows(rows) => {
+                let of_partitions = rows.iter().filter(|row| row.table == Table::Partitions);
+                partitions += u16::try_from(of_partitions.count()).unwrap_or(u16::MAX);
+                // Sent one behind another without waiting for answers.
+                try_join_all(rows.iter().map(|row| insert(&transaction, row)))
+                    .await
+                    .map_err(engine(action))?;
+            }
+            Batch::End => {
+                ownership::write_count(&transaction, partitions).await?;
+                return Ok(transaction.commit().await.map_err(engine("commit"))?);
+            }
+        }
+    }
+    Err(MaintainError::Stopped)
+}
+
+/// Refuses a store that holds anything. Two that restore at once meet at their first rows.
+async fn empty(transaction: &Transaction<'_>) -> Result<(), MaintainError> {
+    let action = "look whether it is empty";
+    for table in Table::ALL {
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", table.name());
+        let row = transaction.query_one(&sql, &[]).await;
+        let row = row.map_err(engine(action))?;
+        if row.try_get::<_, bool>(0).map_err(engine(action))? {
+            return Err(MaintainError::NotEmpty);
+        }
+    }
+    Ok(())
+}
+
+async fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<(), tokio_postgres::Error> {
+    let table = row.table;
+    let mut names = table.column_list();
+    let mut places = Vec::with_capacity(row.values.len() + 1);
+    for (at, (_, kind)) in table.columns().iter().enumerate() {
+        let at = at + 1;
+        places.push(match kind {
+            // The numbers of partitions are smaller; what does not fit is refused by the cast.
+            Kind::Integer if matches!(table.columns().get(at - 1), Some(("partition", _))) => {
+                format!("${at}::bigint::int")
+            }
+            Kind::Integer => format!("${at}::bigint"),
+            Kind::Truth => format!("${at}::bigint <> 0"),
+            Kind::Text | Kind::OptionalText => format!("${at}::text"),
+            Kind::Bytes => format!("${at}::bytea"),
+        });
+    }
+    if table == Table::Partitions {
+        names.push_str(", owner");
+        places.push("''".to_owned());
+    }
+    let sql = format!(
+        "INSERT INTO {} ({names}) VALUES ({})",
+        table.name(),
+        places.join(", ")
+    );
+    let columns = table.columns().iter();
+    let values: Vec<Box<dyn ToSql + Send + Sync>> = row
+        .values
+        .iter()
+        .zip(columns)
+        .map(|(value, (name, _))| parameter(table, name, value))
+        .collect();
+    let values: Vec<&(dyn ToSql + Sync)> = values
+        .iter()
+        .map(|value| &**value as &(dyn ToSql + Sync))
+        .collect();
+    let statement = transaction.prepare_cached(&sql).await?;
+    transaction.execute(&statement, &values).await?;
+    Ok(())
+}
+
+fn parameter(table: Table, column: &str, value: &Value) -> Box<dyn ToSql + Send + Sync> {
+    match value {
+        Value::Null => Box::new(None::<String>),
+        Value::Integer(number) => Box::new(*number),
+        Value::Text(text) if is_packed(table, column) => Box::new(text::pack(text).into_owned()),
+        Value::Text(text) => Box::new(text.clone()),
+        Value::Bytes(bytes) => Box::new(bytes.clone()),
+    }
+}

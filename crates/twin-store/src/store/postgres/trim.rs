@@ -1,0 +1,217 @@
+//! Removes from the shared store what is older than it has to be kept, a little at a time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool_postgres::{Client, Transaction};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{engine, execute, nanoseconds, query_in};
+use crate::store::{Error, Retention, Trimmed};
+
+/// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
+/// has just accepted is still there.
+const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
+
+/// Up to where histories were looked at for being too long: every revision is looked at once, in
+/// the order of their times, so that what this costs follows from what is written. Starts again with
+/// the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LookedAt {
+    at: i64,
+    device: String,
+    module: String,
+    revision: i64,
+}
+
+/// Removes a bounded amount.
+pub(super) async fn trim(
+    client: &mut Client,
+    retention: &Retention,
+    looked_at: &Mutex<LookedAt>,
+) -> Result<Trimmed, Error> {
+    let action = "remove what is old";
+    let transaction = client.transaction().await.map_err(engine(action))?;
+    let batch = u64::from(retention.batch);
+    let old = old_revisions(&transaction, retention).await?;
+    let from = looked_at
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let (surplus, looked) = surplus_revisions(&transaction, retention, from).await?;
+    let requests = requests(&transaction, retention).await?;
+    let operations = operations(&transaction, retention).await?;
+    let tokens = tokens(&transaction, retention).await?;
+    transaction.commit().await.map_err(engine(action))?;
+    let more_to_look_at = looked.is_some();
+    if let Some(looked) = looked {
+        *looked_at.lock().unwrap_or_else(PoisonError::into_inner) = looked;
+    }
+    Ok(Trimmed {
+        revisions: old + surplus,
+        requests,
+        operations,
+        more: more_to_look_at
+            || [old, requests, operations, tokens]
+                .into_iter()
+                .any(|removed| removed >= batch),
+    })
+}
+
+/// Removes revisions that are too old. Of each identity only the oldest go, also when a clock was
+/// put back meanwhile: a document is rewound through all revisions behind it.
+async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+    execute(
+        transaction,
+        "forget old revisions",
+        "DELETE FROM history WHERE (device_id, module_id, revision) IN
+             (SELECT old.device_id, old.module_id, old.revision
+              FROM (SELECT device_id, module_id, count(*) AS due
+                    FROM (SELECT device_id, module_id FROM history
+                          WHERE at < $1 ORDER BY at LIMIT $2) AS oldest
+                    GROUP BY device_id, module_id) AS k
+              CROSS JOIN LATERAL
+                  (SELECT h.device_id, h.module_id, h.revision FROM history h
+                   WHERE h.device_id = k.device_id AND h.module_id = k.module_id
+                       AND h.revision < coalesce(
+                           (SELECT min(young.revision) FROM history young
+                            WHERE young.device_id = k.device_id
+                                AND young.module_id = k.module_id AND young.at >= $1),
+                           9223372036854775807)
+                   ORDER BY h.revision LIMIT k.due) AS old)",
+        &[
+            &before(retention, retention.history_age),
+            &i64::from(retention.batch),
+        ],
+    )
+    .await
+}
+
+/// Removes what is too much of the histories that have grown; answers up to where it has looked if
+/// there is more to look at.
+async fn surplus_revisions(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+    from: LookedAt,
+) -> Result<(u64, Option<LookedAt>), Error> {
+    let action = "forget surplus revisions";
+    let rows = query_in(
+        transaction,
+        action,
+        "SELECT at, device_id, module_id, revision FROM history
+         WHERE at >= $1 AND (at, device_id, module_id, revision) > ($1, $2, $3, $4)
+         ORDER BY at, device_id, module_id, revision LIMIT $5",
+        &[
+            &from.at,
+            &from.device,
+            &from.module,
+            &from.revision,
+            &i64::from(retention.batch),
+        ],
+    )
+    .await?;
+    let mut looked = None;
+    let (mut devices, mut modules) = (Vec::new(), Vec::new());
+    for row in &rows {
+        let text = |column| row.try_get::<_, String>(column).map_err(engine(action));
+        let (device, module) = (text(1)?, text(2)?);
+        devices.push(device.clone());
+        modules.push(module.clone());
+        looked = Some(LookedAt {
+            at: row.try_get(0).map_err(engine(action))?,
+            device,
+            module,
+            revision: row.try_get(3).map_err(engine(action))?,
+        });
+    }
+    let removed = execute(
+        transaction,
+        action,
+        "DELETE FROM history h
+         USING (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[])) AS k (device_id, module_id)
+         CROSS JOIN LATERAL (
+             SELECT l.revision FROM history l
+             WHERE l.device_id = k.device_id AND l.module_id = k.module_id
+             ORDER BY l.revision DESC OFFSET $3 LIMIT 1
+         ) AS last
+         WHERE h.device_id = k.device_id AND h.module_id = k.module_id
+             AND h.revision <= last.revision",
+        &[&devices, &modules, &i64::from(retention.history_count)],
+    )
+    .await?;
+    Ok((removed, looked))
+}
+
+async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+    execute(
+        transaction,
+        "forget old answers",
+        "DELETE FROM requests WHERE id IN
+             (SELECT id FROM requests WHERE at < $1 ORDER BY at LIMIT $2)",
+        &[
+            &before(retention, retention.request_age),
+            &i64::from(retention.batch),
+        ],
+    )
+    .await
+}
+
+async fn operations(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+    let action = "forget old operations";
+    let rows = query_in(
+        transaction,
+        action,
+        "DELETE FROM operations WHERE id IN
+             (SELECT id FROM operations WHERE ended AND at < $1 ORDER BY id LIMIT $2)
+         RETURNING id",
+        &[
+            &before(retention, retention.operation_age),
+            &i64::from(retention.batch),
+        ],
+    )
+    .await?;
+    let ids = rows.iter().map(|row| row.try_get::<_, String>(0));
+    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(engine(action))?;
+    execute(
+        transaction,
+        action,
+        "DELETE FROM operation_results WHERE operation = ANY($1)",
+        &[&ids],
+    )
+    .await?;
+    Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
+}
+
+async fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+    let action = "forget expired enrolment tokens";
+    let old = retention.now.saturating_sub(EXPIRED_GRACE);
+    let old = old.unwrap_or(Timestamp::MIN).as_second();
+    let rows = query_in(
+        transaction,
+        action,
+        "DELETE FROM enrollment_tokens WHERE hash IN
+             (SELECT hash FROM enrollment_tokens WHERE expires_at < $1 LIMIT $2)
+         RETURNING hash",
+        &[&old, &i64::from(retention.batch)],
+    )
+    .await?;
+    let hashes = rows.iter().map(|row| row.try_get::<_, Vec<u8>>(0));
+    let hashes = hashes
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(engine(action))?;
+    execute(
+        transaction,
+        action,
+        "DELETE FROM enrollments WHERE hash = ANY($1)",
+        &[&hashes],
+    )
+    .await?;
+    Ok(u64::try_from(hashes.len()).unwrap_or(u64::MAX))
+}
+
+/// The instant before which things are older than `age`, as the rows have it.
+fn before(retention: &Retention, age: Duration) -> i64 {
+    let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+    let at = retention.now.saturating_sub(age).unwrap_or(Timestamp::MIN);
+    nanoseconds(at).unwrap_or(i64::MIN)
+}

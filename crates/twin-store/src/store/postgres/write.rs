@@ -1,0 +1,370 @@
+//! What a commit writes into the shared store: a few statements for all of its rows, each of which
+//! takes whole columns (`UNNEST`), because a statement for each row costs several times as much.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::{Client, Transaction};
+use futures::try_join;
+use twin::IdentityKey;
+
+use super::{Parameter, engine, execute, nanoseconds, number, operations, query_in, text, trails};
+use crate::store::row::{self, change, module_text};
+use crate::store::{
+    AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, LogEntry,
+    PartitionState, Upsert,
+};
+
+/// Rows of one statement: bounds the memory that both sides need for it.
+const ROWS: usize = 1024;
+
+/// Writes a commit, whole or not at all.
+pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), Error> {
+    let transaction = client
+        .transaction()
+        .await
+        .map_err(engine("begin a commit"))?;
+    fence(&transaction, &commit.partitions).await?;
+    // These go to different rows, and are sent one behind another without waiting for answers.
+    try_join!(
+        upsert(&transaction, &commit.upserts),
+        delete(&transaction, &commit.deletes),
+        move_and_log(&transaction, commit),
+        trails::keep(&transaction, &commit.history, commit.coalesce_within),
+        audit(&transaction, &commit.audit),
+        tokens(&transaction, &commit.tokens, &commit.enrollments),
+        operations::write(&transaction, commit),
+    )?;
+    transaction.commit().await.map_err(engine("commit"))
+}
+
+/// Locks the partitions, in order, and makes sure that they are ours.
+async fn fence(transaction: &Transaction<'_>, states: &[PartitionState]) -> Result<(), Error> {
+    if states.is_empty() {
+        return Ok(());
+    }
+    let action = "lock partitions";
+    let numbers: Vec<i32> = states.iter().map(|state| number(state.partition)).collect();
+    let rows = query_in(
+        transaction,
+        action,
+        "SELECT partition, epoch FROM partitions WHERE partition = ANY($1)
+         ORDER BY partition FOR NO KEY UPDATE",
+        &[&numbers],
+    )
+    .await?;
+    let mut epochs: BTreeMap<i32, i64> = BTreeMap::new();
+    for row in &rows {
+        let partition = row.try_get(0).map_err(engine(action))?;
+        epochs.insert(partition, row.try_get(1).map_err(engine(action))?);
+    }
+    for state in states {
+        if epochs.get(&number(state.partition)) != Some(&state.epoch.0.cast_signed()) {
+            return Err(Error::Fenced {
+                partition: state.partition,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// In this order, because the floor of a log follows its partition.
+async fn move_and_log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    move_partitions(transaction, &commit.partitions).await?;
+    log(transaction, commit).await
+}
+
+async fn move_partitions(
+    transaction: &Transaction<'_>,
+    states: &[PartitionState],
+) -> Result<(), Error> {
+    if states.is_empty() {
+        return Ok(());
+    }
+    let column = |of: fn(&PartitionState) -> u64| -> Vec<i64> {
+        states.iter().map(|state| of(state).cast_signed()).collect()
+    };
+    let numbers: Vec<i32> = states.iter().map(|state| number(state.partition)).collect();
+    let hashes: Vec<&[u8]> = states.iter().map(|state| &state.audit.hash[..]).collect();
+    execute(
+        transaction,
+        "move partitions",
+        "UPDATE partitions p SET position = n.position, revision = n.revision,
+             published = n.published, audit_sequence = n.audit_sequence, audit_hash = n.audit_hash
+         FROM UNNEST($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+             $6::bytea[]) AS n (partition, position, revision, published, audit_sequence, audit_hash)
+         WHERE p.partition = n.partition",
+        &[
+            &numbers,
+            &column(|state| state.position),
+            &column(|state| state.revision.get()),
+            &column(|state| state.published.get()),
+            &column(|state| state.audit.sequence),
+            &hashes,
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn upsert(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
+    for chunk in upserts.chunks(ROWS) {
+        twins(transaction, chunk).await?;
+    }
+    let entries = |of: fn(&Upsert) -> &Vec<IndexEntry>| {
+        let all = upserts.iter().flat_map(move |written| {
+            let key = &written.record.key;
+            of(written).iter().map(move |entry| (key, entry))
+        });
+        all.collect::<Vec<_>>()
+    };
+    let removed = entries(|written| &written.index_remove);
+    let added = entries(|written| &written.index_add);
+    try_join!(
+        index(
+            transaction,
+            &removed,
+            "remove index entries",
+            "DELETE FROM twin_index i
+             USING UNNEST($1::text[], $2::text[], $3::text[], $4::text[])
+                 AS n (path, value, device_id, module_id)
+             WHERE i.path = n.path AND i.value = n.value
+                 AND i.device_id = n.device_id AND i.module_id = n.module_id",
+        ),
+        index(
+            transaction,
+            &added,
+            "write index entries",
+            "INSERT INTO twin_index (path, value, device_id, module_id)
+             SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[])
+             ON CONFLICT DO NOTHING",
+        ),
+    )?;
+    Ok(())
+}
+
+async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
+    let action = "encode a twin";
+    let mut keys = Vec::with_capacity(upserts.len());
+    let mut rows = Vec::with_capacity(upserts.len());
+    for written in upserts {
+        keys.push(&written.record.key);
+        rows.push(row::encode(&written.record).map_err(engine(action))?);
+    }
+    let texts = |of: for<'r> fn(&'r row::Row<'_>) -> &'r str| -> Vec<&str> {
+        rows.iter().map(of).collect()
+    };
+    let (devices, modules) = key_columns(keys.iter().copied());
+    let revisions: Vec<i64> = rows.iter().map(|row| row.revision.cast_signed()).collect();
+    let opaque: Vec<bool> = rows.iter().map(|row| row.opaque).collect();
+    let checksums: Vec<i64> = rows.iter().map(|row| i64::from(row.checksum)).collect();
+    execute(
+        transaction,
+        "write twins",
+        "INSERT INTO twins (device_id, module_id, revision, status, tags, desired, reported,
+             posture, body, opaque, checksum)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[],
+             $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[], $11::bigint[])
+         ON CONFLICT (device_id, module_id) DO UPDATE SET
+             revision = excluded.revision, status = excluded.status, tags = excluded.tags,
+             desired = excluded.desired, reported = excluded.reported,
+             posture = excluded.posture, body = excluded.body, opaque = excluded.opaque,
+             checksum = excluded.checksum",
+        &[
+            &devices,
+            &modules,
+            &revisions,
+            &texts(|row| &row.status),
+            &texts(|row| &row.tags),
+            &texts(|row| &row.desired),
+            &texts(|row| &row.reported),
+            &texts(|row| &row.posture),
+            &texts(|row| &row.body),
+            &opaque,
+            &checksums,
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn index(
+    transaction: &Transaction<'_>,
+    entries: &[(&IdentityKey, &IndexEntry)],
+    action: &'static str,
+    sql: &str,
+) -> Result<(), Error> {
+    for chunk in entries.chunks(ROWS) {
+        let paths: Vec<_> = chunk
+            .iter()
+            .map(|(_, entry)| text::pack(&entry.path))
+            .collect();
+        let values: Vec<_> = chunk
+            .iter()
+            .map(|(_, entry)| text::pack(&entry.value))
+            .collect();
+        let (devices, modules) = key_columns(chunk.iter().map(|(key, _)| *key));
+        let parameters: [Parameter<'_>; 4] = [&paths, &values, &devices, &modules];
+        execute(transaction, action, sql, &parameters).await?;
+    }
+    Ok(())
+}
+
+async fn delete(transaction: &Transaction<'_>, keys: &[IdentityKey]) -> Result<(), Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (devices, modules) = key_columns(keys);
+    for sql in [
+        "DELETE FROM twins t USING UNNEST($1::text[], $2::text[]) AS n (device_id, module_id)
+         WHERE t.device_id = n.device_id AND t.module_id = n.module_id",
+        "DELETE FROM twin_index t USING UNNEST($1::text[], $2::text[]) AS n (device_id, module_id)
+         WHERE t.device_id = n.device_id AND t.module_id = n.module_id",
+    ] {
+        execute(transaction, "delete twins", sql, &[&devices, &modules]).await?;
+    }
+    Ok(())
+}
+
+async fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    for chunk in commit.log.chunks(ROWS) {
+        let seal = |entry: &LogEntry| change::seal(entry.partition, entry.revision, &entry.change);
+        let numbers: Vec<i32> = chunk.iter().map(|entry| number(entry.partition)).collect();
+        let revisions: Vec<i64> = chunk
+            .iter()
+            .map(|entry| entry.revision.get().cast_signed())
+            .collect();
+        let changes: Vec<Vec<u8>> = chunk.iter().map(seal).collect();
+        execute(
+            transaction,
+            "log changes",
+            "INSERT INTO log (partition, revision, change)
+             SELECT * FROM UNNEST($1::int[], $2::bigint[], $3::bytea[])",
+            &[&numbers, &revisions, &changes],
+        )
+        .await?;
+    }
+    if commit.trim_log.is_empty() {
+        return Ok(());
+    }
+    let trims = commit.trim_log.iter();
+    let (numbers, through): (Vec<i32>, Vec<i64>) = trims
+        .map(|(partition, through)| (number(*partition), through.get().cast_signed()))
+        .unzip();
+    for sql in [
+        // The furthest of each, because an update takes any one of several rows.
+        "UPDATE partitions p SET log_floor = greatest(p.log_floor, least(n.through, p.revision))
+         FROM (SELECT partition, max(through) AS through
+               FROM UNNEST($1::int[], $2::bigint[]) AS t (partition, through)
+               GROUP BY partition) AS n
+         WHERE p.partition = n.partition",
+        "DELETE FROM log l USING UNNEST($1::int[], $2::bigint[]) AS n (partition, through)
+         WHERE l.partition = n.partition AND l.revision <= n.through",
+    ] {
+        execute(transaction, "trim the log", sql, &[&numbers, &through]).await?;
+    }
+    Ok(())
+}
+
+async fn audit(transaction: &Transaction<'_>, entries: &[AuditEntry]) -> Result<(), Error> {
+    for entry in entries {
+        execute(
+            transaction,
+            "write an audit entry",
+            "INSERT INTO audit (partition, sequence, at, actor, action, resource, detail,
+                 trace_parent, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[
+                &number(entry.partition),
+                &entry.sequence.cast_signed(),
+                &nanoseconds(entry.at)?,
+                &text::pack(&entry.actor),
+                &text::pack(&entry.action),
+                &text::pack(&entry.resource),
+                &text::pack(&entry.detail),
+                &entry.trace_parent.as_deref().map(text::pack),
+                &&entry.hash[..],
+            ],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn tokens(
+    transaction: &Transaction<'_>,
+    tokens: &[EnrollmentToken],
+    uses: &[EnrollmentUse],
+) -> Result<(), Error> {
+    for token in tokens {
+        let device = token.device.as_ref().map_or("", twin::DeviceId::as_str);
+        execute(
+            transaction,
+            "keep an enrolment token",
+            "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
+             VALUES ($1, $2, $3, $4)",
+            &[
+                &&token.hash[..],
+                &device,
+                &token.expires_at.as_second(),
+                &i64::from(token.uses_max),
+            ],
+        )
+        .await?;
+    }
+    use_tokens(transaction, uses).await
+}
+
+/// Notes who used which token. Devices of several partitions may use one at the same time, at replicas
+/// that do not know of each other; so it is locked, and counted once more.
+async fn use_tokens(transaction: &Transaction<'_>, uses: &[EnrollmentUse]) -> Result<(), Error> {
+    if uses.is_empty() {
+        return Ok(());
+    }
+    let action = "use an enrolment token";
+    let hashes: Vec<&[u8]> = uses.iter().map(|use_of| &use_of.hash[..]).collect();
+    execute(
+        transaction,
+        action,
+        "SELECT FROM enrollment_tokens WHERE hash = ANY($1) ORDER BY hash FOR UPDATE",
+        &[&hashes],
+    )
+    .await?;
+    for use_of in uses {
+        execute(
+            transaction,
+            action,
+            "INSERT INTO enrollments (hash, device_id, nonce) VALUES ($1, $2, $3)
+             ON CONFLICT (hash, device_id) DO NOTHING",
+            &[
+                &&use_of.hash[..],
+                &use_of.device.as_str(),
+                &text::pack(&use_of.nonce),
+            ],
+        )
+        .await?;
+    }
+    let overused = query_in(
+        transaction,
+        action,
+        "SELECT FROM enrollment_tokens t WHERE t.hash = ANY($1)
+             AND (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash) > t.uses_max",
+        &[&hashes],
+    )
+    .await?;
+    if overused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Engine {
+        action,
+        source: "another replica used it up at the same moment".into(),
+    })
+}
+
+/// The two columns of keys.
+pub(super) fn key_columns<'k>(
+    keys: impl IntoIterator<Item = &'k IdentityKey>,
+) -> (Vec<&'k str>, Vec<&'k str>) {
+    let keys = keys.into_iter();
+    keys.map(|key| (key.device.as_str(), module_text(key)))
+        .unzip()
+}

@@ -1,0 +1,145 @@
+//! A revision as it lies in a row: columns of its own, and a CRC-32 over all of them.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use twin::{IdentityKey, Revision};
+
+use super::Sum;
+use crate::apply::ChangeKind;
+use crate::record::Damaged;
+use crate::store::HistoryEntry;
+
+/// A revision, without its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HistoryRow {
+    pub(crate) revision: u64,
+    pub(crate) first_revision: u64,
+    pub(crate) at: i64,
+    pub(crate) first_at: i64,
+    pub(crate) actor: String,
+    pub(crate) cause: String,
+    pub(crate) changes: String,
+    pub(crate) patch: String,
+    pub(crate) undo: String,
+    pub(crate) routine: bool,
+    pub(crate) trace_parent: Option<String>,
+    pub(crate) checksum: u32,
+}
+
+/// Nanoseconds since 1970; none for an instant far from our time.
+pub(crate) fn nanoseconds(at: Timestamp) -> Option<i64> {
+    i64::try_from(at.as_nanosecond()).ok()
+}
+
+/// Reads what [`nanoseconds`] wrote; any number is an instant.
+pub(crate) fn instant(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Prints a revision; none when a time in it is far from ours.
+pub(crate) fn encode(entry: &HistoryEntry) -> Option<HistoryRow> {
+    let changes: Vec<_> = entry.changes.iter().map(|kind| name(*kind)).collect();
+    let mut row = HistoryRow {
+        revision: entry.revision.get(),
+        first_revision: entry.first_revision.get(),
+        at: nanoseconds(entry.at)?,
+        first_at: nanoseconds(entry.first_at)?,
+        actor: entry.actor.clone(),
+        cause: entry.cause.clone(),
+        changes: changes.join(","),
+        patch: entry.patch.clone(),
+        undo: entry.undo.clone(),
+        routine: entry.routine,
+        trace_parent: entry.trace_parent.clone(),
+        checksum: 0,
+    };
+    row.checksum = row.sum(&entry.key);
+    Some(row)
+}
+
+/// Reads a revision back.
+pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, Damaged> {
+    let damaged = |problem: String| Damaged {
+        key: key.to_string(),
+        part: "history",
+        problem: format!("revision {}: {problem}", row.revision),
+    };
+    if row.sum(&key) != row.checksum {
+        return Err(damaged("its checksum does not match".to_owned()));
+    }
+    let mut changes = BTreeSet::new();
+    for text in row.changes.split(',').filter(|text| !text.is_empty()) {
+        changes.insert(kind(text).ok_or_else(|| damaged(format!("{text:?} is no change")))?);
+    }
+    Ok(HistoryEntry {
+        key,
+        revision: Revision::new(row.revision),
+        first_revision: Revision::new(row.first_revision),
+        at: instant(row.at),
+        first_at: instant(row.first_at),
+        actor: row.actor,
+        cause: row.cause,
+        changes,
+        patch: row.patch,
+        undo: row.undo,
+        routine: row.routine,
+        trace_parent: row.trace_parent,
+    })
+}
+
+impl HistoryRow {
+    /// The checksum that the row should have.
+    fn sum(&self, key: &IdentityKey) -> u32 {
+        let mut sum = Sum::new(key);
+        for number in [
+            self.revision,
+            self.first_revision,
+            self.at.cast_unsigned(),
+            self.first_at.cast_unsigned(),
+        ] {
+            sum.number(number);
+        }
+        for text in [
+            &self.actor,
+            &self.cause,
+            &self.changes,
+            &self.patch,
+            &self.undo,
+        ] {
+            sum.text(text);
+        }
+        sum.number(u64::from(self.routine));
+        sum.number(u64::from(self.trace_parent.is_some()));
+        sum.text(self.trace_parent.as_deref().unwrap_or_default());
+        sum.finish()
+    }
+}
+
+/// The name of a kind in rows; names are frozen.
+fn name(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Created => "created",
+        ChangeKind::Tags => "tags",
+        ChangeKind::Desired => "desired",
+        ChangeKind::Reported => "reported",
+        ChangeKind::Posture => "posture",
+        ChangeKind::ConfigurationState => "configuration",
+        ChangeKind::Status => "status",
+        ChangeKind::Identity => "identity",
+    }
+}
+
+fn kind(name: &str) -> Option<ChangeKind> {
+    match name {
+        "created" => Some(ChangeKind::Created),
+        "tags" => Some(ChangeKind::Tags),
+        "desired" => Some(ChangeKind::Desired),
+        "reported" => Some(ChangeKind::Reported),
+        "posture" => Some(ChangeKind::Posture),
+        "configuration" => Some(ChangeKind::ConfigurationState),
+        "status" => Some(ChangeKind::Status),
+        "identity" => Some(ChangeKind::Identity),
+        _ => None,
+    }
+}

@@ -1,0 +1,175 @@
+//! What SQL finds is what the evaluator finds, on random twins and conditions; and the statements of
+//! typical searches, word for word.
+
+use twin::Condition;
+use twin::query::Vocabulary;
+
+use super::*;
+use crate::store::Source;
+use crate::testing::now;
+
+mod equality;
+mod generate;
+
+fn search(condition: &str) -> Search {
+    let condition = Condition::parse_in(condition, Vocabulary::Query).expect("it is well-formed");
+    Search {
+        source: Source::Devices,
+        condition: condition.scope().clone(),
+        now: now(),
+        after: None,
+        limit: 100,
+    }
+}
+
+/// The statement of a condition in both dialects, with the values in the place of placeholders.
+fn statements(search: &Search) -> [String; 2] {
+    [Dialect::Sqlite, Dialect::Postgres].map(|dialect| {
+        let query = Prepared::new(search, dialect).rows(&[]);
+        let start = query.sql.find(" FROM ").expect("it selects");
+        let mut sql = query.sql[start + 1..].to_owned();
+        for (index, param) in query.params.iter().enumerate().rev() {
+            let number = index + 1;
+            let value = match param {
+                Param::Text(text) => format!("«{text}»"),
+                Param::Number(number) => format!("«{number}»"),
+                Param::Count(count) => format!("«{count}»"),
+            };
+            for placeholder in [
+                format!("?{number}"),
+                format!("${number}::text"),
+                format!("${number}::float8"),
+                format!("${number}::bigint"),
+            ] {
+                sql = sql.replace(&placeholder, &value);
+            }
+        }
+        sql
+    })
+}
+
+#[test]
+fn typical_searches_have_these_statements() {
+    let mut all = String::new();
+    for condition in [
+        "*",
+        "deviceId = 'd1'",
+        "deviceId IN ['d1', 'd2'] AND status = 'enabled'",
+        "STARTSWITH(deviceId, 'plant1-') AND tags.site = 'paris'",
+        "tags.location.region IN ['US', 'EU']",
+        "tags.site = 'paris' OR tags.[[group]] = 5",
+        "tags.site = 'paris' AND tags.ring = 'canary' AND status = 'disabled'",
+        "connectionState = 'Connected'",
+        "IS_DEFINED(properties.reported.fw) AND properties.desired.$version > 3",
+        "properties.reported.cfg.status != 'done' AND NOT IS_NULL(tags.x)",
+        "EXISTS(p IN posture.listeningPorts WHERE p.port NIN [22, 443])",
+        "lastActivityTime < DATE_ADD('hour', -1, NOW())",
+        "CONTAINS(tags.name, 'ß') AND LOWER(tags.name) = 'x'",
+        "ARRAY_CONTAINS(tags.roles, 'edge') AND tags.floor > 1 + 1",
+        "tags.[[x'; DROP TABLE twins; --]] = '\"'",
+    ] {
+        let search = search(condition);
+        let [sqlite, postgres] = statements(&search);
+        let lines = [
+            condition,
+            "\n  SQLite: ",
+            &sqlite,
+            "\n  PostgreSQL: ",
+            &postgres,
+            "\n\n",
+        ];
+        all.extend(lines);
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn nothing_that_a_caller_wrote_is_part_of_a_statement() {
+    let hostile = "x'\"; DROP TABLE twins; -- ?1 $1 /*";
+    let quoted = hostile.replace('\'', "\\'");
+    for condition in [
+        format!("tags.[[{hostile}]] = '{quoted}'"),
+        format!("properties.reported.[[{hostile}]].b < '{quoted}'"),
+        format!("STARTSWITH(deviceId, '{quoted}') AND moduleId IN ['{quoted}']"),
+        format!("deviceId = '{quoted}' AND status = '{quoted}'"),
+        format!("EXISTS(e IN tags.[[{hostile}]] WHERE e.[[{hostile}]] = '{quoted}')"),
+        format!("ARRAY_CONTAINS(tags.a, '{quoted}') AND statusReason != '{quoted}'"),
+        format!("updateTime > '{quoted}'"),
+    ] {
+        let search = search(&condition);
+        for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+            let prepared = Prepared::new(&search, dialect);
+            let queries = [
+                Some(prepared.rows(&[])),
+                prepared.count(&[]),
+                prepared.estimates(),
+            ];
+            for query in queries.into_iter().flatten() {
+                assert!(
+                    !query.sql.contains("DROP") && !query.sql.contains(';'),
+                    "{}",
+                    query.sql
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_condition_of_a_thousand_parts_is_run() {
+    let parts: Vec<_> = (0..1000)
+        .map(|number| format!("1={}", number % 10))
+        .collect();
+    let condition = format!("NOT ({})", parts.join(" OR "));
+    let search = search(&condition);
+    let query = Prepared::new(&search, Dialect::Sqlite).rows(&[]);
+    let connection = rusqlite::Connection::open_in_memory().expect("a store");
+    connection
+        .execute_batch(include_str!("../../../migrations/0001_twins.sql"))
+        .expect("tables");
+    connection.prepare(&query.sql).expect("it is not too deep");
+}
+
+#[test]
+fn sqlite_reads_numbers_as_we_do() {
+    let connection = rusqlite::Connection::open_in_memory().expect("a store");
+    let mut statement = connection
+        .prepare("SELECT CAST(json_extract(?1, '$') AS REAL)")
+        .expect("a statement");
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let (mut wrong, mut opaque) = (Vec::new(), 0);
+    for round in 0..200_000 {
+        // Any bits, and every few rounds numbers of the sizes that people write.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let number = match round % 4 {
+            0 => f64::from_bits(state & 0x000f_ffff_ffff_ffff),
+            1 => f64::from_bits(
+                (state & 0x800f_ffff_ffff_ffff) | (0x380 + (state >> 52 & 0xff)) << 52,
+            ),
+            _ => f64::from_bits(state),
+        };
+        if !number.is_finite() {
+            continue;
+        }
+        let text = serde_json::json!(number).to_string();
+        if crate::store::row::is_opaque(&text) {
+            opaque += 1;
+            continue;
+        }
+        let read: f64 = statement
+            .query_row([&text], |row| row.get(0))
+            .expect("a number");
+        // The sign of zero means nothing.
+        if (read + 0.0).to_bits() != (number + 0.0).to_bits() {
+            wrong.push(text);
+        }
+    }
+    assert!(
+        wrong.is_empty() && opaque < 160_000,
+        "{opaque} opaque, {} wrong: {:?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(20)]
+    );
+}

@@ -1,0 +1,189 @@
+//! Where the embedded store's work runs: one thread that writes, and blocking threads that read.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rusqlite::Connection;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{connect, engine};
+use crate::store::Error;
+
+/// Jobs that wait for the writing thread. The engine has one commit in flight; the rest is rare.
+const WRITE_QUEUE: usize = 64;
+/// Reading connections kept open; more readers at once open more and close them again.
+const IDLE_READERS: usize = 4;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The handle of the writing thread.
+pub(super) struct Writer {
+    /// None once it is closed.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    /// Answers when the thread has closed its connection.
+    ended: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(mut connection: Connection) -> Result<Writer, Error> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(WRITE_QUEUE);
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("twin-store-writer".to_owned())
+            .spawn(move || {
+                // Ends when the store is closed or dropped; what was queued is done before.
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
+                }
+                if let Err((_, error)) = connection.close() {
+                    tracing::warn!(error = %error, "the store could not be closed");
+                }
+                // Nobody waits when the store was only dropped.
+                let _ = end.send(());
+            })
+            .map_err(engine("start its writing thread"))?;
+        Ok(Writer {
+            jobs: Mutex::new(Some(jobs)),
+            ended: tokio::sync::Mutex::new(Some(ended)),
+        })
+    }
+
+    /// Has the thread do something and waits for the result.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let jobs = self.jobs.lock().ok().and_then(|jobs| jobs.clone());
+        let jobs = jobs.ok_or(Error::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // The asker may have gone; what was written stays written.
+            let _ = answer.send(work(connection));
+        });
+        jobs.send(job).await.map_err(|_| Error::Closed)?;
+        drop(jobs);
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Takes no more work, does what is queued, and closes the connection.
+    pub(super) async fn close(&self) {
+        if let Ok(mut jobs) = self.jobs.lock() {
+            jobs.take();
+        }
+        // Held while waiting, so that whoever closes it a second time waits, too.
+        let mut ended = self.ended.lock().await;
+        if let Some(end) = ended.as_mut() {
+            // An error means that the thread is gone, which is as good.
+            let _ = end.await;
+            ended.take();
+        }
+    }
+}
+
+/// The reading connections.
+pub(super) struct Readers {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// Told each time a reader has finished.
+    finished: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    busy: usize,
+    closed: bool,
+}
+
+/// One reader at work. Its connection goes back or is closed when it is dropped.
+struct Reader {
+    readers: Arc<Readers>,
+    connection: Option<Connection>,
+}
+
+impl Readers {
+    /// Readers of a file; none is opened yet.
+    pub(super) fn new(path: PathBuf) -> Readers {
+        Readers {
+            path,
+            state: Mutex::default(),
+            finished: Notify::new(),
+        }
+    }
+
+    /// Reads something on a blocking thread.
+    pub(super) async fn run<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let reader = self.enter()?;
+        tokio::task::spawn_blocking(move || {
+            let mut reader = reader;
+            work(reader.connection()?)
+        })
+        .await
+        .map_err(|_| Error::Closed)?
+    }
+
+    fn enter(self: Arc<Self>) -> Result<Reader, Error> {
+        let mut state = self.state.lock().map_err(|_| Error::Closed)?;
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        state.busy += 1;
+        let connection = state.idle.pop();
+        drop(state);
+        Ok(Reader {
+            readers: self,
+            connection,
+        })
+    }
+
+    /// Lets nobody in any more and waits for those inside; then no connection is open.
+    pub(super) async fn close(&self) {
+        loop {
+            let finished = self.finished.notified();
+            tokio::pin!(finished);
+            // Before the look, or the last one could finish between the two.
+            finished.as_mut().enable();
+            let Ok(busy) = self.state.lock().map(|mut state| {
+                state.closed = true;
+                state.idle.clear();
+                state.busy
+            }) else {
+                return;
+            };
+            if busy == 0 {
+                return;
+            }
+            finished.await;
+        }
+    }
+}
+
+impl Reader {
+    fn connection(&mut self) -> Result<&Connection, Error> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection),
+            none => Ok(none.insert(connect(&self.readers.path)?)),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.readers.state.lock() else {
+            return;
+        };
+        if let Some(connection) = self.connection.take()
+            && !state.closed
+            && state.idle.len() < IDLE_READERS
+        {
+            state.idle.push(connection);
+        }
+        state.busy -= 1;
+        drop(state);
+        self.readers.finished.notify_waiters();
+    }
+}

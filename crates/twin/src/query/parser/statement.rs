@@ -1,0 +1,354 @@
+//! Queries: what stands around the condition.
+
+use super::super::Vocabulary;
+use super::super::ast::Path;
+use super::super::error::{QueryError, QueryErrorKind};
+use super::super::hint::nearest;
+use super::super::lexer::Token;
+use super::super::order::Direction;
+use super::super::statement::{
+    Aggregate, Item, ItemValue, OrderBy, OrderKey, Select, Source, Statement,
+};
+use super::Parser;
+use super::primary::is_reserved;
+use crate::limits::{QUERY_GROUP_KEYS_MAX, QUERY_ITEMS_MAX, QUERY_ORDER_KEYS_MAX, QUERY_TOP_MAX};
+
+/// Reads a whole query.
+pub(in crate::query) fn parse(text: &str) -> Result<Statement, QueryError> {
+    let mut parser = Parser::new(text, "query", Vocabulary::Query)?;
+    parser.statement()
+}
+
+/// An item and where it stands, to point at it later.
+struct PlacedItem {
+    item: Item,
+    place: usize,
+}
+
+impl Parser<'_> {
+    fn statement(&mut self) -> Result<Statement, QueryError> {
+        self.expect_keyword(
+            "SELECT",
+            "SELECT tags.site FROM devices WHERE tags.floor = 2",
+        )?;
+        let top = self.top()?;
+        let list = self.next;
+        let items = self.select_list()?;
+        self.expect_keyword(
+            "FROM",
+            "an item is a path, or COUNT(), AVG, SUM, MIN, MAX of a path",
+        )?;
+        let source = self.source()?;
+        let condition = if self.take_keyword("WHERE") {
+            Some(self.any()?)
+        } else {
+            None
+        };
+        let group_by = self.group_by()?;
+        self.check_items(list, &items, &group_by)?;
+        let grouped = !group_by.is_empty() || items.iter().any(|i| is_aggregate(&i.item));
+        let items: Vec<Item> = items.into_iter().map(|placed| placed.item).collect();
+        let order_by = self.order_by(&items, &group_by, grouped)?;
+        let expected = match (&condition, order_by.is_empty(), grouped) {
+            (_, false, _) => "`,` or the end",
+            (None, true, false) => "WHERE, GROUP BY, ORDER BY or the end",
+            (Some(_), true, false) => "AND, OR, GROUP BY, ORDER BY or the end",
+            (_, true, true) => "ORDER BY or the end",
+        };
+        self.expect_end(expected)?;
+        let select = if items.is_empty() {
+            Select::All
+        } else {
+            Select::Items(items)
+        };
+        Ok(Statement {
+            text: self.text.to_owned(),
+            top,
+            select,
+            source,
+            condition,
+            group_by,
+            order_by,
+        })
+    }
+
+    fn expect_keyword(&mut self, keyword: &str, hint: &str) -> Result<(), QueryError> {
+        if self.take_keyword(keyword) {
+            return Ok(());
+        }
+        let error = self.unexpected(keyword);
+        let misspelled = match self.peek() {
+            Token::Word(word) => nearest(word, [keyword]).is_some(),
+            Token::Quoted(_) | Token::Number(_) | Token::Text(_) | Token::Sign(_) | Token::End => {
+                false
+            }
+        };
+        if misspelled {
+            return Err(error.with_hint(format!("did you mean {keyword}?")));
+        }
+        Err(error.with_hint(hint))
+    }
+
+    fn top(&mut self) -> Result<Option<u64>, QueryError> {
+        if !self.take_keyword("TOP") {
+            return Ok(None);
+        }
+        let Token::Number(number) = *self.peek() else {
+            return Err(self
+                .unexpected("how many rows")
+                .with_hint("SELECT TOP 10 *"));
+        };
+        let top = format!("{number}").parse().ok();
+        let Some(top) = top.filter(|top| (1..=QUERY_TOP_MAX).contains(top)) else {
+            let expected = format!("a whole number from 1 to {QUERY_TOP_MAX}");
+            return Err(self.unexpected(&expected));
+        };
+        self.advance();
+        Ok(Some(top))
+    }
+
+    /// No items stand for `*`.
+    fn select_list(&mut self) -> Result<Vec<PlacedItem>, QueryError> {
+        if self.take_sign("*") {
+            return Ok(Vec::new());
+        }
+        if self.is_keyword("DISTINCT") {
+            let error = self.unexpected("`*`, a path or an aggregate");
+            return Err(error.with_hint("there is no DISTINCT: group by the same path"));
+        }
+        let mut items: Vec<PlacedItem> = Vec::new();
+        loop {
+            if items.len() == QUERY_ITEMS_MAX {
+                let expected = format!("at most {QUERY_ITEMS_MAX} items after SELECT");
+                return Err(self.unexpected(&expected));
+            }
+            let placed = self.item()?;
+            if items
+                .iter()
+                .any(|other| other.item.name == placed.item.name)
+            {
+                let found = &placed.item.name;
+                let error = self.error_at(placed.place, "items of different names");
+                return Err(
+                    error.with_hint(format!("two items are named {found}: name one with AS"))
+                );
+            }
+            items.push(placed);
+            if !self.take_sign(",") {
+                return Ok(items);
+            }
+        }
+    }
+
+    fn item(&mut self) -> Result<PlacedItem, QueryError> {
+        let place = self.next;
+        let value = self.item_value()?;
+        let name = if self.take_keyword("AS") {
+            self.name()?
+        } else {
+            value.natural_name()
+        };
+        let item = Item { value, name };
+        Ok(PlacedItem { item, place })
+    }
+
+    fn item_value(&mut self) -> Result<ItemValue, QueryError> {
+        let Token::Word(word) = self.peek().clone() else {
+            return Err(self.unexpected("`*`, a path or an aggregate"));
+        };
+        if !self.is_call() {
+            if is_reserved(&word) {
+                return Err(self.unexpected("`*`, a path or an aggregate"));
+            }
+            return Ok(ItemValue::Path(self.path()?));
+        }
+        let Some(aggregate) = Aggregate::by_name(&word) else {
+            let error = self.unexpected("a path or an aggregate");
+            let names = Aggregate::NAMES.iter().map(|(name, _)| *name);
+            return Err(match nearest(&word, names) {
+                Some(meant) => error.with_hint(format!("did you mean {meant}?")),
+                None => error.with_hint(
+                    "functions stand after WHERE; there are COUNT(), and AVG, SUM, MIN, MAX of a path",
+                ),
+            });
+        };
+        self.advance();
+        self.advance();
+        let value = if aggregate == Aggregate::Count {
+            ItemValue::Count
+        } else {
+            ItemValue::Aggregate(aggregate, self.path()?)
+        };
+        let closed = self.take_sign(")");
+        match value {
+            ItemValue::Count if !closed => {
+                let error = self.unexpected("`)`: COUNT takes no argument");
+                Err(error.with_hint("to count what has a value: WHERE IS_DEFINED(path)"))
+            }
+            _ if !closed => {
+                Err(self.unexpected(&format!("`)`: {} takes a path", aggregate.name())))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// A name after `AS`.
+    fn name(&mut self) -> Result<String, QueryError> {
+        let name = match self.peek() {
+            Token::Word(word) if !is_reserved(word) => word.clone(),
+            Token::Quoted(name) => name.clone(),
+            Token::Word(word) => {
+                let hint = format!("this word is a keyword; as a name it is written [[{word}]]");
+                return Err(self.unexpected("a name").with_hint(hint));
+            }
+            Token::Number(_) | Token::Text(_) | Token::Sign(_) | Token::End => {
+                return Err(self.unexpected("a name").with_hint("tags.site AS site"));
+            }
+        };
+        self.advance();
+        Ok(name)
+    }
+
+    fn source(&mut self) -> Result<Source, QueryError> {
+        let place = self.next;
+        let hint = "there are devices and devices.modules";
+        if !self.take_keyword("devices") {
+            return Err(self.unexpected("a collection").with_hint(hint));
+        }
+        if !self.take_sign(".") {
+            return Ok(Source::Devices);
+        }
+        if self.take_keyword("modules") {
+            return Ok(Source::Modules);
+        }
+        if self.is_keyword("jobs") {
+            let error = self.error_at(place, "devices or devices.modules");
+            return Err(error
+                .of_kind(QueryErrorKind::Unsupported)
+                .with_hint("devices.jobs is served with jobs, which are not here yet"));
+        }
+        Err(self.unexpected("modules").with_hint(hint))
+    }
+
+    fn group_by(&mut self) -> Result<Vec<Path>, QueryError> {
+        let mut paths = Vec::new();
+        if !self.take_keyword("GROUP") {
+            return Ok(paths);
+        }
+        self.expect_keyword("BY", "GROUP BY tags.site")?;
+        loop {
+            if paths.len() == QUERY_GROUP_KEYS_MAX {
+                let expected = format!("at most {QUERY_GROUP_KEYS_MAX} paths after GROUP BY");
+                return Err(self.unexpected(&expected));
+            }
+            paths.push(self.path()?);
+            if !self.take_sign(",") {
+                return Ok(paths);
+            }
+        }
+    }
+
+    /// Items of a grouped answer are aggregates or what it is grouped by.
+    fn check_items(
+        &self,
+        list: usize,
+        items: &[PlacedItem],
+        group_by: &[Path],
+    ) -> Result<(), QueryError> {
+        let aggregated = items.iter().any(|placed| is_aggregate(&placed.item));
+        if !aggregated && group_by.is_empty() {
+            return Ok(());
+        }
+        if items.is_empty() {
+            let error = self.error_at(list, "a list of items, because the answer is grouped");
+            return Err(
+                error.with_hint("SELECT tags.site, COUNT() AS n FROM devices GROUP BY tags.site")
+            );
+        }
+        for PlacedItem { item, place } in items {
+            let ItemValue::Path(path) = &item.value else {
+                continue;
+            };
+            if !group_by.contains(path) {
+                let error = self.error_at(*place, "an aggregate, or a path of GROUP BY");
+                return Err(error.with_hint(format!("add it: GROUP BY {path}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn order_by(
+        &mut self,
+        items: &[Item],
+        group_by: &[Path],
+        grouped: bool,
+    ) -> Result<Vec<OrderBy>, QueryError> {
+        let mut keys = Vec::new();
+        if !self.take_keyword("ORDER") {
+            return Ok(keys);
+        }
+        self.expect_keyword("BY", "ORDER BY tags.site DESC")?;
+        loop {
+            if keys.len() == QUERY_ORDER_KEYS_MAX {
+                let expected = format!("at most {QUERY_ORDER_KEYS_MAX} keys after ORDER BY");
+                return Err(self.unexpected(&expected));
+            }
+            let key = self.order_key(items, group_by, grouped)?;
+            let direction = if self.take_keyword("DESC") {
+                Direction::Descending
+            } else {
+                self.take_keyword("ASC");
+                Direction::Ascending
+            };
+            keys.push(OrderBy { key, direction });
+            if !self.take_sign(",") {
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// The name of an item goes before a path, as in other dialects.
+    fn order_key(
+        &mut self,
+        items: &[Item],
+        group_by: &[Path],
+        grouped: bool,
+    ) -> Result<OrderKey, QueryError> {
+        let place = self.next;
+        let named = match self.peek() {
+            Token::Word(name) | Token::Quoted(name) if !self.is_dotted() => {
+                let exact = items.iter().position(|item| item.name == *name);
+                // Attributes are read in any case, so a name that hides one has to be as well.
+                let alike = |item: &Item| item.name.eq_ignore_ascii_case(name);
+                exact.or_else(|| items.iter().position(alike))
+            }
+            _ => None,
+        };
+        if let Some(index) = named {
+            self.advance();
+            return Ok(match &items[index].value {
+                ItemValue::Path(path) => OrderKey::Path(path.clone()),
+                ItemValue::Count | ItemValue::Aggregate(..) => OrderKey::Item(index),
+            });
+        }
+        if self.is_call() {
+            let error = self.unexpected("a path, or the name of an item");
+            return Err(error.with_hint("name the aggregate: SELECT COUNT() AS n … ORDER BY n"));
+        }
+        let path = self.path()?;
+        if grouped && !group_by.contains(&path) {
+            let error = self.error_at(place, "a path of GROUP BY, or the name of an item");
+            return Err(error.with_hint(format!("add it: GROUP BY {path}")));
+        }
+        Ok(OrderKey::Path(path))
+    }
+
+    fn is_dotted(&self) -> bool {
+        let after = self.tokens.get(self.next + 1);
+        after.is_some_and(|placed| placed.token == Token::Sign("."))
+    }
+}
+
+fn is_aggregate(item: &Item) -> bool {
+    !matches!(item.value, ItemValue::Path(_))
+}

@@ -1,0 +1,299 @@
+//! A whole query: `SELECT … FROM … WHERE … GROUP BY … ORDER BY …` (spec 8.1, with `ORDER BY`
+//! added).
+//!
+//! ```text
+//! statement = SELECT [TOP n] ("*" | item {"," item}) FROM source
+//!             [WHERE condition] [GROUP BY path {"," path}] [ORDER BY key {"," key}]
+//! item      = path [AS name] | COUNT "(" ")" [AS name] | (AVG|SUM|MIN|MAX) "(" path ")" [AS name]
+//! source    = devices | devices.modules
+//! key       = (path | name of an item) [ASC | DESC]
+//! ```
+//!
+//! What IoT Hub leaves open is decided so:
+//! - An item without `AS` is named by the last name of its path, an attribute by its canonical
+//!   name, an aggregate by its function in lower case (`count`). Two items of one name are refused.
+//! - A value that is missing is left out of its row. So is an average, sum, least or greatest of
+//!   nothing; a count of nothing is 0.
+//! - `GROUP BY` makes a group of the twins that lack the value; its rows lack the key. An array or
+//!   an object is a group key like any other value.
+//! - `AVG` and `SUM` take the numbers, `MIN` and `MAX` the numbers and texts; other values count
+//!   as missing. A text is greater than any number.
+//! - Aggregates and `GROUP BY` work on `devices.modules` too.
+//! - Without `ORDER BY`, twins come in the order of their ids, groups in that of their keys.
+
+mod display;
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+
+use super::ast::{Attribute, Expr, Path};
+use super::error::QueryError;
+use super::eval::{self, Facts};
+use super::lookup::Lookup;
+use super::order::{Direction, Position, SortValue};
+use super::parser;
+use super::row;
+use crate::Map;
+use crate::id::IdentityKey;
+
+/// A parsed query.
+///
+/// ```
+/// use twin::query::Statement;
+///
+/// let text = "SELECT tags.site, COUNT() AS n FROM devices GROUP BY tags.site ORDER BY n DESC";
+/// let statement = Statement::parse(text).expect("it is well-formed");
+/// assert!(statement.is_aggregated());
+/// assert_eq!(statement.to_string(), text);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    pub(super) text: String,
+    pub(super) top: Option<u64>,
+    pub(super) select: Select,
+    pub(super) source: Source,
+    pub(super) condition: Option<Expr>,
+    pub(super) group_by: Vec<Path>,
+    pub(super) order_by: Vec<OrderBy>,
+}
+
+/// What a query answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Select {
+    /// `*`: whole twins.
+    All,
+    /// A list of values; never empty.
+    Items(Vec<Item>),
+}
+
+/// One value of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Where it comes from.
+    pub value: ItemValue,
+    /// Its key in a row.
+    pub name: String,
+}
+
+/// Where a value of an answer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemValue {
+    /// A place in the twin.
+    Path(Path),
+    /// `COUNT()`
+    Count,
+    /// Another aggregate of the values at a place.
+    Aggregate(Aggregate, Path),
+}
+
+/// What is made of the values of many twins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Aggregate {
+    /// `AVG(path)`
+    Average,
+    /// `SUM(path)`
+    Sum,
+    /// `MIN(path)`
+    Least,
+    /// `MAX(path)`
+    Greatest,
+    /// `COUNT()`, which takes no path.
+    Count,
+}
+
+/// Which twins a query is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// `devices`: the twins of devices.
+    Devices,
+    /// `devices.modules`: the twins of modules.
+    Modules,
+}
+
+/// One key of the order of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderBy {
+    /// What is compared.
+    pub key: OrderKey,
+    /// Which comes first.
+    pub direction: Direction,
+}
+
+/// What rows are ordered by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderKey {
+    /// A place in the twin; of a grouped answer, one of its `GROUP BY`.
+    Path(Path),
+    /// An item of a grouped answer, by its place in the list.
+    Item(usize),
+}
+
+impl Aggregate {
+    pub(super) const NAMES: [(&'static str, Aggregate); 5] = [
+        ("COUNT", Aggregate::Count),
+        ("AVG", Aggregate::Average),
+        ("SUM", Aggregate::Sum),
+        ("MIN", Aggregate::Least),
+        ("MAX", Aggregate::Greatest),
+    ];
+
+    pub(super) fn by_name(name: &str) -> Option<Aggregate> {
+        let mut names = Aggregate::NAMES.iter();
+        let found = names.find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, aggregate)| *aggregate)
+    }
+
+    /// Its name in a query.
+    pub fn name(self) -> &'static str {
+        match self {
+            Aggregate::Count => "COUNT",
+            Aggregate::Average => "AVG",
+            Aggregate::Sum => "SUM",
+            Aggregate::Least => "MIN",
+            Aggregate::Greatest => "MAX",
+        }
+    }
+}
+
+impl ItemValue {
+    /// The name it has in a row if the query gives it none.
+    pub(super) fn natural_name(&self) -> String {
+        match self {
+            ItemValue::Path(path) => path.last_name().to_owned(),
+            ItemValue::Count => Aggregate::Count.name().to_lowercase(),
+            ItemValue::Aggregate(aggregate, _) => aggregate.name().to_lowercase(),
+        }
+    }
+
+    /// The place in the twin that it looks at.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            ItemValue::Path(path) | ItemValue::Aggregate(_, path) => Some(path),
+            ItemValue::Count => None,
+        }
+    }
+}
+
+impl Statement {
+    /// Reads a query of at most 8192 characters.
+    pub fn parse(text: &str) -> Result<Statement, QueryError> {
+        parser::parse_statement(text)
+    }
+
+    /// How many rows it asks for at most.
+    pub fn top(&self) -> Option<u64> {
+        self.top
+    }
+
+    /// What it answers.
+    pub fn select(&self) -> &Select {
+        &self.select
+    }
+
+    /// Which twins it is about.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Which of them it takes; none if all.
+    pub fn condition(&self) -> Option<&Expr> {
+        self.condition.as_ref()
+    }
+
+    /// What makes a group.
+    pub fn group_by(&self) -> &[Path] {
+        &self.group_by
+    }
+
+    /// In which order its rows come.
+    pub fn order_by(&self) -> &[OrderBy] {
+        &self.order_by
+    }
+
+    /// The text as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a row is made of many twins: [`super::Aggregator`] answers it.
+    pub fn is_aggregated(&self) -> bool {
+        let aggregate = |item: &Item| !matches!(item.value, ItemValue::Path(_));
+        let by_item = match &self.select {
+            Select::All => false,
+            Select::Items(items) => items.iter().any(aggregate),
+        };
+        by_item || !self.group_by.is_empty()
+    }
+
+    /// Every place in the twin that it looks at, to judge it and to answer. `SELECT *` answers
+    /// with the rest as well.
+    pub fn paths(&self) -> BTreeSet<Path> {
+        let mut paths = self.condition.as_ref().map(Expr::paths).unwrap_or_default();
+        if let Select::Items(items) = &self.select {
+            paths.extend(items.iter().filter_map(|item| item.value.path().cloned()));
+        }
+        paths.extend(self.group_by.iter().cloned());
+        for order in &self.order_by {
+            if let OrderKey::Path(path) = &order.key {
+                paths.insert(path.clone());
+            }
+        }
+        paths
+    }
+
+    /// Whether it is about this twin and takes it. `now` is what `NOW()` means.
+    pub fn matches(&self, twin: &dyn Lookup, now: Timestamp) -> bool {
+        let facts = Facts::new(twin, Some(now));
+        let module = eval::resolve(&Path::attribute(Attribute::ModuleId), &facts);
+        let source = match module.to_json() {
+            Some(_) => Source::Modules,
+            None => Source::Devices,
+        };
+        source == self.source
+            && self
+                .condition
+                .as_ref()
+                .is_none_or(|condition| eval::holds(condition, &facts))
+    }
+
+    /// The row of a twin, of a query that is not aggregated.
+    pub fn project(&self, twin: &dyn Lookup) -> Map {
+        match &self.select {
+            Select::All => row::whole(twin),
+            Select::Items(items) => row::of_items(items, twin),
+        }
+    }
+
+    /// Where the row of a twin stands in the answer of a query that is not aggregated.
+    pub fn position(&self, twin: &dyn Lookup, identity: IdentityKey) -> Position {
+        let facts = Facts::new(twin, None);
+        let values = self.order_by.iter().map(|order| {
+            let value = match &order.key {
+                OrderKey::Path(path) => SortValue::of(&eval::resolve(path, &facts)),
+                OrderKey::Item(_) => SortValue::Undefined,
+            };
+            (value, order.direction)
+        });
+        Position::new(values.collect(), identity)
+    }
+
+    /// The directions of its order, in which a position of its answer has values.
+    pub fn directions(&self) -> Vec<Direction> {
+        self.order_by.iter().map(|order| order.direction).collect()
+    }
+}
+
+impl FromStr for Statement {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Statement, QueryError> {
+        Statement::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

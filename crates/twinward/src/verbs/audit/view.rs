@@ -1,0 +1,247 @@
+//! What people and programs see of the audit log.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use serde::Serialize;
+use serde_json::Value;
+use wire::registry::v1 as api;
+
+use crate::output::leaves::compact;
+use crate::output::{Paper, View, plural, table, time};
+
+/// Digits of a hash that people compare.
+const HASH_DIGITS: usize = 16;
+
+/// Keeps the newest of many entries: the log comes in the order of its chains, people ask for what
+/// happened last.
+pub(super) struct Newest {
+    limit: usize,
+    kept: BinaryHeap<Reverse<Kept>>,
+    left_out: u64,
+}
+
+/// An entry in the order of time. Entries of one chain that share a time keep their order.
+struct Kept(api::AuditEntry);
+
+impl Kept {
+    fn key(&self) -> (i64, i32, u32, u64) {
+        let at = self.0.time.unwrap_or_default();
+        (at.seconds, at.nanos, self.0.partition, self.0.sequence)
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Kept {}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Newest {
+    /// So many; 0: all.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            kept: BinaryHeap::new(),
+            left_out: 0,
+        }
+    }
+
+    /// Takes an entry in, and lets go of the oldest if there are too many.
+    pub(super) fn add(&mut self, entry: api::AuditEntry) {
+        self.kept.push(Reverse(Kept(entry)));
+        if self.limit != 0 && self.kept.len() > self.limit {
+            self.kept.pop();
+            self.left_out += 1;
+        }
+    }
+
+    /// How many were let go.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The newest last, as a log has it.
+    pub(super) fn by_time(self) -> Vec<api::AuditEntry> {
+        let sorted = self.kept.into_sorted_vec();
+        sorted
+            .into_iter()
+            .rev()
+            .map(|Reverse(Kept(entry))| entry)
+            .collect()
+    }
+
+    /// As the chains have them.
+    pub(super) fn by_chain(self) -> Vec<api::AuditEntry> {
+        let mut entries = self.by_time();
+        entries.sort_by_key(|entry| (entry.partition, entry.sequence));
+        entries
+    }
+}
+
+/// One entry.
+pub(super) struct EntryView(pub(super) api::AuditEntry);
+
+/// An entry as programs see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EntryData<'a> {
+    partition: u32,
+    sequence: u64,
+    time: Option<String>,
+    actor: &'a str,
+    action: &'a str,
+    resource: &'a str,
+    detail: Value,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    trace_parent: &'a str,
+    hash: &'a str,
+}
+
+fn detail(entry: &api::AuditEntry) -> Value {
+    // Text that is no JSON is shown as the text it is: an audit log hides nothing.
+    serde_json::from_str(&entry.detail_json)
+        .unwrap_or_else(|_| Value::String(entry.detail_json.clone()))
+}
+
+impl View for EntryView {
+    fn data(&self) -> impl Serialize {
+        let entry = &self.0;
+        EntryData {
+            partition: entry.partition,
+            sequence: entry.sequence,
+            time: time::precise(entry.time),
+            actor: &entry.actor,
+            action: &entry.action,
+            resource: &entry.resource,
+            detail: detail(entry),
+            trace_parent: &entry.trace_parent,
+            hash: &entry.hash,
+        }
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        table::rows(paper, vec![row(&self.0)])
+    }
+}
+
+fn row(entry: &api::AuditEntry) -> Vec<String> {
+    vec![
+        time::short(entry.time),
+        entry.actor.clone(),
+        entry.action.clone(),
+        entry.resource.clone(),
+        compact(&detail(entry)),
+    ]
+}
+
+/// Several entries.
+pub(super) struct Entries(pub(super) Vec<api::AuditEntry>);
+
+impl View for Entries {
+    fn data(&self) -> impl Serialize {
+        let entries = self.0.iter().cloned().map(EntryView);
+        let data: Vec<_> = entries
+            .map(|view| serde_json::to_value(view.data()).unwrap_or(Value::Null))
+            .collect();
+        data
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        if self.0.is_empty() {
+            return "no entries\n".to_owned();
+        }
+        table::table(
+            paper,
+            &["TIME", "BY", "ACTION", "RESOURCE", "DETAIL"],
+            self.0.iter().map(row).collect(),
+        )
+    }
+}
+
+/// What a walk over all chains found.
+pub(super) struct Verified(pub(super) api::VerifyAuditResponse);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VerifiedData<'a> {
+    whole: bool,
+    chains: Vec<ChainData<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChainData<'a> {
+    partition: u32,
+    entries: u64,
+    head_sequence: u64,
+    head_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broken_at: Option<u64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'a str,
+}
+
+impl View for Verified {
+    fn data(&self) -> impl Serialize {
+        let chains = self.0.chains.iter().map(|chain| ChainData {
+            partition: chain.partition,
+            entries: chain.entries,
+            head_sequence: chain.head_sequence,
+            head_hash: &chain.head_hash,
+            broken_at: Some(chain.broken_at).filter(|sequence| *sequence != 0),
+            problem: &chain.problem,
+        });
+        VerifiedData {
+            whole: self.0.whole,
+            chains: chains.collect(),
+        }
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        if self.0.chains.is_empty() {
+            return "the audit log is empty\n".to_owned();
+        }
+        let rows = self.0.chains.iter().map(|chain| {
+            let state = match (chain.broken_at, chain.problem.as_str()) {
+                (0, "") => "whole".to_owned(),
+                (0, problem) => problem.to_owned(),
+                (sequence, problem) => format!("broken at entry {sequence}: {problem}"),
+            };
+            vec![
+                chain.partition.to_string(),
+                chain.entries.to_string(),
+                chain.head_hash.chars().take(HASH_DIGITS).collect(),
+                state,
+            ]
+        });
+        let header = ["PARTITION", "ENTRIES", "HEAD", "STATE"];
+        let mut text = table::table(paper, &header, rows.collect());
+        let entries = self.0.chains.iter().map(|chain| chain.entries).sum();
+        let entries = plural(entries, "entry", "entries");
+        text.push_str(&if self.0.whole {
+            paper.green(&format!("whole, {entries}"))
+        } else {
+            paper.red(&format!("not whole, {entries}"))
+        });
+        text.push('\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

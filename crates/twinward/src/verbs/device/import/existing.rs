@@ -1,0 +1,328 @@
+//! Lines whose identity exists: what differs, and making it what the line says.
+
+use std::collections::HashMap;
+
+use futures::StreamExt as _;
+use serde_json::Value;
+use wire::registry::v1 as api;
+use wire::twin::v1 as twins;
+
+use super::view::Outcome;
+use super::{OnExisting, Settings};
+use crate::connection::Connection;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::patience;
+use crate::verbs::device::authentication;
+use crate::verbs::device::line::Item;
+
+/// Calls about single identities that go on at the same time.
+const CALLS_MAX: usize = 16;
+
+/// Compares, and updates if that is wanted.
+pub(super) struct Existing<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) settings: &'a Settings,
+}
+
+/// What twins do not tell of an identity, as far as a line asks for it.
+#[derive(Default)]
+struct Rest {
+    keys: Option<api::SymmetricKeys>,
+    managed_by: String,
+}
+
+/// What differs.
+#[derive(Debug, Default)]
+struct Differences {
+    registry: Vec<&'static str>,
+    twin: Vec<&'static str>,
+}
+
+impl Differences {
+    fn names(&self) -> Vec<&'static str> {
+        self.registry.iter().chain(&self.twin).copied().collect()
+    }
+}
+
+impl Existing<'_> {
+    /// Goes through all lines.
+    pub(super) async fn all<'i>(
+        &self,
+        items: &[&'i Item],
+    ) -> Result<Vec<(&'i Item, Outcome)>, Failure> {
+        let twins = self.twins(items).await?;
+        let calls = items.iter().map(|item| self.one(item, &twins));
+        let outcomes: Vec<_> = futures::stream::iter(calls)
+            .buffered(CALLS_MAX)
+            .collect()
+            .await;
+        let mut done = Vec::new();
+        for (item, outcome) in items.iter().zip(outcomes) {
+            done.push((*item, outcome?));
+        }
+        Ok(done)
+    }
+
+    async fn twins(&self, items: &[&Item]) -> Result<HashMap<String, twins::Twin>, Failure> {
+        let names: Vec<_> = items
+            .iter()
+            .map(|item| wire::names::identity_name(&item.key))
+            .collect();
+        let answer = patience::call(self.connection, "cannot read twins", async || {
+            let request = twins::BatchGetTwinsRequest {
+                names: names.clone(),
+                read_mask: None,
+            };
+            self.connection
+                .twins()?
+                .batch_get_twins(request)
+                .await
+                .map_err(Into::into)
+        })
+        .await?;
+        let twins = answer.twins.into_iter();
+        Ok(twins.map(|twin| (twin.name.clone(), twin)).collect())
+    }
+
+    async fn one(
+        &self,
+        item: &Item,
+        twins: &HashMap<String, twins::Twin>,
+    ) -> Result<Outcome, Failure> {
+        let name = wire::names::identity_name(&item.key);
+        let Some(twin) = twins.get(&name) else {
+            let why = "it was deleted meanwhile, or what is stored of it is damaged";
+            return Ok(Outcome::Failed(why.to_owned()));
+        };
+        let rest = match self.rest(item, &name).await {
+            Ok(rest) => rest,
+            Err(failure) => return about_a_line(failure),
+        };
+        let differences = match self.compare(item, twin, &rest) {
+            Ok(differences) => differences,
+            Err(problem) => return Ok(Outcome::Failed(problem)),
+        };
+        let names = differences.names();
+        if names.is_empty() {
+            return Ok(Outcome::Unchanged);
+        }
+        match self.settings.on_existing {
+            OnExisting::Skip | OnExisting::Fail => return Ok(Outcome::Different(names)),
+            OnExisting::Update => {}
+        }
+        if !differences.registry.is_empty()
+            && let Err(failure) = self.update_identity(item, &name, twin).await
+        {
+            return about_a_line(failure);
+        }
+        if !differences.twin.is_empty()
+            && let Err(failure) = self.update_twin(item, &name).await
+        {
+            return about_a_line(failure);
+        }
+        Ok(Outcome::Updated(names))
+    }
+
+    /// Read only for lines that ask for it: a call for each identity would make a comparison slow.
+    async fn rest(&self, item: &Item, name: &str) -> Result<Rest, Failure> {
+        let with_keys = self.settings.with_keys && item.line.has_keys();
+        let view = if with_keys {
+            api::IdentityView::Full
+        } else {
+            api::IdentityView::Basic
+        };
+        let what = "cannot read an identity";
+        if item.key.module.is_none() {
+            if !with_keys {
+                return Ok(Rest::default());
+            }
+            let device = patience::call(self.connection, what, async || {
+                let request = api::GetDeviceRequest {
+                    name: name.to_owned(),
+                    view: view.into(),
+                };
+                let answer = self.connection.registry()?.get_device(request).await;
+                answer.map_err(Into::into)
+            })
+            .await?;
+            return Ok(Rest {
+                keys: device.keys,
+                managed_by: String::new(),
+            });
+        }
+        if !with_keys && item.line.managed_by.is_none() {
+            return Ok(Rest::default());
+        }
+        let module = patience::call(self.connection, what, async || {
+            let request = api::GetModuleRequest {
+                name: name.to_owned(),
+                view: view.into(),
+            };
+            let answer = self.connection.registry()?.get_module(request).await;
+            answer.map_err(Into::into)
+        })
+        .await?;
+        Ok(Rest {
+            keys: module.keys,
+            managed_by: module.managed_by,
+        })
+    }
+
+    /// What a line does not say is as it should be.
+    fn compare(&self, item: &Item, twin: &twins::Twin, rest: &Rest) -> Result<Differences, String> {
+        let line = &item.line;
+        let mut differences = Differences::default();
+        let mut differs = |name, different: bool| {
+            if different {
+                differences.registry.push(name);
+            }
+        };
+        let asked = line.status();
+        differs(
+            "status",
+            asked != api::Status::Unspecified && asked != status(twin),
+        );
+        let reason = line.status_reason.as_ref();
+        differs(
+            "statusReason",
+            reason.is_some_and(|asked| *asked != twin.status_reason),
+        );
+        let kind = line.authentication_type();
+        differs(
+            "authentication",
+            kind != api::AuthenticationType::Unspecified
+                && authentication::name(kind) != twin.authentication_type,
+        );
+        let same = |asked: api::Thumbprints| {
+            asked.primary.eq_ignore_ascii_case(&twin.primary_thumbprint)
+                && asked
+                    .secondary
+                    .eq_ignore_ascii_case(&twin.secondary_thumbprint)
+        };
+        differs(
+            "thumbprints",
+            line.thumbprints().is_some_and(|asked| !same(asked)),
+        );
+        let keys = line.keys().filter(|_| self.settings.with_keys);
+        differs("keys", keys.is_some() && keys != rest.keys);
+        let edge = line.capabilities.map(|capabilities| capabilities.iot_edge);
+        differs("iotEdge", edge.is_some_and(|edge| edge != twin.iot_edge));
+        let managed = line.managed_by.as_ref();
+        differs(
+            "managedBy",
+            managed.is_some_and(|by| *by != rest.managed_by),
+        );
+        for (name, asked, present) in [
+            ("tags", line.tags.as_ref(), &twin.tags_json),
+            ("desired", line.desired(), &twin.desired_json),
+        ] {
+            let Some(asked) = asked else { continue };
+            let present: Value = serde_json::from_str(present)
+                .map_err(|error| format!("the answer of the service is damaged: {error}"))?;
+            if present.as_object() != Some(asked) {
+                differences.twin.push(name);
+            }
+        }
+        Ok(differences)
+    }
+
+    async fn update_identity(
+        &self,
+        item: &Item,
+        name: &str,
+        twin: &twins::Twin,
+    ) -> Result<(), Failure> {
+        let line = &item.line;
+        let keys = line.keys().filter(|_| self.settings.with_keys);
+        let what = "cannot update an identity";
+        if item.key.module.is_some() {
+            let request = api::UpdateModuleRequest {
+                name: name.to_owned(),
+                authentication_type: line.authentication_type().into(),
+                keys,
+                thumbprints: line.thumbprints(),
+                managed_by: line.managed_by.clone(),
+                validate_only: self.settings.dry_run,
+                ..Default::default()
+            };
+            patience::call(self.connection, what, async || {
+                let answer = self
+                    .connection
+                    .registry()?
+                    .update_module(request.clone())
+                    .await;
+                answer.map_err(Into::into)
+            })
+            .await?;
+            return Ok(());
+        }
+        // A reason is written with its status only, so both go, each as asked or as it is.
+        let status = match line.status() {
+            api::Status::Unspecified => status(twin),
+            asked @ (api::Status::Enabled | api::Status::Disabled) => asked,
+        };
+        let reason = line.status_reason.as_ref().unwrap_or(&twin.status_reason);
+        let request = api::UpdateDeviceRequest {
+            name: name.to_owned(),
+            status: status.into(),
+            status_reason: reason.clone(),
+            authentication_type: line.authentication_type().into(),
+            keys,
+            thumbprints: line.thumbprints(),
+            iot_edge: line.capabilities.map(|capabilities| capabilities.iot_edge),
+            validate_only: self.settings.dry_run,
+            ..Default::default()
+        };
+        patience::call(self.connection, what, async || {
+            let answer = self
+                .connection
+                .registry()?
+                .update_device(request.clone())
+                .await;
+            answer.map_err(Into::into)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn update_twin(&self, item: &Item, name: &str) -> Result<(), Failure> {
+        let request = twins::ReplaceTwinRequest {
+            name: name.to_owned(),
+            tags_json: item.line.tags_json(),
+            desired_json: item.line.desired_json(),
+            operator: self.settings.operator.clone(),
+            validate_only: self.settings.dry_run,
+            ..Default::default()
+        };
+        patience::call(self.connection, "cannot write a twin", async || {
+            let answer = self.connection.twins()?.replace_twin(request.clone()).await;
+            answer.map_err(Into::into)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Whether a failure is about one line, or about everything.
+fn about_a_line(failure: Failure) -> Result<Outcome, Failure> {
+    match failure.kind() {
+        Kind::NotFound | Kind::Conflict | Kind::Invalid | Kind::Precondition => {
+            Ok(Outcome::Failed(failure.details_on_one_line()))
+        }
+        Kind::Failed
+        | Kind::Usage
+        | Kind::Unavailable
+        | Kind::Denied
+        | Kind::Internal
+        | Kind::Interrupted(_) => Err(failure),
+    }
+}
+
+/// The status of the device, as the twin has it.
+fn status(twin: &twins::Twin) -> api::Status {
+    match twin.status.as_str() {
+        "disabled" => api::Status::Disabled,
+        _ => api::Status::Enabled,
+    }
+}
