@@ -1,6 +1,6 @@
 //! Queries over gRPC, on what calls before them wrote.
 
-use service_kit::error::Kind;
+use service_kit::error::{Classified as _, Kind};
 use testkit::NatsServer;
 use wire::twin::v1 as proto;
 
