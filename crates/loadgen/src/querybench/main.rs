@@ -20,8 +20,6 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use service_kit::clock::SystemClock;
-use service_kit::secret::Secret;
-use service_kit::tls::ClientTls;
 use testkit::postgres::{PostgresOptions, PostgresServer};
 use twin_store::grpc::query::Queries;
 use twin_store::store::Store;
@@ -102,9 +100,8 @@ async fn run(arguments: &Arguments) -> Result<Value> {
             .await;
             let database = server.database().await;
             let store = PostgresStore::open(&PostgresSettings {
-                url: Secret::new(database.url()),
-                tls: ClientTls::default(),
                 connections: CONNECTIONS,
+                ..PostgresSettings::at(database.url())
             })
             .await?;
             let store = Arc::new(store);
