@@ -264,7 +264,11 @@ impl App {
             tasks: tasks.clone(),
         };
         match self.owned {
-            Owned::All(states, ends) => parts.start_all(&states, ends),
+            Owned::All(states, ends) => {
+                parts.start_all(&states, ends);
+                // The writer ends when nobody holds the engine any more, and this would until then.
+                drop(parts);
+            }
             Owned::Shared(control) => {
                 let health = health.component("partitions");
                 let ownership = Ownership::new(parts, self.replica, control, owners, health);

@@ -32,7 +32,7 @@ use questions::Question;
 /// A question is not asked more often than this.
 const RUNS_MAX: u32 = 500;
 /// Nor longer than this, once it was asked three times.
-const ASKED_WITHIN: Duration = Duration::from_secs(15);
+const ASKED_WITHIN: Duration = Duration::from_secs(4);
 /// How often at least.
 const RUNS_MIN: u32 = 3;
 /// Connections to PostgreSQL.
