@@ -380,3 +380,6 @@ pub(super) fn stop(error: &Error) -> Stop {
 fn gone(of: &OperationId) -> String {
     format!("{} does not exist any more", super::name(of))
 }
+
+#[cfg(test)]
+mod tests;
