@@ -209,6 +209,16 @@ impl App {
         let begun = Arc::new(tokio::sync::Notify::new());
         let feed = watch::Feed::new(self.store.clone(), self.engine.count());
         let clock = self.clock.clone();
+        let owners = Owners::default();
+        let forward = match &self.owned {
+            Owned::All(..) => ForwardLayer::alone(),
+            Owned::Shared(_) => ForwardLayer::new(
+                owners.clone(),
+                self.config.replica.tls(),
+                self.metrics.clone(),
+                self.grpc.max_message(),
+            ),
+        };
         let api = Api {
             engine: self.engine.clone(),
             feed: feed.clone(),
@@ -219,17 +229,7 @@ impl App {
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
             security_module_on_create: self.config.security_module_on_create,
-            peers: None,
-        };
-        let owners = Owners::default();
-        let forward = match &self.owned {
-            Owned::All(..) => ForwardLayer::alone(),
-            Owned::Shared(_) => ForwardLayer::new(
-                owners.clone(),
-                self.config.replica.tls(),
-                self.metrics.clone(),
-                self.grpc.max_message(),
-            ),
+            peers: forward.peers(),
         };
         service_kit::add_services!(
             through forward,
@@ -264,7 +264,11 @@ impl App {
             tasks: tasks.clone(),
         };
         match self.owned {
-            Owned::All(states, ends) => parts.start_all(&states, ends),
+            Owned::All(states, ends) => {
+                parts.start_all(&states, ends);
+                // The writer ends when nobody holds the engine any more, and this would until then.
+                drop(parts);
+            }
             Owned::Shared(control) => {
                 let health = health.component("partitions");
                 let ownership = Ownership::new(parts, self.replica, control, owners, health);

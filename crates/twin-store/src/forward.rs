@@ -36,12 +36,11 @@ use tonic::{ConnectError, Status};
 use tower::{Layer, Service, ServiceExt as _};
 use twin::Partition;
 
+use crate::grpc::peers::{Directory, FORWARDED, Owner};
 use crate::metrics::Metrics;
 
 /// Header of a refusal that names the partition it is for.
 const PARTITION: &str = "x-twinward-partition";
-/// Header of a call that was passed on.
-const FORWARDED: &str = "x-twinward-forwarded";
 /// How long a call waits for a partition that has no owner, or whose owner cannot be reached: a
 /// little longer than a lease, so that the end of a replica costs callers time and nothing else.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -110,6 +109,22 @@ impl ForwardLayer {
             message_max,
             channels: Mutex::default(),
         })))
+    }
+}
+
+impl ForwardLayer {
+    /// The other replicas, for handlers of calls that concern several; none: there is one replica.
+    pub(crate) fn peers(&self) -> Option<Arc<dyn Directory>> {
+        let forwarder = self.0.clone()?;
+        Some(forwarder)
+    }
+}
+
+impl Directory for Forwarder {
+    fn owner(&self, partition: Partition) -> Option<Owner> {
+        let address = self.owners.address(partition.get())?;
+        let channel = self.channel(&address).ok()?;
+        Some(Owner { address, channel })
     }
 }
 

@@ -5,6 +5,10 @@
 //! results and the twins' writes are one commit, so after a crash it goes on behind the last twin
 //! that was written, and no twin is written twice. The walking is `runner`'s; here is what is kept
 //! and what is decided about one twin, pure.
+//!
+//! Twins of partitions that other replicas own are handed over: the walk leaves a pending result,
+//! in the commit that says it has passed, and the owner of the twin's partition turns it into a
+//! final one, in the commit that writes the twin.
 
 use jiff::Timestamp;
 use twin::{IdentityKey, Map, Writer};
@@ -12,6 +16,7 @@ use twin::{IdentityKey, Map, Writer};
 use crate::record::Damaged;
 use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 
+mod assigned;
 mod body;
 pub mod decide;
 pub mod runner;
@@ -93,6 +98,10 @@ pub struct Operation {
     pub rate: u32,
     /// The last twin it came to.
     pub after: Option<IdentityKey>,
+    /// Twins that were handed over to the owners of their partitions.
+    pub handed_over: u64,
+    /// Whether it has come to the last twin, and waits for those that were handed over.
+    pub walked: bool,
     /// Why it failed; empty unless it did.
     pub error: String,
 }
@@ -122,6 +131,8 @@ impl Operation {
             trace_parent,
             rate,
             after: None,
+            handed_over: 0,
+            walked: false,
             error: String::new(),
         }
     }
@@ -141,6 +152,7 @@ impl Operation {
             Outcome::Succeeded => &mut self.succeeded,
             Outcome::Failed => &mut self.failed,
             Outcome::Skipped => &mut self.skipped,
+            Outcome::Pending => &mut self.handed_over,
         };
         *counter = counter.saturating_add(1);
     }
@@ -183,6 +195,8 @@ pub enum Outcome {
     Failed,
     /// Left alone.
     Skipped,
+    /// Handed over to the owner of its partition.
+    Pending,
 }
 
 /// The result of an operation on one twin.
@@ -198,11 +212,23 @@ pub struct TwinResult {
     pub revision: u64,
     /// When.
     pub at: Timestamp,
-    /// How to take it back; none unless it was written.
+    /// How to take it back, or, while it is pending, what is to be taken back.
     pub undo: Option<Undo>,
 }
 
 impl TwinResult {
+    /// Hands a twin over; `undo` is what is to be taken back, if something is.
+    pub fn pending(key: IdentityKey, undo: Option<Undo>, now: Timestamp) -> TwinResult {
+        TwinResult {
+            key,
+            outcome: Outcome::Pending,
+            reason: String::new(),
+            revision: 0,
+            at: now,
+            undo,
+        }
+    }
+
     /// Reads a row.
     ///
     /// # Errors

@@ -20,8 +20,6 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use service_kit::clock::SystemClock;
-use service_kit::secret::Secret;
-use service_kit::tls::ClientTls;
 use testkit::postgres::{PostgresOptions, PostgresServer};
 use twin_store::grpc::query::Queries;
 use twin_store::store::Store;
@@ -34,7 +32,7 @@ use questions::Question;
 /// A question is not asked more often than this.
 const RUNS_MAX: u32 = 500;
 /// Nor longer than this, once it was asked three times.
-const ASKED_WITHIN: Duration = Duration::from_secs(15);
+const ASKED_WITHIN: Duration = Duration::from_secs(4);
 /// How often at least.
 const RUNS_MIN: u32 = 3;
 /// Connections to PostgreSQL.
@@ -102,9 +100,8 @@ async fn run(arguments: &Arguments) -> Result<Value> {
             .await;
             let database = server.database().await;
             let store = PostgresStore::open(&PostgresSettings {
-                url: Secret::new(database.url()),
-                tls: ClientTls::default(),
                 connections: CONNECTIONS,
+                ..PostgresSettings::at(database.url())
             })
             .await?;
             let store = Arc::new(store);

@@ -237,6 +237,13 @@ impl Writer {
         {
             self.next_state(states, first)?;
         }
+        // A result is its partition's owner's to give; what is handed over is not.
+        for row in &left.results {
+            let partition = partition_of(&row.key.device, self.count);
+            if self.states.contains_key(&partition) {
+                self.next_state(states, partition)?;
+            }
+        }
         let unfenced =
             !left.tokens.is_empty() || !left.requests.is_empty() || !left.results.is_empty();
         if unfenced && states.is_empty() {

@@ -16,7 +16,7 @@ use super::{Api, identity, page_size, refuse, token};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    Operation, RUNNING_MAX, State, TwinResult, Work, decide, name, source_text, survey,
+    Operation, Outcome, RUNNING_MAX, State, TwinResult, Work, decide, name, source_text, survey,
 };
 use crate::store::{Loaded, OperationId, Selection};
 
@@ -228,6 +228,8 @@ impl Api {
             for row in &rows {
                 after = Some(row.key.clone());
                 let result = match TwinResult::from_row(row) {
+                    // It is told once something has become of it.
+                    Ok(result) if result.outcome == Outcome::Pending => continue,
                     Ok(result) => to_wire_result(&result),
                     Err(damaged) => {
                         super::report_damaged(&[damaged]);

@@ -24,6 +24,10 @@ struct OperationBody {
     trace_parent: Option<String>,
     rate: u32,
     after: Option<String>,
+    #[serde(default)]
+    handed_over: u64,
+    #[serde(default)]
+    walked: bool,
     error: String,
 }
 
@@ -94,6 +98,8 @@ pub(super) fn print_operation(operation: &Operation) -> String {
         trace_parent: operation.trace_parent.clone(),
         rate: operation.rate,
         after: operation.after.as_ref().map(ToString::to_string),
+        handed_over: operation.handed_over,
+        walked: operation.walked,
         error: operation.error.clone(),
     };
     // Texts, numbers and JSON objects: nothing that JSON cannot say.
@@ -155,6 +161,8 @@ pub(super) fn read_operation(row: &OperationRow) -> Result<Operation, Damaged> {
             .map(|text| IdentityKey::parse_path(&text))
             .transpose()
             .map_err(|error| damaged(error.to_string()))?,
+        handed_over: body.handed_over,
+        walked: body.walked,
         error: body.error,
     })
 }
@@ -164,6 +172,7 @@ pub(super) fn print_result(result: &TwinResult) -> String {
         Outcome::Succeeded => "succeeded",
         Outcome::Failed => "failed",
         Outcome::Skipped => "skipped",
+        Outcome::Pending => "pending",
     };
     let section = |undo: &SectionUndo| SectionBody {
         version: undo.version,
@@ -203,6 +212,7 @@ pub(super) fn read_result(row: &OperationResultRow) -> Result<TwinResult, Damage
             "succeeded" => Outcome::Succeeded,
             "failed" => Outcome::Failed,
             "skipped" => Outcome::Skipped,
+            "pending" => Outcome::Pending,
             other => return Err(damaged(format!("the outcome {other:?} is not known"))),
         },
         reason: body.reason,

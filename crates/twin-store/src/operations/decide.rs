@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use twin::query::Vocabulary;
 use twin::{Condition, IdentityKey, TwinPatch};
 
-use super::{Operation, Outcome, State, TwinResult, Undo, Work};
+use super::{Operation, Outcome, State, TwinResult, Undo, Update, Work};
 use crate::apply::twins::{self, Conditions, Form, OperatorWrite};
 use crate::apply::{Cause, Mode, Overlay};
 use crate::error::Error;
 use crate::lookup;
-use crate::store::OperationId;
+use crate::store::{OperationId, Selection};
 
 /// What is to be done with the next twins.
 #[derive(Debug, Clone)]
@@ -19,6 +19,32 @@ pub enum Step {
     Update(Vec<IdentityKey>),
     /// Of these, what the results say is taken back.
     TakeBack(Vec<(IdentityKey, Undo)>),
+}
+
+impl Step {
+    /// How many twins it comes to.
+    pub fn len(&self) -> usize {
+        match self {
+            Step::Update(keys) => keys.len(),
+            Step::TakeBack(undos) => undos.len(),
+        }
+    }
+
+    /// Whether it comes to none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has to be loaded for it.
+    pub fn selections(&self) -> Vec<Selection> {
+        match self {
+            Step::Update(keys) => keys.iter().cloned().map(Selection::One).collect(),
+            Step::TakeBack(undos) => undos
+                .iter()
+                .map(|(key, _)| Selection::One(key.clone()))
+                .collect(),
+        }
+    }
 }
 
 /// Where a walk is after a step.
@@ -30,6 +56,19 @@ pub enum Next {
     Last,
 }
 
+/// One step of an operation.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// What is to be done here.
+    pub step: Step,
+    /// What is left to the owners of other partitions.
+    pub handed_over: Vec<TwinResult>,
+    /// Up to where the walk is after it.
+    pub after: Option<IdentityKey>,
+    /// Whether more follows.
+    pub next: Next,
+}
+
 /// Does one step of an operation, and answers how the operation stands then. One that has ended
 /// meanwhile, because it was cancelled, does nothing any more.
 ///
@@ -38,42 +77,63 @@ pub enum Next {
 pub fn step(
     overlay: &mut Overlay,
     id: &OperationId,
-    step: &Step,
-    after: Option<&IdentityKey>,
-    next: Next,
+    chunk: &Chunk,
     now: Timestamp,
 ) -> Result<Operation, Error> {
     let mut operation = load(overlay, id)?;
     if operation.state != State::Running {
         return Ok(operation);
     }
+    let mut results = carry_out(overlay, &operation, &chunk.step, now);
+    results.extend(chunk.handed_over.iter().cloned());
+    for result in results {
+        operation.count(result.outcome);
+        overlay.put_result(result.to_row(id));
+    }
+    operation.after = chunk.after.clone().or(operation.after);
+    operation.updated_at = now;
+    if chunk.next == Next::Last {
+        operation.walked = true;
+        if operation.handed_over == 0 {
+            operation.end(State::Succeeded, now);
+        }
+    }
+    overlay.put_operation(operation.to_row());
+    Ok(operation)
+}
+
+/// Does what was handed over to us, and leaves the final results.
+pub fn assigned(overlay: &mut Overlay, operation: &Operation, step: &Step, now: Timestamp) {
+    for result in carry_out(overlay, operation, step, now) {
+        overlay.put_result(result.to_row(&operation.id));
+    }
+}
+
+/// Writes to each twin as the operation wants, and tells what became of it.
+fn carry_out(
+    overlay: &mut Overlay,
+    operation: &Operation,
+    step: &Step,
+    now: Timestamp,
+) -> Vec<TwinResult> {
     let cause = Cause {
         actor: operation.actor.clone(),
-        cause: format!("operation:{}", id.0),
+        cause: format!("operation:{}", operation.id.0),
         trace_parent: operation.trace_parent.clone(),
         ..Cause::default()
     };
     let mut results = Vec::new();
     match (step, &operation.work) {
         (Step::Update(keys), Work::Update(update)) => {
-            let condition = Condition::parse_in(&update.condition, Vocabulary::Query).ok();
-            let sections = || TwinPatch {
-                tags: update.tags.clone(),
-                desired: update.desired.clone(),
-            };
             for key in keys {
-                let still_matches = |overlay: &Overlay| -> Result<bool, Error> {
-                    let Some(condition) = &condition else {
-                        return Ok(false);
-                    };
-                    let record = overlay.get(key)?;
-                    let twin = lookup::of_record(record);
-                    let matches = condition.matches_at(&twin, operation.created_at);
-                    lookup::undamaged(&key.to_string(), &twin)?;
-                    Ok(matches)
-                };
-                let outcome = match still_matches(overlay) {
-                    Ok(true) => write(overlay, key, sections(), &cause, now),
+                let outcome = match still_matches(overlay, operation, update, key) {
+                    Ok(true) => {
+                        let sections = TwinPatch {
+                            tags: update.tags.clone(),
+                            desired: update.desired.clone(),
+                        };
+                        write(overlay, key, sections, &cause, now)
+                    }
                     Ok(false) => Ok(Done::left("it no longer matches")),
                     Err(error) => Err(error),
                 };
@@ -90,17 +150,23 @@ pub fn step(
             debug_assert!(false, "a runner reads what the operation is");
         }
     }
-    for result in results {
-        operation.count(result.outcome);
-        overlay.put_result(result.to_row(id));
-    }
-    operation.after = after.cloned().or(operation.after);
-    operation.updated_at = now;
-    if next == Next::Last {
-        operation.end(State::Succeeded, now);
-    }
-    overlay.put_operation(operation.to_row());
-    Ok(operation)
+    results
+}
+
+fn still_matches(
+    overlay: &Overlay,
+    operation: &Operation,
+    update: &Update,
+    key: &IdentityKey,
+) -> Result<bool, Error> {
+    // What could be read when it began can be read now.
+    let Ok(condition) = Condition::parse_in(&update.condition, Vocabulary::Query) else {
+        return Ok(false);
+    };
+    let twin = lookup::of_record(overlay.get(key)?);
+    let matches = condition.matches_at(&twin, operation.created_at);
+    lookup::undamaged(&key.to_string(), &twin)?;
+    Ok(matches)
 }
 
 /// Changes an operation that still runs, and answers it.

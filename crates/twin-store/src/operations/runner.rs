@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use twin::IdentityKey;
 
-use super::decide::{self, Next, Step};
+use super::assigned::Assigned;
+use super::decide::{self, Chunk, Next, Step};
 use super::survey::{condition, count, running};
 use super::{Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work};
 use crate::engine::Engine;
@@ -30,7 +31,7 @@ use crate::store::{self, OperationId, Search, Selection, Store};
 const CHUNK: u32 = 64;
 /// How often it looks for operations that nobody told it of: ones begun on another replica, or
 /// before this one took the first partition.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// While the store fails.
 const RETRY: Policy = Policy {
     first: Duration::from_millis(100),
@@ -40,26 +41,19 @@ const RETRY: Policy = Policy {
 
 /// Carries operations out.
 pub struct Runner {
-    store: Arc<dyn Store>,
-    engine: Engine,
-    clock: SharedClock,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) engine: Engine,
+    pub(super) clock: SharedClock,
     begun: Arc<Notify>,
-    shutdown: ShutdownToken,
+    pub(super) shutdown: ShutdownToken,
 }
 
 /// Why an operation does not go on here.
-enum Stop {
+pub(super) enum Stop {
     /// It has ended, or is to be looked at again later.
     Later,
     /// It can never go on.
     Never(String),
-}
-
-/// What comes next of an operation.
-struct Chunk {
-    step: Step,
-    after: Option<IdentityKey>,
-    next: Next,
 }
 
 impl Runner {
@@ -84,10 +78,12 @@ impl Runner {
     pub async fn run(self) {
         let mut under_way = BTreeSet::new();
         let mut walks = FuturesUnordered::new();
+        let mut assigned = Assigned::default();
         loop {
             if self.shutdown.is_triggered() {
                 return;
             }
+            self.serve(&mut assigned).await;
             for operation in self.waiting(&under_way).await {
                 under_way.insert(operation.id.clone());
                 walks.push(self.walk(operation));
@@ -164,12 +160,13 @@ impl Runner {
                 .map_err(|error| stop(&error))?;
         }
         while operation.state == State::Running {
+            if operation.walked {
+                operation = self.wait_for_others(&operation.id).await?;
+                continue;
+            }
             let started = self.clock.monotonic();
             let chunk = self.until_read(|| self.next(&operation)).await?;
-            let size = match &chunk.step {
-                Step::Update(keys) => keys.len(),
-                Step::TakeBack(undos) => undos.len(),
-            };
+            let size = chunk.step.len() + chunk.handed_over.len();
             operation = self
                 .decide(&operation.id, chunk)
                 .await
@@ -190,7 +187,7 @@ impl Runner {
     }
 
     /// Reads until the store answers: an operation does not fail because a disk was busy.
-    async fn until_read<T, F>(&self, read: impl Fn() -> F) -> Result<T, Stop>
+    pub(super) async fn until_read<T, F>(&self, read: impl Fn() -> F) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Stop>>,
     {
@@ -280,8 +277,12 @@ impl Runner {
         keys.extend(damaged.filter_map(|damaged| IdentityKey::parse_path(&damaged.key).ok()));
         keys.sort();
         let last = page.records.last().map(|record| record.key.clone());
+        let (ours, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| self.owns(key));
+        let now = self.clock.now();
+        let hand_over = |key| TwinResult::pending(key, None, now);
         Ok(Chunk {
-            step: Step::Update(keys),
+            step: Step::Update(ours),
+            handed_over: others.into_iter().map(hand_over).collect(),
             next: if page.next.is_none() {
                 Next::Last
             } else {
@@ -309,8 +310,13 @@ impl Runner {
                 undos.push((result.key, undo));
             }
         }
+        let (ours, others): (Vec<_>, Vec<_>) =
+            undos.into_iter().partition(|(key, _)| self.owns(key));
+        let now = self.clock.now();
+        let hand_over = |(key, undo)| TwinResult::pending(key, Some(undo), now);
         Ok(Chunk {
-            step: Step::TakeBack(undos),
+            step: Step::TakeBack(ours),
+            handed_over: others.into_iter().map(hand_over).collect(),
             after: rows.last().map(|row| row.key.clone()),
             next: if is_last { Next::Last } else { Next::More },
         })
@@ -318,22 +324,22 @@ impl Runner {
 
     async fn decide(&self, id: &OperationId, chunk: Chunk) -> Result<Operation, Error> {
         let mut selections = vec![Selection::Operation(id.clone())];
-        match &chunk.step {
-            Step::Update(keys) => selections.extend(keys.iter().cloned().map(Selection::One)),
-            Step::TakeBack(undos) => {
-                selections.extend(undos.iter().map(|(key, _)| Selection::One(key.clone())));
-            }
-        }
+        selections.extend(chunk.step.selections());
         let id = id.clone();
         self.engine
             .decide(selections, move |overlay, now| {
-                let after = chunk.after.as_ref();
-                decide::step(overlay, &id, &chunk.step, after, chunk.next, now)
+                decide::step(overlay, &id, &chunk, now)
             })
             .await
     }
 
-    async fn amend(
+    /// Whether a twin's partition is ours at this moment.
+    pub(super) fn owns(&self, key: &IdentityKey) -> bool {
+        let partition = self.engine.partition(key);
+        self.engine.logs().contains_key(&partition)
+    }
+
+    pub(super) async fn amend(
         &self,
         id: &OperationId,
         change: impl FnOnce(&mut Operation) + Send + 'static,
@@ -357,13 +363,13 @@ fn share(rate: u32, twins: usize) -> Duration {
     }
 }
 
-fn read_failed(error: &store::Error) -> Stop {
+pub(super) fn read_failed(error: &store::Error) -> Stop {
     warn!(error = chain(error), "an operation waits for the store");
     Stop::Later
 }
 
 /// What a refused decision means for the operation as a whole.
-fn stop(error: &Error) -> Stop {
+pub(super) fn stop(error: &Error) -> Stop {
     match error.kind() {
         // Stopping, or the partition is another replica's now: its runner goes on.
         Kind::Unavailable => Stop::Later,
@@ -374,3 +380,6 @@ fn stop(error: &Error) -> Stop {
 fn gone(of: &OperationId) -> String {
     format!("{} does not exist any more", super::name(of))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,9 @@ use tracing::error;
 use twin::Condition;
 use twin::query::{Scope, Vocabulary};
 
-use super::{Operation, Update};
+use super::{Operation, Outcome, TwinResult, Update};
 use crate::lookup;
-use crate::store::{self, Search, Store};
+use crate::store::{self, OperationId, Search, Store};
 
 /// Twins looked at at once while they are counted.
 const COUNT_CHUNK: u32 = 1000;
@@ -73,5 +73,38 @@ pub(crate) fn condition(update: &Update) -> Result<Condition, String> {
     match condition.scope() {
         Scope::Nothing => Err("an empty condition matches no twin".to_owned()),
         Scope::Everything | Scope::Where(_) => Ok(condition),
+    }
+}
+
+/// What became of the twins of an operation.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Tally {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+    pub(crate) pending: u64,
+}
+
+/// Counts the results of an operation. One that cannot be read counts as failed.
+pub(crate) async fn tally(store: &Arc<dyn Store>, id: &OperationId) -> Result<Tally, store::Error> {
+    let mut tally = Tally::default();
+    let mut after = None;
+    loop {
+        let rows = store
+            .operation_results(id.clone(), after, COUNT_CHUNK)
+            .await?;
+        for row in &rows {
+            let counter = match TwinResult::from_row(row).map(|result| result.outcome) {
+                Ok(Outcome::Succeeded) => &mut tally.succeeded,
+                Ok(Outcome::Skipped) => &mut tally.skipped,
+                Ok(Outcome::Pending) => &mut tally.pending,
+                Ok(Outcome::Failed) | Err(_) => &mut tally.failed,
+            };
+            *counter += 1;
+        }
+        after = rows.last().map(|row| row.key.clone());
+        if after.is_none() {
+            return Ok(tally);
+        }
     }
 }

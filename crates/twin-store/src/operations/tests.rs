@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::decide::{self, Next, Step};
+use super::decide::{self, Chunk, Next, Step};
 use super::take_back::TakeBack;
 use super::*;
 use crate::apply::twins::{self, Conditions, Form, OperatorWrite};
@@ -182,8 +182,13 @@ fn step(
     next: Next,
 ) -> (Operation, Vec<TwinResult>, usize) {
     let mut overlay = with_operation(operation, records);
-    let after = key("z");
-    let done = decide::step(&mut overlay, &id(), step, Some(&after), next, now()).unwrap();
+    let chunk = Chunk {
+        step: step.clone(),
+        handed_over: Vec::new(),
+        after: Some(key("z")),
+        next,
+    };
+    let done = decide::step(&mut overlay, &id(), &chunk, now()).unwrap();
     let outcome = overlay.into_outcome();
     let results = outcome.left.results.iter();
     let results = results
@@ -267,4 +272,33 @@ fn an_operation_that_was_cancelled_writes_nothing_more() {
     let other = OperationId("other".to_owned());
     let missing = decide::amend(&mut overlay, &other, |_| {}).unwrap_err();
     assert!(matches!(missing, Error::Read(_)), "{missing}");
+}
+
+#[test]
+fn what_another_replica_owns_is_handed_over_and_waited_for() {
+    let operation = update("*", json!({"a": "x"}));
+    let chunk = Chunk {
+        step: Step::Update(vec![key("a")]),
+        handed_over: vec![TwinResult::pending(key("b"), None, now())],
+        after: Some(key("b")),
+        next: Next::Last,
+    };
+    let mut overlay = with_operation(&operation, vec![record("a", "g")]);
+    let done = decide::step(&mut overlay, &id(), &chunk, now()).unwrap();
+    assert_eq!(
+        (done.succeeded, done.handed_over, done.walked),
+        (1, 1, true)
+    );
+    assert_eq!(done.state, State::Running, "one is not done yet");
+    let left = overlay.into_outcome().left;
+    let pending = TwinResult::from_row(&left.results[1]).unwrap();
+    assert_eq!(pending.outcome, Outcome::Pending);
+
+    let mut overlay = crate::testing::overlay([record("b", "g")]);
+    let step = Step::Update(vec![pending.key]);
+    decide::assigned(&mut overlay, &done, &step, now());
+    let outcome = overlay.into_outcome();
+    let last = TwinResult::from_row(&outcome.left.results[0]).unwrap();
+    assert_eq!((last.key, last.outcome), (key("b"), Outcome::Succeeded));
+    assert_eq!(outcome.changes.len(), 1, "with the twin in one commit");
 }

@@ -7,6 +7,7 @@ mod fleet;
 mod history;
 mod informer;
 mod lifecycle;
+mod query;
 mod registry;
 mod service;
 mod telemetry;

@@ -31,6 +31,7 @@ use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
 use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
+use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{GetTwinRequest, PatchTwinRequest, Twin};
 
@@ -127,6 +128,10 @@ impl Service {
 
     pub(crate) fn history(&self) -> TwinHistoryServiceClient<Connection> {
         TwinHistoryServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn queries(&self) -> TwinQueryServiceClient<Connection> {
+        TwinQueryServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn device_twins(&self) -> DeviceTwinServiceClient<Connection> {

@@ -116,6 +116,7 @@ pub(super) fn to_wire_result(result: &TwinResult) -> proto::OperationResult {
         Outcome::Succeeded => proto::Outcome::Succeeded,
         Outcome::Failed => proto::Outcome::Failed,
         Outcome::Skipped => proto::Outcome::Skipped,
+        Outcome::Pending => proto::Outcome::Unspecified,
     };
     proto::OperationResult {
         twin: identity_name(&result.key),

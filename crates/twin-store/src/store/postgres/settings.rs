@@ -90,7 +90,10 @@ impl PostgresSettings {
     }
 
     /// Checks the URL without touching a file or the network.
-    fn check(&self) -> Result<(), SettingsError> {
+    ///
+    /// # Errors
+    /// What is wrong with it, without the password.
+    pub fn check(&self) -> Result<(), SettingsError> {
         self.config().map(drop)
     }
 

@@ -246,7 +246,9 @@ impl Prepared<'_> {
                 "twins AS t".to_owned()
             }
             Leader::Index(_, probes) => {
-                let entries = if one_probe(probes) {
+                // A twin has one value under a path, so none is counted twice.
+                let is_counted = answer == Answer::Count && probes.values.len() == 1;
+                let entries = if one_probe(probes) || (is_counted && probes.exact) {
                     outer.push(entries_condition("k", probes, sql));
                     outer.extend(self.keys("k", answer, sql));
                     "twin_index AS k".to_owned()

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use service_kit::secret::Secret;
-use service_kit::tls::ClientTls;
 use twin_store::store::maintain::{self, Maintain, MaintainError, Table};
 use twin_store::store::postgres::{PostgresRows, PostgresSettings};
 use twin_store::store::sqlite::SqliteFiles;
@@ -113,12 +111,9 @@ impl Place {
             });
         };
         let settings = PostgresSettings {
-            url: Secret::new(files::read(file)?.trim()),
-            tls: ClientTls {
-                ca_file: self.database_ca_file.clone(),
-                ..ClientTls::default()
-            },
+            ca_file: self.database_ca_file.clone(),
             connections: CONNECTIONS,
+            ..PostgresSettings::at(files::read(file)?.trim())
         };
         settings.check().map_err(|error| {
             let what = format!("{} holds no address of a database", file.display());
