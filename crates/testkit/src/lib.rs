@@ -10,6 +10,7 @@
 pub mod certs;
 pub mod nats;
 pub mod oidc;
+mod ports;
 pub mod postgres;
 pub mod process;
 pub mod wait;
@@ -17,20 +18,7 @@ pub mod wait;
 pub use certs::TestCerts;
 pub use nats::{NatsOptions, NatsServer, Sync};
 pub use oidc::{OidcProvider, SigningKey};
+pub use ports::free_port;
 pub use postgres::{Database, PostgresOptions, PostgresServer};
 pub use process::{Process, ProcessBuilder, workspace_binary};
 pub use wait::{wait_for, wait_for_blocking};
-
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-
-/// A TCP port on loopback that was free a moment ago.
-///
-/// Another process may take it before the caller does; prefer binding port 0 and reading the real
-/// address. This is for programs that can only be told a number.
-pub fn free_port() -> u16 {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    TcpListener::bind(any)
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has a free port")
-        .port()
-}

@@ -280,6 +280,14 @@ impl Process {
         }
     }
 
+    /// The end of the log beside a failed test's own words, which often say only that something
+    /// did not come.
+    #[expect(clippy::print_stderr, reason = "it is a test's output")]
+    fn show(&mut self) {
+        self.join_readers();
+        eprintln!("---- the end of {}'s log:\n{}", self.name, self.tail());
+    }
+
     fn tail(&self) -> String {
         let lines = self.lines();
         lines[lines.len().saturating_sub(40)..].join("\n")
@@ -290,6 +298,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
+            self.show();
             return;
         }
         if !self.checked {
