@@ -1,9 +1,10 @@
 //! Builds the service (listeners bound, store open, bus reached) and runs it until it is told to
 //! stop.
 
+mod open;
+
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus::{Bus, BusConfig, Replicas, StreamSpec};
@@ -38,8 +39,6 @@ use crate::outbox;
 use crate::partitions::{Ownership, Parts};
 use crate::permissions;
 use crate::secrets::{Sealer, SecretError};
-use crate::store::postgres::PostgresStore;
-use crate::store::sqlite::SqliteStore;
 use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
 use crate::upkeep::Upkeep;
 
@@ -47,9 +46,6 @@ use crate::upkeep::Upkeep;
 const NAME: &str = "twin-store";
 /// How long the first connection to NATS may take: services and server often start together.
 const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// The data are the owner's alone.
-const FOLDER_MODE: u32 = 0o700;
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +140,7 @@ impl App {
             grpc: grpc.local_addr(),
             admin: admin.local_addr(),
         };
-        let (store, sealer) = open_store(&config).await?;
+        let (store, sealer) = open::store(&config).await?;
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, count)).await?;
         let has_tls = config.tls.server().is_some();
@@ -334,44 +330,6 @@ fn follow_bus(
             }
         }
     }
-}
-
-async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Arc<Sealer>), AppError> {
-    let (folder, kind) = (config.data_dir.clone(), config.store);
-    let master_keys = config.master_keys();
-    let opened = tokio::task::spawn_blocking(move || {
-        let sqlite = match kind {
-            StoreKind::Sqlite => {
-                make_folder(&folder)?;
-                Some(SqliteStore::open(&folder)?)
-            }
-            StoreKind::Postgres => {
-                // One that was made here would be another one than the other replicas have.
-                master_keys.must_exist()?;
-                None
-            }
-        };
-        Ok::<_, AppError>((sqlite, Sealer::open(&master_keys)?))
-    })
-    .await
-    .map_err(|_| store::Error::Closed)?;
-    let (sqlite, sealer) = opened?;
-    let store: Arc<dyn Store> = match sqlite {
-        Some(store) => Arc::new(store),
-        None => Arc::new(PostgresStore::open(&config.postgres).await?),
-    };
-    Ok((store, Arc::new(sealer)))
-}
-
-fn make_folder(folder: &Path) -> Result<(), AppError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(folder)
-        .map_err(|source| AppError::Folder {
-            path: folder.to_owned(),
-            source,
-        })
 }
 
 fn bus_config(config: &Config) -> BusConfig {
