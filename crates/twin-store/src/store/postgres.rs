@@ -6,8 +6,8 @@
 //! those of several replicas run beside each other. What a transaction reads and writes below that
 //! belongs to the locked partitions, which is why the default isolation (read committed) is enough.
 //!
-//! Replicas share the partitions out through the table `replicas` (see [`ownership`]); the clock is
-//! the database's, so theirs may differ.
+//! Replicas share the partitions out through the table `replicas` (see `postgres/ownership.rs`); the
+//! clock is the database's, so theirs may differ.
 //!
 //! A crash of a replica leaves its last commit whole or absent; the database undoes what was under
 //! way, and others take its partitions when its lease has ended. A crash of the server leaves every

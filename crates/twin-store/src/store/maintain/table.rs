@@ -3,15 +3,15 @@
 /// The kind of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// [`Value::Integer`].
+    /// [`super::Value::Integer`].
     Integer,
-    /// [`Value::Integer`] of 0 or 1.
+    /// [`super::Value::Integer`] of 0 or 1.
     Truth,
-    /// [`Value::Text`].
+    /// [`super::Value::Text`].
     Text,
-    /// [`Value::Text`] or [`Value::Null`].
+    /// [`super::Value::Text`] or [`super::Value::Null`].
     OptionalText,
-    /// [`Value::Bytes`].
+    /// [`super::Value::Bytes`].
     Bytes,
 }
 
