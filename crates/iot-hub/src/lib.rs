@@ -1,4 +1,5 @@
-//! IoT Hub's wire as values: shared keys, SAS tokens, connection strings.
+//! IoT Hub's wire as values: shared keys, SAS tokens, connection strings, thumbprints of
+//! certificates, MQTT's names and topics, error bodies.
 //!
 //! Pure: no sockets, no clock, no randomness; the time and random bytes are arguments. It decides
 //! whether a token proves possession of a key for a resource; which keys an identity has, and what
@@ -8,11 +9,16 @@
 //! error carries a key, a signature or a text that may be one.
 
 pub mod connection_string;
+pub mod error_body;
 pub mod key;
+pub mod mqtt;
 pub mod sas;
+pub mod thumbprint;
 
 mod percent;
 
 pub use crate::connection_string::{ConnectionString, ConnectionStringError};
+pub use crate::error_body::ErrorBody;
 pub use crate::key::{KeyError, SymmetricKey};
 pub use crate::sas::{SasError, SasResource, SasToken};
+pub use crate::thumbprint::Thumbprints;
