@@ -9,6 +9,7 @@
 //! fence nobody can say what the store holds, and the next start finds out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -71,17 +72,28 @@ pub struct Engine {
     count: PartitionCount,
 }
 
+/// A span of time in which the same partitions are owned without a break. What was read in one and
+/// decided in it was not changed by another replica in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tenure(u64);
+
 /// The logs of the partitions that are owned at the moment.
 #[derive(Clone, Default)]
-struct Logs(Arc<RwLock<BTreeMap<Partition, watch::Receiver<Revision>>>>);
+struct Logs {
+    logs: Arc<RwLock<BTreeMap<Partition, watch::Receiver<Revision>>>>,
+    tenure: Arc<AtomicU64>,
+}
 
 impl Logs {
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whoever writes begins another tenure.
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Partition, watch::Receiver<Revision>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        let logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        self.tenure.fetch_add(1, Ordering::SeqCst);
+        logs
     }
 }
 
@@ -188,6 +200,11 @@ impl Engine {
     pub fn owns_first(&self) -> bool {
         let first = self.count.partitions().next();
         first.is_some_and(|first| self.logs.read().contains_key(&first))
+    }
+
+    /// Which tenure this is. Only the writer ends one, between two decisions.
+    pub fn tenure(&self) -> Tenure {
+        Tenure(self.logs.tenure.load(Ordering::SeqCst))
     }
 
     /// The partition of an identity.

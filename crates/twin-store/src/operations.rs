@@ -8,7 +8,9 @@
 //!
 //! Twins of partitions that other replicas own are handed over: the walk leaves a pending result,
 //! in the commit that says it has passed, and the owner of the twin's partition turns it into a
-//! final one, in the commit that writes the twin.
+//! final one, in the commit that writes the twin. An operation ends when no result is pending any
+//! more, also one that is cancelled: whoever is told that it has ended can rely on it that nothing
+//! is written in its name any more.
 
 use jiff::Timestamp;
 use twin::{IdentityKey, Map, Writer};
@@ -102,6 +104,10 @@ pub struct Operation {
     pub handed_over: u64,
     /// Whether it has come to the last twin, and waits for those that were handed over.
     pub walked: bool,
+    /// How it ends as soon as what was handed over is settled; it comes to no further twin.
+    pub ending: Option<State>,
+    /// Results of the operation that is to be taken back that say not even whose they are.
+    pub lost: u64,
     /// Why it failed; empty unless it did.
     pub error: String,
 }
@@ -133,7 +139,36 @@ impl Operation {
             after: None,
             handed_over: 0,
             walked: false,
+            ending: None,
+            lost: 0,
             error: String::new(),
+        }
+    }
+
+    /// Whether it comes to further twins.
+    pub fn goes_on(&self) -> bool {
+        self.state == State::Running && self.ending.is_none() && !self.walked
+    }
+
+    /// Stops it: it ends at once, or, if twins were handed over, when they are settled, which for
+    /// those that nobody has begun yet means that they are left alone.
+    pub fn stop(&mut self, how: State, now: Timestamp) {
+        if self.handed_over == 0 {
+            self.end(how, now);
+        } else if self.state == State::Running && self.ending.is_none() {
+            self.ending = Some(how);
+            self.updated_at = now;
+        }
+    }
+
+    /// Takes over what became of all twins it came to, and ends it if it waited for nothing else.
+    pub(crate) fn settle(&mut self, tally: &survey::Tally, now: Timestamp) {
+        self.succeeded = tally.succeeded;
+        self.failed = tally.failed;
+        self.skipped = tally.skipped;
+        self.updated_at = now;
+        if tally.pending == 0 && !self.goes_on() {
+            self.end(self.ending.unwrap_or(State::Succeeded), now);
         }
     }
 
@@ -226,6 +261,15 @@ impl TwinResult {
             revision: 0,
             at: now,
             undo,
+        }
+    }
+
+    /// Of a twin of which cannot be read what is to be taken back.
+    pub fn unreadable(key: IdentityKey, damaged: &Damaged, now: Timestamp) -> TwinResult {
+        TwinResult {
+            outcome: Outcome::Failed,
+            reason: damaged.to_string(),
+            ..TwinResult::pending(key, None, now)
         }
     }
 

@@ -128,20 +128,22 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<AuditPage, Error>>;
 
-    /// Reads long-running operations, newest first, starting behind `after`.
+    /// Reads long-running operations, newest first, starting behind `after`. A damaged one does not
+    /// keep the others from being read.
     fn operations(
         &self,
         after: Option<OperationId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>>;
+    ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>>;
 
-    /// Reads results of an operation in the order of their keys, starting behind `after`.
+    /// Reads results of an operation in the order of their keys, starting behind `after`. A damaged
+    /// one does not keep the others from being read.
     fn operation_results(
         &self,
         operation: OperationId,
         after: Option<IdentityKey>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>>;
+    ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>>;
 
     /// Removes a bounded amount of what is older than it has to be kept: history, audit entries
     /// stay, answers to requests, ended operations, expired tokens. Answers whether there is more.
@@ -195,6 +197,8 @@ pub enum Selection {
     Request(RequestId),
     /// A long-running operation.
     Operation(OperationId),
+    /// All long-running operations that have not ended.
+    Running,
 }
 
 impl Selection {
@@ -203,7 +207,7 @@ impl Selection {
         match self {
             Selection::One(key) => Some(&key.device),
             Selection::Family(device) | Selection::Token(_, device) => Some(device),
-            Selection::Request(_) | Selection::Operation(_) => None,
+            Selection::Request(_) | Selection::Operation(_) | Selection::Running => None,
         }
     }
 }
@@ -550,18 +554,18 @@ pub struct Trimmed {
     pub more: bool,
 }
 
-/// Records in order.
+/// Records in order, or other rows.
 #[derive(Debug, Clone)]
-pub struct Page<R = Record> {
+pub struct Page<R = Record, K = IdentityKey> {
     /// What could be read, in order.
     pub records: Vec<R>,
     /// What could not.
     pub damaged: Vec<Damaged>,
     /// After which key the next page starts; none after the last.
-    pub next: Option<IdentityKey>,
+    pub next: Option<K>,
 }
 
-impl<R> Default for Page<R> {
+impl<R, K> Default for Page<R, K> {
     fn default() -> Self {
         Page {
             records: Vec::new(),

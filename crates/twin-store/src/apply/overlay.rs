@@ -250,6 +250,12 @@ impl Overlay {
         self.operations.get(id)
     }
 
+    /// How many of the long-running operations that were loaded or decided have not ended.
+    pub fn running_operations(&self) -> usize {
+        let running = self.operations.values().filter(|row| !row.ended);
+        running.count()
+    }
+
     /// Leaves an operation to be written.
     pub fn put_operation(&mut self, row: OperationRow) {
         self.operations.insert(row.id.clone(), row.clone());

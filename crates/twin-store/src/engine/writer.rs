@@ -150,7 +150,7 @@ impl Writer {
         selections
             .filter_map(|selection| match (selection, selection.device()) {
                 // Operations belong to whoever owns the first partition: one runner in the hub.
-                (Selection::Operation(_), _) => self.count.partitions().next(),
+                (Selection::Operation(_) | Selection::Running, _) => self.count.partitions().next(),
                 (_, device) => device.map(|device| partition_of(device, self.count)),
             })
             .chain(work.position.map(|(partition, _)| partition))

@@ -30,6 +30,8 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_mins(5);
 /// How often a wait looks.
 const WAIT_LOOK: Duration = Duration::from_millis(100);
+/// How long a cancellation waits for the other replicas. One that has just died is succeeded sooner.
+const CANCEL_WITHIN: Duration = Duration::from_secs(8);
 /// Results looked at for one page of one outcome.
 const SCAN_MAX: usize = 10_000;
 /// Rows read at once.
@@ -80,14 +82,14 @@ impl Api {
         rate: u32,
         action: &'static str,
     ) -> Result<proto::Operation, Error> {
-        if survey::running(&self.store).await?.len() >= RUNNING_MAX {
-            let allowed = RUNNING_MAX;
-            return Err(ReadError::TooManyOperations { allowed }.into());
-        }
         let id = OperationId(uuid::Uuid::now_v7().to_string());
-        let selection = Selection::Operation(id.clone());
         let begun = self
-            .decide_once(repeatable, selection, move |overlay: &mut Overlay, now| {
+            .decide_once(repeatable, Selection::Running, move |overlay, now| {
+                // Here, where no other can begin in between, and where a repetition is answered first.
+                if overlay.running_operations() >= RUNNING_MAX {
+                    let allowed = RUNNING_MAX;
+                    return Err(ReadError::TooManyOperations { allowed }.into());
+                }
                 let (actor, trace) = (cause.actor.clone(), cause.trace_parent.clone());
                 let operation = Operation::begin(id, work, actor, trace, rate, now);
                 overlay.put_operation(operation.to_row());
@@ -140,9 +142,14 @@ impl Api {
         if timeout > WAIT_MAX {
             return Err(bad().into());
         }
-        let until = tokio::time::Instant::now() + timeout;
+        self.until_ended(&id, timeout).await
+    }
+
+    /// The operation when it has ended, or as it stands when the time is over.
+    async fn until_ended(&self, id: &OperationId, within: Duration) -> Result<Operation, Error> {
+        let until = tokio::time::Instant::now() + within;
         loop {
-            let operation = self.operation(&id).await?;
+            let operation = self.operation(id).await?;
             let now = tokio::time::Instant::now();
             if operation.state != State::Running || now >= until {
                 return Ok(operation);
@@ -161,19 +168,26 @@ impl Api {
     ) -> Result<Operation, Error> {
         let id = operation_id("name", &request.name)?;
         let actor = caller.cause("").actor.to_string();
-        self.engine
+        let asked = id.clone();
+        let operation = self
+            .engine
             .decide(Selection::Operation(id.clone()), move |overlay, now| {
                 let mut cancelled = false;
-                let operation = decide::amend(overlay, &id, |operation| {
-                    operation.end(State::Cancelled, now);
-                    cancelled = true;
+                let operation = decide::amend(overlay, &asked, |operation| {
+                    cancelled = operation.ending.is_none();
+                    operation.stop(State::Cancelled, now);
                 })?;
                 if cancelled {
                     audit(overlay, &operation, "operation.cancel", actor);
                 }
                 Ok(operation)
             })
-            .await
+            .await?;
+        if operation.state != State::Running {
+            return Ok(operation);
+        }
+        // The other replicas settle what was handed over to them.
+        self.until_ended(&id, CANCEL_WITHIN).await
     }
 
     async fn operations_page(
@@ -182,19 +196,19 @@ impl Api {
     ) -> Result<proto::ListOperationsResponse, Error> {
         let size = page_size(request.page_size)?;
         let after = place(&request.page_token, "ListOperations")?.map(OperationId);
-        let rows = self.store.operations(after, size).await?;
-        let is_full = rows.len() == usize::try_from(size).unwrap_or(usize::MAX);
-        let next = rows.last().filter(|_| is_full);
-        let mut operations = Vec::with_capacity(rows.len());
-        for row in &rows {
+        let page = self.store.operations(after, size).await?;
+        super::report_damaged(&page.damaged);
+        let mut operations = Vec::with_capacity(page.records.len());
+        for row in &page.records {
             match Operation::from_row(row) {
                 Ok(operation) => operations.push(to_wire_operation(&operation)),
                 Err(damaged) => super::report_damaged(&[damaged]),
             }
         }
         Ok(proto::ListOperationsResponse {
-            next_page_token: next
-                .map(|row| page_token("ListOperations", row.id.0.clone()))
+            next_page_token: page
+                .next
+                .map(|id| page_token("ListOperations", id.0))
                 .unwrap_or_default(),
             operations,
         })
@@ -219,14 +233,13 @@ impl Api {
         let mut answer = proto::ListOperationResultsResponse::default();
         let mut looked_at = 0;
         loop {
-            let rows = self
+            let page = self
                 .store
-                .operation_results(id.clone(), after.clone(), CHUNK)
+                .operation_results(id.clone(), after, CHUNK)
                 .await?;
-            let is_last = rows.len() < CHUNK as usize;
-            looked_at += rows.len();
-            for row in &rows {
-                after = Some(row.key.clone());
+            super::report_damaged(&page.damaged);
+            looked_at += page.records.len();
+            for row in &page.records {
                 let result = match TwinResult::from_row(row) {
                     // It is told once something has become of it.
                     Ok(result) if result.outcome == Outcome::Pending => continue,
@@ -245,13 +258,14 @@ impl Api {
                     return Ok(answer);
                 }
             }
-            if is_last {
+            let Some(next) = page.next else {
+                return Ok(answer);
+            };
+            if looked_at >= SCAN_MAX {
+                answer.next_page_token = page_token(&list, identity_name(&next));
                 return Ok(answer);
             }
-            if let Some(after) = after.as_ref().filter(|_| looked_at >= SCAN_MAX) {
-                answer.next_page_token = page_token(&list, identity_name(after));
-                return Ok(answer);
-            }
+            after = Some(next);
         }
     }
 }

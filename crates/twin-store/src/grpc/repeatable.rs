@@ -132,11 +132,11 @@ impl Api {
     pub(super) async fn decide_once<A: Message + Default + 'static>(
         &self,
         repeatable: Option<Repeatable>,
-        selection: Selection,
+        selections: impl Into<Vec<Selection>>,
         decide: impl FnOnce(&mut Overlay, Timestamp) -> Result<A, Error> + Send + 'static,
     ) -> Result<A, Error> {
         let sealer = self.sealer.clone();
-        let mut selections = vec![selection];
+        let mut selections = selections.into();
         selections.extend(repeatable.as_ref().map(Repeatable::selection));
         self.engine
             .decide(selections, move |overlay, now| {

@@ -2,18 +2,19 @@
 //!
 //! Results tell: a pending one of a twin whose partition is ours is ours to carry out. The twin and
 //! its final result are one commit, fenced by the partition, so that it is done once whoever owns
-//! the partition meanwhile.
+//! the partition meanwhile. What is pending when its operation is stopped is settled without a write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use service_kit::error::chain;
-use tracing::warn;
-use twin::{IdentityKey, Partition};
+use tracing::{error, warn};
+use twin::IdentityKey;
 
 use super::decide::{self, Step};
-use super::runner::{LOOK, Runner, Stop, read_failed, stop};
-use super::survey::{self, running};
+use super::runner::{LOOK, Runner};
+use super::survey::{present, running};
 use super::{Operation, Outcome, State, TwinResult, Work};
+use crate::engine::Tenure;
 use crate::error::Error;
 use crate::store::OperationId;
 
@@ -21,26 +22,37 @@ use crate::store::OperationId;
 const ROWS: u32 = 200;
 
 /// How far the results of operations were looked at. It is only a short cut: what is before a place
-/// was final, or another's.
+/// was final, or another's, under the same tenure.
 #[derive(Debug, Default)]
-pub(super) struct Assigned {
-    owned: BTreeSet<Partition>,
+struct Assigned {
+    tenure: Tenure,
     looked: bool,
     places: BTreeMap<OperationId, Option<IdentityKey>>,
 }
 
 impl Runner {
+    /// Carries out what was handed over to us, for ever.
+    pub(super) async fn serve(&self) {
+        let mut assigned = Assigned::default();
+        loop {
+            self.look(&mut assigned).await;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Carries out what was handed over to us since the last look.
-    pub(super) async fn serve(&self, assigned: &mut Assigned) {
-        let owned: BTreeSet<Partition> = self.engine.logs().into_keys().collect();
-        if owned != assigned.owned {
-            // What was another's may be ours now.
+    async fn look(&self, assigned: &mut Assigned) {
+        let tenure = self.engine.tenure();
+        if tenure != assigned.tenure {
+            // What was another's may be ours now, and what we took for another's, because nothing
+            // was ours for a moment, was ours.
             *assigned = Assigned {
-                owned,
+                tenure,
                 ..Assigned::default()
             };
         }
-        if assigned.owned.len() == usize::from(self.engine.count().get()) && assigned.looked {
+        let owned = self.engine.logs().len();
+        if owned == usize::from(self.engine.count().get()) && assigned.looked {
             // With all partitions ours nobody hands anything over; what one that is gone has left
             // was found at the first look.
             return;
@@ -56,7 +68,7 @@ impl Runner {
         assigned.places.retain(|id, _| known.contains(id));
         let mut complete = true;
         for operation in operations.iter().filter(|one| one.handed_over > 0) {
-            if let Err(error) = self.serve_one(operation, assigned).await {
+            if let Err(error) = self.serve_one(&operation.id, assigned).await {
                 warn!(
                     error = chain(&error),
                     operation = operation.id.0,
@@ -68,70 +80,67 @@ impl Runner {
         assigned.looked = complete;
     }
 
-    async fn serve_one(&self, operation: &Operation, assigned: &mut Assigned) -> Result<(), Error> {
-        let place = assigned.places.entry(operation.id.clone()).or_default();
+    async fn serve_one(&self, id: &OperationId, assigned: &mut Assigned) -> Result<(), Error> {
+        let tenure = assigned.tenure;
+        let place = assigned.places.entry(id.clone()).or_default();
         loop {
-            let rows = self
+            let results = self
                 .store
-                .operation_results(operation.id.clone(), place.clone(), ROWS)
-                .await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else {
+                .operation_results(id.clone(), place.clone(), ROWS);
+            let page = results.await?;
+            let last = page.records.last().map(|row| row.key.clone());
+            let Some(last) = page.next.or(last) else {
                 return Ok(());
             };
             let mut ours = Vec::new();
-            for row in &rows {
-                let result = TwinResult::from_row(row)?;
-                if result.outcome == Outcome::Pending && self.owns(&result.key) {
-                    ours.push(result);
+            for row in &page.records {
+                match TwinResult::from_row(row) {
+                    Ok(result) if result.outcome == Outcome::Pending && self.owns(&result.key) => {
+                        ours.push(result);
+                    }
+                    Ok(_) => {}
+                    // It counts as failed.
+                    Err(damaged) => error!(error = %damaged, "a result is left alone"),
                 }
             }
-            let step = match &operation.work {
-                Work::Update(_) => Step::Update(ours.into_iter().map(|one| one.key).collect()),
-                Work::Undo { .. } => Step::TakeBack(
-                    ours.into_iter()
-                        .filter_map(|one| Some((one.key, one.undo?)))
-                        .collect(),
-                ),
-            };
-            if !step.is_empty() {
-                let done = operation.clone();
-                self.engine
-                    .decide(step.selections(), move |overlay, now| {
-                        decide::assigned(overlay, &done, &step, now);
-                        Ok(())
-                    })
-                    .await?;
+            if !ours.is_empty() {
+                // As it is now: it may have been stopped since the last of them.
+                let operation = present(&self.store, id).await?;
+                let Some(operation) = operation.filter(|one| one.state == State::Running) else {
+                    return Ok(());
+                };
+                self.carry_out(operation, ours, tenure).await?;
             }
             *place = Some(last);
         }
     }
 
-    /// Counts what became of the twins that were handed over, and ends the operation once none of
-    /// them is left.
-    pub(super) async fn wait_for_others(&self, id: &OperationId) -> Result<Operation, Stop> {
-        let tally = self
-            .until_read(|| async {
-                let tally = survey::tally(&self.store, id).await;
-                tally.map_err(|error| read_failed(&error))
-            })
-            .await?;
-        let now = self.clock.now();
-        let operation = self
-            .amend(id, move |operation| {
-                operation.succeeded = tally.succeeded;
-                operation.failed = tally.failed;
-                operation.skipped = tally.skipped;
-                operation.updated_at = now;
-                if tally.pending == 0 {
-                    operation.end(State::Succeeded, now);
+    /// Settles results that were pending and ours when they were read.
+    async fn carry_out(
+        &self,
+        operation: Operation,
+        ours: Vec<TwinResult>,
+        tenure: Tenure,
+    ) -> Result<(), Error> {
+        let keys = |ours: Vec<TwinResult>| ours.into_iter().map(|one| one.key).collect();
+        let step = match &operation.work {
+            _ if operation.ending.is_some() => Step::Leave(keys(ours)),
+            Work::Update(_) => Step::Update(keys(ours)),
+            Work::Undo { .. } => Step::TakeBack(
+                ours.into_iter()
+                    .filter_map(|one| Some((one.key, one.undo?)))
+                    .collect(),
+            ),
+        };
+        let engine = self.engine.clone();
+        self.engine
+            .decide(step.selections(), move |overlay, now| {
+                // Somebody else may have settled them if a partition was not ours for a moment.
+                if engine.tenure() == tenure {
+                    decide::assigned(overlay, &operation, &step, now);
                 }
+                Ok(())
             })
             .await
-            .map_err(|error| stop(&error))?;
-        if operation.state == State::Running {
-            let waited = self.shutdown.run_until(tokio::time::sleep(LOOK)).await;
-            waited.ok_or(Stop::Later)?;
-        }
-        Ok(operation)
     }
 }

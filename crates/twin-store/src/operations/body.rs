@@ -28,6 +28,10 @@ struct OperationBody {
     handed_over: u64,
     #[serde(default)]
     walked: bool,
+    #[serde(default)]
+    ending: Option<String>,
+    #[serde(default)]
+    lost: u64,
     error: String,
 }
 
@@ -78,15 +82,9 @@ pub(super) fn print_operation(operation: &Operation) -> String {
         },
         Work::Undo { of } => WorkBody::Undo { of: of.0.clone() },
     };
-    let state = match operation.state {
-        State::Running => "running",
-        State::Succeeded => "succeeded",
-        State::Cancelled => "cancelled",
-        State::Failed => "failed",
-    };
     let body = OperationBody {
         work,
-        state: state.to_owned(),
+        state: state_text(operation.state).to_owned(),
         total: operation.total,
         succeeded: operation.succeeded,
         failed: operation.failed,
@@ -100,6 +98,8 @@ pub(super) fn print_operation(operation: &Operation) -> String {
         after: operation.after.as_ref().map(ToString::to_string),
         handed_over: operation.handed_over,
         walked: operation.walked,
+        ending: operation.ending.map(|state| state_text(state).to_owned()),
+        lost: operation.lost,
         error: operation.error.clone(),
     };
     // Texts, numbers and JSON objects: nothing that JSON cannot say.
@@ -135,17 +135,13 @@ pub(super) fn read_operation(row: &OperationRow) -> Result<Operation, Damaged> {
             of: OperationId(of),
         },
     };
-    let state = match body.state.as_str() {
-        "running" => State::Running,
-        "succeeded" => State::Succeeded,
-        "cancelled" => State::Cancelled,
-        "failed" => State::Failed,
-        other => return Err(damaged(format!("the state {other:?} is not known"))),
+    let state = |text: &str| {
+        state_of(text).ok_or_else(|| damaged(format!("the state {text:?} is not known")))
     };
     Ok(Operation {
         id: row.id.clone(),
         work,
-        state,
+        state: state(&body.state)?,
         total: body.total,
         succeeded: body.succeeded,
         failed: body.failed,
@@ -163,8 +159,29 @@ pub(super) fn read_operation(row: &OperationRow) -> Result<Operation, Damaged> {
             .map_err(|error| damaged(error.to_string()))?,
         handed_over: body.handed_over,
         walked: body.walked,
+        ending: body.ending.as_deref().map(state).transpose()?,
+        lost: body.lost,
         error: body.error,
     })
+}
+
+fn state_text(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Succeeded => "succeeded",
+        State::Cancelled => "cancelled",
+        State::Failed => "failed",
+    }
+}
+
+fn state_of(text: &str) -> Option<State> {
+    match text {
+        "running" => Some(State::Running),
+        "succeeded" => Some(State::Succeeded),
+        "cancelled" => Some(State::Cancelled),
+        "failed" => Some(State::Failed),
+        _ => None,
+    }
 }
 
 pub(super) fn print_result(result: &TwinResult) -> String {
@@ -195,9 +212,9 @@ pub(super) fn print_result(result: &TwinResult) -> String {
 
 pub(super) fn read_result(row: &OperationResultRow) -> Result<TwinResult, Damaged> {
     let damaged = |problem: String| Damaged {
-        key: format!("{} on {}", super::name(&row.operation), row.key),
-        part: "result",
-        problem,
+        key: row.key.to_string(),
+        part: "result of an operation",
+        problem: format!("{}: {problem}", super::name(&row.operation)),
     };
     let body: ResultBody =
         serde_json::from_str(&row.body).map_err(|error| damaged(error.to_string()))?;

@@ -19,13 +19,15 @@ pub enum Step {
     Update(Vec<IdentityKey>),
     /// Of these, what the results say is taken back.
     TakeBack(Vec<(IdentityKey, Undo)>),
+    /// These are left alone, because the operation was stopped before it came to them.
+    Leave(Vec<IdentityKey>),
 }
 
 impl Step {
     /// How many twins it comes to.
     pub fn len(&self) -> usize {
         match self {
-            Step::Update(keys) => keys.len(),
+            Step::Update(keys) | Step::Leave(keys) => keys.len(),
             Step::TakeBack(undos) => undos.len(),
         }
     }
@@ -38,7 +40,9 @@ impl Step {
     /// What has to be loaded for it.
     pub fn selections(&self) -> Vec<Selection> {
         match self {
-            Step::Update(keys) => keys.iter().cloned().map(Selection::One).collect(),
+            Step::Update(keys) | Step::Leave(keys) => {
+                keys.iter().cloned().map(Selection::One).collect()
+            }
             Step::TakeBack(undos) => undos
                 .iter()
                 .map(|(key, _)| Selection::One(key.clone()))
@@ -59,18 +63,23 @@ pub enum Next {
 /// One step of an operation.
 #[derive(Debug, Clone)]
 pub struct Chunk {
+    /// Where the walk was when it was made; if it is elsewhere, this was done already.
+    pub from: Option<IdentityKey>,
     /// What is to be done here.
     pub step: Step,
-    /// What is left to the owners of other partitions.
-    pub handed_over: Vec<TwinResult>,
+    /// What is only noted: twins that are left to the owners of other partitions, and ones that an
+    /// undo cannot do anything about, because what was written to them cannot be read.
+    pub noted: Vec<TwinResult>,
+    /// Results that an undo came to and that do not even say whose they are.
+    pub lost: u64,
     /// Up to where the walk is after it.
     pub after: Option<IdentityKey>,
     /// Whether more follows.
     pub next: Next,
 }
 
-/// Does one step of an operation, and answers how the operation stands then. One that has ended
-/// meanwhile, because it was cancelled, does nothing any more.
+/// Does one step of an operation, and answers how the operation stands then. One that was stopped
+/// meanwhile does nothing any more, nor does one that was led on from elsewhere.
 ///
 /// # Errors
 /// The operation is gone, or its row cannot be read.
@@ -81,11 +90,12 @@ pub fn step(
     now: Timestamp,
 ) -> Result<Operation, Error> {
     let mut operation = load(overlay, id)?;
-    if operation.state != State::Running {
+    if !operation.goes_on() || operation.after != chunk.from {
         return Ok(operation);
     }
     let mut results = carry_out(overlay, &operation, &chunk.step, now);
-    results.extend(chunk.handed_over.iter().cloned());
+    results.extend(chunk.noted.iter().cloned());
+    operation.lost += chunk.lost;
     for result in results {
         operation.count(result.outcome);
         overlay.put_result(result.to_row(id));
@@ -144,6 +154,12 @@ fn carry_out(
             for (key, undo) in undos {
                 let outcome = take_back(overlay, key, undo, &cause, now);
                 results.push(result(key, outcome, now));
+            }
+        }
+        (Step::Leave(keys), _) => {
+            for key in keys {
+                let left = Done::left("the operation was stopped before it came to this twin");
+                results.push(result(key, Ok(left), now));
             }
         }
         (Step::Update(_), Work::Undo { .. }) | (Step::TakeBack(_), Work::Update(_)) => {

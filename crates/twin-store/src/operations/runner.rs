@@ -15,12 +15,12 @@ use service_kit::clock::SharedClock;
 use service_kit::error::{Classified as _, Kind, chain};
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 use twin::IdentityKey;
 
-use super::assigned::Assigned;
 use super::decide::{self, Chunk, Next, Step};
-use super::survey::{condition, count, running};
+use super::survey::{Count, condition, count, present, running};
 use super::{Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -31,7 +31,9 @@ use crate::store::{self, OperationId, Search, Selection, Store};
 const CHUNK: u32 = 64;
 /// How often it looks for operations that nobody told it of: ones begun on another replica, or
 /// before this one took the first partition.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How often it looks whether what was handed over is settled.
+const SETTLE_LOOK: Duration = Duration::from_millis(250);
 /// While the store fails.
 const RETRY: Policy = Policy {
     first: Duration::from_millis(100),
@@ -49,7 +51,7 @@ pub struct Runner {
 }
 
 /// Why an operation does not go on here.
-pub(super) enum Stop {
+enum Stop {
     /// It has ended, or is to be looked at again later.
     Later,
     /// It can never go on.
@@ -76,21 +78,21 @@ impl Runner {
 
     /// Works until the service stops. What is under way goes on after the next start.
     pub async fn run(self) {
+        // Steps that are cut off here were either committed or not; the rows say which.
+        let work = async { tokio::join!(self.walk_all(), self.serve()) };
+        self.shutdown.run_until(work).await;
+    }
+
+    /// Walks whatever is to be walked, for ever.
+    async fn walk_all(&self) {
         let mut under_way = BTreeSet::new();
         let mut walks = FuturesUnordered::new();
-        let mut assigned = Assigned::default();
         loop {
-            if self.shutdown.is_triggered() {
-                return;
-            }
-            self.serve(&mut assigned).await;
             for operation in self.waiting(&under_way).await {
                 under_way.insert(operation.id.clone());
                 walks.push(self.walk(operation));
             }
-            // Steps that are cut off here were either committed or not; the rows say which.
             tokio::select! {
-                () = self.shutdown.triggered() => return,
                 () = self.begun.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
                 Some(id) = walks.next() => {
@@ -113,7 +115,6 @@ impl Runner {
             }
         };
         running.retain(|operation| !under_way.contains(&operation.id));
-        running.reverse();
         running.truncate(RUNNING_MAX - under_way.len());
         running
     }
@@ -130,16 +131,14 @@ impl Runner {
                 state = ?operation.state,
                 "an operation has ended"
             ),
-            Err(Stop::Later) => {
-                // Whoever asked would be told the same at once.
-                self.shutdown.run_until(tokio::time::sleep(LOOK)).await;
-            }
+            // Whoever asked would be told the same at once.
+            Err(Stop::Later) => tokio::time::sleep(LOOK).await,
             Err(Stop::Never(why)) => {
                 error!(operation = id.0, error = why, "an operation cannot go on");
                 let now = self.clock.now();
                 let ending = self.amend(&id, move |operation| {
                     operation.error = why;
-                    operation.end(State::Failed, now);
+                    operation.stop(State::Failed, now);
                 });
                 if let Err(error) = ending.await {
                     warn!(error = chain(&error), "an operation's end cannot be noted");
@@ -159,35 +158,58 @@ impl Runner {
                 .await
                 .map_err(|error| stop(&error))?;
         }
+        let mut results = Count::default();
+        let mut counted = Instant::now();
         while operation.state == State::Running {
-            if operation.walked {
-                operation = self.wait_for_others(&operation.id).await?;
+            let started = self.clock.monotonic();
+            let settles = !operation.goes_on();
+            let is_due = counted.elapsed() >= LOOK;
+            if settles || (is_due && operation.handed_over > 0) {
+                operation = self.settle(&operation.id, &mut results).await?;
+                counted = Instant::now();
+            }
+            if !operation.goes_on() {
+                if operation.state == State::Running {
+                    tokio::time::sleep(SETTLE_LOOK).await;
+                }
                 continue;
             }
-            let started = self.clock.monotonic();
             let chunk = self.until_read(|| self.next(&operation)).await?;
-            let size = chunk.step.len() + chunk.handed_over.len();
+            let size = chunk.step.len() + chunk.noted.len();
             operation = self
                 .decide(&operation.id, chunk)
                 .await
                 .map_err(|error| stop(&error))?;
             let took = self.clock.monotonic().saturating_duration_since(started);
             let pause = share(operation.rate, size).saturating_sub(took);
-            if operation.state == State::Running
-                && self
-                    .shutdown
-                    .run_until(tokio::time::sleep(pause))
-                    .await
-                    .is_none()
-            {
-                return Err(Stop::Later);
+            if operation.goes_on() {
+                tokio::time::sleep(pause).await;
             }
         }
         Ok(operation)
     }
 
+    /// Counts what became of the twins, also of those that were handed over, and ends the operation
+    /// if it waited for nothing else.
+    async fn settle(&self, id: &OperationId, results: &mut Count) -> Result<Operation, Stop> {
+        let mut backoff = Backoff::new(RETRY);
+        let tally = loop {
+            match results.again(&self.store, id).await {
+                Ok(tally) => break tally,
+                Err(error) => {
+                    read_failed(&error);
+                    tokio::time::sleep(backoff.next_delay().unwrap_or(RETRY.cap)).await;
+                }
+            }
+        };
+        let now = self.clock.now();
+        self.amend(id, move |operation| operation.settle(&tally, now))
+            .await
+            .map_err(|error| stop(&error))
+    }
+
     /// Reads until the store answers: an operation does not fail because a disk was busy.
-    pub(super) async fn until_read<T, F>(&self, read: impl Fn() -> F) -> Result<T, Stop>
+    async fn until_read<T, F>(&self, read: impl Fn() -> F) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Stop>>,
     {
@@ -195,11 +217,7 @@ impl Runner {
         loop {
             match read().await {
                 Err(Stop::Later) => {
-                    let pause = backoff.next_delay().unwrap_or(RETRY.cap);
-                    let pause = self.shutdown.run_until(tokio::time::sleep(pause));
-                    if pause.await.is_none() {
-                        return Err(Stop::Later);
-                    }
+                    tokio::time::sleep(backoff.next_delay().unwrap_or(RETRY.cap)).await;
                 }
                 other => return other,
             }
@@ -215,20 +233,9 @@ impl Runner {
                     .map_err(|error| read_failed(&error))
             }
             Work::Undo { of } => {
-                let row = self
-                    .store
-                    .load(vec![Selection::Operation(of.clone())])
-                    .await;
-                let row = row
-                    .map_err(|error| read_failed(&error))?
-                    .into_iter()
-                    .find_map(|loaded| match loaded {
-                        store::Loaded::Operation(row) => Some(row),
-                        _ => None,
-                    });
-                let row = row.ok_or_else(|| Stop::Never(gone(of)))?;
-                let undone = Operation::from_row(&row)
-                    .map_err(|damaged| Stop::Never(damaged.to_string()))?;
+                let undone = present(&self.store, of).await;
+                let undone = undone.map_err(|error| read_failed(&error))?;
+                let undone = undone.ok_or_else(|| Stop::Never(gone(of)))?;
                 Ok(undone.succeeded)
             }
         }
@@ -281,8 +288,10 @@ impl Runner {
         let now = self.clock.now();
         let hand_over = |key| TwinResult::pending(key, None, now);
         Ok(Chunk {
+            from: operation.after.clone(),
             step: Step::Update(ours),
-            handed_over: others.into_iter().map(hand_over).collect(),
+            noted: others.into_iter().map(hand_over).collect(),
+            lost: 0,
             next: if page.next.is_none() {
                 Next::Last
             } else {
@@ -299,26 +308,44 @@ impl Runner {
         limit: u32,
     ) -> Result<Chunk, Stop> {
         let after = operation.after.clone();
-        let rows = self.store.operation_results(of.clone(), after, limit).await;
-        let rows = rows.map_err(|error| read_failed(&error))?;
-        let is_last = rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut undos = Vec::new();
-        for row in &rows {
-            let result =
-                TwinResult::from_row(row).map_err(|damaged| Stop::Never(damaged.to_string()))?;
-            if let (Outcome::Succeeded, Some(undo)) = (result.outcome, result.undo) {
-                undos.push((result.key, undo));
+        let page = self.store.operation_results(of.clone(), after, limit).await;
+        let page = page.map_err(|error| read_failed(&error))?;
+        let (mut undos, mut damaged) = (Vec::new(), page.damaged);
+        for row in &page.records {
+            match TwinResult::from_row(row) {
+                Ok(result) => {
+                    if let (Outcome::Succeeded, Some(undo)) = (result.outcome, result.undo) {
+                        undos.push((result.key, undo));
+                    }
+                }
+                Err(one) => damaged.push(one),
             }
         }
         let (ours, others): (Vec<_>, Vec<_>) =
             undos.into_iter().partition(|(key, _)| self.owns(key));
         let now = self.clock.now();
         let hand_over = |(key, undo)| TwinResult::pending(key, Some(undo), now);
+        let mut noted: Vec<_> = others.into_iter().map(hand_over).collect();
+        let mut lost = 0;
+        for damaged in damaged {
+            error!(error = %damaged, "what an operation did to a twin is not taken back");
+            match IdentityKey::parse_path(&damaged.key) {
+                Ok(key) => noted.push(TwinResult::unreadable(key, &damaged, now)),
+                Err(_) => lost += 1,
+            }
+        }
+        let last = page.records.last().map(|row| row.key.clone());
         Ok(Chunk {
+            from: operation.after.clone(),
             step: Step::TakeBack(ours),
-            handed_over: others.into_iter().map(hand_over).collect(),
-            after: rows.last().map(|row| row.key.clone()),
-            next: if is_last { Next::Last } else { Next::More },
+            noted,
+            lost,
+            next: if page.next.is_none() {
+                Next::Last
+            } else {
+                Next::More
+            },
+            after: page.next.or(last),
         })
     }
 
@@ -339,7 +366,7 @@ impl Runner {
         self.engine.logs().contains_key(&partition)
     }
 
-    pub(super) async fn amend(
+    async fn amend(
         &self,
         id: &OperationId,
         change: impl FnOnce(&mut Operation) + Send + 'static,
@@ -363,13 +390,13 @@ fn share(rate: u32, twins: usize) -> Duration {
     }
 }
 
-pub(super) fn read_failed(error: &store::Error) -> Stop {
+fn read_failed(error: &store::Error) -> Stop {
     warn!(error = chain(error), "an operation waits for the store");
     Stop::Later
 }
 
 /// What a refused decision means for the operation as a whole.
-pub(super) fn stop(error: &Error) -> Stop {
+fn stop(error: &Error) -> Stop {
     match error.kind() {
         // Stopping, or the partition is another replica's now: its runner goes on.
         Kind::Unavailable => Stop::Later,

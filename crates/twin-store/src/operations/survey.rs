@@ -3,36 +3,50 @@
 use std::sync::Arc;
 
 use tracing::error;
-use twin::Condition;
 use twin::query::{Scope, Vocabulary};
+use twin::{Condition, IdentityKey};
 
 use super::{Operation, Outcome, TwinResult, Update};
 use crate::lookup;
-use crate::store::{self, OperationId, Search, Store};
+use crate::record::Damaged;
+use crate::store::{self, Loaded, OperationId, Search, Selection, Store};
 
 /// Twins looked at at once while they are counted.
 const COUNT_CHUNK: u32 = 1000;
-/// Rows of operations read at once.
-const ROWS: u32 = 200;
 
-/// Operations that go on, the newest first. One that cannot be read is reported and left alone.
+/// Operations that have not ended, the oldest first. One that cannot be read is reported and left
+/// alone.
 pub(crate) async fn running(store: &Arc<dyn Store>) -> Result<Vec<Operation>, store::Error> {
-    let mut running = Vec::new();
-    let mut after = None;
-    loop {
-        let rows = store.operations(after, ROWS).await?;
-        let is_last = rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX);
-        after = rows.last().map(|row| row.id.clone());
-        for row in rows.iter().filter(|row| !row.ended) {
-            match Operation::from_row(row) {
-                Ok(operation) => running.push(operation),
-                Err(damaged) => error!(error = %damaged, "an operation is left alone"),
-            }
-        }
-        if is_last {
-            return Ok(running);
+    let mut running = read(store, Selection::Running).await?;
+    // Their ids are in the order of their begin.
+    running.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(running)
+}
+
+/// One operation as it is now, if it is there and can be read.
+pub(crate) async fn present(
+    store: &Arc<dyn Store>,
+    id: &OperationId,
+) -> Result<Option<Operation>, store::Error> {
+    let found = read(store, Selection::Operation(id.clone())).await?;
+    Ok(found.into_iter().next())
+}
+
+async fn read(
+    store: &Arc<dyn Store>,
+    selection: Selection,
+) -> Result<Vec<Operation>, store::Error> {
+    let mut operations = Vec::new();
+    for loaded in store.load(vec![selection]).await? {
+        let Loaded::Operation(row) = loaded else {
+            continue;
+        };
+        match Operation::from_row(&row) {
+            Ok(operation) => operations.push(operation),
+            Err(damaged) => error!(error = %damaged, "an operation is left alone"),
         }
     }
+    Ok(operations)
 }
 
 /// How many twins an update would write now.
@@ -76,8 +90,8 @@ pub(crate) fn condition(update: &Update) -> Result<Condition, String> {
     }
 }
 
-/// What became of the twins of an operation.
-#[derive(Debug, Default, Clone, Copy)]
+/// What became of the twins of an operation. A result that cannot be read counts as failed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
@@ -85,26 +99,53 @@ pub(crate) struct Tally {
     pub(crate) pending: u64,
 }
 
-/// Counts the results of an operation. One that cannot be read counts as failed.
-pub(crate) async fn tally(store: &Arc<dyn Store>, id: &OperationId) -> Result<Tally, store::Error> {
-    let mut tally = Tally::default();
-    let mut after = None;
-    loop {
-        let rows = store
-            .operation_results(id.clone(), after, COUNT_CHUNK)
-            .await?;
-        for row in &rows {
-            let counter = match TwinResult::from_row(row).map(|result| result.outcome) {
-                Ok(Outcome::Succeeded) => &mut tally.succeeded,
-                Ok(Outcome::Skipped) => &mut tally.skipped,
-                Ok(Outcome::Pending) => &mut tally.pending,
-                Ok(Outcome::Failed) | Err(_) => &mut tally.failed,
-            };
-            *counter += 1;
-        }
-        after = rows.last().map(|row| row.key.clone());
-        if after.is_none() {
-            return Ok(tally);
+impl Tally {
+    fn count(&mut self, result: &Result<Outcome, Damaged>) {
+        let counter = match result {
+            Ok(Outcome::Succeeded) => &mut self.succeeded,
+            Ok(Outcome::Skipped) => &mut self.skipped,
+            Ok(Outcome::Pending) => &mut self.pending,
+            Ok(Outcome::Failed) | Err(_) => &mut self.failed,
+        };
+        *counter += 1;
+    }
+}
+
+/// Counts the results of one operation again and again. Final ones stay final, so what lies before
+/// the first pending one is counted once.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    through: Option<IdentityKey>,
+    settled: Tally,
+}
+
+impl Count {
+    /// Counts what there is now.
+    pub(crate) async fn again(
+        &mut self,
+        store: &Arc<dyn Store>,
+        id: &OperationId,
+    ) -> Result<Tally, store::Error> {
+        let mut tally = self.settled;
+        let mut after = self.through.clone();
+        loop {
+            let page = store
+                .operation_results(id.clone(), after, COUNT_CHUNK)
+                .await?;
+            for row in &page.records {
+                tally.count(&TwinResult::from_row(row).map(|result| result.outcome));
+            }
+            for damaged in page.damaged {
+                tally.count(&Err(damaged));
+            }
+            if tally.pending == 0 && page.next.is_some() {
+                self.settled = tally;
+                self.through.clone_from(&page.next);
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(tally);
+            }
         }
     }
 }

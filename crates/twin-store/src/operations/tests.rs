@@ -183,8 +183,10 @@ fn step(
 ) -> (Operation, Vec<TwinResult>, usize) {
     let mut overlay = with_operation(operation, records);
     let chunk = Chunk {
+        from: operation.after.clone(),
         step: step.clone(),
-        handed_over: Vec::new(),
+        noted: Vec::new(),
+        lost: 0,
         after: Some(key("z")),
         next,
     };
@@ -278,8 +280,10 @@ fn an_operation_that_was_cancelled_writes_nothing_more() {
 fn what_another_replica_owns_is_handed_over_and_waited_for() {
     let operation = update("*", json!({"a": "x"}));
     let chunk = Chunk {
+        from: None,
         step: Step::Update(vec![key("a")]),
-        handed_over: vec![TwinResult::pending(key("b"), None, now())],
+        lost: 0,
+        noted: vec![TwinResult::pending(key("b"), None, now())],
         after: Some(key("b")),
         next: Next::Last,
     };

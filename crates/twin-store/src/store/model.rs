@@ -50,6 +50,13 @@ impl ModelStore {
         self.state.lock().unwrap().fails = true;
     }
 
+    /// Makes a result of an operation unreadable.
+    pub(crate) fn damage_result(&self, operation: &OperationId, key: &IdentityKey) {
+        let mut state = self.state.lock().unwrap();
+        let row = state.results.get_mut(&(operation.clone(), key.clone()));
+        row.expect("it is there").body.push('}');
+    }
+
     /// Commits that wrote something.
     pub(crate) fn commits(&self) -> usize {
         self.state.lock().unwrap().commits
@@ -182,11 +189,11 @@ impl Store for ModelStore {
         &self,
         after: Option<OperationId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>> {
         self.with(|state| {
             let all = state.operations.values().rev();
             let older = all.filter(|one| after.as_ref().is_none_or(|after| one.id < *after));
-            Ok(older.take(limit as usize).cloned().collect())
+            Ok(page(older.cloned(), limit, |row| row.id.clone()))
         })
     }
 
@@ -195,13 +202,13 @@ impl Store for ModelStore {
         operation: OperationId,
         after: Option<IdentityKey>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>> {
         self.with(|state| {
             let all = state.results.values();
             let later = all
                 .filter(|one| one.operation == operation)
                 .filter(|one| after.as_ref().is_none_or(|after| one.key > *after));
-            Ok(later.take(limit as usize).cloned().collect())
+            Ok(page(later.cloned(), limit, |row| row.key.clone()))
         })
     }
 
@@ -211,5 +218,16 @@ impl Store for ModelStore {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
+    }
+}
+
+fn page<R, K>(rows: impl Iterator<Item = R>, limit: u32, key: impl Fn(&R) -> K) -> Page<R, K> {
+    let mut rows = rows.peekable();
+    let records: Vec<R> = rows.by_ref().take(limit as usize).collect();
+    let more = rows.peek().is_some();
+    Page {
+        next: records.last().filter(|_| more).map(key),
+        records,
+        damaged: Vec::new(),
     }
 }

@@ -211,7 +211,7 @@ impl Store for PostgresStore {
         &self,
         after: Option<OperationId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>> {
         self.repeat(move |client| {
             let after = after.clone();
             async move { operations::list(client, after.as_ref(), limit).await }.boxed()
@@ -223,7 +223,7 @@ impl Store for PostgresStore {
         operation: OperationId,
         after: Option<IdentityKey>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>> {
         let read = Arc::new((operation, after));
         self.repeat(move |client| {
             let read = read.clone();

@@ -9,7 +9,7 @@ use twin::{IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer, part
 use super::{
     AuditEntry, AuditHead, Commit, EnrollmentToken, EnrollmentUse, HistoryEntry, LogEntry,
     OperationId, OperationResultRow, OperationRow, PartitionState, Replica, ReplicaId,
-    RequestAnswer, RequestId, Store, Upsert,
+    RequestAnswer, RequestId, Selection, Store, Upsert,
 };
 use crate::apply::ChangeKind;
 use crate::record::{Record, TwinText};
@@ -204,4 +204,64 @@ pub(crate) fn results() -> Vec<OperationResultRow> {
         key: key("a/m"),
         body: r#"{"done":true}"#.to_owned(),
     }]
+}
+
+/// Operations `1` to `3` that go on, and results of the first on `a` to `f`.
+pub(crate) fn many_operations(partitions: Vec<PartitionState>) -> Commit {
+    let operations = ["1", "2", "3"].map(|id| OperationRow {
+        id: OperationId(id.to_owned()),
+        ended: false,
+        at: now(),
+        body: "{}".to_owned(),
+    });
+    let results = ["a", "b", "c", "d", "e", "f"].map(|name| OperationResultRow {
+        operation: OperationId("1".to_owned()),
+        key: key(name),
+        body: "{}".to_owned(),
+    });
+    Commit {
+        partitions,
+        operations: operations.into(),
+        results: results.into(),
+        ..Commit::default()
+    }
+}
+
+/// Reads [`many_operations`] page by page: of the results those on `b` and `e` are whole, of the
+/// operations the first and the last.
+pub(crate) async fn read_with_damage(store: &dyn Store) {
+    let first = OperationId("1".to_owned());
+    let (mut whole, mut damaged, mut after) = (Vec::new(), 0, None);
+    for _ in 0..9 {
+        let page = store.operation_results(first.clone(), after, 1).await;
+        let page = page.expect("read");
+        whole.extend(page.records.into_iter().map(|row| row.key.to_string()));
+        damaged += page.damaged.len();
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(
+        (whole.as_slice(), damaged),
+        (["b", "e"].map(String::from).as_slice(), 4)
+    );
+    let (mut whole, mut damaged, mut after) = (Vec::new(), 0, None);
+    for _ in 0..9 {
+        let page = store.operations(after, 1).await.expect("read");
+        whole.extend(page.records.into_iter().map(|row| row.id.0));
+        damaged += page.damaged.len();
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(
+        (whole.as_slice(), damaged),
+        (["3", "1"].map(String::from).as_slice(), 1)
+    );
+    let running = store.load(vec![Selection::Running]).await.expect("read");
+    assert_eq!(running.len(), 2, "{running:?}");
+    let one = Selection::Operation(OperationId("2".to_owned()));
+    assert_eq!(store.load(vec![one]).await.expect("read"), []);
 }

@@ -49,7 +49,10 @@ mod write;
 /// Name of the file below the data directory.
 const FILE_NAME: &str = "twins.db";
 /// Forward-only; the position in the list is the schema's number.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_twins.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_twins.sql"),
+    include_str!("../../migrations/0002_operations.sql"),
+];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept compiled by each connection; a commit has about twenty.
@@ -262,7 +265,7 @@ impl Store for SqliteStore {
         &self,
         after: Option<OperationId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>> {
         self.read(move |connection| operations::list(connection, after.as_ref(), limit))
     }
 
@@ -271,7 +274,7 @@ impl Store for SqliteStore {
         operation: OperationId,
         after: Option<IdentityKey>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<OperationResultRow>, Error>> {
+    ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>> {
         self.read(move |connection| {
             operations::results(connection, &operation, after.as_ref(), limit)
         })

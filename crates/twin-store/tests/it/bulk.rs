@@ -260,6 +260,42 @@ async fn a_cancelled_operation_stops_between_two_twins_and_what_was_written_stay
 }
 
 #[tokio::test]
+async fn only_so_many_go_on_and_a_repeated_start_is_answered_all_the_same() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    create(&service, 50).await;
+    let request = |number: usize| {
+        let mut request = patch("*", r#"{"n":1}"#);
+        // They go on for as long as the test does.
+        request.rate_per_second = 1;
+        request.request_id = format!("6f2c3c1e-8a54-4c69-9d0b-0d6a2b9f4c{number:02}");
+        request
+    };
+    let starts = (0..20).map(|number| {
+        let (mut client, request) = (service.bulk(), request(number));
+        async move { client.start_bulk_update(request).await }
+    });
+    let answers = futures::future::join_all(starts).await;
+    let mut begun = 0;
+    for (number, first) in answers.into_iter().enumerate() {
+        let again = service.bulk().start_bulk_update(request(number)).await;
+        match first {
+            Ok(first) => {
+                begun += 1;
+                assert_eq!(again.expect("known").into_inner(), first.into_inner());
+            }
+            Err(first) => {
+                refused_with(Err::<tonic::Response<()>, _>(first), "TOO_MANY_OPERATIONS");
+                refused_with(again, "TOO_MANY_OPERATIONS");
+            }
+        }
+    }
+    assert_eq!(begun, 16);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn what_others_wrote_since_is_not_taken_back() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -101,7 +101,7 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
         undo_of,
         total: operation.total.unwrap_or(0),
         succeeded: operation.succeeded,
-        failed: operation.failed,
+        failed: operation.failed.saturating_add(operation.lost),
         skipped: operation.skipped,
         create_time: time(operation.created_at),
         update_time: time(operation.updated_at),

@@ -20,6 +20,7 @@ const DEVICES: usize = 150;
 
 /// A replica that owns some of the partitions of a shared store.
 struct Replica {
+    store: Arc<dyn Store>,
     engine: Engine,
     begun: Arc<Notify>,
     shutdown: ShutdownToken,
@@ -38,20 +39,33 @@ impl Replica {
         let (engine, writer, _) =
             engine::engine(store.clone(), clock.clone(), metrics, count, states, keep);
         tokio::spawn(writer.run());
-        let (begun, shutdown) = (Arc::new(Notify::new()), ShutdownToken::new());
-        let runner = Runner::new(
+        Replica {
             store,
-            engine.clone(),
-            clock,
-            begun.clone(),
-            shutdown.clone(),
+            engine,
+            begun: Arc::new(Notify::new()),
+            shutdown: ShutdownToken::new(),
+        }
+    }
+
+    /// Has it work on operations.
+    fn serve(&self) {
+        let runner = Runner::new(
+            self.store.clone(),
+            self.engine.clone(),
+            ManualClock::at(now()),
+            self.begun.clone(),
+            self.shutdown.clone(),
         );
         tokio::spawn(runner.run());
-        Replica {
-            engine,
-            begun,
-            shutdown,
-        }
+    }
+
+    /// Stops an operation, as a caller does.
+    async fn cancel(&self, id: &OperationId) -> Operation {
+        let (selection, id) = (Selection::Operation(id.clone()), id.clone());
+        let stopped = self.engine.decide(selection, move |overlay, now| {
+            decide::amend(overlay, &id, |one| one.stop(State::Cancelled, now))
+        });
+        stopped.await.expect("stopped")
     }
 
     async fn begin(&self, work: Work) -> OperationId {
@@ -70,18 +84,45 @@ impl Replica {
     }
 }
 
-async fn ended(store: &ModelStore, id: &OperationId) -> Operation {
-    wait_for("the operation's end", SOON, async || {
-        let rows = store.operations(None, 10).await.unwrap();
-        let row = rows.iter().find(|row| row.id == *id).unwrap();
-        row.ended.then(|| Operation::from_row(row).unwrap())
+async fn read(store: &ModelStore, id: &OperationId) -> Operation {
+    let page = store.operations(None, 10).await.unwrap();
+    let row = page.records.iter().find(|row| row.id == *id).unwrap();
+    Operation::from_row(row).unwrap()
+}
+
+async fn until(
+    store: &ModelStore,
+    id: &OperationId,
+    what: &str,
+    so: impl Fn(&Operation) -> bool,
+) -> Operation {
+    wait_for(what, SOON, async || {
+        Some(read(store, id).await).filter(|operation| so(operation))
     })
     .await
 }
 
-#[tokio::test]
-async fn two_replicas_carry_one_operation_out_each_on_its_own_twins() {
-    let store = ModelStore::new();
+async fn ended(store: &ModelStore, id: &OperationId) -> Operation {
+    let has_ended = |operation: &Operation| operation.state != State::Running;
+    until(store, id, "the operation's end", has_ended).await
+}
+
+fn update() -> Work {
+    Work::Update(Update {
+        source: Source::Devices,
+        condition: "*".to_owned(),
+        tags: None,
+        desired: Some(object(json!({"a": 1}))),
+    })
+}
+
+fn is_first(partition: Partition) -> bool {
+    partition.get().is_multiple_of(2)
+}
+
+/// Two replicas that own every second partition, with devices; answers how many of them the second
+/// one owns. Neither works on operations yet.
+async fn pair(store: &ModelStore) -> ([Replica; 2], u64) {
     let claim = crate::store::Replica {
         id: crate::store::ReplicaId("both".to_owned()),
         address: "http://replica".to_owned(),
@@ -89,11 +130,10 @@ async fn two_replicas_carry_one_operation_out_each_on_its_own_twins() {
         lease: Duration::ZERO,
     };
     let states = store.claim(claim).await.expect("taken").owned;
-    let is_first = |partition: Partition| partition.get().is_multiple_of(2);
     let (even, odd): (Vec<_>, Vec<_>) = states
         .into_iter()
         .partition(|state| is_first(state.partition));
-    let replicas = [Replica::start(&store, even), Replica::start(&store, odd)];
+    let replicas = [Replica::start(store, even), Replica::start(store, odd)];
     let mut elsewhere = 0;
     for number in 0..DEVICES {
         let id = device(&format!("d{number}"));
@@ -114,30 +154,147 @@ async fn two_replicas_carry_one_operation_out_each_on_its_own_twins() {
         created.await.expect("created");
     }
     assert!(elsewhere > 10, "both have work to do");
-    let update = Update {
-        source: Source::Devices,
-        condition: "*".to_owned(),
-        tags: None,
-        desired: Some(object(json!({"a": 1}))),
-    };
-    let count = u64::try_from(DEVICES).unwrap();
-    let id = replicas[0].begin(Work::Update(update)).await;
+    (replicas, elsewhere)
+}
+
+/// How many twins have this version and document, of those that are each replica's.
+async fn count(store: &ModelStore, version: u64, document: &str) -> [u64; 2] {
+    let mut counts = [0, 0];
+    for number in 0..DEVICES {
+        let key = IdentityKey::new_device(device(&format!("d{number}")));
+        let partition = twin::partition_of(&key.device, PartitionCount::new(4).unwrap());
+        let desired = store.get(key).await.unwrap().unwrap().twin.desired;
+        if (desired.version.get(), desired.document.as_str()) == (version, document) {
+            counts[usize::from(!is_first(partition))] += 1;
+        }
+    }
+    counts
+}
+
+#[tokio::test]
+async fn two_replicas_carry_one_operation_out_each_on_its_own_twins() {
+    let store = ModelStore::new();
+    let (replicas, elsewhere) = pair(&store).await;
+    replicas.iter().for_each(Replica::serve);
+    let all = u64::try_from(DEVICES).unwrap();
+    let id = replicas[0].begin(update()).await;
     let done = ended(&store, &id).await;
     assert_eq!(done.state, State::Succeeded, "{done:?}");
-    assert_eq!((done.succeeded, done.handed_over), (count, elsewhere));
-    let check = async |version: u64, document: &str| {
-        for number in 0..DEVICES {
-            let key = IdentityKey::new_device(device(&format!("d{number}")));
-            let desired = store.get(key).await.unwrap().unwrap().twin.desired;
-            let found = (desired.version.get(), desired.document.as_str());
-            assert_eq!(found, (version, document), "d{number}");
-        }
-    };
-    check(2, r#"{"a":1}"#).await;
+    assert_eq!((done.succeeded, done.handed_over), (all, elsewhere));
+    let written = count(&store, 2, r#"{"a":1}"#).await;
+    assert_eq!(written, [all - elsewhere, elsewhere]);
     let undo = replicas[0].begin(Work::Undo { of: id }).await;
     let undone = ended(&store, &undo).await;
-    assert_eq!((undone.succeeded, undone.skipped), (count, 0));
-    check(3, "{}").await;
+    assert_eq!((undone.succeeded, undone.skipped), (all, 0));
+    assert_eq!(count(&store, 3, "{}").await, [all - elsewhere, elsewhere]);
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_operation_ends_when_the_others_have_let_go_of_their_twins() {
+    let store = ModelStore::new();
+    let (replicas, elsewhere) = pair(&store).await;
+    let all = u64::try_from(DEVICES).unwrap();
+    replicas[0].serve();
+    let id = replicas[0].begin(update()).await;
+    until(&store, &id, "the walk's end", |one| one.walked).await;
+    let stopped = replicas[0].cancel(&id).await;
+    assert_eq!(stopped.state, State::Running, "the other knows nothing yet");
+    // Only now the other looks at what was handed over to it.
+    replicas[1].serve();
+    let done = ended(&store, &id).await;
+    assert_eq!(done.state, State::Cancelled, "{done:?}");
+    assert_eq!((done.succeeded, done.skipped), (all - elsewhere, elsewhere));
+    let written = count(&store, 2, r#"{"a":1}"#).await;
+    assert_eq!(
+        written,
+        [all - elsewhere, 0],
+        "nothing after it was stopped"
+    );
+    let undo = replicas[0].begin(Work::Undo { of: id }).await;
+    let undone = ended(&store, &undo).await;
+    assert_eq!(
+        (undone.total, undone.succeeded),
+        (Some(done.succeeded), done.succeeded)
+    );
+    assert_eq!(count(&store, 3, "{}").await, [all - elsewhere, 0]);
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn what_the_others_have_done_is_counted_while_it_goes_on() {
+    let store = ModelStore::new();
+    let (replicas, elsewhere) = pair(&store).await;
+    replicas.iter().for_each(Replica::serve);
+    let new = OperationId(uuid::Uuid::now_v7().to_string());
+    let id = new.clone();
+    let begun = replicas[0]
+        .engine
+        .decide(Selection::Operation(id.clone()), move |overlay, now| {
+            let actor = Writer::Operator("alice".to_owned());
+            // Slow enough that the others are done with their part of what was passed.
+            let operation = Operation::begin(new, update(), actor, None, 20, now);
+            overlay.put_operation(operation.to_row());
+            Ok(())
+        });
+    begun.await.expect("begun");
+    replicas[0].begun.notify_one();
+    wait_for("the others' part in the progress", SOON, async || {
+        let told = read(&store, &id).await;
+        assert!(!told.walked, "it is counted only at the end: {told:?}");
+        let [first, _] = count(&store, 2, r#"{"a":1}"#).await;
+        (told.succeeded > first).then_some(())
+    })
+    .await;
+    let stopped = replicas[0].cancel(&id).await;
+    assert!(stopped.handed_over <= elsewhere);
+    let done = ended(&store, &id).await;
+    let [first, second] = count(&store, 2, r#"{"a":1}"#).await;
+    assert_eq!(
+        (done.state, done.succeeded),
+        (State::Cancelled, first + second)
+    );
+    assert!(second > 0, "both have written: {done:?}");
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_read_stops_neither_an_operation_nor_its_undo() {
+    let store = ModelStore::new();
+    let (replicas, elsewhere) = pair(&store).await;
+    let all = u64::try_from(DEVICES).unwrap();
+    replicas[0].serve();
+    let id = replicas[0].begin(update()).await;
+    until(&store, &id, "the walk's end", |one| one.walked).await;
+    let page = store
+        .operation_results(id.clone(), None, 1000)
+        .await
+        .unwrap();
+    let is_pending = |pending: bool| {
+        let mut rows = page.records.iter();
+        let row = rows.find(|row| row.body.contains(r#""outcome":"pending""#) == pending);
+        row.unwrap().key.clone()
+    };
+    // One that the other was to carry out, and one that was carried out.
+    for key in [is_pending(true), is_pending(false)] {
+        store.damage_result(&id, &key);
+    }
+    replicas[1].serve();
+    let done = ended(&store, &id).await;
+    assert_eq!(done.state, State::Succeeded, "{done:?}");
+    assert_eq!((done.succeeded, done.failed), (all - 2, 2));
+    let undo = replicas[0].begin(Work::Undo { of: id }).await;
+    let undone = ended(&store, &undo).await;
+    assert_eq!(undone.state, State::Succeeded, "{undone:?}");
+    assert_eq!((undone.succeeded, undone.failed), (all - 2, 2));
+    let back = count(&store, 3, "{}").await;
+    assert_eq!(back, [all - elsewhere - 1, elsewhere - 1]);
     for replica in replicas {
         replica.shutdown.trigger();
     }

@@ -164,7 +164,7 @@ pub(super) async fn a_commit_is_whole_or_nothing(opener: Opener) {
     assert_eq!(store.load(selections).await.expect("read"), []);
     let operation = OperationId("018f".to_owned());
     let results = store.operation_results(operation, None, 9).await;
-    assert!(results.expect("read").is_empty());
+    assert!(results.expect("read").records.is_empty());
     for state in &before {
         let log = store.log(state.partition, Revision::ZERO, 9).await;
         assert!(log.expect("read").entries.is_empty());

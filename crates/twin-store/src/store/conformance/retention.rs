@@ -121,12 +121,12 @@ pub(super) async fn a_trim_forgets_old_answers_and_ended_operations(opener: Open
     }
     assert_eq!(left, ["2", "3"]);
     let rows = store.operations(None, 9).await.expect("read");
-    let ids: Vec<_> = rows.iter().map(|row| &*row.id.0).collect();
+    let ids: Vec<_> = rows.records.iter().map(|row| &*row.id.0).collect();
     assert_eq!(ids, ["3", "2"]);
     for (id, count) in [("1", 0), ("2", 1), ("3", 1)] {
         let id = OperationId(id.to_owned());
         let results = store.operation_results(id, None, 9).await.expect("read");
-        assert_eq!(results.len(), count);
+        assert_eq!(results.records.len(), count);
     }
 }
 

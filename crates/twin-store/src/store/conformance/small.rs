@@ -127,23 +127,44 @@ pub(super) async fn operations_are_listed_newest_first_and_their_results_by_key(
 
     let id = |id: &str| OperationId(id.to_owned());
     let list = async |after: Option<&str>, limit| -> Vec<String> {
-        let rows = store.operations(after.map(id), limit).await.expect("read");
-        rows.into_iter().map(|row| row.id.0).collect()
+        let page = store.operations(after.map(id), limit).await.expect("read");
+        let ids: Vec<_> = page.records.into_iter().map(|row| row.id.0).collect();
+        if let Some(next) = page.next {
+            assert_eq!(Some(&next.0), ids.last(), "a page goes on behind its last");
+            assert_eq!(ids.len(), limit as usize);
+        }
+        ids
     };
     assert_eq!(list(None, 9).await, ["04", "03", "02", "01"]);
     assert_eq!(list(None, 2).await, ["04", "03"]);
     assert_eq!(list(Some("03"), 2).await, ["02", "01"]);
+    let page = store.operations(None, 4).await.expect("read");
+    assert_eq!(page.next, None, "the last page says so");
+    let page = store.operations(None, 3).await.expect("read");
+    assert_eq!(page.next, Some(id("02")));
     assert!(list(Some("01"), 2).await.is_empty());
     let loaded = store.load(vec![Selection::Operation(id("02"))]).await;
     let expected = Loaded::Operation(operation("02", true));
     assert_eq!(loaded.expect("read"), [expected]);
     let loaded = store.load(vec![Selection::Operation(id("09"))]).await;
     assert_eq!(loaded.expect("read"), []);
+    let running = store.load(vec![Selection::Running]).await.expect("read");
+    let running: Vec<_> = running
+        .into_iter()
+        .filter_map(|loaded| match loaded {
+            Loaded::Operation(row) => Some(row.id.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(running, ["01", "03", "04"]);
 
     let results = async |of: &str, after: Option<&str>, limit| -> Vec<(String, String)> {
         let rows = store.operation_results(id(of), after.map(key), limit).await;
         let pair = |row: OperationResultRow| (row.key.to_string(), row.body);
-        rows.expect("read").into_iter().map(pair).collect()
+        let page = rows.expect("read");
+        let last = page.records.last().map(|row| row.key.clone());
+        assert!(page.next.is_none() || page.next == last);
+        page.records.into_iter().map(pair).collect()
     };
     let pairs = |expected: &[(&str, &str)]| -> Vec<(String, String)> {
         let own = |(key, body): &(&str, &str)| ((*key).to_owned(), (*body).to_owned());
@@ -153,5 +174,7 @@ pub(super) async fn operations_are_listed_newest_first_and_their_results_by_key(
     assert_eq!(results("02", None, 9).await, all);
     assert_eq!(results("02", None, 1).await, all[..1]);
     assert_eq!(results("02", Some("a"), 9).await, all[1..]);
+    let page = store.operation_results(id("02"), Some(key("a")), 2).await;
+    assert_eq!(page.expect("read").next, None, "the last page says so");
     assert!(results("01", None, 9).await.is_empty());
 }

@@ -198,6 +198,10 @@ impl State {
             }
             Selection::Request(id) => self.requests.get(id).cloned().map(Loaded::Request),
             Selection::Operation(id) => self.operations.get(id).cloned().map(Loaded::Operation),
+            Selection::Running => {
+                let running = self.operations.values().filter(|one| !one.ended);
+                return running.cloned().map(Loaded::Operation).collect();
+            }
         };
         found.into_iter().collect()
     }

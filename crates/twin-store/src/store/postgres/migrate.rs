@@ -5,7 +5,10 @@ use deadpool_postgres::{Client, Transaction};
 use super::{Error, engine, execute, query, query_in};
 
 /// Forward-only; the position in the list is the schema's number.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_twins.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_twins.sql"),
+    include_str!("../../../migrations/postgres/0002_operations.sql"),
+];
 /// The oldest server: older ones are out of their makers' care by the end of 2026.
 const OLDEST: i32 = 15;
 /// `server_version_num` is the version times this, plus the minor one.

@@ -1,14 +1,18 @@
 //! Answers to repeatable calls, and long-running operations, in the shared store.
 
+use std::mem;
+
 use deadpool_postgres::{Client, Transaction};
+use service_kit::error::chain;
 use tokio_postgres::Row;
 use twin::IdentityKey;
 
 use super::{engine, execute, nanoseconds, ownership, query, text};
+use crate::record::Damaged;
 use crate::store::row::history::instant;
 use crate::store::row::{module_text, parse_key};
 use crate::store::{
-    Commit, Error, OperationId, OperationResultRow, OperationRow, RequestAnswer, RequestId,
+    Commit, Error, OperationId, OperationResultRow, OperationRow, Page, RequestAnswer, RequestId,
 };
 
 /// Rows of one statement.
@@ -107,7 +111,7 @@ pub(super) async fn request(
 pub(super) async fn operation(
     client: &Client,
     id: &OperationId,
-) -> Result<Option<OperationRow>, Error> {
+) -> Result<Option<Result<OperationRow, Damaged>>, Error> {
     let rows = query(
         client,
         "read an operation",
@@ -115,7 +119,7 @@ pub(super) async fn operation(
         &[&text::pack(&id.0)],
     )
     .await?;
-    rows.first().map(operation_row).transpose()
+    Ok(rows.first().map(operation_row))
 }
 
 /// Reads operations, newest first.
@@ -123,20 +127,37 @@ pub(super) async fn list(
     client: &Client,
     after: Option<&OperationId>,
     limit: u32,
-) -> Result<Vec<OperationRow>, Error> {
+) -> Result<Page<OperationRow, OperationId>, Error> {
     let after = after.map(|id| text::pack(&id.0));
-    let rows = query(
-        client,
-        "list operations",
-        "SELECT id, ended, at, body FROM operations WHERE $1::text IS NULL OR id < $1
-         ORDER BY id DESC LIMIT $2",
-        &[&after, &i64::from(limit)],
-    )
-    .await?;
-    rows.iter().map(operation_row).collect()
+    let mut reading = Reading::new(limit);
+    loop {
+        let rows = query(
+            client,
+            "list operations",
+            "SELECT id, ended, at, body FROM operations WHERE $1::text IS NULL OR id < $1
+             ORDER BY id DESC LIMIT $2 OFFSET $3",
+            &[&after, &reading.rows(), &reading.offset],
+        )
+        .await?;
+        if let Some(page) = reading.take(&rows, operation_row, |row| row.id.clone()) {
+            return Ok(page);
+        }
+    }
 }
 
-fn operation_row(row: &Row) -> Result<OperationRow, Error> {
+/// Reads the operations that have not ended.
+pub(super) async fn running(client: &Client) -> Result<Vec<Result<OperationRow, Damaged>>, Error> {
+    let rows = query(
+        client,
+        "read the operations that go on",
+        "SELECT id, ended, at, body FROM operations WHERE NOT ended ORDER BY id",
+        &[],
+    )
+    .await?;
+    Ok(rows.iter().map(operation_row).collect())
+}
+
+fn operation_row(row: &Row) -> Result<OperationRow, Damaged> {
     let read = || -> Result<OperationRow, tokio_postgres::Error> {
         Ok(OperationRow {
             id: OperationId(text::unpack(row.try_get(0)?)),
@@ -145,7 +166,11 @@ fn operation_row(row: &Row) -> Result<OperationRow, Error> {
             body: row.try_get(3)?,
         })
     };
-    read().map_err(engine("read an operation"))
+    read().map_err(|error| Damaged {
+        key: format!("operations/{}", lossy(row, 0)),
+        part: "operation",
+        problem: chain(&error),
+    })
 }
 
 /// Reads what an operation did, in the order of keys.
@@ -154,31 +179,99 @@ pub(super) async fn results(
     operation: &OperationId,
     after: Option<&IdentityKey>,
     limit: u32,
-) -> Result<Vec<OperationResultRow>, Error> {
-    let action = "read the results of an operation";
+) -> Result<Page<OperationResultRow>, Error> {
     let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
-    let rows = query(
-        client,
-        action,
-        "SELECT device_id, module_id, body FROM operation_results
-         WHERE operation = $1 AND (device_id, module_id) > ($2, $3)
-         ORDER BY device_id, module_id LIMIT $4",
-        &[
-            &text::pack(&operation.0),
-            &device,
-            &module,
-            &i64::from(limit),
-        ],
-    )
-    .await?;
-    let mut results = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let text = |column| row.try_get(column).map_err(engine(action));
-        results.push(OperationResultRow {
-            operation: operation.clone(),
-            key: parse_key(text(0)?, text(1)?)?,
-            body: text(2)?.to_owned(),
-        });
+    let mut reading = Reading::new(limit);
+    loop {
+        let rows = query(
+            client,
+            "read the results of an operation",
+            "SELECT device_id, module_id, body FROM operation_results
+             WHERE operation = $1 AND (device_id, module_id) > ($2, $3)
+             ORDER BY device_id, module_id LIMIT $4 OFFSET $5",
+            &[
+                &text::pack(&operation.0),
+                &device,
+                &module,
+                &reading.rows(),
+                &reading.offset,
+            ],
+        )
+        .await?;
+        let read = |row: &Row| result_row(operation, row);
+        if let Some(page) = reading.take(&rows, read, |row| row.key.clone()) {
+            return Ok(page);
+        }
     }
-    Ok(results)
+}
+
+fn result_row(operation: &OperationId, row: &Row) -> Result<OperationResultRow, Damaged> {
+    let key = parse_key(&lossy(row, 0), &lossy(row, 1))?;
+    let body = row.try_get(2).map_err(|error| Damaged {
+        key: key.to_string(),
+        part: "result of an operation",
+        problem: chain(&error),
+    })?;
+    Ok(OperationResultRow {
+        operation: operation.clone(),
+        key,
+        body,
+    })
+}
+
+/// A text, or what stands for one that is no UTF-8.
+fn lossy(row: &Row, column: usize) -> String {
+    let text = row.try_get::<_, &str>(column);
+    text.map_or_else(|_| "\u{fffd}".to_owned(), text::unpack)
+}
+
+/// Reads rows until there are enough that are whole, so that a page always ends behind a key that
+/// can be read.
+struct Reading<R, K> {
+    limit: usize,
+    /// Rows behind the beginning that were read.
+    offset: i64,
+    page: Page<R, K>,
+}
+
+impl<R, K> Reading<R, K> {
+    fn new(limit: u32) -> Self {
+        Self {
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            offset: 0,
+            page: Page::default(),
+        }
+    }
+
+    /// How many rows to ask for: one more than wanted tells whether there is more.
+    fn rows(&self) -> i64 {
+        i64::try_from(self.limit)
+            .unwrap_or(i64::MAX)
+            .saturating_add(1)
+    }
+
+    /// Takes rows; answers the page once it is complete.
+    fn take(
+        &mut self,
+        rows: &[Row],
+        read: impl Fn(&Row) -> Result<R, Damaged>,
+        key: impl Fn(&R) -> K,
+    ) -> Option<Page<R, K>> {
+        let page = &mut self.page;
+        for row in rows {
+            if page.records.len() >= self.limit {
+                page.next = page.records.last().map(key);
+                return Some(mem::take(page));
+            }
+            match read(row) {
+                Ok(row) => page.records.push(row),
+                Err(damaged) => page.damaged.push(damaged),
+            }
+        }
+        if rows.len() <= self.limit {
+            return Some(mem::take(page));
+        }
+        self.offset = self.offset.saturating_add(self.rows());
+        None
+    }
 }

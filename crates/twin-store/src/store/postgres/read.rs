@@ -15,7 +15,7 @@ use super::{engine, operations, query, text, unsigned};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row, module_text};
 use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, RawRecord, Selection, TokenHash,
+    EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
 };
 
 /// The columns that [`decode`] reads, in this order.
@@ -41,11 +41,23 @@ pub(super) async fn load(client: &Client, selections: &[Selection]) -> Result<Ve
             }
             Selection::Operation(id) => {
                 let operation = operations::operation(client, id).await?;
-                loaded.extend(operation.map(Loaded::Operation));
+                loaded.extend(operation.and_then(readable));
+            }
+            Selection::Running => {
+                let running = operations::running(client).await?;
+                loaded.extend(running.into_iter().filter_map(readable));
             }
         }
     }
     Ok(loaded)
+}
+
+/// An operation; one that cannot be read is said and left alone.
+fn readable(operation: Result<OperationRow, Damaged>) -> Option<Loaded> {
+    operation
+        .map(Loaded::Operation)
+        .inspect_err(|damaged| tracing::error!(error = %damaged, "an operation is left alone"))
+        .ok()
 }
 
 /// Reads one record.

@@ -1,14 +1,16 @@
 //! Answers to repeatable calls, and long-running operations, in the embedded store.
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension as _, Rows, Transaction, params};
 use twin::IdentityKey;
 
 use super::write::execute;
 use super::{engine, module_text, nanoseconds};
+use crate::record::Damaged;
 use crate::store::row::history::instant;
 use crate::store::row::parse_key;
 use crate::store::{
-    Commit, Error, OperationId, OperationResultRow, OperationRow, RequestAnswer, RequestId,
+    Commit, Error, OperationId, OperationResultRow, OperationRow, Page, RequestAnswer, RequestId,
 };
 
 /// Writes what a commit says of them.
@@ -86,12 +88,12 @@ pub(super) fn request(
 pub(super) fn operation(
     connection: &Connection,
     id: &OperationId,
-) -> Result<Option<OperationRow>, Error> {
+) -> Result<Option<Result<OperationRow, Damaged>>, Error> {
     let action = "read an operation";
     connection
         .prepare_cached("SELECT id, ended, at, body FROM operations WHERE id = ?1")
         .map_err(engine(action))?
-        .query_row(params![id.0], operation_row)
+        .query_row(params![id.0], |row| Ok(operation_row(row)))
         .optional()
         .map_err(engine(action))
 }
@@ -101,26 +103,47 @@ pub(super) fn list(
     connection: &Connection,
     after: Option<&OperationId>,
     limit: u32,
-) -> Result<Vec<OperationRow>, Error> {
+) -> Result<Page<OperationRow, OperationId>, Error> {
     let action = "list operations";
     let mut statement = connection
         .prepare_cached(
             "SELECT id, ended, at, body FROM operations WHERE ?1 IS NULL OR id < ?1
-             ORDER BY id DESC LIMIT ?2",
+             ORDER BY id DESC",
         )
         .map_err(engine(action))?;
     let rows = statement
-        .query_map(params![after.map(|id| &id.0), limit], operation_row)
+        .query(params![after.map(|id| &id.0)])
+        .map_err(engine(action))?;
+    page(rows, limit, action, operation_row, |row| row.id.clone())
+}
+
+/// Reads the operations that have not ended.
+pub(super) fn running(
+    connection: &Connection,
+) -> Result<Vec<Result<OperationRow, Damaged>>, Error> {
+    let action = "read the operations that go on";
+    let mut statement = connection
+        .prepare_cached("SELECT id, ended, at, body FROM operations WHERE ended = 0 ORDER BY id")
+        .map_err(engine(action))?;
+    let rows = statement
+        .query_map([], |row| Ok(operation_row(row)))
         .map_err(engine(action))?;
     rows.collect::<Result<_, _>>().map_err(engine(action))
 }
 
-fn operation_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<OperationRow> {
-    Ok(OperationRow {
-        id: OperationId(row.get(0)?),
-        ended: row.get(1)?,
-        at: instant(row.get(2)?),
-        body: row.get(3)?,
+fn operation_row(row: &rusqlite::Row<'_>) -> Result<OperationRow, Damaged> {
+    let read = || -> rusqlite::Result<_> {
+        Ok(OperationRow {
+            id: OperationId(row.get(0)?),
+            ended: row.get(1)?,
+            at: instant(row.get(2)?),
+            body: row.get(3)?,
+        })
+    };
+    read().map_err(|error| Damaged {
+        key: format!("operations/{}", lossy(row, 0)),
+        part: "operation",
+        problem: error.to_string(),
     })
 }
 
@@ -130,30 +153,72 @@ pub(super) fn results(
     operation: &OperationId,
     after: Option<&IdentityKey>,
     limit: u32,
-) -> Result<Vec<OperationResultRow>, Error> {
+) -> Result<Page<OperationResultRow>, Error> {
     let action = "read the results of an operation";
     let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
     let mut statement = connection
         .prepare_cached(
             "SELECT device_id, module_id, body FROM operation_results
              WHERE operation = ?1 AND (device_id, module_id) > (?2, ?3)
-             ORDER BY device_id, module_id LIMIT ?4",
+             ORDER BY device_id, module_id",
         )
         .map_err(engine(action))?;
-    let mut rows = statement
-        .query(params![operation.0, device, module, limit])
+    let rows = statement
+        .query(params![operation.0, device, module])
         .map_err(engine(action))?;
-    let mut results = Vec::new();
-    while let Some(row) = rows.next().map_err(engine(action))? {
-        let (device, module): (String, String) = row
-            .get(0)
-            .and_then(|device| Ok((device, row.get(1)?)))
-            .map_err(engine(action))?;
-        results.push(OperationResultRow {
-            operation: operation.clone(),
-            key: parse_key(&device, &module)?,
-            body: row.get(2).map_err(engine(action))?,
-        });
+    let read = |row: &rusqlite::Row<'_>| result_row(operation, row);
+    page(rows, limit, action, read, |row| row.key.clone())
+}
+
+fn result_row(
+    operation: &OperationId,
+    row: &rusqlite::Row<'_>,
+) -> Result<OperationResultRow, Damaged> {
+    let key = parse_key(&lossy(row, 0), &lossy(row, 1))?;
+    let body = row.get(2).map_err(|error| Damaged {
+        key: key.to_string(),
+        part: "result of an operation",
+        problem: error.to_string(),
+    })?;
+    Ok(OperationResultRow {
+        operation: operation.clone(),
+        key,
+        body,
+    })
+}
+
+/// A text, whatever has become of it: a flipped bit may leave no UTF-8.
+fn lossy(row: &rusqlite::Row<'_>, column: usize) -> String {
+    match row.get_ref(column) {
+        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        Ok(ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_)) | Err(_) => {
+            "\u{fffd}".to_owned()
+        }
     }
-    Ok(results)
+}
+
+/// Reads rows until there are enough that are whole, so that a page always ends behind a key that
+/// can be read; rows are made one by one, and what is not read costs nothing.
+fn page<R, K>(
+    mut rows: Rows<'_>,
+    limit: u32,
+    action: &'static str,
+    read: impl Fn(&rusqlite::Row<'_>) -> Result<R, Damaged>,
+    key: impl Fn(&R) -> K,
+) -> Result<Page<R, K>, Error> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut page = Page::default();
+    while let Some(row) = rows.next().map_err(engine(action))? {
+        if page.records.len() >= limit {
+            page.next = page.records.last().map(&key);
+            break;
+        }
+        match read(row) {
+            Ok(row) => page.records.push(row),
+            Err(damaged) => page.damaged.push(damaged),
+        }
+    }
+    Ok(page)
 }

@@ -14,7 +14,7 @@ use super::{engine, module_text, operations};
 use crate::record::{Damaged, Record};
 use crate::store::row::{self, Row};
 use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, RawRecord, Selection, TokenHash,
+    EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
 };
 
 /// The columns that [`decode`] reads, in this order.
@@ -43,11 +43,23 @@ pub(super) fn load(
                 loaded.extend(operations::request(connection, id)?.map(Loaded::Request));
             }
             Selection::Operation(id) => {
-                loaded.extend(operations::operation(connection, id)?.map(Loaded::Operation));
+                loaded.extend(operations::operation(connection, id)?.and_then(readable));
+            }
+            Selection::Running => {
+                let running = operations::running(connection)?;
+                loaded.extend(running.into_iter().filter_map(readable));
             }
         }
     }
     Ok((loaded, unnamed))
+}
+
+/// An operation; one that cannot be read is said and left alone.
+fn readable(operation: Result<OperationRow, Damaged>) -> Option<Loaded> {
+    operation
+        .map(Loaded::Operation)
+        .inspect_err(|damaged| tracing::error!(error = %damaged, "an operation is left alone"))
+        .ok()
 }
 
 /// Reads one record.

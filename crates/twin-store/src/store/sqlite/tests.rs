@@ -260,3 +260,28 @@ async fn every_connection_waits_for_the_disk() {
         .collect();
     assert_eq!(left, [FILE_NAME], "a closed store is one file");
 }
+
+#[tokio::test]
+async fn damaged_rows_of_operations_do_not_keep_the_others_from_being_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), &[]).await;
+    let replica = Replica {
+        id: ReplicaId("s".to_owned()),
+        address: "http://s".to_owned(),
+        count: PartitionCount::DEFAULT,
+        lease: std::time::Duration::ZERO,
+    };
+    let states = store.claim(replica).await.expect("taken").owned;
+    let written = crate::store::sample::many_operations(states);
+    store.commit(written).await.expect("committed");
+    for sql in [
+        "UPDATE operation_results SET device_id = CAST(x'61ff' AS TEXT) WHERE device_id = 'a'",
+        "UPDATE operation_results SET device_id = CAST(x'63ff' AS TEXT) WHERE device_id = 'c'",
+        "UPDATE operation_results SET device_id = CAST(x'64ff' AS TEXT) WHERE device_id = 'd'",
+        "UPDATE operation_results SET device_id = CAST(x'7aff' AS TEXT) WHERE device_id = 'f'",
+        "UPDATE operations SET body = CAST(x'7bff' AS TEXT) WHERE id = '2'",
+    ] {
+        tamper(folder.path(), sql, []);
+    }
+    crate::store::sample::read_with_damage(&store).await;
+}
