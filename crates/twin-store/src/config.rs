@@ -142,6 +142,10 @@ impl Default for Config {
     }
 }
 
+/// How long a call may take: longer than the longest wait that can be asked for, and than any query
+/// goes on. A caller who hangs up, or whose deadline is over, ends its call at once.
+const CALL_TIMEOUT: Duration = Duration::secs(330);
+
 impl Config {
     /// How the gRPC server listens.
     pub(crate) fn grpc(&self) -> service_kit::server::GrpcConfig {
@@ -151,6 +155,8 @@ impl Config {
             token: Some(self.token.clone()).filter(|token| !token.is_empty()),
             auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
+            // Whoever waits for an operation, or has a million twins looked through, sets a deadline.
+            call_timeout: CALL_TIMEOUT,
             ..service_kit::server::GrpcConfig::on(self.listen)
         }
     }

@@ -28,6 +28,7 @@ use prost_types::FileDescriptorSet;
 use service_kit::client::{self, ClientConfig};
 use service_kit::error::chain;
 use service_kit::tls::ClientTls;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::server::NamedService;
@@ -42,8 +43,15 @@ use crate::metrics::Metrics;
 /// Header of a refusal that names the partition it is for.
 const PARTITION: &str = "x-twinward-partition";
 /// How long a call waits for a partition that has no owner, or whose owner cannot be reached: a
-/// little longer than a lease, so that the end of a replica costs callers time and nothing else.
+/// little longer than a lease, so that the end of a replica costs callers time and nothing else. How
+/// long whoever carries the call out takes for it is another matter.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the owner may take for a call that was passed on: as long as most calls may take when
+/// they are not (reads that take longer are nobody's in particular, and are never passed on). Behind
+/// it nobody can say whether the call was carried out.
+const OWNER_WITHIN: service_kit::units::Duration = service_kit::units::Duration::secs(30);
+/// How long a connection to an owner may take to come about; a fraction of the patience.
+const CONNECT_WITHIN: service_kit::units::Duration = service_kit::units::Duration::secs(2);
 /// How long to wait between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What gRPC adds to a message.
@@ -205,12 +213,7 @@ impl Forwarder {
                 return Status::out_of_range(problem).into_http();
             }
         };
-        let settled = self.settle(inner, &parts, &body);
-        if let Ok(response) = tokio::time::timeout(PATIENCE, settled).await {
-            return response;
-        }
-        let problem = "the owner of the partition does not answer; try again";
-        Status::unavailable(problem).into_http()
+        self.settle(inner, &parts, &body).await
     }
 
     /// Asks ourselves and the owner in turn until one of them does not refuse.
@@ -218,6 +221,7 @@ impl Forwarder {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
     {
+        let mut refused_since = None;
         loop {
             let request = Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
             let response = match inner.clone().oneshot(request).await {
@@ -227,6 +231,7 @@ impl Forwarder {
             let Some(partition) = refused_for(&response) else {
                 return response;
             };
+            let since = *refused_since.get_or_insert_with(Instant::now);
             if let Some(address) = self.owners.address(partition) {
                 match self.pass_on(&address, parts, body).await {
                     Ok(response) if refused_for(&response).is_none() => {
@@ -247,6 +252,10 @@ impl Forwarder {
                         return Status::unavailable(problem).into_http();
                     }
                 }
+            }
+            if since.elapsed() >= PATIENCE {
+                let problem = "the owner of the partition does not answer; try again";
+                return Status::unavailable(problem).into_http();
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -284,6 +293,8 @@ impl Forwarder {
         }
         let config = ClientConfig {
             tls: self.tls.clone(),
+            connect_timeout: CONNECT_WITHIN,
+            call_timeout: OWNER_WITHIN,
             ..ClientConfig::to(address)
         };
         let channel = client::channel(&config).map_err(|error| chain(&error))?;

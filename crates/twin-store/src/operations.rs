@@ -18,6 +18,7 @@ use twin::{IdentityKey, Map, Writer};
 use crate::record::Damaged;
 use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 
+mod ahead;
 mod assigned;
 mod body;
 pub mod decide;

@@ -58,10 +58,11 @@ impl Outbox {
         }
     }
 
-    /// Publishes until the writer has ended, then whatever is left if the bus takes it in time.
+    /// Publishes until the writer has ended, then whatever is left if the bus takes it in time. A
+    /// store that cannot be read is waited for: what it means that it fails is the writer's to say.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store is closed.
     pub async fn run(mut self) -> Result<(), store::Error> {
         let log = self.end.log.clone();
         let partition = self.end.partition;
@@ -79,8 +80,7 @@ impl Outbox {
     async fn publish_all(&mut self) -> Result<(), store::Error> {
         let mut last = self.end.published_before;
         loop {
-            let page = self.store.log(self.end.partition, last, READ).await?;
-            let changes = page.entries;
+            let changes = self.read(last).await?;
             if changes.is_empty() && self.end.log.changed().await.is_err() {
                 // The writer has ended, and everything it told of was read.
                 return Ok(());
@@ -91,6 +91,23 @@ impl Outbox {
                 // A full channel only delays the cleaning; a later message says more.
                 let _ = self.end.published.try_send((self.end.partition, last));
             }
+        }
+    }
+
+    /// Reads what follows in the log, however long it takes.
+    async fn read(&self, after: Revision) -> Result<Vec<LogEntry>, store::Error> {
+        let partition = self.end.partition;
+        let mut backoff = Backoff::new(Policy::FOREVER);
+        loop {
+            let failure = match self.store.log(partition, after, READ).await {
+                Ok(page) => return Ok(page.entries),
+                Err(error @ store::Error::Closed) => return Err(error),
+                Err(error) => error,
+            };
+            let delay = backoff.next_delay().unwrap_or(FLUSH);
+            warn!(%partition, error = chain(&failure), delay_ms = delay.as_millis(),
+                "the log cannot be read; changes are published later");
+            tokio::time::sleep(delay).await;
         }
     }
 

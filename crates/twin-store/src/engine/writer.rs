@@ -12,14 +12,20 @@ use twin::{Partition, PartitionCount, Revision, partition_of};
 use super::recording::record_change;
 use super::sharing::{Sharing, commanded};
 use super::{Answer, Committed, Keep, Logs, Work};
+use crate::apply::devices::MODULES_PER_DEVICE_MAX;
 use crate::apply::{Left, Numbers, Outcome, Overlay};
 use crate::audit;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::store::{self, AuditEntry, Commit, PartitionState, Selection, Store, failpoint};
 
-/// Work of one commit: bounds its memory and how long the first caller waits for the last.
+/// Work of one commit: bounds how long the first caller waits for the last.
 const GROUP: usize = 1024;
+/// Records that the work of one commit may load, unless a single piece of work loads more. With the
+/// limits of a twin's size it bounds the memory of a commit.
+const GROUP_RECORDS: usize = 8192;
+/// Records of a device with all the modules that it may have.
+const FAMILY_RECORDS: usize = 1 + MODULES_PER_DEVICE_MAX;
 /// How often it is noted what was published, and the log is trimmed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -74,10 +80,13 @@ impl Writer {
             let Some(first) = first else {
                 return self.end().await;
             };
+            let mut records = first.records_max();
             let mut group = vec![first];
             while group.len() < GROUP
+                && records < GROUP_RECORDS
                 && let Ok(work) = self.queue.try_recv()
             {
+                records += work.records_max();
                 group.push(work);
             }
             if let Err(error) = self.write(group).await {
@@ -353,6 +362,22 @@ impl Writer {
             ..Commit::default()
         };
         self.commit(commit).await
+    }
+}
+
+impl Work {
+    /// How many records it may load.
+    fn records_max(&self) -> usize {
+        let selections = self.selections.iter();
+        let records = selections.map(|selection| match selection {
+            Selection::Family(_) => FAMILY_RECORDS,
+            Selection::One(_)
+            | Selection::Token(..)
+            | Selection::Request(_)
+            | Selection::Operation(_)
+            | Selection::Running => 1,
+        });
+        records.sum()
     }
 }
 

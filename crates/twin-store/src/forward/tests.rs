@@ -89,6 +89,23 @@ async fn patience_ends() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_take_longer_than_a_partition_may_be_without_owner() {
+    let service = service_fn(|_: Request<Body>| {
+        async {
+            tokio::time::sleep(PATIENCE * 3).await;
+            Ok::<_, Infallible>(Status::not_found("decided").into_http())
+        }
+        .boxed()
+    });
+    let service = layer(&Owners::default()).layer(service);
+    let answered = service
+        .oneshot(request("/x.Y/Z"))
+        .await
+        .expect("it cannot fail");
+    assert_eq!(message(&answered), "decided");
+}
+
 #[tokio::test]
 async fn what_was_passed_on_is_answered_as_it_is() {
     let calls = Arc::new(AtomicU32::new(0));

@@ -364,3 +364,16 @@ impl TwinBulkService for Api {
             .map_err(refuse)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_call_may_take_as_long_as_it_can_be_asked_to_wait() {
+        let within = Config::default().grpc().call_timeout.get();
+        assert!(within > WAIT_MAX + Duration::from_secs(10));
+        assert!(within > crate::grpc::query::QUERY_WITHIN * 2);
+    }
+}

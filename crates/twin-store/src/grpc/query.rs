@@ -35,7 +35,7 @@ mod tests;
 
 /// What a query may take. A hub of a million twins is gone through in less; what takes longer needs
 /// a condition that an index serves, and the caller should hear so.
-const QUERY_WITHIN: Duration = Duration::from_mins(1);
+pub(super) const QUERY_WITHIN: Duration = Duration::from_mins(1);
 /// A page in the order of keys ends early after this, with what it has and a token.
 const PAGE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes after which a page ends early. With one more twin it stays below the 4 MiB that gRPC

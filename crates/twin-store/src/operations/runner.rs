@@ -19,16 +19,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use twin::IdentityKey;
 
-use super::decide::{self, Chunk, Next, Step};
-use super::survey::{Count, condition, count, present, running};
-use super::{Operation, Outcome, RUNNING_MAX, State, TwinResult, Update, Work};
+use super::decide::{self, Chunk};
+use super::survey::{Count, running};
+use super::{Operation, RUNNING_MAX, State};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::lookup;
-use crate::store::{self, OperationId, Search, Selection, Store};
+use crate::store::{self, OperationId, Selection, Store};
 
-/// Twins of one step: few enough that others' writes come in between.
-const CHUNK: u32 = 64;
 /// How often it looks for operations that nobody told it of: ones begun on another replica, or
 /// before this one took the first partition.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -51,7 +48,7 @@ pub struct Runner {
 }
 
 /// Why an operation does not go on here.
-enum Stop {
+pub(super) enum Stop {
     /// It has ended, or is to be looked at again later.
     Later,
     /// It can never go on.
@@ -224,131 +221,6 @@ impl Runner {
         }
     }
 
-    async fn count(&self, operation: &Operation) -> Result<u64, Stop> {
-        match &operation.work {
-            Work::Update(update) => {
-                let condition = condition(update).map_err(Stop::Never)?;
-                count(&self.store, update, &condition, operation.created_at)
-                    .await
-                    .map_err(|error| read_failed(&error))
-            }
-            Work::Undo { of } => {
-                let undone = present(&self.store, of).await;
-                let undone = undone.map_err(|error| read_failed(&error))?;
-                let undone = undone.ok_or_else(|| Stop::Never(gone(of)))?;
-                Ok(undone.succeeded)
-            }
-        }
-    }
-
-    async fn next(&self, operation: &Operation) -> Result<Chunk, Stop> {
-        let limit = match operation.rate {
-            0 => CHUNK,
-            rate => CHUNK.min(rate),
-        };
-        match &operation.work {
-            Work::Update(update) => self.next_to_write(operation, update, limit).await,
-            Work::Undo { of } => self.next_to_take_back(operation, of, limit).await,
-        }
-    }
-
-    async fn next_to_write(
-        &self,
-        operation: &Operation,
-        update: &Update,
-        limit: u32,
-    ) -> Result<Chunk, Stop> {
-        let condition = condition(update).map_err(Stop::Never)?;
-        let search = Search {
-            source: update.source,
-            condition: condition.scope().clone(),
-            now: operation.created_at,
-            after: operation.after.clone(),
-            limit,
-        };
-        let page = self
-            .store
-            .search(search)
-            .await
-            .map_err(|error| read_failed(&error))?;
-        let mut keys = Vec::new();
-        for record in &page.records {
-            let twin = lookup::of_record(record);
-            let matches = condition.matches_at(&twin, operation.created_at);
-            // A damaged twin may match; that it cannot be written is said of it in the results.
-            if matches || twin.damage().is_some() {
-                keys.push(record.key.clone());
-            }
-        }
-        let damaged = page.damaged.iter();
-        keys.extend(damaged.filter_map(|damaged| IdentityKey::parse_path(&damaged.key).ok()));
-        keys.sort();
-        let last = page.records.last().map(|record| record.key.clone());
-        let (ours, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| self.owns(key));
-        let now = self.clock.now();
-        let hand_over = |key| TwinResult::pending(key, None, now);
-        Ok(Chunk {
-            from: operation.after.clone(),
-            step: Step::Update(ours),
-            noted: others.into_iter().map(hand_over).collect(),
-            lost: 0,
-            next: if page.next.is_none() {
-                Next::Last
-            } else {
-                Next::More
-            },
-            after: page.next.or(last),
-        })
-    }
-
-    async fn next_to_take_back(
-        &self,
-        operation: &Operation,
-        of: &OperationId,
-        limit: u32,
-    ) -> Result<Chunk, Stop> {
-        let after = operation.after.clone();
-        let page = self.store.operation_results(of.clone(), after, limit).await;
-        let page = page.map_err(|error| read_failed(&error))?;
-        let (mut undos, mut damaged) = (Vec::new(), page.damaged);
-        for row in &page.records {
-            match TwinResult::from_row(row) {
-                Ok(result) => {
-                    if let (Outcome::Succeeded, Some(undo)) = (result.outcome, result.undo) {
-                        undos.push((result.key, undo));
-                    }
-                }
-                Err(one) => damaged.push(one),
-            }
-        }
-        let (ours, others): (Vec<_>, Vec<_>) =
-            undos.into_iter().partition(|(key, _)| self.owns(key));
-        let now = self.clock.now();
-        let hand_over = |(key, undo)| TwinResult::pending(key, Some(undo), now);
-        let mut noted: Vec<_> = others.into_iter().map(hand_over).collect();
-        let mut lost = 0;
-        for damaged in damaged {
-            error!(error = %damaged, "what an operation did to a twin is not taken back");
-            match IdentityKey::parse_path(&damaged.key) {
-                Ok(key) => noted.push(TwinResult::unreadable(key, &damaged, now)),
-                Err(_) => lost += 1,
-            }
-        }
-        let last = page.records.last().map(|row| row.key.clone());
-        Ok(Chunk {
-            from: operation.after.clone(),
-            step: Step::TakeBack(ours),
-            noted,
-            lost,
-            next: if page.next.is_none() {
-                Next::Last
-            } else {
-                Next::More
-            },
-            after: page.next.or(last),
-        })
-    }
-
     async fn decide(&self, id: &OperationId, chunk: Chunk) -> Result<Operation, Error> {
         let mut selections = vec![Selection::Operation(id.clone())];
         selections.extend(chunk.step.selections());
@@ -390,7 +262,7 @@ fn share(rate: u32, twins: usize) -> Duration {
     }
 }
 
-fn read_failed(error: &store::Error) -> Stop {
+pub(super) fn read_failed(error: &store::Error) -> Stop {
     warn!(error = chain(error), "an operation waits for the store");
     Stop::Later
 }
@@ -402,10 +274,6 @@ fn stop(error: &Error) -> Stop {
         Kind::Unavailable => Stop::Later,
         _ => Stop::Never(error.to_string()),
     }
-}
-
-fn gone(of: &OperationId) -> String {
-    format!("{} does not exist any more", super::name(of))
 }
 
 #[cfg(test)]

@@ -134,6 +134,8 @@ on_every_store! {
     retention::a_trim_takes_the_oldest_revisions_only
     retention::a_trim_keeps_the_newest_revisions_of_each_identity
     retention::a_trim_does_no_more_than_it_may_at_once
+    retention::a_trim_by_count_does_no_more_than_it_may_at_once
+    retention::a_trim_forgets_results_before_their_operation
     random::whatever_is_done_every_store_answers_as_the_model
 }
 

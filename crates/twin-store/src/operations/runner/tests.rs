@@ -4,12 +4,13 @@ use serde_json::json;
 use service_kit::clock::ManualClock;
 use service_kit::metrics::Registry;
 use testkit::wait_for;
-use twin::{Partition, PartitionCount, Writer};
+use twin::{IdentityKey, Partition, PartitionCount, Writer};
 
 use super::*;
 use crate::apply::{Cause, Mode, devices};
 use crate::engine::{self, Keep};
 use crate::metrics::Metrics;
+use crate::operations::{Update, Work};
 use crate::store::model::ModelStore;
 use crate::store::{PartitionState, Source};
 use crate::testing::{device, new_device, now, object};

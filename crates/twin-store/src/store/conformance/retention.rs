@@ -9,7 +9,8 @@ use super::trails::revisions;
 use super::{Opener, commit, standing};
 use crate::store::sample::{self, revision, take};
 use crate::store::{
-    Commit, HistoryEntry, Loaded, OperationId, OperationRow, Retention, Selection, Store, Trimmed,
+    Commit, HistoryEntry, Loaded, OperationId, OperationResultRow, OperationRow, Retention,
+    Selection, Store, Trimmed,
 };
 use crate::testing::{device, key, now};
 
@@ -221,4 +222,80 @@ pub(super) async fn a_trim_does_no_more_than_it_may_at_once(opener: Opener) {
         assert_eq!(revisions(&*store, "d").await.len() as u64, left);
         assert!(trimmed.more || left == 0);
     }
+}
+
+pub(super) async fn a_trim_by_count_does_no_more_than_it_may_at_once(opener: Opener) {
+    let store = opener.open().await;
+    let (one, other) = (key("d"), key("d/m"));
+    let mut entries: Vec<_> = (1..=20).map(|number| revision(&one, number)).collect();
+    entries.extend((21..=29).map(|number| revision(&other, number)));
+    write(&*store, entries).await;
+    let retention = Retention {
+        history_count: 2,
+        batch: 4,
+        ..forever(now())
+    };
+    let (mut left, mut rounds) = (29, 0);
+    loop {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        assert!(trimmed.revisions <= 4, "{trimmed:?}");
+        left -= trimmed.revisions;
+        let mut found = 0;
+        for (name, newest) in [("d", 20), ("d/m", 29)] {
+            let there = revisions(&*store, name).await;
+            let expected: Vec<_> = (0..there.len() as u64).map(|back| newest - back).collect();
+            assert_eq!(there, expected, "only the oldest go");
+            found += there.len() as u64;
+        }
+        assert_eq!(found, left);
+        rounds += 1;
+        assert!(rounds < 100, "it does not end");
+        if !trimmed.more {
+            break;
+        }
+    }
+    assert_eq!(left, 4);
+}
+
+pub(super) async fn a_trim_forgets_results_before_their_operation(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let id = OperationId("1".to_owned());
+    let results = (0..9).map(|number| OperationResultRow {
+        operation: id.clone(),
+        key: key(&format!("d{number}")),
+        body: "{}".to_owned(),
+    });
+    let written = Commit {
+        operations: vec![OperationRow {
+            id: id.clone(),
+            ended: true,
+            at: now(),
+            body: "{}".to_owned(),
+        }],
+        results: results.collect(),
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+    let retention = Retention {
+        operation_age: Duration::from_secs(1),
+        batch: 4,
+        ..forever(now() + SignedDuration::from_hours(1))
+    };
+    let mut left = 9;
+    for _ in 0..9 {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        let page = store.operation_results(id.clone(), None, 99).await;
+        let now_left = page.expect("read").records.len();
+        assert!(left - now_left <= 4, "{left} and then {now_left}");
+        left = now_left;
+        let operations = store.operations(None, 9).await.expect("read").records;
+        assert_eq!(operations.is_empty(), trimmed.operations == 1);
+        if operations.is_empty() {
+            assert_eq!(left, 0, "the results go first");
+            return;
+        }
+        assert!(trimmed.more);
+    }
+    panic!("it does not end");
 }

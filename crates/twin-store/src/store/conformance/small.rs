@@ -162,8 +162,8 @@ pub(super) async fn operations_are_listed_newest_first_and_their_results_by_key(
         let rows = store.operation_results(id(of), after.map(key), limit).await;
         let pair = |row: OperationResultRow| (row.key.to_string(), row.body);
         let page = rows.expect("read");
-        let last = page.records.last().map(|row| row.key.clone());
-        assert!(page.next.is_none() || page.next == last);
+        let end = page.records.last().map(|row| row.key.clone());
+        assert!(page.next.is_none() || page.next == end);
         page.records.into_iter().map(pair).collect()
     };
     let pairs = |expected: &[(&str, &str)]| -> Vec<(String, String)> {

@@ -257,12 +257,19 @@ impl State {
             .filter(|one| one.ended && one.at < before(retention.operation_age))
             .map(|one| one.id.clone())
             .collect();
-        for id in old.iter().take(batch) {
-            self.operations.remove(id);
-            self.results.retain(|(of, _), _| of != id);
+        let due = self.results.keys().filter(|(of, _)| old.contains(of));
+        let due: Vec<_> = due.cloned().collect();
+        for key in due.iter().take(batch) {
+            self.results.remove(key);
+        }
+        trimmed.more |= due.len() > batch;
+        let is_empty = |id: &OperationId| !self.results.keys().any(|(of, _)| of == id);
+        let bare: Vec<_> = old.iter().filter(|id| is_empty(id)).collect();
+        for id in bare.iter().take(batch) {
+            self.operations.remove(*id);
             trimmed.operations += 1;
         }
-        trimmed.more |= old.len() > batch;
+        trimmed.more |= bare.len() > batch;
         let expired: Timestamp = retention.now - SignedDuration::from_hours(1);
         let old: Vec<_> = self
             .tokens

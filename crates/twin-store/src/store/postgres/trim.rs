@@ -40,8 +40,8 @@ pub(super) async fn trim(
         .clone();
     let (surplus, looked) = surplus_revisions(&transaction, retention, from).await?;
     let requests = requests(&transaction, retention).await?;
-    let operations = operations(&transaction, retention).await?;
-    let tokens = tokens(&transaction, retention).await?;
+    let (operations, more_operations) = operations(&transaction, retention).await?;
+    let more_tokens = tokens(&transaction, retention).await?;
     transaction.commit().await.map_err(engine(action))?;
     let more_to_look_at = looked.is_some();
     if let Some(looked) = looked {
@@ -52,7 +52,9 @@ pub(super) async fn trim(
         requests,
         operations,
         more: more_to_look_at
-            || [old, requests, operations, tokens]
+            || more_operations
+            || more_tokens
+            || [old, surplus, requests]
                 .into_iter()
                 .any(|removed| removed >= batch),
     })
@@ -127,18 +129,32 @@ async fn surplus_revisions(
     let removed = execute(
         transaction,
         action,
-        "DELETE FROM history h
-         USING (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[])) AS k (device_id, module_id)
-         CROSS JOIN LATERAL (
-             SELECT l.revision FROM history l
-             WHERE l.device_id = k.device_id AND l.module_id = k.module_id
-             ORDER BY l.revision DESC OFFSET $3 LIMIT 1
-         ) AS last
-         WHERE h.device_id = k.device_id AND h.module_id = k.module_id
-             AND h.revision <= last.revision",
-        &[&devices, &modules, &i64::from(retention.history_count)],
+        "DELETE FROM history WHERE (device_id, module_id, revision) IN
+             (SELECT k.device_id, k.module_id, surplus.revision
+              FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[]))
+                  AS k (device_id, module_id)
+              CROSS JOIN LATERAL
+                  (SELECT l.revision FROM history l
+                   WHERE l.device_id = k.device_id AND l.module_id = k.module_id
+                   ORDER BY l.revision DESC OFFSET $3 LIMIT 1) AS last
+              CROSS JOIN LATERAL
+                  (SELECT h.revision FROM history h
+                   WHERE h.device_id = k.device_id AND h.module_id = k.module_id
+                       AND h.revision <= last.revision
+                   ORDER BY h.revision LIMIT $4) AS surplus
+              ORDER BY k.device_id, k.module_id, surplus.revision LIMIT $4)",
+        &[
+            &devices,
+            &modules,
+            &i64::from(retention.history_count),
+            &i64::from(retention.batch),
+        ],
     )
     .await?;
+    if removed >= u64::from(retention.batch) {
+        // Not further than this: the next call looks at the same ones again.
+        return Ok((removed, None));
+    }
     Ok((removed, looked))
 }
 
@@ -156,57 +172,66 @@ async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Resul
     .await
 }
 
-async fn operations(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+/// Removes operations that ended long ago, but of each the results first: there may be a million.
+/// Answers how many operations, and whether there is more.
+async fn operations(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+) -> Result<(u64, bool), Error> {
     let action = "forget old operations";
-    let rows = query_in(
+    let old = before(retention, retention.operation_age);
+    let limit = i64::from(retention.batch);
+    let results = execute(
+        transaction,
+        action,
+        "DELETE FROM operation_results WHERE (operation, device_id, module_id) IN
+             (SELECT r.operation, r.device_id, r.module_id
+              FROM operations o JOIN operation_results r ON r.operation = o.id
+              WHERE o.ended AND o.at < $1 LIMIT $2)",
+        &[&old, &limit],
+    )
+    .await?;
+    let removed = execute(
         transaction,
         action,
         "DELETE FROM operations WHERE id IN
-             (SELECT id FROM operations WHERE ended AND at < $1 ORDER BY id LIMIT $2)
-         RETURNING id",
-        &[
-            &before(retention, retention.operation_age),
-            &i64::from(retention.batch),
-        ],
+             (SELECT o.id FROM operations o WHERE o.ended AND o.at < $1
+                  AND NOT EXISTS (SELECT 1 FROM operation_results r WHERE r.operation = o.id)
+              LIMIT $2)",
+        &[&old, &limit],
     )
     .await?;
-    let ids = rows.iter().map(|row| row.try_get::<_, String>(0));
-    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(engine(action))?;
-    execute(
-        transaction,
-        action,
-        "DELETE FROM operation_results WHERE operation = ANY($1)",
-        &[&ids],
-    )
-    .await?;
-    Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
+    Ok((removed, results.max(removed) >= u64::from(retention.batch)))
 }
 
-async fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+/// Removes expired tokens, but of each the uses first: there may be as many as devices. Answers
+/// whether there is more.
+async fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<bool, Error> {
     let action = "forget expired enrolment tokens";
     let old = retention.now.saturating_sub(EXPIRED_GRACE);
     let old = old.unwrap_or(Timestamp::MIN).as_second();
-    let rows = query_in(
+    let limit = i64::from(retention.batch);
+    let uses = execute(
+        transaction,
+        action,
+        "DELETE FROM enrollments WHERE (hash, device_id) IN
+             (SELECT e.hash, e.device_id
+              FROM enrollment_tokens t JOIN enrollments e ON e.hash = t.hash
+              WHERE t.expires_at < $1 LIMIT $2)",
+        &[&old, &limit],
+    )
+    .await?;
+    let removed = execute(
         transaction,
         action,
         "DELETE FROM enrollment_tokens WHERE hash IN
-             (SELECT hash FROM enrollment_tokens WHERE expires_at < $1 LIMIT $2)
-         RETURNING hash",
-        &[&old, &i64::from(retention.batch)],
+             (SELECT t.hash FROM enrollment_tokens t WHERE t.expires_at < $1
+                  AND NOT EXISTS (SELECT 1 FROM enrollments e WHERE e.hash = t.hash)
+              LIMIT $2)",
+        &[&old, &limit],
     )
     .await?;
-    let hashes = rows.iter().map(|row| row.try_get::<_, Vec<u8>>(0));
-    let hashes = hashes
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(engine(action))?;
-    execute(
-        transaction,
-        action,
-        "DELETE FROM enrollments WHERE hash = ANY($1)",
-        &[&hashes],
-    )
-    .await?;
-    Ok(u64::try_from(hashes.len()).unwrap_or(u64::MAX))
+    Ok(uses.max(removed) >= u64::from(retention.batch))
 }
 
 /// The instant before which things are older than `age`, as the rows have it.

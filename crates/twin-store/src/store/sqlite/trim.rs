@@ -42,13 +42,17 @@ pub(super) fn trim(
     let mut trimmed = Trimmed {
         revisions: old + surplus,
         requests: requests(&transaction, retention)?,
-        operations: operations(&transaction, retention)?,
-        more: false,
+        ..Trimmed::default()
     };
-    let tokens = tokens(&transaction, retention)?;
+    let (operations, more_operations) = operations(&transaction, retention)?;
+    trimmed.operations = operations;
+    let more_tokens = tokens(&transaction, retention)?;
     let batch = u64::from(retention.batch);
-    let removed = [old, surplus, trimmed.requests, trimmed.operations, tokens];
-    trimmed.more = looked.is_some() || removed.into_iter().any(|removed| removed >= batch);
+    let removed = [old, surplus, trimmed.requests];
+    trimmed.more = looked.is_some()
+        || more_operations
+        || more_tokens
+        || removed.into_iter().any(|removed| removed >= batch);
     failpoint::hit("trim.written");
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
@@ -177,47 +181,58 @@ fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64,
     Ok(count(removed))
 }
 
-fn operations(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+/// Removes operations that ended long ago, but of each the results first: there may be a million.
+/// Answers how many operations, and whether there is more.
+fn operations(transaction: &Transaction<'_>, retention: &Retention) -> Result<(u64, bool), Error> {
     let action = "forget old operations";
-    let ended: Vec<String> = transaction
-        .prepare_cached("SELECT id FROM operations WHERE ended AND at < ?1 ORDER BY id LIMIT ?2")
-        .and_then(|mut statement| {
-            let old = before(retention, retention.operation_age);
-            let rows = statement.query_map(params![old, retention.batch], |row| row.get(0))?;
-            rows.collect()
-        })
-        .map_err(engine(action))?;
-    for id in &ended {
-        for sql in [
-            "DELETE FROM operation_results WHERE operation = ?1",
-            "DELETE FROM operations WHERE id = ?1",
-        ] {
-            execute(transaction, action, sql, params![id])?;
-        }
-    }
-    Ok(count(ended.len()))
+    let old = before(retention, retention.operation_age);
+    let results = execute(
+        transaction,
+        action,
+        "DELETE FROM operation_results WHERE (operation, device_id, module_id) IN
+             (SELECT r.operation, r.device_id, r.module_id
+              FROM operations o JOIN operation_results r ON r.operation = o.id
+              WHERE o.ended = 1 AND o.at < ?1 LIMIT ?2)",
+        params![old, retention.batch],
+    )?;
+    let removed = execute(
+        transaction,
+        action,
+        "DELETE FROM operations WHERE id IN
+             (SELECT o.id FROM operations o WHERE o.ended = 1 AND o.at < ?1
+                  AND NOT EXISTS (SELECT 1 FROM operation_results r WHERE r.operation = o.id)
+              LIMIT ?2)",
+        params![old, retention.batch],
+    )?;
+    let more = count(results.max(removed)) >= u64::from(retention.batch);
+    Ok((count(removed), more))
 }
 
-fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+/// Removes expired tokens, but of each the uses first: there may be as many as devices. Answers
+/// whether there is more.
+fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<bool, Error> {
     let action = "forget expired enrolment tokens";
     let old = retention.now.saturating_sub(EXPIRED_GRACE);
     let old = old.unwrap_or(Timestamp::MIN).as_second();
+    let uses = execute(
+        transaction,
+        action,
+        "DELETE FROM enrollments WHERE (hash, device_id) IN
+             (SELECT e.hash, e.device_id
+              FROM enrollment_tokens t JOIN enrollments e ON e.hash = t.hash
+              WHERE t.expires_at < ?1 LIMIT ?2)",
+        params![old, retention.batch],
+    )?;
     let removed = execute(
         transaction,
         action,
         "DELETE FROM enrollment_tokens WHERE hash IN
-             (SELECT hash FROM enrollment_tokens WHERE expires_at < ?1 LIMIT ?2)",
+             (SELECT t.hash FROM enrollment_tokens t WHERE t.expires_at < ?1
+                  AND NOT EXISTS (SELECT 1 FROM enrollments e WHERE e.hash = t.hash)
+              LIMIT ?2)",
         params![old, retention.batch],
     )?;
-    if removed > 0 {
-        execute(
-            transaction,
-            action,
-            "DELETE FROM enrollments WHERE hash NOT IN (SELECT hash FROM enrollment_tokens)",
-            [],
-        )?;
-    }
-    Ok(count(removed))
+    Ok(count(uses.max(removed)) >= u64::from(retention.batch))
 }
 
 /// The instant before which things are older than `age`.
