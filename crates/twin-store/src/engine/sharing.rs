@@ -173,9 +173,10 @@ impl Writer {
         self.readable_logs.clear();
     }
 
-    /// Lets go of what would keep outboxes from being the last ones to publish.
-    pub(super) fn stop_sharing(&mut self) {
-        self.sharing = None;
+    /// Lets go of what would keep outboxes from being the last ones to publish; answers whether the
+    /// store was shared.
+    pub(super) fn stop_sharing(&mut self) -> bool {
+        self.sharing.take().is_some()
     }
 }
 

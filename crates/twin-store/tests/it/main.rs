@@ -2,6 +2,7 @@
 
 mod bulk;
 mod changes;
+mod database;
 mod enrollment;
 mod fleet;
 mod history;
