@@ -12,10 +12,9 @@ pub mod connection_string;
 pub mod error_body;
 pub mod key;
 pub mod mqtt;
+pub mod percent;
 pub mod sas;
 pub mod thumbprint;
-
-mod percent;
 
 pub use crate::connection_string::{ConnectionString, ConnectionStringError};
 pub use crate::error_body::ErrorBody;

@@ -1,7 +1,7 @@
-//! Percent-encoding, as SAS tokens use it.
+//! Percent-encoding, as SAS tokens, property bags and URLs use it.
 
 /// Encodes everything but RFC 3986's unreserved characters, with upper-case digits.
-pub(crate) fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -18,7 +18,7 @@ pub(crate) fn encode(text: &str) -> String {
 
 /// Decodes `%xx`; everything else stands for itself. A plus is a plus: tokens carry base64, and no
 /// SDK writes a blank into one. `None` if an escape is cut or the result is not UTF-8.
-pub(crate) fn decode(text: &str) -> Option<String> {
+pub fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

@@ -6,6 +6,7 @@
 
 mod connections;
 mod incoming;
+pub mod web;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use crate::rpc::{RpcMetrics, TraceLayer};
 use crate::secret::Secret;
 use crate::shutdown::ShutdownToken;
 use crate::tasks::{OnFailure, Tasks};
+use crate::tls::client::HTTP2;
 use crate::tls::server::ServerSide;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::units::{ByteSize, Duration};
@@ -214,7 +216,7 @@ impl GrpcServer {
             .http2_keepalive_interval(Some(config.keep_alive.get()))
             .http2_keepalive_timeout(Some(config.keep_alive.get()));
         let tls = match &config.tls {
-            Some(files) => Some(Arc::new(ServerSide::load(files)?)),
+            Some(files) => Some(Arc::new(ServerSide::load(files, HTTP2)?)),
             None => None,
         };
         let bind_error = |source| ServerError::Bind {
@@ -308,7 +310,7 @@ impl GrpcServer {
     pub fn metrics(mut self, scope: &Scope) -> Self {
         self.trace = TraceLayer::measured(RpcMetrics::register(scope));
         self.auth = self.auth.metrics(scope);
-        self.connections.measure(scope);
+        self.connections.measure(scope, "grpc");
         self
     }
 

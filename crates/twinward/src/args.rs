@@ -140,6 +140,9 @@ pub(crate) enum Command {
     /// Run the service twin-store alone: identities and twins
     #[command(after_help = serve::HELP)]
     TwinStore(serve::ServiceArgs),
+    /// Run the service gateway alone: IoT Hub's REST API for back-end programs
+    #[command(after_help = serve::HELP)]
+    Gateway(serve::ServiceArgs),
     /// Ask one service whether it is ready, for health checks
     Probe(probe::ProbeArgs),
     /// Print a completion script for a shell
@@ -147,7 +150,7 @@ pub(crate) enum Command {
 }
 
 /// The services that run alone have no use for what the verbs understand.
-const SERVICES_WITHOUT_VERBS: [&str; 2] = ["ingestion", "twin-store"];
+const SERVICES_WITHOUT_VERBS: [&str; 3] = ["ingestion", "twin-store", "gateway"];
 
 impl Cli {
     /// Reads a command line. A service that runs alone refuses the options of the verbs: it would

@@ -86,6 +86,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::TwinStore(args) => {
             runtime(Threads::All)?.block_on(serve::run::<twin_store::App>(args))
         }
+        Command::Gateway(args) => runtime(Threads::All)?.block_on(serve::run::<gateway::App>(args)),
         Command::Policy(args) if args.command.is_none() => {
             runtime(Threads::All)?.block_on(serve::run::<policy::App>(args.service))
         }
@@ -133,6 +134,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         | Command::Store(_)
         | Command::Up(_)
         | Command::Ingestion(_)
+        | Command::Gateway(_)
         | Command::TwinStore(_)
         | Command::Completions(_) => Ok(()),
     }

@@ -1,4 +1,5 @@
-//! Runs one service alone: `twinward ingestion`, `twinward twin-store`, `twinward policy`.
+//! Runs one service alone: `twinward ingestion`, `twinward twin-store`, `twinward policy`,
+//! `twinward gateway`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The three services as this program sees them: a name, a configuration, something to build and
+//! The services as this program sees them: a name, a configuration, something to build and
 //! run. Running one alone and running all together go through here.
 
 use std::error::Error;
@@ -20,7 +20,7 @@ pub(crate) type ServiceError = Box<dyn Error + Send + Sync>;
 /// Where a service really listens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses {
-    /// gRPC.
+    /// gRPC; REST, of the gateway.
     pub(crate) grpc: SocketAddr,
     /// Health and metrics.
     pub(crate) admin: SocketAddr,
@@ -42,7 +42,7 @@ pub(crate) trait Service: Sized {
 }
 
 macro_rules! service {
-    ($name:literal, $library:ident) => {
+    ($name:literal, $library:ident, $door:ident) => {
         impl Service for $library::App {
             const NAME: &'static str = $name;
             type Config = $library::Config;
@@ -54,7 +54,7 @@ macro_rules! service {
             fn addresses(&self) -> Addresses {
                 let addresses = $library::App::addresses(self);
                 Addresses {
-                    grpc: addresses.grpc,
+                    grpc: addresses.$door,
                     admin: addresses.admin,
                 }
             }
@@ -66,9 +66,10 @@ macro_rules! service {
     };
 }
 
-service!("ingestion", ingestion);
-service!("twin-store", twin_store);
-service!("policy", policy);
+service!("ingestion", ingestion, grpc);
+service!("twin-store", twin_store, grpc);
+service!("policy", policy, grpc);
+service!("gateway", gateway, rest);
 
 /// Says that a service cannot be built or has failed.
 pub(crate) fn failed(service: &str, what: &str, error: &ServiceError) -> Failure {

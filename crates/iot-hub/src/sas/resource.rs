@@ -37,6 +37,24 @@ impl SasResource {
         }
     }
 
+    /// A path on a host: `devices/{d}`. Escapes in it stand for what they mean, and one that is
+    /// broken for itself.
+    pub fn of_path(host: &str, path: &str) -> Self {
+        Self {
+            host: host_of(host),
+            segments: path
+                .split('/')
+                .filter(|segment| !segment.is_empty())
+                .map(|segment| percent::decode(segment).unwrap_or_else(|| segment.to_owned()))
+                .collect(),
+        }
+    }
+
+    /// The host, in lower case and without a port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Reads a percent-encoded resource; a scheme, a port and a last slash do not count. `None` if it
     /// has no host or an escape is broken.
     pub(super) fn parse(raw: &str) -> Option<Self> {

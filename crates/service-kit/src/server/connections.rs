@@ -105,16 +105,16 @@ impl Connections {
         &self.limits
     }
 
-    /// Counts them under the service's name.
-    pub(crate) fn measure(&self, scope: &Scope) {
+    /// Counts them under the service's name, and the name of what is served on them (`grpc`).
+    pub(crate) fn measure(&self, scope: &Scope, door: &str) {
         let _ = self.metrics.set(Metrics {
             open: scope.gauge(
-                "grpc_connections",
-                "Connections to the gRPC API that are open",
+                &format!("{door}_connections"),
+                "Connections to this door that are open",
             ),
             closed: scope.counter(
-                "grpc_connections_closed",
-                "Connections to the gRPC API closed because they did not prove themselves",
+                &format!("{door}_connections_closed"),
+                "Connections to this door closed because they did not prove themselves",
             ),
         });
     }

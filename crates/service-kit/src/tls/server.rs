@@ -9,9 +9,6 @@ use crate::error::chain;
 use crate::shutdown::ShutdownToken;
 use crate::tls::{ClientAuth, Pair, ServerTls, TlsError, VERSIONS, authorities, provider, read};
 
-/// What HTTP/2 is called when the protocol is agreed on.
-const HTTP2: &[u8] = b"h2";
-
 /// What the files hold. Compared as a whole: modification times can be too coarse, and say nothing
 /// where the files are links that are set anew.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +30,7 @@ impl Files {
         })
     }
 
-    fn config(&self, settings: &ServerTls) -> Result<ServerConfig, TlsError> {
+    fn config(&self, settings: &ServerTls, protocol: &[u8]) -> Result<ServerConfig, TlsError> {
         let (certs, key) = self.pair.parse(&settings.cert_file, &settings.key_file)?;
         let builder =
             ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS)?;
@@ -59,7 +56,7 @@ impl Files {
             source,
         };
         let mut config = builder.with_single_cert(certs, key).map_err(pair)?;
-        config.alpn_protocols.push(HTTP2.to_vec());
+        config.alpn_protocols.push(protocol.to_vec());
         Ok(config)
     }
 }
@@ -68,16 +65,18 @@ impl Files {
 #[derive(Debug)]
 pub(crate) struct ServerSide {
     settings: ServerTls,
+    protocol: &'static [u8],
     current: RwLock<(Files, Arc<ServerConfig>)>,
 }
 
 impl ServerSide {
-    /// Reads the files, which must be usable.
-    pub(crate) fn load(settings: &ServerTls) -> Result<Self, TlsError> {
+    /// Reads the files, which must be usable. The listener speaks `protocol`.
+    pub(crate) fn load(settings: &ServerTls, protocol: &'static [u8]) -> Result<Self, TlsError> {
         let files = Files::read(settings)?;
-        let config = Arc::new(files.config(settings)?);
+        let config = Arc::new(files.config(settings, protocol)?);
         Ok(Self {
             settings: settings.clone(),
+            protocol,
             current: RwLock::new((files, config)),
         })
     }
@@ -98,7 +97,7 @@ impl ServerSide {
         if same {
             return Ok(false);
         }
-        let config = Arc::new(files.config(&self.settings)?);
+        let config = Arc::new(files.config(&self.settings, self.protocol)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = (files, config);
         Ok(true)
     }

@@ -38,17 +38,17 @@ impl Files {
     }
 
     fn refusal(&self, cert: &str, key: &str) -> String {
-        chain(&ServerSide::load(&self.server(cert, key)).expect_err("unusable files"))
+        chain(&ServerSide::load(&self.server(cert, key), HTTP2).expect_err("unusable files"))
     }
 }
 
 #[test]
 fn a_certificate_with_its_key_is_accepted() {
     let files = Files::new();
-    assert!(ServerSide::load(&files.server("one.crt", "one.key")).is_ok());
+    assert!(ServerSide::load(&files.server("one.crt", "one.key"), HTTP2).is_ok());
     let mut mutual = files.server("one.crt", "one.key");
     mutual.client_ca_file = Some(files.path("two.crt"));
-    assert!(ServerSide::load(&mutual).is_ok());
+    assert!(ServerSide::load(&mutual, HTTP2).is_ok());
 }
 
 #[test]

@@ -16,6 +16,7 @@ const LAYERS: [(&str, u8); 14] = [
     ("twin-store", 3),
     ("policy", 3),
     ("gateway", 3),
+    ("gateway", 3),
     ("agent", 3),
     ("twinward", 4),
     ("testkit", TESTS_ONLY),

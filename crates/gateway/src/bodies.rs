@@ -1,0 +1,45 @@
+//! IoT Hub's JSON bodies: read leniently, because SDKs send back what they read, and written with
+//! every field that they look at (spec iot-hub-twins §1.1, §7). Pure.
+
+pub(crate) mod identity;
+pub(crate) mod twin;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::ApiError;
+
+/// What stands for "never" in IoT Hub's times.
+pub(crate) const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A time as IoT Hub prints its own: UTC with seven fractional digits.
+pub(crate) fn time(at: Option<&prost_types::Timestamp>) -> Value {
+    let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+    Value::String(match at {
+        Some(at) => at.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string(),
+        None => NEVER.to_owned(),
+    })
+}
+
+/// Reads a body. The error says where it went wrong, and never repeats a value.
+pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        match error.classify() {
+            serde_json::error::Category::Data => {
+                ApiError::argument(format!("the body is not of the form wanted: {error}"))
+            }
+            _ => ApiError::format(format!("the body is no JSON at {place}")),
+        }
+    })
+}
+
+/// A field that may be `null`, told apart from one that is not there.
+pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,198 @@
+//! Twins as IoT Hub shows and takes them.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use wire::twin::v1::Twin;
+
+use super::{present, time};
+use crate::error::ApiError;
+
+/// What a PATCH or PUT of a twin may hold. Everything else of a twin is read and ignored, also
+/// `properties.reported`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct TwinBody<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub tags: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub properties: Option<Properties<'a>>,
+}
+
+/// The sections of a twin's properties that a service writes.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Properties<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub desired: Option<&'a RawValue>,
+}
+
+/// What a write asks of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section<'a> {
+    /// It is not spoken of.
+    Absent,
+    /// `null`: it becomes empty.
+    Emptied,
+    /// This text, which twin-store judges.
+    Given(&'a str),
+}
+
+impl<'a> Section<'a> {
+    fn of(raw: Option<&'a RawValue>) -> Self {
+        match raw.map(RawValue::get) {
+            None => Self::Absent,
+            Some("null") => Self::Emptied,
+            Some(text) => Self::Given(text),
+        }
+    }
+}
+
+impl<'a> TwinBody<'a> {
+    /// Whether it asks for nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tags() == Section::Absent && self.desired() == Section::Absent
+    }
+
+    pub(crate) fn tags(&self) -> Section<'a> {
+        Section::of(self.tags)
+    }
+
+    pub(crate) fn desired(&self) -> Section<'a> {
+        let properties = self.properties.as_ref();
+        Section::of(properties.and_then(|properties| properties.desired))
+    }
+}
+
+/// A twin as `GET /twins/{id}` answers it (spec §1.1).
+pub(crate) fn twin(twin: &Twin) -> Result<Value, ApiError> {
+    let mut body = Map::new();
+    body.insert("deviceId".into(), twin.device_id.clone().into());
+    if !twin.module_id.is_empty() {
+        body.insert("moduleId".into(), twin.module_id.clone().into());
+    }
+    body.insert("modelId".into(), twin.model_id.clone().into());
+    body.insert("etag".into(), twin.etag.clone().into());
+    body.insert("version".into(), twin.version.into());
+    body.insert("deviceEtag".into(), twin.device_etag.clone().into());
+    body.insert("status".into(), twin.status.clone().into());
+    if !twin.status_reason.is_empty() {
+        body.insert("statusReason".into(), twin.status_reason.clone().into());
+    }
+    body.insert(
+        "statusUpdateTime".into(),
+        time(twin.status_update_time.as_ref()),
+    );
+    let connection = if twin.connected {
+        "Connected"
+    } else {
+        "Disconnected"
+    };
+    body.insert("connectionState".into(), connection.into());
+    body.insert(
+        "lastActivityTime".into(),
+        time(twin.last_activity_time.as_ref()),
+    );
+    body.insert("cloudToDeviceMessageCount".into(), 0.into());
+    body.insert(
+        "authenticationType".into(),
+        twin.authentication_type.clone().into(),
+    );
+    let thumbprints = (&*twin.primary_thumbprint, &*twin.secondary_thumbprint);
+    body.insert("x509Thumbprint".into(), thumbprint_pair(thumbprints));
+    let tags = object("tags", &twin.tags_json)?;
+    if !tags.is_empty() {
+        body.insert("tags".into(), tags.into());
+    }
+    let desired = section(
+        "desired",
+        &twin.desired_json,
+        &twin.desired_metadata_json,
+        twin.desired_version,
+    )?;
+    let reported = section(
+        "reported",
+        &twin.reported_json,
+        &twin.reported_metadata_json,
+        twin.reported_version,
+    )?;
+    let properties = json!({"desired": desired, "reported": reported});
+    body.insert("properties".into(), properties);
+    body.insert("capabilities".into(), json!({"iotEdge": twin.iot_edge}));
+    Ok(body.into())
+}
+
+/// The pair of thumbprints, `null` where there is none.
+pub(crate) fn thumbprint_pair((primary, secondary): (&str, &str)) -> Value {
+    let or_null = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({"primaryThumbprint": or_null(primary), "secondaryThumbprint": or_null(secondary)})
+}
+
+fn section(name: &str, document: &str, metadata: &str, version: u64) -> Result<Value, ApiError> {
+    let mut section = object(name, document)?;
+    let metadata = object(name, metadata)?;
+    section.insert("$metadata".into(), metadata.into());
+    section.insert("$version".into(), version.into());
+    Ok(section.into())
+}
+
+/// What twin-store says is a JSON object.
+fn object(name: &str, text: &str) -> Result<Map<String, Value>, ApiError> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(text).map_err(|error| {
+        tracing::error!(section = name, %error, "twin-store answered a section that is no object");
+        ApiError::new(500_001, "ServerError", "twin-store's answer cannot be read")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_told_apart_from_absent_and_text_stays_as_it_was() {
+        let body = br#"{"tags":null,"properties":{"desired":{"x":1.10,"y":9007199254740993},"reported":7},"etag":null,"version":null}"#;
+        let body: TwinBody<'_> = crate::bodies::read(body).expect("a body");
+        assert_eq!(body.tags(), Section::Emptied);
+        let desired = r#"{"x":1.10,"y":9007199254740993}"#;
+        assert_eq!(body.desired(), Section::Given(desired));
+        let empty: TwinBody<'_> = crate::bodies::read(b"{}").expect("a body");
+        assert_eq!(empty.tags(), Section::Absent);
+        assert_eq!(empty.desired(), Section::Absent);
+    }
+
+    #[test]
+    fn a_new_twin_has_the_documented_form() {
+        let twin = Twin {
+            device_id: "d1".into(),
+            etag: "AAAAAAAAAAE=".into(),
+            version: 2,
+            device_etag: "MTI5Mjg0NTg5".into(),
+            status: "enabled".into(),
+            authentication_type: "sas".into(),
+            desired_json: r#"{"rate":{"hz":5}}"#.into(),
+            desired_metadata_json: r#"{"$lastUpdated":"2024-05-01T10:00:00.0000000Z"}"#.into(),
+            desired_version: 2,
+            reported_version: 1,
+            ..Twin::default()
+        };
+        let body = super::twin(&twin).expect("a body");
+        let wanted = json!({
+            "deviceId": "d1", "modelId": "", "etag": "AAAAAAAAAAE=", "version": 2,
+            "deviceEtag": "MTI5Mjg0NTg5", "status": "enabled",
+            "statusUpdateTime": "0001-01-01T00:00:00Z", "connectionState": "Disconnected",
+            "lastActivityTime": "0001-01-01T00:00:00Z", "cloudToDeviceMessageCount": 0,
+            "authenticationType": "sas",
+            "x509Thumbprint": {"primaryThumbprint": null, "secondaryThumbprint": null},
+            "properties": {
+                "desired": {
+                    "rate": {"hz": 5},
+                    "$metadata": {"$lastUpdated": "2024-05-01T10:00:00.0000000Z"}, "$version": 2
+                },
+                "reported": {"$metadata": {}, "$version": 1}
+            },
+            "capabilities": {"iotEdge": false}
+        });
+        assert_eq!(body, wanted);
+    }
+}

@@ -1,0 +1,84 @@
+//! What the gateway can be told. Read by `service_kit::config`; nothing here touches the
+//! environment, a file or a socket.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use service_kit::client::ServiceAddress;
+use service_kit::config::{Problems, SpelledOut, Validate};
+use service_kit::server::ConnectionLimits;
+use service_kit::server::web::WebConfig;
+use service_kit::tls::ListenerTls;
+use service_kit::units::Duration;
+
+/// Configuration of the gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the REST API listens, `address:port`; port 0 lets the system choose. Default
+    /// `127.0.0.1:8450`; IoT Hub's SDKs expect 443.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8451`.
+    pub admin_listen: SocketAddr,
+    /// The certificate it shows: `tls_cert_file`, `tls_key_file`, `tls_reload_every`. The SDKs speak
+    /// HTTPS only.
+    pub tls: ListenerTls,
+    /// Serves other machines without TLS, because something else protects the way. Default false.
+    pub allow_insecure: bool,
+    /// How many may connect, and how soon they must prove themselves.
+    pub connections: ConnectionLimits,
+    /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
+    /// `twin_store_key_file`, `twin_store_token`.
+    pub twin_store: ServiceAddress,
+    /// The shared access policies with their keys (TOML); made with fresh keys when absent. Every
+    /// replica needs the same. Default `data/gateway/access-policies.toml`.
+    pub access_policies_file: PathBuf,
+    /// How long a stop may take before what is left is dropped. Default 10s.
+    pub drain_within: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Config {
+            listen: local(8450),
+            admin_listen: local(8451),
+            tls: ListenerTls::default(),
+            allow_insecure: false,
+            connections: ConnectionLimits::default(),
+            twin_store: ServiceAddress::default(),
+            access_policies_file: PathBuf::from("data/gateway/access-policies.toml"),
+            drain_within: Duration::secs(10),
+        }
+    }
+}
+
+impl Validate for Config {
+    const SPELLED_OUT: &'static [SpelledOut] =
+        &[ListenerTls::KEYS, ServiceAddress::KEYS_OF_TWIN_STORE];
+
+    fn validate(&self, problems: &mut Problems) {
+        problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
+        problems.spelled_out("", &self.web());
+        problems.spelled_out(ServiceAddress::KEYS_OF_TWIN_STORE.prefix, &self.twin_store);
+        let none = self.tls.client_ca_file.is_none();
+        let why = "is not used here: callers prove themselves by SAS or bearer tokens";
+        problems.require(none, "tls_client_ca_file", why);
+        let patient = !self.drain_within.is_zero();
+        problems.require(patient, "drain_within", "must be longer than nothing");
+    }
+}
+
+impl Config {
+    /// How the REST API is served.
+    pub(crate) fn web(&self) -> WebConfig {
+        WebConfig {
+            listen: self.listen,
+            tls: self.tls.server(),
+            allow_insecure: self.allow_insecure,
+            connections: self.connections.clone(),
+            ..WebConfig::default()
+        }
+    }
+}

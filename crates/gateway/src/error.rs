@@ -1,0 +1,175 @@
+//! What went wrong, in IoT Hub's words: the status, the numeric code with its name, and the body
+//! that its SDKs parse (spec iot-hub-twins §6.2, form A).
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use service_kit::error::{Classified as _, Kind};
+use service_kit::status::RemoteError;
+use service_kit::trace;
+use tonic::Status;
+
+/// The header that carries the code's name.
+const ERROR_CODE: HeaderName = HeaderName::from_static("iothub-errorcode");
+
+/// An answer to a request that failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ApiError {
+    number: u32,
+    name: String,
+    message: String,
+    /// Seconds after which trying again makes sense.
+    retry_after: Option<u64>,
+    /// When it happened, for the tracking id.
+    at: Option<Timestamp>,
+}
+
+impl ApiError {
+    pub(crate) fn new(number: u32, name: &str, message: impl Into<String>) -> Self {
+        Self {
+            number,
+            name: name.to_owned(),
+            message: message.into(),
+            retry_after: None,
+            at: None,
+        }
+    }
+
+    /// The request cannot succeed as it is.
+    pub(crate) fn argument(message: impl Into<String>) -> Self {
+        Self::new(400_004, "ArgumentInvalid", message)
+    }
+
+    /// The body is no JSON, or not of the form that the call takes.
+    pub(crate) fn format(message: impl Into<String>) -> Self {
+        Self::new(400_006, "IotHubFormatError", message)
+    }
+
+    /// The body has more bytes than the call takes.
+    pub(crate) fn too_large(max: usize) -> Self {
+        let message = format!("the body has more than the {max} bytes that this call takes");
+        Self::new(413_001, "MessageTooLarge", message)
+    }
+
+    pub(crate) fn no_such_call(method: &Method, path: &str) -> Self {
+        let message = format!("{method} {path} is no call of this API");
+        Self::new(404_000, "NotFound", message)
+    }
+
+    /// The caller has not proven who it is.
+    pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(401_002, "IotHubUnauthorizedAccess", message)
+    }
+
+    /// The caller is known, and may not make this call.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(401_003, "IotHubUnauthorized", message)
+    }
+
+    /// Notes when it happened.
+    pub(crate) fn at(mut self, now: Timestamp) -> Self {
+        self.at = Some(now);
+        self
+    }
+
+    /// The HTTP status that the number begins with.
+    pub(crate) fn status(&self) -> StatusCode {
+        u16::try_from(self.number / 1000)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The numeric code, such as 404001.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The code's name, such as `DeviceNotFound`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<Status> for ApiError {
+    /// A refusal of twin-store. It says IoT Hub's number and name itself; the kind stands in where
+    /// it does not (a broken connection has no details).
+    fn from(status: Status) -> Self {
+        let error = RemoteError::from(status);
+        let number = error.fact("iot_hub_code").and_then(|it| it.parse().ok());
+        let name = error.fact("iot_hub_name");
+        let (number, name) = number.zip(name).unwrap_or_else(|| of_kind(error.kind()));
+        let details: Vec<String> = error
+            .violations()
+            .into_iter()
+            .map(|violation| format!("{}: {}", violation.subject, violation.description))
+            .collect();
+        let message = if details.is_empty() {
+            error.to_string()
+        } else {
+            format!("{error}: {}", details.join("; "))
+        };
+        Self {
+            retry_after: error.retry_after().map(|delay| delay.as_secs().max(1)),
+            ..Self::new(number, name, message)
+        }
+    }
+}
+
+fn of_kind(kind: Kind) -> (u32, &'static str) {
+    match kind {
+        Kind::InvalidArgument | Kind::OutOfRange | Kind::FailedPrecondition => {
+            (400_004, "ArgumentInvalid")
+        }
+        Kind::NotFound => (404_001, "DeviceNotFound"),
+        Kind::AlreadyExists => (409_001, "DeviceAlreadyExists"),
+        Kind::Aborted => (412_001, "PreconditionFailed"),
+        Kind::PermissionDenied => (401_003, "IotHubUnauthorized"),
+        Kind::Unauthenticated => (401_002, "IotHubUnauthorizedAccess"),
+        Kind::ResourceExhausted => (429_001, "ThrottlingException"),
+        Kind::Unavailable | Kind::Unimplemented => (503_001, "ServiceUnavailable"),
+        Kind::DeadlineExceeded => (504_101, "GatewayTimeout"),
+        Kind::Internal | Kind::DataLoss => (500_001, "ServerError"),
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let tracking = Tracking {
+            id: trace::correlation_id(),
+            at: self.at.unwrap_or(Timestamp::UNIX_EPOCH),
+        };
+        let body = serde_json::json!({
+            "Message": format!("ErrorCode:{};{}", self.name, self.message),
+            "ExceptionMessage": format!("Tracking ID:{tracking}"),
+        });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, crate::headers::JSON);
+        if let Ok(name) = HeaderValue::from_str(&self.name) {
+            headers.insert(ERROR_CODE, name);
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// What to quote to the operator: the request's trace, and when it was.
+struct Tracking {
+    id: String,
+    at: Timestamp,
+}
+
+impl fmt::Display for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.strftime("%m/%d/%Y %H:%M:%S");
+        write!(f, "{}-G:0-TimeStamp:{at}", self.id)
+    }
+}

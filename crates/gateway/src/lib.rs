@@ -1,0 +1,21 @@
+//! IoT Hub's service REST API over the services' gRPC: back-end programs and the Azure service SDKs
+//! change a host name and a CA file, nothing else (spec iot-hub-twins §6–8).
+//!
+//! Consumes: twin-store's registry, twin and query services. Produces: nothing. Owns: the shared
+//! access policies of the hub, in a file. It decides no rule of identities or twins: what may be is
+//! twin-store's to say, and this crate only says it in IoT Hub's words.
+
+pub mod access;
+pub mod app;
+pub mod config;
+
+mod bodies;
+mod error;
+mod headers;
+mod hub;
+mod metrics;
+mod rest;
+mod route;
+
+pub use app::{Addresses, App, AppError};
+pub use config::Config;

@@ -1,0 +1,38 @@
+//! The numbers of the gateway. Labels have few values; never an id.
+
+use service_kit::metrics::{Counter, EncodeLabelSet, Family, HistogramFamily, Scope};
+
+/// A call and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    /// As [`crate::route::Route::label`] prints, or `unknown`.
+    pub call: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+}
+
+/// An error that was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ErrorLabels {
+    /// IoT Hub's number, such as 404001.
+    pub code: u32,
+}
+
+/// Handles to all of them. Clones share the numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// How long requests took until their answer began.
+    pub requests: HistogramFamily<RequestLabels>,
+    /// Errors answered, by IoT Hub's number.
+    pub errors: Family<ErrorLabels, Counter>,
+}
+
+impl Metrics {
+    /// Registers everything; once per process.
+    pub(crate) fn register(scope: &Scope) -> Metrics {
+        Metrics {
+            requests: scope.latencies("request_seconds", "Time to answer a REST call"),
+            errors: scope.counters("errors", "Errors answered, by IoT Hub's number"),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Answers REST calls: finds the call, its caller and its body, and says what came of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::Value;
+use service_kit::clock::SharedClock;
+use service_kit::server::web::Visitor;
+use service_kit::trace;
+use tracing::{Instrument as _, Span, field};
+
+use crate::access::{self, AccessPolicies};
+use crate::error::ApiError;
+use crate::headers::{self, IfMatch, JSON};
+use crate::hub::{Hub, Session};
+use crate::metrics::{ErrorLabels, Metrics, RequestLabels};
+use crate::route::Route;
+
+mod bulk;
+mod devices;
+mod modules;
+mod query;
+mod statistics;
+mod twins;
+
+/// The header that says what the rows of a query are.
+const ITEM_TYPE: HeaderName = HeaderName::from_static("x-ms-item-type");
+/// The header with which the next page is asked for.
+const CONTINUATION: HeaderName = HeaderName::from_static("x-ms-continuation");
+/// The header that says how many rows a page may have.
+const MAX_ITEM_COUNT: HeaderName = HeaderName::from_static("x-ms-max-item-count");
+
+/// What answers need.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub hub: Hub,
+    pub policies: Arc<AccessPolicies>,
+    pub clock: SharedClock,
+    pub metrics: Metrics,
+}
+
+/// What a call is answered with.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    body: Option<Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Answer {
+    fn ok(body: Value) -> Self {
+        Self {
+            status: StatusCode::OK,
+            body: Some(body),
+            headers: Vec::new(),
+        }
+    }
+
+    fn no_content() -> Self {
+        Self {
+            status: StatusCode::NO_CONTENT,
+            body: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// A resource with its etag, which C# reads from the header alone.
+    fn tagged(body: Value, etag: &str) -> Self {
+        let mut answer = Self::ok(body);
+        answer.header(header::ETAG, &format!("\"{etag}\""));
+        answer
+    }
+
+    fn header(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+    }
+
+    fn into_response(self) -> Response {
+        let body = self.body.map(|body| body.to_string());
+        let has_body = body.is_some();
+        let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if has_body {
+            headers.insert(header::CONTENT_TYPE, JSON);
+        }
+        headers.extend(self.headers);
+        response
+    }
+}
+
+/// Every path is ours to judge, so there is one handler and [`Route`] is the table.
+pub(crate) fn router(api: Api) -> Router {
+    Router::new().fallback(handle).with_state(api)
+}
+
+async fn handle(State(api): State<Api>, request: Request) -> Response {
+    let span = tracing::info_span!(
+        "http",
+        otel.kind = "server",
+        otel.name = field::Empty,
+        call = field::Empty,
+        status = field::Empty,
+    );
+    if let Some(parent) = request
+        .headers()
+        .get(trace::TRACEPARENT)
+        .and_then(|value| value.to_str().ok())
+    {
+        trace::set_parent(&span, parent);
+    }
+    let started = Instant::now();
+    let work = async {
+        let mut label = "unknown";
+        let now = api.clock.now();
+        let answered = answer(&api, request, &mut label).await;
+        if let Err(error) = &answered {
+            let code = error.number();
+            api.metrics
+                .errors
+                .get_or_create(&ErrorLabels { code })
+                .inc();
+            tracing::debug!(call = label, code, name = error.name(), %error, "a call was refused");
+        }
+        let response = match answered {
+            Ok(answer) => answer.into_response(),
+            Err(error) => error.at(now).into_response(),
+        };
+        let status = response.status().as_u16();
+        let span = Span::current();
+        span.record("otel.name", label);
+        span.record("call", label);
+        span.record("status", status);
+        let labels = RequestLabels {
+            call: label,
+            status,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        api.metrics.requests.get_or_create(&labels).observe(seconds);
+        response
+    };
+    work.instrument(span).await
+}
+
+async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result<Answer, ApiError> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let route = Route::parse(&parts.method, path)?;
+    *label = route.label();
+    let now = api.clock.now();
+    let caller = access::caller(&api.policies, &parts.headers, &route, path, now)?;
+    if let (access::Caller::Policy(_), Some(visitor)) = (&caller, parts.extensions.get::<Visitor>())
+    {
+        visitor.let_in();
+    }
+    headers::check_version(&parts.uri)?;
+    let session = api.hub.of(caller)?;
+    let body = read(body, route.body_max()).await?;
+    let if_match = IfMatch::read(&parts.headers)?;
+    let call = Call {
+        session: &session,
+        headers: &parts.headers,
+        if_match,
+        body: &body,
+    };
+    let answer = match route {
+        Route::ListDevices => {
+            let top = headers::parameter(&parts.uri, "top")?;
+            devices::list(&call, top.as_deref()).await
+        }
+        Route::Bulk => bulk::run(&call).await,
+        Route::Query => query::run(&call).await,
+        Route::GetDevice(id) => devices::get(&call, &id).await,
+        Route::PutDevice(id) => devices::put(&call, &id).await,
+        Route::DeleteDevice(id) => devices::delete(&call, &id).await,
+        Route::ListModules(id) => modules::list(&call, &id).await,
+        Route::GetModule(key) => modules::get(&call, &key).await,
+        Route::PutModule(key) => modules::put(&call, &key).await,
+        Route::DeleteModule(key) => modules::delete(&call, &key).await,
+        Route::GetTwin(key) => twins::get(&call, &key).await,
+        Route::PatchTwin(key) => twins::patch(&call, &key).await,
+        Route::ReplaceTwin(key) => twins::replace(&call, &key).await,
+        Route::DeviceStatistics => statistics::devices(&call).await,
+        Route::ServiceStatistics => statistics::service(&call).await,
+        Route::ApplyContent(id) => devices::apply_content(&call, &id).await,
+    }?;
+    // A bearer token is proven once twin-store has answered it.
+    if let Some(visitor) = parts.extensions.get::<Visitor>() {
+        visitor.let_in();
+    }
+    Ok(answer)
+}
+
+/// A call with everything that its handler looks at.
+struct Call<'a> {
+    session: &'a Session,
+    headers: &'a HeaderMap,
+    if_match: Option<IfMatch>,
+    body: &'a [u8],
+}
+
+impl Call<'_> {
+    /// The etag as twin-store wants it: empty for any.
+    fn etag(&self) -> String {
+        IfMatch::etag(self.if_match.as_ref())
+    }
+}
+
+/// Reads a body, and no more of it than the call takes.
+async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+    match Limited::new(body, max).collect().await {
+        Ok(body) => Ok(body.to_bytes().to_vec()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(max)),
+        Err(error) => Err(ApiError::format(format!(
+            "the body did not come to its end: {error}"
+        ))),
+    }
+}

@@ -1,0 +1,177 @@
+"""The real Azure service SDK against a Twinward hub: registry, twins, queries, bulk.
+
+Needs TWINWARD_SERVICE_CONNECTION_STRING, and REQUESTS_CA_BUNDLE for the hub's authority. Prints the
+name of each step that held; ends with a traceback at the first that did not.
+"""
+
+import os
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub.models import (
+    ExportImportDevice,
+    QuerySpecification,
+    Twin,
+    TwinProperties,
+)
+from msrest.exceptions import HttpOperationError
+
+HUB = os.environ["TWINWARD_SERVICE_CONNECTION_STRING"]
+KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def refused(status, code, call, *arguments):
+    """The call is refused with this status, and names this code where the SDKs look for it."""
+    try:
+        call(*arguments)
+    except HttpOperationError as error:
+        response = error.response
+        assert response.status_code == status, response.text
+        assert response.headers["iothub-errorcode"] == code, dict(response.headers)
+        assert response.json()["Message"].startswith(f"ErrorCode:{code};"), response.text
+        return
+    except ResourceNotFoundError as error:
+        assert status == 404, error
+        return
+    raise AssertionError(f"{call.__name__} was not refused")
+
+
+def devices(hub):
+    device = hub.create_device_with_sas("sdk+1", "", "", "enabled")
+    assert device.device_id == "sdk+1" and device.status == "enabled"
+    assert device.connection_state == "Disconnected"
+    keys = device.authentication.symmetric_key
+    assert len(keys.primary_key) == 44 and keys.primary_key != keys.secondary_key
+    refused(409, "DeviceAlreadyExists", hub.create_device_with_sas, "sdk+1", "", "", "enabled")
+    given = hub.create_device_with_sas("given", KEY, KEY, "disabled", iot_edge=False)
+    assert given.authentication.symmetric_key.primary_key == KEY and given.status == "disabled"
+    thumbprint = "A" * 40
+    x509 = hub.create_device_with_x509("x509", thumbprint, thumbprint, "enabled")
+    assert x509.authentication.type == "selfSigned", x509.authentication
+    assert x509.authentication.x509_thumbprint.primary_thumbprint == thumbprint
+    ca = hub.create_device_with_certificate_authority("ca", "enabled")
+    assert ca.authentication.type == "certificateAuthority"
+    updated = hub.update_device_with_sas("given", given.etag, KEY, KEY, "enabled")
+    assert updated.status == "enabled" and updated.etag != given.etag
+    refused(
+        412,
+        "PreconditionFailed",
+        hub.update_device_with_sas, "given", given.etag, KEY, KEY, "disabled",
+    )
+    assert hub.get_device("given").etag == updated.etag
+    listed = {device.device_id for device in hub.get_devices()}
+    assert {"sdk+1", "given", "x509", "ca"} <= listed
+    assert len(hub.get_devices(2)) == 2
+    refused(404, "DeviceNotFound", hub.get_device, "nobody")
+    refused(400, "ArgumentInvalid", hub.create_device_with_sas, "no blank", "", "", "enabled")
+    statistics = hub.get_device_registry_statistics()
+    assert statistics.total_device_count == statistics.enabled_device_count >= 4
+    assert hub.get_service_statistics().connected_device_count == 0
+
+
+def modules(hub):
+    module = hub.create_module_with_sas("given", "camera", "", "", "")
+    assert module.module_id == "camera" and module.device_id == "given"
+    refused(
+        409,
+        "ModuleAlreadyExistsOnDevice",
+        hub.create_module_with_sas, "given", "camera", "", "", "",
+    )
+    assert "camera" in {module.module_id for module in hub.get_modules("given")}
+    updated = hub.update_module_with_sas("given", "camera", "me", module.etag, KEY, KEY)
+    assert updated.managed_by == "me"
+    assert hub.get_module("given", "camera").authentication.symmetric_key.primary_key == KEY
+    twin = hub.get_module_twin("given", "camera")
+    assert twin.module_id == "camera" and twin.properties.desired["$version"] == 1
+    twin = hub.update_module_twin(
+        "given", "camera", Twin(properties=TwinProperties(desired={"fps": 5}))
+    )
+    assert twin.properties.desired["fps"] == 5
+    hub.delete_module("given", "camera")
+    refused(404, "ModuleNotFound", hub.get_module, "given", "camera")
+
+
+def twins(hub):
+    twin = hub.get_twin("given")
+    assert twin.properties.desired["$version"] == 1, twin.properties.desired
+    assert twin.tags is None and twin.status == "enabled"
+    patch = Twin(tags={"site": {"floor": 2}}, properties=TwinProperties(desired={"a": 1, "b": 2}))
+    patched = hub.update_twin("given", patch, twin.etag)
+    assert patched.tags == {"site": {"floor": 2}}
+    assert patched.properties.desired["$version"] == 2
+    metadata = patched.properties.desired["$metadata"]["a"]
+    assert metadata["$lastUpdatedVersion"] == 2 and metadata["$lastUpdated"]
+    refused(412, "PreconditionFailed", hub.update_twin, "given", patch, twin.etag)
+    # What was read is sent back: read-only members must be ignored.
+    patched.properties.desired = {"a": None, "c": 100}
+    again = hub.update_twin("given", patched)
+    assert {k: v for k, v in again.properties.desired.items() if k[0] != "$"} == {"b": 2, "c": 100}
+    replaced = hub.replace_twin("given", Twin(properties=TwinProperties(desired={"only": True})))
+    desired = {k: v for k, v in replaced.properties.desired.items() if k[0] != "$"}
+    assert desired == {"only": True} and replaced.properties.desired["$version"] == 4
+    too_deep = 1
+    for _ in range(12):
+        too_deep = {"a": too_deep}
+    bad = Twin(properties=TwinProperties(desired=too_deep))
+    refused(400, "ArgumentInvalid", hub.update_twin, "given", bad)
+    large = Twin(tags={f"k{n}": "x" * 4000 for n in range(3)})
+    refused(403, "TwinSectionTooLarge", hub.update_twin, "given", large)
+    refused(404, "DeviceNotFound", hub.get_twin, "nobody")
+
+
+def queries(hub):
+    for number in range(5):
+        hub.create_device_with_sas(f"query-{number}", "", "", "enabled")
+        hub.update_twin(f"query-{number}", Twin(tags={"group": "q", "number": number}))
+    condition = "FROM devices WHERE tags.group = 'q'"
+    spec = QuerySpecification(query=f"SELECT * {condition}")
+    found, token, pages = set(), None, 0
+    while True:
+        page = hub.query_iot_hub(spec, token, 2)
+        found |= {twin.device_id for twin in page.items}
+        pages += 1
+        token = page.continuation_token
+        if not token:
+            break
+    assert found == {f"query-{number}" for number in range(5)} and pages == 3, (found, pages)
+    spec = QuerySpecification(query=f"SELECT COUNT() AS n {condition}")
+    answer = hub.query_iot_hub(spec)
+    assert answer.items[0].additional_properties == {"n": 5}, answer.items[0]
+    bad = QuerySpecification(query="SELECT * FROM devices WHERE tags.group = ")
+    refused(400, "ArgumentInvalid", hub.query_iot_hub, bad)
+
+
+def bulk(hub):
+    items = [
+        ExportImportDevice(id=f"bulk-{number}", import_mode="create", status="enabled")
+        for number in range(100)
+    ]
+    result = hub.bulk_create_or_update_devices(items)
+    assert result.is_successful, result.errors
+    again = hub.bulk_create_or_update_devices(items[:2])
+    assert not again.is_successful and len(again.errors) == 2
+    assert again.errors[0].device_id == "bulk-0", again.errors[0]
+    gone = [ExportImportDevice(id=f"bulk-{number}", import_mode="delete") for number in range(100)]
+    assert hub.bulk_create_or_update_devices(gone).is_successful
+    refused(404, "DeviceNotFound", hub.get_device, "bulk-50")
+
+
+def rights(hub):
+    wrong = HUB.replace("SharedAccessKey=", "SharedAccessKey=AAAA")
+    refused(
+        401, "IotHubUnauthorizedAccess", IoTHubRegistryManager(wrong).get_device, "given"
+    )
+
+
+def main():
+    hub = IoTHubRegistryManager.from_connection_string(HUB)
+    for step in (devices, modules, twins, queries, bulk, rights):
+        step(hub)
+        print("ok", step.__name__, flush=True)
+    for device in hub.get_devices():
+        hub.delete_device(device.device_id)
+    assert hub.get_devices() == []
+    print("ok all", flush=True)
+
+
+main()
