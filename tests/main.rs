@@ -16,6 +16,7 @@ mod loop_end_to_end;
 mod offline_agent;
 mod one_trace;
 mod replicas;
+mod rest;
 mod shutdown;
 mod stale_owner;
 mod who_may_call;

