@@ -295,9 +295,16 @@ fn hints(committed: &Committed) -> Vec<Outgoing> {
 
 #[cfg(test)]
 mod tests {
+    use bus::{BusConfig, StreamSpec};
+    use service_kit::metrics::Registry;
+    use testkit::NatsServer;
+    use tokio::sync::mpsc;
     use twin::PartitionCount;
 
     use super::*;
+    use crate::store::model::ModelStore;
+    use crate::store::sample;
+    use crate::store::{Commit, PartitionState};
 
     fn change(revision: u64, bytes: usize) -> LogEntry {
         let count = PartitionCount::new(1).unwrap();
@@ -306,6 +313,51 @@ mod tests {
             revision: Revision::new(revision),
             change: vec![0; bytes],
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_read_for_a_while_costs_nothing_but_time() {
+        let nats = NatsServer::start().await;
+        let bus = Bus::connect(BusConfig::local(nats.url(), "test")).await;
+        let bus = bus.expect("the server is good");
+        let store = ModelStore::new();
+        let state = sample::take(&store).await[0];
+        let partition = state.partition;
+        let stream = subjects::twins_stream(partition);
+        let spec = StreamSpec::twins(stream, subjects::twins_subject(partition), 1 << 20);
+        bus.ensure_streams(&[spec]).await.expect("made");
+        let committed = Commit {
+            partitions: vec![PartitionState {
+                revision: Revision::new(1),
+                ..state
+            }],
+            log: vec![LogEntry {
+                partition,
+                ..change(1, 0)
+            }],
+            ..Commit::default()
+        };
+        store.commit(committed).await.expect("committed");
+        store.break_logs(3);
+        let (log_in, log) = watch::channel(Revision::new(1));
+        let (published, mut told) = mpsc::channel(8);
+        let end = OutboxEnd {
+            partition,
+            log,
+            published_before: Revision::ZERO,
+            published,
+        };
+        let metrics = Metrics::new(&Registry::new().scope("test"));
+        let outbox = Outbox::new(bus, Arc::new(store), metrics, end);
+        let ends = async {
+            let through = told.recv().await;
+            // As when the writer ends; what is left is published, and there is nothing.
+            drop(log_in);
+            through
+        };
+        let (ended, through) = tokio::join!(outbox.run(), ends);
+        ended.expect("a good end");
+        assert_eq!(through, Some((partition, Revision::new(1))));
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Runner {
             let settles = !operation.goes_on();
             let is_due = counted.elapsed() >= LOOK;
             if settles || (is_due && operation.handed_over > 0) {
-                operation = self.settle(&operation.id, &mut results).await?;
+                operation = self.settle(operation, &mut results).await?;
                 counted = Instant::now();
             }
             if !operation.goes_on() {
@@ -188,10 +188,10 @@ impl Runner {
 
     /// Counts what became of the twins, also of those that were handed over, and ends the operation
     /// if it waited for nothing else.
-    async fn settle(&self, id: &OperationId, results: &mut Count) -> Result<Operation, Stop> {
+    async fn settle(&self, operation: Operation, results: &mut Count) -> Result<Operation, Stop> {
         let mut backoff = Backoff::new(RETRY);
         let tally = loop {
-            match results.again(&self.store, id).await {
+            match results.again(&self.store, &operation.id).await {
                 Ok(tally) => break tally,
                 Err(error) => {
                     read_failed(&error);
@@ -200,9 +200,14 @@ impl Runner {
             }
         };
         let now = self.clock.now();
-        self.amend(id, move |operation| operation.settle(&tally, now))
-            .await
-            .map_err(|error| stop(&error))
+        let Some(tally) = tally else {
+            return Ok(operation);
+        };
+        self.amend(&operation.id, move |operation| {
+            operation.settle(&tally, now);
+        })
+        .await
+        .map_err(|error| stop(&error))
     }
 
     /// Reads until the store answers: an operation does not fail because a disk was busy.

@@ -117,11 +117,24 @@ impl Tally {
 pub(crate) struct Count {
     through: Option<IdentityKey>,
     settled: Tally,
+    before: Option<Tally>,
 }
 
 impl Count {
-    /// Counts what there is now.
+    /// Counts what there is now; answers none if that is what there was the last time, and some are
+    /// pending still.
     pub(crate) async fn again(
+        &mut self,
+        store: &Arc<dyn Store>,
+        id: &OperationId,
+    ) -> Result<Option<Tally>, store::Error> {
+        let tally = self.all(store, id).await?;
+        let before = self.before.replace(tally);
+        let tells = before != Some(tally) || tally.pending == 0;
+        Ok(tells.then_some(tally))
+    }
+
+    async fn all(
         &mut self,
         store: &Arc<dyn Store>,
         id: &OperationId,

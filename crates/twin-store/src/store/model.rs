@@ -2,6 +2,7 @@
 //! can be told to fail a commit, or to hold commits back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
@@ -25,6 +26,8 @@ pub(crate) struct ModelStore {
     state: Arc<Mutex<State>>,
     /// One permit per commit that may go through.
     gate: Option<Arc<Semaphore>>,
+    /// Readings of the log that are still to fail.
+    broken_logs: Arc<AtomicU32>,
 }
 
 impl ModelStore {
@@ -32,6 +35,7 @@ impl ModelStore {
         Self {
             state: Arc::default(),
             gate: None,
+            broken_logs: Arc::default(),
         }
     }
 
@@ -48,6 +52,11 @@ impl ModelStore {
     /// Every commit fails from now on, as on a full disk.
     pub(crate) fn break_down(&self) {
         self.state.lock().unwrap().fails = true;
+    }
+
+    /// The next readings of the log fail, as while a database restarts.
+    pub(crate) fn break_logs(&self, times: u32) {
+        self.broken_logs.store(times, Ordering::SeqCst);
     }
 
     /// Makes a result of an operation unreadable.
@@ -129,7 +138,15 @@ impl Store for ModelStore {
         after: Revision,
         limit: u32,
     ) -> BoxFuture<'_, Result<LogPage, Error>> {
-        self.with(|state| {
+        let (order, less) = (Ordering::SeqCst, |left: u32| left.checked_sub(1));
+        let is_broken = self.broken_logs.fetch_update(order, order, less).is_ok();
+        self.with(move |state| {
+            if is_broken {
+                return Err(Error::Engine {
+                    action: "read the log",
+                    source: "it restarts".into(),
+                });
+            }
             let all = state.log.iter();
             let later = all.filter(|((of, at), _)| *of == partition && *at > after);
             let entries = later.map(|((partition, revision), change)| LogEntry {

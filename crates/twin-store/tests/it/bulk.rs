@@ -11,9 +11,9 @@ use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 
 use crate::service::{SOON, Service, refused_with};
 
-type Client = TwinBulkServiceClient<service_kit::client::Connection>;
+pub(crate) type Client = TwinBulkServiceClient<service_kit::client::Connection>;
 
-async fn create(service: &Service, count: usize) -> Vec<String> {
+pub(crate) async fn create(service: &Service, count: usize) -> Vec<String> {
     let ids: Vec<_> = (0..count).map(|number| format!("d{number:03}")).collect();
     for chunk in ids.chunks(50) {
         let requests = chunk.iter().map(|id| CreateDeviceRequest {
@@ -32,7 +32,7 @@ async fn create(service: &Service, count: usize) -> Vec<String> {
     ids.into_iter().map(|id| format!("devices/{id}")).collect()
 }
 
-fn patch(condition: &str, desired: &str) -> proto::StartBulkUpdateRequest {
+pub(crate) fn patch(condition: &str, desired: &str) -> proto::StartBulkUpdateRequest {
     proto::StartBulkUpdateRequest {
         bulk_update: Some(proto::BulkUpdate {
             source: "devices".to_owned(),
@@ -44,12 +44,15 @@ fn patch(condition: &str, desired: &str) -> proto::StartBulkUpdateRequest {
     }
 }
 
-async fn start(mut client: Client, request: proto::StartBulkUpdateRequest) -> proto::Operation {
+pub(crate) async fn start(
+    mut client: Client,
+    request: proto::StartBulkUpdateRequest,
+) -> proto::Operation {
     let started = client.start_bulk_update(request).await;
     started.expect("started").into_inner()
 }
 
-async fn get(mut client: Client, name: &str) -> proto::Operation {
+pub(crate) async fn get(mut client: Client, name: &str) -> proto::Operation {
     let request = proto::GetOperationRequest {
         name: name.to_owned(),
     };
@@ -60,7 +63,7 @@ async fn get(mut client: Client, name: &str) -> proto::Operation {
         .into_inner()
 }
 
-async fn ended(mut client: Client, name: &str) -> proto::Operation {
+pub(crate) async fn ended(mut client: Client, name: &str) -> proto::Operation {
     let request = proto::WaitOperationRequest {
         name: name.to_owned(),
         timeout: Some(prost_types::Duration {
@@ -76,7 +79,7 @@ async fn ended(mut client: Client, name: &str) -> proto::Operation {
     .await
 }
 
-async fn results(
+pub(crate) async fn results(
     mut client: Client,
     name: &str,
     outcome: proto::Outcome,

@@ -1,18 +1,20 @@
-//! A PostgreSQL that ends and comes back under two replicas that are busy: neither replica ends, what
-//! was acknowledged is there, and every event counts once.
+//! Two replicas on one PostgreSQL: they work on one operation together, and outlive a restart of their
+//! database.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use service_kit::secret::Secret;
-use testkit::{NatsServer, PostgresServer, wait_for};
+use testkit::{Database, NatsServer, PostgresServer, wait_for};
 use tonic::Code;
 use twin_store::Config;
 use twin_store::config::StoreKind;
 use twin_store::store::postgres::PostgresSettings;
 use wire::subjects;
-use wire::twin::v1::PatchTwinRequest;
+use wire::twin::v1::{self as proto, PatchTwinRequest};
 
+use crate::bulk;
 use crate::service::{
     Service, changes_in, config, connect, heartbeats, partition, publish, read_stream,
 };
@@ -73,17 +75,13 @@ async fn write(
     last
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn busy_replicas_outlive_a_restart_of_their_database() {
-    let nats = NatsServer::start().await;
-    let mut server = PostgresServer::start().await;
-    let database = server.database().await;
-    let folder = tempfile::tempdir().unwrap();
+/// Two replicas, each with its share.
+async fn replicas(nats: &NatsServer, database: &Database, folder: &Path) -> [Service; 2] {
     let replica = || Config {
         store: StoreKind::Postgres,
         postgres: PostgresSettings::at(database.tcp_url()),
         master_key: Secret::new(MASTER_KEY),
-        ..config(&nats, folder.path())
+        ..config(nats, folder)
     };
     let services = [
         Service::start_with(replica()).await,
@@ -92,6 +90,81 @@ async fn busy_replicas_outlive_a_restart_of_their_database() {
     for service in &services {
         until(service, "partitions_owned", "its share", |owned| owned == 1).await;
     }
+    services
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_replicas_wrote_for_a_cancelled_operation_is_taken_back_as_a_whole() {
+    let nats = NatsServer::start().await;
+    let database = testkit::postgres::database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let services = replicas(&nats, &database, folder.path()).await;
+    let names = bulk::create(&services[0], 60).await;
+    let written = async |version: u64, document: &str| {
+        let mut counts = [0, 0];
+        for name in &names {
+            let twin = services[0].twin(name).await;
+            if (twin.desired_version, twin.desired_json.as_str()) == (version, document) {
+                let device = name.strip_prefix("devices/").expect("a device's name");
+                counts[usize::from(partition(device).get())] += 1;
+            }
+        }
+        counts
+    };
+    let mut request = bulk::patch("*", r#"{"n":1}"#);
+    request.rate_per_second = 10;
+    let started = bulk::start(services[1].bulk(), request).await;
+    wait_for("both to have written", SOON, async || {
+        let counts = written(2, r#"{"n":1}"#).await;
+        counts.iter().all(|count| *count > 0).then_some(())
+    })
+    .await;
+    let cancel = proto::CancelOperationRequest {
+        name: started.name.clone(),
+    };
+    let cancelled = services[1].bulk().cancel_operation(cancel).await;
+    let cancelled = cancelled.expect("stopped").into_inner();
+    assert_eq!(cancelled.state(), proto::OperationState::Cancelled);
+    let [first, second] = written(2, r#"{"n":1}"#).await;
+    assert_eq!(cancelled.succeeded, first + second, "{cancelled:?}");
+    assert!(cancelled.succeeded < 60, "{cancelled:?}");
+    let told = bulk::results(
+        services[0].bulk(),
+        &started.name,
+        proto::Outcome::Unspecified,
+    );
+    let told = u64::try_from(told.await.len()).expect("few");
+    assert_eq!(
+        told,
+        cancelled.succeeded + cancelled.skipped,
+        "none is pending"
+    );
+    let undo = proto::UndoOperationRequest {
+        name: started.name,
+        ..Default::default()
+    };
+    let undo = services[1].bulk().undo_operation(undo).await;
+    let undo = undo.expect("begun").into_inner();
+    let undone = bulk::ended(services[0].bulk(), &undo.name).await;
+    assert_eq!(undone.state(), proto::OperationState::Succeeded);
+    assert_eq!(
+        (undone.total, undone.succeeded),
+        (first + second, first + second)
+    );
+    assert_eq!(written(3, "{}").await, [first, second]);
+    assert_eq!(written(2, r#"{"n":1}"#).await, [0, 0]);
+    for service in services {
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_replicas_outlive_a_restart_of_their_database() {
+    let nats = NatsServer::start().await;
+    let mut server = PostgresServer::start().await;
+    let database = server.database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let services = replicas(&nats, &database, folder.path()).await;
     let devices: Vec<_> = (0..DEVICES).map(|number| format!("d{number}")).collect();
     for device in &devices {
         services[0].create(device).await;
