@@ -1,20 +1,23 @@
 //! The policy API. Answers come from memory, changes go through the store; nothing is evaluated
 //! here.
 
-use service_kit::error::{Classified, Kind, Violation};
+use service_kit::auth::principal;
+use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::to_status;
+use service_kit::trace;
 use thiserror::Error;
 use tonic::{Request, Response, Status};
+use twin::Rule;
 use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::policy_service_server::PolicyService;
 
 use crate::metrics::Metrics;
 use crate::policies::Policies;
-use crate::policy_doc::{PolicyId, Problem, Problems};
+use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::progress::Progress;
 use crate::resource;
-use crate::store;
+use crate::store::{self, By};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
@@ -42,6 +45,7 @@ impl PolicyApi {
     async fn apply(
         &self,
         request: proto::ApplyPolicyRequest,
+        by: By,
     ) -> Result<proto::ApplyPolicyResponse, Error> {
         let wire = request
             .policy
@@ -58,7 +62,7 @@ impl PolicyApi {
                 outcome: proto::apply_policy_response::Outcome::Unspecified.into(),
             });
         }
-        let (stored, outcome) = self.policies.apply(policy).await?;
+        let (stored, outcome) = self.policies.apply(policy, by).await?;
         tracing::info!(
             policy_id = %stored.policy.id(),
             revision = stored.revision,
@@ -105,10 +109,10 @@ impl PolicyApi {
         })
     }
 
-    async fn delete(&self, request: proto::DeletePolicyRequest) -> Result<(), Error> {
+    async fn delete(&self, request: proto::DeletePolicyRequest, by: By) -> Result<(), Error> {
         let id = parse_name(&request.name)?;
         let expected = Some(request.etag).filter(|etag| !etag.is_empty());
-        self.policies.delete(id.clone(), expected).await?;
+        self.policies.delete(id.clone(), expected, by).await?;
         tracing::info!(policy_id = %id, "policy deleted");
         self.count();
         Ok(())
@@ -128,7 +132,8 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<proto::ApplyPolicyRequest>,
     ) -> Result<Response<proto::ApplyPolicyResponse>, Status> {
-        answer(self.apply(request.into_inner()).await)
+        let by = by(&request);
+        answer(self.apply(request.into_inner(), by).await)
     }
 
     async fn get_policy(
@@ -149,7 +154,17 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<proto::DeletePolicyRequest>,
     ) -> Result<Response<()>, Status> {
-        answer(self.delete(request.into_inner()).await)
+        let by = by(&request);
+        answer(self.delete(request.into_inner(), by).await)
+    }
+}
+
+/// Who makes a call, for the audit log.
+fn by<T>(request: &Request<T>) -> By {
+    By {
+        actor: format!("operator:{}", principal(request).name),
+        request_id: uuid::Uuid::now_v7().to_string(),
+        trace_parent: trace::current_traceparent().unwrap_or_default(),
     }
 }
 
@@ -224,6 +239,27 @@ impl Classified for Error {
             Error::Store(_) => Vec::new(),
         }
     }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Error::Policy(problems) => problems.list().first().map_or_else(
+                || self.kind().iot_hub(),
+                |problem| match problem.field {
+                    Field::Id | Field::Description | Field::Scope => IotHubCode::ARGUMENT_INVALID,
+                    Field::Target | Field::When => {
+                        IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
+                    }
+                    // Each rule of a document has its own, if it is none at all.
+                    Field::Settings if problem.rule == Rule::Malformed.code() => {
+                        IotHubCode::FORMAT_ERROR
+                    }
+                    Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
+                },
+            ),
+            Error::Field(_) => self.kind().iot_hub(),
+            Error::Store(error) => error.iot_hub(),
+        }
+    }
 }
 
 fn violation(problem: &Problem) -> Violation {
@@ -231,10 +267,8 @@ fn violation(problem: &Problem) -> Violation {
         Some(position) => format!("{position}: {}", problem.message),
         None => problem.message.clone(),
     };
-    Violation::new(
-        format!("policy.{}", problem.field.wire_field()),
-        description,
-    )
+    let field = format!("policy.{}", problem.field.wire_field());
+    Violation::new(field, description).of_rule(problem.rule)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
-use service_kit::error::{Classified, Kind, Violation};
+use service_kit::auth::Denied;
+use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::RemoteError;
 use twin::query::QueryErrorKind;
 use twin::{IdentityKey, Partition, TwinError, Violations};
@@ -21,6 +22,15 @@ pub enum Error {
     /// A field of the request cannot be used.
     #[error("the request is invalid: {0}")]
     Field(InvalidField),
+    /// A field of the request holds no document that a section can be.
+    #[error("the request is invalid: {field}: {source}")]
+    Document {
+        /// Which field.
+        field: String,
+        /// What is wrong with it, with paths as in the twin.
+        #[source]
+        source: Violations,
+    },
     /// A query cannot be read.
     #[error("the query cannot be run: {0}")]
     Query(twin::QueryError),
@@ -104,17 +114,9 @@ pub enum Error {
         /// The id in question.
         id: String,
     },
-    /// The caller wants to write in somebody else's name.
-    #[error(
-        "{caller} may not write in the name of {operator}; leave `operator` empty, \
-         or call with the role `service`"
-    )]
-    ForeignName {
-        /// Who calls.
-        caller: String,
-        /// The name that it gave.
-        operator: String,
-    },
+    /// The caller lacks a permission that this call of the method needs.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// Another replica owns the partition.
     #[error("partition {partition} is not owned by this twin-store; try again")]
     NotOwned {
@@ -208,6 +210,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Field(_)
+            | Error::Document { .. }
             | Error::ModuleOfModule { .. }
             | Error::DefinedTwice(_)
             | Error::RequestReused { .. } => Kind::InvalidArgument,
@@ -230,7 +233,8 @@ impl Classified for Error {
             | Error::NoKeys { .. }
             | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
-            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
+            Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
+            Error::Denied(denied) => denied.kind(),
             Error::Read(error) => error.kind(),
             Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
@@ -247,7 +251,7 @@ impl Classified for Error {
 
     fn reason(&self) -> &str {
         match self {
-            Error::Field(_) => "INVALID_FIELD",
+            Error::Field(_) | Error::Document { .. } => "INVALID_FIELD",
             Error::Query(error) => match error.kind {
                 QueryErrorKind::Invalid => "INVALID_QUERY",
                 QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
@@ -265,7 +269,7 @@ impl Classified for Error {
             Error::DefinedTwice(_) => "DEFINED_MULTIPLE_TIMES",
             Error::NoKeys { .. } => "NO_KEYS",
             Error::RequestReused { .. } => "REQUEST_ID_REUSED",
-            Error::ForeignName { .. } => "FOREIGN_OPERATOR",
+            Error::Denied(denied) => denied.reason(),
             Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
             Error::Replica(_) => "REPLICA_FAILED",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
@@ -302,17 +306,29 @@ impl Classified for Error {
             | Error::Bulk {
                 source: TwinError::Rules(rules),
             } => broken_rules(rules),
+            // What is wrong as a whole is the request's field; what is inside has its path in the twin.
+            Error::Document { field, source } => broken_rules(source)
+                .into_iter()
+                .map(|violation| match &*violation.subject {
+                    "tags" | "properties.desired" | "properties.reported" => Violation {
+                        subject: field.clone(),
+                        ..violation
+                    },
+                    _ => violation,
+                })
+                .collect(),
             _ => Vec::new(),
         }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        let code = self.iot_hub();
-        let mut metadata = vec![
-            ("iot_hub_code", code.number().to_string()),
-            ("iot_hub_name", code.name().to_owned()),
-        ];
+        let mut metadata = Vec::new();
         match self {
+            Error::Denied(denied) => metadata = denied.metadata(),
+            Error::Document { field, source } => {
+                metadata.push(("field", field.clone()));
+                metadata.push((VIOLATIONS, source.count().to_string()));
+            }
             Error::EtagMismatch {
                 expected, actual, ..
             }
@@ -333,13 +349,23 @@ impl Classified for Error {
                     metadata.push(("expected_version", expected.to_string()));
                     metadata.push(("actual_version", actual.to_string()));
                 }
-                TwinError::Rules(_) | TwinError::VersionsExhausted => {}
+                TwinError::Rules(rules) => {
+                    metadata.push((VIOLATIONS, rules.count().to_string()));
+                }
+                TwinError::VersionsExhausted => {}
             },
             _ => {}
         }
         metadata
     }
+
+    fn iot_hub(&self) -> IotHubCode {
+        iot_hub::told(self.code())
+    }
 }
+
+/// How many rules are broken altogether; an answer lists the first of them only.
+const VIOLATIONS: &str = "violations";
 
 fn broken_rules(rules: &Violations) -> Vec<Violation> {
     rules
@@ -347,7 +373,7 @@ fn broken_rules(rules: &Violations) -> Vec<Violation> {
         .iter()
         .map(|rule| {
             let text = format!("is {}; allowed is {}", rule.actual, rule.allowed);
-            Violation::new(&rule.path, text)
+            Violation::new(&rule.path, text).of_rule(rule.rule.code())
         })
         .collect()
 }

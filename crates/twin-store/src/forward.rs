@@ -2,13 +2,12 @@
 //!
 //! A handler does not know who owns what: it asks the engine, and is refused for a partition that is
 //! another's. This layer, between authorisation and the handlers, has kept the call, and sends it to
-//! the owner as it came, with the credentials of its caller; the owner's answer is the answer. While a
+//! the owner as it came, saying who its caller is, which the owner believes of a replica alone
+//! ([`Vouching`]); the owner's answer is the answer. While a
 //! partition changes hands it tries again for a few seconds, but only where it is certain that nothing
 //! was done: a call that was refused by its handler, or never sent.
 //!
-//! It never passes on what was passed on, nor calls whose caller sends a stream. Callers who prove
-//! themselves with a client certificate alone cannot be passed on, because the certificate is not ours
-//! to show; they are refused by the owner.
+//! It never passes on what was passed on, nor calls whose caller sends a stream.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -22,15 +21,17 @@ use futures::future::{BoxFuture, FutureExt as _};
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+use service_kit::auth::{Principal, Vouching};
 use service_kit::client::{self, ClientConfig};
 use service_kit::error::chain;
+use service_kit::status::to_status;
 use service_kit::tls::ClientTls;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::server::NamedService;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Status};
@@ -39,6 +40,10 @@ use twin::Partition;
 
 use crate::grpc::peers::{Directory, FORWARDED, Owner};
 use crate::metrics::Metrics;
+
+mod undelivered;
+
+use undelivered::Undelivered;
 
 /// Header of a refusal that names the partition it is for.
 const PARTITION: &str = "x-twinward-partition";
@@ -89,6 +94,7 @@ pub(crate) struct ForwardLayer(Option<Arc<Forwarder>>);
 struct Forwarder {
     owners: Owners,
     tls: ClientTls,
+    vouching: Vouching,
     metrics: Metrics,
     /// Paths of methods whose callers send streams.
     streaming: HashSet<String>,
@@ -106,12 +112,14 @@ impl ForwardLayer {
     pub(crate) fn new(
         owners: Owners,
         tls: ClientTls,
+        vouching: Vouching,
         metrics: Metrics,
         message_max: usize,
     ) -> ForwardLayer {
         ForwardLayer(Some(Arc::new(Forwarder {
             owners,
             tls,
+            vouching,
             metrics,
             streaming: streaming_methods(wire::FILE_DESCRIPTOR_SET),
             message_max,
@@ -133,6 +141,12 @@ impl Directory for Forwarder {
         let address = self.owners.address(partition.get())?;
         let channel = self.channel(&address).ok()?;
         Some(Owner { address, channel })
+    }
+
+    fn vouch(&self, principal: &Principal, metadata: MetadataMap) -> MetadataMap {
+        let mut headers = metadata.into_headers();
+        self.vouching.vouch(principal, &mut headers);
+        MetadataMap::from_headers(headers)
     }
 }
 
@@ -206,11 +220,13 @@ impl Forwarder {
         let body = match Limited::new(body, self.message_max + FRAME).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
-                let allowed = self.message_max;
-                let problem = format!(
-                    "the request cannot be read, or has more than {allowed} bytes: {error}"
-                );
-                return Status::out_of_range(problem).into_http();
+                return refuse(&if error.is::<LengthLimitError>() {
+                    let allowed = self.message_max;
+                    Undelivered::TooLarge { allowed }
+                } else {
+                    let problem = error.to_string();
+                    Undelivered::Unreadable { problem }
+                });
             }
         };
         self.settle(inner, &parts, &body).await
@@ -247,15 +263,12 @@ impl Forwarder {
                     Err(Failure::InDoubt(error)) => {
                         self.metrics.forwarded("in_doubt");
                         tracing::info!(address, error, "a call was lost on its way to a replica");
-                        let problem = "the connection to the owner of the partition was lost; \
-                                       whether the call was carried out is not known";
-                        return Status::unavailable(problem).into_http();
+                        return refuse(&Undelivered::InDoubt);
                     }
                 }
             }
             if since.elapsed() >= PATIENCE {
-                let problem = "the owner of the partition does not answer; try again";
-                return Status::unavailable(problem).into_http();
+                return refuse(&Undelivered::NoOwner);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -274,6 +287,9 @@ impl Forwarder {
         *request.version_mut() = parts.version;
         *request.headers_mut() = parts.headers.clone();
         request.headers_mut().remove(HOST);
+        let caller = parts.extensions.get::<Principal>();
+        let caller = caller.cloned().unwrap_or_else(Principal::nobody);
+        self.vouching.vouch(&caller, request.headers_mut());
         let forwarded = HeaderValue::from_static("1");
         request.headers_mut().insert(FORWARDED, forwarded);
         channel.oneshot(request).await.map_err(|error| {
@@ -309,6 +325,10 @@ impl Forwarder {
 
 /// Channels kept; more than a hub has replicas.
 const CHANNELS_MAX: usize = 64;
+
+fn refuse(undelivered: &Undelivered) -> Response<Body> {
+    to_status(undelivered).into_http()
+}
 
 /// The partition for which a handler has refused a call.
 fn refused_for(response: &Response<Body>) -> Option<u16> {

@@ -112,7 +112,8 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
         return Ok(None);
     }
     // Paths in a refusal begin with the section that the field is for.
-    let section = match field {
+    let own = field.rsplit_once('.').map_or(field, |(_, own)| own);
+    let section = match own {
         "tags_json" | "tags_patch_json" => SectionKind::Tags,
         "patch_json" => SectionKind::Reported,
         // Desired sections, and the settings of policies, which become part of one.
@@ -120,7 +121,10 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
     };
     match twin::parse_document(text, section) {
         Ok(document) => Ok(Some(document)),
-        Err(violations) => Err(InvalidField::new(field, violations).into()),
+        Err(source) => Err(Error::Document {
+            field: field.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -160,6 +164,8 @@ fn report_damaged(damaged: &[Damaged]) {
 
 #[cfg(test)]
 mod tests {
+    use service_kit::error::Classified as _;
+
     use super::*;
 
     #[test]
@@ -167,6 +173,7 @@ mod tests {
         let text = r#"{"a": [1, 18446744073709551616]}"#;
         for (field, path) in [
             ("tags_patch_json", "tags.a[1]"),
+            ("bulk_update.tags_patch_json", "tags.a[1]"),
             ("desired_json", "properties.desired.a[1]"),
             ("patch_json", "properties.reported.a[1]"),
         ] {
@@ -174,7 +181,22 @@ mod tests {
             assert!(error.contains(field) && error.contains(path), "{error}");
         }
         assert!(object("tags_json", "").unwrap().is_none());
-        assert!(object("tags_json", "[]").is_err());
-        assert!(object("tags_json", "{").is_err());
+    }
+
+    #[test]
+    fn what_is_no_document_is_told_with_path_rule_and_number() {
+        for (text, rule, number) in [
+            ("{", "MALFORMED", 400_006),
+            ("[]", "NOT_AN_OBJECT", 400_004),
+            (r#"{"a": 18446744073709551616}"#, "INTEGER_RANGE", 400_004),
+        ] {
+            let error = object("tags_json", text).unwrap_err();
+            assert_eq!(error.iot_hub().number(), number, "{error}");
+            let remote = status::RemoteError::from(refuse(error));
+            assert_eq!(remote.fact("field"), Some("tags_json"));
+            let violations = remote.violations();
+            assert!(violations[0].subject.starts_with("tags"), "{violations:?}");
+            assert_eq!(violations[0].rule, rule);
+        }
     }
 }

@@ -6,7 +6,7 @@ use service_kit::status::RemoteError;
 use wire::policy::v1 as proto;
 use wire::policy::v1::apply_policy_response::Outcome;
 
-use crate::world::{MODULE, World};
+use crate::world::{MODULE, SOON, World};
 
 fn policy(id: &str) -> proto::Policy {
     proto::Policy {
@@ -70,6 +70,70 @@ async fn a_bad_policy_is_refused_with_every_problem() {
         .apply_policy(request(policy("good")))
         .await
         .unwrap();
+}
+
+/// IoT Hub's number in a refusal.
+fn number(error: &RemoteError) -> &str {
+    error.fact("iot_hub_code").unwrap_or_default()
+}
+
+#[tokio::test]
+async fn every_refusal_has_the_number_that_iot_hub_gives_it() {
+    let world = World::start().await;
+    let mut client = world.client().await;
+    let wrong = |change: fn(&mut proto::Policy)| {
+        let mut policy = policy("p");
+        change(&mut policy);
+        request(policy)
+    };
+    for (bad, code, rule) in [
+        (
+            wrong(|it| it.policy_id = "Bad Name".to_owned()),
+            "400004",
+            "",
+        ),
+        (wrong(|it| it.target = "(".to_owned()), "400401", ""),
+        (wrong(|it| it.when = "(".to_owned()), "400401", ""),
+        (
+            wrong(|it| it.settings_json = "{".to_owned()),
+            "400006",
+            "MALFORMED",
+        ),
+        (
+            wrong(|it| it.settings_json = "[]".to_owned()),
+            "400402",
+            "NOT_AN_OBJECT",
+        ),
+        (
+            wrong(|it| it.settings_json = r#"{"a": [null]}"#.to_owned()),
+            "400402",
+            "NULL_IN_ARRAY",
+        ),
+        (
+            wrong(|it| it.settings_json = r#"{"a": 18446744073709551616}"#.to_owned()),
+            "400402",
+            "INTEGER_RANGE",
+        ),
+        (proto::ApplyPolicyRequest::default(), "400004", ""),
+    ] {
+        let asked = bad.clone();
+        let error = RemoteError::from(client.apply_policy(bad).await.unwrap_err());
+        assert_eq!(number(&error), code, "{asked:?}: {error}");
+        assert_eq!(error.violations()[0].rule, rule, "{asked:?}: {error}");
+    }
+    let none = proto::GetPolicyRequest {
+        name: "policies/none".to_owned(),
+    };
+    let error = RemoteError::from(client.get_policy(none).await.unwrap_err());
+    assert_eq!(number(&error), "404301");
+    assert_eq!(error.fact("iot_hub_name"), Some("ConfigurationNotFound"));
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    let stale = proto::DeletePolicyRequest {
+        name: "policies/p".to_owned(),
+        etag: "r77".to_owned(),
+    };
+    let error = RemoteError::from(client.delete_policy(stale).await.unwrap_err());
+    assert_eq!(number(&error), "412001");
 }
 
 #[tokio::test]
@@ -201,4 +265,44 @@ async fn a_request_without_a_policy_names_the_field() {
     let empty = proto::ApplyPolicyRequest::default();
     let error = RemoteError::from(world.client().await.apply_policy(empty).await.unwrap_err());
     assert_eq!(error.violations()[0].subject, "policy");
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_also_when_twin_store_was_away() {
+    let mut world = World::start().await;
+    world.twins.set_away(true);
+    let mut client = world.client().await;
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    let check = proto::ApplyPolicyRequest {
+        validate_only: true,
+        ..request(policy("q"))
+    };
+    client.apply_policy(check).await.unwrap();
+    drop(client);
+    // What was not delivered yet is delivered after a restart.
+    world.stop_service().await;
+    assert_eq!(world.twins.recorded(), []);
+    world.twins.set_away(false);
+    world.start_service().await;
+    world.delete_policy("p").await;
+    let recorded = testkit::wait_for("the audit entries", SOON, async || {
+        let recorded = world.twins.recorded();
+        (recorded.len() >= 2).then_some(recorded)
+    })
+    .await;
+    let told: Vec<_> = recorded
+        .iter()
+        .map(|entry| (&*entry.actor, &*entry.action, &*entry.resource))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("operator:admin", "policy.create", "policies/p"),
+            ("operator:admin", "policy.delete", "policies/p"),
+        ]
+    );
+    let detail: serde_json::Value = serde_json::from_str(&recorded[0].detail_json).unwrap();
+    assert_eq!(detail["content"]["settings"], json!({"x": 1}));
+    assert_ne!(recorded[0].request_id, recorded[1].request_id);
 }

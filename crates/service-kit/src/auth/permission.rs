@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Something that a method of an API needs its caller to be allowed. Names are stable: they stand
@@ -16,6 +17,9 @@ pub enum Permission {
     TwinsRead,
     /// Changing tags and desired properties.
     TwinsWrite,
+    /// Changing them in the name of somebody else, as a service does that has looked who its own
+    /// caller is.
+    TwinsWriteAs,
     /// Reading devices and modules, without their keys.
     RegistryRead,
     /// Creating, changing and deleting devices and modules.
@@ -32,6 +36,8 @@ pub enum Permission {
     OperationsCancel,
     /// Reading who did what.
     AuditRead,
+    /// Adding to it what a service has let somebody do.
+    AuditRecord,
     /// Backup, compaction and whatever else concerns a store as a whole.
     StoreAdmin,
     /// Acting on behalf of devices: what ingestion does.
@@ -42,9 +48,10 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::TwinsRead,
         Self::TwinsWrite,
+        Self::TwinsWriteAs,
         Self::RegistryRead,
         Self::RegistryWrite,
         Self::RegistryKeysRead,
@@ -53,6 +60,7 @@ impl Permission {
         Self::OperationsRead,
         Self::OperationsCancel,
         Self::AuditRead,
+        Self::AuditRecord,
         Self::StoreAdmin,
         Self::DevicesAct,
         Self::PoliciesApply,
@@ -63,6 +71,7 @@ impl Permission {
         match self {
             Self::TwinsRead => "twins.read",
             Self::TwinsWrite => "twins.write",
+            Self::TwinsWriteAs => "twins.write_as",
             Self::RegistryRead => "registry.read",
             Self::RegistryWrite => "registry.write",
             Self::RegistryKeysRead => "registry.keys.read",
@@ -71,6 +80,7 @@ impl Permission {
             Self::OperationsRead => "operations.read",
             Self::OperationsCancel => "operations.cancel",
             Self::AuditRead => "audit.read",
+            Self::AuditRecord => "audit.record",
             Self::StoreAdmin => "store.admin",
             Self::DevicesAct => "devices.act",
             Self::PoliciesApply => "policies.apply",
@@ -124,6 +134,8 @@ const ADMINISTERS: &[Permission] = &[
 ];
 const SERVES: &[Permission] = &[
     Permission::TwinsRead,
+    Permission::TwinsWriteAs,
+    Permission::AuditRecord,
     Permission::DevicesAct,
     Permission::PoliciesApply,
 ];
@@ -138,8 +150,8 @@ pub enum Role {
     Operator,
     /// Everything that people do: also keys, and the store as a whole.
     Admin,
-    /// What our own services do: act for devices, apply policies. Nothing that people do but
-    /// reading twins.
+    /// What our own services do: act for devices, apply policies, write down what people did with
+    /// them. Nothing that people do but reading twins.
     Service,
 }
 
@@ -206,6 +218,20 @@ pub enum Via {
 }
 
 impl Via {
+    /// Every way there is.
+    const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Token,
+        Self::Oidc,
+        Self::Certificate,
+        Self::Nothing,
+    ];
+
+    /// Reads what [`Via::name`] says.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|via| via.name() == name)
+    }
+
     /// Its name in metrics and audit.
     pub const fn name(self) -> &'static str {
         match self {
@@ -227,6 +253,8 @@ pub struct Principal {
     pub roles: BTreeSet<Role>,
     /// How it proved to be that.
     pub via: Via,
+    /// When the proof ends; `None`: it does not, or nobody knows.
+    pub until: Option<Timestamp>,
 }
 
 impl Principal {
@@ -237,6 +265,7 @@ impl Principal {
             name: name.into(),
             roles: roles.into_iter().collect(),
             via,
+            until: None,
         }
     }
 
@@ -276,6 +305,7 @@ mod tests {
         let people = [
             (P::TwinsRead, "reader,operator,admin,service"),
             (P::TwinsWrite, "operator,admin"),
+            (P::TwinsWriteAs, "service"),
             (P::RegistryRead, "reader,operator,admin"),
             (P::RegistryWrite, "operator,admin"),
             (P::RegistryKeysRead, "admin"),
@@ -284,6 +314,7 @@ mod tests {
             (P::OperationsRead, "reader,operator,admin"),
             (P::OperationsCancel, "operator,admin"),
             (P::AuditRead, "reader,operator,admin"),
+            (P::AuditRecord, "service"),
             (P::StoreAdmin, "admin"),
             (P::DevicesAct, "service"),
             (P::PoliciesApply, "service"),
