@@ -14,6 +14,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::maintain::verify;
+use super::sample::sound;
 use super::sqlite::{SqliteFiles, SqliteStore};
 use super::{HistoryRead, Store as _, failpoint, sample};
 use crate::history;
@@ -136,7 +137,7 @@ async fn hold(folder: &Path, told: &Told) {
             to: None,
             limit: u32::MAX,
         };
-        let entries = store.history(read).await.expect("it can be read");
+        let entries = sound(store.history(read).await.expect("it can be read"));
         let document = history::document(&record).expect("it can be read");
         let beginning = history::rewind(document, &entries).expect("it can be read");
         assert_eq!(beginning, Value::Null, "{entries:?}");
