@@ -51,7 +51,8 @@ impl Told {
         let words: Vec<_> = line.split(' ').collect();
         match words[..] {
             ["@done"] => self.done = true,
-            ["@wal", bytes] => self.wal = bytes.parse().expect("a number"),
+            // Workers measure before they speak, and may speak in another order.
+            ["@wal", bytes] => self.wal = self.wal.max(bytes.parse().expect("a number")),
             [told, worker, doing, number] => {
                 let doing = Doing::parse(doing).expect("something that is done");
                 let of = (worker.parse().expect("a number"), doing);

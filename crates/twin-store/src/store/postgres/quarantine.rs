@@ -15,11 +15,18 @@ use crate::store::{Error, Upsert};
 pub(super) async fn note(client: &mut Client, notes: &[Note]) -> Result<(), Error> {
     let action = "note a damaged row";
     for note in notes {
-        let transaction = client.transaction().await.map_err(engine(action))?;
-        if let Some(key) = note.twin()
-            && !is_damaged(&transaction, &key).await?
-        {
-            continue;
+        let mut transaction = client.transaction().await.map_err(engine(action))?;
+        if let Some(key) = note.twin() {
+            match is_damaged(&transaction, &key).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                // Nobody can look at it; and a transaction that failed does nothing more.
+                Err(error) => {
+                    read::damage(error, &key.to_string(), "row")?;
+                    transaction.rollback().await.map_err(engine(action))?;
+                    transaction = client.transaction().await.map_err(engine(action))?;
+                }
+            }
         }
         let fresh = execute(
             &transaction,

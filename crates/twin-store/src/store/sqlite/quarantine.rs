@@ -13,14 +13,15 @@ use crate::store::quarantine::{NOTES_MAX, Note, report};
 
 /// Notes damaged rows and says so, once for each.
 pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Error> {
+    // It may have been written anew since it was read. This is the connection that writes, so it
+    // stays as it is now; and a transaction that came upon damage could write no more.
+    let is_damaged = |note: &&Note| {
+        let found = note.twin().map(|key| read::find(connection, &key));
+        !matches!(found, Some(Ok(None | Some(Ok(_)))))
+    };
+    let damaged: Vec<&Note> = notes.iter().filter(is_damaged).collect();
     let transaction = begin(connection)?;
-    for note in notes {
-        // It may have been written anew since it was read; now nobody writes.
-        if let Some(key) = note.twin()
-            && let Ok(None | Some(Ok(_))) = read::find(&transaction, &key)
-        {
-            continue;
-        }
+    for note in damaged {
         let fresh = execute(
             &transaction,
             "note a damaged row",
@@ -90,11 +91,13 @@ pub(super) fn clear(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<
 /// Forgets notes of rows that are gone.
 pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
     let action = "forget notes of rows that are gone";
+    let mut gone = notes(connection)?;
+    gone.retain(|note| !is_there(connection, note));
+    if gone.is_empty() {
+        return Ok(());
+    }
     let transaction = begin(connection)?;
-    for note in notes(&transaction)? {
-        if is_there(&transaction, &note) {
-            continue;
-        }
+    for note in gone {
         execute(
             &transaction,
             action,
@@ -106,7 +109,7 @@ pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
 }
 
 /// Whether the row of a note is there; also if nobody can tell.
-fn is_there(transaction: &Transaction<'_>, note: &Note) -> bool {
+fn is_there(connection: &Connection, note: &Note) -> bool {
     let Some(place) = note.place() else {
         return true;
     };
@@ -121,7 +124,7 @@ fn is_there(transaction: &Transaction<'_>, note: &Note) -> bool {
         note.table.name(),
         names.join(" AND ")
     );
-    transaction
+    connection
         .query_row(&sql, params_from_iter(values), |row| row.get(0))
         .unwrap_or(true)
 }
