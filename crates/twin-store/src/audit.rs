@@ -84,6 +84,14 @@ impl Walk {
         Ok(())
     }
 
+    /// What the next entry is, if it cannot be read.
+    pub fn unreadable(&self) -> Broken {
+        Broken {
+            sequence: self.reached.sequence + 1,
+            problem: "it cannot be read",
+        }
+    }
+
     /// How far the walk has come.
     pub fn reached(&self) -> AuditHead {
         self.reached

@@ -21,7 +21,7 @@ use crate::apply::telemetry::{Entry, Folded, fold_entries};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::Selection;
+use crate::store::{self, Selection};
 
 mod entry;
 
@@ -29,6 +29,8 @@ mod entry;
 const BATCH_MESSAGES: usize = 64;
 /// How long the reader waits for a message before it looks whether it should stop.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// How long telemetry waits when the store cannot be read.
+const STORE_WAIT: Duration = Duration::from_secs(1);
 /// Folded messages are trimmed this many at a time; a purge costs the server a scan. With a commit
 /// of [`BATCH_MESSAGES`] on top, what is folded and not trimmed stays below ingestion's bound for a
 /// backlog, however large the messages are.
@@ -84,7 +86,7 @@ impl Consumer {
             };
             match next {
                 Ok(batch) if batch.is_empty() => self.trim_idle().await,
-                Ok(batch) => match self.fold(batch).await {
+                Ok(batch) => match self.fold_in_time(&batch, &shutdown).await {
                     Ok(()) => self.trim().await,
                     // The partition is another replica's now, or soon somebody's again.
                     Err(Error::Stopping | Error::NotOwned { .. }) => break,
@@ -137,14 +139,38 @@ impl Consumer {
         )
     }
 
+    /// Folds a batch, again and again while the store cannot be read: what follows it has to wait,
+    /// other partitions and callers do not.
+    async fn fold_in_time(
+        &mut self,
+        batch: &[Fetched],
+        shutdown: &ShutdownToken,
+    ) -> Result<(), Error> {
+        loop {
+            let Err(error) = self.fold(batch).await else {
+                return Ok(());
+            };
+            if !matches!(error, Error::Store(store::Error::Engine { .. })) {
+                return Err(error);
+            }
+            warn!(
+                stream = self.stream,
+                error = chain(&error),
+                "telemetry waits for the store"
+            );
+            let waited = shutdown.run_until(tokio::time::sleep(STORE_WAIT)).await;
+            waited.ok_or(Error::Stopping)?;
+        }
+    }
+
     /// Folds a batch and waits until it is durable.
-    async fn fold(&mut self, batch: Vec<Fetched>) -> Result<(), Error> {
+    async fn fold(&mut self, batch: &[Fetched]) -> Result<(), Error> {
         let Some(last) = batch.last().map(|message| message.sequence.get()) else {
             return Ok(());
         };
         let span = tracing::info_span!("fold", partition = %self.partition, through = last);
         let mut entries = Vec::new();
-        for message in &batch {
+        for message in batch {
             self.read(message, &mut entries).await;
         }
         continue_trace(&span, &mut entries);
@@ -163,7 +189,7 @@ impl Consumer {
         drop(span);
         self.position = last;
         self.metrics.folded(&folded);
-        self.refuse(&folded, &entries, &batch).await;
+        self.refuse(&folded, &entries, batch).await;
         Ok(())
     }
 

@@ -12,10 +12,26 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     text
 }
 
+/// Reads what [`text`] wrote.
+pub(crate) fn bytes(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let byte = |pair: &[u8; 2]| {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()
+    };
+    pairs.iter().map(byte).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_byte_has_two_digits() {
+    fn every_byte_has_two_digits_and_comes_back() {
         assert_eq!(super::text(&[0, 10, 255]), "000aff");
+        assert_eq!(super::bytes("000aff"), Some(vec![0, 10, 255]));
+        assert_eq!(super::bytes("0"), None);
+        assert_eq!(super::bytes("0g"), None);
     }
 }

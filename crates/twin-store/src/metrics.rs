@@ -88,7 +88,7 @@ impl Metrics {
             ),
             damaged: scope.gauge(
                 "twins_damaged",
-                "stored twins that could not be read when somebody asked for them",
+                "stored twins, and other rows, that could not be read when somebody asked for them",
             ),
             owned: scope.gauge("partitions_owned", "partitions this replica works on"),
             ownership: scope.counters(

@@ -143,11 +143,11 @@ pub struct SectionText {
     pub version: Version,
 }
 
-/// A stored record that cannot be read.
+/// Something stored that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the stored twin of {key} is damaged: {part}: {problem}")]
+#[error("what is stored of {key} is damaged: {part}: {problem}")]
 pub struct Damaged {
-    /// Whose record.
+    /// Whose twin; of another row, which.
     pub key: String,
     /// Which part of it.
     pub part: &'static str,

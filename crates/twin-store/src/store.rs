@@ -23,6 +23,7 @@ pub mod maintain;
 #[cfg(test)]
 pub(crate) mod model;
 pub mod postgres;
+pub(crate) mod quarantine;
 pub(crate) mod row;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -53,8 +54,8 @@ pub trait Store: Send + Sync {
         partitions: Vec<Partition>,
     ) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Reads what a decision needs; absent things are left out. A damaged record does not keep the
-    /// others from being read.
+    /// Reads what a decision needs; absent things are left out. What is damaged is told of by itself
+    /// ([`Loaded::Damaged`]) and does not keep the rest from being read.
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>>;
 
     /// Writes everything of the commit, durably, or nothing.
@@ -98,14 +99,13 @@ pub trait Store: Send + Sync {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// Twins that were found damaged when somebody asked for them, with what is wrong. Each is noted
-    /// once, and forgotten when it is written or removed as a whole. A store that notes none answers
-    /// none; a check of every row finds them as well.
-    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
+    /// What was found damaged when somebody asked for it, with what is wrong: twins first, then rows
+    /// of other tables. Each is noted once, and forgotten when it is written or removed as a whole.
+    /// Only a store without rows has nothing to note; a check of every row finds them as well.
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>>;
 
-    /// Reads the log of a partition behind a revision, in order.
+    /// Reads the log of a partition behind a revision, in order. A change that cannot be read is a
+    /// hole of the page.
     fn log(
         &self,
         partition: Partition,
@@ -116,11 +116,15 @@ pub trait Store: Send + Sync {
     /// The last revision of every partition, whoever owns it; for watchers of others' partitions.
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>>;
 
-    /// Reads revisions of one identity, newest first.
-    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>>;
+    /// Reads revisions of one identity, newest first. One that cannot be read stands in its place as
+    /// a hole; documents must not be rewound through it.
+    fn history(
+        &self,
+        read: HistoryRead,
+    ) -> BoxFuture<'_, Result<Vec<OrHole<HistoryEntry, Revision>>, Error>>;
 
     /// Reads a partition's chain of audit entries behind a sequence, in order, with the head that
-    /// the partition's own row says it has.
+    /// the partition's own row says it has. An entry that cannot be read stands in its place.
     fn audit(
         &self,
         partition: Partition,
@@ -289,8 +293,9 @@ pub struct Plan {
 pub enum Loaded {
     /// It could be read.
     Whole(Box<Record>),
-    /// It is there and cannot be read.
-    Damaged(IdentityKey, Damaged),
+    /// It is there and cannot be read. Of a device and its modules, each that cannot be read is told
+    /// of as one, and all as a family if not even their keys can be reached.
+    Damaged(Selection, Damaged),
     /// An enrolment token, seen from a device.
     Token(DeviceId, EnrollmentState),
     /// What an earlier call was answered.
@@ -407,6 +412,8 @@ pub struct LogEntry {
 pub struct LogPage {
     /// In order.
     pub entries: Vec<LogEntry>,
+    /// Changes between them, or behind the last, that cannot be read.
+    pub holes: Vec<Revision>,
     /// The log holds every change behind this revision; what came before may be forgotten.
     pub floor: Revision,
 }
@@ -482,7 +489,7 @@ pub struct AuditEntry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditPage {
     /// In order.
-    pub entries: Vec<AuditEntry>,
+    pub entries: Vec<OrHole<AuditEntry, u64>>,
     /// End of the chain according to the partition's row.
     pub head: AuditHead,
 }
@@ -573,6 +580,18 @@ impl<R, K> Default for Page<R, K> {
             next: None,
         }
     }
+}
+
+/// A row, or the hole that a damaged one leaves at its place in an order.
+pub type OrHole<R, P> = Result<R, Hole<P>>;
+
+/// A row that cannot be read, where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole<P> {
+    /// Its place, as its key says.
+    pub at: P,
+    /// What is wrong.
+    pub damaged: Damaged,
 }
 
 /// An enrolment token.

@@ -92,7 +92,7 @@ pub fn create_module(
     if overlay.find(key)?.is_some() {
         return Err(Error::AlreadyExists(key.clone()));
     }
-    if overlay.modules(&key.device).len() >= MODULES_PER_DEVICE_MAX {
+    if overlay.modules(&key.device)?.len() >= MODULES_PER_DEVICE_MAX {
         return Err(Error::TooManyModules {
             device: key.device.to_string(),
             allowed: MODULES_PER_DEVICE_MAX,
@@ -179,7 +179,7 @@ pub fn update_device(
 /// The modules of a device as they are once the device has a status.
 fn followers(overlay: &Overlay, device: &DeviceId, status: Status, now: Timestamp) -> Vec<Record> {
     let mut modules = Vec::new();
-    for key in overlay.modules(device) {
+    for key in overlay.modules(device).unwrap_or_default() {
         // A damaged one opens no door anyway, and must not keep the device from being disabled.
         let Ok(module) = overlay.get(&key) else {
             continue;
@@ -257,7 +257,7 @@ pub fn delete(
     }
     let mut modules = Vec::new();
     if key.module.is_none() {
-        modules = overlay.modules(&key.device);
+        modules = overlay.modules(&key.device)?;
     }
     let action = match key.module {
         None => "device.delete",

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::record::{Damaged, Record};
 use crate::store::{
     EnrollmentState, EnrollmentToken, EnrollmentUse, Loaded, OperationId, OperationResultRow,
-    OperationRow, RequestAnswer, RequestId, TokenHash,
+    OperationRow, RequestAnswer, RequestId, Selection, TokenHash,
 };
 
 /// Numbers the changes of each partition.
@@ -63,9 +63,11 @@ struct Open {
 pub struct Overlay {
     slots: BTreeMap<IdentityKey, Slot>,
     damaged: BTreeMap<IdentityKey, Damaged>,
+    /// Devices of which, with their modules, nothing can be read.
+    unreachable: BTreeMap<DeviceId, Damaged>,
     tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
-    requests: BTreeMap<RequestId, RequestAnswer>,
-    operations: BTreeMap<OperationId, OperationRow>,
+    requests: BTreeMap<RequestId, Result<RequestAnswer, Damaged>>,
+    operations: BTreeMap<OperationId, Result<OperationRow, Damaged>>,
     left: Left,
     numbers: Numbers,
     now: Timestamp,
@@ -78,6 +80,7 @@ impl Overlay {
         let mut overlay = Overlay {
             slots: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            unreachable: BTreeMap::new(),
             tokens: BTreeMap::new(),
             requests: BTreeMap::new(),
             operations: BTreeMap::new(),
@@ -97,21 +100,41 @@ impl Overlay {
                     };
                     overlay.slots.insert(record.key.clone(), slot);
                 }
-                Loaded::Damaged(key, damaged) => {
-                    overlay.damaged.insert(key, damaged);
-                }
+                Loaded::Damaged(selection, damaged) => overlay.note(selection, damaged),
                 Loaded::Token(device, state) => {
                     overlay.tokens.insert((state.token.hash, device), state);
                 }
                 Loaded::Request(answer) => {
-                    overlay.requests.insert(answer.id.clone(), answer);
+                    overlay.requests.insert(answer.id.clone(), Ok(answer));
                 }
                 Loaded::Operation(row) => {
-                    overlay.operations.insert(row.id.clone(), row);
+                    overlay.operations.insert(row.id.clone(), Ok(row));
                 }
             }
         }
         overlay
+    }
+
+    /// Takes in that something cannot be read.
+    fn note(&mut self, selection: Selection, damaged: Damaged) {
+        match selection {
+            Selection::One(key) => {
+                self.damaged.insert(key, damaged);
+            }
+            Selection::Family(device) => {
+                self.unreachable.insert(device, damaged);
+            }
+            // It opens nothing, as one that is not there; its owner asks for a new one.
+            Selection::Token(..) => {}
+            Selection::Request(id) => {
+                self.requests.insert(id, Err(damaged));
+            }
+            Selection::Operation(id) => {
+                self.operations.insert(id, Err(damaged));
+            }
+            // Those that can be read are there.
+            Selection::Running => {}
+        }
     }
 
     /// Tells that the next decision begins: what it does to an identity becomes a revision of its
@@ -125,9 +148,13 @@ impl Overlay {
     /// # Errors
     /// It is there but cannot be read.
     pub fn find(&self, key: &IdentityKey) -> Result<Option<&Record>, Error> {
-        match self.damaged.get(key) {
+        if let Some(slot) = self.slots.get(key) {
+            return Ok(slot.present.as_deref());
+        }
+        let damaged = self.damaged.get(key);
+        match damaged.or_else(|| self.unreachable.get(&key.device)) {
             Some(damaged) => Err(damaged.clone().into()),
-            None => Ok(self.slots.get(key).and_then(|slot| slot.present.as_deref())),
+            None => Ok(None),
         }
     }
 
@@ -140,12 +167,18 @@ impl Overlay {
     }
 
     /// All modules of a device that are there, readable or not.
-    pub fn modules(&self, device: &DeviceId) -> Vec<IdentityKey> {
+    ///
+    /// # Errors
+    /// Nobody can tell which there are.
+    pub fn modules(&self, device: &DeviceId) -> Result<Vec<IdentityKey>, Error> {
+        if let Some(damaged) = self.unreachable.get(device) {
+            return Err(damaged.clone().into());
+        }
         let present = self.slots.iter().filter(|(_, slot)| slot.present.is_some());
         let mut keys: BTreeSet<_> = present.map(|(key, _)| key).collect();
         keys.extend(self.damaged.keys());
         keys.retain(|key| key.module.is_some() && key.device == *device);
-        keys.into_iter().cloned().collect()
+        Ok(keys.into_iter().cloned().collect())
     }
 
     /// Leaves a record to be written, and answers it with the revision it gets.
@@ -169,9 +202,6 @@ impl Overlay {
     /// # Errors
     /// It is not there, or cannot be read.
     pub(crate) fn fold_mut(&mut self, key: &IdentityKey) -> Result<&mut Record, Error> {
-        if let Some(damaged) = self.damaged.get(key) {
-            return Err(damaged.clone().into());
-        }
         self.get(key)?;
         self.open(key, Weight::Routine);
         self.slots
@@ -235,30 +265,38 @@ impl Overlay {
     }
 
     /// What a call with this id was answered, also when that is decided but not committed.
-    pub fn answer(&self, id: &RequestId) -> Option<&RequestAnswer> {
-        self.requests.get(id)
+    ///
+    /// # Errors
+    /// It was answered, and nobody can tell what.
+    pub fn answer(&self, id: &RequestId) -> Result<Option<&RequestAnswer>, Error> {
+        let answer = self.requests.get(id).map(Result::as_ref);
+        answer.transpose().map_err(|damaged| damaged.clone().into())
     }
 
     /// Leaves what a call with a request id is answered to be remembered.
     pub fn remember(&mut self, answer: RequestAnswer) {
-        self.requests.insert(answer.id.clone(), answer.clone());
+        self.requests.insert(answer.id.clone(), Ok(answer.clone()));
         self.left.requests.push(answer);
     }
 
     /// A long-running operation, as decided so far.
-    pub fn operation(&self, id: &OperationId) -> Option<&OperationRow> {
-        self.operations.get(id)
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn operation(&self, id: &OperationId) -> Result<Option<&OperationRow>, Error> {
+        let row = self.operations.get(id).map(Result::as_ref);
+        row.transpose().map_err(|damaged| damaged.clone().into())
     }
 
     /// How many of the long-running operations that were loaded or decided have not ended.
     pub fn running_operations(&self) -> usize {
-        let running = self.operations.values().filter(|row| !row.ended);
+        let running = self.operations.values().flatten().filter(|row| !row.ended);
         running.count()
     }
 
     /// Leaves an operation to be written.
     pub fn put_operation(&mut self, row: OperationRow) {
-        self.operations.insert(row.id.clone(), row.clone());
+        self.operations.insert(row.id.clone(), Ok(row.clone()));
         self.left.operations.retain(|other| other.id != row.id);
         self.left.operations.push(row);
     }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::apply::{Cause, Mode, devices, enrollment, twins};
 use crate::store::model::ModelStore;
-use crate::store::{self, EnrollmentToken, Replica, ReplicaId, Selection};
+use crate::store::{self, EnrollmentToken, OperationId, Replica, ReplicaId, RequestId, Selection};
 use crate::testing::{device, identity, key, new_device, now, object, operator_write};
 
 mod sequences;
@@ -123,6 +123,78 @@ async fn a_store_that_fails_answers_nobody_with_success_and_ends_the_writer() {
         matches!(ended, Err(store::Error::Engine { .. })),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_refuses_those_who_ask_and_ends_nothing() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    store.fail_loads(1);
+    let refused = create(&running.engine, "d").await;
+    assert!(
+        matches!(&refused, Err(Error::Store(store::Error::Engine { .. }))),
+        "{refused:?}"
+    );
+    create(&running.engine, "d").await.expect("it can be read");
+    running.stop().await.expect("a good end");
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_refused_by_itself() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    create(&running.engine, "d").await.expect("committed");
+    let (request, operation) = (RequestId("r".to_owned()), OperationId("o".to_owned()));
+    for selection in [
+        Selection::Family(device("gone")),
+        Selection::One(key("d/m")),
+        Selection::Request(request.clone()),
+        Selection::Operation(operation.clone()),
+        Selection::Token([1; 32], device("e")),
+    ] {
+        store.damage(selection);
+    }
+    let ask = async |selection: Selection, look: fn(&mut Overlay) -> Result<(), Error>| {
+        running
+            .engine
+            .decide(selection, move |overlay, _| look(overlay))
+            .await
+    };
+    // One whose modules cannot be told is neither made nor removed.
+    let create = create(&running.engine, "gone").await.map(drop);
+    let remove = ask(Selection::Family(device("gone")), |overlay| {
+        devices::delete(overlay, &key("gone"), None, &Cause::default())
+    });
+    let module = ask(Selection::One(key("d/m")), |overlay| {
+        overlay.get(&key("d/m")).map(drop)
+    });
+    let request = ask(Selection::Request(request), |overlay| {
+        overlay.answer(&RequestId("r".to_owned())).map(drop)
+    });
+    let operation = ask(Selection::Operation(operation), |overlay| {
+        overlay.operation(&OperationId("o".to_owned())).map(drop)
+    });
+    let refused = [
+        create,
+        remove.await,
+        module.await,
+        request.await,
+        operation.await,
+    ];
+    for (at, refused) in refused.iter().enumerate() {
+        assert!(
+            matches!(refused, Err(Error::Damaged(_))),
+            "{at}: {refused:?}"
+        );
+    }
+    let token = ask(Selection::Token([1; 32], device("e")), |overlay| {
+        // As one that is not there.
+        assert_eq!(overlay.token([1; 32], &device("e")), None);
+        Ok(())
+    });
+    token.await.expect("decided");
+    assert_eq!(store.commits(), 1);
+    running.stop().await.expect("a good end");
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ impl Writer {
             .collect();
         let loaded = match self.store.load(selections.into_iter().collect()).await {
             Ok(loaded) => loaded,
-            Err(error) => return Err(fail(group, error)),
+            Err(error) => return self.unread(group, error),
         };
         let now = self.clock.now();
         let mut overlay = Overlay::new(loaded, self.numbers(), now);
@@ -152,6 +152,21 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// What was asked for cannot be read; not damaged rows, which are told of by themselves, but the
+    /// engine. Nothing was decided and nothing is in doubt: callers are told, telemetry comes again.
+    fn unread(&self, group: Vec<Work>, error: store::Error) -> Result<(), store::Error> {
+        if self.sharing.is_some() || matches!(error, store::Error::Closed) {
+            // Dropping the work drops its answers, and its callers read that as `Stopping`.
+            drop(group);
+            return Err(error);
+        }
+        tracing::error!(error = chain(&error), "the store cannot be read");
+        for work in group {
+            (work.decide)(Err(unreadable(&error)))(Ok(()));
+        }
+        Ok(())
     }
 
     /// The first partition that a decision needs and that is not ours. What needs none in particular
@@ -390,8 +405,10 @@ impl Work {
     }
 }
 
-fn fail(group: Vec<Work>, error: store::Error) -> store::Error {
-    // Dropping the work drops its answers, and its callers read that as `Stopping`.
-    drop(group);
-    error
+/// The error of each of several callers.
+fn unreadable(error: &store::Error) -> Error {
+    Error::Store(store::Error::Engine {
+        action: "read what a decision needs",
+        source: chain(error).into(),
+    })
 }

@@ -16,7 +16,7 @@ use super::{Api, page_size, refuse};
 use crate::audit::Walk;
 use crate::error::Error;
 use crate::hex;
-use crate::store::AuditEntry;
+use crate::store::{AuditEntry, Hole};
 
 mod record;
 
@@ -78,22 +78,32 @@ impl Api {
             };
             loop {
                 let page = self.store.audit(partition, after, CHUNK).await?;
-                let Some(last) = page.entries.last() else {
+                if page.entries.is_empty() {
                     break;
-                };
-                let end = last.sequence;
+                }
+                let before = after;
                 for entry in page.entries {
-                    after = entry.sequence;
                     looked_at += 1;
-                    if wanted.passes(&entry) {
-                        answer.entries.push(message(entry));
+                    let at = match &entry {
+                        Ok(entry) => entry.sequence,
+                        Err(hole) => hole.at,
+                    };
+                    after = after.max(at);
+                    match entry {
+                        Ok(entry) if wanted.passes(&entry) => answer.entries.push(message(entry)),
+                        Ok(_) => {}
+                        // Nobody knows what it was, so it is told whatever was asked for.
+                        Err(hole) => answer.entries.push(unreadable(partition, hole)),
                     }
                     if answer.entries.len() >= size || looked_at >= SCAN_MAX {
                         answer.next_page_token = format!("{partition}/{after}");
                         return Ok(answer);
                     }
                 }
-                debug_assert_eq!(after, end, "every entry was looked at");
+                // Damaged numbers lead no further.
+                if after == before {
+                    break;
+                }
             }
         }
         Ok(answer)
@@ -119,7 +129,10 @@ impl Api {
         loop {
             let after = walk.reached().sequence;
             let page = self.store.audit(partition, after, CHUNK).await?;
-            let mut broken = page.entries.iter().try_for_each(|entry| walk.step(entry));
+            let mut broken = page.entries.iter().try_for_each(|entry| match entry {
+                Ok(entry) => walk.step(entry),
+                Err(_) => Err(walk.unreadable()),
+            });
             let short = u32::try_from(page.entries.len()).is_ok_and(|read| read < CHUNK);
             if broken.is_ok() && !short {
                 continue;
@@ -160,6 +173,16 @@ fn place(token: &str) -> Result<Option<Place>, Error> {
         .ok_or_else(|| InvalidField::new("page_token", problem).into())
 }
 
+/// An entry of which only the place is known.
+fn unreadable(partition: Partition, hole: Hole<u64>) -> proto::AuditEntry {
+    proto::AuditEntry {
+        partition: partition.get().into(),
+        sequence: hole.at,
+        problem: hole.damaged.problem,
+        ..proto::AuditEntry::default()
+    }
+}
+
 fn message(entry: AuditEntry) -> proto::AuditEntry {
     proto::AuditEntry {
         partition: entry.partition.get().into(),
@@ -171,6 +194,7 @@ fn message(entry: AuditEntry) -> proto::AuditEntry {
         detail_json: entry.detail,
         trace_parent: entry.trace_parent.unwrap_or_default(),
         hash: hex::text(&entry.hash),
+        problem: String::new(),
     }
 }
 

@@ -125,10 +125,11 @@ impl Api {
             .load(vec![Selection::Operation(id.clone())])
             .await?;
         let row = loaded.into_iter().find_map(|loaded| match loaded {
-            Loaded::Operation(row) => Some(row),
-            Loaded::Whole(_) | Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) => None,
+            Loaded::Operation(row) => Some(Ok(row)),
+            Loaded::Damaged(_, damaged) => Some(Err(damaged)),
+            Loaded::Whole(_) | Loaded::Token(..) | Loaded::Request(_) => None,
         });
-        let row = row.ok_or_else(|| ReadError::NoOperation(name(id)))?;
+        let row = row.ok_or_else(|| ReadError::NoOperation(name(id)))??;
         Ok(Operation::from_row(&row)?)
     }
 

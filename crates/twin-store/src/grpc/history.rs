@@ -22,7 +22,7 @@ use crate::apply::twins::{self, Conditions, Form, OperatorWrite};
 use crate::apply::{Cause, Mode, Overlay};
 use crate::encode;
 use crate::error::Error;
-use crate::store::{HistoryEntry, HistoryRead, Selection};
+use crate::store::{HistoryEntry, HistoryRead, Hole, Selection};
 
 mod diff;
 mod moment;
@@ -74,25 +74,28 @@ impl Api {
             found |= !entries.is_empty();
             scanned += entries.len();
             let last_page = entries.len() < CHUNK as usize;
+            let asked = read.before;
             for entry in &entries {
-                read.before = Some(entry.first_revision);
-                let changes: Vec<_> = entry
-                    .changes
-                    .iter()
-                    .map(|kind| kind_to_wire(*kind))
-                    .collect();
-                if !wanted.is_empty() && !changes.iter().any(|kind| wanted.contains(kind)) {
+                let (revision, first) = match entry {
+                    Ok(entry) => (revision(entry), entry.first_revision),
+                    Err(hole) => (unreadable(&key, hole), hole.at),
+                };
+                // A damaged number leads no way back up.
+                let below = read.before.map_or(first, |before| before.min(first));
+                read.before = Some(below);
+                // Of one that cannot be read nobody knows what it changed.
+                let is_wanted = wanted.is_empty() || revision.changes.is_empty();
+                if !is_wanted && !revision.changes.iter().any(|kind| wanted.contains(kind)) {
                     continue;
                 }
-                let revision = revision(entry);
                 bytes += revision.encoded_len();
                 answer.revisions.push(revision);
                 if answer.revisions.len() >= size || bytes >= PAGE_BYTES {
-                    answer.next_page_token = page_token(&list, entry.first_revision);
+                    answer.next_page_token = page_token(&list, below);
                     return Ok(answer);
                 }
             }
-            if last_page {
+            if last_page || read.before == asked {
                 break;
             }
             if let Some(before) = read.before.filter(|_| scanned >= SCAN_MAX) {
@@ -259,6 +262,18 @@ fn revision(entry: &HistoryEntry) -> proto::TwinRevision {
             .collect(),
         patch_json: entry.patch.clone(),
         trace_parent: entry.trace_parent.clone().unwrap_or_default(),
+        problem: String::new(),
+    }
+}
+
+/// A revision of which only the place is known.
+fn unreadable(key: &IdentityKey, hole: &Hole<Revision>) -> proto::TwinRevision {
+    proto::TwinRevision {
+        name: identity_name(key),
+        revision: hole.at.get(),
+        first_revision: hole.at.get(),
+        problem: hole.damaged.problem.clone(),
+        ..proto::TwinRevision::default()
     }
 }
 

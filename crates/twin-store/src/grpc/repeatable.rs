@@ -66,7 +66,7 @@ impl Repeatable {
         sealer: &Sealer,
         overlay: &Overlay,
     ) -> Result<Option<A>, Error> {
-        let Some(known) = overlay.answer(&self.id) else {
+        let Some(known) = overlay.answer(&self.id)? else {
             return Ok(None);
         };
         if known.fingerprint != self.fingerprint {

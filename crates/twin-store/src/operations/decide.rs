@@ -203,7 +203,7 @@ pub fn amend(
 }
 
 fn load(overlay: &Overlay, id: &OperationId) -> Result<Operation, Error> {
-    let row = overlay.operation(id);
+    let row = overlay.operation(id)?;
     let row = row.ok_or_else(|| crate::error::ReadError::NoOperation(super::name(id)))?;
     Ok(Operation::from_row(row)?)
 }

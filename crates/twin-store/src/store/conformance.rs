@@ -19,6 +19,7 @@ use super::{Commit, LogEntry, PartitionState, Store, Upsert};
 use crate::record::Record;
 use crate::testing::device;
 
+mod damage;
 mod ownership;
 mod random;
 mod records;
@@ -31,14 +32,23 @@ pub(super) struct Opener {
     open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>,
     /// The content seen as rows; a store that tests only has none.
     maintain: Option<Arc<dyn Maintain>>,
+    /// Changes rows behind the store's back, as a failing disk would.
+    tamper: Option<Tamper>,
     _folder: Option<TempDir>,
 }
+
+type Tamper = Box<dyn Fn(String) -> BoxFuture<'static, ()>>;
 
 impl Opener {
     pub(super) fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
         let maintain = Arc::new(SqliteFiles::new(&path));
+        let file = path.clone();
+        let tamper = move |sql: String| -> BoxFuture<'static, ()> {
+            super::sqlite::tamper(&file, &sql, []);
+            std::future::ready(()).boxed()
+        };
         let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
             let store = Arc::new(SqliteStore::open(&path).expect("it opens"));
             async move { store as Arc<dyn Store> }.boxed()
@@ -46,12 +56,18 @@ impl Opener {
         Self {
             open: Box::new(open),
             maintain: Some(maintain),
+            tamper: Some(Box::new(tamper)),
             _folder: Some(folder),
         }
     }
 
     async fn postgres() -> Self {
-        let database = testkit::postgres::database().await;
+        let database = Arc::new(testkit::postgres::database().await);
+        let tampered = database.clone();
+        let tamper = move |sql: String| -> BoxFuture<'static, ()> {
+            let database = tampered.clone();
+            async move { database.execute(&sql).await }.boxed()
+        };
         let rows = PostgresRows::new(postgres_settings(&database.url()));
         let open = move || -> BoxFuture<'static, Arc<dyn Store>> {
             let url = database.url();
@@ -60,6 +76,7 @@ impl Opener {
         Self {
             open: Box::new(open),
             maintain: Some(Arc::new(rows)),
+            tamper: Some(Box::new(tamper)),
             _folder: None,
         }
     }
@@ -73,12 +90,27 @@ impl Opener {
         Self {
             open: Box::new(open),
             maintain: None,
+            tamper: None,
             _folder: None,
         }
     }
 
     pub(super) async fn open(&self) -> Arc<dyn Store> {
         (self.open)().await
+    }
+
+    /// Changes rows behind the store's back.
+    pub(super) async fn tamper(&self, sql: impl Into<String>) {
+        let tamper = self.tamper.as_ref().expect("a store with rows");
+        tamper(sql.into()).await;
+    }
+
+    /// Bytes as this store's SQL has them.
+    pub(super) fn bytes(&self, hex: &str) -> String {
+        match self.maintain.as_ref().map(|rows| rows.kind()) {
+            Some("sqlite") => format!("x'{hex}'"),
+            _ => format!("'\\x{hex}'::bytea"),
+        }
     }
 
     /// A check of every row finds nothing.
@@ -88,6 +120,35 @@ impl Opener {
             assert!(report.is_sound(), "{report:?}");
         }
     }
+}
+
+/// Stories of rows that somebody may change; the model has none.
+macro_rules! on_stores_with_rows {
+    ($($file:ident::$story:ident)*) => {
+        mod sqlite_rows {
+            $(#[tokio::test] async fn $story() {
+                super::$file::$story(super::Opener::sqlite()).await;
+            })*
+        }
+        mod postgres_rows {
+            $(#[tokio::test] async fn $story() {
+                super::$file::$story(super::Opener::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_stores_with_rows! {
+    damage::a_flipped_byte_is_reported_for_its_twin_alone
+    damage::a_row_does_not_pass_for_another_one
+    damage::a_damaged_twin_is_noted_once_and_forgotten_when_it_is_written_anew
+    damage::what_a_decision_needs_is_damaged_by_itself
+    damage::a_note_goes_with_its_row
+    damage::a_damaged_revision_leaves_a_hole_in_its_place
+    damage::a_damaged_change_leaves_a_hole_in_the_log
+    damage::a_damaged_audit_entry_leaves_a_hole_in_its_chain
+    damage::damaged_operations_and_results_do_not_stop_a_list
+    damage::rows_of_an_older_program_have_no_checksum_and_are_read
 }
 
 macro_rules! on_every_store {

@@ -14,6 +14,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::maintain::verify;
+use super::sample::sound;
 use super::sqlite::{SqliteFiles, SqliteStore};
 use super::{HistoryRead, Store as _, failpoint, sample};
 use crate::history;
@@ -50,7 +51,8 @@ impl Told {
         let words: Vec<_> = line.split(' ').collect();
         match words[..] {
             ["@done"] => self.done = true,
-            ["@wal", bytes] => self.wal = bytes.parse().expect("a number"),
+            // Workers measure before they speak, and may speak in another order.
+            ["@wal", bytes] => self.wal = self.wal.max(bytes.parse().expect("a number")),
             [told, worker, doing, number] => {
                 let doing = Doing::parse(doing).expect("something that is done");
                 let of = (worker.parse().expect("a number"), doing);
@@ -136,7 +138,7 @@ async fn hold(folder: &Path, told: &Told) {
             to: None,
             limit: u32::MAX,
         };
-        let entries = store.history(read).await.expect("it can be read");
+        let entries = sound(store.history(read).await.expect("it can be read"));
         let document = history::document(&record).expect("it can be read");
         let beginning = history::rewind(document, &entries).expect("it can be read");
         assert_eq!(beginning, Value::Null, "{entries:?}");

@@ -104,15 +104,31 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
+impl Row {
+    /// Gives a row of an older backup the columns that were added since.
+    pub(crate) fn with_added_columns(mut self) -> Row {
+        let missing = self.table.columns().iter().skip(self.values.len());
+        let all_optional = missing
+            .clone()
+            .all(|(_, kind)| *kind == Kind::OptionalInteger);
+        if all_optional {
+            let missing = missing.count();
+            self.values
+                .extend(std::iter::repeat_n(Value::Null, missing));
+        }
+        self
+    }
+}
+
 impl Value {
     /// Whether it may stand in a column of this kind.
     pub const fn fits(&self, kind: Kind) -> bool {
         matches!(
             (self, kind),
-            (Value::Integer(_), Kind::Integer)
+            (Value::Integer(_), Kind::Integer | Kind::OptionalInteger)
                 | (Value::Integer(0 | 1), Kind::Truth)
                 | (Value::Text(_), Kind::Text | Kind::OptionalText)
-                | (Value::Null, Kind::OptionalText)
+                | (Value::Null, Kind::OptionalText | Kind::OptionalInteger)
                 | (Value::Bytes(_), Kind::Bytes)
         )
     }

@@ -12,10 +12,10 @@ use twin::{IdentityKey, Partition, Revision};
 
 use super::{
     AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, IndexEntry, Loaded, LogEntry,
-    LogPage, OperationId, OperationResultRow, OperationRow, Page, Plan, Replica, ReplicaId,
+    LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Replica, ReplicaId,
     Retention, Search, Selection, Store, TokenHash, Trimmed,
 };
-use crate::record::Record;
+use crate::record::{Damaged, Record};
 use state::State;
 
 mod state;
@@ -66,6 +66,16 @@ impl ModelStore {
         row.expect("it is there").body.push('}');
     }
 
+    /// What decisions need cannot be read this many times, as on a disk that does not answer.
+    pub(crate) fn fail_loads(&self, times: usize) {
+        self.state.lock().unwrap().failing_loads = times;
+    }
+
+    /// Damages something, whatever it is: it is told of as such when it is asked for.
+    pub(crate) fn damage(&self, selection: Selection) {
+        self.state.lock().unwrap().damaged.push(selection);
+    }
+
     /// Commits that wrote something.
     pub(crate) fn commits(&self) -> usize {
         self.state.lock().unwrap().commits
@@ -107,7 +117,16 @@ impl Store for ModelStore {
     }
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
-        self.with(|state| Ok(selections.iter().flat_map(|one| state.load(one)).collect()))
+        self.with(|state| {
+            if state.failing_loads > 0 {
+                state.failing_loads -= 1;
+                return Err(Error::Engine {
+                    action: "read",
+                    source: "the disk does not answer".into(),
+                });
+            }
+            Ok(selections.iter().flat_map(|one| state.load(one)).collect())
+        })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
@@ -156,6 +175,7 @@ impl Store for ModelStore {
             });
             Ok(LogPage {
                 entries: entries.take(limit as usize).collect(),
+                holes: Vec::new(),
                 floor: state.floors.get(&partition).copied().unwrap_or_default(),
             })
         })
@@ -172,7 +192,14 @@ impl Store for ModelStore {
         })
     }
 
-    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
+        self.with(|_| Ok(Vec::new()))
+    }
+
+    fn history(
+        &self,
+        read: HistoryRead,
+    ) -> BoxFuture<'_, Result<Vec<OrHole<HistoryEntry, Revision>>, Error>> {
         self.with(|state| {
             let entries = state.history.values().rev();
             let entries = entries
@@ -180,7 +207,7 @@ impl Store for ModelStore {
                 .filter(|entry| read.before.is_none_or(|before| entry.revision < before))
                 .filter(|entry| read.from.is_none_or(|from| entry.at >= from))
                 .filter(|entry| read.to.is_none_or(|to| entry.at < to));
-            Ok(entries.take(read.limit as usize).cloned().collect())
+            Ok(entries.take(read.limit as usize).cloned().map(Ok).collect())
         })
     }
 
@@ -196,7 +223,7 @@ impl Store for ModelStore {
                 entries.filter(|entry| entry.partition == partition && entry.sequence > after);
             let head = state.partitions.get(&partition).map(|state| state.audit);
             Ok(AuditPage {
-                entries: entries.take(limit as usize).cloned().collect(),
+                entries: entries.take(limit as usize).cloned().map(Ok).collect(),
                 head: head.unwrap_or_default(),
             })
         })

@@ -21,16 +21,18 @@ use std::sync::{Arc, Mutex};
 use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use service_kit::error::chain;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use twin::{IdentityKey, Partition, PartitionCount, Revision};
 
+use super::quarantine::{Note, Noted};
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
-    Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, RawRecord, Replica,
+    ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
-use crate::record::Record;
+use crate::record::{Damaged, Record};
 use connections::{Connections, Repeat};
 pub use maintain::PostgresRows;
 pub use settings::{PostgresSettings, SettingsError};
@@ -40,6 +42,7 @@ mod maintain;
 mod migrate;
 mod operations;
 mod ownership;
+mod quarantine;
 mod read;
 mod search;
 mod settings;
@@ -56,6 +59,7 @@ pub struct PostgresStore {
     connections: Connections,
     /// Up to where [`trim`] has looked for histories that have grown too long.
     looked_at: Arc<Mutex<trim::LookedAt>>,
+    noted: Noted,
 }
 
 impl PostgresStore {
@@ -72,6 +76,7 @@ impl PostgresStore {
         Ok(PostgresStore {
             connections,
             looked_at: Arc::default(),
+            noted: Noted::default(),
         })
     }
 
@@ -82,6 +87,32 @@ impl PostgresStore {
         W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync + 'static,
     {
         self.connections.run(Repeat::Look, work).boxed()
+    }
+
+    /// Notes what a reading found damaged, and answers what it read.
+    async fn noting<T>(
+        &self,
+        read: BoxFuture<'_, Result<T, Error>>,
+        notes: impl FnOnce(&T) -> Vec<Note>,
+    ) -> Result<T, Error> {
+        let found = read.await?;
+        self.note(notes(&found)).await;
+        Ok(found)
+    }
+
+    /// Notes damaged rows that are not noted yet. What was read is answered also if it fails.
+    async fn note(&self, notes: Vec<Note>) {
+        let notes = Arc::new(self.noted.fresh(notes));
+        if notes.is_empty() {
+            return;
+        }
+        let noted = self.repeat(move |client| {
+            let notes = notes.clone();
+            async move { quarantine::note(client, &notes).await }.boxed()
+        });
+        if let Err(error) = noted.await {
+            tracing::error!(error = chain(&error), "damaged rows cannot be noted");
+        }
     }
 
     /// Does what is the same whether it is done once or twice, and may therefore be repeated.
@@ -117,44 +148,71 @@ impl Store for PostgresStore {
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
         let selections = Arc::new(selections);
-        self.repeat(move |client| {
+        let read = self.repeat(move |client| {
             let selections = selections.clone();
-            async move { read::load(client, &selections).await }.boxed()
-        })
+            async move {
+                let mut notes = Vec::new();
+                let loaded = read::load(client, &selections, &mut notes).await?;
+                Ok((loaded, notes))
+            }
+            .boxed()
+        });
+        async move {
+            let (loaded, notes) = read.await?;
+            self.note(notes).await;
+            Ok(loaded)
+        }
+        .boxed()
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
         let commit = Arc::new(commit);
-        self.connections
-            .run(Repeat::IfUndone, move |client| {
-                let commit = commit.clone();
-                async move { write::commit(client, &commit).await }.boxed()
-            })
-            .boxed()
+        let written = commit.clone();
+        let write = self.connections.run(Repeat::IfUndone, move |client| {
+            let commit = commit.clone();
+            async move { write::commit(client, &commit).await }.boxed()
+        });
+        async move {
+            write.await?;
+            let upserts = written.upserts.iter().map(|upsert| &upsert.record.key);
+            self.noted.forget(upserts.chain(&written.deletes));
+            Ok(())
+        }
+        .boxed()
     }
 
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
         let key = Arc::new(key);
-        self.repeat(move |client| {
+        let read = self.repeat(move |client| {
             let key = key.clone();
             async move { read::get(client, &key).await }.boxed()
-        })
+        });
+        async move {
+            let read = read.await;
+            if let Err(Error::Damaged(damaged)) = &read {
+                self.note(vec![Note::of_twin(damaged)]).await;
+            }
+            read
+        }
+        .boxed()
     }
 
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
         let search = Arc::new(search);
-        self.look(move |client| {
+        let read = self.look(move |client| {
             let search = search.clone();
             async move { search::search(client, &search, read::decode).await }.boxed()
-        })
+        });
+        self.noting(read, |page| notes_of(&page.damaged)).boxed()
     }
 
     fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
         let search = Arc::new(search);
-        self.look(move |client| {
+        let read = self.look(move |client| {
             let search = search.clone();
             async move { search::search(client, &search, read::raw).await }.boxed()
-        })
+        });
+        self.noting(read, |page| notes_of(&page.damaged)).boxed()
     }
 
     fn explain(&self, search: Search) -> BoxFuture<'_, Result<Plan, Error>> {
@@ -167,10 +225,15 @@ impl Store for PostgresStore {
 
     fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
         let search = Arc::new(search);
-        self.look(move |client| {
+        let read = self.look(move |client| {
             let search = search.clone();
             async move { search::count(client, &search).await }.boxed()
+        });
+        self.noting(read, |count| {
+            let undecided = count.as_ref().map(|count| &count.undecided.damaged);
+            undecided.map_or_else(Vec::new, |damaged| notes_of(damaged))
         })
+        .boxed()
     }
 
     fn log(
@@ -179,7 +242,18 @@ impl Store for PostgresStore {
         after: Revision,
         limit: u32,
     ) -> BoxFuture<'_, Result<LogPage, Error>> {
-        self.repeat(move |client| trails::log(client, partition, after, limit).boxed())
+        let read = self.repeat(move |client| trails::log(client, partition, after, limit).boxed());
+        self.noting(read, move |page| {
+            let holes = page.holes.iter();
+            holes
+                .map(|hole| Note::of_change(partition, *hole))
+                .collect()
+        })
+        .boxed()
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>> {
+        self.repeat(|client| async move { quarantine::list(client).await }.boxed())
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
@@ -190,12 +264,21 @@ impl Store for PostgresStore {
         self.repeat(move |client| ownership::heads(client).boxed())
     }
 
-    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
+    fn history(
+        &self,
+        read: HistoryRead,
+    ) -> BoxFuture<'_, Result<Vec<OrHole<HistoryEntry, Revision>>, Error>> {
+        let key = read.key.clone();
         let read = Arc::new(read);
-        self.repeat(move |client| {
+        let read = self.repeat(move |client| {
             let read = read.clone();
             async move { trails::history(client, &read).await }.boxed()
+        });
+        self.noting(read, move |entries| {
+            let holes = entries.iter().filter_map(|entry| entry.as_ref().err());
+            holes.map(|hole| Note::of_revision(&key, hole)).collect()
         })
+        .boxed()
     }
 
     fn audit(
@@ -204,7 +287,13 @@ impl Store for PostgresStore {
         after: u64,
         limit: u32,
     ) -> BoxFuture<'_, Result<AuditPage, Error>> {
-        self.repeat(move |client| trails::audit(client, partition, after, limit).boxed())
+        let read =
+            self.repeat(move |client| trails::audit(client, partition, after, limit).boxed());
+        self.noting(read, move |page| {
+            let holes = page.entries.iter().filter_map(|entry| entry.as_ref().err());
+            holes.map(|hole| Note::of_audit(partition, hole)).collect()
+        })
+        .boxed()
     }
 
     fn operations(
@@ -212,10 +301,14 @@ impl Store for PostgresStore {
         after: Option<OperationId>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>> {
-        self.repeat(move |client| {
+        let read = self.repeat(move |client| {
             let after = after.clone();
             async move { operations::list(client, after.as_ref(), limit).await }.boxed()
+        });
+        self.noting(read, |page| {
+            page.damaged.iter().map(Note::of_operation).collect()
         })
+        .boxed()
     }
 
     fn operation_results(
@@ -224,25 +317,40 @@ impl Store for PostgresStore {
         after: Option<IdentityKey>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>> {
+        let of = operation.clone();
         let read = Arc::new((operation, after));
-        self.repeat(move |client| {
+        let read = self.repeat(move |client| {
             let read = read.clone();
             async move { operations::results(client, &read.0, read.1.as_ref(), limit).await }
                 .boxed()
+        });
+        self.noting(read, move |page| {
+            let damaged = page.damaged.iter();
+            damaged.map(|one| Note::of_result(&of, one)).collect()
         })
+        .boxed()
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
         let looked_at = self.looked_at.clone();
         self.repeat(move |client| {
             let looked_at = looked_at.clone();
-            async move { trim::trim(client, &retention, &looked_at).await }.boxed()
+            async move {
+                let trimmed = trim::trim(client, &retention, &looked_at).await?;
+                quarantine::sweep(client).await?;
+                Ok(trimmed)
+            }
+            .boxed()
         })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         self.connections.close().boxed()
     }
+}
+
+fn notes_of(damaged: &[Damaged]) -> Vec<Note> {
+    damaged.iter().map(Note::of_twin).collect()
 }
 
 /// Wraps an engine's failure with what was attempted.

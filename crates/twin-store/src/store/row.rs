@@ -18,6 +18,7 @@ use crate::secrets::Sealed;
 pub(crate) mod change;
 pub(crate) mod history;
 mod raw;
+pub(crate) mod sums;
 
 pub use raw::RawRecord;
 
@@ -318,9 +319,14 @@ fn section(text: &SectionText) -> RowSection<'_> {
 pub(crate) struct Sum(crc32fast::Hasher);
 
 impl Sum {
+    /// Begins with nothing.
+    pub(crate) fn empty() -> Sum {
+        Sum(crc32fast::Hasher::new())
+    }
+
     /// Begins with the key.
     pub(crate) fn new(key: &IdentityKey) -> Sum {
-        let mut sum = Sum(crc32fast::Hasher::new());
+        let mut sum = Sum::empty();
         sum.text(key.device.as_str());
         sum.text(module_text(key));
         sum
@@ -331,8 +337,12 @@ impl Sum {
     }
 
     pub(crate) fn text(&mut self, text: &str) {
-        self.number(u64::try_from(text.len()).unwrap_or(u64::MAX));
-        self.0.update(text.as_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.0.update(bytes);
     }
 
     pub(crate) fn finish(self) -> u32 {

@@ -20,14 +20,14 @@ use service_kit::error::chain;
 use twin::{IdentityKey, Partition, Revision};
 
 use super::failpoint;
+use super::quarantine::{Note, Noted};
 use super::row::module_text;
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, Page, Plan, RawRecord, Replica, ReplicaId,
-    Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, RawRecord, Replica,
+    ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
-use quarantine::Noted;
 use threads::{Readers, Writer};
 use trim::LookedAt;
 
@@ -52,6 +52,7 @@ const FILE_NAME: &str = "twins.db";
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_twins.sql"),
     include_str!("../../migrations/0002_operations.sql"),
+    include_str!("../../migrations/0003_damage.sql"),
 ];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -59,7 +60,7 @@ const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 const STATEMENTS: usize = 64;
 
 /// What was read, and what was found damaged on the way.
-type Found<T> = (Result<T, Error>, Vec<Damaged>);
+type Found<T> = (Result<T, Error>, Vec<Note>);
 
 /// The embedded store.
 pub struct SqliteStore {
@@ -96,15 +97,15 @@ impl SqliteStore {
         self.writer.run(work).boxed()
     }
 
-    /// Reads twins, and notes those that were found damaged on the way.
-    fn read_twins<T: Send + 'static>(
+    /// Reads rows, and notes those that were found damaged on the way.
+    fn read_noting<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection, &mut Vec<Damaged>) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&Connection, &mut Vec<Note>) -> Result<T, Error> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Error>> {
         self.noting(self.read(move |connection| {
-            let mut damaged = Vec::new();
-            let result = work(connection, &mut damaged);
-            Ok((result, damaged))
+            let mut notes = Vec::new();
+            let result = work(connection, &mut notes);
+            Ok((result, notes))
         }))
     }
 
@@ -114,13 +115,13 @@ impl SqliteStore {
         read: BoxFuture<'s, Result<Found<T>, Error>>,
     ) -> BoxFuture<'s, Result<T, Error>> {
         async move {
-            let (result, damaged) = read.await?;
-            let damaged = self.noted.fresh(damaged);
-            if !damaged.is_empty() {
-                let note = self.write(move |connection| quarantine::note(connection, &damaged));
+            let (result, notes) = read.await?;
+            let notes = self.noted.fresh(notes);
+            if !notes.is_empty() {
+                let note = self.write(move |connection| quarantine::note(connection, &notes));
                 // What was read is answered all the same.
                 if let Err(error) = note.await {
-                    tracing::error!(error = chain(&error), "damaged twins cannot be noted");
+                    tracing::error!(error = chain(&error), "damaged rows cannot be noted");
                 }
             }
             result
@@ -169,18 +170,7 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
-        self.read_twins(move |connection, damaged| {
-            let (loaded, unnamed) = read::load(connection, &selections)?;
-            damaged.extend(unnamed);
-            damaged.extend(loaded.iter().filter_map(|one| match one {
-                Loaded::Damaged(_, one) => Some(one.clone()),
-                Loaded::Whole(_)
-                | Loaded::Token(..)
-                | Loaded::Request(_)
-                | Loaded::Operation(_) => None,
-            }));
-            Ok(loaded)
-        })
+        self.read_noting(move |connection, notes| read::load(connection, &selections, notes))
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
@@ -194,10 +184,10 @@ impl Store for SqliteStore {
     }
 
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
-        self.read_twins(move |connection, damaged| {
+        self.read_noting(move |connection, notes| {
             let read = read::get(connection, &key);
             if let Err(Error::Damaged(one)) = &read {
-                damaged.push(one.clone());
+                notes.push(Note::of_twin(one));
             }
             read
         })
@@ -206,16 +196,16 @@ impl Store for SqliteStore {
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Page, Error>> {
         self.noting(self.stoppable(move |connection| {
             let page = search::search(connection, &search, read::decode)?;
-            let damaged = page.damaged.clone();
-            Ok((Ok(page), damaged))
+            let notes = notes_of(&page.damaged);
+            Ok((Ok(page), notes))
         }))
     }
 
     fn scan(&self, search: Search) -> BoxFuture<'_, Result<Page<RawRecord>, Error>> {
         self.noting(self.stoppable(move |connection| {
             let page = search::search(connection, &search, read::raw)?;
-            let damaged = page.damaged.clone();
-            Ok((Ok(page), damaged))
+            let notes = notes_of(&page.damaged);
+            Ok((Ok(page), notes))
         }))
     }
 
@@ -228,7 +218,13 @@ impl Store for SqliteStore {
     }
 
     fn count(&self, search: Search) -> BoxFuture<'_, Result<Option<Count>, Error>> {
-        self.stoppable(move |connection| search::count(connection, &search))
+        self.noting(self.stoppable(move |connection| {
+            let count = search::count(connection, &search)?;
+            let undecided = count
+                .as_ref()
+                .map(|count| notes_of(&count.undecided.damaged));
+            Ok((Ok(count), undecided.unwrap_or_default()))
+        }))
     }
 
     fn log(
@@ -237,7 +233,12 @@ impl Store for SqliteStore {
         after: Revision,
         limit: u32,
     ) -> BoxFuture<'_, Result<LogPage, Error>> {
-        self.read(move |connection| trails::log(connection, partition, after, limit))
+        self.read_noting(move |connection, notes| {
+            let page = trails::log(connection, partition, after, limit)?;
+            let holes = page.holes.iter();
+            notes.extend(holes.map(|hole| Note::of_change(partition, *hole)));
+            Ok(page)
+        })
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
@@ -248,8 +249,16 @@ impl Store for SqliteStore {
         self.read(ownership::heads)
     }
 
-    fn history(&self, read: HistoryRead) -> BoxFuture<'_, Result<Vec<HistoryEntry>, Error>> {
-        self.read(move |connection| trails::history(connection, &read))
+    fn history(
+        &self,
+        read: HistoryRead,
+    ) -> BoxFuture<'_, Result<Vec<OrHole<HistoryEntry, Revision>>, Error>> {
+        self.read_noting(move |connection, notes| {
+            let entries = trails::history(connection, &read)?;
+            let holes = entries.iter().filter_map(|entry| entry.as_ref().err());
+            notes.extend(holes.map(|hole| Note::of_revision(&read.key, hole)));
+            Ok(entries)
+        })
     }
 
     fn audit(
@@ -258,7 +267,12 @@ impl Store for SqliteStore {
         after: u64,
         limit: u32,
     ) -> BoxFuture<'_, Result<AuditPage, Error>> {
-        self.read(move |connection| trails::audit(connection, partition, after, limit))
+        self.read_noting(move |connection, notes| {
+            let page = trails::audit(connection, partition, after, limit)?;
+            let holes = page.entries.iter().filter_map(|entry| entry.as_ref().err());
+            notes.extend(holes.map(|hole| Note::of_audit(partition, hole)));
+            Ok(page)
+        })
     }
 
     fn operations(
@@ -266,7 +280,11 @@ impl Store for SqliteStore {
         after: Option<OperationId>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<OperationRow, OperationId>, Error>> {
-        self.read(move |connection| operations::list(connection, after.as_ref(), limit))
+        self.read_noting(move |connection, notes| {
+            let page = operations::list(connection, after.as_ref(), limit)?;
+            notes.extend(page.damaged.iter().map(Note::of_operation));
+            Ok(page)
+        })
     }
 
     fn operation_results(
@@ -275,14 +293,21 @@ impl Store for SqliteStore {
         after: Option<IdentityKey>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>> {
-        self.read(move |connection| {
-            operations::results(connection, &operation, after.as_ref(), limit)
+        self.read_noting(move |connection, notes| {
+            let page = operations::results(connection, &operation, after.as_ref(), limit)?;
+            let damaged = page.damaged.iter();
+            notes.extend(damaged.map(|one| Note::of_result(&operation, one)));
+            Ok(page)
         })
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
         let looked_at = self.looked_at.clone();
-        self.write(move |connection| trim::trim(connection, &retention, &looked_at))
+        self.write(move |connection| {
+            let trimmed = trim::trim(connection, &retention, &looked_at)?;
+            quarantine::sweep(connection)?;
+            Ok(trimmed)
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -295,6 +320,10 @@ impl Store for SqliteStore {
         }
         .boxed()
     }
+}
+
+fn notes_of(damaged: &[Damaged]) -> Vec<Note> {
+    damaged.iter().map(Note::of_twin).collect()
 }
 
 /// Wraps an engine's failure with what was attempted.
@@ -360,3 +389,5 @@ fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::tamper;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod changes;
+mod damage;
 mod database;
 mod enrollment;
 mod fleet;

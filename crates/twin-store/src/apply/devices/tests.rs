@@ -1,7 +1,7 @@
 use super::*;
 use crate::apply::Outcome;
 use crate::record::Damaged;
-use crate::store::Loaded;
+use crate::store::{Loaded, Selection};
 use crate::testing::{device, identity, key, new_device, now, object, overlay, overlay_of, record};
 
 fn cause() -> Cause {
@@ -76,7 +76,7 @@ fn damaged(text: &str) -> Loaded {
         part: "row",
         problem: "its checksum does not match".to_owned(),
     };
-    Loaded::Damaged(key(text), damaged)
+    Loaded::Damaged(Selection::One(key(text)), damaged)
 }
 
 #[test]

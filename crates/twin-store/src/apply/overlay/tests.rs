@@ -132,6 +132,9 @@ fn an_operation_is_written_in_its_last_state() {
     let mut overlay = overlay([]);
     overlay.put_operation(row("first"));
     overlay.put_operation(row("second"));
-    assert_eq!(overlay.operation(&row("").id), Some(&row("second")));
+    assert_eq!(
+        overlay.operation(&row("").id).unwrap(),
+        Some(&row("second"))
+    );
     assert_eq!(overlay.into_outcome().left.operations, [row("second")]);
 }

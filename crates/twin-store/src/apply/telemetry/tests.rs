@@ -3,7 +3,7 @@ use posture::{EventPayload, SecurityEvent};
 
 use super::*;
 use crate::record::Damaged;
-use crate::store::Loaded;
+use crate::store::{Loaded, Selection};
 use crate::testing::{entry, heartbeats, key, now, overlay, overlay_of, partition, record};
 
 fn ports(sequence: u64, port: u16) -> AgentBatch {
@@ -38,7 +38,7 @@ fn entries_without_a_usable_twin_are_refused_and_do_not_stop_the_others() {
     };
     let mut overlay = overlay_of(vec![
         Loaded::Whole(Box::new(record("d", "new"))),
-        Loaded::Damaged(key("broken"), damaged),
+        Loaded::Damaged(Selection::One(key("broken")), damaged),
     ]);
     let entries = [
         entry("gone", "g", 1, heartbeats([1])),

@@ -10,6 +10,7 @@ use super::*;
 use crate::apply::Mode;
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
+use crate::store::sample::sound;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HistoryRead, Source, everything};
 use crate::testing::{entry, heartbeats, new_device, operator_write};
@@ -355,7 +356,7 @@ impl Past {
                 to: None,
                 limit: 10_000,
             };
-            let entries = store.history(read).await.expect("a history");
+            let entries = sound(store.history(read).await.expect("a history"));
             let present = store.get(key(name)).await.expect("read");
             let mut document = present.map_or(Value::Null, |record| {
                 history::document(&record).expect("it can be read")
@@ -370,7 +371,7 @@ impl Past {
         }
         for partition in PartitionCount::new(4).expect("a count").partitions() {
             let page = store.audit(partition, 0, 10_000).await.expect("a chain");
-            prop_assert_eq!(audit::verify(&page.entries, page.head), Ok(()));
+            prop_assert_eq!(audit::verify(&sound(page.entries), page.head), Ok(()));
         }
         Ok(())
     }

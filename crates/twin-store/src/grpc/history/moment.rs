@@ -15,7 +15,7 @@ use wire::twin::v1 as proto;
 use crate::error::{Error, ReadError};
 use crate::history;
 use crate::record::{Authentication, Damaged, Identity, Record, Status};
-use crate::store::{HistoryEntry, HistoryRead, Store};
+use crate::store::{HistoryEntry, HistoryRead, OrHole, Store};
 
 /// Entries read at once: their patches may be large.
 const PAGE: u32 = 64;
@@ -163,7 +163,8 @@ pub(super) async fn find(
         Moment::Revision(revision) => present.revision <= revision,
         Moment::Time(at) => present.updated_at <= at,
     });
-    if untouched.is_some() && page.is_empty() {
+    // Nor is the way back needed, if its first step cannot be read.
+    if untouched.is_some() && page.first().is_none_or(Result::is_err) {
         return Ok(Then {
             document,
             entry: None,
@@ -175,6 +176,8 @@ pub(super) async fn find(
     loop {
         let mut undone = Vec::new();
         for entry in page {
+            // A document rewound without it would be wrong.
+            let entry = entry.map_err(|hole| hole.damaged)?;
             if moment.has_seen(&entry) {
                 document = history::rewind(document, &undone).map_err(ReadError::from)?;
                 return if document.is_null() {
@@ -219,20 +222,23 @@ pub(super) async fn find(
     }
 }
 
+/// Revisions, each of which can be read or not.
+type Entries = Vec<OrHole<HistoryEntry, Revision>>;
+
 /// The present and the newest entries, as of one moment.
 async fn newest(
     store: &Arc<dyn Store>,
     key: &IdentityKey,
-) -> Result<(Option<Record>, Vec<HistoryEntry>), Error> {
+) -> Result<(Option<Record>, Entries), Error> {
     for _ in 0..TRIES {
         let present = store.get(key.clone()).await?;
         let page = entries(store, key, None).await?;
         let fits = match (&present, page.first()) {
-            (Some(present), Some(entry)) => {
+            (Some(present), Some(Ok(entry))) => {
                 entry.revision <= present.revision && entry.patch != GONE
             }
-            (None, Some(entry)) => entry.patch == GONE,
-            (_, None) => true,
+            (None, Some(Ok(entry))) => entry.patch == GONE,
+            (_, Some(Err(_)) | None) => true,
         };
         if fits {
             return Ok((present, page));
@@ -246,7 +252,7 @@ async fn entries(
     store: &Arc<dyn Store>,
     key: &IdentityKey,
     before: Option<Revision>,
-) -> Result<Vec<HistoryEntry>, Error> {
+) -> Result<Entries, Error> {
     let read = HistoryRead {
         key: key.clone(),
         before,

@@ -283,7 +283,7 @@ fn elsewhere(status: tonic::Status) -> Error {
 fn present_key(item: Loaded) -> Option<IdentityKey> {
     match item {
         Loaded::Whole(record) => Some(record.key),
-        Loaded::Damaged(key, _) => Some(key),
-        Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => None,
+        Loaded::Damaged(Selection::One(key), _) => Some(key),
+        Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => None,
     }
 }

@@ -107,8 +107,10 @@ impl Api {
         let loaded = self.store.load(selections).await?;
         let found = loaded.into_iter().filter_map(|loaded| match loaded {
             Loaded::Whole(record) => Some((record.key.clone(), Ok(record))),
-            Loaded::Damaged(key, damaged) => Some((key, Err(damaged))),
-            Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => None,
+            Loaded::Damaged(Selection::One(key), damaged) => Some((key, Err(damaged))),
+            Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => {
+                None
+            }
         });
         Ok(found.collect())
     }

@@ -51,7 +51,7 @@ pub(super) struct Logged {
 pub(super) struct Piece {
     /// In order; empty at the end of the log.
     pub(super) changes: Vec<Arc<Logged>>,
-    /// Up to here the log was read; further than the last change if some could not be read.
+    /// Up to here the log was read.
     pub(super) through: Revision,
 }
 
@@ -133,15 +133,16 @@ impl Feed {
 
     async fn read_store(&self, partition: Partition, after: Revision) -> Result<Piece, Error> {
         let page = self.store.log(partition, after, PAGE).await?;
-        if page.floor > after {
+        // A watch that went on behind a change that is lost would keep an old twin for ever. Who
+        // begins again reads every twin, and goes on behind the hole.
+        if page.floor > after || !page.holes.is_empty() {
             return Err(ReadError::WatchTooOld.into());
         }
         let through = page.entries.last().map_or(after, |entry| entry.revision);
-        let changes = page.entries.iter().filter_map(decode).map(Arc::new);
-        Ok(Piece {
-            changes: changes.collect(),
-            through,
-        })
+        let changes = page.entries.iter().map(|entry| decode(entry).map(Arc::new));
+        let changes: Option<Vec<_>> = changes.collect();
+        let changes = changes.ok_or(ReadError::WatchTooOld)?;
+        Ok(Piece { changes, through })
     }
 
     /// Notes heads; they only rise.
@@ -204,14 +205,14 @@ impl Ring {
     }
 }
 
-/// A change that cannot be read must not stop the watches; whoever needs the twin reads it.
+/// Reads a change; none is left of one that cannot be read, as of one that is damaged.
 fn decode(entry: &LogEntry) -> Option<Logged> {
     let unreadable = |why: String| {
         error!(
             partition = %entry.partition,
             revision = %entry.revision,
             error = why,
-            "a change in the log is damaged and is left out of watches"
+            "a change in the log is damaged; watches begin again behind it"
         );
     };
     let change = TwinChange::decode(entry.change.as_slice())

@@ -153,6 +153,7 @@ fn read<R: Read>(
             // Follows from the twins.
             Frame::Row(row) if row.table == Table::Index => {}
             Frame::Row(row) => {
+                let row = row.with_added_columns();
                 if let Sound::Yes(index) = checker.take(Item::Row(row.clone())) {
                     rows.push(row);
                     rows.extend(index);

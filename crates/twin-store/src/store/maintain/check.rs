@@ -14,9 +14,10 @@ use crate::store::row::{self, history};
 use crate::store::{AuditHead, HistoryEntry, IndexEntry};
 
 mod fields;
+mod small;
 mod trails;
 
-use fields::{Fields, device_or_any, hash, json, key, key_text, kind_name, told};
+use fields::{Fields, hash, json, key, key_text, kind_name, told};
 
 /// Reads every row of a store and answers what is wrong with it.
 ///
@@ -236,20 +237,11 @@ impl Checker {
             Table::Log => self.log(&fields)?,
             Table::History => self.history(&fields)?,
             Table::Audit => self.audit(&fields)?,
-            Table::Requests => hash(fields.bytes(1), "fingerprint").map(drop)?,
-            Table::Tokens => {
-                hash(fields.bytes(0), "hash")?;
-                device_or_any(fields.text(1))?;
-            }
-            Table::Enrollments => {
-                hash(fields.bytes(0), "hash")?;
-                key(fields.text(1), "")?;
-            }
-            Table::Operations => json(fields.text(3), "body")?,
-            Table::Results => {
-                key(fields.text(1), fields.text(2))?;
-                json(fields.text(3), "body")?;
-            }
+            Table::Requests
+            | Table::Tokens
+            | Table::Enrollments
+            | Table::Operations
+            | Table::Results => small::check(row.table, &fields)?,
         }
         Ok(Vec::new())
     }

@@ -5,7 +5,10 @@
 pub enum Kind {
     /// [`super::Value::Integer`].
     Integer,
-    /// [`super::Value::Integer`] of 0 or 1.
+    /// [`Value::Integer`] or [`Value::Null`]; also what a backup of before there was such a column
+    /// does not have.
+    OptionalInteger,
+    /// [`Value::Integer`] of 0 or 1.
     Truth,
     /// [`super::Value::Text`].
     Text,
@@ -155,29 +158,34 @@ impl Table {
                 ("fingerprint", Kind::Bytes),
                 ("answer", Kind::Bytes),
                 ("at", Kind::Integer),
+                ("checksum", Kind::OptionalInteger),
             ],
             Table::Tokens => &[
                 ("hash", Kind::Bytes),
                 ("device_id", Kind::Text),
                 ("expires_at", Kind::Integer),
                 ("uses_max", Kind::Integer),
+                ("checksum", Kind::OptionalInteger),
             ],
             Table::Enrollments => &[
                 ("hash", Kind::Bytes),
                 ("device_id", Kind::Text),
                 ("nonce", Kind::Text),
+                ("checksum", Kind::OptionalInteger),
             ],
             Table::Operations => &[
                 ("id", Kind::Text),
                 ("ended", Kind::Truth),
                 ("at", Kind::Integer),
                 ("body", Kind::Text),
+                ("checksum", Kind::OptionalInteger),
             ],
             Table::Results => &[
                 ("operation", Kind::Text),
                 ("device_id", Kind::Text),
                 ("module_id", Kind::Text),
                 ("body", Kind::Text),
+                ("checksum", Kind::OptionalInteger),
             ],
         }
     }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use twin::{IdentityKey, Partition, Revision};
 
 use crate::history;
-use crate::record::Record;
+use crate::record::{Damaged, Record};
 use crate::store::{
     AuditEntry, AuditHead, Claims, Commit, EnrollmentState, EnrollmentToken, Epoch, Error,
     HistoryEntry, IndexEntry, Loaded, OperationId, OperationResultRow, OperationRow, Page,
@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) results: BTreeMap<(OperationId, IdentityKey), OperationResultRow>,
     pub(super) commits: usize,
     pub(super) fails: bool,
+    pub(super) failing_loads: usize,
+    pub(super) damaged: Vec<Selection>,
 }
 
 impl State {
@@ -179,6 +181,14 @@ impl State {
     }
 
     pub(super) fn load(&self, selection: &Selection) -> Vec<Loaded> {
+        if self.damaged.contains(selection) {
+            let damaged = Damaged {
+                key: format!("{selection:?}"),
+                part: "row",
+                problem: "its checksum does not match".to_owned(),
+            };
+            return vec![Loaded::Damaged(selection.clone(), damaged)];
+        }
         let whole = |record: &Record| Loaded::Whole(Box::new(record.clone()));
         let found = match selection {
             Selection::One(key) => self.records.get(key).map(whole),

@@ -7,7 +7,7 @@ use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::mpsc;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
@@ -225,18 +225,26 @@ async fn orphans(snapshot: &Transaction<'_>, into: &mpsc::Sender<Vec<Item>>) -> 
          ORDER BY device_id, module_id, path, value",
         selected(Table::Index)
     );
-    let rows = snapshot.query(&sql, &[]).await?;
-    let items = rows
-        .iter()
-        .map(|row| values(Table::Index, row).map(Item::Row))
-        .collect::<Result<Vec<_>, _>>()?;
-    into.send(items).await.map_err(|_| Ended::Nobody)
+    let portal = snapshot.bind(&sql, &[]).await?;
+    loop {
+        let rows = snapshot
+            .query_portal(&portal, i32::try_from(BATCH).unwrap_or(i32::MAX))
+            .await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let items = rows
+            .iter()
+            .map(|row| values(Table::Index, row).map(Item::Row));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        into.send(items).await.map_err(|_| Ended::Nobody)?;
+    }
 }
 
 /// The columns of a table, each as one of the few types of [`Value`].
 fn selected(table: Table) -> String {
     let columns = table.columns().iter().map(|(name, kind)| match kind {
-        Kind::Integer => format!("{name}::bigint"),
+        Kind::Integer | Kind::OptionalInteger => format!("{name}::bigint"),
         Kind::Truth => format!("{name}::int::bigint"),
         Kind::Text | Kind::OptionalText | Kind::Bytes => (*name).to_owned(),
     });
@@ -259,22 +267,37 @@ fn is_packed(table: Table, column: &str) -> bool {
 fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
     let mut values = Vec::with_capacity(row.len());
     for (at, (name, kind)) in table.columns().iter().enumerate() {
-        let read = |text: &str| {
-            Value::Text(if is_packed(table, name) {
-                text::unpack(text)
-            } else {
-                text.to_owned()
-            })
-        };
         values.push(match kind {
             Kind::Integer | Kind::Truth => Value::Integer(row.try_get(at)?),
-            Kind::Text | Kind::OptionalText => row
-                .try_get::<_, Option<&str>>(at)?
-                .map_or(Value::Null, read),
+            Kind::OptionalInteger => row
+                .try_get::<_, Option<i64>>(at)?
+                .map_or(Value::Null, Value::Integer),
+            Kind::Text | Kind::OptionalText => match row.try_get::<_, Option<RawText<'_>>>(at)? {
+                None => Value::Null,
+                // The server does not look at what it answers; a flipped bit may leave no text.
+                Some(RawText(bytes)) => match std::str::from_utf8(bytes) {
+                    Ok(text) if is_packed(table, name) => Value::Text(text::unpack(text)),
+                    Ok(text) => Value::Text(text.to_owned()),
+                    Err(_) => Value::Bytes(bytes.to_vec()),
+                },
+            },
             Kind::Bytes => Value::Bytes(row.try_get(at)?),
         });
     }
     Ok(Row { table, values })
+}
+
+/// The bytes of a text, whatever they are.
+struct RawText<'r>(&'r [u8]);
+
+impl<'r> FromSql<'r> for RawText<'r> {
+    fn from_sql(_: &Type, raw: &'r [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(RawText(raw))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str as FromSql>::accepts(kind)
+    }
 }
 
 async fn fill(client: &mut Client, mut from: mpsc::Receiver<Batch>) -> Result<(), MaintainError> {
@@ -331,7 +354,7 @@ async fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<(), tokio_po
             Kind::Integer if matches!(table.columns().get(at - 1), Some(("partition", _))) => {
                 format!("${at}::bigint::int")
             }
-            Kind::Integer => format!("${at}::bigint"),
+            Kind::Integer | Kind::OptionalInteger => format!("${at}::bigint"),
             Kind::Truth => format!("${at}::bigint <> 0"),
             Kind::Text | Kind::OptionalText => format!("${at}::text"),
             Kind::Bytes => format!("${at}::bytea"),
@@ -351,7 +374,7 @@ async fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<(), tokio_po
         .values
         .iter()
         .zip(columns)
-        .map(|(value, (name, _))| parameter(table, name, value))
+        .map(|(value, (name, kind))| parameter(table, name, *kind, value))
         .collect();
     let values: Vec<&(dyn ToSql + Sync)> = values
         .iter()
@@ -362,8 +385,14 @@ async fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<(), tokio_po
     Ok(())
 }
 
-fn parameter(table: Table, column: &str, value: &Value) -> Box<dyn ToSql + Send + Sync> {
+fn parameter(
+    table: Table,
+    column: &str,
+    kind: Kind,
+    value: &Value,
+) -> Box<dyn ToSql + Send + Sync> {
     match value {
+        Value::Null if kind == Kind::OptionalInteger => Box::new(None::<i64>),
         Value::Null => Box::new(None::<String>),
         Value::Integer(number) => Box::new(*number),
         Value::Text(text) if is_packed(table, column) => Box::new(text::pack(text).into_owned()),

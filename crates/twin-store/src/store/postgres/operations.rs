@@ -7,10 +7,10 @@ use service_kit::error::chain;
 use tokio_postgres::Row;
 use twin::IdentityKey;
 
-use super::{engine, execute, nanoseconds, ownership, query, text};
+use super::{engine, execute, nanoseconds, query, read, text};
 use crate::record::Damaged;
 use crate::store::row::history::instant;
-use crate::store::row::{module_text, parse_key};
+use crate::store::row::{module_text, parse_key, sums};
 use crate::store::{
     Commit, Error, OperationId, OperationResultRow, OperationRow, Page, RequestAnswer, RequestId,
 };
@@ -21,33 +21,42 @@ const ROWS: usize = 1024;
 /// Writes what a commit says of them.
 pub(super) async fn write(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
     for answer in &commit.requests {
+        let at = nanoseconds(answer.at)?;
+        let sum = sums::request(&answer.id.0, &answer.fingerprint, &answer.answer, at);
         execute(
             transaction,
             "keep an answer",
-            "INSERT INTO requests (id, fingerprint, answer, at) VALUES ($1, $2, $3, $4)
+            "INSERT INTO requests (id, fingerprint, answer, at, checksum)
+             VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (id) DO UPDATE SET
-                 fingerprint = excluded.fingerprint, answer = excluded.answer, at = excluded.at",
+                 fingerprint = excluded.fingerprint, answer = excluded.answer, at = excluded.at,
+                 checksum = excluded.checksum",
             &[
                 &text::pack(&answer.id.0),
                 &&answer.fingerprint[..],
                 &answer.answer,
-                &nanoseconds(answer.at)?,
+                &at,
+                &i64::from(sum),
             ],
         )
         .await?;
     }
     for operation in &commit.operations {
+        let at = nanoseconds(operation.at)?;
+        let sum = sums::operation(&operation.id.0, operation.ended, at, &operation.body);
         execute(
             transaction,
             "write an operation",
-            "INSERT INTO operations (id, ended, at, body) VALUES ($1, $2, $3, $4)
+            "INSERT INTO operations (id, ended, at, body, checksum) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (id) DO UPDATE SET
-                 ended = excluded.ended, at = excluded.at, body = excluded.body",
+                 ended = excluded.ended, at = excluded.at, body = excluded.body,
+                 checksum = excluded.checksum",
             &[
                 &text::pack(&operation.id.0),
                 &operation.ended,
-                &nanoseconds(operation.at)?,
+                &at,
                 &operation.body,
+                &i64::from(sum),
             ],
         )
         .await?;
@@ -66,18 +75,29 @@ async fn results_of(
     let ids: Vec<_> = ids.collect();
     let (devices, modules) = super::write::key_columns(results.iter().map(|result| &result.key));
     let bodies: Vec<&str> = results.iter().map(|result| result.body.as_str()).collect();
+    let sums = results.iter().map(|result| {
+        let (device, module) = (result.key.device.as_str(), module_text(&result.key));
+        i64::from(sums::result(
+            &result.operation.0,
+            device,
+            module,
+            &result.body,
+        ))
+    });
+    let sums: Vec<i64> = sums.collect();
     // A statement cannot touch a row twice; of two results for one twin the later one counts.
     execute(
         transaction,
         "write the results of an operation",
-        "INSERT INTO operation_results (operation, device_id, module_id, body)
+        "INSERT INTO operation_results (operation, device_id, module_id, body, checksum)
          SELECT DISTINCT ON (n.operation, n.device_id, n.module_id)
-             n.operation, n.device_id, n.module_id, n.body
-         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
-             AS n (operation, device_id, module_id, body, place)
+             n.operation, n.device_id, n.module_id, n.body, n.checksum
+         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) WITH ORDINALITY
+             AS n (operation, device_id, module_id, body, checksum, place)
          ORDER BY n.operation, n.device_id, n.module_id, n.place DESC
-         ON CONFLICT (operation, device_id, module_id) DO UPDATE SET body = excluded.body",
-        &[&ids, &devices, &modules, &bodies],
+         ON CONFLICT (operation, device_id, module_id) DO UPDATE SET
+             body = excluded.body, checksum = excluded.checksum",
+        &[&ids, &devices, &modules, &bodies, &sums],
     )
     .await?;
     Ok(())
@@ -92,34 +112,50 @@ pub(super) async fn request(
     let rows = query(
         client,
         action,
-        "SELECT fingerprint, answer, at FROM requests WHERE id = $1",
+        "SELECT fingerprint, answer, at, checksum FROM requests WHERE id = $1",
         &[&text::pack(&id.0)],
     )
     .await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    Ok(Some(RequestAnswer {
-        id: id.clone(),
-        fingerprint: ownership::hash(row, 0)?,
-        answer: row.try_get(1).map_err(engine(action))?,
-        at: instant(row.try_get(2).map_err(engine(action))?),
-    }))
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let (fingerprint, answer): (&[u8], Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+        let (at, stored): (i64, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
+        let sum = sums::request(&id.0, fingerprint, &answer, at);
+        let checked = sums::check(stored, sum).and_then(|()| {
+            let fingerprint = fingerprint.try_into();
+            fingerprint.map_err(|_| "its fingerprint has another length")
+        });
+        Ok(checked.map(|fingerprint| RequestAnswer {
+            id: id.clone(),
+            fingerprint,
+            answer,
+            at: instant(at),
+        }))
+    };
+    let answer = read().map_err(engine(action))?;
+    let answer = answer.map_err(|problem| Damaged {
+        key: format!("request {}", id.0),
+        part: "row",
+        problem: problem.to_owned(),
+    });
+    Ok(Some(answer?))
 }
 
 /// Reads one operation.
 pub(super) async fn operation(
     client: &Client,
     id: &OperationId,
-) -> Result<Option<Result<OperationRow, Damaged>>, Error> {
+) -> Result<Option<OperationRow>, Error> {
     let rows = query(
         client,
         "read an operation",
-        "SELECT id, ended, at, body FROM operations WHERE id = $1",
+        "SELECT id, ended, at, body, checksum FROM operations WHERE id = $1",
         &[&text::pack(&id.0)],
     )
     .await?;
-    Ok(rows.first().map(operation_row))
+    Ok(rows.first().map(operation_row).transpose()?)
 }
 
 /// Reads operations, newest first.
@@ -134,11 +170,15 @@ pub(super) async fn list(
         let rows = query(
             client,
             "list operations",
-            "SELECT id, ended, at, body FROM operations WHERE $1::text IS NULL OR id < $1
+            "SELECT id, ended, at, body, checksum FROM operations WHERE $1::text IS NULL OR id < $1
              ORDER BY id DESC LIMIT $2 OFFSET $3",
             &[&after, &reading.rows(), &reading.offset],
         )
-        .await?;
+        .await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return reading.cut_off(error),
+        };
         if let Some(page) = reading.take(&rows, operation_row, |row| row.id.clone()) {
             return Ok(page);
         }
@@ -150,7 +190,7 @@ pub(super) async fn running(client: &Client) -> Result<Vec<Result<OperationRow, 
     let rows = query(
         client,
         "read the operations that go on",
-        "SELECT id, ended, at, body FROM operations WHERE NOT ended ORDER BY id",
+        "SELECT id, ended, at, body, checksum FROM operations WHERE NOT ended ORDER BY id",
         &[],
     )
     .await?;
@@ -158,19 +198,26 @@ pub(super) async fn running(client: &Client) -> Result<Vec<Result<OperationRow, 
 }
 
 fn operation_row(row: &Row) -> Result<OperationRow, Damaged> {
-    let read = || -> Result<OperationRow, tokio_postgres::Error> {
-        Ok(OperationRow {
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let (at, stored): (i64, Option<i64>) = (row.try_get(2)?, row.try_get(4)?);
+        let read = OperationRow {
             id: OperationId(text::unpack(row.try_get(0)?)),
             ended: row.try_get(1)?,
-            at: instant(row.try_get(2)?),
+            at: instant(at),
             body: row.try_get(3)?,
-        })
+        };
+        let sum = sums::operation(&read.id.0, read.ended, at, &read.body);
+        Ok(sums::check(stored, sum).map(|()| read))
     };
-    read().map_err(|error| Damaged {
+    let damaged = |problem: String| Damaged {
         key: format!("operations/{}", lossy(row, 0)),
         part: "operation",
-        problem: chain(&error),
-    })
+        problem,
+    };
+    match read() {
+        Ok(checked) => checked.map_err(|problem| damaged(problem.to_owned())),
+        Err(error) => Err(damaged(chain(&error))),
+    }
 }
 
 /// Reads what an operation did, in the order of keys.
@@ -186,7 +233,7 @@ pub(super) async fn results(
         let rows = query(
             client,
             "read the results of an operation",
-            "SELECT device_id, module_id, body FROM operation_results
+            "SELECT device_id, module_id, body, checksum FROM operation_results
              WHERE operation = $1 AND (device_id, module_id) > ($2, $3)
              ORDER BY device_id, module_id LIMIT $4 OFFSET $5",
             &[
@@ -197,7 +244,11 @@ pub(super) async fn results(
                 &reading.offset,
             ],
         )
-        .await?;
+        .await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return reading.cut_off(error),
+        };
         let read = |row: &Row| result_row(operation, row);
         if let Some(page) = reading.take(&rows, read, |row| row.key.clone()) {
             return Ok(page);
@@ -207,11 +258,17 @@ pub(super) async fn results(
 
 fn result_row(operation: &OperationId, row: &Row) -> Result<OperationResultRow, Damaged> {
     let key = parse_key(&lossy(row, 0), &lossy(row, 1))?;
-    let body = row.try_get(2).map_err(|error| Damaged {
+    let damaged = |problem: String| Damaged {
         key: key.to_string(),
         part: "result of an operation",
-        problem: chain(&error),
-    })?;
+        problem,
+    };
+    let read = || -> Result<(String, Option<i64>), tokio_postgres::Error> {
+        Ok((row.try_get(2)?, row.try_get(3)?))
+    };
+    let (body, stored) = read().map_err(|error| damaged(chain(&error)))?;
+    let sum = sums::result(&operation.0, key.device.as_str(), module_text(&key), &body);
+    sums::check(stored, sum).map_err(|problem| damaged(problem.to_owned()))?;
     Ok(OperationResultRow {
         operation: operation.clone(),
         key,
@@ -241,6 +298,13 @@ impl<R, K> Reading<R, K> {
             offset: 0,
             page: Page::default(),
         }
+    }
+
+    /// Ends with what was read, where the server cannot go on because of damage.
+    fn cut_off(mut self, error: Error) -> Result<Page<R, K>, Error> {
+        let rest = read::damage(error, "what follows", "rows")?;
+        self.page.damaged.push(rest);
+        Ok(self.page)
     }
 
     /// How many rows to ask for: one more than wanted tells whether there is more.

@@ -5,63 +5,127 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::str::Utf8Error;
 
 use deadpool_postgres::Client;
 use jiff::Timestamp;
 use tokio_postgres::Row as PgRow;
+use tokio_postgres::types::{WasNull, WrongType};
 use twin::{DeviceId, IdentityKey};
 
+use super::write::key_columns;
 use super::{engine, operations, query, text, unsigned};
 use crate::record::{Damaged, Record};
-use crate::store::row::{self, Row, module_text};
+use crate::store::quarantine::{self, Note, name_of};
+use crate::store::row::{self, Row, module_text, sums};
 use crate::store::{
     EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
 };
 
 /// The columns that [`decode`] reads, in this order.
-const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, t.desired, \
+pub(super) const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, t.desired, \
                        t.reported, t.posture, t.body, t.opaque, t.checksum";
 
-/// Reads what is selected, in its order. All identities together take two statements.
-pub(super) async fn load(client: &Client, selections: &[Selection]) -> Result<Vec<Loaded>, Error> {
+/// Reads what is selected, in its order. All identities together take two statements, unless a row
+/// is damaged so that the server cannot answer it: then each is read by itself.
+pub(super) async fn load(
+    client: &Client,
+    selections: &[Selection],
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Loaded>, Error> {
     let mut ones = one_by_one(client, selections).await?;
-    let mut families = families(client, selections).await?;
+    let mut families = families(client, selections, notes).await?;
     let mut loaded = Vec::with_capacity(selections.len());
     for selection in selections {
-        match selection {
-            Selection::One(key) => loaded.extend(ones.remove(key)),
-            Selection::Family(device) => loaded.extend(families.remove(device).unwrap_or_default()),
-            Selection::Token(hash, device) => {
-                let state = enrollment_token(client, *hash, device).await?;
-                loaded.extend(state.map(|state| Loaded::Token(device.clone(), state)));
+        let found = match selection {
+            Selection::One(key) => Ok(ones.remove(key)),
+            Selection::Family(device) => {
+                loaded.extend(families.remove(device).unwrap_or_default());
+                continue;
             }
+            Selection::Token(hash, device) => enrollment_token(client, *hash, device)
+                .await
+                .map(|state| state.map(|state| Loaded::Token(device.clone(), state))),
             Selection::Request(id) => {
-                let answer = operations::request(client, id).await?;
-                loaded.extend(answer.map(Loaded::Request));
+                let answer = operations::request(client, id).await;
+                answer.map(|answer| answer.map(Loaded::Request))
             }
             Selection::Operation(id) => {
-                let operation = operations::operation(client, id).await?;
-                loaded.extend(operation.and_then(readable));
+                let operation = operations::operation(client, id).await;
+                operation.map(|operation| operation.map(Loaded::Operation))
             }
             Selection::Running => {
                 let running = operations::running(client).await?;
-                loaded.extend(running.into_iter().filter_map(readable));
+                loaded.extend(going_on(running, notes));
+                continue;
             }
-        }
+        };
+        loaded.extend(or_damaged(selection, found)?);
     }
+    notes.extend(loaded.iter().filter_map(Note::of_loaded));
     Ok(loaded)
 }
 
-/// An operation; one that cannot be read is said and left alone.
-fn readable(operation: Result<OperationRow, Damaged>) -> Option<Loaded> {
-    operation
-        .map(Loaded::Operation)
-        .inspect_err(|damaged| tracing::error!(error = %damaged, "an operation is left alone"))
-        .ok()
+/// Operations that go on; one that cannot be read is noted and left alone.
+fn going_on(rows: Vec<Result<OperationRow, Damaged>>, notes: &mut Vec<Note>) -> Vec<Loaded> {
+    let mut running = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            Ok(row) => running.push(Loaded::Operation(row)),
+            Err(damaged) => notes.push(Note::of_operation(&damaged)),
+        }
+    }
+    running
+}
+
+/// What was found of a selection, or that it is damaged.
+fn or_damaged(
+    selection: &Selection,
+    found: Result<Option<Loaded>, Error>,
+) -> Result<Option<Loaded>, Error> {
+    let error = match found {
+        Ok(found) => return Ok(found),
+        Err(error) => error,
+    };
+    let (name, part) = name_of(selection);
+    let damaged = damage(error, &name, part)?;
+    Ok(Some(Loaded::Damaged(selection.clone(), damaged)))
+}
+
+/// What an error says of the rows that were read: that they are damaged. Anything else stays the
+/// error that it is.
+pub(super) fn damage(error: Error, key: &str, part: &'static str) -> Result<Damaged, Error> {
+    quarantine::damage(error, key, part, |source| {
+        source.downcast_ref().is_some_and(is_damage)
+    })
+}
+
+/// Whether the server says that a row or a page cannot be what was written, or a value is none of
+/// its column's.
+pub(super) fn is_damage(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        // XX: what the server calls its own corruption; 22021: bytes that are no text; 58030: a
+        // page that the disk does not give back.
+        Some(code) => code.code().starts_with("XX") || matches!(code.code(), "22021" | "58030"),
+        // Not the server's: a value that cannot be read.
+        None => std::error::Error::source(error).is_some_and(|source| {
+            source.is::<Utf8Error>() || source.is::<WrongType>() || source.is::<WasNull>()
+        }),
+    }
 }
 
 /// Reads one record.
 pub(super) async fn get(client: &Client, key: &IdentityKey) -> Result<Option<Record>, Error> {
+    match find(client, key).await {
+        Ok(found) => Ok(found.transpose()?),
+        Err(error) => Err(damage(error, &key.to_string(), "row")?.into()),
+    }
+}
+
+async fn find(
+    client: &Client,
+    key: &IdentityKey,
+) -> Result<Option<Result<Record, Damaged>>, Error> {
     let rows = query(
         client,
         "read a twin",
@@ -69,8 +133,14 @@ pub(super) async fn get(client: &Client, key: &IdentityKey) -> Result<Option<Rec
         &[&key.device.as_str(), &module_text(key)],
     )
     .await?;
-    let record = rows.first().map(|row| decode(key.clone(), row));
-    Ok(record.transpose()?)
+    Ok(rows.first().map(|row| decode(key.clone(), row)))
+}
+
+/// Reads one identity by itself.
+async fn load_alone(client: &Client, key: &IdentityKey) -> Result<Option<Loaded>, Error> {
+    let found = find(client, key).await;
+    let found = found.map(|found| found.map(|result| into_loaded(key.clone(), result)));
+    or_damaged(&Selection::One(key.clone()), found)
 }
 
 async fn one_by_one(
@@ -78,13 +148,14 @@ async fn one_by_one(
     selections: &[Selection],
 ) -> Result<HashMap<IdentityKey, Loaded>, Error> {
     let keys = selections.iter().filter_map(|selection| match selection {
-        Selection::One(key) => Some((key.device.as_str(), module_text(key))),
+        Selection::One(key) => Some(key),
         _ => None,
     });
-    let (devices, modules): (Vec<&str>, Vec<&str>) = keys.unzip();
-    if devices.is_empty() {
+    let keys: Vec<&IdentityKey> = keys.collect();
+    if keys.is_empty() {
         return Ok(HashMap::new());
     }
+    let (devices, modules) = key_columns(keys.iter().copied());
     let rows = query(
         client,
         "read twins",
@@ -94,26 +165,43 @@ async fn one_by_one(
         ),
         &[&devices, &modules],
     )
-    .await?;
-    let found = rows.iter().filter_map(readable_key);
-    Ok(found
-        .map(|(key, row)| (key.clone(), into_loaded(key.clone(), decode(key, row))))
-        .collect())
+    .await;
+    let mut found = HashMap::with_capacity(keys.len());
+    match rows {
+        Ok(rows) => {
+            for row in &rows {
+                // Of one that cannot be read nobody asked: it was found by its key.
+                if let Ok(key) = key(row) {
+                    found.insert(key.clone(), into_loaded(key.clone(), decode(key, row)));
+                }
+            }
+        }
+        Err(error) => {
+            damage(error, "twins", "rows")?;
+            for key in keys {
+                let loaded = load_alone(client, key).await?;
+                found.extend(loaded.map(|loaded| (key.clone(), loaded)));
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn families(
     client: &Client,
     selections: &[Selection],
+    notes: &mut Vec<Note>,
 ) -> Result<BTreeMap<DeviceId, Vec<Loaded>>, Error> {
     let devices = selections.iter().filter_map(|selection| match selection {
-        Selection::Family(device) => Some(device.as_str()),
+        Selection::Family(device) => Some(device),
         _ => None,
     });
-    let devices: Vec<&str> = devices.collect();
+    let devices: Vec<&DeviceId> = devices.collect();
     let mut families: BTreeMap<DeviceId, Vec<Loaded>> = BTreeMap::new();
     if devices.is_empty() {
         return Ok(families);
     }
+    let names: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
     let rows = query(
         client,
         "read the twins of devices",
@@ -121,31 +209,65 @@ async fn families(
             "SELECT {COLUMNS} FROM twins t WHERE t.device_id = ANY($1::text[])
              ORDER BY t.device_id, t.module_id"
         ),
-        &[&devices],
+        &[&names],
     )
-    .await?;
-    for (key, row) in rows.iter().filter_map(readable_key) {
-        let family = families.entry(key.device.clone()).or_default();
-        family.push(into_loaded(key.clone(), decode(key, row)));
+    .await;
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => {
+            damage(error, "twins", "rows")?;
+            for device in devices {
+                families.insert(device.clone(), family_alone(client, device, notes).await?);
+            }
+            return Ok(families);
+        }
+    };
+    for row in &rows {
+        match key(row) {
+            Ok(key) => {
+                let family = families.entry(key.device.clone()).or_default();
+                family.push(into_loaded(key.clone(), decode(key, row)));
+            }
+            Err(damaged) => notes.push(Note::of_twin(&damaged)),
+        }
     }
     Ok(families)
 }
 
-/// The key of a row; one that cannot be read is told of and left out.
-fn readable_key(row: &PgRow) -> Option<(IdentityKey, &PgRow)> {
-    match key(row) {
-        Ok(key) => Some((key, row)),
-        Err(damaged) => {
-            tracing::error!(error = %damaged, "a stored twin was left out");
-            None
+/// Reads a device and its modules, each by itself.
+async fn family_alone(
+    client: &Client,
+    device: &DeviceId,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Loaded>, Error> {
+    let keys = query(
+        client,
+        "read the keys of a device",
+        "SELECT t.device_id, t.module_id FROM twins t WHERE t.device_id = $1 ORDER BY t.module_id",
+        &[&device.as_str()],
+    )
+    .await;
+    let keys = match keys {
+        Ok(keys) => keys,
+        Err(error) => {
+            let family = Selection::Family(device.clone());
+            return Ok(or_damaged(&family, Err(error))?.into_iter().collect());
+        }
+    };
+    let mut family = Vec::with_capacity(keys.len());
+    for row in &keys {
+        match key(row) {
+            Ok(key) => family.extend(load_alone(client, &key).await?),
+            Err(damaged) => notes.push(Note::of_twin(&damaged)),
         }
     }
+    Ok(family)
 }
 
 fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
     match result {
         Ok(record) => Loaded::Whole(Box::new(record)),
-        Err(damaged) => Loaded::Damaged(key, damaged),
+        Err(damaged) => Loaded::Damaged(Selection::One(key), damaged),
     }
 }
 
@@ -210,39 +332,60 @@ async fn enrollment_token(
     let rows = query(
         client,
         action,
-        "SELECT t.device_id, t.expires_at, t.uses_max,
-             (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash),
-             (SELECT e.nonce FROM enrollments e WHERE e.hash = t.hash AND e.device_id = $2)
-         FROM enrollment_tokens t WHERE t.hash = $1",
+        "SELECT t.device_id, t.expires_at, t.uses_max, t.checksum,
+             (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash), e.nonce, e.checksum
+         FROM enrollment_tokens t
+         LEFT JOIN enrollments e ON e.hash = t.hash AND e.device_id = $2
+         WHERE t.hash = $1",
         &[&&hash[..], &device.as_str()],
     )
     .await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    let Some(token) = parse_token(hash, row) else {
-        // A token that cannot be read opens nothing; its owner asks for a new one.
-        tracing::error!("a stored enrolment token is damaged");
-        return Ok(None);
+    let read = || -> Result<_, tokio_postgres::Error> {
+        let (only_device, expires_at): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let (uses_max, stored): (i64, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
+        let sum = sums::token(&hash, only_device, expires_at, uses_max);
+        let nonce: Option<&str> = row.try_get(5)?;
+        let nonce = nonce.map(text::unpack);
+        let used = nonce.as_deref().map_or(Ok(()), |nonce| {
+            let sum = sums::enrollment(&hash, device.as_str(), nonce);
+            sums::check(row.try_get(6).unwrap_or_default(), sum)
+        });
+        let uses: i64 = row.try_get(4)?;
+        let token = sums::check(stored, sum)
+            .and(used)
+            .and_then(|()| parse_token(hash, only_device, expires_at, uses_max));
+        Ok(token.map(|token| EnrollmentState {
+            token,
+            uses: u32::try_from(uses).unwrap_or(u32::MAX),
+            nonce,
+        }))
     };
-    let uses: i64 = row.try_get(3).map_err(engine(action))?;
-    let nonce: Option<&str> = row.try_get(4).map_err(engine(action))?;
-    Ok(Some(EnrollmentState {
-        token,
-        uses: u32::try_from(uses).unwrap_or(u32::MAX),
-        nonce: nonce.map(text::unpack),
-    }))
+    let state = read().map_err(engine(action))?;
+    let state = state.map_err(|problem| Damaged {
+        key: name_of(&Selection::Token(hash, device.clone())).0,
+        part: "row",
+        problem: problem.to_owned(),
+    });
+    Ok(Some(state?))
 }
 
-fn parse_token(hash: TokenHash, row: &PgRow) -> Option<EnrollmentToken> {
-    let device = match row.try_get(0).ok()? {
+fn parse_token(
+    hash: TokenHash,
+    only_device: &str,
+    expires_at: i64,
+    uses_max: i64,
+) -> Result<EnrollmentToken, &'static str> {
+    let device = match only_device {
         "" => None,
-        id => Some(DeviceId::parse(id).ok()?),
+        id => Some(DeviceId::parse(id).map_err(|_| "its device is no id")?),
     };
-    Some(EnrollmentToken {
+    Ok(EnrollmentToken {
         hash,
         device,
-        expires_at: Timestamp::from_second(row.try_get(1).ok()?).ok()?,
-        uses_max: u32::try_from(row.try_get::<_, i64>(2).ok()?).ok()?,
+        expires_at: Timestamp::from_second(expires_at).map_err(|_| "its end is no time")?,
+        uses_max: u32::try_from(uses_max).map_err(|_| "its uses are no number")?,
     })
 }

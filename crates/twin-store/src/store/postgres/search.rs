@@ -10,11 +10,12 @@ use tokio_postgres::{GenericClient, Row};
 use twin::IdentityKey;
 use twin::query::Scope;
 
-use super::read::{decode, key};
-use super::{Parameter, engine, unsigned};
+use super::read::{COLUMNS, damage, decode, key};
+use super::{Parameter, engine, query, unsigned};
 use crate::record::Damaged;
+use crate::store::row::module_text;
 use crate::store::sql::{Dialect, Param, Prepared, Query};
-use crate::store::{Count, Error, Page, Plan, Search};
+use crate::store::{Count, Error, Page, Plan, Search, Source};
 
 /// What a statement may take that goes through all rows; a caller has given up before.
 const SCAN_WITHIN: &str = "SET LOCAL statement_timeout = '70s'";
@@ -42,8 +43,64 @@ pub(super) async fn search<R>(
             };
             decided(client, &everything, read).await
         }
-        result => result,
+        // The server cannot answer some row, and does not say which.
+        Err(error) => {
+            damage(error, "the twins", "rows")?;
+            by_one(client, search, read).await
+        }
+        page => page,
     }
+}
+
+/// Reads the next rows by themselves, whether they match or not: the caller looks at them again.
+async fn by_one<R>(client: &mut Client, search: &Search, read: Read<R>) -> Result<Page<R>, Error> {
+    let after = search.after.as_ref();
+    let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
+    let keys = query(
+        client,
+        "read the keys of twins",
+        "SELECT t.device_id, t.module_id FROM twins t WHERE (t.device_id, t.module_id) > ($1, $2)
+         ORDER BY t.device_id, t.module_id LIMIT $3",
+        &[&device, &module, &i64::from(search.limit)],
+    )
+    .await;
+    let keys = match keys {
+        Ok(keys) => keys,
+        Err(error) => return Err(damage(error, "the twins", "rows")?.into()),
+    };
+    let sql = format!("SELECT {COLUMNS} FROM twins t WHERE t.device_id = $1 AND t.module_id = $2");
+    let mut page = Page::default();
+    for row in &keys {
+        let key = match key(row) {
+            Ok(key) => key,
+            Err(damaged) => {
+                page.damaged.push(damaged);
+                continue;
+            }
+        };
+        page.next = Some(key.clone());
+        let is_wanted = match search.source {
+            Source::All => true,
+            Source::Devices => key.module.is_none(),
+            Source::Modules => key.module.is_some(),
+        };
+        if !is_wanted {
+            continue;
+        }
+        let place: [Parameter<'_>; 2] = [&key.device.as_str(), &module_text(&key)];
+        match query(client, "read a twin", &sql, &place).await {
+            Ok(rows) => {
+                if let Some(row) = rows.first() {
+                    read_row(row, &mut page, read);
+                }
+            }
+            Err(error) => page.damaged.push(damage(error, &key.to_string(), "row")?),
+        }
+    }
+    if u32::try_from(keys.len()).is_ok_and(|read| read < search.limit) {
+        page.next = None;
+    }
+    Ok(page)
 }
 
 async fn decided<R>(client: &mut Client, search: &Search, read: Read<R>) -> Result<Page<R>, Error> {
@@ -86,8 +143,13 @@ pub(super) async fn count(client: &mut Client, search: &Search) -> Result<Option
         return Ok(None);
     };
     let rows = match run(client, "count twins", &query).await {
+        Ok(rows) => rows,
+        // Page by page, damaged rows are found and named.
         Err(error) if is_malformed(&error) => return Ok(None),
-        rows => rows?,
+        Err(error) => {
+            damage(error, "the twins", "rows")?;
+            return Ok(None);
+        }
     };
     let Some(row) = rows.first() else {
         return Ok(None);

@@ -9,7 +9,7 @@ use twin::{PartitionCount, Revision};
 
 use super::testing::open;
 use super::*;
-use crate::store::{HistoryRead, LogEntry, PartitionState, Upsert};
+use crate::store::{HistoryRead, LogEntry, PartitionState, Source, Upsert, everything};
 use crate::testing::{key, now, record};
 
 fn replica(name: &str, lease: Duration) -> Replica {
@@ -192,7 +192,7 @@ async fn a_zero_character_is_kept_wherever_text_is() {
         to: None,
         limit: 9,
     };
-    assert_eq!(store.history(all).await.expect("read"), [entry]);
+    assert_eq!(store.history(all).await.expect("read"), [Ok(entry)]);
     let rows = "SELECT count(*) FROM twin_index";
     assert_eq!(database.ask(rows).await.as_deref(), Some("1"));
     let commit = Commit {
@@ -374,6 +374,7 @@ async fn routine_revisions_are_put_together() {
         let entries = store.history(read).await.expect("read");
         let spans = entries.iter();
         spans
+            .map(|entry| entry.as_ref().expect("not damaged"))
             .map(|entry| (entry.first_revision.get(), entry.revision.get()))
             .collect()
     };
@@ -511,4 +512,106 @@ async fn tls_is_checked_against_the_authority_and_our_own_certificate_is_shown()
     let refused = PostgresStore::open(&deceived).await;
     let refused = refused.err().expect("another authority");
     assert!(text(&refused).contains("certificate"), "{}", text(&refused));
+}
+
+/// The server cannot answer a row whose text it cannot put together, nor any statement that touches
+/// it; and it does not say which row it is.
+#[tokio::test]
+async fn a_twin_that_the_server_cannot_put_together_is_damaged_by_itself() {
+    let flips_are_seen = PostgresOptions {
+        // Or the whole page is gone, where pages have checksums.
+        extra: "ignore_checksum_failure = on".to_owned(),
+        ..PostgresOptions::default()
+    };
+    let mut server = PostgresServer::start_with(flips_are_seen).await;
+    let database = server.database().await;
+    let store = open(&database.url()).await;
+    let claims = store.claim(replica("a", LONG)).await.expect("claimed");
+    // Too long for its page, and not to be compressed, so it lies elsewhere in pieces.
+    let noise: String = (0..200)
+        .map(|_| uuid::Uuid::new_v4().simple().to_string())
+        .collect();
+    let large = |noise: &str| {
+        let mut large = record("b", "g");
+        large.twin.tags.document = format!(r#"{{"noise":"{noise}"}}"#);
+        large
+    };
+    let written = |records: Vec<crate::record::Record>| Commit {
+        partitions: claims.owned.clone(),
+        upserts: records
+            .into_iter()
+            .map(|record| Upsert {
+                record: Arc::new(record),
+                index_remove: Vec::new(),
+                index_add: Vec::new(),
+            })
+            .collect(),
+        ..Commit::default()
+    };
+    let all = vec![
+        record("a", "g"),
+        large(&noise),
+        record("b/m", "g"),
+        record("c", "g"),
+    ];
+    store.commit(written(all)).await.expect("committed");
+    database.execute("CHECKPOINT").await;
+    let pieces = "SELECT current_setting('data_directory') || '/' ||
+        pg_relation_filepath(reltoastrelid) FROM pg_class WHERE oid = 'twins'::regclass";
+    let path = database.ask(pieces).await.expect("it has a file");
+    server.kill();
+    let mut bytes = std::fs::read(&path).expect("it can be read");
+    let begin = format!(r#"{{"noise":"{}"#, &noise[..32]);
+    let begin = begin.as_bytes();
+    let at = bytes
+        .windows(begin.len())
+        .position(|window| window == begin)
+        .expect("the first piece");
+    // Before the text of a piece are its length and its number, with four bytes each.
+    bytes[at - 8] ^= 2;
+    std::fs::write(&path, bytes).expect("it can be written");
+    server.restart().await;
+
+    let b = || Selection::One(key("b"));
+    let is_damaged = |loaded: &Loaded| matches!(loaded, Loaded::Damaged(of, _) if *of == b());
+    let found = store.get(key("b")).await;
+    assert!(matches!(&found, Err(Error::Damaged(_))), "{found:?}");
+    let ones = vec![Selection::One(key("a")), b(), Selection::One(key("c"))];
+    let loaded = store.load(ones).await.expect("read");
+    assert_eq!(loaded.len(), 3);
+    assert!(is_damaged(&loaded[1]), "{loaded:?}");
+    assert!(matches!(&loaded[2], Loaded::Whole(record) if record.key == key("c")));
+    let family = vec![Selection::Family(crate::testing::device("b"))];
+    let loaded = store.load(family).await.expect("read");
+    assert!(is_damaged(&loaded[0]), "{loaded:?}");
+    assert!(matches!(&loaded[1], Loaded::Whole(record) if record.key == key("b/m")));
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let search = everything(Source::All, after, 1, now());
+        let page = store.search(search).await.expect("read");
+        names.extend(page.records.iter().map(|record| record.key.to_string()));
+        names.extend(
+            page.damaged
+                .iter()
+                .map(|damaged| format!("!{}", damaged.key)),
+        );
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, ["a", "!b", "b/m", "c"]);
+    let noted = store.damaged().await.expect("read");
+    assert_eq!(noted.iter().map(|one| &*one.key).collect::<Vec<_>>(), ["b"]);
+    // Written anew, it is as any other.
+    store
+        .commit(written(vec![large("none")]))
+        .await
+        .expect("committed");
+    assert_eq!(
+        store.get(key("b")).await.expect("read"),
+        Some(large("none"))
+    );
+    assert_eq!(store.damaged().await.expect("read"), []);
+    store.close().await;
 }

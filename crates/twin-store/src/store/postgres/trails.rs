@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use twin::{IdentityKey, Partition, Revision};
 
-use super::read::checksum;
+use super::read::{self, checksum};
 use super::write::key_columns;
-use super::{engine, execute, nanoseconds, number, ownership, query, query_in, text, unsigned};
+use super::{Parameter, engine, execute, nanoseconds, number, query, query_in, text, unsigned};
 use crate::record::Damaged;
-use crate::store::row::history::{self, HistoryRow, instant};
+use crate::store::row::history::{self, HistoryRow};
 use crate::store::row::{change, module_text, parse_key};
-use crate::store::{
-    AuditEntry, AuditHead, AuditPage, Error, HistoryEntry, HistoryRead, LogEntry, LogPage,
-};
+use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
+
+pub(super) use audit::audit;
 
 /// The columns that [`history_row`] reads, in this order.
 const COLUMNS: &str = "h.revision, h.first_revision, h.at, h.first_at, h.actor, h.cause, h.changes, \
@@ -24,8 +24,7 @@ const COLUMNS: &str = "h.revision, h.first_revision, h.at, h.first_at, h.actor, 
 /// Rows of one statement: bounds the memory that both sides need for it.
 const ROWS: usize = 1024;
 
-/// Reads the log of a partition. A damaged change is left out, or the partition would stand still;
-/// readers look at every twin now and then.
+/// Reads the log of a partition. A damaged change is a hole, or the partition would stand still.
 pub(super) async fn log(
     client: &Client,
     partition: Partition,
@@ -44,21 +43,19 @@ pub(super) async fn log(
              ORDER BY revision LIMIT $3",
             &[&number(partition), &after, &i64::from(limit)],
         )
-        .await?;
+        .await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                read::damage(error, "the log", "rows")?;
+                log_by_one(client, partition, after, wanted, &mut page).await?;
+                break;
+            }
+        };
         for row in rows.iter().take(wanted - page.entries.len()) {
             after = row.try_get(0).map_err(engine(action))?;
             let revision = Revision::new(after.cast_unsigned());
-            let sealed: &[u8] = row.try_get(1).map_err(engine(action))?;
-            match change::open(partition, revision, sealed) {
-                Some(change) => page.entries.push(LogEntry {
-                    partition,
-                    revision,
-                    change: change.to_vec(),
-                }),
-                None => {
-                    tracing::error!(%partition, %revision, "a change in the log is damaged and is left out");
-                }
-            }
+            take_change(&mut page, partition, revision, row.try_get(1).ok());
         }
         if rows.len() < wanted {
             break;
@@ -69,48 +66,136 @@ pub(super) async fn log(
     let rows = query(
         client,
         action,
-        "SELECT log_floor FROM partitions WHERE partition = $1",
+        "SELECT log_floor, revision FROM partitions WHERE partition = $1",
         &[&number(partition)],
     )
     .await?;
     if let Some(row) = rows.first() {
         page.floor = Revision::new(unsigned(row, 0).map_err(engine(action))?);
+        // A number that no change has yet is what is damaged itself; its change is missing.
+        let head = Revision::new(unsigned(row, 1).map_err(engine(action))?);
+        page.holes.retain(|hole| *hole <= head);
     }
     Ok(page)
 }
 
-/// Reads revisions of one identity, newest first. One that cannot be read is an error, because a
-/// document rewound without it would be wrong.
+/// As [`log`], each change by itself, because the server cannot answer all of them.
+async fn log_by_one(
+    client: &Client,
+    partition: Partition,
+    after: i64,
+    wanted: usize,
+    page: &mut LogPage,
+) -> Result<(), Error> {
+    let action = "read a change of its log";
+    let numbers = query(
+        client,
+        action,
+        "SELECT revision FROM log WHERE partition = $1 AND revision > $2 ORDER BY revision",
+        &[&number(partition), &after],
+    )
+    .await?;
+    for row in &numbers {
+        if page.entries.len() >= wanted {
+            break;
+        }
+        let at: i64 = row.try_get(0).map_err(engine(action))?;
+        let revision = Revision::new(at.cast_unsigned());
+        let sql = "SELECT change FROM log WHERE partition = $1 AND revision = $2";
+        match query(client, action, sql, &[&number(partition), &at]).await {
+            Ok(rows) => {
+                if let Some(row) = rows.first() {
+                    take_change(page, partition, revision, row.try_get(0).ok());
+                }
+            }
+            Err(error) => {
+                read::damage(error, "the log", "row")?;
+                page.holes.push(revision);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn take_change(
+    page: &mut LogPage,
+    partition: Partition,
+    revision: Revision,
+    sealed: Option<&[u8]>,
+) {
+    match sealed.and_then(|sealed| change::open(partition, revision, sealed)) {
+        Some(change) => page.entries.push(LogEntry {
+            partition,
+            revision,
+            change: change.to_vec(),
+        }),
+        None => page.holes.push(revision),
+    }
+}
+
+/// Reads revisions of one identity, newest first.
 pub(super) async fn history(
     client: &Client,
     read: &HistoryRead,
-) -> Result<Vec<HistoryEntry>, Error> {
+) -> Result<Vec<OrHole<HistoryEntry, Revision>>, Error> {
+    let action = "read the history of a twin";
     let below = read
         .before
         .map_or(i64::MAX, |before| before.get().cast_signed());
     let from = read.from.map_or(i64::MIN, bound);
     let to = read.to.map_or(i64::MAX, bound);
-    let rows = query(
-        client,
-        "read the history of a twin",
-        &format!(
-            "SELECT {COLUMNS} FROM history h
+    let (device, module) = (read.key.device.as_str(), module_text(&read.key));
+    let limit = i64::from(read.limit);
+    let sql = |columns: &str| {
+        format!(
+            "SELECT {columns} FROM history h
              WHERE h.device_id = $1 AND h.module_id = $2 AND h.revision < $3
                  AND h.at >= $4 AND h.at < $5
              ORDER BY h.revision DESC LIMIT $6"
-        ),
-        &[
-            &read.key.device.as_str(),
-            &module_text(&read.key),
-            &below,
-            &from,
-            &to,
-            &i64::from(read.limit),
-        ],
-    )
-    .await?;
-    let entries = rows.iter().map(|row| revision(read.key.clone(), row, 0));
-    Ok(entries.collect::<Result<_, _>>()?)
+        )
+    };
+    let parameters: [Parameter<'_>; 6] = [&device, &module, &below, &from, &to, &limit];
+    match query(client, action, &sql(COLUMNS), &parameters).await {
+        Ok(rows) => Ok(rows.iter().map(|row| entry(&read.key, row)).collect()),
+        Err(error) => {
+            read::damage(error, "the history", "rows")?;
+            let rows = query(client, action, &sql("h.revision"), &parameters).await?;
+            by_one(client, &read.key, &rows).await
+        }
+    }
+}
+
+/// Reads revisions by themselves, because the server cannot answer all of them together.
+async fn by_one(
+    client: &Client,
+    key: &IdentityKey,
+    revisions: &[Row],
+) -> Result<Vec<OrHole<HistoryEntry, Revision>>, Error> {
+    let action = "read a revision";
+    let sql = format!(
+        "SELECT {COLUMNS} FROM history h
+         WHERE h.device_id = $1 AND h.module_id = $2 AND h.revision = $3"
+    );
+    let mut entries = Vec::with_capacity(revisions.len());
+    for row in revisions {
+        let at: i64 = row.try_get(0).map_err(engine(action))?;
+        let keys: [Parameter<'_>; 3] = [&key.device.as_str(), &module_text(key), &at];
+        match query(client, action, &sql, &keys).await {
+            Ok(rows) => entries.extend(rows.first().map(|row| entry(key, row))),
+            Err(error) => entries.push(Err(Hole {
+                at: Revision::new(at.cast_unsigned()),
+                damaged: read::damage(error, &key.to_string(), "history")?,
+            })),
+        }
+    }
+    Ok(entries)
+}
+
+fn entry(key: &IdentityKey, row: &Row) -> OrHole<HistoryEntry, Revision> {
+    revision(key.clone(), row, 0).map_err(|damaged| Hole {
+        at: Revision::new(unsigned(row, 0).unwrap_or_default()),
+        damaged,
+    })
 }
 
 /// An instant as the rows have it; one that is centuries away bounds nothing.
@@ -281,62 +366,5 @@ async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Resul
     Ok(())
 }
 
-/// Reads a partition's chain of audit entries.
-pub(super) async fn audit(
-    client: &Client,
-    partition: Partition,
-    after: u64,
-    limit: u32,
-) -> Result<AuditPage, Error> {
-    let action = "read the audit entries";
-    // One statement for head and entries, so that the head is the one of these entries.
-    let rows = query(
-        client,
-        action,
-        "SELECT p.audit_sequence, p.audit_hash, a.sequence, a.at, a.actor, a.action, a.resource,
-             a.detail, a.trace_parent, a.hash
-         FROM partitions p LEFT JOIN LATERAL (
-             SELECT * FROM audit WHERE partition = p.partition AND sequence > $2
-             ORDER BY sequence LIMIT $3
-         ) AS a ON true
-         WHERE p.partition = $1 ORDER BY a.sequence",
-        &[&number(partition), &after.cast_signed(), &i64::from(limit)],
-    )
-    .await?;
-    let mut page = AuditPage::default();
-    for row in &rows {
-        page.head = AuditHead {
-            sequence: unsigned(row, 0).map_err(engine(action))?,
-            hash: ownership::hash(row, 1)?,
-        };
-        let sequence: Option<i64> = row.try_get(2).map_err(engine(action))?;
-        if sequence.is_some() {
-            page.entries.push(audit_entry(partition, row)?);
-        }
-    }
-    Ok(page)
-}
-
-fn audit_entry(partition: Partition, row: &Row) -> Result<AuditEntry, Error> {
-    let read = || -> Result<AuditEntry, tokio_postgres::Error> {
-        let words = |column: usize| -> Result<String, tokio_postgres::Error> {
-            Ok(text::unpack(row.try_get(column)?))
-        };
-        Ok(AuditEntry {
-            partition,
-            sequence: unsigned(row, 2)?,
-            at: instant(row.try_get(3)?),
-            actor: words(4)?,
-            action: words(5)?,
-            resource: words(6)?,
-            detail: words(7)?,
-            trace_parent: row.try_get::<_, Option<&str>>(8)?.map(text::unpack),
-            hash: [0; 32],
-        })
-    };
-    let mut entry = read().map_err(engine("read an audit entry"))?;
-    entry.hash = ownership::hash(row, 9)?;
-    Ok(entry)
-}
-
+mod audit;
 mod coalesce;

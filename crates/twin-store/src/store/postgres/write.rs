@@ -7,8 +7,10 @@ use deadpool_postgres::{Client, Transaction};
 use futures::try_join;
 use twin::IdentityKey;
 
-use super::{Parameter, engine, execute, nanoseconds, number, operations, query_in, text, trails};
-use crate::store::row::{self, change, module_text};
+use super::{
+    Parameter, engine, execute, nanoseconds, number, operations, quarantine, query_in, text, trails,
+};
+use crate::store::row::{self, change, module_text, sums};
 use crate::store::{
     AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, LogEntry,
     PartitionState, Upsert,
@@ -26,8 +28,7 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
     fence(&transaction, &commit.partitions).await?;
     // These go to different rows, and are sent one behind another without waiting for answers.
     try_join!(
-        upsert(&transaction, &commit.upserts),
-        delete(&transaction, &commit.deletes),
+        records(&transaction, commit),
         move_and_log(&transaction, commit),
         trails::keep(&transaction, &commit.history, commit.coalesce_within),
         audit(&transaction, &commit.audit),
@@ -106,10 +107,25 @@ async fn move_partitions(
     Ok(())
 }
 
-async fn upsert(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
+/// In this order: what is noted of a twin is looked at when its row is ours, and the entries of the
+/// index that a damaged one had go before new ones come.
+async fn records(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    try_join!(
+        all_twins(transaction, &commit.upserts),
+        delete(transaction, &commit.deletes),
+    )?;
+    quarantine::clear(transaction, &commit.upserts, &commit.deletes).await?;
+    indexes(transaction, &commit.upserts).await
+}
+
+async fn all_twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
     for chunk in upserts.chunks(ROWS) {
         twins(transaction, chunk).await?;
     }
+    Ok(())
+}
+
+async fn indexes(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
     let entries = |of: fn(&Upsert) -> &Vec<IndexEntry>| {
         let all = upserts.iter().flat_map(move |written| {
             let key = &written.record.key;
@@ -297,16 +313,18 @@ async fn tokens(
 ) -> Result<(), Error> {
     for token in tokens {
         let device = token.device.as_ref().map_or("", twin::DeviceId::as_str);
+        let (expires_at, uses_max) = (token.expires_at.as_second(), i64::from(token.uses_max));
         execute(
             transaction,
             "keep an enrolment token",
-            "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
-             VALUES ($1, $2, $3, $4)",
+            "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max, checksum)
+             VALUES ($1, $2, $3, $4, $5)",
             &[
                 &&token.hash[..],
                 &device,
-                &token.expires_at.as_second(),
-                &i64::from(token.uses_max),
+                &expires_at,
+                &uses_max,
+                &i64::from(sums::token(&token.hash, device, expires_at, uses_max)),
             ],
         )
         .await?;
@@ -330,15 +348,17 @@ async fn use_tokens(transaction: &Transaction<'_>, uses: &[EnrollmentUse]) -> Re
     )
     .await?;
     for use_of in uses {
+        let device = use_of.device.as_str();
         execute(
             transaction,
             action,
-            "INSERT INTO enrollments (hash, device_id, nonce) VALUES ($1, $2, $3)
+            "INSERT INTO enrollments (hash, device_id, nonce, checksum) VALUES ($1, $2, $3, $4)
              ON CONFLICT (hash, device_id) DO NOTHING",
             &[
                 &&use_of.hash[..],
-                &use_of.device.as_str(),
+                &device,
                 &text::pack(&use_of.nonce),
+                &i64::from(sums::enrollment(&use_of.hash, device, &use_of.nonce)),
             ],
         )
         .await?;

@@ -5,10 +5,10 @@ use rusqlite::{Connection, OptionalExtension as _, Rows, Transaction, params};
 use twin::IdentityKey;
 
 use super::write::execute;
-use super::{engine, module_text, nanoseconds};
+use super::{engine, module_text, nanoseconds, read};
 use crate::record::Damaged;
 use crate::store::row::history::instant;
-use crate::store::row::parse_key;
+use crate::store::row::{parse_key, sums};
 use crate::store::{
     Commit, Error, OperationId, OperationResultRow, OperationRow, Page, RequestAnswer, RequestId,
 };
@@ -16,47 +16,57 @@ use crate::store::{
 /// Writes what a commit says of them.
 pub(super) fn write(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
     for answer in &commit.requests {
+        let at = nanoseconds(answer.at)?;
         execute(
             transaction,
             "keep an answer",
-            "INSERT INTO requests (id, fingerprint, answer, at) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO requests (id, fingerprint, answer, at, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (id) DO UPDATE SET
-                 fingerprint = excluded.fingerprint, answer = excluded.answer, at = excluded.at",
+                 fingerprint = excluded.fingerprint, answer = excluded.answer, at = excluded.at,
+                 checksum = excluded.checksum",
             params![
                 answer.id.0,
                 answer.fingerprint,
                 answer.answer,
-                nanoseconds(answer.at)?
+                at,
+                sums::request(&answer.id.0, &answer.fingerprint, &answer.answer, at)
             ],
         )?;
     }
     for operation in &commit.operations {
+        let at = nanoseconds(operation.at)?;
         execute(
             transaction,
             "write an operation",
-            "INSERT INTO operations (id, ended, at, body) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO operations (id, ended, at, body, checksum) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (id) DO UPDATE SET
-                 ended = excluded.ended, at = excluded.at, body = excluded.body",
+                 ended = excluded.ended, at = excluded.at, body = excluded.body,
+                 checksum = excluded.checksum",
             params![
                 operation.id.0,
                 operation.ended,
-                nanoseconds(operation.at)?,
-                operation.body
+                at,
+                operation.body,
+                sums::operation(&operation.id.0, operation.ended, at, &operation.body)
             ],
         )?;
     }
     for result in &commit.results {
+        let (device, module) = (result.key.device.as_str(), module_text(&result.key));
         execute(
             transaction,
             "write the result of an operation",
-            "INSERT INTO operation_results (operation, device_id, module_id, body)
-             VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (operation, device_id, module_id) DO UPDATE SET body = excluded.body",
+            "INSERT INTO operation_results (operation, device_id, module_id, body, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (operation, device_id, module_id) DO UPDATE SET
+                 body = excluded.body, checksum = excluded.checksum",
             params![
                 result.operation.0,
-                result.key.device.as_str(),
-                module_text(&result.key),
-                result.body
+                device,
+                module,
+                result.body,
+                sums::result(&result.operation.0, device, module, &result.body)
             ],
         )?;
     }
@@ -69,33 +79,46 @@ pub(super) fn request(
     id: &RequestId,
 ) -> Result<Option<RequestAnswer>, Error> {
     let action = "read an answer";
-    connection
-        .prepare_cached("SELECT fingerprint, answer, at FROM requests WHERE id = ?1")
+    let found = connection
+        .prepare_cached("SELECT fingerprint, answer, at, checksum FROM requests WHERE id = ?1")
         .map_err(engine(action))?
         .query_row(params![id.0], |row| {
-            Ok(RequestAnswer {
+            let (at, checksum): (i64, Option<i64>) = (row.get(2)?, row.get(3)?);
+            let answer = RequestAnswer {
                 id: id.clone(),
                 fingerprint: row.get(0)?,
                 answer: row.get(1)?,
-                at: instant(row.get(2)?),
-            })
+                at: instant(at),
+            };
+            let sum = sums::request(&id.0, &answer.fingerprint, &answer.answer, at);
+            Ok(sums::check(checksum, sum).map(|()| answer))
         })
         .optional()
-        .map_err(engine(action))
+        .map_err(engine(action))?;
+    let checked = found.transpose();
+    checked.map_err(|problem| {
+        let damaged = Damaged {
+            key: format!("request {}", id.0),
+            part: "row",
+            problem: problem.to_owned(),
+        };
+        damaged.into()
+    })
 }
 
 /// Reads one operation.
 pub(super) fn operation(
     connection: &Connection,
     id: &OperationId,
-) -> Result<Option<Result<OperationRow, Damaged>>, Error> {
+) -> Result<Option<OperationRow>, Error> {
     let action = "read an operation";
-    connection
-        .prepare_cached("SELECT id, ended, at, body FROM operations WHERE id = ?1")
+    let row = connection
+        .prepare_cached("SELECT id, ended, at, body, checksum FROM operations WHERE id = ?1")
         .map_err(engine(action))?
         .query_row(params![id.0], |row| Ok(operation_row(row)))
         .optional()
-        .map_err(engine(action))
+        .map_err(engine(action))?;
+    Ok(row.transpose()?)
 }
 
 /// Reads operations, newest first.
@@ -107,7 +130,7 @@ pub(super) fn list(
     let action = "list operations";
     let mut statement = connection
         .prepare_cached(
-            "SELECT id, ended, at, body FROM operations WHERE ?1 IS NULL OR id < ?1
+            "SELECT id, ended, at, body, checksum FROM operations WHERE ?1 IS NULL OR id < ?1
              ORDER BY id DESC",
         )
         .map_err(engine(action))?;
@@ -123,7 +146,9 @@ pub(super) fn running(
 ) -> Result<Vec<Result<OperationRow, Damaged>>, Error> {
     let action = "read the operations that go on";
     let mut statement = connection
-        .prepare_cached("SELECT id, ended, at, body FROM operations WHERE ended = 0 ORDER BY id")
+        .prepare_cached(
+            "SELECT id, ended, at, body, checksum FROM operations WHERE ended = 0 ORDER BY id",
+        )
         .map_err(engine(action))?;
     let rows = statement
         .query_map([], |row| Ok(operation_row(row)))
@@ -133,18 +158,25 @@ pub(super) fn running(
 
 fn operation_row(row: &rusqlite::Row<'_>) -> Result<OperationRow, Damaged> {
     let read = || -> rusqlite::Result<_> {
-        Ok(OperationRow {
+        let (at, stored): (i64, Option<i64>) = (row.get(2)?, row.get(4)?);
+        let read = OperationRow {
             id: OperationId(row.get(0)?),
             ended: row.get(1)?,
-            at: instant(row.get(2)?),
+            at: instant(at),
             body: row.get(3)?,
-        })
+        };
+        let sum = sums::operation(&read.id.0, read.ended, at, &read.body);
+        Ok(sums::check(stored, sum).map(|()| read))
     };
-    read().map_err(|error| Damaged {
+    let damaged = |problem: String| Damaged {
         key: format!("operations/{}", lossy(row, 0)),
         part: "operation",
-        problem: error.to_string(),
-    })
+        problem,
+    };
+    match read() {
+        Ok(checked) => checked.map_err(|problem| damaged(problem.to_owned())),
+        Err(error) => Err(damaged(error.to_string())),
+    }
 }
 
 /// Reads what an operation did, in the order of keys.
@@ -158,7 +190,7 @@ pub(super) fn results(
     let (device, module) = after.map_or(("", ""), |key| (key.device.as_str(), module_text(key)));
     let mut statement = connection
         .prepare_cached(
-            "SELECT device_id, module_id, body FROM operation_results
+            "SELECT device_id, module_id, body, checksum FROM operation_results
              WHERE operation = ?1 AND (device_id, module_id) > (?2, ?3)
              ORDER BY device_id, module_id",
         )
@@ -175,11 +207,15 @@ fn result_row(
     row: &rusqlite::Row<'_>,
 ) -> Result<OperationResultRow, Damaged> {
     let key = parse_key(&lossy(row, 0), &lossy(row, 1))?;
-    let body = row.get(2).map_err(|error| Damaged {
+    let damaged = |problem: String| Damaged {
         key: key.to_string(),
         part: "result of an operation",
-        problem: error.to_string(),
-    })?;
+        problem,
+    };
+    let read = || -> rusqlite::Result<(String, Option<i64>)> { Ok((row.get(2)?, row.get(3)?)) };
+    let (body, stored) = read().map_err(|error| damaged(error.to_string()))?;
+    let sum = sums::result(&operation.0, key.device.as_str(), module_text(&key), &body);
+    sums::check(stored, sum).map_err(|problem| damaged(problem.to_owned()))?;
     Ok(OperationResultRow {
         operation: operation.clone(),
         key,
@@ -205,17 +241,27 @@ fn page<R, K>(
     mut rows: Rows<'_>,
     limit: u32,
     action: &'static str,
-    read: impl Fn(&rusqlite::Row<'_>) -> Result<R, Damaged>,
+    decode: impl Fn(&rusqlite::Row<'_>) -> Result<R, Damaged>,
     key: impl Fn(&R) -> K,
 ) -> Result<Page<R, K>, Error> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut page = Page::default();
-    while let Some(row) = rows.next().map_err(engine(action))? {
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            // Where the engine cannot go on, the page says so and ends.
+            Err(error) => {
+                let rest = read::damage(engine(action)(error), "what follows", "rows")?;
+                page.damaged.push(rest);
+                break;
+            }
+        };
         if page.records.len() >= limit {
             page.next = page.records.last().map(&key);
             break;
         }
-        match read(row) {
+        match decode(row) {
             Ok(row) => page.records.push(row),
             Err(damaged) => page.damaged.push(damaged),
         }

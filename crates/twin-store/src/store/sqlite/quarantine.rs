@@ -1,83 +1,65 @@
-//! Twins that could not be read: said once, noted for operators, and forgotten when the twin is
-//! written or removed as a whole. The damaged row itself stays where it is, as evidence.
+//! Notes of damaged rows in the embedded store.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Transaction, params, params_from_iter};
 use twin::IdentityKey;
 
 use super::write::{begin, execute};
-use super::{engine, module_text};
+use super::{engine, module_text, read};
 use crate::record::Damaged;
 use crate::store::Error;
+use crate::store::maintain::{Kind, Table};
+use crate::store::quarantine::{NOTES_MAX, Note, report};
 
-/// Keys that this process has noted already, so that a twin which is read often is noted once.
-#[derive(Clone, Default)]
-pub(super) struct Noted(Arc<Mutex<BTreeSet<String>>>);
-
-impl Noted {
-    /// What of it is not noted yet.
-    pub(super) fn fresh(&self, mut damaged: Vec<Damaged>) -> Vec<Damaged> {
-        if !damaged.is_empty() {
-            let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            damaged.retain(|one| noted.insert(one.key.clone()));
-        }
-        damaged
-    }
-
-    /// Forgets keys that were written as a whole.
-    pub(super) fn forget<'k>(&self, keys: impl Iterator<Item = &'k IdentityKey>) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !noted.is_empty() {
-            for key in keys {
-                noted.remove(&key.to_string());
-            }
-        }
-    }
-}
-
-/// Notes damaged twins and says so, once for each.
-pub(super) fn note(connection: &mut Connection, damaged: &[Damaged]) -> Result<(), Error> {
+/// Notes damaged rows and says so, once for each.
+pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Error> {
+    // It may have been written anew since it was read. This is the connection that writes, so it
+    // stays as it is now; and a transaction that came upon damage could write no more.
+    let is_damaged = |note: &&Note| {
+        let found = note.twin().map(|key| read::find(connection, &key));
+        !matches!(found, Some(Ok(None | Some(Ok(_)))))
+    };
+    let damaged: Vec<&Note> = notes.iter().filter(is_damaged).collect();
     let transaction = begin(connection)?;
-    for one in damaged {
-        let (device, module) = one.key.split_once('/').unwrap_or((&one.key, ""));
+    for note in damaged {
         let fresh = execute(
             &transaction,
-            "note a damaged twin",
-            "INSERT INTO quarantine (device_id, module_id, found_at, problem)
+            "note a damaged row",
+            "INSERT INTO quarantine (table_name, key, found_at, problem)
              VALUES (?1, ?2, unixepoch() * 1000000000, ?3) ON CONFLICT DO NOTHING",
-            params![device, module, format!("{}: {}", one.part, one.problem)],
+            params![note.table.name(), note.key_text(), note.problem],
         )?;
         if fresh > 0 {
-            tracing::error!(error = %one, "a stored twin is damaged; see `twinward store verify`");
+            report(note);
         }
     }
-    transaction.commit().map_err(engine("note a damaged twin"))
+    transaction.commit().map_err(engine("note a damaged row"))
 }
 
-/// The twins that are noted.
+/// What is noted, twins first.
 pub(super) fn list(connection: &Connection) -> Result<Vec<Damaged>, Error> {
-    let action = "list damaged twins";
+    let notes = notes(connection)?;
+    Ok(notes.into_iter().map(Note::into_damaged).collect())
+}
+
+fn notes(connection: &Connection) -> Result<Vec<Note>, Error> {
+    let action = "list damaged rows";
     let mut statement = connection
         .prepare_cached(
-            "SELECT device_id, module_id, problem FROM quarantine ORDER BY device_id, module_id",
+            "SELECT table_name, key, problem FROM quarantine
+             ORDER BY table_name <> ?1, table_name, key LIMIT ?2",
         )
         .map_err(engine(action))?;
     let rows = statement
-        .query_map([], |row| {
-            let (device, module): (String, String) = (row.get(0)?, row.get(1)?);
-            Ok(Damaged {
-                key: match module.as_str() {
-                    "" => device,
-                    module => format!("{device}/{module}"),
-                },
-                part: "row",
-                problem: row.get(2)?,
-            })
+        .query_map(params![Table::Twins.name(), NOTES_MAX], |row| {
+            let (table, key): (String, String) = (row.get(0)?, row.get(1)?);
+            Ok(Note::read(&table, &key, row.get(2)?))
         })
         .map_err(engine(action))?;
-    rows.collect::<Result<_, _>>().map_err(engine(action))
+    let notes = rows
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(engine(action))?;
+    Ok(notes.into_iter().flatten().collect())
 }
 
 /// Whether anything is noted; asked once in each commit.
@@ -85,23 +67,72 @@ pub(super) fn any(transaction: &Transaction<'_>) -> Result<bool, Error> {
     transaction
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM quarantine)")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-        .map_err(engine("look for damaged twins"))
+        .map_err(engine("look for damaged rows"))
 }
 
 /// Forgets that a twin was damaged. Its entries of the index go, too: whoever writes the twin anew
 /// could not know which there were.
 pub(super) fn clear(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<(), Error> {
     let action = "forget that a twin was damaged";
-    let key = params![key.device.as_str(), module_text(key)];
+    let (device, module) = (key.device.as_str(), module_text(key));
     let noted = execute(
         transaction,
         action,
-        "DELETE FROM quarantine WHERE device_id = ?1 AND module_id = ?2",
-        key,
+        "DELETE FROM quarantine WHERE table_name = ?1 AND key = json_array(?2, ?3)",
+        params![Table::Twins.name(), device, module],
     )?;
     if noted > 0 {
         let sql = "DELETE FROM twin_index WHERE device_id = ?1 AND module_id = ?2";
-        execute(transaction, action, sql, key)?;
+        execute(transaction, action, sql, params![device, module])?;
     }
     Ok(())
+}
+
+/// Forgets notes of rows that are gone.
+pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
+    let action = "forget notes of rows that are gone";
+    let mut gone = notes(connection)?;
+    gone.retain(|note| !is_there(connection, note));
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let transaction = begin(connection)?;
+    for note in gone {
+        execute(
+            &transaction,
+            action,
+            "DELETE FROM quarantine WHERE table_name = ?1 AND key = ?2",
+            params![note.table.name(), note.key_text()],
+        )?;
+    }
+    transaction.commit().map_err(engine(action))
+}
+
+/// Whether the row of a note is there; also if nobody can tell.
+fn is_there(connection: &Connection, note: &Note) -> bool {
+    let Some(place) = note.place() else {
+        return true;
+    };
+    let names = place.iter().map(|(name, ..)| format!("{name} = ?"));
+    let names: Vec<_> = names.collect();
+    let values = place.iter().map(|(_, kind, text)| value(*kind, text));
+    let Some(values) = values.collect::<Option<Vec<_>>>() else {
+        return true;
+    };
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM {} WHERE {})",
+        note.table.name(),
+        names.join(" AND ")
+    );
+    connection
+        .query_row(&sql, params_from_iter(values), |row| row.get(0))
+        .unwrap_or(true)
+}
+
+fn value(kind: Kind, text: &str) -> Option<Value> {
+    Some(match kind {
+        Kind::Text | Kind::OptionalText => Value::Text(text.to_owned()),
+        Kind::Bytes => Value::Blob(crate::hex::bytes(text)?),
+        Kind::Integer | Kind::OptionalInteger | Kind::Truth => Value::Integer(text.parse().ok()?),
+    })
 }

@@ -7,12 +7,13 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use twin::{DeviceId, IdentityKey};
 
 use super::{engine, module_text, operations};
 use crate::record::{Damaged, Record};
-use crate::store::row::{self, Row};
+use crate::store::quarantine::{self, Note, name_of};
+use crate::store::row::{self, Row, sums};
 use crate::store::{
     EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
 };
@@ -21,53 +22,106 @@ use crate::store::{
 const COLUMNS: &str = "device_id, module_id, revision, status, tags, desired, reported, posture, \
                        body, opaque, checksum";
 
-/// Reads what is selected; what has no readable key comes apart.
+/// Reads what is selected; notes what has no readable key and belongs to no selection of its own.
 pub(super) fn load(
     connection: &Connection,
     selections: &[Selection],
-) -> Result<(Vec<Loaded>, Vec<Damaged>), Error> {
-    let mut unnamed = Vec::new();
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Loaded>, Error> {
     let mut loaded = Vec::with_capacity(selections.len());
     for selection in selections {
-        match selection {
-            Selection::One(key) => {
-                let found = find(connection, key)?;
-                loaded.extend(found.map(|result| into_loaded(key.clone(), result)));
-            }
-            Selection::Family(device) => unnamed.extend(family(connection, device, &mut loaded)?),
-            Selection::Token(hash, device) => {
-                let state = enrollment_token(connection, *hash, device)?;
-                loaded.extend(state.map(|state| Loaded::Token(device.clone(), state)));
-            }
-            Selection::Request(id) => {
-                loaded.extend(operations::request(connection, id)?.map(Loaded::Request));
-            }
-            Selection::Operation(id) => {
-                loaded.extend(operations::operation(connection, id)?.and_then(readable));
-            }
-            Selection::Running => {
-                let running = operations::running(connection)?;
-                loaded.extend(running.into_iter().filter_map(readable));
-            }
-        }
+        let before = loaded.len();
+        let Err(error) = load_one(connection, selection, &mut loaded, notes) else {
+            continue;
+        };
+        // What was found of a family before is of no use without the rest.
+        loaded.truncate(before);
+        let (name, part) = name_of(selection);
+        loaded.push(Loaded::Damaged(
+            selection.clone(),
+            damage(error, &name, part)?,
+        ));
     }
-    Ok((loaded, unnamed))
+    notes.extend(loaded.iter().filter_map(Note::of_loaded));
+    Ok(loaded)
 }
 
-/// An operation; one that cannot be read is said and left alone.
-fn readable(operation: Result<OperationRow, Damaged>) -> Option<Loaded> {
-    operation
-        .map(Loaded::Operation)
-        .inspect_err(|damaged| tracing::error!(error = %damaged, "an operation is left alone"))
-        .ok()
+fn load_one(
+    connection: &Connection,
+    selection: &Selection,
+    loaded: &mut Vec<Loaded>,
+    notes: &mut Vec<Note>,
+) -> Result<(), Error> {
+    match selection {
+        Selection::One(key) => {
+            let found = find(connection, key)?;
+            loaded.extend(found.map(|result| into_loaded(key.clone(), result)));
+        }
+        Selection::Family(device) => {
+            let unnamed = family(connection, device, loaded)?;
+            notes.extend(unnamed.iter().map(Note::of_twin));
+        }
+        Selection::Token(hash, device) => {
+            let state = enrollment_token(connection, *hash, device)?;
+            loaded.extend(state.map(|state| Loaded::Token(device.clone(), state)));
+        }
+        Selection::Request(id) => {
+            loaded.extend(operations::request(connection, id)?.map(Loaded::Request));
+        }
+        Selection::Operation(id) => {
+            loaded.extend(operations::operation(connection, id)?.map(Loaded::Operation));
+        }
+        Selection::Running => {
+            loaded.extend(going_on(operations::running(connection)?, notes));
+        }
+    }
+    Ok(())
+}
+
+/// What an error says of the rows that were read: that they are damaged. Anything else stays the
+/// error that it is.
+pub(super) fn damage(error: Error, key: &str, part: &'static str) -> Result<Damaged, Error> {
+    quarantine::damage(error, key, part, |source| {
+        source.downcast_ref().is_some_and(is_damage)
+    })
+}
+
+/// Whether the engine says that a row or a page cannot be what was written.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig
+        ),
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..)
+        | rusqlite::Error::InvalidColumnType(..) => true,
+        _ => false,
+    }
+}
+
+/// Operations that go on; one that cannot be read is noted and left alone.
+fn going_on(rows: Vec<Result<OperationRow, Damaged>>, notes: &mut Vec<Note>) -> Vec<Loaded> {
+    let mut running = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            Ok(row) => running.push(Loaded::Operation(row)),
+            Err(damaged) => notes.push(Note::of_operation(&damaged)),
+        }
+    }
+    running
 }
 
 /// Reads one record.
 pub(super) fn get(connection: &Connection, key: &IdentityKey) -> Result<Option<Record>, Error> {
-    Ok(find(connection, key)?.transpose()?)
+    match find(connection, key) {
+        Ok(found) => Ok(found.transpose()?),
+        Err(error) => Err(damage(error, &key.to_string(), "row")?.into()),
+    }
 }
 
-fn find(
+pub(super) fn find(
     connection: &Connection,
     key: &IdentityKey,
 ) -> Result<Option<Result<Record, Damaged>>, Error> {
@@ -112,7 +166,7 @@ fn family(
 fn into_loaded(key: IdentityKey, result: Result<Record, Damaged>) -> Loaded {
     match result {
         Ok(record) => Loaded::Whole(Box::new(record)),
-        Err(damaged) => Loaded::Damaged(key, damaged),
+        Err(damaged) => Loaded::Damaged(Selection::One(key), damaged),
     }
 }
 
@@ -176,21 +230,28 @@ fn enrollment_token(
     let action = "read an enrolment token";
     let token = connection
         .query_row(
-            "SELECT device_id, expires_at, uses_max FROM enrollment_tokens WHERE hash = ?1",
+            "SELECT device_id, expires_at, uses_max, checksum FROM enrollment_tokens
+             WHERE hash = ?1",
             params![hash],
             |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, u32>(2)?,
-                ))
+                let (device, expires_at): (String, i64) = (row.get(0)?, row.get(1)?);
+                let (uses_max, checksum): (i64, Option<i64>) = (row.get(2)?, row.get(3)?);
+                let sum = sums::token(&hash, &device, expires_at, uses_max);
+                Ok(sums::check(checksum, sum)
+                    .and_then(|()| parse_token(hash, &device, expires_at, uses_max)))
             },
         )
         .optional()
         .map_err(engine(action))?;
-    let Some((only_device, expires_at, uses_max)) = token else {
+    let Some(token) = token else {
         return Ok(None);
     };
+    let damaged = |problem: &str| Damaged {
+        key: name_of(&Selection::Token(hash, device.clone())).0,
+        part: "row",
+        problem: problem.to_owned(),
+    };
+    let token = token.map_err(damaged)?;
     let uses = connection
         .query_row(
             "SELECT count(*) FROM enrollments WHERE hash = ?1",
@@ -200,17 +261,19 @@ fn enrollment_token(
         .map_err(engine(action))?;
     let nonce = connection
         .query_row(
-            "SELECT nonce FROM enrollments WHERE hash = ?1 AND device_id = ?2",
+            "SELECT nonce, checksum FROM enrollments WHERE hash = ?1 AND device_id = ?2",
             params![hash, device.as_str()],
-            |row| row.get(0),
+            |row| {
+                let (nonce, checksum): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
+                let sum = sums::enrollment(&hash, device.as_str(), &nonce);
+                Ok(sums::check(checksum, sum).map(|()| nonce))
+            },
         )
         .optional()
         .map_err(engine(action))?;
-    let Some(token) = parse_token(hash, &only_device, expires_at, uses_max) else {
-        // A token that cannot be read opens nothing; its owner asks for a new one.
-        tracing::error!("a stored enrolment token is damaged");
-        return Ok(None);
-    };
+    let nonce = nonce
+        .transpose()
+        .map_err(|problem| damaged(&format!("its use by this device: {problem}")))?;
     Ok(Some(EnrollmentState { token, uses, nonce }))
 }
 
@@ -218,16 +281,16 @@ fn parse_token(
     hash: TokenHash,
     only_device: &str,
     expires_at: i64,
-    uses_max: u32,
-) -> Option<EnrollmentToken> {
+    uses_max: i64,
+) -> Result<EnrollmentToken, &'static str> {
     let device = match only_device {
         "" => None,
-        id => Some(DeviceId::parse(id).ok()?),
+        id => Some(DeviceId::parse(id).map_err(|_| "its device is no id")?),
     };
-    Some(EnrollmentToken {
+    Ok(EnrollmentToken {
         hash,
         device,
-        expires_at: Timestamp::from_second(expires_at).ok()?,
-        uses_max,
+        expires_at: Timestamp::from_second(expires_at).map_err(|_| "its end is no time")?,
+        uses_max: u32::try_from(uses_max).map_err(|_| "its uses are no number")?,
     })
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, InterruptHandle, Row, params_from_iter};
 use twin::IdentityKey;
 
 use super::engine;
-use super::read::{decode, key};
+use super::read::{damage, decode, key};
 use crate::record::Damaged;
 use crate::store::sql::{Dialect, Param, Prepared, Query};
 use crate::store::{Count, Error, Page, Plan, Search};
@@ -115,7 +115,13 @@ fn page<R>(
         .map_err(engine(action))?;
     let mut page = Page::default();
     let (mut count, mut readable) = (0, true);
-    while let Some(row) = rows.next().map_err(engine(action))? {
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            // A page that left out what it cannot reach would look whole.
+            Err(error) => return Err(damage(engine(action)(error), "the twins", "rows")?.into()),
+        };
         if count >= limit && readable {
             return Ok(page);
         }

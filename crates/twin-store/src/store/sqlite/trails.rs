@@ -7,21 +7,20 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use twin::{IdentityKey, Partition, Revision};
 
 use super::write::{execute, number};
-use super::{engine, module_text};
+use super::{engine, module_text, read};
 use crate::history::{may_merge, merge};
 use crate::record::Damaged;
 use crate::store::row::change;
-use crate::store::row::history::{self, HistoryRow, instant, nanoseconds};
-use crate::store::{
-    AuditEntry, AuditHead, AuditPage, Error, HistoryEntry, HistoryRead, LogEntry, LogPage,
-};
+use crate::store::row::history::{self, HistoryRow, nanoseconds};
+use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
+
+pub(super) use audit::audit;
 
 /// The columns that [`history_row`] reads, in this order.
 const COLUMNS: &str = "revision, first_revision, at, first_at, actor, cause, changes, patch, undo, \
                        routine, trace_parent, checksum";
 
-/// Reads the log of a partition. A damaged change is left out, or the partition would stand still;
-/// readers look at every twin now and then.
+/// Reads the log of a partition. A damaged change is a hole, or the partition would stand still.
 pub(super) fn log(
     connection: &Connection,
     partition: Partition,
@@ -29,10 +28,40 @@ pub(super) fn log(
     limit: u32,
 ) -> Result<LogPage, Error> {
     let action = "read its log";
-    // The floor after the entries: it only rises, so that a gap that a trim in between makes is
-    // never taken for a whole log.
     let mut page = LogPage::default();
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut reached = after;
+    if let Err(error) = follow_log(connection, partition, limit, &mut page, &mut reached) {
+        // The engine cannot step over the damage; each change is looked up by itself.
+        read::damage(error, "the log", "rows")?;
+        log_by_one(connection, partition, limit, &mut page, &mut reached)?;
+    }
+    // The floor after the entries: it only rises, so that a gap that a trim in between makes is
+    // never taken for a whole log.
+    let standing: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT log_floor, revision FROM partitions WHERE partition = ?1")
+        .map_err(engine(action))?
+        .query_row(params![partition.get()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+        .map_err(engine(action))?;
+    let (floor, head) = standing.unwrap_or_default();
+    page.floor = Revision::new(floor.cast_unsigned());
+    // A number that no change has yet is what is damaged itself; the change it was of is missing.
+    let head = Revision::new(head.cast_unsigned());
+    page.holes.retain(|hole| *hole <= head);
+    Ok(page)
+}
+
+fn follow_log(
+    connection: &Connection,
+    partition: Partition,
+    limit: usize,
+    page: &mut LogPage,
+    reached: &mut Revision,
+) -> Result<(), Error> {
+    let action = "read its log";
     let mut statement = connection
         .prepare_cached(
             "SELECT revision, change FROM log WHERE partition = ?1 AND revision > ?2
@@ -40,45 +69,83 @@ pub(super) fn log(
         )
         .map_err(engine(action))?;
     let mut rows = statement
-        .query(params![partition.get(), number(after)])
+        .query(params![partition.get(), number(*reached)])
         .map_err(engine(action))?;
     while page.entries.len() < limit
         && let Some(row) = rows.next().map_err(engine(action))?
     {
         let revision: i64 = row.get(0).map_err(engine(action))?;
-        let revision = Revision::new(revision.cast_unsigned());
-        let sealed = row.get_ref(1).map_err(engine(action))?;
-        let opened = sealed
-            .as_blob()
-            .ok()
-            .and_then(|sealed| change::open(partition, revision, sealed));
-        match opened {
-            Some(change) => page.entries.push(LogEntry {
-                partition,
-                revision,
-                change: change.to_vec(),
-            }),
-            None => {
-                tracing::error!(%partition, %revision, "a change in the log is damaged and is left out");
-            }
-        }
+        *reached = Revision::new(revision.cast_unsigned());
+        take_change(page, partition, *reached, row, 1);
     }
-    let floor: Option<i64> = connection
-        .prepare_cached("SELECT log_floor FROM partitions WHERE partition = ?1")
-        .map_err(engine(action))?
-        .query_row(params![partition.get()], |row| row.get(0))
-        .optional()
-        .map_err(engine(action))?;
-    page.floor = Revision::new(floor.unwrap_or(0).cast_unsigned());
-    Ok(page)
+    Ok(())
 }
 
-/// Reads revisions of one identity, newest first. One that cannot be read is an error, because a
-/// document rewound without it would be wrong.
+fn log_by_one(
+    connection: &Connection,
+    partition: Partition,
+    limit: usize,
+    page: &mut LogPage,
+    reached: &mut Revision,
+) -> Result<(), Error> {
+    let action = "read a change of its log";
+    let head: i64 = connection
+        .query_row(
+            "SELECT revision FROM partitions WHERE partition = ?1",
+            params![partition.get()],
+            |row| row.get(0),
+        )
+        .map_err(engine(action))?;
+    let mut statement = connection
+        .prepare_cached("SELECT change FROM log WHERE partition = ?1 AND revision = ?2")
+        .map_err(engine(action))?;
+    while page.entries.len() < limit && number(*reached) < head {
+        let Some(revision) = reached.next() else {
+            break;
+        };
+        *reached = revision;
+        let found = statement
+            .query_row(params![partition.get(), number(revision)], |row| {
+                take_change(page, partition, revision, row, 0);
+                Ok(())
+            })
+            .optional()
+            .map_err(engine(action));
+        if let Err(error) = found {
+            read::damage(error, "the log", "row")?;
+            page.holes.push(revision);
+        }
+    }
+    Ok(())
+}
+
+fn take_change(
+    page: &mut LogPage,
+    partition: Partition,
+    revision: Revision,
+    row: &rusqlite::Row<'_>,
+    column: usize,
+) {
+    let sealed = row.get_ref(column).ok();
+    let opened = sealed
+        .and_then(|sealed| sealed.as_blob().ok())
+        .and_then(|sealed| change::open(partition, revision, sealed));
+    match opened {
+        Some(change) => page.entries.push(LogEntry {
+            partition,
+            revision,
+            change: change.to_vec(),
+        }),
+        None => page.holes.push(revision),
+    }
+}
+
+/// Reads revisions of one identity, newest first. Where the engine cannot go on, the rest is one
+/// hole.
 pub(super) fn history(
     connection: &Connection,
     read: &HistoryRead,
-) -> Result<Vec<HistoryEntry>, Error> {
+) -> Result<Vec<OrHole<HistoryEntry, Revision>>, Error> {
     let action = "read the history of a twin";
     let mut statement = connection
         .prepare_cached(&format!(
@@ -103,15 +170,34 @@ pub(super) fn history(
         ])
         .map_err(engine(action))?;
     let mut entries = Vec::new();
-    while let Some(row) = rows.next().map_err(engine(action))? {
-        let row = history_row(row, 0).map_err(|error| Damaged {
-            key: read.key.to_string(),
-            part: "history",
-            problem: error.to_string(),
-        })?;
-        entries.push(history::decode(read.key.clone(), row)?);
+    let mut lowest = below;
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(entries),
+            Err(error) => {
+                let name = read.key.to_string();
+                let damaged = read::damage(engine(action)(error), &name, "history")?;
+                let at = Revision::new((lowest - 1).max(0).cast_unsigned());
+                entries.push(Err(Hole { at, damaged }));
+                return Ok(entries);
+            }
+        };
+        lowest = row.get(0).unwrap_or(lowest - 1);
+        entries.push(entry(&read.key, row).map_err(|damaged| Hole {
+            at: Revision::new(lowest.max(0).cast_unsigned()),
+            damaged,
+        }));
     }
-    Ok(entries)
+}
+
+fn entry(key: &IdentityKey, row: &rusqlite::Row<'_>) -> Result<HistoryEntry, Damaged> {
+    let row = history_row(row, 0).map_err(|error| Damaged {
+        key: key.to_string(),
+        part: "history",
+        problem: error.to_string(),
+    })?;
+    history::decode(key.clone(), row)
 }
 
 /// Writes a revision, put together with the last one of its identity where that is allowed.
@@ -223,56 +309,4 @@ pub(super) fn history_row(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Re
     })
 }
 
-/// Reads a partition's chain of audit entries.
-pub(super) fn audit(
-    connection: &Connection,
-    partition: Partition,
-    after: u64,
-    limit: u32,
-) -> Result<AuditPage, Error> {
-    let action = "read the audit entries";
-    // One statement each, in one transaction, so that the head is the one of these entries.
-    let transaction = connection.unchecked_transaction().map_err(engine(action))?;
-    let head = transaction
-        .prepare_cached("SELECT audit_sequence, audit_hash FROM partitions WHERE partition = ?1")
-        .map_err(engine(action))?
-        .query_row(params![partition.get()], |row| {
-            Ok(AuditHead {
-                sequence: row.get::<_, i64>(0)?.cast_unsigned(),
-                hash: row.get(1)?,
-            })
-        })
-        .optional()
-        .map_err(engine(action))?;
-    let mut statement = transaction
-        .prepare_cached(
-            "SELECT sequence, at, actor, action, resource, detail, trace_parent, hash FROM audit
-             WHERE partition = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
-        )
-        .map_err(engine(action))?;
-    let rows = statement
-        .query_map(
-            params![partition.get(), after.cast_signed(), limit],
-            |row| audit_entry(partition, row),
-        )
-        .map_err(engine(action))?;
-    let entries = rows.collect::<Result<_, _>>().map_err(engine(action))?;
-    Ok(AuditPage {
-        entries,
-        head: head.unwrap_or_default(),
-    })
-}
-
-fn audit_entry(partition: Partition, row: &rusqlite::Row<'_>) -> rusqlite::Result<AuditEntry> {
-    Ok(AuditEntry {
-        partition,
-        sequence: row.get::<_, i64>(0)?.cast_unsigned(),
-        at: instant(row.get(1)?),
-        actor: row.get(2)?,
-        action: row.get(3)?,
-        resource: row.get(4)?,
-        detail: row.get(5)?,
-        trace_parent: row.get(6)?,
-        hash: row.get(7)?,
-    })
-}
+mod audit;

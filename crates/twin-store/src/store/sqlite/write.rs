@@ -4,7 +4,7 @@ use rusqlite::{Connection, Params, Transaction, TransactionBehavior, params};
 use twin::{IdentityKey, Revision};
 
 use super::{engine, module_text, nanoseconds, quarantine, trails};
-use crate::store::row::{self, change};
+use crate::store::row::{self, change, sums};
 use crate::store::{
     AuditEntry, Commit, EnrollmentToken, Error, IndexEntry, PartitionState, Upsert, failpoint,
 };
@@ -44,9 +44,14 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
         execute(
             &transaction,
             "keep the use of an enrolment token",
-            "INSERT INTO enrollments (hash, device_id, nonce) VALUES (?1, ?2, ?3)
+            "INSERT INTO enrollments (hash, device_id, nonce, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (hash, device_id) DO NOTHING",
-            params![use_of.hash, use_of.device.as_str(), use_of.nonce],
+            params![
+                use_of.hash,
+                use_of.device.as_str(),
+                use_of.nonce,
+                sums::enrollment(&use_of.hash, use_of.device.as_str(), &use_of.nonce)
+            ],
         )?;
     }
     super::operations::write(&transaction, commit)?;
@@ -219,16 +224,19 @@ fn audit(transaction: &Transaction<'_>, entry: &AuditEntry) -> Result<(), Error>
 }
 
 fn enrollment_token(transaction: &Transaction<'_>, token: &EnrollmentToken) -> Result<(), Error> {
+    let device = token.device.as_ref().map_or("", twin::DeviceId::as_str);
+    let expires_at = token.expires_at.as_second();
     execute(
         transaction,
         "keep an enrolment token",
-        "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max)
-         VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
             token.hash,
-            token.device.as_ref().map_or("", twin::DeviceId::as_str),
-            token.expires_at.as_second(),
-            token.uses_max
+            device,
+            expires_at,
+            token.uses_max,
+            sums::token(&token.hash, device, expires_at, token.uses_max.into())
         ],
     )?;
     Ok(())

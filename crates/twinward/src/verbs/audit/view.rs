@@ -26,7 +26,11 @@ struct Kept(api::AuditEntry);
 
 impl Kept {
     fn key(&self) -> (i64, i32, u32, u64) {
-        let at = self.0.time.unwrap_or_default();
+        let mut at = self.0.time.unwrap_or_default();
+        if !self.0.problem.is_empty() {
+            // When it was nobody knows; it must not be the first to be let go.
+            at.seconds = i64::MAX;
+        }
         (at.seconds, at.nanos, self.0.partition, self.0.sequence)
     }
 }
@@ -110,6 +114,8 @@ struct EntryData<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     trace_parent: &'a str,
     hash: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'a str,
 }
 
 fn detail(entry: &api::AuditEntry) -> Value {
@@ -131,6 +137,7 @@ impl View for EntryView {
             detail: detail(entry),
             trace_parent: &entry.trace_parent,
             hash: &entry.hash,
+            problem: &entry.problem,
         }
     }
 
@@ -140,6 +147,17 @@ impl View for EntryView {
 }
 
 fn row(entry: &api::AuditEntry) -> Vec<String> {
+    if !entry.problem.is_empty() {
+        let place = format!("entry {} of chain {}", entry.sequence, entry.partition);
+        let what = "cannot be read".to_owned();
+        return vec![
+            String::new(),
+            String::new(),
+            what,
+            place,
+            entry.problem.clone(),
+        ];
+    }
     vec![
         time::short(entry.time),
         entry.actor.clone(),

@@ -58,3 +58,52 @@ fn a_long_answer_comes_in_pages() {
     assert_eq!((first.len(), through), (256, 256));
     assert_eq!(read(&ring, 256), Some(((257..=300).collect(), 305)));
 }
+
+#[tokio::test]
+async fn a_hole_in_the_log_sends_those_behind_it_back_to_the_beginning() {
+    use crate::store::{Commit, sample, sqlite};
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(sqlite::SqliteStore::open(folder.path()).expect("it opens"));
+    let mut state = sample::take(&*store).await[0];
+    state.revision = Revision::new(4);
+    let change = TwinChange {
+        twin: Some(wire::twin::v1::Twin {
+            name: "devices/d".to_owned(),
+            ..Default::default()
+        }),
+        ..TwinChange::default()
+    };
+    let log = (1..=4).map(|revision| LogEntry {
+        partition: state.partition,
+        revision: Revision::new(revision),
+        // The third is whole, and no change that we know.
+        change: match revision {
+            3 => vec![0xff],
+            _ => change.encode_to_vec(),
+        },
+    });
+    let commit = Commit {
+        partitions: vec![state],
+        log: log.collect(),
+        ..Commit::default()
+    };
+    store.commit(commit).await.expect("committed");
+    let read = async |after| {
+        let feed = Feed::new(store.clone(), sample::count());
+        let piece = feed.read(state.partition, Revision::new(after)).await;
+        piece
+            .map(|piece| piece.changes.len())
+            .map_err(|error| error.to_string())
+    };
+    let old = Error::from(ReadError::WatchTooOld).to_string();
+    assert_eq!(read(2).await, Err(old.clone()));
+    assert_eq!(read(3).await, Ok(1));
+    sqlite::tamper(
+        folder.path(),
+        "UPDATE log SET change = x'00' WHERE revision = 4",
+        [],
+    );
+    assert_eq!(read(3).await, Err(old));
+    assert_eq!(read(4).await, Ok(0));
+}

@@ -17,6 +17,13 @@ impl<'r> Fields<'r> {
         }
     }
 
+    pub(super) fn optional_integer(&self, column: usize) -> Option<i64> {
+        match self.0.get(column) {
+            Some(Value::Integer(number)) => Some(*number),
+            Some(Value::Null | Value::Text(_) | Value::Bytes(_)) | None => None,
+        }
+    }
+
     pub(super) fn number(&self, column: usize) -> u64 {
         self.integer(column).cast_unsigned()
     }
@@ -60,7 +67,7 @@ pub(super) fn key_text(row: &Row) -> String {
 
 pub(super) fn kind_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Integer => "number",
+        Kind::Integer | Kind::OptionalInteger => "number",
         Kind::Truth => "0 or 1",
         Kind::Text | Kind::OptionalText => "text",
         Kind::Bytes => "bytes",

@@ -15,6 +15,7 @@ fn entry(partition: u32, sequence: u64, seconds: i64) -> api::AuditEntry {
         detail_json: r#"{"status":"enabled","tags":{"site":"hall-3"}}"#.to_owned(),
         trace_parent: String::new(),
         hash: "5f".repeat(32),
+        problem: String::new(),
     }
 }
 

@@ -57,6 +57,8 @@ struct RevisionData<'a> {
     patch: &'a Value,
     #[serde(skip_serializing_if = "str::is_empty")]
     trace_parent: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'a str,
 }
 
 impl View for Revisions {
@@ -74,6 +76,7 @@ impl View for Revisions {
                 changes: changes::names(message.changes()),
                 patch,
                 trace_parent: &message.trace_parent,
+                problem: &message.problem,
             });
         revisions.collect::<Vec<_>>()
     }
@@ -91,7 +94,9 @@ impl View for Revisions {
         let rows = self.0.iter().map(|Revision { message, patch }| {
             let names = changes::names(message.changes());
             let mut words = changes::of_patch(patch);
-            if names.contains(&"created") {
+            if !message.problem.is_empty() {
+                words = vec![format!("cannot be read: {}", message.problem)];
+            } else if names.contains(&"created") {
                 // What everything begins with says nothing.
                 words.retain(|word| word.starts_with("tags.") || word.starts_with("desired."));
                 words.insert(0, "created".to_owned());

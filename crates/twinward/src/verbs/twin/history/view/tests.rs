@@ -17,6 +17,7 @@ fn revision(number: u64, changes: &[api::Change], patch: &str) -> api::TwinRevis
         changes: changes.iter().map(|change| (*change).into()).collect(),
         patch_json: patch.to_owned(),
         trace_parent: String::new(),
+        problem: String::new(),
     }
 }
 
@@ -73,5 +74,22 @@ fn no_revisions_are_no_empty_table() {
     assert_eq!(
         text(&Revisions::read(Vec::new()).unwrap()),
         "no revisions\n"
+    );
+}
+
+#[test]
+fn a_revision_that_cannot_be_read_says_so_in_its_place() {
+    let hole = api::TwinRevision {
+        name: "devices/cam-1".to_owned(),
+        revision: 7,
+        first_revision: 7,
+        problem: "its checksum does not match".to_owned(),
+        ..api::TwinRevision::default()
+    };
+    let read = Revisions::read(vec![hole]).expect("it can be shown");
+    let shown = text(&read);
+    assert!(
+        shown.contains('7') && shown.contains("cannot be read: its checksum does not match"),
+        "{shown}"
     );
 }
