@@ -9,15 +9,18 @@
 //! and costs no more memory than the cache has keys.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use service_kit::client::Connection;
 use service_kit::error::{Classified as _, Kind, chain};
 use service_kit::metrics::{Counter, Gauge, Scope};
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::watch as signal;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use twin::IdentityKey;
 use wire::names::parse_identity;
+use wire::twin::v1 as proto;
 use wire::twin::v1::Twin;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
@@ -29,8 +32,31 @@ mod changes;
 use cache::Cache;
 pub use changes::{Change, Changes};
 
-/// Makes of a twin what is kept of it; none: it is not kept.
-type Keep<T> = Box<dyn Fn(&Twin) -> Option<T> + Send>;
+/// What is kept of a twin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept<T> {
+    /// This.
+    New(T),
+    /// What was kept of it before; nothing, if nothing was. Sparing the work of making it again is
+    /// what it is for: most changes of a twin concern nobody.
+    Same,
+    /// Nothing.
+    Nothing,
+}
+
+/// A twin as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Came<'a, T> {
+    /// The twin, with the fields that were asked for.
+    pub twin: &'a Twin,
+    /// What changed since it came last; empty: it may be anything.
+    pub changes: &'a [proto::Change],
+    /// What is kept of it now, made by the same function; none: nothing is.
+    pub before: Option<&'a T>,
+}
+
+/// Makes of a twin what is kept of it.
+type Keep<T> = Box<dyn Fn(Came<'_, T>) -> Kept<T> + Send>;
 
 /// What an informer follows, and within which bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,14 +100,24 @@ pub enum InformerError {
 #[derive(Debug)]
 pub struct Informer<T> {
     shared: Arc<Shared<T>>,
-    synced: signal::Receiver<bool>,
+    state: signal::Receiver<State>,
+}
+
+/// How complete a cache is.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// It has held all twins once.
+    synced: bool,
+    /// Since when it holds every change that twin-store has told of; none: it is behind, and cannot
+    /// say how far.
+    in_step: Option<Instant>,
 }
 
 impl<T> Clone for Informer<T> {
     fn clone(&self) -> Informer<T> {
         Informer {
             shared: self.shared.clone(),
-            synced: self.synced.clone(),
+            state: self.state.clone(),
         }
     }
 }
@@ -99,7 +135,8 @@ impl<T> Shared<T> {
 }
 
 impl<T> Informer<T> {
-    /// Makes an informer and what keeps it in step; run the latter under supervision.
+    /// Makes an informer and what keeps it in step; run the latter under supervision. `keep` makes
+    /// of a twin what is kept of it; none: it is not kept.
     pub fn new(
         client: TwinServiceClient<Connection>,
         config: InformerConfig,
@@ -109,30 +146,38 @@ impl<T> Informer<T> {
         let shared = Arc::new(Shared {
             cache: Mutex::new(Cache::new()),
         });
-        let (synced_in, synced) = signal::channel(false);
-        let what = What {
-            changes_only: false,
-            ..config.what
-        };
+        let (state_in, state) = signal::channel(State::default());
         let runner = Runner {
-            watch: Watch::new(client, what, config.tuning),
-            keep: Box::new(keep),
+            watch: Watch::new(client.clone(), with_snapshot(config.what), config.tuning),
+            client,
+            tuning: config.tuning,
+            keep: Box::new(move |came| keep(came.twin).map_or(Kept::Nothing, Kept::New)),
             entries_max: config.entries_max,
             shared: shared.clone(),
-            synced: synced_in,
+            state: state_in,
+            complete: false,
+            fresh: true,
             metrics: Metrics::new(scope),
         };
-        (Informer { shared, synced }, runner)
+        (Informer { shared, state }, runner)
     }
 
     /// Whether the cache has held all twins once. It may lag behind since, but is never partial.
     pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
+        self.state.borrow().synced
     }
 
     /// Waits until the cache has held all twins once; false if its runner ended before.
     pub async fn synced(&self) -> bool {
-        self.synced.clone().wait_for(|synced| *synced).await.is_ok()
+        let mut state = self.state.clone();
+        state.wait_for(|state| state.synced).await.is_ok()
+    }
+
+    /// How long the cache has been in step with twin-store without a break; none while twins are
+    /// read for the first time or anew, and from the loss of a connection until what was missed
+    /// has come.
+    pub fn in_step_for(&self) -> Option<Duration> {
+        self.state.borrow().in_step.map(|since| since.elapsed())
     }
 
     /// What is kept of a twin.
@@ -164,10 +209,16 @@ impl<T> Informer<T> {
 /// Keeps an [`Informer`] in step.
 pub struct Runner<T> {
     watch: Watch,
+    client: TwinServiceClient<Connection>,
+    tuning: Tuning,
     keep: Keep<T>,
     entries_max: usize,
     shared: Arc<Shared<T>>,
-    synced: signal::Sender<bool>,
+    state: signal::Sender<State>,
+    /// The snapshot under way, or the last one, is complete.
+    complete: bool,
+    /// What is kept was made by the present function.
+    fresh: bool,
     metrics: Metrics,
 }
 
@@ -190,27 +241,77 @@ impl<T> Runner<T> {
     /// # Errors
     /// See [`InformerError`].
     pub async fn run(mut self, shutdown: ShutdownToken) -> Result<(), InformerError> {
+        match shutdown.run_until(self.follow()).await {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Works until it cannot, and says why. May be dropped at any time and called again; nothing is
+    /// lost. After it has ended, [`Runner::refocus`] makes a new beginning.
+    pub async fn follow(&mut self) -> InformerError {
         loop {
-            let Some(event) = shutdown.run_until(self.watch.next()).await else {
-                return Ok(());
-            };
-            match event {
-                Ok(event) => self.take(event)?,
+            match self.watch.next().await {
+                Ok(event) => {
+                    if let Err(error) = self.take(event) {
+                        self.fall_behind();
+                        return error;
+                    }
+                }
                 Err(refused) if can_be_mended(refused.refusal().kind()) => {
                     self.metrics.interruptions.inc();
+                    self.fall_behind();
                     warn!(
                         error = chain(&refused),
                         "twins cannot be watched; trying again"
                     );
                 }
-                Err(refused) => return Err(refused.into()),
+                Err(refused) => return refused.into(),
             }
         }
     }
 
+    /// Follows something else from now on, or makes something else of it. What is kept stays until
+    /// the twin comes again, or until the new snapshot is complete and it has not come. `keep` also
+    /// hears what changed and what it made of the twin before, and may spare itself the work.
+    pub fn refocus(&mut self, what: What, keep: impl Fn(Came<'_, T>) -> Kept<T> + Send + 'static) {
+        self.watch = Watch::new(self.client.clone(), with_snapshot(what), self.tuning);
+        self.keep = Box::new(keep);
+        self.complete = false;
+        self.fresh = false;
+        self.state.send_replace(State::default());
+        self.metrics.synced.set(0);
+    }
+
+    /// Keeps nothing more.
+    pub fn clear(&mut self) {
+        let mut cache = self.shared.cache();
+        cache.begin();
+        cache.complete();
+        self.metrics.entries.set(0);
+    }
+
+    fn fall_behind(&mut self) {
+        self.state
+            .send_if_modified(|state| state.in_step.take().is_some());
+    }
+
+    /// Everything up to here has come.
+    fn keep_step(&mut self) {
+        let complete = self.complete;
+        self.state.send_if_modified(|state| {
+            let before = (state.synced, state.in_step);
+            if complete {
+                state.synced = true;
+                state.in_step.get_or_insert_with(Instant::now);
+            }
+            before != (state.synced, state.in_step)
+        });
+    }
+
     fn take(&mut self, event: Event) -> Result<(), InformerError> {
         match event {
-            Event::Twin { twin, .. } => self.put(&twin)?,
+            Event::Twin { twin, changes, .. } => self.put(&twin, &changes)?,
             Event::Deleted(name) | Event::Unmatched(name) => {
                 self.metrics.events.inc();
                 match parse_identity("name", &name) {
@@ -226,16 +327,21 @@ impl<T> Runner<T> {
                         info!(why = ?begin, "all twins are read again");
                     }
                 }
+                self.complete = false;
+                self.fall_behind();
                 self.shared.cache().begin();
             }
             Event::Synced(_) => {
                 self.shared.cache().complete();
-                self.synced.send_replace(true);
+                self.complete = true;
+                self.fresh = true;
+                self.keep_step();
                 self.metrics.synced.set(1);
             }
-            Event::Bookmark => {}
+            Event::Bookmark => self.keep_step(),
             Event::Interrupted { why, pause } => {
                 self.metrics.interruptions.inc();
+                self.fall_behind();
                 debug!(
                     why,
                     pause_ms = pause.as_millis(),
@@ -247,7 +353,7 @@ impl<T> Runner<T> {
         Ok(())
     }
 
-    fn put(&mut self, twin: &Twin) -> Result<(), InformerError> {
+    fn put(&mut self, twin: &Twin, changes: &[proto::Change]) -> Result<(), InformerError> {
         self.metrics.events.inc();
         let key = match parse_identity("name", &twin.name) {
             Ok(key) => key,
@@ -256,11 +362,20 @@ impl<T> Runner<T> {
                 return Ok(());
             }
         };
-        let kept = (self.keep)(twin);
+        // Until the first snapshot of a new function is complete nobody can say who made it.
+        let before = if self.fresh {
+            self.shared.cache().get(&key)
+        } else {
+            None
+        };
+        let kept = (self.keep)(Came {
+            twin,
+            changes,
+            before: before.as_deref(),
+        });
         let mut cache = self.shared.cache();
-        match kept {
-            None => cache.remove(&key),
-            Some(value) => {
+        match (kept, before) {
+            (Kept::New(value), _) => {
                 cache.put(key, value);
                 if cache.len() > self.entries_max {
                     return Err(InformerError::TooMany {
@@ -268,8 +383,19 @@ impl<T> Runner<T> {
                     });
                 }
             }
+            // It came in this round, too.
+            (Kept::Same, Some(_)) => cache.confirm(&key),
+            (Kept::Same, None) | (Kept::Nothing, _) => cache.remove(&key),
         }
         Ok(())
+    }
+}
+
+/// A cache without the present twins would be no cache.
+fn with_snapshot(what: What) -> What {
+    What {
+        changes_only: false,
+        ..what
     }
 }
 
