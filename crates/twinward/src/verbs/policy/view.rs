@@ -238,9 +238,10 @@ impl View for Policies {
                 policy.revision.to_string(),
                 policy.priority.to_string(),
                 scope(policy.scope()).to_owned(),
-                time::age(paper.now, policy.update_time),
-                count(|status| status.twins_targeted),
-                count(|status| status.twins_applied),
+                status.map_or_else(
+                    || "-".to_owned(),
+                    |status| format!("{}/{}", status.twins_applied, status.twins_targeted),
+                ),
                 count(|status| status.twins_pending),
                 count(|status| status.twins_rejected),
                 target(&policy.target).to_owned(),
@@ -250,8 +251,8 @@ impl View for Policies {
         table::table(
             paper,
             &[
-                "POLICY", "REVISION", "PRIORITY", "SCOPE", "CHANGED", "TWINS", "APPLIED",
-                "PENDING", "REJECTED", "TARGET", "WHEN",
+                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "REJECTED",
+                "TARGET", "WHEN",
             ],
             rows.collect(),
         )
