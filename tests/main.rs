@@ -15,6 +15,7 @@ mod killed_in_mid_stream;
 mod loop_end_to_end;
 mod offline_agent;
 mod one_trace;
+mod policy_counts;
 mod replicas;
 mod rest;
 mod shutdown;

@@ -2,8 +2,10 @@
 //! the stream: the other goes on within seconds, and no event is lost or taken twice. Writes may go to
 //! either at any time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use client::{Event, Tuning, Watch, What};
 use futures::future::join_all;
 use serde_json::json;
 use testkit::wait_for;
@@ -36,6 +38,10 @@ async fn one_of_two_is_killed_and_comes_back() {
         let forwarded = r#"calls_forwarded_total{outcome="answered"}"#;
         let forwarded = fleet.metric(replica, forwarded).await;
         assert!(forwarded.is_some_and(|count| count != "0"), "{replica}");
+    }
+
+    for replica in [0, 1] {
+        a_watch_sees_what_the_other_writes(&fleet, replica, &devices).await;
     }
 
     // The second is killed in the middle of the stream, and then the first.
@@ -105,6 +111,32 @@ async fn one_of_two_is_killed_and_comes_back() {
     })
     .await;
     everything_can_be_written(&fleet.api(0), &devices, "alone").await;
+}
+
+/// Watches on one replica while every device is written to through the other, which also owns half
+/// of them.
+async fn a_watch_sees_what_the_other_writes(fleet: &Fleet, replica: usize, devices: &[Device]) {
+    let what = What {
+        changes_only: true,
+        ..What::default()
+    };
+    let mut watch = Watch::new(fleet.api(replica).twins, what, Tuning::default());
+    let mut next = async || {
+        let event = tokio::time::timeout(SOON, watch.next()).await;
+        event.expect("it tells in time").expect("it is not refused")
+    };
+    // From its first bookmark on nothing is missed.
+    while next().await != Event::Bookmark {}
+    let note = format!("watched on {replica}");
+    everything_can_be_written(&fleet.api(1 - replica), devices, &note).await;
+    let mut missing: BTreeSet<_> = devices.iter().map(|device| device.twin.clone()).collect();
+    while !missing.is_empty() {
+        if let Event::Twin { twin, .. } = next().await
+            && twin.tags_json.contains(&note)
+        {
+            missing.remove(&twin.name);
+        }
+    }
 }
 
 /// Sends the events of a device, as another agent each time.

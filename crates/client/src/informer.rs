@@ -9,28 +9,25 @@
 //! and costs no more memory than the cache has keys.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use service_kit::client::Connection;
-use service_kit::error::{Classified as _, Kind, chain};
-use service_kit::metrics::{Counter, Gauge, Scope};
-use service_kit::shutdown::ShutdownToken;
+use service_kit::metrics::Scope;
 use tokio::sync::watch as signal;
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
 use twin::IdentityKey;
-use wire::names::parse_identity;
 use wire::twin::v1::Twin;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
-use crate::watch::{Begin, Event, Tuning, Watch, WatchError, What};
+use crate::watch::{Tuning, WatchError, What};
 
 mod cache;
 mod changes;
+mod runner;
 
 use cache::Cache;
 pub use changes::{Change, Changes};
-
-/// Makes of a twin what is kept of it; none: it is not kept.
-type Keep<T> = Box<dyn Fn(&Twin) -> Option<T> + Send>;
+pub use runner::{Came, Kept, Runner};
 
 /// What an informer follows, and within which bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,14 +71,24 @@ pub enum InformerError {
 #[derive(Debug)]
 pub struct Informer<T> {
     shared: Arc<Shared<T>>,
-    synced: signal::Receiver<bool>,
+    state: signal::Receiver<State>,
+}
+
+/// How complete a cache is.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// It has held all twins once.
+    synced: bool,
+    /// Since when it holds every change that twin-store has told of; none: it is behind, and cannot
+    /// say how far.
+    in_step: Option<Instant>,
 }
 
 impl<T> Clone for Informer<T> {
     fn clone(&self) -> Informer<T> {
         Informer {
             shared: self.shared.clone(),
-            synced: self.synced.clone(),
+            state: self.state.clone(),
         }
     }
 }
@@ -99,7 +106,8 @@ impl<T> Shared<T> {
 }
 
 impl<T> Informer<T> {
-    /// Makes an informer and what keeps it in step; run the latter under supervision.
+    /// Makes an informer and what keeps it in step; run the latter under supervision. `keep` makes
+    /// of a twin what is kept of it; none: it is not kept.
     pub fn new(
         client: TwinServiceClient<Connection>,
         config: InformerConfig,
@@ -109,30 +117,29 @@ impl<T> Informer<T> {
         let shared = Arc::new(Shared {
             cache: Mutex::new(Cache::new()),
         });
-        let (synced_in, synced) = signal::channel(false);
-        let what = What {
-            changes_only: false,
-            ..config.what
-        };
-        let runner = Runner {
-            watch: Watch::new(client, what, config.tuning),
-            keep: Box::new(keep),
-            entries_max: config.entries_max,
-            shared: shared.clone(),
-            synced: synced_in,
-            metrics: Metrics::new(scope),
-        };
-        (Informer { shared, synced }, runner)
+        let (state_in, state) = signal::channel(State::default());
+        let keep = move |came: Came<'_, T>| keep(came.twin).map_or(Kept::Nothing, Kept::New);
+        let keep = Box::new(keep);
+        let runner = Runner::new(client, config, shared.clone(), state_in, keep, scope);
+        (Informer { shared, state }, runner)
     }
 
     /// Whether the cache has held all twins once. It may lag behind since, but is never partial.
     pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
+        self.state.borrow().synced
     }
 
     /// Waits until the cache has held all twins once; false if its runner ended before.
     pub async fn synced(&self) -> bool {
-        self.synced.clone().wait_for(|synced| *synced).await.is_ok()
+        let mut state = self.state.clone();
+        state.wait_for(|state| state.synced).await.is_ok()
+    }
+
+    /// How long the cache has been in step with twin-store without a break; none while twins are
+    /// read for the first time or anew, and from the loss of a connection until what was missed
+    /// has come.
+    pub fn in_step_for(&self) -> Option<Duration> {
+        self.state.borrow().in_step.map(|since| since.elapsed())
     }
 
     /// What is kept of a twin.
@@ -158,160 +165,5 @@ impl<T> Informer<T> {
     /// Follows the cache: first everything kept, then every change.
     pub fn changes(&self) -> Changes<T> {
         Changes::new(self.shared.cache().subscribe(), self.shared.clone())
-    }
-}
-
-/// Keeps an [`Informer`] in step.
-pub struct Runner<T> {
-    watch: Watch,
-    keep: Keep<T>,
-    entries_max: usize,
-    shared: Arc<Shared<T>>,
-    synced: signal::Sender<bool>,
-    metrics: Metrics,
-}
-
-impl<T> std::fmt::Debug for Runner<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runner").finish_non_exhaustive()
-    }
-}
-
-impl<T> Drop for Runner<T> {
-    fn drop(&mut self) {
-        // Followers would wait for ever.
-        self.shared.cache().end();
-    }
-}
-
-impl<T> Runner<T> {
-    /// Works until the service stops, however often the connection is lost.
-    ///
-    /// # Errors
-    /// See [`InformerError`].
-    pub async fn run(mut self, shutdown: ShutdownToken) -> Result<(), InformerError> {
-        loop {
-            let Some(event) = shutdown.run_until(self.watch.next()).await else {
-                return Ok(());
-            };
-            match event {
-                Ok(event) => self.take(event)?,
-                Err(refused) if can_be_mended(refused.refusal().kind()) => {
-                    self.metrics.interruptions.inc();
-                    warn!(
-                        error = chain(&refused),
-                        "twins cannot be watched; trying again"
-                    );
-                }
-                Err(refused) => return Err(refused.into()),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Event) -> Result<(), InformerError> {
-        match event {
-            Event::Twin { twin, .. } => self.put(&twin)?,
-            Event::Deleted(name) | Event::Unmatched(name) => {
-                self.metrics.events.inc();
-                match parse_identity("name", &name) {
-                    Ok(key) => self.shared.cache().remove(&key),
-                    Err(error) => unreadable(&name, &error),
-                }
-            }
-            Event::Begins(begin) => {
-                self.metrics.snapshots.inc();
-                match begin {
-                    Begin::First => {}
-                    Begin::Interrupted | Begin::TokenTooOld | Begin::TokenRefused => {
-                        info!(why = ?begin, "all twins are read again");
-                    }
-                }
-                self.shared.cache().begin();
-            }
-            Event::Synced(_) => {
-                self.shared.cache().complete();
-                self.synced.send_replace(true);
-                self.metrics.synced.set(1);
-            }
-            Event::Bookmark => {}
-            Event::Interrupted { why, pause } => {
-                self.metrics.interruptions.inc();
-                debug!(
-                    why,
-                    pause_ms = pause.as_millis(),
-                    "the watch was interrupted"
-                );
-            }
-        }
-        self.metrics.entries.set(gauge(self.shared.cache().len()));
-        Ok(())
-    }
-
-    fn put(&mut self, twin: &Twin) -> Result<(), InformerError> {
-        self.metrics.events.inc();
-        let key = match parse_identity("name", &twin.name) {
-            Ok(key) => key,
-            Err(error) => {
-                unreadable(&twin.name, &error);
-                return Ok(());
-            }
-        };
-        let kept = (self.keep)(twin);
-        let mut cache = self.shared.cache();
-        match kept {
-            None => cache.remove(&key),
-            Some(value) => {
-                cache.put(key, value);
-                if cache.len() > self.entries_max {
-                    return Err(InformerError::TooMany {
-                        allowed: self.entries_max,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unreadable(name: &str, error: &wire::InvalidField) {
-    warn!(name, %error, "a twin has a name that this program cannot read; left out");
-}
-
-/// Whether an operator may mend what twin-store refuses; a question that cannot be asked never
-/// gets better.
-fn can_be_mended(kind: Kind) -> bool {
-    !matches!(kind, Kind::InvalidArgument)
-}
-
-fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-struct Metrics {
-    entries: Gauge,
-    events: Counter,
-    snapshots: Counter,
-    interruptions: Counter,
-    synced: Gauge,
-}
-
-impl Metrics {
-    fn new(scope: &Scope) -> Metrics {
-        Metrics {
-            entries: scope.gauge("informer_entries", "Twins kept in the local cache"),
-            events: scope.counter("informer_events", "Twins and removals taken from the watch"),
-            snapshots: scope.counter(
-                "informer_snapshots",
-                "Times that all twins were read, from the first",
-            ),
-            interruptions: scope.counter(
-                "informer_interruptions",
-                "Times that the watch was lost or refused",
-            ),
-            synced: scope.gauge(
-                "informer_synced",
-                "Whether the local cache has held all twins",
-            ),
-        }
     }
 }

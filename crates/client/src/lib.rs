@@ -9,5 +9,5 @@
 pub mod informer;
 pub mod watch;
 
-pub use informer::{Change, Changes, Informer, InformerConfig, InformerError, Runner};
+pub use informer::{Came, Change, Changes, Informer, InformerConfig, InformerError, Kept, Runner};
 pub use watch::{Begin, Event, Tuning, Watch, WatchError, What};

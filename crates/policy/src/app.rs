@@ -21,6 +21,7 @@ use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 use crate::audit;
 use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
+use crate::counts::Counts;
 use crate::error::Error;
 use crate::grpc::PolicyApi;
 use crate::metrics::Metrics;
@@ -180,6 +181,15 @@ impl App {
             stop.clone(),
         );
         tasks.spawn("audit entries", OnFailure::StopService, delivery);
+        let (counts, follower) = Counts::new(
+            &twins,
+            policies.clone(),
+            self.config.counted_twins_max,
+            self.clock.clone(),
+            &scope,
+            metrics.clone(),
+        );
+        tasks.spawn("counts", OnFailure::Log, follower.run(stop.clone()));
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
@@ -203,7 +213,7 @@ impl App {
             watch_link(self.bus.clone(), link, stop),
         );
 
-        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, metrics));
+        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, counts, metrics));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
         let grpc = service_kit::add_services!(grpc, api);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?

@@ -91,10 +91,26 @@ impl PolicySet {
             .collect()
     }
 
+    /// All of them, in no order.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        self.devices.policies.iter().chain(&self.modules.policies)
+    }
+
     /// What must hold of a twin that a decision may find something to do on, in the query language:
     /// a policy applies to it, or one has set something in it. Empty: it cannot be said in so few
     /// characters, every twin must be looked at.
     pub(crate) fn filter(&self) -> String {
+        self.said(vec!["IS_DEFINED(configurations)".to_owned()])
+    }
+
+    /// What must hold of a twin that a policy applies to, in the query language. Empty: it cannot be
+    /// said in so few characters.
+    pub(crate) fn targets(&self) -> String {
+        self.said(Vec::new())
+    }
+
+    /// One of these parts holds, or a policy applies.
+    fn said(&self, mut parts: Vec<String>) -> String {
         let applies = |scope: &ScopeSet| -> Vec<String> {
             let conditions = scope.policies.iter().map(|active| {
                 let target = said(active.policy.target());
@@ -105,7 +121,6 @@ impl PolicySet {
             });
             conditions.collect()
         };
-        let mut parts = vec!["IS_DEFINED(configurations)".to_owned()];
         for (scope, kind) in [
             (&self.devices, "NOT IS_DEFINED(moduleId)"),
             (&self.modules, "IS_DEFINED(moduleId)"),
@@ -142,7 +157,7 @@ pub(crate) enum Decision {
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
     let applicable = policies.applicable(twin);
-    let writes: Vec<PolicyWrite> = applicable.iter().map(|active| write(active)).collect();
+    let writes = writes(&applicable);
     match twin::apply_policy_settings(twin.desired(), &writes, at) {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
@@ -161,12 +176,14 @@ fn said(condition: &Condition) -> String {
     }
 }
 
-fn write(active: &ActivePolicy) -> PolicyWrite {
-    PolicyWrite {
+/// What policies want, in the same order.
+pub(crate) fn writes(applicable: &[Arc<ActivePolicy>]) -> Vec<PolicyWrite> {
+    let write = |active: &Arc<ActivePolicy>| PolicyWrite {
         policy: active.policy.id().to_string(),
         revision: active.revision,
         settings: active.policy.settings().clone(),
-    }
+    };
+    applicable.iter().map(write).collect()
 }
 
 /// Parts of a twin: that conditions look at, or that a commit changed.

@@ -12,12 +12,13 @@ use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::policy_service_server::PolicyService;
 
+use crate::counts::Counts;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::progress::Progress;
 use crate::resource;
-use crate::store::{self, By};
+use crate::store::{self, By, StoredPolicy};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
@@ -29,15 +30,22 @@ const PAGE_TOKEN_PREFIX: &str = "after:";
 pub(crate) struct PolicyApi {
     policies: Policies,
     progress: Progress,
+    counts: Counts,
     metrics: Metrics,
 }
 
 impl PolicyApi {
     /// Serves these policies.
-    pub(crate) fn new(policies: Policies, progress: Progress, metrics: Metrics) -> PolicyApi {
+    pub(crate) fn new(
+        policies: Policies,
+        progress: Progress,
+        counts: Counts,
+        metrics: Metrics,
+    ) -> PolicyApi {
         PolicyApi {
             policies,
             progress,
+            counts,
             metrics,
         }
     }
@@ -71,7 +79,7 @@ impl PolicyApi {
         );
         self.count();
         Ok(proto::ApplyPolicyResponse {
-            policy: Some(resource::to_wire_policy(&stored, self.progress.of(&stored))),
+            policy: Some(self.shown(&stored)),
             outcome: resource::outcome(outcome).into(),
         })
     }
@@ -82,7 +90,15 @@ impl PolicyApi {
             .policies
             .get(&id)
             .ok_or(store::Error::NotFound { id })?;
-        Ok(resource::to_wire_policy(&stored, self.progress.of(&stored)))
+        Ok(self.shown(&stored))
+    }
+
+    /// A policy with all that is known of it.
+    fn shown(&self, stored: &StoredPolicy) -> proto::Policy {
+        proto::Policy {
+            status: Some(self.counts.of(stored)),
+            ..resource::to_wire_policy(stored, self.progress.of(stored))
+        }
     }
 
     fn list(
@@ -99,10 +115,7 @@ impl PolicyApi {
             Some(last) if more => format!("{PAGE_TOKEN_PREFIX}{}", last.policy.id()),
             Some(_) | None => String::new(),
         };
-        let policies = found
-            .iter()
-            .map(|stored| resource::to_wire_policy(stored, self.progress.of(stored)))
-            .collect();
+        let policies = found.iter().map(|stored| self.shown(stored)).collect();
         Ok(proto::ListPoliciesResponse {
             policies,
             next_page_token,

@@ -1,7 +1,8 @@
 //! The policy service: decides which desired settings policies put on which twins.
 //!
 //! - **Consumes** `TWINS_{p}`, the changes of twins (from twin-store, over NATS). Each change carries
-//!   the whole twin, so nothing is cached and nothing is polled.
+//!   the whole twin, so nothing is polled. For the counts of `PolicyStatus` it watches twin-store and
+//!   keeps a small entry per twin (`counts`); no decision is made of them.
 //! - **Produces** calls of twin-store's `ApplyPolicySettings`, with the version the decision was made
 //!   on; `REJECTS` for what it cannot use.
 //! - **Owns** `policy.db`: policies, their revisions, and how far each `TWINS_{p}` was read.
@@ -21,10 +22,12 @@ pub mod file;
 pub mod resource;
 
 mod evaluate;
+mod standing;
 mod twin_document;
 
 mod store;
 
+mod counts;
 mod policies;
 mod progress;
 

@@ -23,6 +23,15 @@ pub(crate) struct PartitionLabel {
     pub partition: u16,
 }
 
+/// Twins of a policy by what became of its settings there. There are a hundred policies at most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct StandingLabel {
+    /// The policy's id.
+    pub policy: String,
+    /// `targeted`, or how [`crate::standing::Standing`] prints.
+    pub standing: &'static str,
+}
+
 /// Handles to all of them. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -46,6 +55,8 @@ pub(crate) struct Metrics {
     pub sweep_twins: Gauge,
     /// Policies in force.
     pub policies: Gauge,
+    /// Twins of each policy.
+    pub policy_twins: Family<StandingLabel, Gauge>,
 }
 
 impl Metrics {
@@ -71,6 +82,10 @@ impl Metrics {
                 "Twins of the running or last full evaluation",
             ),
             policies: scope.gauge("policies", "Policies in force"),
+            policy_twins: scope.gauges(
+                "policy_twins",
+                "Twins that a policy applies to, by what became of its settings",
+            ),
         }
     }
 

@@ -44,6 +44,22 @@ impl Present {
     }
 }
 
+/// Changes of what is in force, for one who follows them.
+#[derive(Debug)]
+pub(crate) struct Changes(watch::Receiver<Present>);
+
+impl Changes {
+    /// The policies to evaluate with, from where [`Changes::changed`] goes on.
+    pub(crate) fn set(&mut self) -> Arc<PolicySet> {
+        Arc::clone(&self.0.borrow_and_update().set)
+    }
+
+    /// Waits for a change; false if there will be none. May be dropped at any time.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
 /// Which sweeps somebody waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -90,6 +106,11 @@ impl Policies {
     /// The policies to evaluate with.
     pub(crate) fn set(&self) -> Arc<PolicySet> {
         Arc::clone(&self.present.borrow().set)
+    }
+
+    /// Tells when it may be another one than [`Policies::set`] answered before.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.present.subscribe())
     }
 
     /// One policy.

@@ -32,7 +32,7 @@ use crate::writer::{Effect, Work, Writer};
 const PAGE_TWINS: i32 = 100;
 
 /// What a decision is made of.
-const TWIN_FIELDS: [&str; 12] = [
+pub(crate) const TWIN_FIELDS: [&str; 12] = [
     "device_id",
     "module_id",
     "version",

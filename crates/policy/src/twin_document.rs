@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use posture::ConfigurationState;
+use serde::Deserialize as _;
 use serde_json::Value;
 use twin::{IdentityKey, Map, NodeMeta, Section, TwinView, Version, Writer};
 use wire::InvalidField;
@@ -56,6 +58,13 @@ impl TwinDocument {
     /// The section that policies write.
     pub(crate) fn desired(&self) -> &Section {
         &self.desired
+    }
+
+    /// Where the push of its configuration stands; before the first event it stands nowhere.
+    pub(crate) fn configuration(&self) -> ConfigurationState {
+        let stored = self.posture.get("configuration");
+        let state = stored.and_then(|stored| ConfigurationState::deserialize(stored).ok());
+        state.unwrap_or_default()
     }
 
     /// The twin as conditions see it.
@@ -132,9 +141,11 @@ fn node(value: &Value, public: &Value) -> Result<NodeMeta, InvalidField> {
         },
         None => return Err(damaged("a leaf has no $lastUpdatedBy")),
     };
+    let version = public.get("$lastUpdatedVersion").and_then(Value::as_u64);
+    let version = version.and_then(|number| Version::new(number).ok());
     Ok(NodeMeta {
         updated_at: Timestamp::UNIX_EPOCH,
-        version: Version::FIRST,
+        version: version.unwrap_or(Version::FIRST),
         by,
         children,
     })

@@ -126,6 +126,11 @@ impl TwinStore {
         })
     }
 
+    /// A client for whoever follows twins, over the same connection.
+    pub(crate) fn to_watch(&self) -> TwinServiceClient<Connection> {
+        self.twins.clone()
+    }
+
     /// Makes the first call, so that health knows how it is before there is work. Returns when
     /// twin-store has answered, or the service stops.
     pub(crate) async fn greet(&self) {

@@ -203,11 +203,8 @@ impl SectionText {
     /// # Errors
     /// What cannot be read; nothing but a damaged store causes it.
     pub fn public_metadata(&self) -> Result<String, String> {
-        // The document is not parsed for it: that is most of what showing a twin costs.
-        let json: serde_json::Value =
-            serde_json::from_str(&self.metadata).map_err(|error| error.to_string())?;
-        let metadata = Section::metadata_from_json(&json).map_err(|error| error.to_string())?;
-        Ok(serde_json::Value::Object(metadata.to_public_json()).to_string())
+        // The document is not parsed for it.
+        twin::metadata::public_text(&self.metadata).map_err(|error| error.to_string())
     }
 
     fn parse(&self) -> Result<Section, String> {

@@ -17,6 +17,10 @@ use crate::Map;
 use crate::version::Version;
 use crate::writer::Writer;
 
+mod public;
+
+pub use public::public_text;
+
 /// Time and author of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {

@@ -104,6 +104,13 @@ impl<T> Cache<T> {
         self.entries.insert(key, entry);
     }
 
+    /// A twin came, and what is kept of it is the same.
+    pub(super) fn confirm(&mut self, key: &IdentityKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.round = self.round;
+        }
+    }
+
     pub(super) fn remove(&mut self, key: &IdentityKey) {
         if self.entries.remove(key).is_some() {
             self.tell(key);

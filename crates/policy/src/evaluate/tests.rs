@@ -84,7 +84,7 @@ fn decided(set: &PolicySet, twin: &TwinDocument) -> Option<Vec<String>> {
 
 /// The twin after twin-store has done what the decision asks for.
 fn performed(set: &PolicySet, twin: &TwinDocument, tags: &Value, posture: &Value) -> TwinDocument {
-    let writes: Vec<PolicyWrite> = set.applicable(twin).iter().map(|one| write(one)).collect();
+    let writes = writes(&set.applicable(twin));
     let outcome =
         twin::apply_policy_settings(twin.desired(), &writes, Timestamp::UNIX_EPOCH).unwrap();
     match outcome.change {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use twin::Condition;
 use twin::query::ast::Function;
 use twin::query::{Attribute, Expr, Root, Scope, Vocabulary};
-use twin::{Condition, NodeMeta};
 use wire::InvalidField;
 use wire::twin::v1 as proto;
 
@@ -192,9 +192,7 @@ fn public(name: &str, part: &'static str, stored: &str) -> Result<String, Damage
         part,
         problem: format!("$metadata: {problem}"),
     };
-    let json = serde_json::from_str(stored).map_err(|error| damaged(error.to_string()))?;
-    let metadata = NodeMeta::from_json(&json).map_err(|error| damaged(error.to_string()))?;
-    Ok(serde_json::Value::Object(metadata.to_public_json()).to_string())
+    twin::metadata::public_text(stored).map_err(|error| damaged(error.to_string()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Change, Informer, InformerConfig, Tuning, What};
+use client::{Change, Informer, InformerConfig, Kept, Runner, Tuning, What};
 use service_kit::backoff::Policy;
 use service_kit::client::{ClientConfig, connect};
 use service_kit::metrics::Registry;
@@ -18,10 +18,20 @@ use testkit::{NatsServer, wait_for};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use twin::IdentityKey;
-use wire::twin::v1::Twin;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
+use wire::twin::v1::{self as proto, Twin};
 
 use crate::service::{SOON, Service, config};
+
+/// Pauses of a test.
+const QUICK: Tuning = Tuning {
+    retry: Policy {
+        first: Duration::from_millis(5),
+        cap: Duration::from_millis(50),
+        budget: None,
+    },
+    silence: Duration::from_secs(30),
+};
 
 /// Carries connections to wherever the service is, and cuts them all when told to.
 struct Line {
@@ -81,14 +91,7 @@ fn informer(
 ) {
     let connection = connect(&ClientConfig::to(format!("http://{address}"))).unwrap();
     let config = InformerConfig {
-        tuning: Tuning {
-            retry: Policy {
-                first: Duration::from_millis(5),
-                cap: Duration::from_millis(50),
-                budget: None,
-            },
-            ..Tuning::default()
-        },
+        tuning: QUICK,
         ..InformerConfig::of(What {
             filter: "NOT IS_DEFINED(tags.hidden)".to_owned(),
             fields: vec!["tags_json".to_owned(), "module_id".to_owned()],
@@ -210,6 +213,100 @@ async fn what_was_deleted_while_it_could_not_resume_is_removed_all_the_same() {
     shutdown.trigger();
     running.await.unwrap().expect("a good end");
     service.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_can_be_turned_to_other_twins_and_spares_work_that_is_done() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    for (id, tags) in [("a", r#"{"site":1}"#), ("b", r#"{"site":2}"#)] {
+        service.create(id).await;
+        tag(&service, id, tags).await;
+    }
+    let line = Line::to(service.addresses.grpc).await;
+    let connection = connect(&ClientConfig::to(format!("http://{}", line.address))).unwrap();
+    let site = |site: u32| What {
+        filter: format!("tags.site = {site}"),
+        ..What::default()
+    };
+    let (informer, mut runner) = Informer::new(
+        TwinServiceClient::new(connection),
+        InformerConfig {
+            tuning: QUICK,
+            ..InformerConfig::of(site(1))
+        },
+        &Registry::new().scope("test"),
+        |twin| Some(twin.tags_json.clone()),
+    );
+    let follow = async |runner: &mut Runner<String>, until: &[(&str, &str)]| {
+        tokio::select! {
+            error = runner.follow() => panic!("{error}"),
+            () = holds(&informer, until) => {}
+        }
+    };
+    follow(&mut runner, &[("a", r#"{"site":1}"#)]).await;
+    assert!(informer.is_synced());
+    assert!(informer.in_step_for().is_some());
+    // From here on only a change of tags, or nothing before, makes it look.
+    runner.refocus(site(2), |came| match came.before {
+        Some(_) if !came.changes.contains(&proto::Change::Tags) => Kept::Same,
+        _ => Kept::New(format!(
+            "{} {}",
+            came.twin.tags_json, came.twin.desired_json
+        )),
+    });
+    assert!(!informer.is_synced(), "nothing of the new ones is known");
+    assert_eq!(informer.in_step_for(), None);
+    assert_eq!(informer.len(), 1, "what was kept stays until then");
+    follow(&mut runner, &[("b", r#"{"site":2} {}"#)]).await;
+    tokio::select! {
+        error = runner.follow() => panic!("{error}"),
+        synced = informer.synced() => assert!(synced),
+    }
+    let desire = |patch: &str| proto::PatchTwinRequest {
+        name: "devices/b".to_owned(),
+        desired_patch_json: patch.to_owned(),
+        ..Default::default()
+    };
+    let written = service.twins().patch_twin(desire(r#"{"x":1}"#)).await;
+    written.expect("written");
+    tag(&service, "a", r#"{"site":2}"#).await;
+    let both = [("a", r#"{"site":2} {}"#), ("b", r#"{"site":2} {}"#)];
+    follow(&mut runner, &both).await;
+    tag(&service, "b", r#"{"n":1}"#).await;
+    let looked = [
+        ("a", r#"{"site":2} {}"#),
+        ("b", r#"{"n":1,"site":2} {"x":1}"#),
+    ];
+    follow(&mut runner, &looked).await;
+
+    // Without its connection it cannot say that it is in step; with a new one it can.
+    let before = informer.in_step_for();
+    assert!(before.is_some());
+    line.cut().await;
+    let step = async |runner: &mut Runner<String>, is_in_step: bool| {
+        let reached = wait_for("the step", SOON, async || {
+            (informer.in_step_for().is_some() == is_in_step).then_some(())
+        });
+        tokio::select! {
+            error = runner.follow() => panic!("{error}"),
+            () = reached => {}
+        }
+    };
+    let elsewhere = std::mem::replace(&mut *line.to.lock().unwrap(), nowhere());
+    step(&mut runner, false).await;
+    assert!(informer.is_synced(), "what it has is whole, if old");
+    *line.to.lock().unwrap() = elsewhere;
+    step(&mut runner, true).await;
+    runner.clear();
+    assert!(informer.is_empty());
+    service.stop().await;
+}
+
+/// Where nobody listens.
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
 #[tokio::test]

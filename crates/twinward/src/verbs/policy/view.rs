@@ -56,6 +56,13 @@ impl PolicyView {
                     twins_changed: evaluation.twins_changed,
                     twins_failed: evaluation.twins_failed,
                 }),
+                twins: policy.status.as_ref().map(|status| TwinsData {
+                    targeted: status.twins_targeted,
+                    applied: status.twins_applied,
+                    pending: status.twins_pending,
+                    rejected: status.twins_rejected,
+                    in_step_time: time::precise(status.in_step_time),
+                }),
             },
         }
     }
@@ -86,6 +93,18 @@ struct StateData<'a> {
     create_time: Option<String>,
     update_time: Option<String>,
     evaluation: Option<EvaluationData>,
+    twins: Option<TwinsData>,
+}
+
+/// On how many twins it is in force.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TwinsData {
+    targeted: u64,
+    applied: u64,
+    pending: u64,
+    rejected: u64,
+    in_step_time: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -126,6 +145,25 @@ fn evaluation(policy: &api::Policy) -> String {
     }
 }
 
+/// The counts of a policy, if they are in step.
+fn in_step(policy: &api::Policy) -> Option<&api::PolicyStatus> {
+    let status = policy.status.as_ref();
+    status.filter(|status| status.in_step_time.is_some())
+}
+
+fn twins(policy: &api::Policy) -> String {
+    match in_step(policy) {
+        None => "being counted".to_owned(),
+        Some(status) => format!(
+            "{} targeted: {} applied, {} pending, {} rejected",
+            status.twins_targeted,
+            status.twins_applied,
+            status.twins_pending,
+            status.twins_rejected
+        ),
+    }
+}
+
 fn target(target: &str) -> &str {
     if target.is_empty() { "nothing" } else { target }
 }
@@ -156,6 +194,13 @@ impl View for PolicyView {
                 ("created", time::short(policy.create_time)),
                 ("updated", time::short(policy.update_time)),
                 ("evaluation", evaluation(policy)),
+                ("twins", twins(policy)),
+                (
+                    "in step",
+                    in_step(policy)
+                        .map(|status| time::short(status.in_step_time))
+                        .unwrap_or_default(),
+                ),
             ],
         );
         text.push('\n');
@@ -184,12 +229,21 @@ impl View for Policies {
         }
         let rows = self.0.iter().map(|view| {
             let policy = &view.policy;
+            let status = in_step(policy);
+            let count = |of: fn(&api::PolicyStatus) -> u64| {
+                status.map_or_else(|| "-".to_owned(), |status| of(status).to_string())
+            };
             vec![
                 policy.policy_id.clone(),
                 policy.revision.to_string(),
                 policy.priority.to_string(),
                 scope(policy.scope()).to_owned(),
-                time::age(paper.now, policy.update_time),
+                status.map_or_else(
+                    || "-".to_owned(),
+                    |status| format!("{}/{}", status.twins_applied, status.twins_targeted),
+                ),
+                count(|status| status.twins_pending),
+                count(|status| status.twins_rejected),
                 target(&policy.target).to_owned(),
                 condition(&policy.when).to_owned(),
             ]
@@ -197,7 +251,8 @@ impl View for Policies {
         table::table(
             paper,
             &[
-                "POLICY", "REVISION", "PRIORITY", "SCOPE", "CHANGED", "TARGET", "WHEN",
+                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "REJECTED",
+                "TARGET", "WHEN",
             ],
             rows.collect(),
         )

@@ -20,6 +20,13 @@ fn policy() -> api::Policy {
             twins_changed: 2,
             twins_failed: 1,
         }),
+        status: Some(api::PolicyStatus {
+            twins_targeted: 12,
+            twins_applied: 9,
+            twins_pending: 2,
+            twins_rejected: 1,
+            in_step_time: Some(Default::default()),
+        }),
         ..api::Policy::default()
     }
 }

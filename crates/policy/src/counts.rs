@@ -1,0 +1,335 @@
+//! On how many twins each policy is targeted, applied, pending and rejected, counted as twins change.
+//!
+//! A cache of twin-store's twins (list and watch, crate `client`) holds of each twin that a policy
+//! applies to one small entry per policy, and each entry is in its policy's tally for exactly as long
+//! as it lives. So the counts are right by construction: what replaces or removes an entry moves
+//! them. When the policies change, the twins that they now apply to are read anew; until they all
+//! came the counts are said not to be in step.
+//!
+//! Nothing is decided or written by these counts, and readiness does not depend on them: the
+//! decisions are the consumers' and the sweep's, which twin-store's stream feeds in order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use client::{Came, Informer, InformerConfig, Kept, Runner, What};
+use jiff::Timestamp;
+use service_kit::clock::SharedClock;
+use service_kit::error::chain;
+use service_kit::metrics::{Family, Gauge, Scope};
+use service_kit::shutdown::ShutdownToken;
+use tracing::{debug, warn};
+use wire::names::identity_from_ids;
+use wire::policy::v1 as proto;
+use wire::time::to_wire;
+use wire::twin::v1::Change;
+
+use crate::evaluate::{Interest, PolicySet};
+use crate::metrics::{Metrics, StandingLabel};
+use crate::policies::Policies;
+use crate::policy_doc::PolicyId;
+use crate::standing::{Standing, standings};
+use crate::store::StoredPolicy;
+use crate::sweep::TWIN_FIELDS;
+use crate::twin_document::{TwinDocument, scope_of};
+use crate::twin_store::TwinStore;
+
+/// The counts of one policy; they are its metrics.
+#[derive(Debug)]
+struct Tally {
+    targeted: Gauge,
+    applied: Gauge,
+    pending: Gauge,
+    rejected: Gauge,
+}
+
+impl Tally {
+    /// What is counted beside `targeted`.
+    const STANDINGS: [Standing; 3] = [Standing::Applied, Standing::Pending, Standing::Rejected];
+    const TARGETED: &str = "targeted";
+
+    fn new(twins: &Family<StandingLabel, Gauge>, id: &PolicyId) -> Tally {
+        let gauge = |standing| twins.get_or_create_owned(&label(id, standing));
+        let [applied, pending, rejected] = Tally::STANDINGS.map(Standing::as_str).map(gauge);
+        Tally {
+            targeted: gauge(Tally::TARGETED),
+            applied,
+            pending,
+            rejected,
+        }
+    }
+
+    /// Takes the policy out of the metrics.
+    fn forget(twins: &Family<StandingLabel, Gauge>, id: &PolicyId) {
+        twins.remove(&label(id, Tally::TARGETED));
+        for standing in Tally::STANDINGS {
+            twins.remove(&label(id, standing.as_str()));
+        }
+    }
+
+    fn of(&self, standing: Standing) -> Option<&Gauge> {
+        match standing {
+            Standing::Applied => Some(&self.applied),
+            Standing::Pending => Some(&self.pending),
+            Standing::Rejected => Some(&self.rejected),
+            Standing::Overruled => None,
+        }
+    }
+}
+
+fn label(id: &PolicyId, standing: &'static str) -> StandingLabel {
+    StandingLabel {
+        policy: id.to_string(),
+        standing,
+    }
+}
+
+/// One twin in the tally of one policy, for as long as it lives.
+#[derive(Debug)]
+struct Counted {
+    tally: Arc<Tally>,
+    standing: Standing,
+}
+
+impl Counted {
+    fn new(tally: &Arc<Tally>, standing: Standing) -> Counted {
+        tally.targeted.inc();
+        if let Some(gauge) = tally.of(standing) {
+            gauge.inc();
+        }
+        Counted {
+            tally: tally.clone(),
+            standing,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.tally.targeted.dec();
+        if let Some(gauge) = self.tally.of(self.standing) {
+            gauge.dec();
+        }
+    }
+}
+
+/// What is kept of a twin that policies apply to.
+#[derive(Debug)]
+pub(crate) struct OfTwin {
+    /// One for each of the policies. Only its life matters.
+    _counted: Box<[Counted]>,
+}
+
+/// The policies whose twins are followed: by id, the revision and the tally.
+type Followed = BTreeMap<PolicyId, (u64, Arc<Tally>)>;
+
+/// The handle to the counts. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Counts {
+    informer: Informer<OfTwin>,
+    followed: Arc<Mutex<Followed>>,
+    clock: SharedClock,
+}
+
+impl Counts {
+    /// Makes the counts, and what keeps them in step.
+    pub(crate) fn new(
+        twins: &TwinStore,
+        policies: Policies,
+        twins_max: u32,
+        clock: SharedClock,
+        scope: &Scope,
+        metrics: Metrics,
+    ) -> (Counts, Follower) {
+        let config = InformerConfig {
+            entries_max: usize::try_from(twins_max).unwrap_or(usize::MAX),
+            ..InformerConfig::of(What::default())
+        };
+        // It follows nothing before it knows the policies.
+        let (informer, runner) = Informer::new(twins.to_watch(), config, scope, |_| None);
+        let counts = Counts {
+            informer,
+            followed: Arc::default(),
+            clock,
+        };
+        let follower = Follower {
+            runner,
+            counts: counts.clone(),
+            policies,
+            metrics,
+        };
+        (counts, follower)
+    }
+
+    /// The counts of a policy.
+    pub(crate) fn of(&self, policy: &StoredPolicy) -> proto::PolicyStatus {
+        // First, so that what is in step is this and not what was followed before.
+        let followed = self.followed();
+        let in_step = self.in_step_since();
+        let Some((revision, tally)) = followed.get(policy.policy.id()) else {
+            return proto::PolicyStatus::default();
+        };
+        let is_this = *revision == policy.effective_revision;
+        let count = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        proto::PolicyStatus {
+            twins_targeted: count(&tally.targeted),
+            twins_applied: count(&tally.applied),
+            twins_pending: count(&tally.pending),
+            twins_rejected: count(&tally.rejected),
+            in_step_time: in_step.filter(|_| is_this).map(to_wire),
+        }
+    }
+
+    fn in_step_since(&self) -> Option<Timestamp> {
+        let ago = jiff::SignedDuration::try_from(self.informer.in_step_for()?).ok()?;
+        self.clock.now().checked_sub(ago).ok()
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives each of these policies its tally; those of policies that stay go on counting.
+fn retally(followed: &mut Followed, set: &PolicySet, twins: &Family<StandingLabel, Gauge>) {
+    let mut before = std::mem::take(followed);
+    for active in set.policies() {
+        let id = active.policy.id();
+        let tally = match before.remove(id) {
+            Some((_, tally)) => tally,
+            None => Arc::new(Tally::new(twins, id)),
+        };
+        followed.insert(id.clone(), (active.revision, tally));
+    }
+    for id in before.keys() {
+        Tally::forget(twins, id);
+    }
+}
+
+/// Keeps the counts in step.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    runner: Runner<OfTwin>,
+    counts: Counts,
+    policies: Policies,
+    metrics: Metrics,
+}
+
+impl Follower {
+    /// Works until the service stops.
+    pub(crate) async fn run(mut self, shutdown: ShutdownToken) {
+        let mut changes = self.policies.changes();
+        let mut focus = None;
+        let mut works = false;
+        loop {
+            let set = changes.set();
+            // Better wording is no other policy.
+            let wanted = signature(&set);
+            if focus.as_ref() != Some(&wanted) {
+                works = self.focus(&set);
+                focus = Some(wanted);
+            }
+            // What is dropped here goes on where it was.
+            tokio::select! {
+                () = shutdown.triggered() => return,
+                goes_on = changes.changed() => {
+                    if !goes_on {
+                        return;
+                    }
+                }
+                error = self.runner.follow(), if works => {
+                    works = false;
+                    self.runner.clear();
+                    warn!(
+                        error = chain(&error),
+                        "twins of policies are not counted until a policy changes"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Follows the twins of these policies; false if there is nothing to follow.
+    fn focus(&mut self, set: &Arc<PolicySet>) -> bool {
+        let what = What {
+            filter: set.targets(),
+            fields: TWIN_FIELDS.map(str::to_owned).to_vec(),
+            ..What::default()
+        };
+        // Held until both are new, so that nobody takes the old counts for those of the new policies.
+        let mut followed = self.counts.followed();
+        retally(&mut followed, set, &self.metrics.policy_twins);
+        let maker = Maker {
+            set: set.clone(),
+            tallies: tallies(&followed),
+            clock: self.counts.clock.clone(),
+        };
+        self.runner.refocus(what, move |came| maker.make(&came));
+        if followed.is_empty() {
+            self.runner.clear();
+        }
+        !followed.is_empty()
+    }
+}
+
+fn tallies(followed: &Followed) -> BTreeMap<PolicyId, Arc<Tally>> {
+    let tallies = followed.iter();
+    tallies
+        .map(|(id, (_, tally))| (id.clone(), tally.clone()))
+        .collect()
+}
+
+/// The policies, as far as counts depend on them.
+fn signature(set: &PolicySet) -> BTreeMap<PolicyId, u64> {
+    let policies = set.policies();
+    policies
+        .map(|active| (active.policy.id().clone(), active.revision))
+        .collect()
+}
+
+/// Makes of a twin what is kept of it.
+struct Maker {
+    set: Arc<PolicySet>,
+    tallies: BTreeMap<PolicyId, Arc<Tally>>,
+    clock: SharedClock,
+}
+
+impl Maker {
+    fn make(&self, came: &Came<'_, OfTwin>) -> Kept<OfTwin> {
+        let twin = came.twin;
+        let Ok(key) = identity_from_ids(&twin.device_id, &twin.module_id) else {
+            return Kept::Nothing;
+        };
+        let scope = scope_of(&key);
+        if came.before.is_some() && !came.changes.is_empty() {
+            let answered = came.changes.contains(&Change::ConfigurationState);
+            let changed = Interest::of_changes(came.changes.iter().copied());
+            if !answered && !self.set.is_concerned(scope, changed) {
+                return Kept::Same;
+            }
+        }
+        let document = match TwinDocument::from_wire(twin) {
+            Ok(document) => document,
+            // Whoever decides on it rejects it, with all that is to be known.
+            Err(error) => {
+                debug!(twin = %key, %error, "a twin cannot be counted");
+                return Kept::Nothing;
+            }
+        };
+        let standings = standings(&self.set, &document, self.clock.now());
+        let counted: Box<[Counted]> = standings
+            .into_iter()
+            .filter_map(|(active, standing)| {
+                let tally = self.tallies.get(active.policy.id())?;
+                Some(Counted::new(tally, standing))
+            })
+            .collect();
+        if counted.is_empty() {
+            return Kept::Nothing;
+        }
+        Kept::New(OfTwin { _counted: counted })
+    }
+}
+
+#[cfg(test)]
+mod tests;
