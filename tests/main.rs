@@ -10,6 +10,7 @@ mod support;
 mod bad_input;
 mod bulk_over_a_kill;
 mod created_again;
+mod devices;
 mod enrollment;
 mod killed_in_mid_stream;
 mod loop_end_to_end;

@@ -68,7 +68,7 @@ fn owner_key(policies: &std::path::Path) -> String {
     clippy::disallowed_methods,
     reason = "a test finds its tools by the environment"
 )]
-fn sdk_folder() -> PathBuf {
+pub(crate) fn sdk_folder() -> PathBuf {
     let Some(folder) = std::env::var_os(SDK) else {
         panic!("{SDK} is not set: `cargo xtask test` fetches the SDKs and sets it");
     };

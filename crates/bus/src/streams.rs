@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, RetentionPolicy, State, StorageType,
+    Config, DiscardPolicy, Info, LastRawMessageErrorKind, RetentionPolicy, State, StorageType,
 };
 use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
 use tracing::{debug, info};
 
 use crate::connection::Bus;
@@ -22,6 +23,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// Changes are re-read from twin-store by whoever fell further behind than this.
 const TWINS_KEPT: Duration = Duration::from_hours(24);
+
+/// As long as IoT Hub keeps device-to-cloud messages by default.
+const APPLICATION_KEPT: Duration = Duration::from_hours(24);
 
 /// A week, so that a reject made on Friday evening can be looked at on Monday.
 const REJECTS_KEPT: Duration = Duration::from_hours(7 * 24);
@@ -46,6 +50,8 @@ pub struct StreamSpec {
     pub max_bytes: u64,
     /// How long messages are kept; `None` is until trimmed.
     pub max_age: Option<Duration>,
+    /// Whether of each subject only the newest message is kept, as of a table of values.
+    pub newest_only: bool,
     /// What happens at the bound.
     pub when_full: WhenFull,
     /// For the operator who lists streams.
@@ -60,6 +66,7 @@ impl StreamSpec {
             subject: subject.into(),
             max_bytes,
             max_age: None,
+            newest_only: false,
             when_full: WhenFull::RefuseNew,
             description: "admitted device telemetry of one partition; trimmed by twin-store",
         }
@@ -72,6 +79,7 @@ impl StreamSpec {
             subject: subject.into(),
             max_bytes,
             max_age: Some(TWINS_KEPT),
+            newest_only: false,
             when_full: WhenFull::DropOldest,
             description: "changes of the twins of one partition, in order",
         }
@@ -84,8 +92,45 @@ impl StreamSpec {
             subject: subject.into(),
             max_bytes,
             max_age: Some(REJECTS_KEPT),
+            newest_only: false,
             when_full: WhenFull::DropOldest,
             description: "messages that could not be used, with the reason",
+        }
+    }
+
+    /// What devices send for others to read: kept for a day, and the oldest go first.
+    pub fn application(
+        name: impl Into<String>,
+        subject: impl Into<String>,
+        max_bytes: u64,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            subject: subject.into(),
+            max_bytes,
+            max_age: Some(APPLICATION_KEPT),
+            newest_only: false,
+            when_full: WhenFull::DropOldest,
+            description: "messages of devices for applications",
+        }
+    }
+
+    /// A value per subject; [`Bus::newest`] reads one. At the bound those go that were written
+    /// longest ago.
+    pub fn values(
+        name: impl Into<String>,
+        subject: impl Into<String>,
+        max_bytes: u64,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            subject: subject.into(),
+            max_bytes,
+            max_age: None,
+            newest_only: true,
+            when_full: WhenFull::DropOldest,
+            description,
         }
     }
 
@@ -97,7 +142,7 @@ impl StreamSpec {
             description: Some(self.description.to_owned()),
             max_bytes: i64::try_from(self.max_bytes).unwrap_or(i64::MAX),
             max_messages: -1,
-            max_messages_per_subject: -1,
+            max_messages_per_subject: if self.newest_only { 1 } else { -1 },
             max_age: self.max_age.unwrap_or(Duration::ZERO),
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
@@ -168,6 +213,23 @@ impl Bus {
             stream: stream.to_owned(),
         })?;
         Ok(StreamStatus::from(&info.state))
+    }
+
+    /// The newest message on a subject of a stream; `None` when there is none (any more).
+    pub async fn newest(&self, stream: &str, subject: &str) -> Result<Option<Bytes>, EnsureError> {
+        let failed = |source: Cause| EnsureError::Status {
+            stream: stream.to_owned(),
+            source,
+        };
+        let handle = self.context().get_stream_no_info(stream).await;
+        let handle = handle.map_err(|error| failed(error.into()))?;
+        match handle.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.payload)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+                Ok(None)
+            }
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// The last message ever stored in a stream.

@@ -34,6 +34,7 @@ use crate::grpc::{Door, Parts};
 use crate::hints::Listening;
 use crate::inlet::Inlets;
 use crate::metrics::Metrics;
+use crate::mqtt::Listener;
 use crate::nursery::{Beginnings, Nursery};
 use crate::outbox::{Outbox, Worker};
 use crate::rejects::Rejects;
@@ -54,6 +55,8 @@ const DECODE_FACTOR: u64 = 4;
 pub struct Addresses {
     /// The agents' door (gRPC).
     pub grpc: SocketAddr,
+    /// The devices' door (MQTT over TLS), if it is to be open.
+    pub mqtt: Option<SocketAddr>,
     /// Health and metrics (HTTP).
     pub admin: SocketAddr,
 }
@@ -62,6 +65,7 @@ pub struct Addresses {
 pub struct App {
     drain_within: Duration,
     server: GrpcServer,
+    mqtt: Option<Listener>,
     admin: AdminServer,
     health: Health,
     registry: Registry,
@@ -80,6 +84,12 @@ impl App {
     pub async fn build(config: Config, clock: SharedClock) -> Result<Self, Error> {
         let partitions = check(&config)?;
         let server = GrpcServer::bind(&grpc_config(&config)).await?;
+        let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
+            (Some(address), Some(tls)) => {
+                Some(Listener::bind(address, &tls, &config.connections).await?)
+            }
+            (None, _) | (_, None) => None,
+        };
         let admin = AdminServer::bind(&AdminConfig {
             listen: config.admin_listen,
         })
@@ -100,7 +110,11 @@ impl App {
             limits.waiting_bytes_max.as_len(),
             metrics.clone(),
         );
-        let (outbox, workers) = Outbox::new(&bus, partitions, inlets.clone());
+        let telemetry = subjects::telemetry_subject;
+        let (outbox, mut workers) = Outbox::new(&bus, partitions, telemetry, inlets.clone());
+        let messages = subjects::application_subject;
+        let (application, more) = Outbox::new(&bus, partitions, messages, inlets.clone());
+        workers.extend(more);
         let (rejects, rejected) = Rejects::new(metrics.clone());
         let (nursery, beginnings) = Nursery::new();
         let shutdown = ShutdownToken::new();
@@ -127,6 +141,7 @@ impl App {
             nursery,
             inlets,
             outbox,
+            application,
             rejects,
             store,
             clock,
@@ -145,6 +160,7 @@ impl App {
         Ok(Self {
             drain_within: config.drain_within,
             server,
+            mqtt,
             admin,
             health: Health::new(),
             registry,
@@ -162,6 +178,7 @@ impl App {
     pub fn addresses(&self) -> Addresses {
         Addresses {
             grpc: self.server.local_addr(),
+            mqtt: self.mqtt.as_ref().map(Listener::local_addr),
             admin: self.admin.local_addr(),
         }
     }
@@ -209,6 +226,9 @@ impl App {
         );
         tasks.spawn("backlog", OnFailure::StopService, backlog);
 
+        if let Some(mqtt) = self.mqtt {
+            mqtt.serve(&tasks, &self.door, &stop);
+        }
         self.server.serve(&tasks, &self.health);
         self.admin.serve(&tasks, self.health.clone(), self.registry);
         tracing::info!(instance = parts.instance, "ingestion serves agents");
@@ -294,5 +314,16 @@ fn streams(config: &Config, partitions: PartitionCount) -> Vec<StreamSpec> {
         subjects::REJECTS_SUBJECTS,
         config.rejects_stream_bytes.get(),
     );
-    telemetry.chain([rejects]).collect()
+    let application = StreamSpec::application(
+        subjects::APPLICATION_STREAM,
+        subjects::APPLICATION_SUBJECTS,
+        config.application_stream_bytes.get(),
+    );
+    let sessions = StreamSpec::values(
+        subjects::MQTT_SESSIONS_STREAM,
+        subjects::MQTT_SESSIONS_SUBJECTS,
+        config.mqtt_sessions_stream_bytes.get(),
+        "what devices have subscribed to by MQTT",
+    );
+    telemetry.chain([rejects, application, sessions]).collect()
 }

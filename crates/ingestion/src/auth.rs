@@ -1,198 +1,38 @@
-//! Who is it? Proves the identity behind a call from the SAS token in its metadata.
+//! Who is it? Proves the identity behind a call from the SAS token in its metadata, and behind a
+//! CONNECT of MQTT from its password or its client certificate.
 //!
-//! The token names the identity; the identity's keys come from twin-store, through a cache. A proof
+//! What proves an identity comes from twin-store, through a cache. A proof
 //! is kept for as long as the session lives and proven again when the identity changes. Failures
 //! are counted by reason and logged; a token or a key never is.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use iot_hub::{SasError, SasResource, SasToken, SymmetricKey};
-use jiff::Timestamp;
+use iot_hub::mqtt::ConnectName;
+use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
-use service_kit::error::{Classified, IotHubCode, Kind};
+use service_kit::error::{Classified, Kind};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 use wire::registry::v1 as registry;
 
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
 use crate::auth::limiter::Limiter;
+use crate::auth::proof::check_time;
 use crate::metrics::Metrics;
-use crate::twins::{Refused, TwinStore};
+use crate::twins::TwinStore;
 
 mod cache;
+mod error;
 pub(crate) mod limiter;
+mod proof;
+
+pub(crate) use error::AuthError;
+use proof::Evidence;
+pub(crate) use proof::Proof;
 
 /// Where the token stands in a call's metadata.
 const AUTHORIZATION: &str = "authorization";
-
-/// Why somebody is not let in. The texts go to the peer: they tell what to mend, never a secret.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AuthError {
-    /// There is no token.
-    #[error(
-        "the call has no `authorization` metadata; a SAS token of the device or module is needed"
-    )]
-    Missing,
-    /// The token cannot be read, has expired, is for another host, or was made with another key.
-    #[error(transparent)]
-    Token(#[from] SasError),
-    /// The token is for something that is neither device nor module.
-    #[error(
-        "the SAS token is for {resource}; needed is {{host}}/devices/{{device}} or \
-         {{host}}/devices/{{device}}/modules/{{module}}"
-    )]
-    NoIdentity {
-        /// What it is for.
-        resource: String,
-    },
-    /// There is no such identity (any more).
-    #[error("{identity} is not registered here, or was deleted")]
-    Unknown {
-        /// Which one.
-        identity: IdentityKey,
-    },
-    /// The identity was deleted and created again since the session began.
-    #[error("{identity} was created again; its keys have changed")]
-    CreatedAgain {
-        /// Which one.
-        identity: IdentityKey,
-    },
-    /// An operator disabled it.
-    #[error("{identity} is disabled")]
-    Disabled {
-        /// Which one.
-        identity: IdentityKey,
-    },
-    /// The peer failed too often.
-    #[error("too many failures from this address; try again in {} s", .wait.as_secs() + 1)]
-    TooManyFailures {
-        /// How long it must wait.
-        wait: Duration,
-    },
-    /// Twin-store did not answer, so nobody can be proven.
-    #[error("credentials cannot be checked at the moment")]
-    Unavailable(#[source] Refused),
-}
-
-impl AuthError {
-    /// The stable code of the failure.
-    pub(crate) fn code(&self) -> &'static str {
-        match self {
-            Self::Missing => "TOKEN_MISSING",
-            Self::Token(error) => match error {
-                SasError::Expired { .. } => "TOKEN_EXPIRED",
-                SasError::WrongResource { .. } => "TOKEN_FOR_ANOTHER_HOST",
-                SasError::WrongSignature => "WRONG_KEY",
-                SasError::NotASasToken
-                | SasError::TooLong { .. }
-                | SasError::MissingField { .. }
-                | SasError::RepeatedField { .. }
-                | SasError::MalformedField { .. } => "TOKEN_MALFORMED",
-            },
-            Self::NoIdentity { .. } => "TOKEN_WITHOUT_IDENTITY",
-            Self::Unknown { .. } => "IDENTITY_NOT_FOUND",
-            Self::CreatedAgain { .. } => "IDENTITY_CREATED_AGAIN",
-            Self::Disabled { .. } => "IDENTITY_DISABLED",
-            Self::TooManyFailures { .. } => "TOO_MANY_FAILURES",
-            Self::Unavailable(_) => "CREDENTIALS_UNAVAILABLE",
-        }
-    }
-
-    /// Whether it counts against the peer.
-    fn is_the_peers_fault(&self) -> bool {
-        match self {
-            Self::Missing
-            | Self::Token(_)
-            | Self::NoIdentity { .. }
-            | Self::Unknown { .. }
-            | Self::CreatedAgain { .. }
-            | Self::Disabled { .. } => true,
-            Self::TooManyFailures { .. } | Self::Unavailable(_) => false,
-        }
-    }
-}
-
-impl Classified for AuthError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Missing
-            | Self::Token(_)
-            | Self::NoIdentity { .. }
-            | Self::CreatedAgain { .. } => Kind::Unauthenticated,
-            Self::Unknown { .. } => Kind::NotFound,
-            Self::Disabled { .. } => Kind::PermissionDenied,
-            Self::TooManyFailures { .. } => Kind::ResourceExhausted,
-            Self::Unavailable(_) => Kind::Unavailable,
-        }
-    }
-
-    fn reason(&self) -> &str {
-        self.code()
-    }
-
-    fn iot_hub(&self) -> IotHubCode {
-        match self {
-            Self::Unknown { identity } if identity.module.is_some() => {
-                IotHubCode::new(404_010, "ModuleNotFound")
-            }
-            Self::Unknown { .. }
-            | Self::Missing
-            | Self::Token(_)
-            | Self::NoIdentity { .. }
-            | Self::CreatedAgain { .. }
-            | Self::Disabled { .. }
-            | Self::TooManyFailures { .. }
-            | Self::Unavailable(_) => self.kind().iot_hub(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::TooManyFailures { wait } => Some(*wait),
-            Self::Missing
-            | Self::Token(_)
-            | Self::NoIdentity { .. }
-            | Self::Unknown { .. }
-            | Self::CreatedAgain { .. }
-            | Self::Disabled { .. }
-            | Self::Unavailable(_) => None,
-        }
-    }
-}
-
-/// A proven identity.
-#[derive(Debug, Clone)]
-pub(crate) struct Proof {
-    /// Who it is.
-    pub(crate) identity: IdentityKey,
-    /// Which generation of the id.
-    pub(crate) generation_id: String,
-    token: SasToken,
-}
-
-impl Proof {
-    /// When the proof ends, with the skew allowed to the agent's clock.
-    pub(crate) fn ends_at(&self) -> Timestamp {
-        self.token
-            .expires_at()
-            .saturating_add(iot_hub::sas::CLOCK_SKEW)
-            .unwrap_or(Timestamp::MAX)
-    }
-
-    /// Whether the proof's time is over.
-    pub(crate) fn check_time(&self, now: Timestamp) -> Result<(), AuthError> {
-        if self.token.is_expired(now) {
-            return Err(SasError::Expired {
-                expired_at: self.token.expires_at(),
-                now,
-            }
-            .into());
-        }
-        Ok(())
-    }
-}
 
 /// Proves identities. Clones share the cache.
 #[derive(Clone)]
@@ -238,10 +78,35 @@ impl Authenticator {
         metadata: &MetadataMap,
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
+        self.limited(peer, self.prove(metadata)).await
+    }
+
+    /// Proves who connects by MQTT: with the password, or without one with the certificate.
+    pub(crate) async fn authenticate_device(
+        &self,
+        name: &ConnectName,
+        password: Option<&[u8]>,
+        certificate: Option<&[u8]>,
+        peer: Option<IpAddr>,
+    ) -> Result<Proof, AuthError> {
+        let proving = self.prove_device(name, password, certificate);
+        self.limited(peer, proving).await
+    }
+
+    /// Notes a failure that happened before there was anybody to prove.
+    pub(crate) fn refuse_device(&self, error: &AuthError, peer: Option<IpAddr>) {
+        self.note_failure(error, peer);
+    }
+
+    async fn limited(
+        &self,
+        peer: Option<IpAddr>,
+        proving: impl Future<Output = Result<Proof, AuthError>>,
+    ) -> Result<Proof, AuthError> {
         let limited = lock(&self.shared.limiter).check(peer, self.shared.clock.monotonic());
         let outcome = match limited {
             Err(wait) => Err(AuthError::TooManyFailures { wait }),
-            Ok(()) => self.prove(metadata).await,
+            Ok(()) => proving.await,
         };
         if let Err(error) = &outcome {
             self.note_failure(error, peer);
@@ -257,7 +122,7 @@ impl Authenticator {
                 identity: proof.identity.clone(),
             });
         }
-        self.check(&proof.token, &proof.identity, &credentials)
+        self.check(&proof.evidence, &proof.identity, &credentials)
     }
 
     /// An identity changed: what is known of it is worth nothing.
@@ -272,33 +137,77 @@ impl Authenticator {
         let identity = token.identity().ok_or_else(|| AuthError::NoIdentity {
             resource: crate::text::shorten(token.resource().to_string(), 256),
         })?;
-        // Before anybody is asked: an expired token needs no keys to be refused.
-        let now = self.shared.clock.now();
-        if token.is_expired(now) {
-            return Err(SasError::Expired {
-                expired_at: token.expires_at(),
-                now,
+        self.prove_evidence(identity, Evidence::Token(token)).await
+    }
+
+    async fn prove_device(
+        &self,
+        name: &ConnectName,
+        password: Option<&[u8]>,
+        certificate: Option<&[u8]>,
+    ) -> Result<Proof, AuthError> {
+        let host = &self.shared.host;
+        if !name.is_for(host) {
+            return Err(AuthError::WrongHost {
+                found: crate::text::shorten(name.host.clone(), 256),
+                host: host.clone(),
+            });
+        }
+        let identity = name.identity.clone();
+        let evidence = match (password, certificate) {
+            (Some(password), _) => {
+                let text = std::str::from_utf8(password).unwrap_or_default();
+                let token = SasToken::parse(text)?;
+                if token.identity().as_ref() != Some(&identity) {
+                    return Err(AuthError::AnotherIdentity { identity });
+                }
+                Evidence::Token(token)
             }
-            .into());
+            (None, Some(certificate)) => Evidence::Certificate(Thumbprints::of(certificate)),
+            (None, None) => return Err(AuthError::NothingShown),
+        };
+        self.prove_evidence(identity, evidence).await
+    }
+
+    async fn prove_evidence(
+        &self,
+        identity: IdentityKey,
+        evidence: Evidence,
+    ) -> Result<Proof, AuthError> {
+        if let Evidence::Token(token) = &evidence {
+            // Before anybody is asked: an expired token needs no keys to be refused.
+            check_time(token, self.shared.clock.now())?;
         }
         let credentials = self.credentials(&identity).await?;
-        self.check(&token, &identity, &credentials)?;
+        self.check(&evidence, &identity, &credentials)?;
         Ok(Proof {
             identity,
             generation_id: credentials.generation_id.clone(),
-            token,
+            evidence,
         })
     }
 
     fn check(
         &self,
-        token: &SasToken,
+        evidence: &Evidence,
         identity: &IdentityKey,
         credentials: &Credentials,
     ) -> Result<(), AuthError> {
-        let wanted = SasResource::of_identity(&self.shared.host, identity);
-        let keys: Vec<&SymmetricKey> = credentials.keys.iter().collect();
-        token.verify(&wanted, &keys, self.shared.clock.now())?;
+        match evidence {
+            Evidence::Token(token) => {
+                let wanted = SasResource::of_identity(&self.shared.host, identity);
+                let keys: Vec<&SymmetricKey> = credentials.keys.iter().collect();
+                token.verify(&wanted, &keys, self.shared.clock.now())?;
+            }
+            Evidence::Certificate(shown) => {
+                if !credentials.thumbprints.iter().any(|it| shown.are(it)) {
+                    return Err(AuthError::WrongCertificate {
+                        identity: identity.clone(),
+                        thumbprint: shown.sha256().to_owned(),
+                    });
+                }
+            }
+        }
         // Only whoever has the key is told how the identity stands.
         match credentials.standing {
             Standing::Enabled => Ok(()),
@@ -368,10 +277,16 @@ fn read(identity: &IdentityKey, credentials: registry::Credentials) -> Credentia
             Err(error) => tracing::error!(%identity, %error, "twin-store has an unusable key"),
         }
     }
+    let registered = credentials.thumbprints.unwrap_or_default();
+    let thumbprints = [registered.primary, registered.secondary]
+        .into_iter()
+        .filter(|thumbprint| !thumbprint.is_empty())
+        .collect();
     Credentials {
         generation_id: credentials.generation_id,
         standing,
         keys,
+        thumbprints,
     }
 }
 

@@ -2,13 +2,14 @@
 //! a file or a socket. All problems are reported at once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bus::NatsSettings;
 use serde::{Deserialize, Serialize};
 use service_kit::client::ServiceAddress;
 use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::server::ConnectionLimits;
-use service_kit::tls::ListenerTls;
+use service_kit::tls::{ListenerTls, ServerTls};
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
@@ -24,6 +25,14 @@ pub struct Config {
     /// The certificate it shows and those it wants to see: `tls_cert_file`, `tls_key_file`,
     /// `tls_client_ca_file`, `tls_client_auth`, `tls_reload_every`.
     pub tls: ListenerTls,
+    /// Where devices connect by MQTT 3.1.1 as to IoT Hub, always over TLS, `address:port`. SDKs know
+    /// port 8883 only. Unset (default): they cannot.
+    pub mqtt_listen: Option<SocketAddr>,
+    /// PEM file with the certificate chain that devices see. It must carry the name or the address
+    /// in their connection strings. Unset (default): `tls_cert_file`.
+    pub mqtt_cert_file: Option<PathBuf>,
+    /// PEM file with the key of `mqtt_cert_file`. Needed if and only if that is set.
+    pub mqtt_key_file: Option<PathBuf>,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
@@ -43,6 +52,12 @@ pub struct Config {
     pub telemetry_stream_bytes: ByteSize,
     /// Bound of the `REJECTS` stream on disk; the oldest go. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
+    /// Bound of the `APPLICATION` stream on disk, which keeps what devices send by MQTT for a day;
+    /// the oldest go. Default 1 GiB.
+    pub application_stream_bytes: ByteSize,
+    /// Bound of the `MQTT_SESSIONS` stream on disk; those of the devices go that subscribed longest
+    /// ago. Default 64 MiB: some 200,000 devices.
+    pub mqtt_sessions_stream_bytes: ByteSize,
     /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
     /// `twin_store_key_file`, `twin_store_token`.
     pub twin_store: ServiceAddress,
@@ -97,6 +112,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8420)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8421)),
             tls: ListenerTls::default(),
+            mqtt_listen: None,
+            mqtt_cert_file: None,
+            mqtt_key_file: None,
             allow_insecure: false,
             connections: ConnectionLimits {
                 unproven_max: 16_384,
@@ -107,6 +125,8 @@ impl Default for Config {
             stream_replicas: 1,
             telemetry_stream_bytes: ByteSize::mib(1024),
             rejects_stream_bytes: ByteSize::mib(256),
+            application_stream_bytes: ByteSize::mib(1024),
+            mqtt_sessions_stream_bytes: ByteSize::mib(64),
             twin_store: ServiceAddress::default(),
             partitions: PartitionCount::DEFAULT.get(),
             instance: "ingestion-0".to_owned(),
@@ -141,6 +161,22 @@ const BATCH_BYTES_CEILING: ByteSize = ByteSize::kib(384);
 /// rejected must stay below the message limit of gRPC clients.
 const BATCH_EVENTS_CEILING: u32 = 5000;
 
+impl Config {
+    /// The certificate that devices see, if they are to be served.
+    pub(crate) fn mqtt_tls(&self) -> Option<ServerTls> {
+        let own = self
+            .mqtt_cert_file
+            .as_ref()
+            .zip(self.mqtt_key_file.as_ref());
+        let common = || self.tls.cert_file.as_ref().zip(self.tls.key_file.as_ref());
+        let (cert, key) = own.or_else(common)?;
+        Some(ServerTls {
+            reload_every: self.tls.reload_every,
+            ..ServerTls::new(cert, key)
+        })
+    }
+}
+
 impl Validate for Config {
     const SPELLED_OUT: &'static [SpelledOut] = &[
         ListenerTls::KEYS,
@@ -158,6 +194,16 @@ impl Validate for Config {
             host,
             "public_host",
             "must be a host name without scheme and port",
+        );
+        problems.require(
+            self.mqtt_cert_file.is_some() == self.mqtt_key_file.is_some(),
+            "mqtt_key_file",
+            "is needed together with mqtt_cert_file",
+        );
+        problems.require(
+            self.mqtt_listen.is_none() || self.mqtt_tls().is_some(),
+            "mqtt_listen",
+            "needs a certificate: set mqtt_cert_file and mqtt_key_file",
         );
         let replicas = bus::Replicas::new(self.stream_replicas).is_some();
         problems.require(replicas, "stream_replicas", "must be 1, 3 or 5");

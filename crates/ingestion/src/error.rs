@@ -23,6 +23,18 @@ pub enum Error {
     /// The agents' door cannot be opened.
     #[error("cannot open the door for agents")]
     Door(#[from] ServerError),
+    /// The door for devices cannot be opened.
+    #[error("cannot listen for MQTT on {address}")]
+    MqttDoor {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate of the door for devices cannot be used.
+    #[error("cannot set up TLS for MQTT")]
+    MqttTls(#[source] service_kit::tls::TlsError),
     /// The listener for probes and metrics cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -47,7 +59,9 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Config { .. } | Self::TwinStore(_) => Kind::InvalidArgument,
-            Self::Door(_) | Self::Admin(_) => Kind::FailedPrecondition,
+            Self::Door(_) | Self::MqttDoor { .. } | Self::MqttTls(_) | Self::Admin(_) => {
+                Kind::FailedPrecondition
+            }
             Self::Bus(_) | Self::Streams(_) | Self::Hints(_) => Kind::Unavailable,
             Self::Run(_) => Kind::Internal,
         }
@@ -56,7 +70,9 @@ impl Classified for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Config { .. } => "CONFIG_INVALID",
-            Self::Door(_) | Self::Admin(_) => "LISTEN_FAILED",
+            Self::Door(_) | Self::MqttDoor { .. } | Self::MqttTls(_) | Self::Admin(_) => {
+                "LISTEN_FAILED"
+            }
             Self::Bus(_) => "BUS_UNAVAILABLE",
             Self::Streams(_) => "STREAMS_UNAVAILABLE",
             Self::Hints(_) => "HINTS_UNAVAILABLE",

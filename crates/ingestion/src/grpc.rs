@@ -46,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,
     pub(crate) outbox: Outbox,
+    /// For messages of devices that are none of ours to understand.
+    pub(crate) application: Outbox,
     pub(crate) rejects: Rejects,
     pub(crate) store: TwinStore,
     pub(crate) clock: SharedClock,

@@ -78,6 +78,14 @@ impl Inlets {
         }
     }
 
+    /// The inlet of those whose messages no fold is waiting for: memory alone closes it.
+    pub(crate) fn of_memory(&self) -> Inlet {
+        Inlet {
+            memory: self.shared.memory.subscribe(),
+            backlog: self.shared.memory.subscribe(),
+        }
+    }
+
     /// Notes that bytes wait.
     pub(crate) fn wait(&self, bytes: usize) -> Waiting {
         let total = self

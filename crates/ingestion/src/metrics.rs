@@ -42,6 +42,10 @@ pub(crate) struct Metrics {
     inlets_closed: Counter,
     pushes: Counter,
     twin_requests_failed: Family<ReasonLabel, Counter>,
+    mqtt_connections: Gauge,
+    mqtt_ends: Family<ReasonLabel, Counter>,
+    mqtt_messages: Counter,
+    mqtt_not_accepted: Counter,
 }
 
 impl Metrics {
@@ -78,6 +82,13 @@ impl Metrics {
             twin_requests_failed: scope.counters(
                 "twin_requests_failed",
                 "Requests twin-store refused, by reason",
+            ),
+            mqtt_connections: scope.gauge("mqtt_connections", "Devices connected by MQTT"),
+            mqtt_ends: scope.counters("mqtt_ends", "MQTT connections that ended, by reason"),
+            mqtt_messages: scope.counter("mqtt_messages", "Messages for applications made durable"),
+            mqtt_not_accepted: scope.counter(
+                "mqtt_not_accepted",
+                "MQTT connections closed at once because there were too many",
             ),
         }
     }
@@ -157,6 +168,29 @@ impl Metrics {
         self.twin_requests_failed
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+}
+
+impl Metrics {
+    pub(crate) fn mqtt_connected(&self) {
+        self.mqtt_connections.inc();
+    }
+
+    pub(crate) fn mqtt_disconnected(&self) {
+        self.mqtt_connections.dec();
+    }
+
+    /// Of connections that never got in, too.
+    pub(crate) fn mqtt_ended(&self, reason: &'static str) {
+        self.mqtt_ends.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn mqtt_message_stored(&self) {
+        self.mqtt_messages.inc();
+    }
+
+    pub(crate) fn mqtt_not_accepted(&self) {
+        self.mqtt_not_accepted.inc();
     }
 }
 

@@ -1,5 +1,5 @@
 //! The way to the bus: packs what sessions admit into the `TELEMETRY` stream of its partition, and
-//! keeps a sample of what they reject in `REJECTS`.
+//! what devices send for applications into `APPLICATION`.
 //!
 //! One packer per partition with one publish in flight, so the order of a device's entries is the
 //! order in the stream. An entry is answered only after the stream has stored it; the hop after is
@@ -12,11 +12,11 @@ use bytes::{BufMut, Bytes};
 use prost::Message as _;
 use twin::{IdentityKey, Partition, PartitionCount, partition_of};
 use wire::bus::v1 as bus_wire;
-use wire::subjects;
 
 use crate::inlet::Inlets;
 
-/// The key of `TelemetryMessage.entries` (field 1, length-delimited) on the wire.
+/// The key of `TelemetryMessage.entries` and of `ApplicationMessages.messages` (field 1,
+/// length-delimited) on the wire.
 const ENTRIES_KEY: u8 = (1 << 3) | 2;
 
 /// An encoded entry that waits for its pack.
@@ -42,19 +42,23 @@ struct Shared {
 }
 
 impl Outbox {
-    /// An outbox, and the workers that must run for it.
+    /// An outbox to a subject per partition, and the workers that must run for it.
     pub(crate) fn new(
         bus: &bus::Bus,
         count: PartitionCount,
+        subject: fn(Partition) -> String,
         inlets: Inlets,
     ) -> (Self, Vec<Worker>) {
         let mut packers = Vec::with_capacity(usize::from(count.get()));
         let mut workers = Vec::with_capacity(usize::from(count.get()));
         for partition in count.partitions() {
-            let subject = subjects::telemetry_subject(partition);
             let encode: fn(Vec<Item>) -> Encoded = encode;
-            let (packer, worker) =
-                bus::packer(subject, PackerOptions::default(), encode, bus.clone());
+            let (packer, worker) = bus::packer(
+                subject(partition),
+                PackerOptions::default(),
+                encode,
+                bus.clone(),
+            );
             packers.push(packer);
             workers.push(worker);
         }
@@ -83,7 +87,26 @@ impl Outbox {
         entry: bus_wire::TelemetryEntry,
     ) -> Result<(), PackError> {
         let encoded = Bytes::from(entry.encode_to_vec());
-        let trace_parent = entry.trace_parent;
+        self.store_encoded(partition, encoded, entry.trace_parent)
+            .await
+    }
+
+    /// The same, of one message of an application.
+    pub(crate) async fn store_message(
+        &self,
+        partition: Partition,
+        message: &bus_wire::ApplicationMessage,
+    ) -> Result<(), PackError> {
+        let encoded = Bytes::from(message.encode_to_vec());
+        self.store_encoded(partition, encoded, String::new()).await
+    }
+
+    async fn store_encoded(
+        &self,
+        partition: Partition,
+        encoded: Bytes,
+        trace_parent: String,
+    ) -> Result<(), PackError> {
         let _waiting = self.shared.inlets.wait(encoded.len());
         loop {
             let item = Item {

@@ -75,7 +75,7 @@ impl TwinStore {
         &self,
         identity: &IdentityKey,
     ) -> Result<twins::DesiredSection, Refused> {
-        self.sections(identity, false).await
+        self.sections(identity, false, 0).await
     }
 
     /// Both sections that a device sees.
@@ -83,19 +83,30 @@ impl TwinStore {
         &self,
         identity: &IdentityKey,
     ) -> Result<twins::DesiredSection, Refused> {
-        self.sections(identity, true).await
+        self.sections(identity, true, 0).await
     }
 
-    /// Merges into the reported section and answers its new version.
+    /// What changed in the desired section since a version, which is not 0.
+    pub(crate) async fn desired_since(
+        &self,
+        identity: &IdentityKey,
+        version: u64,
+    ) -> Result<twins::DesiredSection, Refused> {
+        self.sections(identity, false, version).await
+    }
+
+    /// Merges into the reported section and answers its new version. The version that it must have
+    /// before may be 0: whatever it has.
     pub(crate) async fn patch_reported(
         &self,
         identity: &IdentityKey,
         patch_json: String,
+        expected_version: u64,
     ) -> Result<u64, Refused> {
         let request = twins::PatchReportedRequest {
             name: identity_name(identity),
             patch_json,
-            expected_version: 0,
+            expected_version,
         };
         let answered = self.twins.clone().patch_reported(bounded(request)).await;
         Ok(answer(answered)?.version)
@@ -130,10 +141,12 @@ impl TwinStore {
         &self,
         identity: &IdentityKey,
         include_reported: bool,
+        changes_after_version: u64,
     ) -> Result<twins::DesiredSection, Refused> {
         let request = twins::GetDesiredRequest {
             name: identity_name(identity),
             include_reported,
+            changes_after_version,
         };
         answer(self.twins.clone().get_desired(bounded(request)).await)
     }

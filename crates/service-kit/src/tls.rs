@@ -5,6 +5,7 @@
 //! is reported, and what was read before stays in use.
 
 pub(crate) mod client;
+pub mod devices;
 pub(crate) mod server;
 
 use std::net::SocketAddr;

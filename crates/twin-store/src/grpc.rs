@@ -24,6 +24,7 @@ mod authentication;
 mod bulk;
 mod caller;
 mod credentials;
+mod desired_changes;
 mod device_twins;
 mod enrollment;
 mod filter;

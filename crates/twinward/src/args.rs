@@ -15,8 +15,8 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 
 use crate::output::Format;
 use crate::verbs::{
-    audit, bulk, completions, device, enrollment, module, operation, policy, probe, query, status,
-    store, twin,
+    audit, bulk, certs, completions, device, enrollment, module, operation, policy, probe, query,
+    status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// Look after the store of twin-store
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Make certificates for a start
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
     /// Run the service ingestion alone: the door for agents
     #[command(after_help = serve::HELP)]
     Ingestion(serve::ServiceArgs),

@@ -16,6 +16,8 @@ pub const FILE_NAME: &str = "twinward.env";
 pub mod variable {
     /// Name that goes into connection strings as `HostName`.
     pub const HOST: &str = "TWINWARD_HOST";
+    /// Port of the door for devices, MQTT over TLS.
+    pub const MQTTS_PORT: &str = "TWINWARD_MQTTS_PORT";
     /// The gRPC door for agents.
     pub const AGENT_URL: &str = "TWINWARD_AGENT_URL";
     /// gRPC of twin-store.
@@ -44,8 +46,9 @@ pub mod variable {
     pub const DATA_DIR: &str = "TWINWARD_DATA_DIR";
 
     /// All of them, in the order in which the file has those that `up` writes.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         HOST,
+        MQTTS_PORT,
         AGENT_URL,
         TWIN_STORE_URL,
         POLICY_URL,

@@ -9,6 +9,7 @@
 //! service) → `up` (everything).
 
 mod args;
+mod certs;
 mod connection;
 mod credentials;
 pub mod env_file;
@@ -112,6 +113,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         Command::Store(command) => {
             return verbs::store::run(command, global, environment, &output).await;
         }
+        Command::Certs(command) => return verbs::certs::run(command, &output),
         command => command,
     };
     let connection = Connection::find(global, environment)?;
@@ -132,6 +134,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         },
         Command::Probe(_)
         | Command::Store(_)
+        | Command::Certs(_)
         | Command::Up(_)
         | Command::Ingestion(_)
         | Command::Gateway(_)

@@ -10,6 +10,7 @@
 )]
 
 mod data_dir;
+mod devices;
 pub(crate) mod guard;
 mod nats;
 mod services;
@@ -45,6 +46,13 @@ pub(crate) struct UpArgs {
         help_heading = "Addresses (port 0: any that is free)"
     )]
     ingestion_listen: Option<SocketAddr>,
+    /// Where devices connect by MQTT over TLS [default: 127.0.0.1:8883 if it is free, else any port]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help_heading = "Addresses (port 0: any that is free)"
+    )]
+    mqtt_listen: Option<SocketAddr>,
     /// Where twin-store serves gRPC [default: 127.0.0.1:8430]
     #[arg(
         long,
@@ -83,8 +91,8 @@ pub(crate) struct UpArgs {
     /// Take a free port for every address that is not given
     #[arg(long, help_heading = "Addresses (port 0: any that is free)")]
     any_port: bool,
-    /// Name by which agents reach this machine; it stands in connection strings [default:
-    /// localhost]
+    /// Name by which agents and devices reach this machine; it stands in connection strings and in
+    /// the certificate that devices see [default: localhost]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Use this NATS server with JetStream instead of starting one, nats://[TOKEN@]host:port

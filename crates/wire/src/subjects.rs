@@ -5,6 +5,8 @@
 //! | admitted telemetry of partition 7 | `TELEMETRY_7` | `telemetry.7` |
 //! | changes of twins of partition 7 | `TWINS_7` | `twins.7` |
 //! | what could not be used | `REJECTS` | `rejects.{service}` |
+//! | messages of devices for applications | `APPLICATION` | `application.{partition}` |
+//! | MQTT sessions that outlive their connection | `MQTT_SESSIONS` | `mqtt-session.{token}` |
 //! | desired changed, for ingestion | – | `push.{token}` |
 //! | identity changed, for ingestion | – | `identity.{token}` |
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
@@ -19,6 +21,16 @@ use twin::{IdentityKey, Partition};
 pub const REJECTS_STREAM: &str = "REJECTS";
 /// All subjects of [`REJECTS_STREAM`].
 pub const REJECTS_SUBJECTS: &str = "rejects.>";
+
+/// Stream of what devices send for applications, of all partitions.
+pub const APPLICATION_STREAM: &str = "APPLICATION";
+/// All subjects of [`APPLICATION_STREAM`].
+pub const APPLICATION_SUBJECTS: &str = "application.*";
+
+/// Stream of MQTT sessions: of each identity the newest.
+pub const MQTT_SESSIONS_STREAM: &str = "MQTT_SESSIONS";
+/// All subjects of [`MQTT_SESSIONS_STREAM`].
+pub const MQTT_SESSIONS_SUBJECTS: &str = "mqtt-session.*";
 
 /// Push hints for any identity.
 pub const PUSH_SUBJECTS: &str = "push.*";
@@ -45,6 +57,16 @@ pub fn twins_stream(partition: Partition) -> String {
 /// Subject of twin changes of a partition.
 pub fn twins_subject(partition: Partition) -> String {
     format!("twins.{partition}")
+}
+
+/// Subject of what a partition's devices send for applications.
+pub fn application_subject(partition: Partition) -> String {
+    format!("application.{partition}")
+}
+
+/// Subject of the MQTT session of one identity.
+pub fn mqtt_session_subject(key: &IdentityKey) -> String {
+    format!("mqtt-session.{}", token(key))
 }
 
 /// Subject of the rejects of a service.
@@ -97,6 +119,8 @@ mod tests {
         ] {
             let key = IdentityKey::parse_path(path).unwrap();
             assert_eq!(push_subject(&key), subject);
+            let session = format!("mqtt-session.{}", &subject["push.".len()..]);
+            assert_eq!(mqtt_session_subject(&key), session);
             for subject in [
                 push_subject(&key),
                 identity_subject(&key),

@@ -151,3 +151,28 @@ async fn a_reject_is_kept_with_its_reason_once() {
     );
     assert_eq!(&kept[0].payload[..], [1, 2, 3]);
 }
+
+#[tokio::test]
+async fn of_values_only_the_newest_of_each_subject_is_kept() {
+    let server = NatsServer::start().await;
+    let bus = connect(&server).await;
+    let spec = StreamSpec::values("VALUES", "values.*", 1 << 20, "a value per subject");
+    bus.ensure_streams(&[spec]).await.expect("made");
+    for (subject, value) in [("values.a", "1"), ("values.b", "2"), ("values.a", "3")] {
+        let message = Outgoing::new(subject, value.as_bytes().to_vec());
+        bus.publish(message).await.expect("stored");
+    }
+    let newest = |subject| bus.newest("VALUES", subject);
+    assert_eq!(
+        newest("values.a").await.expect("read").as_deref(),
+        Some(&b"3"[..])
+    );
+    assert_eq!(
+        newest("values.b").await.expect("read").as_deref(),
+        Some(&b"2"[..])
+    );
+    assert_eq!(newest("values.c").await.expect("read"), None);
+    let status = bus.stream_status("VALUES").await.expect("it exists");
+    assert_eq!(status.messages, 2);
+    assert!(bus.newest("NOTHING", "values.a").await.is_err());
+}

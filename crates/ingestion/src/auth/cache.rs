@@ -43,6 +43,8 @@ pub(crate) struct Credentials {
     pub(crate) standing: Standing,
     /// Either opens the door.
     pub(crate) keys: Vec<SymmetricKey>,
+    /// Of the certificates that do, in hex.
+    pub(crate) thumbprints: Vec<String>,
 }
 
 /// What is known of an identity; `None`: that it does not exist.
@@ -128,6 +130,7 @@ mod tests {
             generation_id: "1".to_owned(),
             standing: Standing::Enabled,
             keys: vec![SymmetricKey::generate([7; 32])],
+            thumbprints: Vec::new(),
         }))
     }
 

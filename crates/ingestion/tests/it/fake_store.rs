@@ -65,6 +65,7 @@ impl FakeStore {
             reported_json: "{}".to_owned(),
             reported_version: 1,
             trace_parent: TRACE_OF_CHANGE.to_owned(),
+            changes: Vec::new(),
         };
         self.state().twins.insert(name.to_owned(), section);
     }
@@ -158,6 +159,15 @@ impl DeviceTwinService for FakeStore {
         if !request.include_reported {
             section.reported_json.clear();
             section.reported_version = 0;
+        }
+        if request.changes_after_version > 0 {
+            let patch_json = std::mem::take(&mut section.document_json);
+            if section.version > request.changes_after_version {
+                section.changes.push(twins::DesiredChange {
+                    version: section.version,
+                    patch_json,
+                });
+            }
         }
         Ok(Response::new(section))
     }

@@ -39,6 +39,7 @@ pub(crate) struct Hub {
     pub(crate) bus: Bus,
     pub(crate) addresses: Addresses,
     pub(crate) shutdown: ShutdownToken,
+    pub(crate) config: Config,
     running: Option<JoinHandle<Result<(), Error>>>,
 }
 
@@ -89,7 +90,7 @@ impl Hub {
         let store = FakeStore::start();
         let mut config = config(&nats, &store);
         change(&mut config);
-        let (addresses, shutdown, running) = run(config).await;
+        let (addresses, shutdown, running) = run(config.clone()).await;
         let bus = Bus::connect(BusConfig::local(nats.url(), "test"))
             .await
             .unwrap();
@@ -99,8 +100,18 @@ impl Hub {
             bus,
             addresses,
             shutdown,
+            config,
             running: Some(running),
         }
+    }
+
+    /// Stops it and starts another in its place.
+    pub(crate) async fn restart(&mut self) {
+        self.halt().await;
+        let (addresses, shutdown, running) = run(self.config.clone()).await;
+        self.addresses = addresses;
+        self.shutdown = shutdown;
+        self.running = Some(running);
     }
 
     /// Registers an identity with its key and an empty twin.

@@ -11,6 +11,8 @@ mod enrolment;
 mod fake_store;
 mod hub;
 mod lifecycle;
+mod mqtt;
+mod mqtt_client;
 mod pushes;
 mod raw;
 mod requests;

@@ -7,7 +7,17 @@ use rustls::server::WebPkiClientVerifier;
 
 use crate::error::chain;
 use crate::shutdown::ShutdownToken;
+use crate::tls::devices::AnyCertificate;
 use crate::tls::{ClientAuth, Pair, ServerTls, TlsError, VERSIONS, authorities, provider, read};
+
+/// Whom a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// Those whom the settings believe, in this protocol.
+    Callers(&'static [u8]),
+    /// Devices, which show whatever certificate they have and agree on no protocol.
+    Devices,
+}
 
 /// What the files hold. Compared as a whole: modification times can be too coarse, and say nothing
 /// where the files are links that are set anew.
@@ -30,12 +40,13 @@ impl Files {
         })
     }
 
-    fn config(&self, settings: &ServerTls, protocol: &[u8]) -> Result<ServerConfig, TlsError> {
+    fn config(&self, settings: &ServerTls, serves: Serves) -> Result<ServerConfig, TlsError> {
         let (certs, key) = self.pair.parse(&settings.cert_file, &settings.key_file)?;
         let builder =
             ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS)?;
-        let builder = match (&settings.client_ca_file, &self.client_authorities) {
-            (Some(path), Some(pem)) => {
+        let builder = match (serves, &settings.client_ca_file, &self.client_authorities) {
+            (Serves::Devices, _, _) => builder.with_client_cert_verifier(AnyCertificate::new()),
+            (Serves::Callers(_), Some(path), Some(pem)) => {
                 let roots = Arc::new(authorities("client authorities", path, pem)?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
                 let verifier = match settings.client_auth {
@@ -48,7 +59,9 @@ impl Files {
                 };
                 builder.with_client_cert_verifier(verifier.build().map_err(unusable)?)
             }
-            (None, _) | (_, None) => builder.with_no_client_auth(),
+            (Serves::Callers(_), None, _) | (Serves::Callers(_), _, None) => {
+                builder.with_no_client_auth()
+            }
         };
         let pair = |source| TlsError::Pair {
             cert: settings.cert_file.clone(),
@@ -56,7 +69,9 @@ impl Files {
             source,
         };
         let mut config = builder.with_single_cert(certs, key).map_err(pair)?;
-        config.alpn_protocols.push(protocol.to_vec());
+        if let Serves::Callers(protocol) = serves {
+            config.alpn_protocols.push(protocol.to_vec());
+        }
         Ok(config)
     }
 }
@@ -65,18 +80,23 @@ impl Files {
 #[derive(Debug)]
 pub(crate) struct ServerSide {
     settings: ServerTls,
-    protocol: &'static [u8],
+    serves: Serves,
     current: RwLock<(Files, Arc<ServerConfig>)>,
 }
 
 impl ServerSide {
     /// Reads the files, which must be usable. The listener speaks `protocol`.
     pub(crate) fn load(settings: &ServerTls, protocol: &'static [u8]) -> Result<Self, TlsError> {
+        Self::load_for(Serves::Callers(protocol), settings)
+    }
+
+    /// The same, of a listener for whomever.
+    pub(crate) fn load_for(serves: Serves, settings: &ServerTls) -> Result<Self, TlsError> {
         let files = Files::read(settings)?;
-        let config = Arc::new(files.config(settings, protocol)?);
+        let config = Arc::new(files.config(settings, serves)?);
         Ok(Self {
             settings: settings.clone(),
-            protocol,
+            serves,
             current: RwLock::new((files, config)),
         })
     }
@@ -97,7 +117,7 @@ impl ServerSide {
         if same {
             return Ok(false);
         }
-        let config = Arc::new(files.config(&self.settings, self.protocol)?);
+        let config = Arc::new(files.config(&self.settings, self.serves)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = (files, config);
         Ok(true)
     }

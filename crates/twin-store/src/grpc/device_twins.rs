@@ -25,16 +25,21 @@ impl Api {
             .get(key.clone())
             .await?
             .ok_or_else(|| Error::NotFound(key.clone()))?;
+        let (document_json, changes) = match request.changes_after_version {
+            0 => (record.twin.desired.document.clone(), Vec::new()),
+            after => (String::new(), self.desired_changes(&record, after).await?),
+        };
         let configuration = &record.posture.configuration;
         let reported = request.include_reported.then_some(&record.twin.reported);
         Ok(proto::DesiredSection {
-            document_json: record.twin.desired.document.clone(),
+            document_json,
             version: record.twin.desired.version.get(),
             reported_json: reported
                 .map(|section| section.document.clone())
                 .unwrap_or_default(),
             reported_version: reported.map_or(0, |section| section.version.get()),
             trace_parent: configuration.trace_parent.clone().unwrap_or_default(),
+            changes,
         })
     }
 

@@ -243,6 +243,7 @@ async fn a_desired_change_is_pending_until_the_agent_answers() {
     let request = proto::GetDesiredRequest {
         name: MODULE.to_owned(),
         include_reported: true,
+        changes_after_version: 0,
     };
     let section = service
         .device_twins()
@@ -343,5 +344,46 @@ async fn policies_write_once_and_never_over_an_operator() {
         parse(&service.twin(MODULE).await.desired_json),
         json!({"mine": 1})
     );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_can_read_what_changed_since_a_version() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let first = service.twin(MODULE).await.desired_version;
+    for desired in [
+        r#"{"a":1,"b":{"c":2}}"#,
+        r#"{"a":null}"#,
+        r#"{"b":{"c":2}}"#,
+    ] {
+        service.desire(MODULE, desired).await;
+    }
+    let since = async |version: u64| {
+        let request = proto::GetDesiredRequest {
+            name: MODULE.to_owned(),
+            changes_after_version: version,
+            ..proto::GetDesiredRequest::default()
+        };
+        let section = service.device_twins().get_desired(request).await;
+        let section = section.unwrap().into_inner();
+        assert_eq!((section.version, &*section.document_json), (first + 3, ""));
+        let changes = section.changes.into_iter();
+        changes
+            .map(|change| (change.version - first, parse(&change.patch_json)))
+            .collect::<Vec<_>>()
+    };
+    let all = [
+        (1, json!({"a": 1, "b": {"c": 2}})),
+        (2, json!({"a": null})),
+        // What was there already is no change, but it has its version.
+        (3, json!({})),
+    ];
+    assert_eq!(since(first).await, all);
+    assert_eq!(since(first + 1).await, all[1..]);
+    assert_eq!(since(first + 3).await, []);
+    assert_eq!(since(first + 9).await, []);
     service.stop().await;
 }

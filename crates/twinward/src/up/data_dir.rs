@@ -4,6 +4,7 @@
 //! up.lock            held while `up` runs; two may not share a directory
 //! admin.token        opens every service, mode 0600
 //! twinward.env       addresses and token, while everything is serving
+//! certs/             authority and certificate for devices, unless one is configured
 //! nats/              configuration, token, port, log and JetStream's files
 //! twin-store/        twins.db and the master key
 //! policy/            policy.db

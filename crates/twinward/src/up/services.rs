@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::data_dir::DataDir;
 use super::summary::Summary;
-use super::{Bus, EnvFiles, UpArgs};
+use super::{Bus, EnvFiles, UpArgs, devices};
 use crate::args::Global;
 use crate::exit::Kind;
 use crate::failure::Failure;
@@ -39,9 +39,13 @@ pub(super) struct Plan {
     host: Option<String>,
     drain_within: Duration,
     ingestion: Listen,
+    mqtt: SocketAddr,
     twin_store: Listen,
     policy: Listen,
 }
+
+/// Ingestion's configuration, and an authority of ours.
+type Ingestion = (ingestion::Config, Option<PathBuf>);
 
 /// Where a service shall listen; none leaves it to its configuration.
 #[derive(Clone, Copy)]
@@ -76,6 +80,7 @@ impl Plan {
             nats_about: bus.describe(),
             host: args.host.clone(),
             drain_within: args.drain_within.get(),
+            mqtt: devices::listen(args.mqtt_listen, args.any_port),
             ingestion: listen(args.ingestion_listen, args.ingestion_admin_listen),
             twin_store: listen(args.twin_store_listen, args.twin_store_admin_listen),
             policy: listen(args.policy_listen, args.policy_admin_listen),
@@ -113,7 +118,8 @@ impl Plan {
         load::<twin_store::App>(&loader)
     }
 
-    fn ingestion(&self, twin_store: &Door) -> Result<ingestion::Config, Failure> {
+    /// Also answers the authority that devices must believe, if it is ours.
+    fn ingestion(&self, twin_store: &Door) -> Result<Ingestion, Failure> {
         let mut loader = self
             .loader::<ingestion::App>()
             .set("twin_store_url", twin_store.url())
@@ -123,7 +129,17 @@ impl Plan {
         loader = set(loader, "listen", self.ingestion.grpc);
         loader = set(loader, "admin_listen", self.ingestion.admin);
         loader = set(loader, "public_host", self.host.as_ref());
-        load::<ingestion::App>(&loader)
+        let config = load::<ingestion::App>(&loader)?;
+        let listen = config.mqtt_listen.unwrap_or(self.mqtt);
+        loader = loader.set("mqtt_listen", listen.to_string());
+        if config.mqtt_cert_file.is_some() || config.tls.cert_file.is_some() {
+            return Ok((load::<ingestion::App>(&loader)?, None));
+        }
+        let own = devices::certificates(&self.data_dir, &config.public_host, listen)?;
+        let loader = loader
+            .set("mqtt_cert_file", own.cert.to_string_lossy())
+            .set("mqtt_key_file", own.key.to_string_lossy());
+        Ok((load::<ingestion::App>(&loader)?, Some(own.ca)))
     }
 
     fn policy(&self, twin_store: &Door) -> Result<policy::Config, Failure> {
@@ -272,7 +288,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         tls: twin_store_tls,
     };
 
-    let config = plan.ingestion(&store_door)?;
+    let (config, device_ca) = plan.ingestion(&store_door)?;
     let (agent_tls, host) = (config.tls.cert_file.is_some(), config.public_host.clone());
     let policy_config = plan.policy(&store_door)?;
     let policy_tls = policy_config.tls.cert_file.is_some();
@@ -281,8 +297,12 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         build_one::<policy::App>(policy_config)
     );
     let (ingestion, policy) = (ingestion?, policy?);
+    // Callers of a service with a certificate must not be sent to an authority that did not sign it.
+    let only_devices = !(agent_tls || twin_store_tls || policy_tls);
+    let device_ca = device_ca.filter(|_| only_devices);
     let summary = Summary {
         host,
+        mqtt: ingestion::App::addresses(&ingestion).mqtt,
         ingestion: Door {
             addresses: Service::addresses(&ingestion),
             tls: agent_tls,
@@ -298,7 +318,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         admin_token: plan.token.clone(),
         data_dir: plan.data_dir.clone(),
         data_dir_option: plan.data_dir_option.clone(),
-        ca_file: plan.ca_file.clone(),
+        ca_file: plan.ca_file.clone().or(device_ca),
     };
     Ok(Built {
         ingestion,

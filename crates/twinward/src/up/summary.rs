@@ -1,15 +1,19 @@
 //! What `up` says when everything is ready: to people on standard output, to programs in a file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use service_kit::secret::Secret;
 
+use super::devices::MQTTS;
 use super::services::Door;
 use crate::env_file::{self, variable};
 
 /// Where everything is.
 pub(super) struct Summary {
     pub(super) host: String,
+    /// Where devices connect by MQTT, and what is to be said of it.
+    pub(super) mqtt: Option<SocketAddr>,
     pub(super) ingestion: Door,
     pub(super) twin_store: Door,
     pub(super) policy: Door,
@@ -48,6 +52,9 @@ impl Summary {
             (variable::POLICY_METRICS_URL, self.policy.metrics_url()),
             (variable::DATA_DIR, self.data_dir.display().to_string()),
         ];
+        if let Some(mqtt) = self.mqtt {
+            variables.push((variable::MQTTS_PORT, mqtt.port().to_string()));
+        }
         if let Some(path) = &self.ca_file {
             variables.push((variable::CA_FILE, path.display().to_string()));
         }
@@ -61,11 +68,17 @@ impl Summary {
             Some(path) => format!("twinward --data-dir {}", path.display()),
             None => "twinward".to_owned(),
         };
+        let mqtt = match self.mqtt {
+            Some(address) if address.port() == MQTTS => address.to_string(),
+            Some(address) => format!("{address} (SDKs know port {MQTTS} only)"),
+            None => "not at all: ingestion has no certificate for it".to_owned(),
+        };
         format!(
             "\n\
              Twinward is up.\n\
              \n\
              \x20 agents connect to   {}\n\
+             \x20 devices (MQTT)      {mqtt}\n\
              \x20 twin-store          {}\n\
              \x20 policy              {}\n\
              \x20 metrics, health     {}, {}, {}\n\

@@ -2,7 +2,6 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use prost::Message as _;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
 use service_kit::trace;
@@ -19,6 +18,7 @@ use super::refusal::Refusal;
 use crate::admit::Admission;
 use crate::auth::AuthError;
 use crate::error::SessionEnd;
+use crate::notice;
 use crate::session::{Effect, Opened, Request};
 use crate::twins::Refused;
 
@@ -196,13 +196,7 @@ impl Running {
 
     /// Tells the other instances, one of which may hold an older session of this identity.
     fn tell_others(&self, notice: bus_wire::TelemetryEntry) {
-        let entered_at = Some(wire::time::to_wire(self.place.opened_at()));
-        let notice = bus_wire::TelemetryEntry {
-            receive_time: entered_at,
-            ..notice
-        };
-        let subject = wire::subjects::session_subject(&self.proof.identity);
-        let hint = bus::Outgoing::new(subject, notice.encode_to_vec());
+        let hint = notice::hint(&self.proof.identity, notice, self.place.opened_at());
         let bus = self.door.parts.bus.clone();
         let telling = async move {
             if let Err(error) = bus.send_hint(hint).await {
@@ -253,7 +247,7 @@ impl Running {
             let request_id = request.id().to_owned();
             let answered = match request {
                 Request::PatchReported(patch) => {
-                    let version = store.patch_reported(&identity, patch.patch_json).await;
+                    let version = store.patch_reported(&identity, patch.patch_json, 0).await;
                     version.map(|version| {
                         let request_id = patch.request_id;
                         Some(Response::ReportedPatched(agent::ReportedPatched {
@@ -292,25 +286,23 @@ impl Running {
     }
 
     fn notice(&self, opened: &Opened, connected: bool) -> bus_wire::TelemetryEntry {
-        let notice = bus_wire::SessionNotice {
-            session_id: opened.session_id.clone(),
+        let parts = &self.door.parts;
+        notice::of(
+            &self.proof,
+            opened,
             connected,
-            agent_version: opened.agent_version.clone(),
-            instance: self.door.parts.instance.clone(),
-        };
-        self.entry(String::new(), Content::Session(notice))
+            &parts.instance,
+            parts.clock.now(),
+        )
     }
 
     fn entry(&self, trace_parent: String, content: Content) -> bus_wire::TelemetryEntry {
-        let IdentityKey { device, module } = &self.proof.identity;
-        bus_wire::TelemetryEntry {
-            device_id: device.to_string(),
-            module_id: module.as_ref().map(ToString::to_string).unwrap_or_default(),
-            generation_id: self.proof.generation_id.clone(),
-            receive_time: Some(wire::time::to_wire(self.door.parts.clock.now())),
+        notice::entry(
+            &self.proof,
+            self.door.parts.clock.now(),
             trace_parent,
-            content: Some(content),
-        }
+            content,
+        )
     }
 
     fn refuse(&mut self, refusal: &Refusal) -> Response {

@@ -1,0 +1,59 @@
+//! What proves an identity, for as long as its session lives.
+
+use iot_hub::{SasError, SasToken, Thumbprints};
+use jiff::Timestamp;
+use twin::IdentityKey;
+
+use crate::auth::AuthError;
+
+/// A proven identity.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    /// Who it is.
+    pub(crate) identity: IdentityKey,
+    /// Which generation of the id.
+    pub(crate) generation_id: String,
+    pub(super) evidence: Evidence,
+}
+
+/// What was shown.
+#[derive(Debug, Clone)]
+pub(super) enum Evidence {
+    /// A token of one of its keys.
+    Token(SasToken),
+    /// A certificate whose key it has.
+    Certificate(Thumbprints),
+}
+
+impl Proof {
+    /// When the proof ends, with the skew allowed to the agent's clock.
+    pub(crate) fn ends_at(&self) -> Timestamp {
+        match &self.evidence {
+            Evidence::Token(token) => token
+                .expires_at()
+                .saturating_add(iot_hub::sas::CLOCK_SKEW)
+                .unwrap_or(Timestamp::MAX),
+            Evidence::Certificate(_) => Timestamp::MAX,
+        }
+    }
+
+    /// Whether the proof's time is over.
+    pub(crate) fn check_time(&self, now: Timestamp) -> Result<(), AuthError> {
+        match &self.evidence {
+            Evidence::Token(token) => check_time(token, now),
+            Evidence::Certificate(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a token's time is over.
+pub(super) fn check_time(token: &SasToken, now: Timestamp) -> Result<(), AuthError> {
+    if token.is_expired(now) {
+        return Err(SasError::Expired {
+            expired_at: token.expires_at(),
+            now,
+        }
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The devices' door: MQTT 3.1.1 over TLS, as IoT Hub speaks it.
+//!
+//! The packets are `rmqtt-codec`'s, the topics `iot_hub::mqtt`'s; what a device may do is decided by
+//! `session` (pure) and performed by `connection`, one task per device. Behind it are the same
+//! authentication, registry of sessions, twin-store and bus as behind the agents' door, so a device
+//! has one session, whichever door it takes. It never speaks without TLS, and it is no broker:
+//! whatever is no topic of IoT Hub closes the connection.
+//!
+//! Modules in reading order: `listener` (here: accepts, bounds), `connection` (one device: the loop
+//! and its effects), `arrive` (until the CONNACK), `session` and `desired` (the decisions),
+//! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
+//! `message` (what goes to applications), `wire` (bytes), `end` (why it closed).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use service_kit::server::ConnectionLimits;
+use service_kit::shutdown::ShutdownToken;
+use service_kit::tasks::{OnFailure, Tasks};
+use service_kit::tls::ServerTls;
+use service_kit::tls::devices::DeviceTls;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+use crate::grpc::Door;
+
+mod answer;
+mod arrive;
+mod connection;
+mod desired;
+mod end;
+mod message;
+mod session;
+mod subscriptions;
+mod wire;
+
+/// How long accepting rests when the system has no more to give (descriptors, memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts devices.
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    address: SocketAddr,
+    tls: DeviceTls,
+    within: Duration,
+    /// Connections that there may be.
+    open: Arc<Semaphore>,
+    /// Connections that may be without a CONNACK: whoever reaches the port costs us that much.
+    unproven: Arc<Semaphore>,
+}
+
+/// A place among the connections; given back when dropped.
+pub(crate) struct Room {
+    _open: OwnedSemaphorePermit,
+    /// Given back as soon as the device is let in.
+    unproven: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    fn proven(&mut self) {
+        self.unproven = None;
+    }
+}
+
+impl Listener {
+    /// Binds the address and reads the certificate.
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        tls: &ServerTls,
+        limits: &ConnectionLimits,
+    ) -> Result<Self, Error> {
+        let tls = DeviceTls::load(tls).map_err(Error::MqttTls)?;
+        let cannot = |source| Error::MqttDoor { address, source };
+        let tcp = TcpListener::bind(address).await.map_err(cannot)?;
+        let address = tcp.local_addr().map_err(cannot)?;
+        let semaphore = |max: u32| {
+            let max = usize::try_from(max).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
+        };
+        Ok(Self {
+            tcp,
+            address,
+            tls,
+            within: limits.prove_within.get(),
+            open: semaphore(limits.max),
+            unproven: semaphore(limits.unproven_max),
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves devices until told to stop.
+    pub(crate) fn serve(self, tasks: &Tasks, door: &Door, stop: &ShutdownToken) {
+        let follow = self.tls.clone().follow(stop.clone());
+        tasks.spawn("mqtt certificates", OnFailure::StopService, follow);
+        let accept = self.accept(door.clone(), stop.clone());
+        tasks.spawn("mqtt", OnFailure::StopService, accept);
+    }
+
+    async fn accept(self, door: Door, stop: ShutdownToken) {
+        loop {
+            let Some(accepted) = stop.run_until(self.tcp.accept()).await else {
+                return;
+            };
+            match accepted {
+                Ok((tcp, peer)) => {
+                    let Some(room) = self.room() else {
+                        door.parts.metrics.mqtt_not_accepted();
+                        tracing::debug!(%peer, "connection refused: there are too many");
+                        continue;
+                    };
+                    let session = self.welcome(&door, tcp, peer, room);
+                    if door.parts.nursery.begin(session).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "devices cannot be accepted for the moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn room(&self) -> Option<Room> {
+        Some(Room {
+            _open: Arc::clone(&self.open).try_acquire_owned().ok()?,
+            unproven: Some(Arc::clone(&self.unproven).try_acquire_owned().ok()?),
+        })
+    }
+
+    fn welcome(
+        &self,
+        door: &Door,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        room: Room,
+    ) -> futures::future::BoxFuture<'static, ()> {
+        // Small messages should not wait for more to come; without it things only get slower.
+        let _ = tcp.set_nodelay(true);
+        let handshake = self.tls.acceptor().accept(tcp);
+        connection::serve(door.clone(), handshake, peer, room, self.within).boxed()
+    }
+}

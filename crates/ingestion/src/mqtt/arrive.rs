@@ -1,0 +1,201 @@
+//! From the first byte to the CONNACK: who is it, may it come in, and what did it subscribe to?
+//!
+//! A refusal is answered with a CONNACK wherever MQTT has one, because SDKs take a connection that
+//! just closes for a broken network and try for ever.
+
+use std::net::SocketAddr;
+
+use iot_hub::mqtt::{ConnectName, DeviceTopic, FilterKind};
+use rmqtt_codec::error::DecodeError;
+use rmqtt_codec::types::{MQTT_LEVEL_311, QoS};
+use rmqtt_codec::v3::{Connect, ConnectAckReason, LastWill, Packet};
+use tokio::net::TcpStream;
+use tokio_rustls::Accept;
+use tokio_rustls::server::TlsStream;
+use twin::IdentityKey;
+
+use super::end::End;
+use super::message::DeviceMessage;
+use super::session::{Persistence, Session, check_size};
+use super::subscriptions::{self, Subscriptions};
+use super::wire::Wire;
+use crate::auth::{AuthError, Proof};
+use crate::grpc::Door;
+use crate::sessions::Place;
+
+/// A device that has sent its CONNECT.
+pub(super) struct Caller {
+    pub(super) connect: Connect,
+    /// The certificate that it has shown, in DER form.
+    pub(super) certificate: Option<Vec<u8>>,
+}
+
+/// A device that may come in.
+pub(super) struct Admitted {
+    pub(super) proof: Proof,
+    pub(super) place: Place,
+    pub(super) session: Session,
+    /// Whether it finds what it subscribed to before.
+    pub(super) session_present: bool,
+    pub(super) will: Option<DeviceMessage>,
+    /// In its own words; may be empty.
+    pub(super) client_type: String,
+}
+
+/// Shakes hands.
+pub(super) async fn shake_hands(
+    handshake: Accept<TcpStream>,
+) -> Result<(Wire<TlsStream<TcpStream>>, Option<Vec<u8>>), End> {
+    let stream = handshake.await.map_err(End::Handshake)?;
+    let shown = stream.get_ref().1.peer_certificates();
+    let certificate = shown
+        .and_then(|chain| chain.first())
+        .map(|certificate| certificate.to_vec());
+    Ok((Wire::new(stream), certificate))
+}
+
+/// Waits for the CONNECT.
+pub(super) async fn connect(
+    wire: &mut Wire<TlsStream<TcpStream>>,
+    certificate: Option<Vec<u8>>,
+) -> Result<Caller, End> {
+    match wire.reader.next().await? {
+        Packet::Connect(connect) if connect.protocol.level() == MQTT_LEVEL_311 => Ok(Caller {
+            connect: *connect,
+            certificate,
+        }),
+        Packet::Connect(_) => Err(End::Malformed(DecodeError::UnsupportedProtocolLevel)),
+        other => Err(End::Unexpected {
+            kind: other.packet_type(),
+        }),
+    }
+}
+
+/// Decides whether it may come in, and prepares its session.
+pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Result<Admitted, End> {
+    let Caller {
+        connect,
+        certificate,
+    } = caller;
+    let parts = &door.parts;
+    let name = ConnectName::parse(&connect.client_id, connect.username.as_deref());
+    let name = match name {
+        Ok(name) => name,
+        Err(error) => {
+            let error = AuthError::from(error);
+            parts.auth.refuse_device(&error, Some(peer.ip()));
+            return Err(error.into());
+        }
+    };
+    let proof = parts
+        .auth
+        .authenticate_device(
+            &name,
+            connect.password.as_deref(),
+            certificate.as_deref(),
+            Some(peer.ip()),
+        )
+        .await?;
+    let will = connect
+        .last_will
+        .map(|will| read_will(will, &proof.identity))
+        .transpose()?;
+    let place = parts
+        .sessions
+        .open(proof.identity.clone(), parts.clock.now())
+        .map_err(|full| End::TooMany { max: full.max })?;
+    let persistence = if connect.clean_session {
+        Persistence::Clean
+    } else {
+        Persistence::Kept
+    };
+    let kept = take_up(door, &proof, persistence).await?;
+    let session_present = !kept.is_empty();
+    let present = if kept.have(&FilterKind::DesiredChanges) {
+        let section = parts.store.desired(&proof.identity).await;
+        Some(section.map_err(End::NotFollowed)?.version)
+    } else {
+        None
+    };
+    let session = Session::new(proof.identity.clone(), kept, persistence, present);
+    Ok(Admitted {
+        proof,
+        place,
+        session,
+        session_present,
+        will,
+        client_type: name.client_type.unwrap_or_default(),
+    })
+}
+
+/// What it subscribed to before; a clean session forgets it.
+async fn take_up(
+    door: &Door,
+    proof: &Proof,
+    persistence: Persistence,
+) -> Result<Subscriptions, End> {
+    let (bus, identity) = (&door.parts.bus, &proof.identity);
+    let kept = subscriptions::load(bus, identity, &proof.generation_id).await?;
+    if persistence == Persistence::Clean && !kept.is_empty() {
+        let none = Subscriptions::default();
+        subscriptions::keep(bus, identity, &proof.generation_id, &none).await?;
+        return Ok(none);
+    }
+    Ok(kept)
+}
+
+fn read_will(will: LastWill, identity: &IdentityKey) -> Result<DeviceMessage, End> {
+    match DeviceTopic::parse(&will.topic, identity) {
+        Ok(DeviceTopic::Telemetry(properties)) if will.qos != QoS::ExactlyOnce => {
+            let message = DeviceMessage::new(properties, will.message, will.retain).into_will();
+            check_size(&message)?;
+            Ok(message)
+        }
+        Ok(
+            DeviceTopic::Telemetry(_)
+            | DeviceTopic::TwinGet { .. }
+            | DeviceTopic::TwinPatchReported { .. }
+            | DeviceTopic::MethodResponse { .. },
+        )
+        | Err(_) => Err(End::Will),
+    }
+}
+
+/// How a CONNECT is refused; `None`: by closing the connection alone.
+pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
+    match end {
+        End::NotProven(AuthError::Name(iot_hub::mqtt::ConnectError::ClientId))
+        | End::Malformed(DecodeError::InvalidClientId) => {
+            Some(ConnectAckReason::IdentifierRejected)
+        }
+        End::NotProven(AuthError::Name(_) | AuthError::NothingShown) => {
+            Some(ConnectAckReason::BadUserNameOrPassword)
+        }
+        // To be tried again.
+        End::NotProven(AuthError::Unavailable(_) | AuthError::TooManyFailures { .. })
+        | End::TooMany { .. }
+        | End::Stopping
+        | End::NotRemembered(_)
+        | End::NotFollowed(_) => Some(ConnectAckReason::ServiceUnavailable),
+        End::NotProven(_) => Some(ConnectAckReason::NotAuthorized),
+        End::Malformed(DecodeError::UnsupportedProtocolLevel | DecodeError::InvalidProtocol) => {
+            Some(ConnectAckReason::UnacceptableProtocolVersion)
+        }
+        End::Disconnected
+        | End::Lost
+        | End::Broke(_)
+        | End::Late { .. }
+        | End::Handshake(_)
+        | End::Malformed(_)
+        | End::Unexpected { .. }
+        | End::Qos2
+        | End::Topic(_)
+        | End::Subscriptions { .. }
+        | End::TooLarge { .. }
+        | End::Will
+        | End::Silent { .. }
+        | End::TakenOver
+        | End::NotStored(_)
+        | End::Encode(_) => None,
+    }
+}

@@ -1,0 +1,337 @@
+//! One device: performs what `session` decides.
+//!
+//! The loop waits for whatever comes first (the device, the bus, twin-store, other sessions, time)
+//! and makes no decision beyond when to look again. Every branch of its `select!` may be cancelled:
+//! each waits on a channel, a timer, a future that is kept, or bytes that are not lost.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
+use rmqtt_codec::v3::{ConnectAck, ConnectAckReason, Packet};
+use service_kit::backoff::{Backoff, Policy};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::Accept;
+use tokio_rustls::server::TlsStream;
+use twin::Partition;
+
+use super::Room;
+use super::arrive::{self, Admitted};
+use super::end::End;
+use super::message::DeviceMessage;
+use super::session::Session;
+use super::wire::Wire;
+use crate::auth::{AuthError, Proof};
+use crate::grpc::Door;
+use crate::inlet::Inlet;
+use crate::session::Opened;
+use crate::sessions::{Mail, Place};
+use perform::{Answer, Stored};
+
+mod goodbye;
+mod perform;
+
+/// How often a session looks at the desired section and proves itself again though nobody said
+/// that anything changed: between half of this and this, so that sessions spread.
+const LOOK: Policy = Policy {
+    first: Duration::from_secs(30),
+    cap: Duration::from_secs(30),
+    budget: None,
+};
+
+/// The longest silence that is allowed whatever a device asks for, as in IoT Hub.
+const SILENCE_MAX: Duration = Duration::from_secs(1767);
+
+/// The longest single sleep until the proof ends. The wall clock may be stepped meanwhile, and
+/// timers have a limit that tokens do not have.
+const PROOF_SLEEP_MAX: Duration = Duration::from_hours(1);
+
+/// Both ways of a device.
+type DeviceWire = Wire<TlsStream<TcpStream>>;
+
+/// Lets a device in and serves it until either side ends it.
+pub(super) async fn serve(
+    door: Door,
+    handshake: Accept<TcpStream>,
+    peer: SocketAddr,
+    mut room: Room,
+    within: Duration,
+) {
+    let shutdown = door.parts.shutdown.clone();
+    let arriving = Box::pin(arrival(&door, handshake, peer, within));
+    let arrived = shutdown.run_until(arriving).await;
+    match arrived.unwrap_or(Err(End::Stopping)) {
+        Ok(running) => {
+            room.proven();
+            running.run().await;
+        }
+        Err(end) => {
+            door.parts.metrics.mqtt_ended(end.code());
+            let error = service_kit::error::chain(&end);
+            tracing::debug!(%peer, reason = end.code(), error, "device was not let in");
+        }
+    }
+}
+
+/// Up to the CONNACK, whichever it is.
+async fn arrival(
+    door: &Door,
+    handshake: Accept<TcpStream>,
+    peer: SocketAddr,
+    within: Duration,
+) -> Result<Box<Running>, End> {
+    let until = Instant::now() + within;
+    let late = |_elapsed| End::Late {
+        seconds: within.as_secs(),
+    };
+    let shaken = tokio::time::timeout_at(until, arrive::shake_hands(handshake)).await;
+    let (mut wire, certificate) = shaken.map_err(late)??;
+    let connecting = arrive::connect(&mut wire, certificate);
+    let connected = tokio::time::timeout_at(until, connecting).await;
+    let admitted = match connected.map_err(late)? {
+        Ok(caller) => {
+            let keep_alive = caller.connect.keep_alive;
+            let admitted = Box::pin(arrive::admit(door, caller, peer)).await;
+            admitted.map(|admitted| (admitted, keep_alive))
+        }
+        Err(end) => Err(end),
+    };
+    match admitted {
+        Ok((admitted, keep_alive)) => {
+            wire.reader.proven();
+            wire.writer.put(Packet::ConnectAck(ConnectAck {
+                return_code: ConnectAckReason::ConnectionAccepted,
+                session_present: admitted.session_present,
+            }))?;
+            let running = Running::new(door.clone(), wire, admitted, peer, keep_alive);
+            Ok(Box::new(running))
+        }
+        Err(end) => {
+            if let Some(return_code) = arrive::refusal(&end) {
+                wire.writer.put(Packet::ConnectAck(ConnectAck {
+                    return_code,
+                    session_present: false,
+                }))?;
+                // Who does not take its refusal in time has lost it.
+                let _ = tokio::time::timeout(goodbye::GOODBYE_WITHIN, wire.writer.finish()).await;
+            }
+            Err(end)
+        }
+    }
+}
+
+/// A device that was let in, and everything under way for it.
+struct Running {
+    door: Door,
+    wire: DeviceWire,
+    proof: Proof,
+    peer: SocketAddr,
+    partition: Partition,
+    place: Place,
+    inlet: Inlet,
+    session: Session,
+    opened: Opened,
+    will: Option<DeviceMessage>,
+    keep_alive: u16,
+    /// Acknowledgements, in the order of what they acknowledge, as MQTT wants them.
+    acks: FuturesOrdered<BoxFuture<'static, Stored>>,
+    /// Questions to others.
+    questions: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// A proof is under way.
+    proving: bool,
+    /// The identity changed since that proof began, so its outcome may be old.
+    prove_once_more: bool,
+    /// Until the next look.
+    look: Pin<Box<Sleep>>,
+    look_backoff: Backoff,
+}
+
+impl Running {
+    fn new(
+        door: Door,
+        wire: DeviceWire,
+        admitted: Admitted,
+        peer: SocketAddr,
+        keep_alive: u16,
+    ) -> Self {
+        let Admitted {
+            proof,
+            place,
+            session,
+            session_present: _,
+            will,
+            client_type,
+        } = admitted;
+        let partition = door.parts.outbox.partition_of(&proof.identity);
+        let inlet = door.parts.inlets.of_memory();
+        let max = posture::limits::NAME_BYTES_MAX;
+        Self {
+            wire,
+            proof,
+            peer,
+            partition,
+            place,
+            inlet,
+            session,
+            opened: Opened {
+                session_id: uuid::Uuid::new_v4().to_string(),
+                agent_version: crate::text::shorten(client_type, max),
+            },
+            will,
+            keep_alive,
+            acks: FuturesOrdered::new(),
+            questions: FuturesUnordered::new(),
+            proving: false,
+            prove_once_more: false,
+            look: Box::pin(tokio::time::sleep(LOOK.cap)),
+            look_backoff: Backoff::new(LOOK),
+            door,
+        }
+    }
+
+    async fn run(mut self) {
+        self.door.parts.metrics.mqtt_connected();
+        self.tell_connected();
+        self.look_later();
+        let end = self.serve().await;
+        self.say_goodbye(&end).await;
+        self.door.parts.metrics.mqtt_disconnected();
+        self.door.parts.metrics.mqtt_ended(end.code());
+    }
+
+    /// Serves until something ends it.
+    async fn serve(&mut self) -> End {
+        let shutdown = self.door.parts.shutdown.clone();
+        let mut stopped = Box::pin(shutdown.triggered());
+        let mut proof_ends = Box::pin(tokio::time::sleep(self.proof_left()));
+        let patience = patience(self.keep_alive);
+        let mut silence = Box::pin(tokio::time::sleep(patience));
+        loop {
+            let takes = self.wire.writer.has_room();
+            let wants = takes && self.session.may_read();
+            let reads = wants && self.inlet.is_open();
+            let outcome = tokio::select! {
+                biased;
+                mail = self.place.mailbox().take() => self.on_mail(&mail),
+                () = &mut stopped => Err(End::Stopping),
+                () = &mut proof_ends => {
+                    proof_ends.as_mut().reset(Instant::now() + self.proof_left());
+                    self.check_proof_time()
+                }
+                Some(stored) = self.acks.next() => self.on_stored(stored),
+                Some(answer) = self.questions.next() => self.on_answer(answer),
+                written = self.wire.writer.step(), if self.wire.writer.has_work() => written,
+                received = self.wire.reader.next(), if reads => match received {
+                    Ok(packet) => {
+                        silence.as_mut().reset(Instant::now() + patience);
+                        self.on_packet(packet)
+                    }
+                    Err(end) => Err(end),
+                },
+                () = &mut silence => {
+                    silence.as_mut().reset(Instant::now() + patience);
+                    // Whom we do not read for reasons of our own cannot be heard.
+                    if reads || !takes {
+                        Err(End::Silent { seconds: self.keep_alive })
+                    } else {
+                        Ok(())
+                    }
+                }
+                () = &mut self.look => self.on_look(),
+                () = self.inlet.becomes(!reads), if wants => Ok(()),
+            };
+            if let Err(end) = outcome {
+                return end;
+            }
+        }
+    }
+
+    fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
+        let effects = self.session.on_packet(packet)?;
+        self.perform(effects)
+    }
+
+    fn on_mail(&mut self, mail: &Mail) -> Result<(), End> {
+        if mail.taken_over {
+            return Err(End::TakenOver);
+        }
+        if mail.identity_changed {
+            self.prove_once_more = self.proving;
+            self.prove_again();
+        }
+        match mail.desired {
+            Some(version) => {
+                let effects = self.session.on_hint(version);
+                self.perform(effects)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn on_look(&mut self) -> Result<(), End> {
+        self.look_later();
+        self.prove_again();
+        let effects = self.session.on_tick();
+        self.perform(effects)
+    }
+
+    fn look_later(&mut self) {
+        // Without a budget there is always another delay.
+        let delay = self.look_backoff.next_delay().unwrap_or(LOOK.cap);
+        self.look.as_mut().reset(Instant::now() + delay);
+    }
+
+    fn on_proven(&mut self, outcome: Result<(), AuthError>) -> Result<(), End> {
+        self.proving = false;
+        if std::mem::take(&mut self.prove_once_more) {
+            self.prove_again();
+        }
+        match outcome {
+            // That twin-store is away proves nothing; the next look asks again.
+            Ok(()) | Err(AuthError::Unavailable(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How long to sleep until the proof may have ended.
+    fn proof_left(&self) -> Duration {
+        let now = self.door.parts.clock.now();
+        let left = self.proof.ends_at().duration_since(now);
+        Duration::try_from(left)
+            .unwrap_or(Duration::ZERO)
+            .min(PROOF_SLEEP_MAX)
+    }
+
+    fn check_proof_time(&self) -> Result<(), End> {
+        self.proof.check_time(self.door.parts.clock.now())?;
+        Ok(())
+    }
+}
+
+/// What a future of ours acknowledges.
+type Ack = Option<NonZeroU16>;
+
+/// How long a device may be silent. A keep-alive of 0 asks for any length of time.
+fn patience(keep_alive: u16) -> Duration {
+    match keep_alive {
+        0 => SILENCE_MAX,
+        seconds => (Duration::from_secs(seconds.into()) * 3 / 2).min(SILENCE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_may_be_silent_for_one_and_a_half_times_its_keep_alive() {
+        for (keep_alive, millis) in [(1, 1500), (60, 90_000), (1740, 1_767_000), (0, 1_767_000)] {
+            assert_eq!(patience(keep_alive), Duration::from_millis(millis));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! How a connection ends: what is under way is acknowledged, the will is published, the twin is told.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use super::Running;
+use crate::mqtt::end::End;
+use crate::notice;
+
+/// How long an end waits for messages that are being published, so that they are acknowledged and
+/// not sent again.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a device has to take the last bytes.
+pub(super) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the twin's "disconnected" and the will may take.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+
+impl Running {
+    pub(super) async fn say_goodbye(&mut self, end: &End) {
+        self.log_end(end);
+        if end.leaves_time() {
+            // Whoever is not done by then sends again, which is harmless.
+            let _ = tokio::time::timeout(FLUSH_WITHIN, self.flush()).await;
+        }
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, self.wire.writer.finish()).await;
+        let told = async {
+            self.publish_will(end).await;
+            self.tell_disconnected().await;
+        };
+        if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
+            tracing::debug!("end of a session was not published in time");
+        }
+    }
+
+    async fn flush(&mut self) {
+        while let Some(stored) = self.acks.next().await {
+            if self.on_stored(stored).is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn publish_will(&mut self, end: &End) {
+        let Some(will) = self.will.take().filter(|_| end.opens_the_will()) else {
+            return;
+        };
+        let parts = &self.door.parts;
+        let message = will.to_wire(&self.proof, parts.clock.now());
+        match parts
+            .application
+            .store_message(self.partition, &message)
+            .await
+        {
+            Ok(()) => parts.metrics.mqtt_message_stored(),
+            Err(error) => tracing::debug!(%error, "a will was not published"),
+        }
+    }
+
+    async fn tell_disconnected(&mut self) {
+        let parts = &self.door.parts;
+        let now = parts.clock.now();
+        let entry = notice::of(&self.proof, &self.opened, false, &parts.instance, now);
+        if let Err(error) = parts.outbox.store(self.partition, entry).await {
+            tracing::debug!(%error, "end of a session was not published");
+        }
+    }
+
+    fn log_end(&self, end: &End) {
+        let (identity, peer) = (&self.proof.identity, self.peer);
+        let (reason, error) = (end.code(), service_kit::error::chain(end));
+        if end.is_a_mistake() {
+            tracing::info!(%identity, %peer, reason, error, "device was disconnected");
+        } else {
+            tracing::debug!(%identity, %peer, reason, error, "device left");
+        }
+    }
+}

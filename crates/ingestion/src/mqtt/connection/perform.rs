@@ -1,0 +1,269 @@
+//! The effects of one device: publishes, questions to twin-store, packets.
+
+use futures::FutureExt;
+use rmqtt_codec::v3::Packet;
+use service_kit::error::{Classified, Kind};
+use service_kit::status::RemoteError;
+use service_kit::trace;
+use wire::twin::v1 as twins;
+
+use super::{Ack, Running};
+use crate::auth::AuthError;
+use crate::mqtt::answer;
+use crate::mqtt::end::End;
+use crate::mqtt::message::DeviceMessage;
+use crate::mqtt::session::{Effect, Request};
+use crate::mqtt::subscriptions;
+use crate::notice;
+use crate::twins::Refused;
+
+/// A publish of the device that is done with.
+pub(super) struct Stored {
+    /// What to acknowledge.
+    ack: Ack,
+    /// Of its message.
+    bytes: usize,
+    outcome: Result<(), bus::PackError>,
+}
+
+/// What came of a question.
+pub(super) enum Answer {
+    /// The twin was read, or not.
+    Twin {
+        rid: String,
+        outcome: Result<twins::DesiredSection, Refused>,
+    },
+    /// The reported section was patched, or not.
+    Patched {
+        rid: String,
+        outcome: Result<u64, Refused>,
+    },
+    /// Subscriptions are kept and the desired section's version is known, or not.
+    Remembered {
+        reply: Packet,
+        outcome: Result<Option<u64>, End>,
+    },
+    /// It was read what changed in the desired section, or not.
+    Changes(Result<twins::DesiredSection, Refused>),
+    /// The identity was proven again, or not.
+    Proven(Result<(), AuthError>),
+    /// The twin and the other instances were told.
+    Told,
+}
+
+impl Running {
+    /// Does what was decided.
+    pub(super) fn perform(&mut self, effects: Vec<Effect>) -> Result<(), End> {
+        for effect in effects {
+            match effect {
+                Effect::Store { message, ack } => self.store(&message, ack),
+                Effect::Ack(packet_id) => {
+                    let stored = Stored {
+                        ack: Some(packet_id),
+                        bytes: 0,
+                        outcome: Ok(()),
+                    };
+                    self.acks.push_back(futures::future::ready(stored).boxed());
+                }
+                Effect::Ask(request) => self.ask(request),
+                Effect::Refuse { rid, problem } => {
+                    let id = trace::correlation_id();
+                    let now = self.door.parts.clock.now();
+                    let packet = answer::invalid(&rid, problem, &id, now);
+                    let effects = self.session.respond(packet);
+                    self.perform(effects)?;
+                }
+                Effect::Send(packet) => self.wire.writer.put(packet)?,
+                Effect::LookSince(version) => self.look_since(version),
+            }
+        }
+        Ok(())
+    }
+
+    /// A publish of the device is durable, or not.
+    pub(super) fn on_stored(&mut self, stored: Stored) -> Result<(), End> {
+        self.session.on_stored(stored.bytes);
+        match (stored.outcome, stored.ack) {
+            (Ok(()), Some(packet_id)) => self.wire.writer.put(Packet::PublishAck { packet_id }),
+            (Ok(()), None) => Ok(()),
+            (Err(error), ack) => {
+                self.door.parts.metrics.batch_failed();
+                match ack {
+                    // It sends it again when it has connected again.
+                    Some(_) => Err(End::NotStored(error)),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Somebody answered.
+    pub(super) fn on_answer(&mut self, answer: Answer) -> Result<(), End> {
+        let effects = match answer {
+            Answer::Told => return Ok(()),
+            Answer::Proven(outcome) => return self.on_proven(outcome),
+            Answer::Twin { rid, outcome } => {
+                let packet = match outcome {
+                    Ok(sections) => answer::twin(&rid, &sections),
+                    Err(error) => self.refuse(&rid, &error),
+                };
+                self.session.on_twin_answer(packet)
+            }
+            Answer::Patched { rid, outcome } => {
+                let packet = match outcome {
+                    Ok(version) => answer::patched(&rid, version),
+                    Err(error) => self.refuse(&rid, &error),
+                };
+                self.session.on_twin_answer(packet)
+            }
+            Answer::Remembered { reply, outcome } => self.session.on_remembered(reply, outcome?),
+            Answer::Changes(Ok(section)) => self.session.on_changes(section.changes),
+            Answer::Changes(Err(error)) => {
+                self.session.on_no_changes();
+                self.note_refusal(&error);
+                Vec::new()
+            }
+        };
+        self.perform(effects)
+    }
+
+    /// Proves the identity again, unless that is under way.
+    pub(super) fn prove_again(&mut self) {
+        if self.proving {
+            return;
+        }
+        self.proving = true;
+        let (auth, proof) = (self.door.parts.auth.clone(), self.proof.clone());
+        let proving = async move { Answer::Proven(auth.prove_again(&proof).await) };
+        self.questions.push(proving.boxed());
+    }
+
+    /// Tells the twin and the other instances, one of which may hold an older session of this
+    /// identity.
+    pub(super) fn tell_connected(&mut self) {
+        let parts = &self.door.parts;
+        let entry = notice::of(
+            &self.proof,
+            &self.opened,
+            true,
+            &parts.instance,
+            parts.clock.now(),
+        );
+        let opened_at = self.place.opened_at();
+        let hint = notice::hint(&self.proof.identity, entry.clone(), opened_at);
+        let (bus, outbox, partition) = (parts.bus.clone(), parts.outbox.clone(), self.partition);
+        let telling = async move {
+            if let Err(error) = bus.send_hint(hint).await {
+                tracing::debug!(%error, "other instances were not told of a session");
+            }
+            if let Err(error) = outbox.store(partition, entry).await {
+                tracing::debug!(%error, "beginning of a session was not published");
+            }
+            Answer::Told
+        };
+        self.questions.push(telling.boxed());
+        tracing::debug!(
+            identity = %self.proof.identity,
+            peer = %self.peer,
+            client = self.opened.agent_version,
+            "device connected"
+        );
+    }
+
+    fn store(&mut self, message: &DeviceMessage, ack: Ack) {
+        let parts = &self.door.parts;
+        let bytes = message.size();
+        let message = message.to_wire(&self.proof, parts.clock.now());
+        let (outbox, partition) = (parts.application.clone(), self.partition);
+        let metrics = parts.metrics.clone();
+        let storing = async move {
+            let outcome = outbox.store_message(partition, &message).await;
+            if outcome.is_ok() {
+                metrics.mqtt_message_stored();
+            }
+            Stored {
+                ack,
+                bytes,
+                outcome,
+            }
+        };
+        self.acks.push_back(storing.boxed());
+    }
+
+    fn ask(&mut self, request: Request) {
+        let store = self.door.parts.store.clone();
+        let identity = self.proof.identity.clone();
+        let question = match request {
+            Request::GetTwin { rid } => async move {
+                let outcome = store.twin(&identity).await;
+                Answer::Twin { rid, outcome }
+            }
+            .boxed(),
+            Request::PatchReported {
+                rid,
+                patch_json,
+                base_version,
+            } => async move {
+                let patched = store.patch_reported(&identity, patch_json, base_version);
+                Answer::Patched {
+                    rid,
+                    outcome: patched.await,
+                }
+            }
+            .boxed(),
+            Request::Remember {
+                keep,
+                follow,
+                reply,
+            } => {
+                let (bus, proof) = (self.door.parts.bus.clone(), self.proof.clone());
+                let remembering = async move {
+                    if let Some(kept) = keep {
+                        let generation_id = &proof.generation_id;
+                        subscriptions::keep(&bus, &identity, generation_id, &kept).await?;
+                    }
+                    if !follow {
+                        return Ok(None);
+                    }
+                    let section = store.desired(&identity).await;
+                    Ok(Some(section.map_err(End::NotFollowed)?.version))
+                };
+                async move {
+                    let outcome = remembering.await;
+                    Answer::Remembered { reply, outcome }
+                }
+                .boxed()
+            }
+        };
+        self.questions.push(question);
+    }
+
+    fn look_since(&mut self, version: u64) {
+        let store = self.door.parts.store.clone();
+        let identity = self.proof.identity.clone();
+        let looking = async move { Answer::Changes(store.desired_since(&identity, version).await) };
+        self.questions.push(looking.boxed());
+    }
+
+    fn refuse(&mut self, rid: &str, error: &RemoteError) -> Packet {
+        let id = trace::correlation_id();
+        self.note_refusal(error);
+        answer::refused(rid, error, &id, self.door.parts.clock.now())
+    }
+
+    fn note_refusal(&mut self, error: &RemoteError) {
+        let kind = error.kind();
+        self.door.parts.metrics.twin_request_failed(kind);
+        tracing::debug!(
+            identity = %self.proof.identity,
+            reason = error.reason(),
+            error = %error,
+            "twin-store refused a request"
+        );
+        // Its twin is gone, so the identity may be.
+        if kind == Kind::NotFound {
+            self.door.parts.auth.forget(&self.proof.identity);
+            self.prove_again();
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Why a connection of a device ended, or was not let in.
+
+use std::io;
+
+use bus::PackError;
+use iot_hub::mqtt::TopicError;
+use rmqtt_codec::error::{DecodeError, EncodeError};
+
+use crate::auth::AuthError;
+use crate::twins::Refused;
+
+/// The reason. MQTT 3.1.1 has no way to tell it to the device, so it goes into the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// It said goodbye.
+    #[error("the device disconnected")]
+    Disconnected,
+    /// The connection is gone.
+    #[error("the connection was lost")]
+    Lost,
+    /// Reading or writing failed.
+    #[error("the connection broke")]
+    Broke(#[source] io::Error),
+    /// It did not get as far as a CONNACK in time.
+    #[error("no CONNECT within {seconds} s")]
+    Late {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The handshake failed.
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    /// What it sent is no packet.
+    #[error("what was sent is no MQTT 3.1.1")]
+    Malformed(#[source] DecodeError),
+    /// The packet has no place here.
+    #[error("a packet of the kind {kind:#04x} has no place here")]
+    Unexpected {
+        /// The first byte of its kind.
+        kind: u8,
+    },
+    /// It wants exactly-once delivery.
+    #[error("QoS 2 is not served")]
+    Qos2,
+    /// It used a topic that it may not.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// It has too many subscriptions.
+    #[error("more than {max} subscriptions")]
+    Subscriptions {
+        /// That many are allowed.
+        max: usize,
+    },
+    /// A message is too large.
+    #[error("a message of {bytes} bytes; at most {max} are allowed")]
+    TooLarge {
+        /// It has that many.
+        bytes: usize,
+        /// Allowed are that many.
+        max: usize,
+    },
+    /// Its will is for a topic that a will may not have, or of `QoS` 2.
+    #[error("the will is no message to the cloud of QoS 0 or 1")]
+    Will,
+    /// It was silent for too long.
+    #[error("nothing was heard for one and a half times the keep-alive of {seconds} s")]
+    Silent {
+        /// Its keep-alive.
+        seconds: u16,
+    },
+    /// It is not proven (any more).
+    #[error(transparent)]
+    NotProven(#[from] AuthError),
+    /// The identity connected again.
+    #[error("a newer session of this identity has begun")]
+    TakenOver,
+    /// A message was not made durable.
+    #[error("a message cannot be stored at the moment")]
+    NotStored(#[source] PackError),
+    /// What it subscribed to cannot be read or kept.
+    #[error("subscriptions cannot be kept at the moment")]
+    NotRemembered(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Twin-store did not say which version is the present one.
+    #[error("the twin cannot be followed at the moment")]
+    NotFollowed(#[source] Refused),
+    /// The service stops.
+    #[error("the service stops")]
+    Stopping,
+    /// There are too many sessions.
+    #[error("this instance has its {max} sessions")]
+    TooMany {
+        /// That many.
+        max: usize,
+    },
+    /// We made a packet that is none.
+    #[error("a packet of ours cannot be written")]
+    Encode(#[source] EncodeError),
+}
+
+impl End {
+    /// The stable code of the end, for logs and counters.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Disconnected => "FINISHED",
+            Self::Lost | Self::Broke(_) => "CONNECTION_LOST",
+            Self::Late { .. } => "CONNECT_MISSING",
+            Self::Handshake(_) => "HANDSHAKE_FAILED",
+            Self::Malformed(_) => "MALFORMED_PACKET",
+            Self::Unexpected { .. } => "UNEXPECTED_PACKET",
+            Self::Qos2 => "QOS_2",
+            Self::Topic(_) => "TOPIC_UNKNOWN",
+            Self::Subscriptions { .. } => "TOO_MANY_SUBSCRIPTIONS",
+            Self::TooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::Will => "WILL_REFUSED",
+            Self::Silent { .. } => "KEEP_ALIVE_MISSED",
+            Self::NotProven(error) => error.code(),
+            Self::TakenOver => "SESSION_TAKEN_OVER",
+            Self::NotStored(_) => "MESSAGE_NOT_STORED",
+            Self::NotRemembered(_) => "SUBSCRIPTIONS_NOT_KEPT",
+            Self::NotFollowed(_) => "TWIN_UNAVAILABLE",
+            Self::Stopping => "SERVICE_STOPPING",
+            Self::TooMany { .. } => "TOO_MANY_SESSIONS",
+            Self::Encode(_) => "DEFECT",
+        }
+    }
+
+    /// Whether the device did what it must not, so that its owner wants to read of it.
+    pub(super) fn is_a_mistake(&self) -> bool {
+        match self {
+            Self::Malformed(_)
+            | Self::Unexpected { .. }
+            | Self::Qos2
+            | Self::Topic(_)
+            | Self::Subscriptions { .. }
+            | Self::TooLarge { .. }
+            | Self::Will
+            | Self::Silent { .. } => true,
+            // What is not proven is logged where it is found out.
+            Self::Disconnected
+            | Self::Lost
+            | Self::Broke(_)
+            | Self::Late { .. }
+            | Self::Handshake(_)
+            | Self::NotProven(_)
+            | Self::TakenOver
+            | Self::NotStored(_)
+            | Self::NotRemembered(_)
+            | Self::NotFollowed(_)
+            | Self::Stopping
+            | Self::TooMany { .. }
+            | Self::Encode(_) => false,
+        }
+    }
+
+    /// Whether what is under way may still be acknowledged.
+    pub(super) fn leaves_time(&self) -> bool {
+        matches!(self, Self::Stopping | Self::TakenOver | Self::NotProven(_))
+    }
+
+    /// Whether the device's will is to be published: it did not say goodbye, and it is not us who
+    /// leave.
+    pub(super) fn opens_the_will(&self) -> bool {
+        !matches!(self, Self::Disconnected | Self::Stopping)
+    }
+}

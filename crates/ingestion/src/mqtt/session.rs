@@ -1,0 +1,357 @@
+//! Decides what each packet of a device leads to. One value per connection.
+//!
+//! Pure: packets and answers in, effects out. Reading is a decision too ([`Session::may_read`]):
+//! whoever sends faster than its messages become durable is not read, and TCP does the rest.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use bytes::Bytes;
+use iot_hub::mqtt::{DeviceTopic, Filter, FilterKind};
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v3::{Packet, SubscribeReturnCode};
+use twin::IdentityKey;
+use wire::twin::v1::DesiredChange;
+
+use super::answer;
+use super::desired::{Desired, Look};
+use super::end::End;
+use super::message::DeviceMessage;
+use super::subscriptions::Subscriptions;
+use super::wire::MESSAGE_BYTES_MAX;
+
+/// Publishes of one device that may wait for their acknowledgement. SDKs have a handful on the way.
+const ACKS_MAX: usize = 16;
+
+/// Bytes of one device's messages that may wait for the bus: four of the largest.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Requests to twin-store that one device may have waiting. They are answered one after the other,
+/// because a second patch must not overtake the first.
+const REQUESTS_MAX: usize = 8;
+
+/// What the loop has to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Make a message durable, then call [`Session::on_stored`] and acknowledge it if it wants that.
+    Store {
+        /// The message.
+        message: DeviceMessage,
+        /// What to acknowledge.
+        ack: Option<NonZeroU16>,
+    },
+    /// Acknowledge in turn, after what is being stored; then call [`Session::on_stored`].
+    Ack(NonZeroU16),
+    /// Ask, then call [`Session::on_answered`].
+    Ask(Request),
+    /// Refuse a request at once.
+    Refuse {
+        /// The request's id.
+        rid: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Send a packet.
+    Send(Packet),
+    /// Read what changed in the desired section since this version, then call
+    /// [`Session::on_changes`] or [`Session::on_no_changes`].
+    LookSince(u64),
+}
+
+/// What others have to answer.
+#[derive(Debug, PartialEq)]
+pub(super) enum Request {
+    /// Read both sections.
+    GetTwin {
+        /// The request's id.
+        rid: String,
+    },
+    /// Merge into reported.
+    PatchReported {
+        /// The request's id.
+        rid: String,
+        /// The patch.
+        patch_json: String,
+        /// The version that must be the present one; 0: any.
+        base_version: u64,
+    },
+    /// Keep the subscriptions, and find out where the desired section stands.
+    Remember {
+        /// To keep; `None`: what is kept is the same, or nothing is to be.
+        keep: Option<Subscriptions>,
+        /// Whether the desired section is followed from now on.
+        follow: bool,
+        /// The answer for the device, once it is done.
+        reply: Packet,
+    },
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    identity: IdentityKey,
+    subscriptions: Subscriptions,
+    /// Whether they outlive the connection.
+    persistent: bool,
+    desired: Desired,
+    /// Requests that wait; the one on its way is not among them.
+    requests: VecDeque<Request>,
+    asking: bool,
+    acks: usize,
+    bytes: usize,
+}
+
+impl Session {
+    /// A session with what was subscribed to before. `present`: the version of the desired section,
+    /// if it is followed.
+    pub(super) fn new(
+        identity: IdentityKey,
+        subscriptions: Subscriptions,
+        persistence: Persistence,
+        present: Option<u64>,
+    ) -> Self {
+        let mut desired = Desired::default();
+        if let Some(version) = present {
+            desired.subscribed(version);
+        }
+        Self {
+            identity,
+            subscriptions,
+            persistent: persistence == Persistence::Kept,
+            desired,
+            requests: VecDeque::new(),
+            asking: false,
+            acks: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether another packet may be read.
+    pub(super) fn may_read(&self) -> bool {
+        self.acks < ACKS_MAX && self.bytes < BYTES_MAX && self.requests.len() < REQUESTS_MAX
+    }
+
+    /// A packet of the device.
+    pub(super) fn on_packet(&mut self, packet: Packet) -> Result<Vec<Effect>, End> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(*publish),
+            Packet::Subscribe {
+                packet_id,
+                topic_filters,
+            } => {
+                let before = self.subscriptions.clone();
+                let mut status = Vec::with_capacity(topic_filters.len());
+                for (text, qos) in topic_filters {
+                    let filter = Filter::parse(&text, &self.identity)?;
+                    let granted = self.subscriptions.add(filter, qos)?;
+                    status.push(SubscribeReturnCode::Success(granted));
+                }
+                Ok(self.remember(&before, Packet::SubscribeAck { packet_id, status }))
+            }
+            Packet::Unsubscribe {
+                packet_id,
+                topic_filters,
+            } => {
+                let before = self.subscriptions.clone();
+                for text in topic_filters {
+                    self.subscriptions.remove(&text);
+                }
+                if !self.wants_changes() {
+                    self.desired.unsubscribed();
+                }
+                Ok(self.remember(&before, Packet::UnsubscribeAck { packet_id }))
+            }
+            Packet::PingRequest => Ok(vec![Effect::Send(Packet::PingResponse)]),
+            Packet::Disconnect => Err(End::Disconnected),
+            // Nothing of ours wants one, and an old one of a session that was taken up is harmless.
+            Packet::PublishAck { .. } => Ok(Vec::new()),
+            Packet::PublishReceived { .. }
+            | Packet::PublishRelease { .. }
+            | Packet::PublishComplete { .. } => Err(End::Qos2),
+            Packet::Connect(_)
+            | Packet::ConnectAck(_)
+            | Packet::SubscribeAck { .. }
+            | Packet::UnsubscribeAck { .. }
+            | Packet::PingResponse => Err(End::Unexpected {
+                kind: packet.packet_type(),
+            }),
+        }
+    }
+
+    /// What [`Effect::Store`] or [`Effect::Ack`] asked for is done; `bytes` were the message's.
+    pub(super) fn on_stored(&mut self, bytes: usize) {
+        debug_assert!(self.acks > 0, "only what was asked for is stored");
+        self.acks = self.acks.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// A request about the twin was answered with this packet.
+    pub(super) fn on_twin_answer(&mut self, packet: Packet) -> Vec<Effect> {
+        let mut effects = self.respond(packet);
+        effects.extend(self.on_answered());
+        effects
+    }
+
+    /// Subscriptions are kept. `present`: the version of the desired section, if it was asked for.
+    pub(super) fn on_remembered(&mut self, reply: Packet, present: Option<u64>) -> Vec<Effect> {
+        // Who has unsubscribed meanwhile is not followed.
+        if let Some(version) = present.filter(|_| self.wants_changes()) {
+            self.desired.subscribed(version);
+        }
+        let mut effects = vec![Effect::Send(reply)];
+        effects.extend(self.on_answered());
+        effects
+    }
+
+    /// An answer about the twin, for whoever has subscribed to them; others do not get it, as
+    /// Python's own GET after a reconnect.
+    pub(super) fn respond(&self, packet: Packet) -> Vec<Effect> {
+        if self.subscriptions.have(&FilterKind::TwinResponses) {
+            vec![Effect::Send(packet)]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Somebody says that the desired section has this version; 0 when it is not known.
+    pub(super) fn on_hint(&mut self, version: u64) -> Vec<Effect> {
+        look(self.desired.on_hint(version))
+    }
+
+    /// It is time to look at the desired section.
+    pub(super) fn on_tick(&mut self) -> Vec<Effect> {
+        look(self.desired.on_tick())
+    }
+
+    /// What changed in the desired section.
+    pub(super) fn on_changes(&mut self, changes: Vec<DesiredChange>) -> Vec<Effect> {
+        let (news, again) = self.desired.on_changes(changes);
+        let mut effects: Vec<Effect> = news
+            .iter()
+            .map(|change| Effect::Send(answer::notification(change)))
+            .collect();
+        effects.extend(look(again));
+        effects
+    }
+
+    /// It could not be read what changed.
+    pub(super) fn on_no_changes(&mut self) {
+        self.desired.on_failure();
+    }
+
+    fn on_publish(&mut self, publish: Publish) -> Result<Vec<Effect>, End> {
+        if publish.qos == QoS::ExactlyOnce {
+            return Err(End::Qos2);
+        }
+        let ack = publish.packet_id;
+        match DeviceTopic::parse(&publish.topic, &self.identity)? {
+            DeviceTopic::Telemetry(properties) => {
+                let message = DeviceMessage::new(properties, publish.payload, publish.retain);
+                check_size(&message)?;
+                self.acks += 1;
+                self.bytes += message.size();
+                Ok(vec![Effect::Store { message, ack }])
+            }
+            DeviceTopic::TwinGet { rid } => {
+                let mut effects = self.acknowledge(ack);
+                // Nobody would hear the answer.
+                if self.subscriptions.have(&FilterKind::TwinResponses) {
+                    effects.extend(self.ask(Request::GetTwin { rid }));
+                }
+                Ok(effects)
+            }
+            DeviceTopic::TwinPatchReported { rid, base_version } => {
+                let mut effects = self.acknowledge(ack);
+                effects.extend(self.on_patch(rid, base_version, &publish.payload));
+                Ok(effects)
+            }
+            // Nobody calls methods yet, so none waits for it.
+            DeviceTopic::MethodResponse { .. } => Ok(self.acknowledge(ack)),
+        }
+    }
+
+    fn on_patch(&mut self, rid: String, base_version: Option<u64>, payload: &Bytes) -> Vec<Effect> {
+        let Ok(patch_json) = String::from_utf8(payload.to_vec()) else {
+            let problem = "the patch is no UTF-8; it must be a JSON object";
+            return vec![Effect::Refuse { rid, problem }];
+        };
+        self.ask(Request::PatchReported {
+            rid,
+            patch_json,
+            base_version: base_version.unwrap_or(0),
+        })
+    }
+
+    fn remember(&mut self, before: &Subscriptions, reply: Packet) -> Vec<Effect> {
+        let changed = self.persistent && *before != self.subscriptions;
+        let keep = changed.then(|| self.subscriptions.clone());
+        let follow = self.wants_changes() && !self.desired.is_subscribed();
+        if keep.is_none() && !follow {
+            return vec![Effect::Send(reply)];
+        }
+        self.ask(Request::Remember {
+            keep,
+            follow,
+            reply,
+        })
+    }
+
+    fn wants_changes(&self) -> bool {
+        self.subscriptions.have(&FilterKind::DesiredChanges)
+    }
+
+    fn acknowledge(&mut self, ack: Option<NonZeroU16>) -> Vec<Effect> {
+        let Some(packet_id) = ack else {
+            return Vec::new();
+        };
+        self.acks += 1;
+        vec![Effect::Ack(packet_id)]
+    }
+
+    fn ask(&mut self, request: Request) -> Vec<Effect> {
+        self.requests.push_back(request);
+        self.next_request()
+    }
+
+    fn on_answered(&mut self) -> Vec<Effect> {
+        debug_assert!(self.asking, "only what was asked is answered");
+        self.asking = false;
+        self.next_request()
+    }
+
+    fn next_request(&mut self) -> Vec<Effect> {
+        if self.asking {
+            return Vec::new();
+        }
+        let Some(request) = self.requests.pop_front() else {
+            return Vec::new();
+        };
+        self.asking = true;
+        vec![Effect::Ask(request)]
+    }
+}
+
+/// Whether what a device subscribes to outlives its connection (clean session 0) or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// It does.
+    Kept,
+    /// It does not.
+    Clean,
+}
+
+/// Refuses a message over the size of messages.
+pub(super) fn check_size(message: &DeviceMessage) -> Result<(), End> {
+    let (bytes, max) = (message.size(), MESSAGE_BYTES_MAX);
+    if bytes > max {
+        return Err(End::TooLarge { bytes, max });
+    }
+    Ok(())
+}
+
+fn look(look: Look) -> Vec<Effect> {
+    look.map(Effect::LookSince).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! A client of MQTT that does what it is told, also what no SDK would do.
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use rcgen::{CertificateParams, KeyPair};
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v3::{Codec, Connect, ConnectAckReason, Packet};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use testkit::TestCerts;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::codec::Framed;
+
+use crate::hub::{HOST, Hub, SOON, good_token};
+
+/// A certificate of a device, signed by itself.
+pub(crate) struct DeviceCert {
+    pub(crate) der: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl DeviceCert {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["device".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            der: certificate.der().clone(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+}
+
+/// A hub with the devices' door open.
+pub(crate) async fn hub() -> (Hub, TestCerts) {
+    let certs = TestCerts::new();
+    let hub = Hub::start_with(|config| {
+        config.mqtt_listen = Some("127.0.0.1:0".parse().unwrap());
+        config.mqtt_cert_file = Some(certs.server_certificate());
+        config.mqtt_key_file = Some(certs.server_key());
+    })
+    .await;
+    (hub, certs)
+}
+
+pub(crate) struct Client {
+    frames: Framed<TlsStream<TcpStream>, Codec>,
+}
+
+/// A CONNECT as SDKs send it.
+pub(crate) fn connect(path: &str, password: Option<String>) -> Connect {
+    Connect {
+        keep_alive: 60,
+        client_id: path.to_owned().into(),
+        username: Some(format!("{HOST}/{path}/?api-version=2021-04-12").into()),
+        password: password.map(Into::into),
+        ..Connect::default()
+    }
+}
+
+pub(crate) fn good_connect(path: &str) -> Connect {
+    connect(path, Some(good_token(path)))
+}
+
+pub(crate) fn publish(topic: &str, qos: QoS, body: &str) -> Publish {
+    Publish {
+        dup: false,
+        retain: false,
+        qos,
+        topic: topic.to_owned().into(),
+        packet_id: (qos != QoS::AtMostOnce).then(|| id(1)),
+        payload: body.to_owned().into(),
+        properties: None,
+    }
+}
+
+pub(crate) fn id(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).unwrap()
+}
+
+impl Client {
+    /// Shakes hands, in a version of TLS and with a certificate.
+    pub(crate) async fn dial(
+        hub: &Hub,
+        certs: &TestCerts,
+        version: &'static SupportedProtocolVersion,
+        shown: Option<&DeviceCert>,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        for ca in CertificateDer::pem_file_iter(certs.ca()).unwrap() {
+            roots.add(ca.unwrap()).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match shown {
+            Some(cert) => builder
+                .with_client_auth_cert(vec![cert.der.clone()], cert.key.clone_key())
+                .unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        let address = hub.addresses.mqtt.expect("the door is open");
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, tcp).await.expect("a handshake");
+        Self {
+            frames: Framed::new(stream, Codec::default()),
+        }
+    }
+
+    /// Connects with a packet, in the usual way.
+    pub(crate) async fn try_connect(
+        hub: &Hub,
+        certs: &TestCerts,
+        connect: Connect,
+    ) -> (Self, ConnectAckReason, bool) {
+        let mut client = Self::dial(hub, certs, &rustls::version::TLS13, None).await;
+        let (code, present) = client.call(connect).await;
+        (client, code, present)
+    }
+
+    /// Connects as a registered identity, which must work; says whether a session was present.
+    pub(crate) async fn connected(hub: &Hub, certs: &TestCerts, path: &str) -> (Self, bool) {
+        let (client, code, present) = Self::try_connect(hub, certs, good_connect(path)).await;
+        assert_eq!(code, ConnectAckReason::ConnectionAccepted);
+        (client, present)
+    }
+
+    pub(crate) async fn call(&mut self, connect: Connect) -> (ConnectAckReason, bool) {
+        self.send(Packet::Connect(Box::new(connect))).await;
+        self.connack().await
+    }
+
+    /// The same with bytes that no codec would write.
+    pub(crate) async fn call_with(&mut self, bytes: &[u8]) -> (ConnectAckReason, bool) {
+        let stream = self.frames.get_mut();
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        self.connack().await
+    }
+
+    async fn connack(&mut self) -> (ConnectAckReason, bool) {
+        match self.next().await {
+            Some(Packet::ConnectAck(ack)) => (ack.return_code, ack.session_present),
+            other => panic!("no CONNACK: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn send(&mut self, packet: Packet) {
+        self.frames.send(packet).await.expect("it is written");
+    }
+
+    pub(crate) async fn publish(&mut self, topic: &str, qos: QoS, body: &str) {
+        let publish = publish(topic, qos, body);
+        self.send(Packet::Publish(Box::new(publish))).await;
+    }
+
+    /// The next packet; `None` when the connection was closed.
+    pub(crate) async fn next(&mut self) -> Option<Packet> {
+        let next = tokio::time::timeout(SOON, self.frames.next()).await;
+        match next.expect("something happens in time") {
+            Some(Ok((packet, _bytes))) => Some(packet),
+            // Closed without TLS's goodbye, or reset, is closed.
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// The next message: its topic and its body.
+    pub(crate) async fn message(&mut self) -> (String, String) {
+        match self.next().await {
+            Some(Packet::Publish(publish)) => (
+                publish.topic.to_string(),
+                String::from_utf8(publish.payload.to_vec()).unwrap(),
+            ),
+            other => panic!("no message: {other:?}"),
+        }
+    }
+
+    /// Subscribes at `QoS` 1, which must be granted.
+    pub(crate) async fn subscribe(&mut self, filter: &str) {
+        let topic_filters = vec![(filter.to_owned().into(), QoS::AtLeastOnce)];
+        self.send(Packet::Subscribe {
+            packet_id: id(9),
+            topic_filters,
+        })
+        .await;
+        match self.next().await {
+            Some(Packet::SubscribeAck { packet_id, .. }) => assert_eq!(packet_id, id(9)),
+            other => panic!("no SUBACK: {other:?}"),
+        }
+    }
+
+    /// Asserts that nothing comes though the connection is alive.
+    pub(crate) async fn is_quiet(&mut self) {
+        self.send(Packet::PingRequest).await;
+        assert_eq!(self.next().await, Some(Packet::PingResponse));
+    }
+
+    /// Asserts that the other side closes, whatever it says before.
+    pub(crate) async fn is_closed(&mut self) {
+        let closed = async { while self.next().await.is_some() {} };
+        let within = Duration::from_secs(10);
+        tokio::time::timeout(within, closed).await.expect("closed");
+    }
+}

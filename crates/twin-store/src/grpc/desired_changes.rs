@@ -1,0 +1,89 @@
+//! What changed in a desired section since a version: for devices that are told changes, as those of
+//! IoT Hub.
+//!
+//! The changes come out of the history, which has every version that is still kept, so whoever was
+//! away from hints for a while is told each version all the same.
+
+use serde_json::Value;
+use wire::twin::v1 as proto;
+
+use super::Api;
+use crate::error::Error;
+use crate::record::Record;
+use crate::store::{HistoryEntry, HistoryRead};
+
+/// Revisions read at once: a device is usually one version behind.
+const CHUNK: u32 = 16;
+
+/// Revisions looked at before the whole section is answered instead: reading more would cost more
+/// than it tells.
+const SCAN_MAX: usize = 256;
+
+impl Api {
+    /// The changes that lead from `after` to the present version, oldest first.
+    pub(super) async fn desired_changes(
+        &self,
+        record: &Record,
+        after: u64,
+    ) -> Result<Vec<proto::DesiredChange>, Error> {
+        let present = record.twin.desired.version.get();
+        if present <= after {
+            return Ok(Vec::new());
+        }
+        let mut read = HistoryRead {
+            key: record.key.clone(),
+            before: None,
+            from: None,
+            to: None,
+            limit: CHUNK,
+        };
+        let mut changes: Vec<proto::DesiredChange> = Vec::new();
+        let mut scanned = 0;
+        while scanned < SCAN_MAX {
+            let entries = self.store.history(read.clone()).await?;
+            for entry in &entries {
+                read.before = Some(entry.first_revision);
+                let Some(change) = change_of(entry) else {
+                    continue;
+                };
+                // The twin may have moved on since the record was read; that is told next time.
+                if change.version > present {
+                    continue;
+                }
+                changes.push(change);
+                if changes
+                    .last()
+                    .is_some_and(|oldest| oldest.version <= after + 1)
+                {
+                    changes.retain(|change| change.version > after);
+                    changes.reverse();
+                    return Ok(changes);
+                }
+            }
+            scanned += entries.len();
+            if entries.len() < CHUNK as usize {
+                break;
+            }
+        }
+        Ok(vec![proto::DesiredChange {
+            version: present,
+            patch_json: record.twin.desired.document.clone(),
+        }])
+    }
+}
+
+/// The version that a revision made of the desired section; `None` if it made none. A revision of a
+/// damaged history made none that could be told.
+fn change_of(entry: &HistoryEntry) -> Option<proto::DesiredChange> {
+    let patch: Value = serde_json::from_str(&entry.patch).ok()?;
+    let version = patch.get("desiredVersion")?.as_u64()?;
+    let patch_json = match patch.get("desired") {
+        Some(change) if change.is_object() => change.to_string(),
+        // What was written was there already.
+        Some(_) | None => "{}".to_owned(),
+    };
+    Some(proto::DesiredChange {
+        version,
+        patch_json,
+    })
+}

@@ -1,0 +1,131 @@
+"""Azure's Python device SDK, unmodified, against a hub of ours.
+
+Device code as everybody writes it: a connection string and a CA, nothing else.
+"""
+
+import hashlib
+import queue
+import ssl
+import subprocess
+import unittest
+from pathlib import Path
+
+from azure.iot.device import IoTHubDeviceClient, Message, X509, exceptions
+
+from hub import PROGRAM, SOON, Hub, wait_for
+
+
+class DeviceTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.hub = Hub()
+        cls.addClassCleanup(cls.hub.close)
+
+    def client(self, connection, **options):
+        client = IoTHubDeviceClient.create_from_connection_string(
+            connection, server_verification_cert=self.hub.ca(), **options
+        )
+        self.addCleanup(client.shutdown)
+        return client
+
+    def following(self, client):
+        """A queue of what the device is told of its desired section."""
+        told = queue.Queue()
+        client.on_twin_desired_properties_patch_received = told.put
+        return told
+
+    def test_telemetry_by_key(self):
+        client = self.client(self.hub.create("telemetry"))
+        client.connect()
+        before = self.hub.metric("mqtt_messages_total")
+        for number in range(3):
+            message = Message(f'{{"number":{number}}}')
+            message.custom_properties["colour"] = "red & blue"
+            message.content_type = "application/json"
+            # Returns when the hub has acknowledged it.
+            client.send_message(message)
+        self.assertEqual(self.hub.metric("mqtt_messages_total") - before, 3)
+
+    def test_a_certificate_signed_by_the_device_itself(self):
+        directory = self.hub.path / "device"
+        command = [PROGRAM, "certs", "init", "--dir", directory, "--client", "device"]
+        subprocess.run(command, check=True, capture_output=True)
+        pem = (directory / "device.pem").read_text()
+        thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        self.hub.create("certified", "--thumbprint", thumbprint)
+        client = IoTHubDeviceClient.create_from_x509_certificate(
+            x509=X509(str(directory / "device.pem"), str(directory / "device.key")),
+            hostname=self.hub.address,
+            device_id="certified",
+            server_verification_cert=self.hub.ca(),
+        )
+        self.addCleanup(client.shutdown)
+        client.connect()
+        client.send_message("hello")
+        self.assertIn("$version", client.get_twin()["desired"])
+
+    def test_a_wrong_key_is_a_credential_error(self):
+        wrong = self.hub.create("keyed").split("SharedAccessKey=")[0]
+        client = self.client(wrong + "SharedAccessKey=" + "QUFB" * 10 + "QUE=")
+        with self.assertRaises(exceptions.CredentialError):
+            client.connect()
+
+    def test_the_twin_there_and_back(self):
+        client = self.client(self.hub.create("twin"))
+        client.connect()
+        self.hub.desire("twin", {"interval": 5})
+        twin = client.get_twin()
+        self.assertEqual(twin["desired"]["interval"], 5)
+        self.assertEqual(twin["reported"], {"$version": 1})
+        client.patch_twin_reported_properties({"interval": 5, "nested": {"a": [1, "x"]}})
+        client.patch_twin_reported_properties({"interval": None})
+        twin = client.get_twin()
+        self.assertEqual(twin["reported"], {"nested": {"a": [1, "x"]}, "$version": 3})
+        # The SDK wraps the status of a refusal.
+        with self.assertRaises(exceptions.ClientError):
+            client.patch_twin_reported_properties({"not.allowed": 1})
+
+    def test_changes_of_the_desired_section(self):
+        client = self.client(self.hub.create("desired"))
+        client.connect()
+        told = self.following(client)
+        version = client.get_twin()["desired"]["$version"]
+        self.hub.desire("desired", {"a": 1, "b": {"c": 2}})
+        wanted = {"a": 1, "b": {"c": 2}, "$version": version + 1}
+        self.assertEqual(told.get(timeout=SOON), wanted)
+        self.hub.desire("desired", {"a": None})
+        self.assertEqual(told.get(timeout=SOON), {"a": None, "$version": version + 2})
+        # After a reconnect the SDK does not subscribe again, and reads the twin by itself.
+        client.disconnect()
+        client.connect()
+        self.hub.desire("desired", {"a": 7})
+        self.assertEqual(told.get(timeout=SOON), {"a": 7, "$version": version + 3})
+
+
+class RestartTest(unittest.TestCase):
+    def test_a_restart_of_the_hub_under_a_connected_device(self):
+        hub = Hub()
+        self.addCleanup(hub.close)
+        client = IoTHubDeviceClient.create_from_connection_string(
+            hub.create("steadfast"),
+            server_verification_cert=hub.ca(),
+            connection_retry_interval=1,
+        )
+        self.addCleanup(client.shutdown)
+        told = queue.Queue()
+        client.on_twin_desired_properties_patch_received = told.put
+        client.connect()
+        client.get_twin()
+        hub.stop()
+        hub.start()
+        wait_for("the device", lambda: client.connected)
+        hub.desire("steadfast", {"after": "the restart"})
+        while "after" not in (change := told.get(timeout=SOON)):
+            pass
+        self.assertEqual(change["after"], "the restart")
+        client.send_message("still here")
+
+
+if __name__ == "__main__":
+    assert Path(PROGRAM).exists(), f"{PROGRAM} is not there; name it in TWINWARD_BIN"
+    unittest.main(verbosity=2)
