@@ -175,7 +175,10 @@ pub enum Error {
     Stopping,
     /// A stored record cannot be read.
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Damaged(Damaged),
+    /// A condition takes too many steps on a twin.
+    #[error(transparent)]
+    Undecided(Damaged),
     /// A stored key cannot be opened.
     #[error("a key cannot be sealed or opened")]
     Secret(#[from] SecretError),
@@ -191,6 +194,15 @@ fn name(key: &IdentityKey) -> String {
 impl From<InvalidField> for Error {
     fn from(field: InvalidField) -> Error {
         Error::Field(field)
+    }
+}
+
+impl From<Damaged> for Error {
+    fn from(damaged: Damaged) -> Error {
+        if damaged.is_undecided() {
+            return Error::Undecided(damaged);
+        }
+        Error::Damaged(damaged)
     }
 }
 
@@ -228,6 +240,7 @@ impl Classified for Error {
             | Error::NeverDesired { .. }
             | Error::ConditionFalse { .. }
             | Error::NoKeys { .. }
+            | Error::Undecided(_)
             | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
@@ -254,6 +267,7 @@ impl Classified for Error {
                 QueryErrorKind::TooLong => "QUERY_TOO_LONG",
             },
             Error::TooManyGroups(_) => "TOO_MANY_GROUPS",
+            Error::Undecided(_) => "CONDITION_TOO_COSTLY",
             Error::QueryTooSlow { .. } => "QUERY_TOO_SLOW",
             Error::NotFound(key) if key.module.is_some() => "MODULE_NOT_FOUND",
             Error::NotFound(_) => "DEVICE_NOT_FOUND",

@@ -177,6 +177,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         posture: LazyPosture::from_fn(|| {
             serde_json::to_value(&record.posture).unwrap_or(Value::Null)
         }),
+        undecided: false.into(),
     }
 }
 
@@ -226,18 +227,20 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
             twin.reported_version,
         ),
         posture: LazyPosture::from_text(&twin.posture_json),
+        undecided: false.into(),
     }
 }
 
-/// What a condition found damaged, as an error of the record.
+/// What kept a condition from being decided, as an error of the record.
 ///
 /// # Errors
-/// A part that was looked at cannot be read.
+/// A part that was looked at cannot be read, or judging the twin takes too many steps.
 pub fn undamaged<'a, A>(key: &str, twin: &LazyTwin<'a, A>) -> Result<(), Damaged>
 where
     A: Fn(Attribute) -> Datum<'a>,
 {
     match twin.damage() {
+        None if twin.is_undecided() => Err(Damaged::undecided(key)),
         None => Ok(()),
         Some(Damage { part, problem }) => Err(Damaged {
             key: key.to_owned(),

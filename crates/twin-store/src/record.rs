@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 use posture::Posture;
+use twin::limits::QUERY_STEPS_MAX;
 use twin::{Etag, IdentityKey, Revision, Section, Twin, Version};
 
 use crate::secrets::Sealed;
@@ -143,9 +144,9 @@ pub struct SectionText {
     pub version: Version,
 }
 
-/// A stored record that cannot be read.
+/// A stored record that cannot be read, or not be judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the stored twin of {key} is damaged: {part}: {problem}")]
+#[error("{} {key} {}: {problem}", self.subject(), self.state())]
 pub struct Damaged {
     /// Whose record.
     pub key: String,
@@ -153,6 +154,44 @@ pub struct Damaged {
     pub part: &'static str,
     /// What is wrong with it.
     pub problem: String,
+}
+
+/// What [`Damaged::part`] is where nothing is damaged.
+const CONDITION: &str = "condition";
+
+impl Damaged {
+    /// A twin of which a condition cannot be decided, because judging it takes too many steps. It is
+    /// treated as one that cannot be read: it may have been meant, and whoever asked has to hear so.
+    pub fn undecided(key: &str) -> Damaged {
+        Damaged {
+            key: key.to_owned(),
+            part: CONDITION,
+            problem: format!(
+                "judging it takes more than {QUERY_STEPS_MAX} steps; look at fewer elements, for \
+                 example with one EXISTS instead of one within another"
+            ),
+        }
+    }
+
+    /// Whether nothing is damaged, but a condition too costly.
+    pub fn is_undecided(&self) -> bool {
+        self.part == CONDITION
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.is_undecided() {
+            "the condition cannot be decided for"
+        } else {
+            "the stored twin of"
+        }
+    }
+
+    fn state(&self) -> String {
+        if self.is_undecided() {
+            return "in time".to_owned();
+        }
+        format!("is damaged: {}", self.part)
+    }
 }
 
 impl TwinText {

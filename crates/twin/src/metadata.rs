@@ -69,6 +69,11 @@ impl NodeMeta {
         }
     }
 
+    /// How many nodes there are, with this one.
+    pub(crate) fn count(&self) -> usize {
+        1 + self.children.values().map(NodeMeta::count).sum::<usize>()
+    }
+
     /// The node at these keys, counted from this one.
     pub fn at<'k>(&self, path: impl IntoIterator<Item = &'k str>) -> Option<&NodeMeta> {
         let mut node = self;

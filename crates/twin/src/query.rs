@@ -4,7 +4,7 @@
 //! One language serves target conditions, posture conditions, gates and search. It is parsed once;
 //! the tree is evaluated in memory here, and knows nothing of any store. A condition holds only if
 //! it is exactly true: a missing value, or a comparison of different types, makes it undefined, and
-//! undefined does not hold.
+//! undefined does not hold. Nor does one whose evaluation takes more steps than any reasonable one.
 //!
 //! ```text
 //! condition  = and { OR and }                    and     = not { AND not }
@@ -135,7 +135,7 @@ impl Scope {
         match self {
             Scope::Everything => true,
             Scope::Nothing => false,
-            Scope::Where(expr) => eval::holds(expr, &eval::Facts::new(twin, now)),
+            Scope::Where(expr) => eval::holds(expr, twin, now),
         }
     }
 }

@@ -45,7 +45,9 @@ impl Error {
             Error::TooManyModules { .. } => TOO_MANY_MODULES,
             Error::ModuleOfModule { .. } => MODULE_TO_MODULE,
             Error::DefinedTwice(_) => DEFINED_MULTIPLE_TIMES,
-            Error::NoKeys { .. } | Error::TooManyGroups(_) => INVALID_OPERATION,
+            Error::NoKeys { .. } | Error::TooManyGroups(_) | Error::Undecided(_) => {
+                INVALID_OPERATION
+            }
             Error::Twin { source, .. } | Error::Bulk { source } => source.error_code(),
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => UNAUTHORIZED,

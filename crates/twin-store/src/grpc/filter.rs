@@ -199,6 +199,8 @@ fn public(name: &str, part: &'static str, stored: &str) -> Result<String, Damage
 
 #[cfg(test)]
 mod tests {
+    use service_kit::error::{Classified as _, Kind};
+
     use super::*;
 
     fn interest(filter: &str) -> Interest {
@@ -215,6 +217,25 @@ mod tests {
         assert!(interest("connectionState = 'Connected'").meets(&posture));
         assert!(interest("tags.site = 'a'").meets(&unknown));
         assert!(!interest("").meets(&posture), "nothing stops passing");
+    }
+
+    #[test]
+    fn a_twin_that_is_too_costly_to_judge_is_refused_and_no_damage() {
+        let mut record = crate::testing::record("d", "g");
+        let array = serde_json::json!({ "a": vec![true; 8191] });
+        record.twin.reported.document = array.to_string();
+        let text = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE y != x))";
+        let filter = Filter::parse("only_if", text).expect("a filter");
+        let undecided = filter.passes(&record, crate::testing::now());
+        let undecided = undecided.expect_err("more steps than a twin may take");
+        assert_eq!(
+            undecided.to_string(),
+            "the condition cannot be decided for d in time: judging it takes more than 500000 \
+             steps; look at fewer elements, for example with one EXISTS instead of one within another"
+        );
+        let error = Error::from(undecided);
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert_eq!(error.reason(), "CONDITION_TOO_COSTLY");
     }
 
     #[test]

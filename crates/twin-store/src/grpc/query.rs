@@ -25,7 +25,7 @@ use crate::encode;
 use crate::error::Error;
 use crate::lookup;
 use crate::record::{Damaged, Record};
-use crate::search::{self, Next};
+use crate::search::{self, Next, Turn};
 use crate::store::{Search, Source, Store};
 
 mod token;
@@ -233,7 +233,9 @@ impl Queries<'_> {
         };
         let mut total = count.decided;
         damaged.extend(count.undecided.damaged);
+        let mut turn = Turn::begin();
         for record in &count.undecided.records {
+            turn.share().await;
             match search::decide(&search, record) {
                 Ok(holds) => total += u64::from(holds),
                 Err(problem) => damaged.push(problem),

@@ -68,7 +68,7 @@ impl SortValue {
         }
     }
 
-    /// A number is written as its bits: as digits the last one may be lost in reading.
+    /// A number is written as its bits, so that a token does not lean on how a reader reads digits.
     fn to_json(&self) -> Value {
         match self {
             SortValue::Undefined => json!([]),

@@ -255,7 +255,7 @@ impl Statement {
             && self
                 .condition
                 .as_ref()
-                .is_none_or(|condition| eval::holds(condition, &facts))
+                .is_none_or(|condition| eval::holds(condition, twin, Some(now)))
     }
 
     /// The row of a twin, of a query that is not aggregated.

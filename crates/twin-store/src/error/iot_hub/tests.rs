@@ -238,6 +238,7 @@ fn all() -> Vec<(Error, u32, &'static str)> {
         ),
         (Error::Stopping, 503_001, "ServiceUnavailable"),
         (Error::Damaged(damaged()), 500_001, "ServerError"),
+        (Damaged::undecided("d").into(), 400_003, "InvalidOperation"),
         (Error::Secret(SecretError::Open), 500_001, "ServerError"),
         (
             Error::Store(store::Error::Damaged(damaged())),

@@ -466,3 +466,39 @@ async fn explain_tells_what_the_store_decides_and_by_which_index() {
         (0, "")
     );
 }
+
+/// A device must not stop an operator's query by filling its twin, nor hide from it unnoticed.
+#[tokio::test]
+async fn a_twin_that_is_too_costly_to_judge_is_named_and_the_others_are_answered() {
+    let hub = Hub::new().await;
+    for (name, elements) in [("d0", 2), ("d1", 8191), ("d2", 3)] {
+        let mut record = record(name, "g");
+        report(&mut record, json!({ "a": vec![1; elements] }));
+        hub.put(record).await;
+    }
+    let condition = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = y AND y < 0)) \
+                     OR ARRAY_LENGTH(reported.a) = 2";
+    for (query, rows) in [
+        (
+            format!("SELECT deviceId FROM devices WHERE {condition}"),
+            json!([{"deviceId": "d0"}]),
+        ),
+        (
+            format!("SELECT deviceId FROM devices WHERE {condition} ORDER BY tags.a"),
+            json!([{"deviceId": "d0"}]),
+        ),
+        (
+            format!("SELECT COUNT() AS n FROM devices WHERE {condition}"),
+            json!([{"n": 1}]),
+        ),
+    ] {
+        let page = hub.page(&query, 10, "").await.expect("answered");
+        let found: Vec<Value> = page
+            .rows_json
+            .iter()
+            .map(|row| serde_json::from_str(row).expect("JSON"))
+            .collect();
+        assert_eq!(Value::from(found), rows, "{query}");
+        assert_eq!(page.damaged, ["devices/d1"], "{query}");
+    }
+}

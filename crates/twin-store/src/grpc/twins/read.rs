@@ -16,6 +16,7 @@ use crate::grpc::read_mask::ReadMask;
 use crate::grpc::token::{self, Kind};
 use crate::grpc::{Api, identity, page_size, report_damaged};
 use crate::record::Damaged;
+use crate::search::Turn;
 use crate::store::{Loaded, Search, Selection, Source};
 
 /// Names of one batch.
@@ -127,6 +128,7 @@ impl Api {
         };
         let mut answer = proto::ListTwinsResponse::default();
         let (mut scanned, mut bytes) = (0, 0);
+        let mut turn = Turn::begin();
         loop {
             let search = Search {
                 source: Source::All,
@@ -144,6 +146,7 @@ impl Api {
             answer.damaged.extend(damaged);
             scanned += page.records.len();
             for record in &page.records {
+                turn.share().await;
                 let shown = match filter.passes(record, now) {
                     Ok(false) => continue,
                     Ok(true) => show(record, &mask),
