@@ -21,9 +21,15 @@ pub enum Error {
     /// A field of the request cannot be used.
     #[error("the request is invalid: {0}")]
     Field(InvalidField),
-    /// A query cannot be read.
-    #[error("the query cannot be run: {0}")]
-    Query(twin::QueryError),
+    /// A query or a condition cannot be read.
+    #[error("the {field} cannot be run: {source}")]
+    Query {
+        /// Which field of the request holds it.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: twin::QueryError,
+    },
     /// A query makes too many groups.
     #[error(transparent)]
     TooManyGroups(twin::query::TooManyGroups),
@@ -223,7 +229,7 @@ impl Classified for Error {
             | Error::ModuleOfModule { .. }
             | Error::DefinedTwice(_)
             | Error::RequestReused { .. } => Kind::InvalidArgument,
-            Error::Query(error) => match error.kind {
+            Error::Query { source, .. } => match source.kind {
                 QueryErrorKind::Invalid | QueryErrorKind::Unsupported => Kind::InvalidArgument,
                 QueryErrorKind::TooLong => Kind::FailedPrecondition,
             },
@@ -261,7 +267,7 @@ impl Classified for Error {
     fn reason(&self) -> &str {
         match self {
             Error::Field(_) => "INVALID_FIELD",
-            Error::Query(error) => match error.kind {
+            Error::Query { source, .. } => match source.kind {
                 QueryErrorKind::Invalid => "INVALID_QUERY",
                 QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
                 QueryErrorKind::TooLong => "QUERY_TOO_LONG",
@@ -308,7 +314,7 @@ impl Classified for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            Error::Query(error) => vec![Violation::new("query", error.summary())],
+            Error::Query { field, source } => vec![Violation::new(*field, source.summary())],
             Error::Twin {
                 source: TwinError::Rules(rules),
                 ..

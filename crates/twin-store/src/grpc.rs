@@ -19,6 +19,8 @@ use crate::record::Damaged;
 use crate::secrets::Sealer;
 use crate::store::Store;
 
+use self::etag::etag;
+
 mod audit;
 mod authentication;
 mod bulk;
@@ -26,6 +28,7 @@ mod caller;
 mod credentials;
 mod device_twins;
 mod enrollment;
+mod etag;
 mod filter;
 mod history;
 mod identity;
@@ -99,11 +102,6 @@ fn module(field: &str, name: &str) -> Result<IdentityKey, Error> {
 
 fn device_id(text: &str) -> Result<DeviceId, Error> {
     Ok(DeviceId::parse(text).map_err(|error| InvalidField::new("device_id", error))?)
-}
-
-/// An empty etag means: whatever it is.
-fn etag(text: &str) -> Option<String> {
-    Some(text.trim_matches('"').to_owned()).filter(|text| !text.is_empty() && text != "*")
 }
 
 /// Reads a JSON object; empty text is none.

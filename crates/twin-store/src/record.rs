@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use posture::Posture;
 use twin::limits::QUERY_STEPS_MAX;
-use twin::{Etag, IdentityKey, Revision, Section, Twin, Version};
+use twin::{Etag, IdentityKey, Revision, Section, SectionKind, Twin, Version};
 
 use crate::secrets::Sealed;
 
@@ -237,16 +237,17 @@ impl SectionText {
         }
     }
 
-    /// The metadata as callers know it: `$lastUpdated`, `$lastUpdatedVersion`, `$lastUpdatedBy`.
+    /// The metadata as callers know it: `$lastUpdated`, `$lastUpdatedVersion` (not of reported),
+    /// `$lastUpdatedBy`.
     ///
     /// # Errors
     /// What cannot be read; nothing but a damaged store causes it.
-    pub fn public_metadata(&self) -> Result<String, String> {
+    pub fn public_metadata(&self, kind: SectionKind) -> Result<String, String> {
         // The document is not parsed for it: that is most of what showing a twin costs.
         let json: serde_json::Value =
             serde_json::from_str(&self.metadata).map_err(|error| error.to_string())?;
         let metadata = Section::metadata_from_json(&json).map_err(|error| error.to_string())?;
-        Ok(serde_json::Value::Object(metadata.to_public_json()).to_string())
+        Ok(serde_json::Value::Object(metadata.to_public_json(kind)).to_string())
     }
 
     fn parse(&self) -> Result<Section, String> {

@@ -210,9 +210,9 @@ impl Section {
     }
 
     /// The document with `$metadata` and `$version`, as the service side sees it.
-    pub fn to_json_with_metadata(&self) -> Value {
+    pub fn to_json_with_metadata(&self, kind: SectionKind) -> Value {
         let mut json = self.document.clone();
-        let metadata = self.metadata.to_public_json();
+        let metadata = self.metadata.to_public_json(kind);
         json.insert("$metadata".into(), Value::Object(metadata));
         json.insert("$version".into(), json!(self.version.get()));
         Value::Object(json)

@@ -32,7 +32,7 @@ impl Error {
     pub fn iot_hub(&self) -> ErrorCode {
         match self {
             Error::Field(_) | Error::RequestReused { .. } => ARGUMENT_INVALID,
-            Error::Query(error) => error.error_code(),
+            Error::Query { source, .. } => source.error_code(),
             Error::QueryTooSlow { .. } => TIMEOUT,
             Error::NotFound(key) if key.module.is_some() => MODULE_NOT_FOUND,
             Error::NotFound(_) => DEVICE_NOT_FOUND,

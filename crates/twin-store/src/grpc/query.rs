@@ -81,7 +81,7 @@ impl Queries<'_> {
         request: proto::QueryTwinsRequest,
     ) -> Result<proto::QueryTwinsResponse, Error> {
         let size = page_size(request.page_size)?;
-        let statement = Statement::parse(&request.query).map_err(Error::Query)?;
+        let statement = parse(&request.query)?;
         let token = match request.page_token.as_str() {
             "" => Token::first(&statement, self.now),
             text => Token::parse(text, &statement)
@@ -145,7 +145,7 @@ impl Queries<'_> {
     async fn ordered(&self, call: &Call) -> Result<Answer, Error> {
         let after = match &call.token.place {
             Place::Position(position) => Some(position.clone()),
-            Place::Start | Place::Key(_) | Place::Row(_) => None,
+            Place::Start | Place::Key(_) | Place::Group(_) => None,
         };
         let mut window = Window::new(call.wanted(), after);
         let paths = call.statement.paths();
@@ -184,32 +184,34 @@ impl Queries<'_> {
     /// A page of what is made of many twins.
     async fn aggregated(&self, call: &Call) -> Result<Answer, Error> {
         let mut rows = Answer::none();
-        let made = if let Some(row) = self.counted(call, &mut rows.damaged).await? {
-            vec![row]
-        } else {
-            let mut aggregator = Aggregator::new(&call.statement);
-            let paths = call.statement.paths();
-            let damaged = search::each(self.store, call.search(), &paths, |seen| {
-                let added = aggregator.add(seen.twin);
-                added.map(|()| Next::Go).map_err(Error::TooManyGroups)
-            })
-            .await?;
-            rows.damaged.extend(damaged);
-            aggregator.into_rows()
+        if let Some(row) = self.counted(call, &mut rows.damaged).await? {
+            rows.rows.push(Row::Raw(Value::Object(row).to_string()));
+            return Ok(rows);
+        }
+        let mut aggregator = Aggregator::new(&call.statement);
+        let paths = call.statement.paths();
+        rows.damaged = search::each(self.store, call.search(), &paths, |seen| {
+            let added = aggregator.add(seen.twin);
+            added.map(|()| Next::Go).map_err(Error::TooManyGroups)
+        })
+        .await?;
+        let after = match &call.token.place {
+            Place::Group(position) => Some(position),
+            Place::Start | Place::Key(_) | Place::Position(_) => None,
         };
-        let given = match call.token.place {
-            Place::Row(given) => given,
-            Place::Start | Place::Key(_) | Place::Position(_) => 0,
-        };
-        let mut bytes = 0;
-        for (index, row) in made.iter().enumerate().skip(given) {
-            if rows.rows.len() == call.size || bytes >= PAGE_BYTES {
-                rows.next = Some(Place::Row(index));
-                break;
-            }
-            let row = Row::Raw(Value::Object(row.clone()).to_string());
+        let page = aggregator.into_page(call.wanted(), after);
+        let (mut bytes, count) = (0, page.rows.len());
+        for (index, (position, row)) in page.rows.into_iter().enumerate() {
+            let row = Row::Raw(Value::Object(row).to_string());
             bytes += row.bytes();
             rows.rows.push(row);
+            let last = index + 1 == count;
+            if (last && page.more) || (!last && bytes >= PAGE_BYTES) {
+                rows.next = Some(Place::Group(position));
+            }
+            if bytes >= PAGE_BYTES {
+                break;
+            }
         }
         Ok(rows)
     }
@@ -253,7 +255,7 @@ impl Queries<'_> {
         &self,
         request: proto::ExplainQueryRequest,
     ) -> Result<proto::ExplainQueryResponse, Error> {
-        let statement = Statement::parse(&request.query).map_err(Error::Query)?;
+        let statement = parse(&request.query)?;
         let token = Token::first(&statement, self.now);
         let call = Call {
             statement,
@@ -342,6 +344,11 @@ impl Call {
             damaged,
         }
     }
+}
+
+fn parse(query: &str) -> Result<Statement, Error> {
+    let field = "query";
+    Statement::parse(query).map_err(|source| Error::Query { field, source })
 }
 
 /// The name of a damaged twin, or what is left of it.

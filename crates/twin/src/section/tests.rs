@@ -234,11 +234,21 @@ fn the_service_side_sees_stamps_and_authors_of_leaves() {
     let leaf = rfc7396(stamp.clone(), &json!({"$lastUpdatedBy": "policy:p@2"}));
     let net = rfc7396(stamp.clone(), &json!({"hz": leaf}));
     assert_eq!(
-        section.to_json_with_metadata(),
+        section.to_json_with_metadata(SectionKind::Desired),
         json!({
             "net": {"hz": 5}, "l": [1], "o": {}, "$version": 2,
             "$metadata": rfc7396(stamp, &json!({"net": net, "l": leaf, "o": leaf})),
         })
+    );
+    // Nodes of reported show no version.
+    let reported = section.to_json_with_metadata(SectionKind::Reported);
+    assert_eq!(
+        reported["$metadata"]["net"]["hz"]["$lastUpdatedBy"],
+        "policy:p@2"
+    );
+    assert!(
+        !reported.to_string().contains("$lastUpdatedVersion"),
+        "{reported}"
     );
     assert_eq!(
         section.to_device_json(),

@@ -188,7 +188,7 @@ fn a_whole_twin_has_metadata_and_versions() {
     assert_eq!(row["tags"], json!({"site": "Lyon", "floor": 2}));
     assert_eq!(
         row["properties"]["desired"],
-        twin.desired.to_json_with_metadata()
+        twin.desired.to_json_with_metadata(SectionKind::Desired)
     );
     assert_eq!(row["properties"]["reported"]["$version"], 9);
     assert_eq!(row["posture"]["failedLogins"], 7);
