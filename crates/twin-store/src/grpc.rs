@@ -32,6 +32,7 @@ mod etag;
 mod filter;
 mod history;
 mod identity;
+mod list_place;
 pub(crate) mod peers;
 mod policies;
 pub mod query;

@@ -481,10 +481,10 @@ async fn a_twin_that_is_too_costly_to_judge_is_named_and_the_others_are_answered
     let hub = Hub::new().await;
     for (name, elements) in [("d0", 2), ("d1", 8191), ("d2", 3)] {
         let mut record = record(name, "g");
-        report(&mut record, json!({ "a": vec![1; elements] }));
+        report(&mut record, json!({ "a": vec![true; elements] }));
         hub.put(record).await;
     }
-    let condition = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = y AND y < 0)) \
+    let condition = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = y AND y = false)) \
                      OR ARRAY_LENGTH(reported.a) = 2";
     for (query, rows) in [
         (
