@@ -28,7 +28,7 @@ pub enum Error {
         field: &'static str,
         /// What is wrong with it.
         #[source]
-        source: twin::QueryError,
+        source: Box<twin::QueryError>,
     },
     /// A query makes too many groups.
     #[error(transparent)]
@@ -213,6 +213,14 @@ impl From<Damaged> for Error {
 }
 
 impl Error {
+    /// Wraps what `twin` says about the query or condition in a field.
+    pub(crate) fn query(field: &'static str, source: twin::QueryError) -> Error {
+        Error::Query {
+            field,
+            source: Box::new(source),
+        }
+    }
+
     /// Wraps what `twin` says about a write.
     pub(crate) fn twin(key: &IdentityKey, source: TwinError) -> Error {
         Error::Twin {

@@ -31,7 +31,7 @@ impl Filter {
             return Ok(Filter::All);
         }
         let condition = Condition::parse_in(text, Vocabulary::Query)
-            .map_err(|source| Error::Query { field, source })?;
+            .map_err(|error| Error::query(field, error))?;
         Ok(match condition.scope() {
             Scope::Everything => Filter::All,
             Scope::Nothing | Scope::Where(_) => Filter::Where(Box::new(condition)),

@@ -281,8 +281,7 @@ impl Call {
 }
 
 fn parse(query: &str) -> Result<Statement, Error> {
-    let field = "query";
-    Statement::parse(query).map_err(|source| Error::Query { field, source })
+    Statement::parse(query).map_err(|error| Error::query("query", error))
 }
 
 /// The name of a damaged twin, or what is left of it.

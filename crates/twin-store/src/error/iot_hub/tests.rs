@@ -38,10 +38,8 @@ fn damaged() -> Damaged {
 }
 
 fn query(text: &str) -> Error {
-    Error::Query {
-        field: "query",
-        source: twin::Condition::parse(text).expect_err("it is no condition"),
-    }
+    let error = twin::Condition::parse(text).expect_err("it is no condition");
+    Error::query("query", error)
 }
 
 /// One of every variant, with the number and the name that IoT Hub's table has (spec §2.5, §6.3).
