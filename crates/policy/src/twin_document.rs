@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_author_of_every_leaf_is_read_from_both_forms_of_metadata() {
         let section = section();
-        let public = section.to_json_with_metadata()["$metadata"].clone();
+        let public = section.to_json_with_metadata(SectionKind::Desired)["$metadata"].clone();
         for metadata in [public, section.metadata_to_json()] {
             let twin = TwinDocument::from_wire(&sent(&section, &metadata)).unwrap();
             assert_eq!(twin.desired().document(), section.document());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use posture::Timeline;
-use twin::{IdentityKey, Revision};
+use twin::{IdentityKey, Revision, SectionKind};
 use wire::bus::v1::TwinChange;
 use wire::names::identity_name;
 use wire::time::{optional, to_wire};
@@ -10,7 +10,7 @@ use wire::twin::v1 as proto;
 use wire::{InvalidField, registry};
 
 use crate::apply::{ChangeKind, Touch};
-use crate::record::{Authentication, Damaged, Record, Status};
+use crate::record::{Authentication, Damaged, Record, SectionText, Status};
 
 /// A twin as callers see it.
 ///
@@ -24,14 +24,13 @@ pub fn twin(record: &Record) -> Result<proto::Twin, Damaged> {
     };
     let mut twin = stored_twin(record).map_err(|error| damaged("posture", error.to_string()))?;
     let text = &record.twin;
-    twin.desired_metadata_json = text
-        .desired
-        .public_metadata()
-        .map_err(|problem| damaged("properties.desired", problem))?;
-    twin.reported_metadata_json = text
-        .reported
-        .public_metadata()
-        .map_err(|problem| damaged("properties.reported", problem))?;
+    let public = |kind: SectionKind, section: &SectionText| {
+        section
+            .public_metadata(kind)
+            .map_err(|problem| damaged(kind.path(), problem))
+    };
+    twin.desired_metadata_json = public(SectionKind::Desired, &text.desired)?;
+    twin.reported_metadata_json = public(SectionKind::Reported, &text.reported)?;
     Ok(twin)
 }
 

@@ -31,9 +31,15 @@ pub enum Error {
         #[source]
         source: Violations,
     },
-    /// A query cannot be read.
-    #[error("the query cannot be run: {0}")]
-    Query(twin::QueryError),
+    /// A query or a condition cannot be read.
+    #[error("the {field} cannot be run: {source}")]
+    Query {
+        /// Which field of the request holds it.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<twin::QueryError>,
+    },
     /// A query makes too many groups.
     #[error(transparent)]
     TooManyGroups(twin::query::TooManyGroups),
@@ -177,7 +183,10 @@ pub enum Error {
     Stopping,
     /// A stored record cannot be read.
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Damaged(Damaged),
+    /// A condition takes too many steps on a twin.
+    #[error(transparent)]
+    Undecided(Damaged),
     /// A stored key cannot be opened.
     #[error("a key cannot be sealed or opened")]
     Secret(#[from] SecretError),
@@ -196,7 +205,24 @@ impl From<InvalidField> for Error {
     }
 }
 
+impl From<Damaged> for Error {
+    fn from(damaged: Damaged) -> Error {
+        if damaged.is_undecided() {
+            return Error::Undecided(damaged);
+        }
+        Error::Damaged(damaged)
+    }
+}
+
 impl Error {
+    /// Wraps what `twin` says about the query or condition in a field.
+    pub(crate) fn query(field: &'static str, source: twin::QueryError) -> Error {
+        Error::Query {
+            field,
+            source: Box::new(source),
+        }
+    }
+
     /// Wraps what `twin` says about a write.
     pub(crate) fn twin(key: &IdentityKey, source: TwinError) -> Error {
         Error::Twin {
@@ -214,7 +240,7 @@ impl Classified for Error {
             | Error::ModuleOfModule { .. }
             | Error::DefinedTwice(_)
             | Error::RequestReused { .. } => Kind::InvalidArgument,
-            Error::Query(error) => match error.kind {
+            Error::Query { source, .. } => match source.kind {
                 QueryErrorKind::Invalid | QueryErrorKind::Unsupported => Kind::InvalidArgument,
                 QueryErrorKind::TooLong => Kind::FailedPrecondition,
             },
@@ -231,6 +257,7 @@ impl Classified for Error {
             | Error::NeverDesired { .. }
             | Error::ConditionFalse { .. }
             | Error::NoKeys { .. }
+            | Error::Undecided(_)
             | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
             Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
@@ -252,12 +279,13 @@ impl Classified for Error {
     fn reason(&self) -> &str {
         match self {
             Error::Field(_) | Error::Document { .. } => "INVALID_FIELD",
-            Error::Query(error) => match error.kind {
+            Error::Query { source, .. } => match source.kind {
                 QueryErrorKind::Invalid => "INVALID_QUERY",
                 QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
                 QueryErrorKind::TooLong => "QUERY_TOO_LONG",
             },
             Error::TooManyGroups(_) => "TOO_MANY_GROUPS",
+            Error::Undecided(_) => "CONDITION_TOO_COSTLY",
             Error::QueryTooSlow { .. } => "QUERY_TOO_SLOW",
             Error::NotFound(key) if key.module.is_some() => "MODULE_NOT_FOUND",
             Error::NotFound(_) => "DEVICE_NOT_FOUND",
@@ -298,7 +326,7 @@ impl Classified for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            Error::Query(error) => vec![Violation::new("query", error.summary())],
+            Error::Query { field, source } => vec![Violation::new(*field, source.summary())],
             Error::Twin {
                 source: TwinError::Rules(rules),
                 ..

@@ -4,8 +4,11 @@
 //! Two forms are read: a record of the store, and the twin inside a change of the log, which keeps
 //! sections as the text they are stored in and leaves out a few attributes ([`in_log`]).
 
+use std::cell::OnceCell;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use twin::query::datum::NEVER;
 use twin::query::{Attribute, Damage, Datum, LazyPosture, LazySection, LazyTwin};
 use twin::{Map, NodeMeta, Writer};
 use wire::time::optional;
@@ -60,6 +63,8 @@ struct Facts<'a> {
     generation_id: Option<&'a str>,
     created_at: Option<Timestamp>,
     desired_metadata: &'a str,
+    /// Made once: a condition may ask for it with each element of an array.
+    configurations: OnceCell<Option<Value>>,
 }
 
 impl<'a> Facts<'a> {
@@ -72,13 +77,13 @@ impl<'a> Facts<'a> {
             Attribute::DeviceEtag => Datum::owned(Value::String(self.device_etag.clone())),
             Attribute::Status => Datum::text(self.status),
             Attribute::StatusReason => given(self.status_reason),
-            Attribute::StatusUpdateTime => instant(self.status_updated_at),
+            Attribute::StatusUpdateTime => Datum::Instant(self.status_updated_at.unwrap_or(NEVER)),
             Attribute::ConnectionState => Datum::text(if self.connected {
                 "Connected"
             } else {
                 "Disconnected"
             }),
-            Attribute::LastActivityTime => instant(self.last_activity_at),
+            Attribute::LastActivityTime => Datum::Instant(self.last_activity_at.unwrap_or(NEVER)),
             // Nothing queues messages to devices yet.
             Attribute::CloudToDeviceMessageCount => Datum::count(0),
             Attribute::AuthenticationType => Datum::text(self.authentication),
@@ -89,11 +94,16 @@ impl<'a> Facts<'a> {
                     "secondaryThumbprint": secondary,
                 }))
             }
-            Attribute::ModelId => given(self.model_id),
+            Attribute::ModelId => Datum::text(self.model_id),
             Attribute::Capabilities => Datum::owned(json!({ "iotEdge": self.iot_edge })),
             // Edge hierarchies are not kept.
             Attribute::DeviceScope | Attribute::ParentScopes => Datum::Undefined,
-            Attribute::Configurations => configurations(self.desired_metadata),
+            Attribute::Configurations => {
+                let found = self
+                    .configurations
+                    .get_or_init(|| configurations(self.desired_metadata));
+                found.clone().map_or(Datum::Undefined, Datum::owned)
+            }
             Attribute::GenerationId => Datum::optional_text(self.generation_id),
             Attribute::CreateTime => instant(self.created_at),
             Attribute::UpdateTime => instant(self.updated_at),
@@ -110,18 +120,14 @@ fn instant<'a>(at: Option<Timestamp>) -> Datum<'a> {
 }
 
 /// The policies that have set something in desired, as IoT Hub shows its configurations.
-fn configurations<'a>(desired_metadata: &str) -> Datum<'a> {
+fn configurations(desired_metadata: &str) -> Option<Value> {
     // Most twins hold nothing of a policy, and need no parsing to say so.
     if !desired_metadata.contains("policy:") {
-        return Datum::Undefined;
+        return None;
     }
     // What cannot be read is told when the section itself is looked at.
-    let Some(metadata) = serde_json::from_str(desired_metadata)
-        .ok()
-        .and_then(|json| NodeMeta::from_json(&json).ok())
-    else {
-        return Datum::Undefined;
-    };
+    let json = serde_json::from_str(desired_metadata).ok()?;
+    let metadata = NodeMeta::from_json(&json).ok()?;
     let mut found = Map::new();
     let mut nodes = vec![&metadata];
     while let Some(node) = nodes.pop() {
@@ -132,10 +138,7 @@ fn configurations<'a>(desired_metadata: &str) -> Datum<'a> {
         }
         nodes.extend(node.children.values());
     }
-    if found.is_empty() {
-        return Datum::Undefined;
-    }
-    Datum::owned(Value::Object(found))
+    Some(Value::Object(found)).filter(|found| *found != json!({}))
 }
 
 /// A record as a query sees it.
@@ -168,6 +171,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         generation_id: Some(&identity.generation_id),
         created_at: Some(identity.created_at),
         desired_metadata: &text.desired.metadata,
+        configurations: OnceCell::new(),
     };
     LazyTwin {
         attributes: move |attribute| facts.of(attribute),
@@ -177,6 +181,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         posture: LazyPosture::from_fn(|| {
             serde_json::to_value(&record.posture).unwrap_or(Value::Null)
         }),
+        undecided: false.into(),
     }
 }
 
@@ -210,6 +215,7 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
         generation_id: None,
         created_at: None,
         desired_metadata: &twin.desired_metadata_json,
+        configurations: OnceCell::new(),
     };
     LazyTwin {
         attributes: move |attribute| facts.of(attribute),
@@ -226,18 +232,20 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
             twin.reported_version,
         ),
         posture: LazyPosture::from_text(&twin.posture_json),
+        undecided: false.into(),
     }
 }
 
-/// What a condition found damaged, as an error of the record.
+/// What kept a condition from being decided, as an error of the record.
 ///
 /// # Errors
-/// A part that was looked at cannot be read.
+/// A part that was looked at cannot be read, or judging the twin takes too many steps.
 pub fn undamaged<'a, A>(key: &str, twin: &LazyTwin<'a, A>) -> Result<(), Damaged>
 where
     A: Fn(Attribute) -> Datum<'a>,
 {
     match twin.damage() {
+        None if twin.is_undecided() => Err(Damaged::undecided(key)),
         None => Ok(()),
         Some(Damage { part, problem }) => Err(Damaged {
             key: key.to_owned(),

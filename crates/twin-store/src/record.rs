@@ -6,7 +6,8 @@
 
 use jiff::Timestamp;
 use posture::Posture;
-use twin::{Etag, IdentityKey, Revision, Section, Twin, Version};
+use twin::limits::QUERY_STEPS_MAX;
+use twin::{Etag, IdentityKey, Revision, Section, SectionKind, Twin, Version};
 
 use crate::secrets::Sealed;
 
@@ -143,9 +144,9 @@ pub struct SectionText {
     pub version: Version,
 }
 
-/// Something stored that cannot be read.
+/// Something stored that cannot be read, or not be judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("what is stored of {key} is damaged: {part}: {problem}")]
+#[error("{} {key} {}: {problem}", self.subject(), self.state())]
 pub struct Damaged {
     /// Whose twin; of another row, which.
     pub key: String,
@@ -153,6 +154,44 @@ pub struct Damaged {
     pub part: &'static str,
     /// What is wrong with it.
     pub problem: String,
+}
+
+/// What [`Damaged::part`] is where nothing is damaged.
+const CONDITION: &str = "condition";
+
+impl Damaged {
+    /// A twin of which a condition cannot be decided, because judging it takes too many steps. It is
+    /// treated as one that cannot be read: it may have been meant, and whoever asked has to hear so.
+    pub fn undecided(key: &str) -> Damaged {
+        Damaged {
+            key: key.to_owned(),
+            part: CONDITION,
+            problem: format!(
+                "judging it takes more than {QUERY_STEPS_MAX} steps; look at fewer elements, for \
+                 example with one EXISTS instead of one within another"
+            ),
+        }
+    }
+
+    /// Whether nothing is damaged, but a condition too costly.
+    pub fn is_undecided(&self) -> bool {
+        self.part == CONDITION
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.is_undecided() {
+            "the condition cannot be decided for"
+        } else {
+            "what is stored of"
+        }
+    }
+
+    fn state(&self) -> String {
+        if self.is_undecided() {
+            return "in time".to_owned();
+        }
+        format!("is damaged: {}", self.part)
+    }
 }
 
 impl TwinText {
@@ -198,13 +237,14 @@ impl SectionText {
         }
     }
 
-    /// The metadata as callers know it: `$lastUpdated`, `$lastUpdatedVersion`, `$lastUpdatedBy`.
+    /// The metadata as callers know it: `$lastUpdated`, `$lastUpdatedVersion` (not of reported),
+    /// `$lastUpdatedBy`.
     ///
     /// # Errors
     /// What cannot be read; nothing but a damaged store causes it.
-    pub fn public_metadata(&self) -> Result<String, String> {
+    pub fn public_metadata(&self, kind: SectionKind) -> Result<String, String> {
         // The document is not parsed for it.
-        twin::metadata::public_text(&self.metadata).map_err(|error| error.to_string())
+        twin::metadata::public_text(&self.metadata, kind).map_err(|error| error.to_string())
     }
 
     fn parse(&self) -> Result<Section, String> {

@@ -40,6 +40,7 @@ pub async fn pages(store: &dyn Store, search: Search, within: Duration) -> Resul
     let wanted = usize::try_from(search.limit).unwrap_or(usize::MAX);
     let mut search = search;
     let mut found = Found::default();
+    let mut turn = Turn::begin();
     loop {
         let left = wanted.saturating_sub(found.records.len());
         search.limit = u32::try_from(left).unwrap_or(u32::MAX).min(CHUNK);
@@ -51,6 +52,7 @@ pub async fn pages(store: &dyn Store, search: Search, within: Duration) -> Resul
                 Ok(false) => {}
                 Err(damaged) => found.damaged.push(damaged),
             }
+            turn.share().await;
         }
         found.next.clone_from(&page.next);
         if page.next.is_none() || found.records.len() >= wanted || began.elapsed() >= within {
@@ -80,6 +82,7 @@ pub async fn each<E: From<Error>>(
         Scope::Where(expr) => expr.paths(),
     };
     let is_shallow = paths.iter().chain(&condition).all(is_in_column);
+    let mut turn = Turn::begin();
     loop {
         let page = store.scan(search.clone()).await?;
         damaged.extend(page.damaged);
@@ -98,11 +101,34 @@ pub async fn each<E: From<Error>>(
                 Ok(Next::Enough) => return Ok(damaged),
                 Err(problem) => damaged.push(problem),
             }
+            turn.share().await;
         }
         let Some(next) = page.next else {
             return Ok(damaged);
         };
         search.after = Some(next);
+    }
+}
+
+/// The time that one call has a worker for itself while it judges twins.
+const TURN: Duration = Duration::from_micros(500);
+
+/// Lets others have the worker from time to time. Judging a twin takes microseconds, but a twin may be
+/// made to take milliseconds; then its limit in time would pass unnoticed as well.
+pub struct Turn(Instant);
+
+impl Turn {
+    /// Begins.
+    pub fn begin() -> Turn {
+        Turn(Instant::now())
+    }
+
+    /// Lets others go on if it is time. To be called after each twin.
+    pub async fn share(&mut self) {
+        if self.0.elapsed() >= TURN {
+            tokio::task::yield_now().await;
+            self.0 = Instant::now();
+        }
     }
 }
 
@@ -162,6 +188,7 @@ fn of_raw<'a>(raw: &'a RawRecord) -> LazyTwin<'a, impl Fn(Attribute) -> Datum<'a
         desired: LazySection::new(raw.desired(), "", 0),
         reported: LazySection::new(raw.reported(), "", 0),
         posture: LazyPosture::from_text(raw.posture()),
+        undecided: false.into(),
     }
 }
 

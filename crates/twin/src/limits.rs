@@ -43,6 +43,17 @@ pub const NUMBER_BYTES: usize = 8;
 /// What a boolean adds to a section's size (spec 2.1).
 pub const BOOLEAN_BYTES: usize = 4;
 
+/// Bytes of a section's JSON text for each of its counted bytes. The count leaves out quotes, brackets,
+/// escapes and control characters, so `{}`, `[]`, `""` and `"\u0001"` count nothing, and a section of
+/// the largest count could be of any length. Keys and values of one letter come to 4, numbers of 24
+/// digits to 3: what people keep fits.
+pub const TEXT_BYTES_PER_COUNTED: usize = 4;
+
+/// Counted bytes of a section's limit for each value that it may hold: a boolean, the smallest value
+/// that counts anything by itself. Each member of an object has metadata of some 100 bytes, and each
+/// value takes memory, even if it counts nothing.
+pub const COUNTED_BYTES_PER_VALUE: usize = 4;
+
 /// Violations listed in one answer. All are counted; a patch of 256 KB could break the same rule
 /// tens of thousands of times, and nobody reads past the first screen.
 pub const VIOLATIONS_LISTED_MAX: usize = 64;
@@ -64,6 +75,12 @@ pub const QUERY_LIST_MAX: usize = 1000;
 /// `EXISTS` within `EXISTS`. Each level multiplies the work by the length of an array, and a
 /// condition is evaluated on every change of every twin.
 pub const QUERY_EXISTS_NESTING_MAX: usize = 2;
+
+/// Steps that judging one twin by a condition may take; beyond them it is undecided. A step is a part
+/// of the condition evaluated, a value of a list compared, or 16 bytes of a text looked through: some
+/// 10 ns, so that a twin takes milliseconds at most. The longest array that a section holds can be
+/// gone through with sixty parts for each element.
+pub const QUERY_STEPS_MAX: usize = 500_000;
 
 /// Arguments of one `CONCAT`.
 pub const QUERY_ARGUMENTS_MAX: usize = 32;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Map;
+use crate::section::SectionKind;
 use crate::version::Version;
 use crate::writer::Writer;
 
@@ -73,6 +74,11 @@ impl NodeMeta {
         }
     }
 
+    /// How many nodes there are, with this one.
+    pub(crate) fn count(&self) -> usize {
+        1 + self.children.values().map(NodeMeta::count).sum::<usize>()
+    }
+
     /// The node at these keys, counted from this one.
     pub fn at<'k>(&self, path: impl IntoIterator<Item = &'k str>) -> Option<&NodeMeta> {
         let mut node = self;
@@ -113,39 +119,51 @@ impl NodeMeta {
     }
 
     /// `$metadata` as the service side sees it, of a section's root.
-    pub fn to_public_json(&self) -> Map {
-        let mut node = self.public_stamp();
+    pub fn to_public_json(&self, kind: SectionKind) -> Map {
+        let mut node = self.public_stamp(kind);
         for (key, child) in &self.children {
-            node.insert(key.clone(), Value::Object(child.to_public_json_below()));
+            let child = child.to_public_json_below(kind);
+            node.insert(key.clone(), Value::Object(child));
         }
         node
     }
 
     /// The same of a node below the root.
-    pub(crate) fn to_public_json_below(&self) -> Map {
+    pub(crate) fn to_public_json_below(&self, kind: SectionKind) -> Map {
         if self.children.is_empty() {
             // The author stands at leaves only (spec 1.2); an empty object is one.
-            let mut leaf = self.public_stamp();
+            let mut leaf = self.public_stamp(kind);
             leaf.insert("$lastUpdatedBy".into(), json!(self.by.to_string()));
             return leaf;
         }
-        self.to_public_json()
+        self.to_public_json(kind)
     }
 
-    fn public_stamp(&self) -> Map {
+    fn public_stamp(&self, kind: SectionKind) -> Map {
         let mut stamp = Map::new();
         // Seven digits, because IoT Hub writes seven and old parsers count them.
         stamp.insert(
             "$lastUpdated".into(),
             json!(format!("{:.7}", self.updated_at)),
         );
-        stamp.insert("$lastUpdatedVersion".into(), json!(self.version.get()));
+        if shows_versions(kind) {
+            stamp.insert("$lastUpdatedVersion".into(), json!(self.version.get()));
+        }
         stamp
     }
 
     /// Checks that this tree has exactly one node for each object and leaf of `document`.
     pub(crate) fn check_mirrors(&self, document: &Map) -> Result<(), MetadataError> {
         mirrors(self, document, &mut Vec::new())
+    }
+}
+
+/// Whether the nodes of a section show the version that last wrote them: those of reported do not
+/// (spec 1.2).
+pub(crate) fn shows_versions(kind: SectionKind) -> bool {
+    match kind {
+        SectionKind::Tags | SectionKind::Desired => true,
+        SectionKind::Reported => false,
     }
 }
 

@@ -294,6 +294,20 @@ mod tests {
             prop_assert_eq!(read(&text), Ok(document));
         }
 
+        /// Without the feature `float_roundtrip` of `serde_json` one of ten is another number.
+        #[test]
+        fn a_float_is_the_number_that_its_digits_say(bits: u64) {
+            let number = f64::from_bits(bits);
+            prop_assume!(number.is_finite());
+            for text in [format!("{number:?}"), format!("{number:e}"), format!("{number:.16e}")] {
+                let document = read(&format!(r#"{{"k":[{text}]}}"#)).unwrap();
+                let read = document["k"][0].as_f64().map(f64::to_bits);
+                prop_assert_eq!(read, Some(text.parse::<f64>().unwrap().to_bits()), "{}", text);
+                let printed = Value::Object(document.clone()).to_string();
+                prop_assert_eq!(super::tests::read(&printed), Ok(document), "{}", printed);
+            }
+        }
+
         #[test]
         fn any_text_is_read_as_json_is_or_refused(text: String) {
             let expected = serde_json::from_str::<Value>(&text).ok().and_then(|v| v.as_object().cloned());

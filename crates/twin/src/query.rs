@@ -4,7 +4,7 @@
 //! One language serves target conditions, posture conditions, gates and search. It is parsed once;
 //! the tree is evaluated in memory here, and knows nothing of any store. A condition holds only if
 //! it is exactly true: a missing value, or a comparison of different types, makes it undefined, and
-//! undefined does not hold.
+//! undefined does not hold. Nor does one whose evaluation takes more steps than any reasonable one.
 //!
 //! ```text
 //! condition  = and { OR and }                    and     = not { AND not }
@@ -14,7 +14,7 @@
 //! sign       = (- | +) sign | primary
 //! primary    = literal | path | function "(" … ")" | "(" condition ")"
 //!            | EXISTS "(" name IN path WHERE condition ")"
-//! path       = name { "." (word | "[[" any text "]]") }
+//! path       = name { "." (word | "[[" any text "]]" | text) }
 //! ```
 //!
 //! What stands around a condition in a query is in [`statement`]. Keywords, functions and the
@@ -47,6 +47,7 @@ pub mod ast;
 pub mod datum;
 mod error;
 mod eval;
+mod group;
 mod hint;
 mod lexer;
 pub mod lookup;
@@ -71,6 +72,7 @@ pub use aggregate::{Aggregator, TooManyGroups};
 pub use ast::{Attribute, Expr, Path, Root};
 pub use datum::Datum;
 pub use error::{QueryError, QueryErrorKind};
+pub use group::GroupPosition;
 pub use lookup::{Damage, LazyPosture, LazySection, LazyTwin, Lookup};
 pub use order::{Direction, Position, PositionError, SortValue};
 pub use statement::{Select, Source, Statement};
@@ -135,7 +137,7 @@ impl Scope {
         match self {
             Scope::Everything => true,
             Scope::Nothing => false,
-            Scope::Where(expr) => eval::holds(expr, &eval::Facts::new(twin, now)),
+            Scope::Where(expr) => eval::holds(expr, twin, now),
         }
     }
 }

@@ -7,7 +7,10 @@
 use serde_json::{Value, json};
 
 use crate::Map;
-use crate::limits::{DESIRED_BYTES_MAX, REPORTED_BYTES_MAX, TAGS_BYTES_MAX};
+use crate::limits::{
+    COUNTED_BYTES_PER_VALUE, DESIRED_BYTES_MAX, REPORTED_BYTES_MAX, TAGS_BYTES_MAX,
+    TEXT_BYTES_PER_COUNTED,
+};
 use crate::merge::{merge_member, replacement};
 use crate::metadata::{Mark, MetadataError, NodeMeta, Stamp};
 use crate::validate::{Judge, Violations, WriteForm, is_ignored};
@@ -34,13 +37,24 @@ impl SectionKind {
         }
     }
 
-    /// How large the section may grow, by [`crate::validate::counted_bytes`].
+    /// How large the section may grow, by the documented rule ([`crate::validate::Cost::counted`]).
     pub fn bytes_max(self) -> usize {
         match self {
             SectionKind::Tags => TAGS_BYTES_MAX,
             SectionKind::Desired => DESIRED_BYTES_MAX,
             SectionKind::Reported => REPORTED_BYTES_MAX,
         }
+    }
+
+    /// How long the JSON text of the section may grow.
+    pub fn text_bytes_max(self) -> usize {
+        self.bytes_max() * TEXT_BYTES_PER_COUNTED
+    }
+
+    /// How many values the section may come to hold: members of objects and elements of arrays, at
+    /// any depth.
+    pub fn values_max(self) -> usize {
+        self.bytes_max() / COUNTED_BYTES_PER_VALUE
     }
 }
 
@@ -196,9 +210,9 @@ impl Section {
     }
 
     /// The document with `$metadata` and `$version`, as the service side sees it.
-    pub fn to_json_with_metadata(&self) -> Value {
+    pub fn to_json_with_metadata(&self, kind: SectionKind) -> Value {
         let mut json = self.document.clone();
-        let metadata = self.metadata.to_public_json();
+        let metadata = self.metadata.to_public_json(kind);
         json.insert("$metadata".into(), Value::Object(metadata));
         json.insert("$version".into(), json!(self.version.get()));
         Value::Object(json)

@@ -47,7 +47,8 @@ pub struct TwinWrite {
     /// The twin after it.
     pub twin: Twin,
     /// What the device is told of its desired section, without `$version`; none if that section
-    /// was not written.
+    /// was not written. It is prepared for doors that send patches, as MQTT does: our own agent gets
+    /// the whole section, so twin-store asks only whether there is one.
     pub notification: Option<Map>,
 }
 
@@ -139,14 +140,16 @@ impl Twin {
         if tags.is_none() && desired.is_none() {
             return Ok(None);
         }
-        let new_tags = match tags {
-            Some(patch) => self.tags.merge(patch, stamp, SectionKind::Tags)?,
-            None => self.tags.clone(),
-        };
-        let new_desired = match desired {
-            Some(patch) => self.desired.merge(patch, stamp, SectionKind::Desired)?,
-            None => self.desired.clone(),
-        };
+        let (new_tags, new_desired) = both(
+            match tags {
+                Some(patch) => self.tags.merge(patch, stamp, SectionKind::Tags),
+                None => Ok(self.tags.clone()),
+            },
+            match desired {
+                Some(patch) => self.desired.merge(patch, stamp, SectionKind::Desired),
+                None => Ok(self.desired.clone()),
+            },
+        )?;
         Ok(Some(TwinWrite {
             twin: self.written_by_service(new_tags, new_desired)?,
             // The patch as sent, not a difference: clients count on it (spec 3.5).
@@ -166,19 +169,18 @@ impl Twin {
         if sections.tags.is_none() && sections.desired.is_none() {
             return Ok(None);
         }
-        let tags = match &sections.tags {
-            Some(tags) => self.tags.replace(tags, stamp, SectionKind::Tags)?,
-            None => self.tags.clone(),
-        };
-        let (desired, notification) = match &sections.desired {
-            Some(desired) => {
-                let kind = SectionKind::Desired;
-                let desired = self.desired.replace(desired, stamp, kind)?;
-                let told = desired.replacement_patch(&self.desired);
-                (desired, Some(told))
-            }
-            None => (self.desired.clone(), None),
-        };
+        let (tags, desired) = both(
+            match &sections.tags {
+                Some(tags) => self.tags.replace(tags, stamp, SectionKind::Tags),
+                None => Ok(self.tags.clone()),
+            },
+            match &sections.desired {
+                Some(desired) => self.desired.replace(desired, stamp, SectionKind::Desired),
+                None => Ok(self.desired.clone()),
+            },
+        )?;
+        let is_told = sections.desired.is_some();
+        let notification = is_told.then(|| desired.replacement_patch(&self.desired));
         Ok(Some(TwinWrite {
             twin: self.written_by_service(tags, desired)?,
             notification,
@@ -254,6 +256,18 @@ impl Twin {
             }),
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// Both sections, or every breach of both.
+fn both(
+    tags: Result<Section, Violations>,
+    desired: Result<Section, Violations>,
+) -> Result<(Section, Section), Violations> {
+    match (tags, desired) {
+        (Ok(tags), Ok(desired)) => Ok((tags, desired)),
+        (Err(tags), Err(desired)) => Err(tags.and(desired)),
+        (Err(violations), Ok(_)) | (Ok(_), Err(violations)) => Err(violations),
     }
 }
 

@@ -3,13 +3,11 @@
 //! A write is refused as a whole, with every rule it breaks: path, rule, what was found, what is
 //! allowed. This module judges; it never repairs.
 
+mod cost;
 mod judge;
 
 use std::fmt;
 
-use serde_json::Value;
-
-use crate::Map;
 use crate::code::ErrorCode;
 use crate::limits::{
     BOOLEAN_BYTES, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, NUMBER_BYTES,
@@ -17,6 +15,7 @@ use crate::limits::{
 };
 use crate::section::SectionKind;
 
+pub use cost::Cost;
 pub(crate) use judge::{Judge, Step, WriteForm, is_ignored};
 
 /// A rule that a write can break.
@@ -40,6 +39,10 @@ pub enum Rule {
     NullInSettings,
     /// A section does not grow above its size.
     SectionSize,
+    /// The text of a section does not grow above its length.
+    SectionText,
+    /// A section does not come to hold more values than it may.
+    SectionValues,
     /// A section can be written 2^63 − 1 times.
     WriteCount,
     /// A document is JSON.
@@ -62,7 +65,9 @@ impl Rule {
             | Rule::NullInSettings
             | Rule::Malformed
             | Rule::NotAnObject => ViolationKind::Invalid,
-            Rule::SectionSize | Rule::WriteCount => ViolationKind::TooLarge,
+            Rule::SectionSize | Rule::SectionText | Rule::SectionValues | Rule::WriteCount => {
+                ViolationKind::TooLarge
+            }
         }
     }
 
@@ -78,6 +83,8 @@ impl Rule {
             Rule::NullInArray => "NULL_IN_ARRAY",
             Rule::NullInSettings => "NULL_IN_SETTINGS",
             Rule::SectionSize => "SECTION_SIZE",
+            Rule::SectionText => "SECTION_TEXT",
+            Rule::SectionValues => "SECTION_VALUES",
             Rule::WriteCount => "WRITE_COUNT",
             Rule::Malformed => "MALFORMED",
             Rule::NotAnObject => "NOT_AN_OBJECT",
@@ -112,6 +119,14 @@ impl Rule {
                 "at most {} bytes: keys and strings count without control characters, \
                  a number {NUMBER_BYTES}, a boolean {BOOLEAN_BYTES}",
                 kind.bytes_max()
+            ),
+            Rule::SectionText => format!(
+                "at most {} bytes of JSON text, with quotes, brackets and escapes",
+                kind.text_bytes_max()
+            ),
+            Rule::SectionValues => format!(
+                "at most {} values: members of objects and elements of arrays, at any depth",
+                kind.values_max()
             ),
             Rule::WriteCount => "this section cannot be written any more".into(),
             Rule::Malformed => "the text of a JSON object".into(),
@@ -198,11 +213,24 @@ impl Violations {
         }
     }
 
-    /// The code and name under which IoT Hub reports the whole: that of the first breach. The size
-    /// of a section is judged last, so what is wrong goes before what is too large.
+    /// The code and name under which IoT Hub reports the whole: that of the first breach, where what
+    /// is wrong goes before what is too large.
     pub fn error_code(&self) -> ErrorCode {
-        let first = self.listed.first();
+        let mut listed = self.listed.iter();
+        let first = listed.find(|violation| violation.rule.kind() == self.kind);
         first.map_or(ErrorCode::ARGUMENT_INVALID, Violation::error_code)
+    }
+
+    /// The breaches of two sections that were written together.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Violations) -> Violations {
+        let count = self.count() + other.count();
+        // What is wrong goes before what is too large.
+        self.kind = self.kind.min(other.kind);
+        self.listed.extend(other.listed);
+        self.listed.truncate(VIOLATIONS_LISTED_MAX);
+        self.more = count - self.listed.len();
+        self
     }
 
     /// The breaches, in order of path; at most the first 64.
@@ -239,33 +267,6 @@ impl fmt::Display for Violations {
         }
         Ok(())
     }
-}
-
-/// The size of a document by the documented rule (spec 2.1): keys and strings by their UTF-8
-/// length without control characters, a number 8, a boolean 4, no punctuation.
-pub fn counted_bytes(document: &Map) -> usize {
-    document
-        .iter()
-        .map(|(key, value)| text_bytes(key) + value_bytes(value))
-        .sum()
-}
-
-fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null => 0,
-        Value::Bool(_) => BOOLEAN_BYTES,
-        Value::Number(_) => NUMBER_BYTES,
-        Value::String(text) => text_bytes(text),
-        Value::Array(elements) => elements.iter().map(value_bytes).sum(),
-        Value::Object(members) => counted_bytes(members),
-    }
-}
-
-fn text_bytes(text: &str) -> usize {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .map(char::len_utf8)
-        .sum()
 }
 
 /// A text as it may stand in an error: quoted, escaped, shortened.

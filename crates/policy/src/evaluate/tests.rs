@@ -47,7 +47,7 @@ fn twin(tags: &Value, desired: &Value, posture: &Value) -> TwinDocument {
 }
 
 fn document(section: &Section, tags: &Value, posture: &Value) -> TwinDocument {
-    let public = section.to_json_with_metadata();
+    let public = section.to_json_with_metadata(twin::SectionKind::Desired);
     let mut metadata = public["$metadata"].clone();
     if metadata.is_null() {
         metadata = json!({});

@@ -39,7 +39,7 @@ impl Error {
         match self {
             Error::Field(_) | Error::RequestReused { .. } => ARGUMENT_INVALID,
             Error::Document { source, .. } => source.error_code(),
-            Error::Query(error) => error.error_code(),
+            Error::Query { source, .. } => source.error_code(),
             Error::QueryTooSlow { .. } => TIMEOUT,
             Error::NotFound(key) if key.module.is_some() => MODULE_NOT_FOUND,
             Error::NotFound(_) => DEVICE_NOT_FOUND,
@@ -52,7 +52,9 @@ impl Error {
             Error::TooManyModules { .. } => TOO_MANY_MODULES,
             Error::ModuleOfModule { .. } => MODULE_TO_MODULE,
             Error::DefinedTwice(_) => DEFINED_MULTIPLE_TIMES,
-            Error::NoKeys { .. } | Error::TooManyGroups(_) => INVALID_OPERATION,
+            Error::NoKeys { .. } | Error::TooManyGroups(_) | Error::Undecided(_) => {
+                INVALID_OPERATION
+            }
             Error::Twin { source, .. } | Error::Bulk { source } => source.error_code(),
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::Denied(_) => UNAUTHORIZED,

@@ -11,6 +11,7 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::twin_bulk_service_server::TwinBulkService;
 
 use super::caller::Caller;
+use super::filter::Filter;
 use super::repeatable::Repeatable;
 use super::{Api, identity, page_size, refuse, token};
 use crate::apply::{AuditEvent, Cause, Overlay};
@@ -52,6 +53,8 @@ impl Api {
         let update = update(&asked, self.clock.now())?;
         let actor = caller.operator(&request.operator)?;
         let cause = caller.cause_as(actor, &request.request_id);
+        // Before what is asked of it here, so that it is told as any query is.
+        Filter::parse("bulk_update.condition", &update.condition)?;
         let condition = survey::condition(&update)
             .map_err(|problem| InvalidField::new("bulk_update.condition", problem))?;
         if request.validate_only {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use twin::Condition;
 use twin::query::ast::Function;
 use twin::query::{Attribute, Expr, Root, Scope, Vocabulary};
+use twin::{Condition, SectionKind};
 use wire::InvalidField;
 use wire::twin::v1 as proto;
 
@@ -26,12 +26,12 @@ pub(super) enum Filter {
 
 impl Filter {
     /// Reads the filter of a list; empty: all.
-    pub(super) fn parse(field: &str, text: &str) -> Result<Filter, Error> {
+    pub(super) fn parse(field: &'static str, text: &str) -> Result<Filter, Error> {
         if text.trim().is_empty() {
             return Ok(Filter::All);
         }
         let condition = Condition::parse_in(text, Vocabulary::Query)
-            .map_err(|error| InvalidField::new(field, error))?;
+            .map_err(|error| Error::query(field, error))?;
         Ok(match condition.scope() {
             Scope::Everything => Filter::All,
             Scope::Nothing | Scope::Where(_) => Filter::Where(Box::new(condition)),
@@ -40,7 +40,7 @@ impl Filter {
 
     /// Reads the filter of a watch. It is evaluated on each change and holds until the next, so it
     /// may not name what moves by itself, or what changes do not carry.
-    pub(super) fn parse_for_changes(field: &str, text: &str) -> Result<Filter, Error> {
+    pub(super) fn parse_for_changes(field: &'static str, text: &str) -> Result<Filter, Error> {
         let filter = Filter::parse(field, text)?;
         let Filter::Where(condition) = &filter else {
             return Ok(filter);
@@ -172,31 +172,33 @@ pub(super) fn show_logged(mut twin: proto::Twin, mask: &ReadMask) -> Result<prot
     if mask.desired_metadata() {
         twin.desired_metadata_json = public(
             &twin.name,
-            "properties.desired",
+            SectionKind::Desired,
             &twin.desired_metadata_json,
         )?;
     }
     if mask.reported_metadata() {
         twin.reported_metadata_json = public(
             &twin.name,
-            "properties.reported",
+            SectionKind::Reported,
             &twin.reported_metadata_json,
         )?;
     }
     Ok(twin)
 }
 
-fn public(name: &str, part: &'static str, stored: &str) -> Result<String, Damaged> {
+fn public(name: &str, kind: SectionKind, stored: &str) -> Result<String, Damaged> {
     let damaged = |problem: String| Damaged {
         key: name.to_owned(),
-        part,
+        part: kind.path(),
         problem: format!("$metadata: {problem}"),
     };
-    twin::metadata::public_text(stored).map_err(|error| damaged(error.to_string()))
+    twin::metadata::public_text(stored, kind).map_err(|error| damaged(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use service_kit::error::{Classified as _, Kind};
+
     use super::*;
 
     fn interest(filter: &str) -> Interest {
@@ -213,6 +215,39 @@ mod tests {
         assert!(interest("connectionState = 'Connected'").meets(&posture));
         assert!(interest("tags.site = 'a'").meets(&unknown));
         assert!(!interest("").meets(&posture), "nothing stops passing");
+    }
+
+    #[test]
+    fn a_condition_that_cannot_be_read_is_told_as_a_query_is() {
+        let long = format!("tags.a = '{}'", "x".repeat(8192));
+        for (text, number, reason) in [
+            (long.as_str(), 412_001, "QUERY_TOO_LONG"),
+            ("tags.a = ", 400_004, "INVALID_QUERY"),
+        ] {
+            let error = Filter::parse("only_if", text).expect_err("no condition");
+            assert_eq!(error.reason(), reason, "{error}");
+            assert_eq!(error.violations()[0].subject, "only_if");
+            assert_eq!(error.iot_hub().number(), number, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_twin_that_is_too_costly_to_judge_is_refused_and_no_damage() {
+        let mut record = crate::testing::record("d", "g");
+        let array = serde_json::json!({ "a": vec![true; 8191] });
+        record.twin.reported.document = array.to_string();
+        let text = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE y != x))";
+        let filter = Filter::parse("only_if", text).expect("a filter");
+        let undecided = filter.passes(&record, crate::testing::now());
+        let undecided = undecided.expect_err("more steps than a twin may take");
+        assert_eq!(
+            undecided.to_string(),
+            "the condition cannot be decided for d in time: judging it takes more than 500000 \
+             steps; look at fewer elements, for example with one EXISTS instead of one within another"
+        );
+        let error = Error::from(undecided);
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert_eq!(error.reason(), "CONDITION_TOO_COSTLY");
     }
 
     #[test]

@@ -12,8 +12,7 @@ use prost::Message as _;
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 use twin::IdentityKey;
-use twin::query::statement::ItemValue;
-use twin::query::{Aggregator, Scope, Select, Statement, Window};
+use twin::query::{Scope, Select, Statement, Window};
 use wire::InvalidField;
 use wire::names::identity_name;
 use wire::twin::v1 as proto;
@@ -28,6 +27,7 @@ use crate::record::{Damaged, Record};
 use crate::search::{self, Next};
 use crate::store::{Search, Source, Store};
 
+mod groups;
 mod token;
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ impl Queries<'_> {
         request: proto::QueryTwinsRequest,
     ) -> Result<proto::QueryTwinsResponse, Error> {
         let size = page_size(request.page_size)?;
-        let statement = Statement::parse(&request.query).map_err(Error::Query)?;
+        let statement = parse(&request.query)?;
         let token = match request.page_token.as_str() {
             "" => Token::first(&statement, self.now),
             text => Token::parse(text, &statement)
@@ -145,7 +145,7 @@ impl Queries<'_> {
     async fn ordered(&self, call: &Call) -> Result<Answer, Error> {
         let after = match &call.token.place {
             Place::Position(position) => Some(position.clone()),
-            Place::Start | Place::Key(_) | Place::Row(_) => None,
+            Place::Start | Place::Key(_) | Place::Group(_) => None,
         };
         let mut window = Window::new(call.wanted(), after);
         let paths = call.statement.paths();
@@ -181,68 +181,6 @@ impl Queries<'_> {
         Ok(rows)
     }
 
-    /// A page of what is made of many twins.
-    async fn aggregated(&self, call: &Call) -> Result<Answer, Error> {
-        let mut rows = Answer::none();
-        let made = if let Some(row) = self.counted(call, &mut rows.damaged).await? {
-            vec![row]
-        } else {
-            let mut aggregator = Aggregator::new(&call.statement);
-            let paths = call.statement.paths();
-            let damaged = search::each(self.store, call.search(), &paths, |seen| {
-                let added = aggregator.add(seen.twin);
-                added.map(|()| Next::Go).map_err(Error::TooManyGroups)
-            })
-            .await?;
-            rows.damaged.extend(damaged);
-            aggregator.into_rows()
-        };
-        let given = match call.token.place {
-            Place::Row(given) => given,
-            Place::Start | Place::Key(_) | Place::Position(_) => 0,
-        };
-        let mut bytes = 0;
-        for (index, row) in made.iter().enumerate().skip(given) {
-            if rows.rows.len() == call.size || bytes >= PAGE_BYTES {
-                rows.next = Some(Place::Row(index));
-                break;
-            }
-            let row = Row::Raw(Value::Object(row.clone()).to_string());
-            bytes += row.bytes();
-            rows.rows.push(row);
-        }
-        Ok(rows)
-    }
-
-    /// The row of a query that only counts, if the store can count.
-    async fn counted(
-        &self,
-        call: &Call,
-        damaged: &mut Vec<Damaged>,
-    ) -> Result<Option<twin::Map>, Error> {
-        let Select::Items(items) = call.statement.select() else {
-            return Ok(None);
-        };
-        let counts_only = items.iter().all(|item| item.value == ItemValue::Count);
-        if !counts_only || !call.statement.group_by().is_empty() {
-            return Ok(None);
-        }
-        let search = call.search();
-        let Some(count) = self.store.count(search.clone()).await? else {
-            return Ok(None);
-        };
-        let mut total = count.decided;
-        damaged.extend(count.undecided.damaged);
-        for record in &count.undecided.records {
-            match search::decide(&search, record) {
-                Ok(holds) => total += u64::from(holds),
-                Err(problem) => damaged.push(problem),
-            }
-        }
-        let names = items.iter().map(|item| item.name.clone());
-        Ok(Some(names.map(|name| (name, Value::from(total))).collect()))
-    }
-
     /// Tells how a query would be run.
     ///
     /// # Errors
@@ -251,7 +189,7 @@ impl Queries<'_> {
         &self,
         request: proto::ExplainQueryRequest,
     ) -> Result<proto::ExplainQueryResponse, Error> {
-        let statement = Statement::parse(&request.query).map_err(Error::Query)?;
+        let statement = parse(&request.query)?;
         let token = Token::first(&statement, self.now);
         let call = Call {
             statement,
@@ -340,6 +278,10 @@ impl Call {
             damaged,
         }
     }
+}
+
+fn parse(query: &str) -> Result<Statement, Error> {
+    Statement::parse(query).map_err(|error| Error::query("query", error))
 }
 
 /// The name of a damaged twin, or what is left of it.

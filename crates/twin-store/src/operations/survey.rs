@@ -9,6 +9,7 @@ use twin::{Condition, IdentityKey};
 use super::{Operation, Outcome, TwinResult, Update};
 use crate::lookup;
 use crate::record::Damaged;
+use crate::search::Turn;
 use crate::store::{self, Loaded, OperationId, Search, Selection, Store};
 
 /// Twins looked at at once while they are counted.
@@ -56,8 +57,8 @@ pub(crate) async fn count(
     condition: &Condition,
     now: jiff::Timestamp,
 ) -> Result<u64, store::Error> {
-    let mut total = 0;
-    let mut after = None;
+    let (mut total, mut after) = (0, None);
+    let mut turn = Turn::begin();
     loop {
         let search = Search {
             source: update.source,
@@ -67,11 +68,10 @@ pub(crate) async fn count(
             limit: COUNT_CHUNK,
         };
         let page = store.search(search).await?;
-        let matching = page
-            .records
-            .iter()
-            .filter(|record| condition.matches_at(&lookup::of_record(record), now));
-        total += u64::try_from(matching.count()).unwrap_or(u64::MAX);
+        for record in &page.records {
+            turn.share().await;
+            total += u64::from(condition.matches_at(&lookup::of_record(record), now));
+        }
         after = page.next;
         if after.is_none() {
             return Ok(total);

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde_json::Value;
 
-use super::{MetadataError, NodeMeta};
+use super::{MetadataError, NodeMeta, shows_versions};
+use crate::section::SectionKind;
 use crate::version::Version;
 use crate::writer::Writer;
 
@@ -22,17 +23,17 @@ use crate::writer::Writer;
 ///
 /// # Errors
 /// As [`NodeMeta::from_json`].
-pub fn public_text(stored: &str) -> Result<String, MetadataError> {
-    if let Some(text) = quickly(stored) {
+pub fn public_text(stored: &str, kind: SectionKind) -> Result<String, MetadataError> {
+    if let Some(text) = quickly(stored, kind) {
         return Ok(text);
     }
     let json: Value = serde_json::from_str(stored)
         .map_err(|error| MetadataError::new(&[], format!("it is no JSON: {error}")))?;
     let tree = NodeMeta::from_json(&json)?;
-    Ok(Value::Object(tree.to_public_json()).to_string())
+    Ok(Value::Object(tree.to_public_json(kind)).to_string())
 }
 
-fn quickly(stored: &str) -> Option<String> {
+fn quickly(stored: &str, kind: SectionKind) -> Option<String> {
     let root: Node<'_> = serde_json::from_str(stored).ok()?;
     let nothing = Stamp {
         time: Cow::Borrowed(""),
@@ -44,7 +45,7 @@ fn quickly(stored: &str) -> Option<String> {
     }
     // Public nodes are some five times as long as stored ones.
     let mut out = String::with_capacity(stored.len() * 5);
-    print(&root, &nothing, Place::Root, &mut out)?;
+    print(&root, &nothing, (Place::Root, kind), &mut out)?;
     Some(out)
 }
 
@@ -77,7 +78,12 @@ enum Place {
 }
 
 /// Prints a node; none if it is damaged.
-fn print(node: &Node<'_>, above: &Stamp<'_>, place: Place, out: &mut String) -> Option<()> {
+fn print(
+    node: &Node<'_>,
+    above: &Stamp<'_>,
+    (place, kind): (Place, SectionKind),
+    out: &mut String,
+) -> Option<()> {
     let stamp = Stamp {
         time: match &node.t {
             None => Cow::Borrowed(&*above.time),
@@ -97,11 +103,10 @@ fn print(node: &Node<'_>, above: &Stamp<'_>, place: Place, out: &mut String) -> 
         },
     };
     let (time, version, by) = (&stamp.time, stamp.version, &stamp.by);
-    write!(
-        out,
-        r#"{{"$lastUpdated":"{time}","$lastUpdatedVersion":{version}"#
-    )
-    .ok()?;
+    write!(out, r#"{{"$lastUpdated":"{time}""#).ok()?;
+    if shows_versions(kind) {
+        write!(out, r#","$lastUpdatedVersion":{version}"#).ok()?;
+    }
     if node.c.is_empty() && place == Place::Below {
         write!(out, r#","$lastUpdatedBy":{by}"#).ok()?;
     }
@@ -109,7 +114,7 @@ fn print(node: &Node<'_>, above: &Stamp<'_>, place: Place, out: &mut String) -> 
         out.push(',');
         out.push_str(&serde_json::to_string(&key.0).ok()?);
         out.push(':');
-        print(child, &stamp, Place::Below, out)?;
+        print(child, &stamp, (Place::Below, kind), out)?;
     }
     out.push('}');
     Some(())
@@ -215,18 +220,21 @@ mod tests {
         #[test]
         fn it_says_the_same_as_the_tree(tree in trees()) {
             let stored = tree.to_json().to_string();
-            let quick = quickly(&stored);
-            prop_assert!(quick.is_some(), "{stored}");
-            let public: Value = serde_json::from_str(&quick.unwrap_or_default()).expect("JSON");
-            prop_assert_eq!(public, Value::Object(tree.to_public_json()));
+            for kind in [SectionKind::Desired, SectionKind::Reported] {
+                let quick = quickly(&stored, kind);
+                prop_assert!(quick.is_some(), "{stored}");
+                let public: Value = serde_json::from_str(&quick.unwrap_or_default()).expect("JSON");
+                prop_assert_eq!(public, Value::Object(tree.to_public_json(kind)));
+            }
         }
     }
 
     #[test]
     fn what_is_damaged_is_refused_with_the_place() {
         let root = r#""t":"2026-01-01T00:00:00Z","v":1,"w":"device""#;
-        let good: Value = serde_json::from_str(&public_text(&format!("{{{root}}}")).expect("good"))
-            .expect("JSON");
+        let desired = SectionKind::Desired;
+        let good = public_text(&format!("{{{root}}}"), desired).expect("good");
+        let good: Value = serde_json::from_str(&good).expect("JSON");
         assert_eq!(
             good,
             json!({"$lastUpdated": "2026-01-01T00:00:00.0000000Z", "$lastUpdatedVersion": 1})
@@ -240,9 +248,9 @@ mod tests {
             (",", "it is no JSON"),
         ] {
             let stored = format!("{{{root}{damage}}}");
-            let error = public_text(&stored).expect_err(&stored).to_string();
+            let error = public_text(&stored, desired).expect_err(&stored).to_string();
             assert!(error.contains(said), "{stored}: {error}");
         }
-        assert!(public_text("{}").is_err());
+        assert!(public_text("{}", desired).is_err());
     }
 }

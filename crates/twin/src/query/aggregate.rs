@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::datum::{Datum, json_number};
 use super::eval::{self, Facts};
+use super::group::GroupPosition;
 use super::lookup::Lookup;
-use super::order::{SortValue, directed};
+use super::order::SortValue;
 use super::statement::{Aggregate, Item, ItemValue, OrderKey, Select, Statement};
+use super::window::Page;
 use crate::Map;
 use crate::limits::{QUERY_GROUPS_BYTES_MAX, QUERY_GROUPS_MAX};
 
@@ -32,7 +34,7 @@ pub struct Aggregator<'s> {
 pub struct TooManyGroups;
 
 /// The values of `GROUP BY`, in the order of rows; arrays and objects are told apart by their text.
-type GroupKey = Vec<(SortValue, Option<String>)>;
+pub(super) type GroupKey = Vec<(SortValue, Option<String>)>;
 
 #[derive(Debug, Clone)]
 struct Group {
@@ -109,60 +111,61 @@ impl<'s> Aggregator<'s> {
     }
 
     /// The rows in their order, at most as many as `TOP` says.
-    pub fn into_rows(mut self) -> Vec<Map> {
+    pub fn into_rows(self) -> Vec<Map> {
+        let top = self
+            .statement
+            .top()
+            .and_then(|top| usize::try_from(top).ok());
+        let page = self.into_page(top.unwrap_or(usize::MAX), None);
+        page.rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The first rows behind a place, or from the beginning.
+    pub fn into_page(mut self, size: usize, after: Option<&GroupPosition>) -> Page<GroupPosition> {
         if self.groups.is_empty() && self.statement.group_by().is_empty() {
             // A count of nothing is a row with 0.
             let tallies = self.items.iter().map(|item| self.tally(item)).collect();
             let key = Vec::new();
             self.groups.insert(GroupKey::new(), Group { key, tallies });
         }
-        let mut rows: Vec<(Vec<SortValue>, Map)> = Vec::with_capacity(self.groups.len());
+        let mut rows = Vec::with_capacity(self.groups.len());
         for (key, group) in &self.groups {
             let shown: Vec<_> = group
                 .tallies
                 .iter()
                 .map(|tally| tally.show(&group.key))
                 .collect();
-            let places = self
-                .statement
-                .order_by()
-                .iter()
-                .map(|order| match &order.key {
-                    OrderKey::Item(index) => place(shown.get(*index)),
-                    OrderKey::Path(path) => {
-                        let mut keys = self.statement.group_by().iter().zip(key);
-                        let found = keys.find(|(own, _)| *own == path);
-                        found.map_or(SortValue::Undefined, |(_, (place, _))| place.clone())
-                    }
-                });
-            let places = places.collect();
+            let position = self.position(key, &shown);
+            if after.is_some_and(|after| position <= *after) {
+                continue;
+            }
             let mut row = Map::new();
             for (item, value) in self.items.iter().zip(shown) {
                 if let Some(value) = value {
                     row.insert(item.name.clone(), value);
                 }
             }
-            rows.push((places, row));
+            rows.push((position, row));
         }
-        // The sort is stable, so equal rows stay in the order of their keys.
-        rows.sort_by(|(a, _), (b, _)| self.compare(a, b));
-        let top = self
-            .statement
-            .top()
-            .and_then(|top| usize::try_from(top).ok());
-        rows.truncate(top.unwrap_or(usize::MAX));
-        rows.into_iter().map(|(_, row)| row).collect()
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let more = rows.len() > size;
+        rows.truncate(size);
+        Page { rows, more }
     }
 
-    fn compare(&self, a: &[SortValue], b: &[SortValue]) -> Ordering {
-        let orders = self.statement.order_by().iter();
-        for ((a, b), order) in a.iter().zip(b).zip(orders) {
-            let found = directed(a.cmp(b), order.direction);
-            if found.is_ne() {
-                return found;
-            }
-        }
-        Ordering::Equal
+    fn position(&self, key: &GroupKey, shown: &[Option<Value>]) -> GroupPosition {
+        let orders = self.statement.order_by().iter().map(|order| {
+            let value = match &order.key {
+                OrderKey::Item(index) => place(shown.get(*index)),
+                OrderKey::Path(path) => {
+                    let mut keys = self.statement.group_by().iter().zip(key);
+                    let found = keys.find(|(own, _)| *own == path);
+                    found.map_or(SortValue::Undefined, |(_, (place, _))| place.clone())
+                }
+            };
+            (value, order.direction)
+        });
+        GroupPosition::new(orders.collect(), key)
     }
 
     fn new_group(&mut self, key: &GroupKey, facts: &Facts<'_>) -> Result<Group, TooManyGroups> {

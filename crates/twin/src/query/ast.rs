@@ -263,6 +263,9 @@ impl fmt::Display for Path {
         for key in &self.keys {
             if super::lexer::is_word(key) {
                 write!(f, ".{key}")?;
+            } else if key.trim_end_matches(']').contains("]]") {
+                // Only what closes a quoted key cannot stand in one.
+                write!(f, ".{}", Literal::Text(key.clone()))?;
             } else {
                 write!(f, ".[[{key}]]")?;
             }

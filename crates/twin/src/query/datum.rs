@@ -200,8 +200,16 @@ impl<'a> Datum<'a> {
     }
 }
 
+/// The time of what never was: `0001-01-01T00:00:00Z` (spec 1.1). Being before any other, it is found
+/// by whoever looks for what is long ago.
+pub const NEVER: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
 /// The date of an instant as every answer writes it: UTC, seven digits, `Z` (spec 1.1).
 pub fn instant_text(at: Timestamp) -> String {
+    if at == NEVER {
+        // This one date has no digits behind the point.
+        return at.to_string();
+    }
     format!("{at:.7}")
 }
 

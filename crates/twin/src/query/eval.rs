@@ -5,9 +5,14 @@
 //! whatever the others are; `NOT undefined` is undefined.
 //!
 //! Numbers are compared as 64-bit floats, which hold every integer that a section may contain.
+//!
+//! Whoever writes an array decides how long an `EXISTS` over it takes, and a query may hold several
+//! within each other. So steps are counted, and too many leave the twin undecided: it does not match,
+//! and it is told ([`Lookup::give_up`]).
 
 mod call;
 mod path;
+mod steps;
 
 use std::cmp::Ordering;
 
@@ -18,12 +23,24 @@ use super::ast::{ArithmeticOp, CompareOp, Expr, MemberOp, Path, Set};
 use super::datum::Datum;
 use super::lookup::Lookup;
 use call::call;
+use steps::{Steps, weight};
 
 pub(super) use path::{resolve, resolve_json};
 
-/// Whether the condition is exactly true.
-pub(super) fn holds(expr: &Expr, facts: &Facts<'_>) -> bool {
-    truth(expr, facts) == Some(true)
+/// Whether the condition is exactly true of a twin.
+pub(super) fn holds(expr: &Expr, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
+    let steps = Steps::default();
+    let facts = Facts {
+        steps: Some(&steps),
+        ..Facts::new(twin, now)
+    };
+    let truth = truth(expr, &facts);
+    if steps.are_used_up() {
+        // What was not looked at any more was undefined, of which `NOT IS_DEFINED` makes a truth.
+        twin.give_up();
+        return false;
+    }
+    truth == Some(true)
 }
 
 /// What an expression is evaluated over: the twin, the elements of the `EXISTS` around, and the
@@ -33,6 +50,8 @@ pub(super) struct Facts<'e> {
     twin: &'e dyn Lookup,
     elements: &'e [&'e Value],
     now: Option<Timestamp>,
+    /// None where nothing but paths is resolved, which are as many as a query names.
+    steps: Option<&'e Steps>,
 }
 
 impl<'e> Facts<'e> {
@@ -41,11 +60,20 @@ impl<'e> Facts<'e> {
             twin,
             elements: &[],
             now,
+            steps: None,
         }
+    }
+
+    /// Counts steps; false once there are too many, and then nothing needs to be evaluated.
+    fn step(&self, count: usize) -> bool {
+        self.steps.is_none_or(|steps| steps.take(count))
     }
 }
 
 fn truth(expr: &Expr, facts: &Facts<'_>) -> Option<bool> {
+    if !facts.step(1) {
+        return None;
+    }
     match expr {
         Expr::Any(parts) => any(parts.iter().map(|part| truth(part, facts))),
         Expr::All(parts) => {
@@ -53,7 +81,9 @@ fn truth(expr: &Expr, facts: &Facts<'_>) -> Option<bool> {
         }
         Expr::Not(inner) => truth(inner, facts).map(|truth| !truth),
         Expr::Compare { op, left, right } => {
-            compare(*op, &value(left, facts), &value(right, facts))
+            let (left, right) = (value(left, facts), value(right, facts));
+            facts.step(weight(&left).max(weight(&right)));
+            compare(*op, &left, &right)
         }
         Expr::Member {
             value: wanted,
@@ -94,6 +124,9 @@ fn any(truths: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 }
 
 fn value<'e>(expr: &'e Expr, facts: &Facts<'e>) -> Datum<'e> {
+    if !facts.step(1) {
+        return Datum::Undefined;
+    }
     match expr {
         Expr::Literal(literal) => Datum::literal(literal),
         Expr::Path(path) => resolve(path, facts),
@@ -135,20 +168,25 @@ fn member(wanted: &Datum<'_>, set: &Set, facts: &Facts<'_>) -> Option<bool> {
         return None;
     }
     match set {
-        Set::List(values) => Some(
-            values
-                .iter()
-                .any(|value| wanted.equals(&Datum::literal(value)) == Some(true)),
-        ),
+        Set::List(values) => {
+            if !facts.step(values.len() * (1 + weight(wanted))) {
+                return None;
+            }
+            let mut values = values.iter();
+            Some(values.any(|value| wanted.equals(&Datum::literal(value)) == Some(true)))
+        }
         Set::Path(path) => match resolve(path, facts) {
-            Datum::Array(elements) => Some(contains(&elements, wanted)),
+            Datum::Array(elements) => contains(&elements, wanted, facts),
             _ => None,
         },
     }
 }
 
-fn contains(elements: &[Value], wanted: &Datum<'_>) -> bool {
-    elements.iter().any(|element| wanted.is_stored(element))
+fn contains(elements: &[Value], wanted: &Datum<'_>, facts: &Facts<'_>) -> Option<bool> {
+    if !facts.step(elements.len() * (1 + weight(wanted))) {
+        return None;
+    }
+    Some(elements.iter().any(|element| wanted.is_stored(element)))
 }
 
 fn exists(array: &Path, condition: &Expr, facts: &Facts<'_>) -> Option<bool> {
@@ -160,9 +198,8 @@ fn exists(array: &Path, condition: &Expr, facts: &Facts<'_>) -> Option<bool> {
     let mut holds = |element| {
         elements[level] = element;
         let facts = Facts {
-            twin: facts.twin,
             elements: &elements,
-            now: facts.now,
+            ..*facts
         };
         truth(condition, &facts)
     };

@@ -60,12 +60,18 @@ pub(super) fn tokens(text: &str, what: &str) -> Result<Vec<Placed>, QueryError> 
             .of_kind(QueryErrorKind::TooLong)
             .with_hint("a long list of values can be kept in a tag: `deviceId IN tags.list`"));
     }
-    let mut lexer = Lexer { text, offset: 0 };
+    let mut lexer = Lexer {
+        text,
+        offset: 0,
+        name_end: None,
+    };
     let mut tokens = Vec::new();
     loop {
         lexer.skip_blank()?;
         let offset = lexer.offset;
         let token = lexer.token()?;
+        let is_name = matches!(token, Token::Word(_) | Token::Quoted(_));
+        lexer.name_end = is_name.then_some(lexer.offset);
         let end = token == Token::End;
         tokens.push(Placed { token, offset });
         if end {
@@ -77,6 +83,8 @@ pub(super) fn tokens(text: &str, what: &str) -> Result<Vec<Placed>, QueryError> 
 struct Lexer<'t> {
     text: &'t str,
     offset: usize,
+    /// Where the token before ends, if it is a name.
+    name_end: Option<usize>,
 }
 
 impl<'t> Lexer<'t> {
@@ -117,7 +125,11 @@ impl<'t> Lexer<'t> {
         if starts_word(first) {
             return Ok(Token::Word(self.take_while(continues_word).to_owned()));
         }
-        if first.is_ascii_digit() {
+        // Directly behind a name a dot leads to a key.
+        let is_fraction = first == '.'
+            && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+            && self.name_end != Some(self.offset);
+        if first.is_ascii_digit() || is_fraction {
             return self.number();
         }
         if first == '\'' || first == '"' {

@@ -3,7 +3,7 @@
 //! A query asks for a part of a twin only when it comes to a path into it, so that a store can keep
 //! sections as text and parse only those that are looked at: [`LazyTwin`] does.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 
 use serde_json::Value;
@@ -31,6 +31,10 @@ pub trait Lookup {
 
     /// `posture`; none or `null` before the first event.
     fn posture(&self) -> Option<&Value>;
+
+    /// Told that a condition is undecided, because judging this twin took too many steps. Nothing
+    /// needs to be done about it: the condition does not hold then.
+    fn give_up(&self) {}
 }
 
 impl Lookup for TwinView<'_> {
@@ -108,7 +112,8 @@ impl<'a> LazySection<'a> {
 /// A stored twin. Nothing is parsed before a query asks for it, and then once.
 ///
 /// A text that cannot be parsed is undefined to the query, and noted: ask [`LazyTwin::damage`]
-/// after evaluating, because a damaged twin has to be reported and not to be passed over.
+/// after evaluating, because a damaged twin has to be reported and not to be passed over. The same
+/// goes for a condition that took too many steps ([`LazyTwin::is_undecided`]).
 pub struct LazyTwin<'a, A> {
     /// Gives the attributes.
     pub attributes: A,
@@ -120,6 +125,8 @@ pub struct LazyTwin<'a, A> {
     pub reported: LazySection<'a>,
     /// `posture`
     pub posture: LazyPosture<'a>,
+    /// Whether judging it took too many steps; false at first.
+    pub undecided: Cell<bool>,
 }
 
 /// A posture: a text, or a value that its owner has at hand.
@@ -154,6 +161,11 @@ impl<'a> LazyPosture<'a> {
 }
 
 impl<'a, A> LazyTwin<'a, A> {
+    /// Whether judging it by a condition took too many steps, so that it may match or not.
+    pub fn is_undecided(&self) -> bool {
+        self.undecided.get()
+    }
+
     /// The first part that was asked for and could not be parsed, and why.
     pub fn damage(&self) -> Option<Damage> {
         let parts = [
@@ -215,6 +227,10 @@ where
 
     fn posture(&self) -> Option<&Value> {
         self.posture.get()
+    }
+
+    fn give_up(&self) {
+        self.undecided.set(true);
     }
 }
 

@@ -68,8 +68,8 @@ impl SortValue {
         }
     }
 
-    /// A number is written as its bits: as digits the last one may be lost in reading.
-    fn to_json(&self) -> Value {
+    /// A number is written as its bits, so that a token does not lean on how a reader reads digits.
+    pub(super) fn to_json(&self) -> Value {
         match self {
             SortValue::Undefined => json!([]),
             SortValue::Null => Value::Null,
@@ -81,7 +81,7 @@ impl SortValue {
         }
     }
 
-    fn from_json(json: Value) -> Option<SortValue> {
+    pub(super) fn from_json(json: Value) -> Option<SortValue> {
         Some(match json {
             Value::Null => SortValue::Null,
             Value::Bool(truth) => SortValue::Bool(truth),

@@ -63,7 +63,7 @@ fn whole_section(twin: &dyn Lookup, kind: SectionKind, mut section: Map) -> Valu
     if let Some(metadata) = twin.section_metadata(kind) {
         section.insert(
             "$metadata".to_owned(),
-            Value::Object(metadata.to_public_json()),
+            Value::Object(metadata.to_public_json(kind)),
         );
     }
     if let Some(version) = twin.section_version(kind) {

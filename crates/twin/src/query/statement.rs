@@ -11,7 +11,8 @@
 //!
 //! What IoT Hub leaves open is decided so:
 //! - An item without `AS` is named by the last name of its path, an attribute by its canonical
-//!   name, an aggregate by its function in lower case (`count`). Two items of one name are refused.
+//!   name, an aggregate by its function in lower case (`count`). Of several with the same name the
+//!   second is `a_2`, and so on; a name given twice with `AS` is refused.
 //! - A value that is missing is left out of its row. So is an average, sum, least or greatest of
 //!   nothing; a count of nothing is 0.
 //! - `GROUP BY` makes a group of the twins that lack the value; its rows lack the key. An array or
@@ -255,7 +256,7 @@ impl Statement {
             && self
                 .condition
                 .as_ref()
-                .is_none_or(|condition| eval::holds(condition, &facts))
+                .is_none_or(|condition| eval::holds(condition, twin, Some(now)))
     }
 
     /// The row of a twin, of a query that is not aggregated.

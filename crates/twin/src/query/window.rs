@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 
 use super::order::Position;
+use crate::Map;
 
 /// Keeps the first `size` rows after a position, and forgets the others as they come. It never
 /// holds more than `size` rows.
@@ -15,11 +16,11 @@ pub struct Window<T> {
     more: bool,
 }
 
-/// What a window kept.
+/// Some rows of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<T> {
+pub struct Page<P, T = Map> {
     /// The rows in their order, each with its place.
-    pub rows: Vec<(Position, T)>,
+    pub rows: Vec<(P, T)>,
     /// Whether others follow.
     pub more: bool,
 }
@@ -69,7 +70,7 @@ impl<T> Window<T> {
     }
 
     /// The page, once every row was offered.
-    pub fn into_page(self) -> Page<T> {
+    pub fn into_page(self) -> Page<Position, T> {
         let rows = self.kept.into_sorted_vec().into_iter();
         Page {
             rows: rows.map(|kept| (kept.position, kept.row)).collect(),

@@ -129,6 +129,55 @@ fn only_growth_above_the_limit_is_refused() {
     assert!(tags(&large, json!({"c": 1})).is_err(), "grows");
 }
 
+/// What counts nothing is bounded all the same: a device must not make its twin as large as it likes.
+#[test]
+fn what_counts_nothing_is_bounded_by_text_and_by_number() {
+    let stamp = by_operator("x", 1);
+    let merged = |section: &Section, patch| section.merge(&map(patch), &stamp, SectionKind::Tags);
+    let list = |element: &Value, count: usize| json!({ "k": vec![element.clone(); count] });
+    // A key of one letter, and 8192 / 4 values with the list itself.
+    for element in [json!({}), json!([]), json!(""), json!("\u{1}"), json!("é")] {
+        assert!(merged(&empty(), list(&element, 2047)).is_ok(), "{element}");
+        let violations = merged(&empty(), list(&element, 2048)).unwrap_err();
+        assert_eq!(
+            violations.to_string(),
+            "tags: 2049 values after the write (at most 2048 values: members of objects and \
+             elements of arrays, at any depth)"
+        );
+        assert_eq!(violations.error_code().number(), 403_100);
+    }
+    // 4096 control characters count nothing and are 6 bytes each: `{"k":"…"}` has 8 bytes more.
+    let text = |characters: usize| json!("\u{1}".repeat(characters));
+    let fits = json!({"k": text(4096), "l": text(1361), "m": "xxxx"});
+    assert_eq!(Value::Object(map(fits.clone())).to_string().len(), 32768);
+    let full = merged(&empty(), fits).unwrap();
+    let violations = merged(&full, json!({"m": "xxxxx"})).unwrap_err();
+    assert_eq!(
+        violations.to_string(),
+        "tags: 32769 bytes of JSON text after the write (at most 32768 bytes of JSON text, with \
+         quotes, brackets and escapes)"
+    );
+    // A section that is too large shrinks, by text and by number, and does not grow.
+    let large = desired(
+        &empty(),
+        json!({"k": vec![json!({}); 5000], "t": vec![text(4096); 2]}),
+        &stamp,
+    );
+    for smaller in [
+        json!({"k": vec![json!({}); 4999]}),
+        json!({"t": [text(4096), text(4095)]}),
+    ] {
+        assert!(merged(&large, smaller).is_ok());
+    }
+    for larger in [json!({"k": vec![json!({}); 5001]}), json!({"x": ""})] {
+        let violations = merged(&large, larger).unwrap_err();
+        assert_eq!(violations.count(), 2, "{violations}");
+    }
+    // Policies come to the same bounds.
+    assert!(crate::validate_settings(&map(list(&json!({}), 8191))).is_ok());
+    assert!(crate::validate_settings(&map(list(&json!({}), 8192))).is_err());
+}
+
 #[test]
 fn a_refused_write_names_everything_that_is_wrong_with_it() {
     let patch = map(json!({
@@ -185,11 +234,21 @@ fn the_service_side_sees_stamps_and_authors_of_leaves() {
     let leaf = rfc7396(stamp.clone(), &json!({"$lastUpdatedBy": "policy:p@2"}));
     let net = rfc7396(stamp.clone(), &json!({"hz": leaf}));
     assert_eq!(
-        section.to_json_with_metadata(),
+        section.to_json_with_metadata(SectionKind::Desired),
         json!({
             "net": {"hz": 5}, "l": [1], "o": {}, "$version": 2,
             "$metadata": rfc7396(stamp, &json!({"net": net, "l": leaf, "o": leaf})),
         })
+    );
+    // Nodes of reported show no version.
+    let reported = section.to_json_with_metadata(SectionKind::Reported);
+    assert_eq!(
+        reported["$metadata"]["net"]["hz"]["$lastUpdatedBy"],
+        "policy:p@2"
+    );
+    assert!(
+        !reported.to_string().contains("$lastUpdatedVersion"),
+        "{reported}"
     );
     assert_eq!(
         section.to_device_json(),
@@ -315,14 +374,14 @@ proptest! {
             let patch = map(json!({ format!("k{}", index % 2): ["x".repeat(*size), "x".repeat(*size)] }));
             match section.merge(&patch, &by_operator("x", 1), SectionKind::Tags) {
                 Ok(next) => {
-                    let bytes = crate::validate::counted_bytes(next.document());
+                    let bytes = crate::validate::Cost::of(next.document()).counted;
                     prop_assert!(bytes <= 8192);
                     section = next;
                 }
                 Err(error) => {
                     let mut model = section.document().clone();
                     model.extend(patch);
-                    prop_assert!(crate::validate::counted_bytes(&model) > 8192);
+                    prop_assert!(crate::validate::Cost::of(&model).counted > 8192);
                     prop_assert_eq!(error.kind(), ViolationKind::TooLarge);
                 }
             }

@@ -84,6 +84,50 @@ fn a_patch_of_nothing_writes_nothing() {
 }
 
 #[test]
+fn what_is_wrong_in_both_sections_is_told_at_once() {
+    let twin = Twin::new(at(0));
+    let wrong = TwinPatch {
+        tags: Some(map(json!({"a b": 1}))),
+        desired: Some(map(json!({"list": [null]}))),
+    };
+    let large_and_wrong = TwinPatch {
+        tags: Some(map(json!({ "t": vec!["x".repeat(4096); 3] }))),
+        desired: Some(map(json!({"list": [null]}))),
+    };
+    let stamp = by_operator("x", 1);
+    for (patch, expected) in [
+        (wrong, ["tags.[[a b]]", "properties.desired.list[0]"]),
+        (large_and_wrong, ["tags", "properties.desired.list[0]"]),
+    ] {
+        for refused in [
+            twin.patch(&patch, &stamp, None).unwrap_err(),
+            twin.replace(&patch, &stamp, None).unwrap_err(),
+        ] {
+            // What is wrong goes before what is too large.
+            assert_eq!(refused.error_code(), ErrorCode::ARGUMENT_INVALID);
+            let TwinError::Rules(violations) = refused else {
+                panic!("{refused}");
+            };
+            let paths: Vec<_> = violations.list().iter().map(|v| v.path.as_str()).collect();
+            assert_eq!(paths, expected);
+            assert_eq!(violations.kind(), crate::ViolationKind::Invalid);
+        }
+    }
+    let flood = TwinPatch {
+        tags: Some(map(json!({ "l": vec![Value::Null; 60] }))),
+        desired: Some(map(json!({ "l": vec![Value::Null; 60] }))),
+    };
+    let Err(TwinError::Rules(violations)) = twin.patch(&flood, &stamp, None) else {
+        panic!("accepted");
+    };
+    assert_eq!((violations.count(), violations.list().len()), (120, 64));
+    assert!(
+        violations.to_string().ends_with("and 56 more"),
+        "{violations}"
+    );
+}
+
+#[test]
 fn a_device_hears_the_patch_as_sent() {
     let twin = written(&Twin::new(at(0)), &desired(json!({"a": 1}))).twin;
     let write = written(&twin, &desired(json!({"a": 1, "b": null, "$version": 9})));

@@ -2,7 +2,7 @@
 
 use serde_json::{Number, Value};
 
-use super::{Rule, Violation, ViolationKind, Violations, counted_bytes, quote};
+use super::{Cost, Rule, Violation, ViolationKind, Violations, quote};
 use crate::Map;
 use crate::limits::{
     DEPTH_MAX, INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, QUOTE_CHARS_MAX, STRING_BYTES_MAX,
@@ -82,16 +82,41 @@ impl<'a> Judge<'a> {
         self.too_deep
     }
 
-    /// Judges the section's size before and after. Only growth is refused (spec 2.1), so that an
+    /// Judges what the section costs before and after. Only growth is refused (spec 2.1), so that an
     /// operator can shrink a section which a later, smaller limit found too large.
     pub(crate) fn size(&mut self, before: &Map, after: &Map) {
-        let limit = self.kind.bytes_max();
-        let size = counted_bytes(after);
-        if size <= limit || size <= counted_bytes(before) {
+        let (kind, after) = (self.kind, Cost::of(after));
+        if after.fits(kind) {
             return;
         }
+        let before = Cost::of(before);
         self.path.clear();
-        self.breach(Rule::SectionSize, format!("{size} bytes after the write"));
+        let mut judge = |rule, limit: usize, before: usize, after: usize, what: &str| {
+            if after > limit && after > before {
+                self.breach(rule, format!("{after} {what} after the write"));
+            }
+        };
+        judge(
+            Rule::SectionSize,
+            kind.bytes_max(),
+            before.counted,
+            after.counted,
+            "bytes",
+        );
+        judge(
+            Rule::SectionText,
+            kind.text_bytes_max(),
+            before.text,
+            after.text,
+            "bytes of JSON text",
+        );
+        judge(
+            Rule::SectionValues,
+            kind.values_max(),
+            before.values,
+            after.values,
+            "values",
+        );
     }
 
     /// Notes that the section has no next version.

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::Map;
 use crate::section::{Section, SectionKind};
 use crate::testing::{by_operator, map};
 
@@ -102,7 +103,7 @@ fn a_flood_of_breaches_is_counted_and_cut() {
 
 #[test]
 fn size_counts_what_the_documents_say() {
-    let bytes = |value| counted_bytes(&map(value));
+    let bytes = |value| Cost::of(&map(value)).counted;
     assert_eq!(bytes(json!({})), 0);
     assert_eq!(bytes(json!({"ab": "xyz"})), 5);
     assert_eq!(bytes(json!({"k": 123_456_789, "l": 0.1})), 18);
@@ -179,6 +180,36 @@ fn model_bytes(document: &Map) -> usize {
     counted.len() + 8 * numbers + 4 * booleans
 }
 
+/// Members and elements, told over the pieces.
+fn model_values(document: &Map) -> usize {
+    let mut todo: Vec<&Value> = document.values().collect();
+    let mut count = 0;
+    while let Some(value) = todo.pop() {
+        count += 1;
+        match value {
+            Value::Array(elements) => todo.extend(elements),
+            Value::Object(members) => todo.extend(members.values()),
+            _ => {}
+        }
+    }
+    count
+}
+
+/// Values that count little or nothing, and some that count.
+fn empties() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({}),
+        json!([]),
+        json!(""),
+        json!("\u{1}"),
+        json!("\u{1}\u{2}\u{3}"),
+        json!([[]]),
+        json!("\"\\"),
+        json!(true),
+        json!(-1.234_567_890_123_456_7e-300),
+    ])
+}
+
 #[test]
 fn every_rule_has_the_code_that_clients_branch_on() {
     for (document, code) in [
@@ -209,7 +240,40 @@ fn every_rule_has_the_code_that_clients_branch_on() {
 proptest! {
     #[test]
     fn the_size_of_a_document_is_what_a_plain_model_counts(document in sized()) {
-        prop_assert_eq!(counted_bytes(&document), model_bytes(&document));
+        let cost = Cost::of(&document);
+        prop_assert_eq!(cost.counted, model_bytes(&document));
+        prop_assert_eq!(cost.text, Value::Object(document.clone()).to_string().len());
+        prop_assert_eq!(cost.values, model_values(&document));
+    }
+
+    #[test]
+    fn a_section_never_costs_more_than_it_may(
+        patches in prop::collection::vec((0..6_usize, empties(), 0..4000_usize), 1..8),
+    ) {
+        let stamp = by_operator("x", 1);
+        let mut section = Section::new(&stamp);
+        for (key, element, count) in patches {
+            let patch = map(json!({ format!("k{key}"): vec![element; count] }));
+            let mut merged = section.document().clone();
+            crate::patch::apply_to_object(&patch, &mut merged);
+            let costs = |document: &Map| {
+                let text = Value::Object(document.clone()).to_string().len();
+                [model_bytes(document), text, model_values(document)]
+            };
+            let (before, after) = (costs(section.document()), costs(&merged));
+            let limits = [8192, 4 * 8192, 8192 / 4];
+            let fits = (0..3).all(|i| after[i] <= limits[i] || after[i] <= before[i]);
+            match section.merge(&patch, &stamp, SectionKind::Tags) {
+                Ok(next) => {
+                    prop_assert!(fits);
+                    section = next;
+                }
+                Err(error) => {
+                    prop_assert!(!fits);
+                    prop_assert_eq!(error.error_code().to_string(), "403100 TwinSectionTooLarge");
+                }
+            }
+        }
     }
 
     #[test]

@@ -40,6 +40,11 @@ fn damaged() -> Damaged {
     }
 }
 
+fn query(text: &str) -> Error {
+    let error = twin::Condition::parse(text).expect_err("it is no condition");
+    Error::query("query", error)
+}
+
 /// One of every variant, with the number and the name that IoT Hub's table has (spec §2.5, §6.3).
 fn all() -> Vec<(Error, u32, &'static str)> {
     let large = serde_json::json!({
@@ -77,16 +82,8 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             400_006,
             "IotHubFormatError",
         ),
-        (
-            Error::Query(twin::Condition::parse("a = = 1").unwrap_err()),
-            400_004,
-            "ArgumentInvalid",
-        ),
-        (
-            Error::Query(twin::Condition::parse(&"a".repeat(9000)).unwrap_err()),
-            412_001,
-            "PreconditionFailed",
-        ),
+        (query("a = = 1"), 400_004, "ArgumentInvalid"),
+        (query(&"a".repeat(9000)), 412_001, "PreconditionFailed"),
         (
             Error::QueryTooSlow { seconds: 1 },
             504_101,
@@ -248,6 +245,7 @@ fn all() -> Vec<(Error, u32, &'static str)> {
         ),
         (Error::Stopping, 503_001, "ServiceUnavailable"),
         (Error::Damaged(damaged()), 500_001, "ServerError"),
+        (Damaged::undecided("d").into(), 400_003, "InvalidOperation"),
         (Error::Secret(SecretError::Open), 500_001, "ServerError"),
         (
             Error::Store(store::Error::Damaged(damaged())),

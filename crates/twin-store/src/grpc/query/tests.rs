@@ -181,7 +181,15 @@ async fn the_queries_of_the_specification_answer() {
         (
             "SELECT deviceId, lastActivityTime AS t FROM devices \
              WHERE IS_DEFINED(properties.reported.fw) AND deviceId < 'd05'",
-            json!([{"deviceId": "d00"}, {"deviceId": "d04"}]),
+            json!([
+                {"deviceId": "d00", "t": "0001-01-01T00:00:00Z"},
+                {"deviceId": "d04", "t": "0001-01-01T00:00:00Z"},
+            ]),
+        ),
+        (
+            "SELECT COUNT() AS n FROM devices WHERE lastActivityTime < '2000-01-01' \
+             AND statusUpdateTime = '0001-01-01' AND modelId = ''",
+            json!([{"n": 20}]),
         ),
         (
             "SELECT * FROM devices.modules WHERE properties.reported.status='scanning' \
@@ -464,5 +472,79 @@ async fn explain_tells_what_the_store_decides_and_by_which_index() {
     assert_eq!(
         (plan.indexes.len(), plan.residual_condition.as_str()),
         (0, "")
+    );
+}
+
+/// A device must not stop an operator's query by filling its twin, nor hide from it unnoticed.
+#[tokio::test]
+async fn a_twin_that_is_too_costly_to_judge_is_named_and_the_others_are_answered() {
+    let hub = Hub::new().await;
+    for (name, elements) in [("d0", 2), ("d1", 8191), ("d2", 3)] {
+        let mut record = record(name, "g");
+        report(&mut record, json!({ "a": vec![true; elements] }));
+        hub.put(record).await;
+    }
+    let condition = "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = y AND y = false)) \
+                     OR ARRAY_LENGTH(reported.a) = 2";
+    for (query, rows) in [
+        (
+            format!("SELECT deviceId FROM devices WHERE {condition}"),
+            json!([{"deviceId": "d0"}]),
+        ),
+        (
+            format!("SELECT deviceId FROM devices WHERE {condition} ORDER BY tags.a"),
+            json!([{"deviceId": "d0"}]),
+        ),
+        (
+            format!("SELECT COUNT() AS n FROM devices WHERE {condition}"),
+            json!([{"n": 1}]),
+        ),
+    ] {
+        let page = hub.page(&query, 10, "").await.expect("answered");
+        let found: Vec<Value> = page
+            .rows_json
+            .iter()
+            .map(|row| serde_json::from_str(row).expect("JSON"))
+            .collect();
+        assert_eq!(Value::from(found), rows, "{query}");
+        assert_eq!(page.damaged, ["devices/d1"], "{query}");
+    }
+}
+
+/// Groups that come and go between two pages do not shift the others.
+#[tokio::test]
+async fn pages_of_groups_go_on_behind_the_last_one() {
+    let hub = Hub::new().await;
+    let put = async |name: &str, site: &str| {
+        let mut record = record(name, "g");
+        record.twin.tags.document = json!({ "site": site }).to_string();
+        hub.put(record).await;
+    };
+    for (name, site) in [("d0", "b"), ("d1", "d"), ("d2", "f"), ("d3", "h")] {
+        put(name, site).await;
+    }
+    let query = "SELECT tags.site AS s FROM devices GROUP BY tags.site";
+    let first = hub.page(query, 2, "").await.expect("a page");
+    assert_eq!(first.rows_json, [r#"{"s":"b"}"#, r#"{"s":"d"}"#]);
+    // One before goes, one before comes, the last one given goes, one behind comes.
+    hub.delete("d0").await;
+    hub.delete("d1").await;
+    put("d4", "a").await;
+    put("d5", "g").await;
+    let second = hub.page(query, 2, &first.next_page_token).await;
+    let second = second.expect("a page");
+    assert_eq!(second.rows_json, [r#"{"s":"f"}"#, r#"{"s":"g"}"#]);
+    let third = hub.page(query, 2, &second.next_page_token).await;
+    let third = third.expect("a page");
+    assert_eq!(third.rows_json, [r#"{"s":"h"}"#]);
+    assert_eq!(third.next_page_token, "");
+    let top = format!(
+        "{} ORDER BY s DESC",
+        query.replace("SELECT", "SELECT TOP 3")
+    );
+    let all = hub.all(&top, 2).await;
+    assert_eq!(
+        Value::from(all),
+        json!([{"s": "h"}, {"s": "g"}, {"s": "f"}])
     );
 }

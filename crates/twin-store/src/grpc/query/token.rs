@@ -10,14 +10,15 @@ use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use twin::IdentityKey;
-use twin::query::{Position, Statement};
+use twin::query::{GroupPosition, Position, Statement};
 
 /// Rises when the form changes.
 const VERSION: u64 = 1;
 /// Hexadecimal digits of the digest: it tells queries apart and defends nothing.
 const DIGEST_DIGITS: usize = 16;
-/// Longest token read: the values of four keys of an order, of 32 KiB each at most.
-const BYTES_MAX: usize = 256 * 1024;
+/// Longest token read: the values of four keys of an order and of eight of groups, of 4 KiB each, in
+/// which each byte may be an escape of seven.
+const BYTES_MAX: usize = 512 * 1024;
 
 /// A token, read.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +41,8 @@ pub(super) enum Place {
     Key(IdentityKey),
     /// Behind a position of an order.
     Position(Position),
-    /// At a row of an aggregated answer.
-    Row(usize),
+    /// Behind a group of an aggregated answer.
+    Group(GroupPosition),
 }
 
 /// Why a token is refused.
@@ -81,7 +82,7 @@ impl Token {
             Place::Start => Value::Null,
             Place::Key(key) => json!({ "key": key.to_string() }),
             Place::Position(position) => json!({ "position": position.encode() }),
-            Place::Row(row) => json!({ "row": row }),
+            Place::Group(position) => json!({ "group": position.encode() }),
         };
         let now = self.now.to_string();
         let content = json!([VERSION, self.digest, now, self.given, place]).to_string();
@@ -137,8 +138,9 @@ fn place_of(place: &Value, statement: &Statement) -> Option<Place> {
         let position = Position::decode(position.as_str()?, &statement.directions()).ok()?;
         return Some(Place::Position(position));
     }
-    let row = place.get("row")?.as_u64()?;
-    Some(Place::Row(usize::try_from(row).ok()?))
+    let group = place.get("group")?.as_str()?;
+    let position = GroupPosition::decode(group, statement).ok()?;
+    Some(Place::Group(position))
 }
 
 /// Of the canonical text: blanks and the case of keywords do not make another query.
@@ -173,7 +175,7 @@ mod tests {
             )],
             key.clone(),
         );
-        for place in [Place::Key(key), Place::Position(position), Place::Row(7)] {
+        for place in [Place::Key(key), Place::Position(position)] {
             let token = Token::first(&query, now()).next(place, 12);
             let text = token.print();
             assert_eq!(Token::parse(&text, &query), Ok(token));
@@ -182,6 +184,16 @@ mod tests {
             let other = statement("SELECT deviceId FROM devices ORDER BY tags.other DESC");
             assert_eq!(Token::parse(&text, &other), Err(TokenError::OtherQuery));
         }
+    }
+
+    #[test]
+    fn a_token_of_groups_comes_back_for_as_many_keys() {
+        let groups = |by: &str| statement(&format!("SELECT COUNT() FROM devices GROUP BY {by}"));
+        let query = groups("tags.a, tags.b");
+        let place = GroupPosition::decode(r#"[[],[[true,null],[["a"],"[1]"]]]"#, &query).unwrap();
+        let token = Token::first(&query, now()).next(Place::Group(place.clone()), 3);
+        assert_eq!(Token::parse(&token.print(), &query), Ok(token));
+        assert!(GroupPosition::decode(&place.encode(), &groups("tags.a")).is_err());
     }
 
     #[test]

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use twin::IdentityKey;
 use wire::InvalidField;
-use wire::names::{identity_name, parse_identity};
+use wire::names::identity_name;
 use wire::twin::v1 as proto;
 
 use crate::error::{Error, ReadError};
 use crate::grpc::filter::{Filter, show};
+use crate::grpc::list_place::{list_token, place};
 use crate::grpc::read_mask::ReadMask;
-use crate::grpc::token::{self, Kind};
+use crate::grpc::token;
 use crate::grpc::{Api, identity, page_size, report_damaged};
 use crate::record::Damaged;
+use crate::search::Turn;
 use crate::store::{Loaded, Search, Selection, Source};
 
 /// Names of one batch.
@@ -31,17 +31,6 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Twins looked at for one page of a filtered list, so that a call ends in time whatever the
 /// filter; a page may then be short, or empty with a token.
 const SCAN_MAX: usize = 5000;
-
-/// Where the next page of a list starts.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    /// Of what the list was asked for.
-    list: String,
-    /// Behind which twin.
-    after: String,
-    /// What `NOW()` is on every page.
-    now: String,
-}
 
 impl Api {
     pub(super) async fn one(&self, request: proto::GetTwinRequest) -> Result<proto::Twin, Error> {
@@ -129,6 +118,7 @@ impl Api {
         };
         let mut answer = proto::ListTwinsResponse::default();
         let (mut scanned, mut bytes) = (0, 0);
+        let mut turn = Turn::begin();
         loop {
             let search = Search {
                 source: Source::All,
@@ -146,6 +136,7 @@ impl Api {
             answer.damaged.extend(damaged);
             scanned += page.records.len();
             for record in &page.records {
+                turn.share().await;
                 let shown = match filter.passes(record, now) {
                     Ok(false) => continue,
                     Ok(true) => show(record, &mask),
@@ -163,14 +154,14 @@ impl Api {
                 }
                 if answer.twins.len() >= size || bytes >= PAGE_BYTES {
                     // It may turn out that nothing follows; an empty last page is allowed.
-                    answer.next_page_token = page_token(&list, &record.key, now);
+                    answer.next_page_token = list_token(&list, &record.key, now);
                     return Ok(answer);
                 }
             }
             after = page.next;
             match &after {
                 Some(next) if scanned >= SCAN_MAX => {
-                    answer.next_page_token = page_token(&list, next, now);
+                    answer.next_page_token = list_token(&list, next, now);
                     return Ok(answer);
                 }
                 Some(_) => {}
@@ -183,31 +174,4 @@ impl Api {
 /// The resource name in a report of damage, as far as it is one.
 fn damaged_name(key: &str) -> String {
     IdentityKey::parse_path(key).map_or_else(|_| key.to_owned(), |key| identity_name(&key))
-}
-
-fn page_token(list: &str, after: &IdentityKey, now: Timestamp) -> String {
-    let place = Place {
-        list: list.to_owned(),
-        after: identity_name(after),
-        now: now.to_string(),
-    };
-    token::seal(Kind::Page, &place)
-}
-
-fn place(token: &str, list: &str) -> Result<Option<(IdentityKey, Timestamp)>, Error> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let place: Place = token::open(Kind::Page, token)
-        .ok_or_else(|| InvalidField::new("page_token", "is not one that this service gave"))?;
-    if place.list != list {
-        let problem = "is of a list with another filter; start again without it";
-        return Err(InvalidField::new("page_token", problem).into());
-    }
-    let after = parse_identity("page_token", &place.after)?;
-    let now = place
-        .now
-        .parse()
-        .map_err(|error| InvalidField::new("page_token", error))?;
-    Ok(Some((after, now)))
 }

@@ -25,7 +25,10 @@ pub(super) fn operand(
         Attribute::Status => Ok(Operand::of_text(status(sql.dialect).to_owned())),
         Attribute::Version => Ok(Operand::of_number(in_body(&["version"], sql)?.number())),
         Attribute::StatusReason => text_in_body("status_reason", sql),
-        Attribute::ModelId => text_in_body("model_id", sql),
+        Attribute::ModelId => {
+            let id = in_body(&["model_id"], sql)?.text();
+            Ok(Operand::of_text(format!("coalesce({id}, '')")))
+        }
         Attribute::GenerationId => text_in_body("generation", sql),
         Attribute::CloudToDeviceMessageCount => Ok(Operand::of_number(sql.number(0.0))),
         Attribute::ConnectionState => {
@@ -48,10 +51,12 @@ pub(super) fn operand(
             let edge = in_body(&["iot_edge"], sql)?.boolean();
             Ok(Operand::of_boolean(format!("coalesce({edge}, FALSE)")))
         }
-        Attribute::StatusUpdateTime => instant(Instant::in_body("status_updated_at", sql)?),
+        Attribute::StatusUpdateTime => {
+            instant(Instant::in_body("status_updated_at", sql)?.or_never())
+        }
         Attribute::CreateTime => instant(Instant::in_body("created_at", sql)?),
         Attribute::UpdateTime => instant(Instant::in_body("updated_at", sql)?),
-        Attribute::LastActivityTime => instant(Instant::last_activity(sql)?),
+        Attribute::LastActivityTime => instant(Instant::last_activity(sql)?.or_never()),
         // What is rarely searched for, or made of more than one value.
         Attribute::Etag
         | Attribute::DeviceEtag

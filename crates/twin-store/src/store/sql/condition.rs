@@ -1,7 +1,7 @@
 //! Conditions as SQL: true, false, or NULL where the evaluator says undefined.
 
 use jiff::Timestamp;
-use twin::query::ast::{CompareOp, Expr, Literal, MemberOp, Path, Set};
+use twin::query::ast::{CompareOp, Expr, Literal, MemberOp, Path, Root, Set};
 
 use super::fragment::{Builder, Residual, joined};
 use super::instant;
@@ -172,6 +172,11 @@ pub(super) fn contains(
     if wanted.instant.is_some() {
         return Err(Residual);
     }
+    // A device fills what it reports: once more for each member, it would keep a store busy for
+    // minutes. The evaluator counts its steps.
+    if path.root == Root::Reported && !scope.members.is_empty() {
+        return Err(Residual);
+    }
     let Some(array) = operand::place(path, scope, sql)? else {
         return Err(Residual);
     };
@@ -193,6 +198,10 @@ fn exists(
     scope: &Scope<'_>,
     sql: &mut Builder,
 ) -> Result<String, Residual> {
+    // As above: one within another is left to the evaluator.
+    if !scope.members.is_empty() {
+        return Err(Residual);
+    }
     let Some(array) = operand::place(path, scope, sql)? else {
         return Err(Residual);
     };

@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use twin::query::ast::{CompareOp, Expr, Function, Literal, TimeUnit};
-use twin::query::datum::parse_instant;
+use twin::query::datum::{NEVER, parse_instant};
 
 use super::condition::word;
 use super::fragment::{Builder, Dialect, Residual};
@@ -70,6 +70,18 @@ impl Instant {
             sql: latest,
             form: Form::Groups,
         }))
+    }
+
+    /// The instant, or that of what never was.
+    pub(super) fn or_never(self) -> Instant {
+        match self.0 {
+            Kind::Stored { sql, form } => {
+                let never = form.text(NEVER);
+                let sql = format!("coalesce({sql}, '{never}')");
+                Instant(Kind::Stored { sql, form })
+            }
+            Kind::Constant(_) => self,
+        }
     }
 
     /// SQL that is NULL if there is none.

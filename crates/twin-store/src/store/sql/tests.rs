@@ -115,6 +115,36 @@ fn nothing_that_a_caller_wrote_is_part_of_a_statement() {
     }
 }
 
+/// A device fills its arrays: what goes through one for each element of another is for the evaluator,
+/// which counts steps.
+#[test]
+fn no_statement_goes_through_a_reported_array_for_each_element_of_another() {
+    for (condition, is_decided) in [
+        ("EXISTS(x IN reported.a WHERE x.b = 1)", true),
+        ("EXISTS(x IN reported.a WHERE x.b IN tags.allowed)", true),
+        (
+            "EXISTS(p IN posture.listeningPorts WHERE p.port NIN tags.ports)",
+            true,
+        ),
+        ("1 IN reported.a AND ARRAY_CONTAINS(reported.b, 2)", true),
+        ("EXISTS(x IN reported.a WHERE x IN reported.b)", false),
+        (
+            "EXISTS(x IN tags.a WHERE NOT ARRAY_CONTAINS(reported.b, x))",
+            false,
+        ),
+        (
+            "EXISTS(x IN tags.a WHERE EXISTS(y IN reported.b WHERE x = y))",
+            false,
+        ),
+    ] {
+        let search = search(condition);
+        for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+            let prepared = Prepared::new(&search, dialect);
+            assert_eq!(prepared.is_decided(), is_decided, "{condition}");
+        }
+    }
+}
+
 #[test]
 fn a_condition_of_a_thousand_parts_is_run() {
     let parts: Vec<_> = (0..1000)

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Number;
 
+use super::steps::weight;
 use super::{Facts, contains, value};
 use crate::limits::QUERY_TEXT_BYTES_MAX;
 use crate::query::ast::{Expr, Function, TimeUnit};
@@ -13,10 +14,12 @@ use crate::query::datum::Datum;
 
 /// What a function makes of its arguments.
 pub(super) fn call<'e>(function: Function, args: &'e [Expr], facts: &Facts<'e>) -> Datum<'e> {
-    let arg = |index: usize| {
-        args.get(index)
-            .map_or(Datum::Undefined, |expr| value(expr, facts))
+    let evaluate = |expr| {
+        let value = value(expr, facts);
+        facts.step(weight(&value));
+        value
     };
+    let arg = |index: usize| args.get(index).map_or(Datum::Undefined, evaluate);
     match function {
         Function::IsDefined
         | Function::IsNull
@@ -35,7 +38,7 @@ pub(super) fn call<'e>(function: Function, args: &'e [Expr], facts: &Facts<'e>) 
         Function::Length | Function::Lower | Function::Upper => arg(0)
             .into_text()
             .map_or(Datum::Undefined, |text| of_text(function, &text)),
-        Function::Concat => concat(args.iter().map(|expr| value(expr, facts))),
+        Function::Concat => concat(args.iter().map(evaluate)),
         Function::Substring => {
             let length = if args.len() > 2 { Some(arg(2)) } else { None };
             substring(arg(0), &arg(1), length.as_ref()).unwrap_or(Datum::Undefined)
@@ -57,7 +60,7 @@ pub(super) fn call<'e>(function: Function, args: &'e [Expr], facts: &Facts<'e>) 
         },
         Function::ArrayContains => match (arg(0), arg(1)) {
             (Datum::Array(elements), wanted) if wanted.is_primitive() => {
-                Datum::Bool(contains(&elements, &wanted))
+                Datum::from_truth(contains(&elements, &wanted, facts))
             }
             _ => Datum::Undefined,
         },

@@ -5,10 +5,13 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::Facts;
-use crate::metadata::NodeMeta;
+use crate::metadata::{NodeMeta, shows_versions};
 use crate::query::ast::{Path, Root};
 use crate::query::datum::Datum;
 use crate::section::SectionKind;
+
+/// Steps in which a node of the metadata is printed.
+const STEPS_PER_NODE: usize = 64;
 
 /// What a path leads to.
 pub(in crate::query) fn resolve<'e>(path: &Path, facts: &Facts<'e>) -> Datum<'e> {
@@ -35,6 +38,7 @@ enum Found<'e> {
 fn find<'e>(path: &Path, facts: &Facts<'e>) -> Found<'e> {
     let twin = facts.twin;
     let keys = path.keys.as_slice();
+    facts.step(keys.len());
     match &path.root {
         Root::Attribute(attribute) if keys.is_empty() => Found::Datum(twin.attribute(*attribute)),
         Root::Attribute(attribute) => below_attribute(twin.attribute(*attribute), keys),
@@ -56,7 +60,7 @@ fn section<'e>(kind: SectionKind, keys: &[String], facts: &Facts<'e>) -> Found<'
         "$version" => facts.twin.section_version(kind).map(Datum::count),
         "$metadata" => {
             let root = facts.twin.section_metadata(kind);
-            root.map(|root| metadata(root, rest))
+            root.map(|root| metadata(root, kind, rest, facts))
         }
         _ => {
             let document = facts.twin.section(kind);
@@ -100,7 +104,12 @@ fn below_attribute<'e>(attribute: Datum<'e>, keys: &[String]) -> Found<'e> {
 }
 
 /// A node of `$metadata`, or one of its stamps, without making the rest of the tree.
-fn metadata<'e>(root: &'e NodeMeta, keys: &[String]) -> Datum<'e> {
+fn metadata<'e>(
+    root: &'e NodeMeta,
+    kind: SectionKind,
+    keys: &[String],
+    facts: &Facts<'_>,
+) -> Datum<'e> {
     let mut node = root;
     let mut is_root = true;
     for (index, key) in keys.iter().enumerate() {
@@ -114,14 +123,19 @@ fn metadata<'e>(root: &'e NodeMeta, keys: &[String]) -> Datum<'e> {
         let is_leaf = !is_root && node.children.is_empty();
         return match key.as_str() {
             "$lastUpdated" if is_last => Datum::Instant(node.updated_at),
-            "$lastUpdatedVersion" if is_last => Datum::count(node.version.get()),
+            "$lastUpdatedVersion" if is_last && shows_versions(kind) => {
+                Datum::count(node.version.get())
+            }
             "$lastUpdatedBy" if is_last && is_leaf => Datum::owned(json!(node.by.to_string())),
             _ => Datum::Undefined,
         };
     }
+    if !facts.step(STEPS_PER_NODE * node.count()) {
+        return Datum::Undefined;
+    }
     Datum::Object(Cow::Owned(if is_root {
-        node.to_public_json()
+        node.to_public_json(kind)
     } else {
-        node.to_public_json_below()
+        node.to_public_json_below(kind)
     }))
 }

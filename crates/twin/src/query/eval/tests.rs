@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::query::ast::Function;
-use crate::query::{Condition, TwinView, Vocabulary};
+use crate::query::{Condition, Datum, LazyPosture, LazySection, LazyTwin, TwinView, Vocabulary};
 use crate::testing::{at, map};
 
 /// What a condition is of a twin whose tags these are: true, false or undefined.
@@ -143,6 +143,90 @@ fn a_text_that_is_made_stays_bounded() {
     let tags = json!({"t": "\u{390}".repeat(2048)});
     let upper = "UPPER(CONCAT(tags.t, tags.t, tags.t, tags.t))";
     assert_eq!(judge_with(&format!("LENGTH({upper}) > 0"), &tags), None);
+}
+
+/// A twin whose reported section is as costly as one may be.
+fn costly() -> crate::Map {
+    map(json!({"a": vec![true; 8191], "t": "x".repeat(4096)}))
+}
+
+/// Whether a condition holds of it, and whether it was decided.
+#[track_caller]
+fn decided(text: &str, now: Option<Timestamp>) -> (bool, bool) {
+    let condition = match Condition::parse_in(text, Vocabulary::Query) {
+        Ok(condition) => condition,
+        Err(error) => panic!("{text}\n{error}"),
+    };
+    let reported = Value::Object(costly()).to_string();
+    let twin = LazyTwin {
+        attributes: |_| Datum::Undefined,
+        tags: LazySection::new("{}", "{}", 1),
+        desired: LazySection::new("{}", "{}", 1),
+        reported: LazySection::new(&reported, "{}", 1),
+        posture: LazyPosture::from_text(""),
+        undecided: false.into(),
+    };
+    let holds = match now {
+        Some(now) => condition.matches_at(&twin, now),
+        None => condition.matches(&twin),
+    };
+    (holds, !twin.is_undecided())
+}
+
+/// A device fills its arrays, a caller writes the query: both together must not take for ever, as
+/// this test would if steps were not counted.
+#[test]
+fn a_twin_that_takes_too_many_steps_is_undecided_and_soon_so() {
+    let list = vec!["5"; 1000].join(", ");
+    for text in [
+        &format!(
+            "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = 1 OR y IN [{list}]))"
+        ),
+        "NOT EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE x = 1 AND y = 1))",
+        "EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE NOT IS_DEFINED(y)))",
+        "EXISTS(x IN reported.a WHERE x NIN reported.a AND false)",
+        "EXISTS(x IN reported.a WHERE ARRAY_CONTAINS(reported.a, 1))",
+        &format!("EXISTS(x IN reported.a WHERE x IN [{list}])"),
+        &format!(
+            "EXISTS(x IN reported.a WHERE {})",
+            vec!["UPPER(CONCAT(reported.t, reported.t)) = 'x'"; 100].join(" OR ")
+        ),
+        &format!(
+            "EXISTS(x IN reported.a WHERE {})",
+            vec!["AS_DATE('2026-01-01') > NOW()"; 200].join(" OR ")
+        ),
+    ] {
+        assert_eq!(decided(text, Some(at(0))), (false, false), "{text}");
+    }
+}
+
+#[test]
+fn what_people_ask_of_the_largest_twin_is_decided() {
+    for (text, holds) in [
+        ("EXISTS(x IN reported.a WHERE x = true)", true),
+        ("EXISTS(x IN reported.a WHERE x = false)", false),
+        ("NOT EXISTS(x IN reported.a WHERE x = false)", true),
+        (
+            "NOT EXISTS(x IN reported.a WHERE x != true OR NOT IS_BOOL(x) OR IS_NULL(x) \
+             OR x IN [1, 2, 3, 4, 5, 6, 7, 8, 'a', 'b', 'c', 'd', null])",
+            true,
+        ),
+        (
+            "ARRAY_CONTAINS(reported.a, true) AND 1 NIN reported.a",
+            true,
+        ),
+        (
+            "ARRAY_LENGTH(reported.a) = 8191 AND LENGTH(reported.t) = 4096",
+            true,
+        ),
+        // A true part decides before the costly one is looked at.
+        (
+            "true OR EXISTS(x IN reported.a WHERE EXISTS(y IN reported.a WHERE y = 1))",
+            true,
+        ),
+    ] {
+        assert_eq!(decided(text, None), (holds, true), "{text}");
+    }
 }
 
 #[test]

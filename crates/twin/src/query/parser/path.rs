@@ -52,6 +52,7 @@ impl Parser<'_> {
     fn key(&mut self) -> Result<String, QueryError> {
         let key = match self.peek() {
             Token::Word(key) | Token::Quoted(key) => key.clone(),
+            Token::Text(key) if !key.is_empty() => key.clone(),
             Token::Number(_) => {
                 let error = self.unexpected("a key");
                 return Err(error.with_hint("a key that begins with a digit is written [[5g]]"));

@@ -23,6 +23,8 @@ pub(in crate::query) fn parse(text: &str) -> Result<Statement, QueryError> {
 struct PlacedItem {
     item: Item,
     place: usize,
+    /// Its name is the author's, and not that of its value.
+    named: bool,
 }
 
 impl Parser<'_> {
@@ -123,10 +125,10 @@ impl Parser<'_> {
                 return Err(self.unexpected(&expected));
             }
             let placed = self.item()?;
-            if items
-                .iter()
-                .any(|other| other.item.name == placed.item.name)
-            {
+            let clashes = |other: &PlacedItem| {
+                other.item.name == placed.item.name && (other.named || placed.named)
+            };
+            if items.iter().any(clashes) {
                 let found = &placed.item.name;
                 let error = self.error_at(placed.place, "items of different names");
                 return Err(
@@ -135,6 +137,7 @@ impl Parser<'_> {
             }
             items.push(placed);
             if !self.take_sign(",") {
+                number_names(&mut items);
                 return Ok(items);
             }
         }
@@ -143,13 +146,14 @@ impl Parser<'_> {
     fn item(&mut self) -> Result<PlacedItem, QueryError> {
         let place = self.next;
         let value = self.item_value()?;
-        let name = if self.take_keyword("AS") {
+        let named = self.take_keyword("AS");
+        let name = if named {
             self.name()?
         } else {
             value.natural_name()
         };
         let item = Item { value, name };
-        Ok(PlacedItem { item, place })
+        Ok(PlacedItem { item, place, named })
     }
 
     fn item_value(&mut self) -> Result<ItemValue, QueryError> {
@@ -265,7 +269,7 @@ impl Parser<'_> {
                 error.with_hint("SELECT tags.site, COUNT() AS n FROM devices GROUP BY tags.site")
             );
         }
-        for PlacedItem { item, place } in items {
+        for PlacedItem { item, place, .. } in items {
             let ItemValue::Path(path) = &item.value else {
                 continue;
             };
@@ -346,6 +350,26 @@ impl Parser<'_> {
     fn is_dotted(&self) -> bool {
         let after = self.tokens.get(self.next + 1);
         after.is_some_and(|placed| placed.token == Token::Sign("."))
+    }
+}
+
+/// Items to which nobody gave a name, and whose values have the same one, get a number behind it:
+/// `a`, `a_2`, `a_3`.
+fn number_names(items: &mut [PlacedItem]) {
+    for index in 1..items.len() {
+        let (before, rest) = items.split_at(index);
+        let Some(own) = rest.first().map(|placed| &placed.item.name) else {
+            return;
+        };
+        if before.iter().all(|other| other.item.name != *own) {
+            continue;
+        }
+        let is_free = |name: &String| items.iter().all(|other| other.item.name != *name);
+        // Of so many numbers one is free, because there are fewer items.
+        let mut numbered = (2..=QUERY_ITEMS_MAX + 1).map(|number| format!("{own}_{number}"));
+        if let Some(name) = numbered.find(is_free) {
+            items[index].item.name = name;
+        }
     }
 }
 

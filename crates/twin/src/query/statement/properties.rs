@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::query::ast::Root;
 use crate::query::tests::{condition, path};
-use crate::query::{Aggregator, TwinView};
+use crate::query::{Aggregator, GroupPosition, TwinView};
 use crate::testing::{at, map};
 
 fn name() -> impl Strategy<Value = String> {
@@ -259,6 +259,76 @@ proptest! {
                 }
                 (found, expected) => prop_assert_eq!(found.cloned(), expected),
             }
+        }
+    }
+}
+
+/// Groups of a query over these twins, page by page; between two pages other twins come and go.
+fn pages(
+    text: &str,
+    size: usize,
+    before: &[Value],
+    after: &[Value],
+) -> Result<Vec<Vec<Map>>, TestCaseError> {
+    let statement = Statement::parse(text).unwrap();
+    let (mut place, mut pages) = (None, Vec::new());
+    loop {
+        let mut aggregator = Aggregator::new(&statement);
+        let twins = if pages.is_empty() { before } else { after };
+        for (device, tags) in twins.iter().enumerate() {
+            with_view(device, tags, |view| aggregator.add(view)).unwrap();
+        }
+        let page = aggregator.into_page(size, place.as_ref());
+        let last = page.rows.last().map(|(position, _)| position.clone());
+        prop_assert!(page.rows.len() == size || !page.more);
+        pages.push(page.rows.into_iter().map(|(_, row)| row).collect());
+        if !page.more {
+            return Ok(pages);
+        }
+        let last: GroupPosition = last.expect("a page with more behind it has rows");
+        let read = GroupPosition::decode(&last.encode(), &statement);
+        prop_assert_eq!(read.as_ref(), Ok(&last));
+        place = Some(last);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_group_that_nobody_touches_is_in_exactly_one_page(
+        stays in prop::collection::vec(some_tags(), 0..20),
+        goes in prop::collection::vec(0..9_i32, 0..6),
+        comes in prop::collection::vec(0..9_i32, 0..6),
+        size in 1..5_usize,
+        order in prop::sample::select(vec!["", " ORDER BY n DESC", " ORDER BY tags.k DESC, n"]),
+    ) {
+        let text = format!(
+            "SELECT tags.k AS k, COUNT() AS n FROM devices GROUP BY tags.k{order}"
+        );
+        // Keys of their own, which lie between those of the others.
+        let others = |numbers: &[i32]| -> Vec<Value> {
+            let tags = numbers.iter().map(|n| match n % 3 {
+                0 => json!({"k": f64::from(*n) + 0.25}),
+                1 => json!({"k": format!("own {n}")}),
+                _ => json!({"k": [n, "x".repeat(80)]}),
+            });
+            tags.collect()
+        };
+        let before = [stays.clone(), others(&goes)].concat();
+        let after = [stays.clone(), others(&comes)].concat();
+        let seen: Vec<Map> = pages(&text, size, &before, &after)?.concat();
+        let alone: Vec<Map> = pages(&text, usize::MAX, &stays, &stays)?.concat();
+        let own: Vec<_> = seen.iter().filter(|row| alone.contains(row)).cloned().collect();
+        prop_assert_eq!(own, alone);
+        // Without changes the pages are the answer.
+        let all: Vec<Map> = pages(&text, usize::MAX, &before, &before)?.concat();
+        prop_assert_eq!(pages(&text, size, &before, &before)?.concat(), all);
+    }
+
+    #[test]
+    fn a_text_is_no_place_of_a_group_or_one(text: String) {
+        let statement = Statement::parse("SELECT COUNT() FROM devices GROUP BY tags.a").unwrap();
+        if let Ok(place) = GroupPosition::decode(&text, &statement) {
+            prop_assert_eq!(GroupPosition::decode(&place.encode(), &statement), Ok(place));
         }
     }
 }

@@ -72,6 +72,7 @@ impl Stored {
             desired: LazySection::new(&self.desired_texts.0, &self.desired_texts.1, 2),
             reported: LazySection::new(&self.reported, "not json", 9),
             posture: LazyPosture::from_text(&self.posture),
+            undecided: false.into(),
         }
     }
 }
@@ -187,7 +188,7 @@ fn a_whole_twin_has_metadata_and_versions() {
     assert_eq!(row["tags"], json!({"site": "Lyon", "floor": 2}));
     assert_eq!(
         row["properties"]["desired"],
-        twin.desired.to_json_with_metadata()
+        twin.desired.to_json_with_metadata(SectionKind::Desired)
     );
     assert_eq!(row["properties"]["reported"]["$version"], 9);
     assert_eq!(row["posture"]["failedLogins"], 7);
@@ -310,6 +311,41 @@ fn arrays_and_objects_are_group_keys() {
             json!({"k": {"a": 1}, "count": 1}),
         ]
     );
+}
+
+#[test]
+fn items_without_a_name_are_numbered_and_names_given_twice_are_refused() {
+    for (text, names) in [
+        ("tags.a, reported.a, posture.a", vec!["a", "a_2", "a_3"]),
+        ("tags.a, tags.b AS a_2, reported.a", vec!["a", "a_2", "a_3"]),
+        ("tags.a, reported.a, tags.a_2", vec!["a", "a_3", "a_2"]),
+        (
+            "AVG(tags.a), AVG(tags.b), COUNT()",
+            vec!["avg", "avg_2", "count"],
+        ),
+    ] {
+        let text = format!("SELECT {text} FROM devices");
+        let statement = parse(&text);
+        let Select::Items(items) = statement.select() else {
+            panic!("{text}");
+        };
+        let found: Vec<_> = items.iter().map(|item| item.name.as_str()).collect();
+        assert_eq!(found, names, "{text}");
+        assert_eq!(parse(&statement.to_string()).select(), statement.select());
+    }
+    let row = rows(
+        "SELECT tags.floor, version, tags.floor FROM devices WHERE deviceId = 'd1'",
+        &[site("d1", "Lyon", 2)],
+    );
+    assert_eq!(row, [json!({"floor": 2, "version": 5, "floor_2": 2})]);
+    for text in [
+        "tags.a AS x, tags.b AS x",
+        "tags.a, tags.b AS a",
+        "tags.b AS a, tags.a",
+    ] {
+        let error = Statement::parse(&format!("SELECT {text} FROM devices")).expect_err(text);
+        assert!(error.to_string().contains("name one with AS"), "{error}");
+    }
 }
 
 #[test]
@@ -532,7 +568,7 @@ fn mistakes_are_told_with_place_and_hint() {
         "SELECT * FROM devices LIMIT 10",
         "SELECT TOP 0 * FROM devices",
         "SELECT DISTINCT tags.site FROM devices",
-        "SELECT tags.a, reported.a FROM devices",
+        "SELECT tags.a, reported.b AS a FROM devices",
         "SELECT tags.a, COUNT() FROM devices",
         "SELECT * FROM devices GROUP BY tags.a",
         "SELECT COUNT(tags.a) FROM devices",

@@ -8,7 +8,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use twin::query::Expr;
 
-use super::generate::{conditions, twins};
+use super::generate::{by_own_numbers, conditions, twins};
 use super::*;
 use crate::lookup;
 use crate::record::Record;
@@ -128,6 +128,26 @@ async fn check(
 ) -> usize {
     let mut decided = 0;
     let strategy = conditions(3, 0);
+    for record in records {
+        // The numbers of a few are enough.
+        for text in by_own_numbers(record).into_iter().take(4) {
+            let condition = Condition::parse_in(&text, Vocabulary::Query);
+            let search = Search {
+                source: Source::All,
+                condition: condition.expect(&text).scope().clone(),
+                now: now(),
+                after: None,
+                limit: 100,
+            };
+            let context = format!("{context}, {text}");
+            let found = found(store, &search, &context).await;
+            assert!(found.contains(&record.key.to_string()), "{context}");
+            assert!(
+                evaluated(&search, records).contains(&record.key.to_string()),
+                "{context}"
+            );
+        }
+    }
     for _ in 0..CONDITIONS {
         let expr = one(runner, &strategy);
         let search = Search {
