@@ -39,9 +39,13 @@ impl Api {
         };
         let mut changes: Vec<proto::DesiredChange> = Vec::new();
         let mut scanned = 0;
-        while scanned < SCAN_MAX {
+        'looking: while scanned < SCAN_MAX {
             let entries = self.store.history(read.clone()).await?;
             for entry in &entries {
+                // What a damaged revision did is not known, so the whole section is told.
+                let Ok(entry) = entry else {
+                    break 'looking;
+                };
                 read.before = Some(entry.first_revision);
                 let Some(change) = change_of(entry) else {
                     continue;
@@ -72,8 +76,7 @@ impl Api {
     }
 }
 
-/// The version that a revision made of the desired section; `None` if it made none. A revision of a
-/// damaged history made none that could be told.
+/// The version that a revision made of the desired section; `None` if it made none.
 fn change_of(entry: &HistoryEntry) -> Option<proto::DesiredChange> {
     let patch: Value = serde_json::from_str(&entry.patch).ok()?;
     let version = patch.get("desiredVersion")?.as_u64()?;
