@@ -25,7 +25,7 @@ fn policies(settings: [Value; 2]) -> PolicySet {
 }
 
 fn document(section: &Section, configuration: &Value, quiet: bool) -> TwinDocument {
-    let public = section.to_json_with_metadata();
+    let public = section.to_json_with_metadata(twin::SectionKind::Desired);
     let metadata = match &public["$metadata"] {
         Value::Null => json!({}),
         metadata => metadata.clone(),
