@@ -11,7 +11,7 @@ use std::time::Duration;
 use iot_hub::{SasError, SasResource, SasToken, SymmetricKey};
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
-use service_kit::error::{Classified, Kind};
+use service_kit::error::{Classified, IotHubCode, Kind};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 use wire::registry::v1 as registry;
@@ -130,6 +130,22 @@ impl Classified for AuthError {
 
     fn reason(&self) -> &str {
         self.code()
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Self::Unknown { identity } if identity.module.is_some() => {
+                IotHubCode::new(404_010, "ModuleNotFound")
+            }
+            Self::Unknown { .. }
+            | Self::Missing
+            | Self::Token(_)
+            | Self::NoIdentity { .. }
+            | Self::CreatedAgain { .. }
+            | Self::Disabled { .. }
+            | Self::TooManyFailures { .. }
+            | Self::Unavailable(_) => self.kind().iot_hub(),
+        }
     }
 
     fn retry_after(&self) -> Option<Duration> {

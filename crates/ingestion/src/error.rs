@@ -5,7 +5,7 @@ use bus::PackError;
 use service_kit::admin::AdminError;
 use service_kit::client::ClientError;
 use service_kit::config::Problem;
-use service_kit::error::{Classified, Kind};
+use service_kit::error::{Classified, IotHubCode, Kind};
 use service_kit::server::ServerError;
 use service_kit::shutdown::RunError;
 
@@ -157,5 +157,21 @@ impl Classified for SessionEnd {
 
     fn reason(&self) -> &str {
         self.code()
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Self::NotProven(error) => error.iot_hub(),
+            Self::Broken { .. } => IotHubCode::FORMAT_ERROR,
+            Self::TakenOver => {
+                IotHubCode::new(400_027, "ConnectionForcefullyClosedOnNewConnection")
+            }
+            Self::Finished
+            | Self::Left
+            | Self::NoHello { .. }
+            | Self::NotStored(_)
+            | Self::Stopping
+            | Self::TooMany { .. } => self.kind().iot_hub(),
+        }
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
+use service_kit::error::IotHubCode;
 use wire::InvalidField;
 use wire::agent::v1 as agent;
 use wire::agent::v1::acknowledge_desired::Outcome;
@@ -264,12 +265,18 @@ impl Session {
     }
 
     fn refuse(&mut self, request_id: &str, reason: &'static str, words: &str) -> Vec<Effect> {
+        let code = match reason {
+            "MESSAGE_TOO_LARGE" => IotHubCode::MESSAGE_TOO_LARGE,
+            _ => IotHubCode::ARGUMENT_INVALID,
+        };
         self.responses
             .push_back(Response::Error(agent::MessageError {
                 request_id: request_id.to_owned(),
                 reason: reason.to_owned(),
                 message: words.to_owned(),
                 retryable: false,
+                iot_hub_code: i32::try_from(code.number()).unwrap_or_default(),
+                iot_hub_name: code.name().to_owned(),
             }));
         vec![Effect::Refused(reason)]
     }

@@ -1,17 +1,18 @@
 //! The policy API. Answers come from memory, changes go through the store; nothing is evaluated
 //! here.
 
-use service_kit::error::{Classified, Kind, Violation};
+use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::to_status;
 use thiserror::Error;
 use tonic::{Request, Response, Status};
+use twin::Rule;
 use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::policy_service_server::PolicyService;
 
 use crate::metrics::Metrics;
 use crate::policies::Policies;
-use crate::policy_doc::{PolicyId, Problem, Problems};
+use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::progress::Progress;
 use crate::resource;
 use crate::store;
@@ -224,6 +225,27 @@ impl Classified for Error {
             Error::Store(_) => Vec::new(),
         }
     }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Error::Policy(problems) => problems.list().first().map_or_else(
+                || self.kind().iot_hub(),
+                |problem| match problem.field {
+                    Field::Id | Field::Description | Field::Scope => IotHubCode::ARGUMENT_INVALID,
+                    Field::Target | Field::When => {
+                        IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
+                    }
+                    // Each rule of a document has its own, if it is none at all.
+                    Field::Settings if problem.rule == Rule::Malformed.code() => {
+                        IotHubCode::FORMAT_ERROR
+                    }
+                    Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
+                },
+            ),
+            Error::Field(_) => self.kind().iot_hub(),
+            Error::Store(error) => error.iot_hub(),
+        }
+    }
 }
 
 fn violation(problem: &Problem) -> Violation {
@@ -231,10 +253,8 @@ fn violation(problem: &Problem) -> Violation {
         Some(position) => format!("{position}: {}", problem.message),
         None => problem.message.clone(),
     };
-    Violation::new(
-        format!("policy.{}", problem.field.wire_field()),
-        description,
-    )
+    let field = format!("policy.{}", problem.field.wire_field());
+    Violation::new(field, description).of_rule(problem.rule)
 }
 
 #[cfg(test)]

@@ -254,6 +254,7 @@ fn parse(field: Field, text: &str) -> Result<Condition, Vec<Problem>> {
             field,
             position: Some(position),
             message,
+            rule: "",
         }]
     })
 }
@@ -266,7 +267,8 @@ fn check_settings(settings: &Map) -> Result<(), Vec<Problem>> {
     twin::validate_settings(settings).map_err(|violations| explain(&violations))
 }
 
-fn explain(violations: &Violations) -> Vec<Problem> {
+/// What is wrong with settings, each breach for itself.
+pub(crate) fn explain(violations: &Violations) -> Vec<Problem> {
     let mut problems: Vec<Problem> = violations
         .list()
         .iter()
@@ -277,6 +279,7 @@ fn explain(violations: &Violations) -> Vec<Problem> {
                 "{} is not allowed; allowed: {}",
                 violation.actual, violation.allowed
             ),
+            rule: violation.rule.code(),
         })
         .collect();
     let more = violations.count() - problems.len();

@@ -5,7 +5,7 @@ use twin::{Map, Rule, SectionKind};
 use wire::policy::v1 as proto;
 use wire::time::to_wire;
 
-use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope};
+use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain};
 use crate::store::{Outcome, StoredPolicy, etag};
 
 /// Prints the resource name of a policy.
@@ -38,8 +38,8 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
             Scope::default()
         }
     };
-    let settings = read_settings(&wire.settings_json).unwrap_or_else(|message| {
-        problems.push(Problem::new(Field::Settings, message));
+    let settings = read_settings(&wire.settings_json).unwrap_or_else(|found| {
+        problems.extend(found);
         Map::new()
     });
     let spec = PolicySpec {
@@ -54,17 +54,25 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
     Policy::check_after(spec, problems)
 }
 
-fn read_settings(text: &str) -> Result<Map, String> {
-    twin::parse_document(text, SectionKind::Desired).map_err(|violations| {
-        let first = &violations.list()[0];
-        match first.rule {
-            Rule::NotAnObject => {
-                "is JSON, but not an object; needed is an object of what to set".to_owned()
-            }
-            Rule::Malformed => format!("is no JSON: {}", first.actual),
-            _ => violations.to_string(),
+fn read_settings(text: &str) -> Result<Map, Vec<Problem>> {
+    let violations = match twin::parse_document(text, SectionKind::Desired) {
+        Ok(settings) => return Ok(settings),
+        Err(violations) => violations,
+    };
+    let [only] = violations.list() else {
+        return Err(explain(&violations));
+    };
+    let message = match only.rule {
+        Rule::NotAnObject => {
+            "is JSON, but not an object; needed is an object of what to set".to_owned()
         }
-    })
+        Rule::Malformed => format!("is no JSON: {}", only.actual),
+        _ => return Err(explain(&violations)),
+    };
+    Err(vec![Problem {
+        rule: only.rule.code(),
+        ..Problem::new(Field::Settings, message)
+    }])
 }
 
 /// What a file or another program wants, as a request carries it.

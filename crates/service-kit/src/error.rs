@@ -7,6 +7,10 @@
 use std::error::Error;
 use std::time::Duration;
 
+pub mod iot_hub;
+
+pub use iot_hub::IotHubCode;
+
 /// What kind of failure it is, from the caller's point of view: what should it do next?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -73,6 +77,8 @@ pub struct Violation {
     pub subject: String,
     /// What is wrong and what is allowed.
     pub description: String,
+    /// The stable `UPPER_SNAKE_CASE` name of the rule that is broken; empty: it has none.
+    pub rule: String,
 }
 
 impl Violation {
@@ -81,7 +87,15 @@ impl Violation {
         Self {
             subject: subject.into(),
             description: description.into(),
+            rule: String::new(),
         }
+    }
+
+    /// Names the rule.
+    #[must_use]
+    pub fn of_rule(mut self, rule: impl Into<String>) -> Self {
+        self.rule = rule.into();
+        self
     }
 }
 
@@ -101,6 +115,11 @@ pub trait Classified: Error {
     /// Facts for programs, such as the version that was found; never a secret.
     fn metadata(&self) -> Vec<(&'static str, String)> {
         Vec::new()
+    }
+
+    /// What IoT Hub calls it.
+    fn iot_hub(&self) -> IotHubCode {
+        self.kind().iot_hub()
     }
 
     /// When it makes sense to try again, if that is known.

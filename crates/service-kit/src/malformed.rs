@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::error::{Classified, Kind};
+use crate::error::{Classified, IotHubCode, Kind};
 use crate::status::to_status;
 
 /// What tonic answers with when it could not read a request at all.
@@ -77,6 +77,13 @@ impl Classified for Malformed {
         match self {
             Self::Unreadable { .. } => "MALFORMED_MESSAGE",
             Self::TooLarge { .. } => "MESSAGE_TOO_LARGE",
+        }
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Self::Unreadable { .. } => IotHubCode::FORMAT_ERROR,
+            Self::TooLarge { .. } => IotHubCode::MESSAGE_TOO_LARGE,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
-use crate::error::{Classified, Kind, Violation, chain};
+use crate::error::{Classified, IotHubCode, Kind, Violation, chain, iot_hub};
 use crate::trace;
 
 /// The `domain` of every `ErrorInfo` we answer with.
@@ -62,7 +62,8 @@ impl Kind {
 }
 
 /// Answers a call with an error: code by its kind, message in its own words, and the details
-/// `ErrorInfo`, `BadRequest` or `PreconditionFailure`, and `RetryInfo`.
+/// `ErrorInfo` (with the number and the name that IoT Hub has for it), `BadRequest` or
+/// `PreconditionFailure`, and `RetryInfo`.
 #[must_use]
 pub fn to_status<E: Classified + 'static>(error: &E) -> Status {
     let kind = error.kind();
@@ -71,6 +72,9 @@ pub fn to_status<E: Classified + 'static>(error: &E) -> Status {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
+    let code = error.iot_hub();
+    metadata.insert(iot_hub::CODE.to_owned(), code.number().to_string());
+    metadata.insert(iot_hub::NAME.to_owned(), code.name().to_owned());
     let mut details = ErrorDetails::new();
     let message = if kind.is_private() {
         let id = trace::correlation_id();
@@ -113,7 +117,11 @@ fn add_violations(
     } else {
         let violations: Vec<_> = violations
             .into_iter()
-            .map(|v| FieldViolation::new(v.subject, v.description))
+            .map(|v| {
+                let mut field = FieldViolation::new(v.subject, v.description);
+                field.reason = v.rule;
+                field
+            })
             .collect();
         details.set_bad_request(violations);
     }
@@ -151,6 +159,14 @@ impl Classified for RemoteError {
         self.violations.clone()
     }
 
+    fn iot_hub(&self) -> IotHubCode {
+        let number = self.fact(iot_hub::CODE).and_then(|text| text.parse().ok());
+        match (number, self.fact(iot_hub::NAME)) {
+            (Some(number), Some(name)) => IotHubCode::told(number, name),
+            _ => self.kind.iot_hub(),
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -164,7 +180,7 @@ impl From<Status> for RemoteError {
             violations.extend(
                 bad.field_violations
                     .iter()
-                    .map(|v| Violation::new(&v.field, &v.description)),
+                    .map(|v| Violation::new(&v.field, &v.description).of_rule(&v.reason)),
             );
         }
         if let Some(failure) = details.precondition_failure() {

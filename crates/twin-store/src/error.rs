@@ -1,6 +1,6 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
-use service_kit::error::{Classified, Kind, Violation};
+use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::RemoteError;
 use twin::query::QueryErrorKind;
 use twin::{IdentityKey, Partition, TwinError, Violations};
@@ -21,6 +21,15 @@ pub enum Error {
     /// A field of the request cannot be used.
     #[error("the request is invalid: {0}")]
     Field(InvalidField),
+    /// A field of the request holds no document that a section can be.
+    #[error("the request is invalid: {field}: {source}")]
+    Document {
+        /// Which field.
+        field: String,
+        /// What is wrong with it, with paths as in the twin.
+        #[source]
+        source: Violations,
+    },
     /// A query cannot be read.
     #[error("the query cannot be run: {0}")]
     Query(twin::QueryError),
@@ -208,6 +217,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Field(_)
+            | Error::Document { .. }
             | Error::ModuleOfModule { .. }
             | Error::DefinedTwice(_)
             | Error::RequestReused { .. } => Kind::InvalidArgument,
@@ -247,7 +257,7 @@ impl Classified for Error {
 
     fn reason(&self) -> &str {
         match self {
-            Error::Field(_) => "INVALID_FIELD",
+            Error::Field(_) | Error::Document { .. } => "INVALID_FIELD",
             Error::Query(error) => match error.kind {
                 QueryErrorKind::Invalid => "INVALID_QUERY",
                 QueryErrorKind::Unsupported => "UNSUPPORTED_QUERY",
@@ -301,18 +311,19 @@ impl Classified for Error {
             }
             | Error::Bulk {
                 source: TwinError::Rules(rules),
-            } => broken_rules(rules),
+            }
+            | Error::Document { source: rules, .. } => broken_rules(rules),
             _ => Vec::new(),
         }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        let code = self.iot_hub();
-        let mut metadata = vec![
-            ("iot_hub_code", code.number().to_string()),
-            ("iot_hub_name", code.name().to_owned()),
-        ];
+        let mut metadata = Vec::new();
         match self {
+            Error::Document { field, source } => {
+                metadata.push(("field", field.clone()));
+                metadata.push((VIOLATIONS, source.count().to_string()));
+            }
             Error::EtagMismatch {
                 expected, actual, ..
             }
@@ -333,13 +344,23 @@ impl Classified for Error {
                     metadata.push(("expected_version", expected.to_string()));
                     metadata.push(("actual_version", actual.to_string()));
                 }
-                TwinError::Rules(_) | TwinError::VersionsExhausted => {}
+                TwinError::Rules(rules) => {
+                    metadata.push((VIOLATIONS, rules.count().to_string()));
+                }
+                TwinError::VersionsExhausted => {}
             },
             _ => {}
         }
         metadata
     }
+
+    fn iot_hub(&self) -> IotHubCode {
+        iot_hub::told(self.code())
+    }
 }
+
+/// How many rules are broken altogether; an answer lists the first of them only.
+const VIOLATIONS: &str = "violations";
 
 fn broken_rules(rules: &Violations) -> Vec<Violation> {
     rules
@@ -347,7 +368,7 @@ fn broken_rules(rules: &Violations) -> Vec<Violation> {
         .iter()
         .map(|rule| {
             let text = format!("is {}; allowed is {}", rule.actual, rule.allowed);
-            Violation::new(&rule.path, text)
+            Violation::new(&rule.path, text).of_rule(rule.rule.code())
         })
         .collect()
 }

@@ -22,11 +22,12 @@ use futures::future::{BoxFuture, FutureExt as _};
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use service_kit::client::{self, ClientConfig};
 use service_kit::error::chain;
+use service_kit::status::to_status;
 use service_kit::tls::ClientTls;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -39,6 +40,10 @@ use twin::Partition;
 
 use crate::grpc::peers::{Directory, FORWARDED, Owner};
 use crate::metrics::Metrics;
+
+mod undelivered;
+
+use undelivered::Undelivered;
 
 /// Header of a refusal that names the partition it is for.
 const PARTITION: &str = "x-twinward-partition";
@@ -206,11 +211,13 @@ impl Forwarder {
         let body = match Limited::new(body, self.message_max + FRAME).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
-                let allowed = self.message_max;
-                let problem = format!(
-                    "the request cannot be read, or has more than {allowed} bytes: {error}"
-                );
-                return Status::out_of_range(problem).into_http();
+                return refuse(&if error.is::<LengthLimitError>() {
+                    let allowed = self.message_max;
+                    Undelivered::TooLarge { allowed }
+                } else {
+                    let problem = error.to_string();
+                    Undelivered::Unreadable { problem }
+                });
             }
         };
         self.settle(inner, &parts, &body).await
@@ -247,15 +254,12 @@ impl Forwarder {
                     Err(Failure::InDoubt(error)) => {
                         self.metrics.forwarded("in_doubt");
                         tracing::info!(address, error, "a call was lost on its way to a replica");
-                        let problem = "the connection to the owner of the partition was lost; \
-                                       whether the call was carried out is not known";
-                        return Status::unavailable(problem).into_http();
+                        return refuse(&Undelivered::InDoubt);
                     }
                 }
             }
             if since.elapsed() >= PATIENCE {
-                let problem = "the owner of the partition does not answer; try again";
-                return Status::unavailable(problem).into_http();
+                return refuse(&Undelivered::NoOwner);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -309,6 +313,10 @@ impl Forwarder {
 
 /// Channels kept; more than a hub has replicas.
 const CHANNELS_MAX: usize = 64;
+
+fn refuse(undelivered: &Undelivered) -> Response<Body> {
+    to_status(undelivered).into_http()
+}
 
 /// The partition for which a handler has refused a call.
 fn refused_for(response: &Response<Body>) -> Option<u16> {

@@ -120,7 +120,10 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
     };
     match twin::parse_document(text, section) {
         Ok(document) => Ok(Some(document)),
-        Err(violations) => Err(InvalidField::new(field, violations).into()),
+        Err(source) => Err(Error::Document {
+            field: field.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -160,6 +163,8 @@ fn report_damaged(damaged: &[Damaged]) {
 
 #[cfg(test)]
 mod tests {
+    use service_kit::error::Classified as _;
+
     use super::*;
 
     #[test]
@@ -174,7 +179,22 @@ mod tests {
             assert!(error.contains(field) && error.contains(path), "{error}");
         }
         assert!(object("tags_json", "").unwrap().is_none());
-        assert!(object("tags_json", "[]").is_err());
-        assert!(object("tags_json", "{").is_err());
+    }
+
+    #[test]
+    fn what_is_no_document_is_told_with_path_rule_and_number() {
+        for (text, rule, number) in [
+            ("{", "MALFORMED", 400_006),
+            ("[]", "NOT_AN_OBJECT", 400_004),
+            (r#"{"a": 18446744073709551616}"#, "INTEGER_RANGE", 400_004),
+        ] {
+            let error = object("tags_json", text).unwrap_err();
+            assert_eq!(error.iot_hub().number(), number, "{error}");
+            let remote = status::RemoteError::from(refuse(error));
+            assert_eq!(remote.fact("field"), Some("tags_json"));
+            let violations = remote.violations();
+            assert!(violations[0].subject.starts_with("tags"), "{violations:?}");
+            assert_eq!(violations[0].rule, rule);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use iot_hub::connection_string::ConnectionStringError;
 use iot_hub::{ConnectionString, KeyError, SymmetricKey};
 use service_kit::clock::SharedClock;
-use service_kit::error::{Classified, Kind, Violation};
+use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use twin::DeviceId;
 use wire::InvalidField;
 use wire::agent::v1 as agent;
@@ -82,6 +82,17 @@ impl Classified for EnrollError {
             | Self::Answer(_)
             | Self::Key(_)
             | Self::ConnectionString(_) => Vec::new(),
+        }
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Self::Refused(error) => error.iot_hub(),
+            Self::TooManyFailures { .. }
+            | Self::Malformed(_)
+            | Self::Answer(_)
+            | Self::Key(_)
+            | Self::ConnectionString(_) => self.kind().iot_hub(),
         }
     }
 

@@ -13,7 +13,17 @@ async fn check_refused(hub: &Hub, token: &str, code: Code, reason: &str) -> Stat
     let status = hub.connect(token).await.err().expect("it is not let in");
     assert_eq!(status.code(), code, "{status:?}");
     let details = status.get_error_details();
-    assert_eq!(details.error_info().unwrap().reason, reason, "{status:?}");
+    let info = details.error_info().unwrap();
+    assert_eq!(info.reason, reason, "{status:?}");
+    let number = match code {
+        Code::Unauthenticated => "401002",
+        Code::PermissionDenied => "401003",
+        Code::NotFound => "404010",
+        Code::Unavailable => "503001",
+        Code::ResourceExhausted => "429001",
+        other => panic!("{other:?} is not refused with: {status:?}"),
+    };
+    assert_eq!(info.metadata["iot_hub_code"], number, "{status:?}");
     status
 }
 

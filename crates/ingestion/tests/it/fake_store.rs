@@ -171,7 +171,12 @@ impl DeviceTwinService for FakeStore {
         if !request.patch_json.starts_with('{') {
             let mut details =
                 ErrorDetails::with_bad_request_violation("patch_json", "must be a JSON object");
-            details.set_error_info("INVALID_PATCH", "twinward", HashMap::new());
+            let code = [
+                ("iot_hub_code", "400006"),
+                ("iot_hub_name", "IotHubFormatError"),
+            ];
+            let code = code.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            details.set_error_info("INVALID_PATCH", "twinward", HashMap::from(code));
             let message = "the patch cannot be merged";
             return Err(Status::with_error_details(
                 Code::InvalidArgument,

@@ -88,6 +88,11 @@ async fn a_refusal_carries_twin_stores_reason_and_an_outage_says_later() {
         error.message
     );
     assert!(!error.retryable);
+    // What twin-store called it, and not what its kind would be called.
+    assert_eq!(
+        (error.iot_hub_code, error.iot_hub_name.as_str()),
+        (400_006, "IotHubFormatError")
+    );
 
     hub.store.state().away = true;
     agent.send(patch("later", "{}")).await;
@@ -100,6 +105,7 @@ async fn a_refusal_carries_twin_stores_reason_and_an_outage_says_later() {
         ),
         ("later", "TWIN_STORE_UNAVAILABLE", true)
     );
+    assert_eq!(error.iot_hub_code, 503_001);
     hub.store.state().away = false;
     agent.send(patch("later", "{}")).await;
     assert!(matches!(agent.next().await, Ok(Answer::ReportedPatched(_))));

@@ -55,6 +55,8 @@ pub struct Problem {
     pub position: Option<String>,
     /// What was found and what is allowed.
     pub message: String,
+    /// The stable name of the rule that a setting breaks; empty: it is no setting's.
+    pub rule: &'static str,
 }
 
 impl Problem {
@@ -64,6 +66,7 @@ impl Problem {
             field,
             position: None,
             message: message.into(),
+            rule: "",
         }
     }
 }

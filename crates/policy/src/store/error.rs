@@ -1,6 +1,6 @@
 //! Why the store did not do as asked, and what that means to a caller.
 
-use service_kit::error::{Classified, Kind};
+use service_kit::error::{Classified, IotHubCode, Kind};
 
 use super::POLICIES_MAX;
 use crate::policy_doc::{PolicyId, Problems};
@@ -95,6 +95,20 @@ impl Classified for Error {
             Error::Policy { .. } | Error::Damaged { .. } => "STORE_DAMAGED",
             Error::Newer { .. } => "STORE_NEWER",
             Error::Folder { .. } | Error::Engine { .. } => "STORE_FAILED",
+        }
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Error::NotFound { .. } => IotHubCode::new(404_301, "ConfigurationNotFound"),
+            Error::TooMany => IotHubCode::new(413_101, "ConfigurationCountLimitExceeded"),
+            Error::Etag { .. }
+            | Error::Stopped
+            | Error::Policy { .. }
+            | Error::Damaged { .. }
+            | Error::Newer { .. }
+            | Error::Folder { .. }
+            | Error::Engine { .. } => self.kind().iot_hub(),
         }
     }
 }

@@ -72,6 +72,70 @@ async fn a_bad_policy_is_refused_with_every_problem() {
         .unwrap();
 }
 
+/// IoT Hub's number in a refusal.
+fn number(error: &RemoteError) -> &str {
+    error.fact("iot_hub_code").unwrap_or_default()
+}
+
+#[tokio::test]
+async fn every_refusal_has_the_number_that_iot_hub_gives_it() {
+    let world = World::start().await;
+    let mut client = world.client().await;
+    let wrong = |change: fn(&mut proto::Policy)| {
+        let mut policy = policy("p");
+        change(&mut policy);
+        request(policy)
+    };
+    for (bad, code, rule) in [
+        (
+            wrong(|it| it.policy_id = "Bad Name".to_owned()),
+            "400004",
+            "",
+        ),
+        (wrong(|it| it.target = "(".to_owned()), "400401", ""),
+        (wrong(|it| it.when = "(".to_owned()), "400401", ""),
+        (
+            wrong(|it| it.settings_json = "{".to_owned()),
+            "400006",
+            "MALFORMED",
+        ),
+        (
+            wrong(|it| it.settings_json = "[]".to_owned()),
+            "400402",
+            "NOT_AN_OBJECT",
+        ),
+        (
+            wrong(|it| it.settings_json = r#"{"a": [null]}"#.to_owned()),
+            "400402",
+            "NULL_IN_SETTINGS",
+        ),
+        (
+            wrong(|it| it.settings_json = r#"{"a": 18446744073709551616}"#.to_owned()),
+            "400402",
+            "INTEGER_RANGE",
+        ),
+        (proto::ApplyPolicyRequest::default(), "400004", ""),
+    ] {
+        let asked = bad.clone();
+        let error = RemoteError::from(client.apply_policy(bad).await.unwrap_err());
+        assert_eq!(number(&error), code, "{asked:?}: {error}");
+        assert_eq!(error.violations()[0].rule, rule, "{asked:?}: {error}");
+    }
+    let none = proto::GetPolicyRequest {
+        name: "policies/none".to_owned(),
+    };
+    let error = RemoteError::from(client.get_policy(none).await.unwrap_err());
+    assert_eq!(number(&error), "404301");
+    assert_eq!(error.fact("iot_hub_name"), Some("ConfigurationNotFound"));
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    let stale = proto::DeletePolicyRequest {
+        name: "policies/p".to_owned(),
+        etag: "r77".to_owned(),
+    };
+    let error = RemoteError::from(client.delete_policy(stale).await.unwrap_err());
+    assert_eq!(number(&error), "412001");
+}
+
 #[tokio::test]
 async fn applying_is_declarative() {
     let world = World::start().await;

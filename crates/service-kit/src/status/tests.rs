@@ -39,7 +39,9 @@ impl Classified for Demo {
 
     fn violations(&self) -> Vec<Violation> {
         match self {
-            Self::Invalid => vec![Violation::new("twin.name", "must not be empty")],
+            Self::Invalid => {
+                vec![Violation::new("twin.name", "must not be empty").of_rule("NAME_EMPTY")]
+            }
             Self::Paused => vec![Violation::new("policies/a", "resume it first")],
             Self::Conflict | Self::Busy | Self::Torn => Vec::new(),
         }
@@ -64,6 +66,7 @@ fn a_known_error_arrives_as_it_was() {
         assert_eq!(remote.kind(), error.kind());
         assert_eq!(remote.reason(), error.reason());
         assert_eq!(remote.violations(), error.violations());
+        assert_eq!(remote.iot_hub(), error.iot_hub());
         assert_eq!(remote.retry_after(), error.retry_after());
         assert_eq!(remote.to_string(), error.to_string());
     }
@@ -78,6 +81,10 @@ fn details_are_of_the_standard_types() {
     let invalid = to_status(&Demo::Invalid).get_error_details();
     let fields = &invalid.bad_request().expect("BadRequest").field_violations;
     assert_eq!(fields[0].field, "twin.name");
+    assert_eq!(fields[0].reason, "NAME_EMPTY");
+    let info = invalid.error_info().expect("ErrorInfo");
+    assert_eq!(info.metadata["iot_hub_code"], "400004");
+    assert_eq!(info.metadata["iot_hub_name"], "ArgumentInvalid");
     let paused = to_status(&Demo::Paused).get_error_details();
     let failures = &paused
         .precondition_failure()
@@ -102,6 +109,7 @@ fn an_unforeseen_cause_is_answered_vaguely_with_a_correlation_id() {
     assert_eq!(remote.kind(), Kind::DataLoss);
     let id = remote.fact(CORRELATION_ID).expect("an id");
     assert!(remote.to_string().contains(id), "{remote}");
+    assert_eq!(remote.iot_hub().number(), 500_001);
 }
 
 #[test]

@@ -58,9 +58,9 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
     let channel = channel.expect("a usable configuration");
     // The health service is tonic's own: what it answers goes through our layers alone.
     for (bytes, reason) in [
-        (vec![0xff; 40], "MALFORMED_MESSAGE"),
-        (vec![0x0a, 0x7f, 0x01], "MALFORMED_MESSAGE"),
-        (vec![0x0a; 5 << 20], "MESSAGE_TOO_LARGE"),
+        (vec![0xff; 40], ("MALFORMED_MESSAGE", 400_006)),
+        (vec![0x0a, 0x7f, 0x01], ("MALFORMED_MESSAGE", 400_006)),
+        (vec![0x0a; 5 << 20], ("MESSAGE_TOO_LARGE", 413_001)),
     ] {
         let mut client = tonic::client::Grpc::new(channel.clone());
         within("a connection", client.ready())
@@ -71,7 +71,7 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
         let status = within("an answer", call).await.expect_err("no message");
         let error = RemoteError::from(status);
         assert_eq!(
-            (error.kind(), error.reason()),
+            (error.kind(), (error.reason(), error.iot_hub().number())),
             (Kind::InvalidArgument, reason)
         );
     }

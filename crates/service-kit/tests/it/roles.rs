@@ -57,6 +57,7 @@ async fn each_role_may_call_what_it_may_and_is_told_what_is_missing_for_the_rest
             let refused = answer.expect_err("refused");
             assert_eq!(refused.kind(), Kind::PermissionDenied, "{role} at {path}");
             assert_eq!(refused.reason(), "PERMISSION_MISSING");
+            assert_eq!(refused.fact("iot_hub_code"), Some("401003"));
             assert_eq!(refused.fact("permission"), Some(permission.name()));
             assert_eq!(refused.fact("roles"), Some(role.name()));
             assert_eq!(refused.fact("principal"), Some("somebody"));

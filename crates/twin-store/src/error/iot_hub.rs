@@ -1,6 +1,7 @@
 //! The number and the name that IoT Hub gives each failure (spec iot-hub-twins §2.5, §6.3): its
 //! SDKs branch on them, and whoever knows IoT Hub looks them up.
 
+use service_kit::error::IotHubCode;
 use twin::ErrorCode;
 
 use super::{Error, ReadError};
@@ -27,11 +28,17 @@ const SERVER_ERROR: ErrorCode = ErrorCode::SERVER_ERROR;
 const UNAVAILABLE: ErrorCode = code(503_001, "ServiceUnavailable");
 const TIMEOUT: ErrorCode = code(504_101, "GatewayTimeout");
 
+/// As `service_kit` passes it on.
+pub(super) fn told(code: ErrorCode) -> IotHubCode {
+    IotHubCode::new(code.number(), code.name())
+}
+
 impl Error {
     /// What IoT Hub calls it.
-    pub fn iot_hub(&self) -> ErrorCode {
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
             Error::Field(_) | Error::RequestReused { .. } => ARGUMENT_INVALID,
+            Error::Document { source, .. } => source.error_code(),
             Error::Query(error) => error.error_code(),
             Error::QueryTooSlow { .. } => TIMEOUT,
             Error::NotFound(key) if key.module.is_some() => MODULE_NOT_FOUND,

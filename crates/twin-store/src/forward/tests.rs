@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use service_kit::error::Classified as _;
 use service_kit::metrics::Registry;
+use service_kit::status::RemoteError;
 use tower::service_fn;
 use twin::PartitionCount;
 
@@ -33,6 +35,14 @@ fn message(response: &Response<Body>) -> String {
     let message = response.headers().get("grpc-message");
     let message = message.and_then(|text| text.to_str().ok());
     message.unwrap_or_default().to_owned()
+}
+
+/// The reason and IoT Hub's number in the details of an answer.
+fn told(response: &Response<Body>) -> (String, u32) {
+    let status = Status::from_header_map(response.headers()).expect("a status");
+    let error = RemoteError::from(status);
+    let number = error.fact("iot_hub_code").expect("a number");
+    (error.reason().to_owned(), number.parse().expect("a number"))
 }
 
 /// Refuses until it has been called `times` times, as while a partition changes hands.
@@ -83,10 +93,7 @@ async fn patience_ends() {
         .oneshot(request("/x.Y/Z"))
         .await
         .expect("it cannot fail");
-    assert!(
-        message(&answered).contains("does%20not%20answer"),
-        "{answered:?}"
-    );
+    assert_eq!(told(&answered), ("PARTITION_WITHOUT_OWNER".into(), 503_001));
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,6 +148,7 @@ async fn too_large_a_request_is_refused() {
     let large = Request::post("/x.Y/Z").body(body).expect("a request");
     let answered = service.oneshot(large).await.expect("it cannot fail");
     assert!(message(&answered).contains("1024"), "{answered:?}");
+    assert_eq!(told(&answered), ("MESSAGE_TOO_LARGE".into(), 413_001));
     assert_eq!(calls.load(Ordering::SeqCst), 0);
 }
 
@@ -151,5 +159,11 @@ fn methods_whose_callers_send_streams_are_known() {
         paths.contains("/twinward.agent.v1.AgentService/OpenSession"),
         "{paths:?}"
     );
-    assert!(!paths.contains("/twinward.twin.v1.TwinService/UpdateTwin"));
+    // Calls of one message are passed on, and so is a call that is answered by a stream.
+    for passed_on in ["PatchTwin", "WatchTwins"] {
+        let path = format!("/twinward.twin.v1.TwinService/{passed_on}");
+        let known = service_kit::auth::coverage::methods(wire::FILE_DESCRIPTOR_SET);
+        assert!(known.expect("descriptors").contains(&path), "{path}");
+        assert!(!paths.contains(&path), "{path}");
+    }
 }

@@ -39,11 +39,14 @@ impl Refusal {
             }
             (error.reason().to_owned(), words)
         };
+        let code = error.iot_hub();
         agent::MessageError {
             request_id: request_id.clone(),
             reason,
             message: shorten(message, TEXT_BYTES_MAX),
             retryable: kind.is_transient() || kind == Kind::Aborted,
+            iot_hub_code: i32::try_from(code.number()).unwrap_or_default(),
+            iot_hub_name: code.name().to_owned(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::auth::{AuthConfig, Role};
 use crate::clock::SystemClock;
 use crate::metrics::Registry;
 use crate::secret::Secret;
+use crate::status::RemoteError;
 
 const TOKEN: &str = "0123456789abcdef";
 const READ: &str = "/twinward.twin.v1.TwinService/GetTwin";
@@ -89,6 +90,7 @@ async fn a_denial_says_which_permission_is_missing() {
     assert_eq!(info.metadata["permission"], "twins.write");
     assert_eq!(info.metadata["roles"], "reader");
     assert_eq!(info.metadata["principal"], "ops");
+    assert_eq!(info.metadata["iot_hub_code"], "401003");
 }
 
 #[tokio::test]
@@ -100,6 +102,8 @@ async fn who_does_not_say_who_it_is_is_not_asked_what_it_may() {
             let status = call(&layer, path, token).await;
             assert_eq!(status.code(), Code::Unauthenticated, "{path} {token:?}");
             assert_eq!(reason(&status), wanted);
+            let error = RemoteError::from(status.clone());
+            assert_eq!(error.fact("iot_hub_code"), Some("401002"));
             assert!(!status.message().contains(TOKEN));
         }
     }

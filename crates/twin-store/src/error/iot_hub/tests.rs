@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 
 use service_kit::error::Classified as _;
 use service_kit::error::Kind;
+use service_kit::status::{RemoteError, to_status};
+use twin::SectionKind;
 use twin::{Etag, TwinError, Version};
 use wire::InvalidField;
 
@@ -65,6 +67,14 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             InvalidField::new("f", "is wrong").into(),
             400_004,
             "ArgumentInvalid",
+        ),
+        (
+            Error::Document {
+                field: "tags_json".to_owned(),
+                source: twin::parse_document("{", SectionKind::Tags).unwrap_err(),
+            },
+            400_006,
+            "IotHubFormatError",
         ),
         (
             Error::Query(twin::Condition::parse("a = = 1").unwrap_err()),
@@ -263,15 +273,28 @@ fn all() -> Vec<(Error, u32, &'static str)> {
 #[test]
 fn every_error_carries_the_number_and_the_name_of_iot_hub() {
     for (error, number, name) in all() {
-        let code = error.iot_hub();
-        assert_eq!((code.number(), code.name()), (number, name), "{error}");
-        let metadata = error.metadata();
-        let fact = |wanted: &str| {
-            let found = metadata.iter().find(|(key, _)| *key == wanted);
-            found.map(|(_, value)| value.clone())
-        };
-        assert_eq!(fact("iot_hub_code"), Some(number.to_string()), "{error}");
-        assert_eq!(fact("iot_hub_name").as_deref(), Some(name), "{error}");
+        let remote = RemoteError::from(to_status(&error));
+        let number = number.to_string();
+        assert_eq!(remote.fact("iot_hub_code"), Some(&*number), "{error}");
+        assert_eq!(remote.fact("iot_hub_name"), Some(name), "{error}");
+    }
+}
+
+#[test]
+fn every_broken_rule_is_named_and_those_not_listed_are_counted() {
+    let members = (0..70).map(|n| (format!("bad key {n}"), serde_json::json!(n)));
+    let error = twin_error(rules(members.collect()));
+    let remote = RemoteError::from(to_status(&error));
+    let violations = remote.violations();
+    assert_eq!(violations.len(), 64);
+    assert_eq!(remote.fact("violations"), Some("70"));
+    for violation in violations {
+        assert_eq!(violation.rule, "KEY_CHARACTERS", "{violation:?}");
+        assert!(violation.subject.starts_with("tags."), "{violation:?}");
+        assert!(
+            violation.description.contains("; allowed is "),
+            "{violation:?}"
+        );
     }
 }
 

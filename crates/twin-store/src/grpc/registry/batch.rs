@@ -233,9 +233,6 @@ async fn pass_on(
 /// The result of an item whose call was refused as a whole.
 fn refused(name: String, status: &tonic::Status) -> proto::BatchDeviceResult {
     let error = RemoteError::from(status.clone());
-    let number = error
-        .fact("iot_hub_code")
-        .and_then(|text| text.parse().ok());
     proto::BatchDeviceResult {
         name,
         device: None,
@@ -243,7 +240,7 @@ fn refused(name: String, status: &tonic::Status) -> proto::BatchDeviceResult {
             code: status.code().into(),
             reason: error.reason().to_owned(),
             message: status.message().to_owned(),
-            iot_hub_code: number.unwrap_or_default(),
+            iot_hub_code: i32::try_from(error.iot_hub().number()).unwrap_or_default(),
         }),
     }
 }
