@@ -1,7 +1,8 @@
 //! Who calls a gRPC API, and whether it may.
 //!
-//! A caller proves itself with a token from the configuration, and is then a [`Principal`] with
-//! roles. Each method needs one [`Permission`], given by the service when it is built; [`Role`] is
+//! A caller proves itself with a token from the configuration, a token of an OIDC provider or a
+//! client certificate, and is then a [`Principal`] with roles; or another replica of the service
+//! vouches for it ([`Vouching`]). Answers that last are ended when the proof is. Each method needs one [`Permission`], given by the service when it is built; [`Role`] is
 //! the one table that says who has which. Health and reflection are open, for probes; so is what a
 //! service declares open because it authenticates its callers itself (the agents' door).
 //!
@@ -18,15 +19,17 @@ mod oidc;
 mod permission;
 mod refusal;
 mod token;
+mod vouching;
 
 use std::net::SocketAddr;
 
 pub(crate) use authenticator::Credentials;
-pub(crate) use certificate::certificate_names;
+pub(crate) use certificate::Shown;
 pub use config::AuthConfig;
 pub use layer::{AuthLayer, AuthService};
 pub use permission::{Permission, Principal, Role, UnknownRole, Via};
 pub use token::AdminToken;
+pub use vouching::Vouching;
 
 use crate::error::{Classified, Kind};
 use crate::status::to_status;

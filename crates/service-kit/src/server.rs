@@ -5,6 +5,7 @@
 //! place; [`add_services!`](crate::add_services) sets it for all of them at once.
 
 mod connections;
+mod follow_health;
 mod incoming;
 pub mod web;
 
@@ -19,10 +20,11 @@ use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use crate::auth::{AdminToken, AuthConfig, AuthError, AuthLayer, Credentials, Permission};
+use crate::auth::{
+    AdminToken, AuthConfig, AuthError, AuthLayer, Credentials, Permission, Vouching,
+};
 use crate::clock::SystemClock;
 use crate::config::{Problems, Validate};
 use crate::health::Health;
@@ -30,7 +32,6 @@ use crate::malformed::MalformedLayer;
 use crate::metrics::Scope;
 use crate::rpc::{RpcMetrics, TraceLayer};
 use crate::secret::Secret;
-use crate::shutdown::ShutdownToken;
 use crate::tasks::{OnFailure, Tasks};
 use crate::tls::{self, ServerTls, TlsError, client::HTTP2, server::ServerSide};
 use crate::units::{ByteSize, Duration};
@@ -40,6 +41,7 @@ pub(crate) use connections::Peer;
 pub(crate) use incoming::PeerHandle;
 
 use connections::Connections;
+use follow_health::follow_health;
 use incoming::Incoming;
 
 /// How a service's gRPC server listens.
@@ -272,6 +274,13 @@ impl GrpcServer {
         self
     }
 
+    /// Believes other replicas of this service that say for whom they pass a call on.
+    #[must_use]
+    pub fn vouching(mut self, vouching: Vouching) -> Self {
+        self.auth = self.auth.vouching(vouching);
+        self
+    }
+
     /// Adds a service whose calls need no rules, because it authenticates its callers itself.
     #[must_use]
     pub fn add_open_service<S>(mut self, service: S) -> Self
@@ -361,39 +370,5 @@ impl GrpcServer {
                 }
             }
         });
-    }
-}
-
-/// Keeps the gRPC health service in step with the service's health, for the server as a whole and
-/// for each service by name. At the end it closes the streams of those who watch, who would
-/// otherwise hold up the server's end.
-async fn follow_health(
-    mut reporter: HealthReporter,
-    health: Health,
-    mut names: Vec<String>,
-    shutdown: ShutdownToken,
-) {
-    names.push(String::new());
-    let mut watch = health.watch();
-    loop {
-        let ready = watch.borrow_and_update().is_ready() && !shutdown.is_triggered();
-        let status = if ready {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
-        for name in &names {
-            reporter.set_service_status(name, status).await;
-        }
-        if shutdown.is_triggered() {
-            break;
-        }
-        tokio::select! {
-            _ = watch.changed() => {}
-            () = shutdown.triggered() => {}
-        }
-    }
-    for name in &names {
-        reporter.clear_service_status(name).await;
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bus::{Bus, BusConfig, Replicas, StreamSpec};
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
+use service_kit::auth::Vouching;
 use service_kit::clock::SharedClock;
 use service_kit::health::Health;
 use service_kit::metrics::Registry;
@@ -206,14 +207,19 @@ impl App {
         let feed = watch::Feed::new(self.store.clone(), self.engine.count());
         let clock = self.clock.clone();
         let owners = Owners::default();
-        let forward = match &self.owned {
-            Owned::All(..) => ForwardLayer::alone(),
-            Owned::Shared(_) => ForwardLayer::new(
-                owners.clone(),
-                self.config.replica.tls(),
-                self.metrics.clone(),
-                self.grpc.max_message(),
-            ),
+        let (grpc, forward) = match &self.owned {
+            Owned::All(..) => (self.grpc, ForwardLayer::alone()),
+            Owned::Shared(_) => {
+                let vouching = Vouching::new(self.sealer.replica_secrets(), clock.clone());
+                let forward = ForwardLayer::new(
+                    owners.clone(),
+                    self.config.replica.tls(),
+                    vouching.clone(),
+                    self.metrics.clone(),
+                    self.grpc.max_message(),
+                );
+                (self.grpc.vouching(vouching), forward)
+            }
         };
         let api = Api {
             engine: self.engine.clone(),
@@ -229,7 +235,7 @@ impl App {
         };
         service_kit::add_services!(
             through forward,
-            self.grpc,
+            grpc,
             RegistryServiceServer::new(api.clone()),
             CredentialServiceServer::new(api.clone()),
             TwinServiceServer::new(api.clone()),

@@ -2,13 +2,12 @@
 //!
 //! A handler does not know who owns what: it asks the engine, and is refused for a partition that is
 //! another's. This layer, between authorisation and the handlers, has kept the call, and sends it to
-//! the owner as it came, with the credentials of its caller; the owner's answer is the answer. While a
+//! the owner as it came, saying who its caller is, which the owner believes of a replica alone
+//! ([`Vouching`]); the owner's answer is the answer. While a
 //! partition changes hands it tries again for a few seconds, but only where it is certain that nothing
 //! was done: a call that was refused by its handler, or never sent.
 //!
-//! It never passes on what was passed on, nor calls whose caller sends a stream. Callers who prove
-//! themselves with a client certificate alone cannot be passed on, because the certificate is not ours
-//! to show; they are refused by the owner.
+//! It never passes on what was passed on, nor calls whose caller sends a stream.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -25,13 +24,14 @@ use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+use service_kit::auth::{Principal, Vouching};
 use service_kit::client::{self, ClientConfig};
 use service_kit::error::chain;
 use service_kit::status::to_status;
 use service_kit::tls::ClientTls;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::server::NamedService;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Status};
@@ -94,6 +94,7 @@ pub(crate) struct ForwardLayer(Option<Arc<Forwarder>>);
 struct Forwarder {
     owners: Owners,
     tls: ClientTls,
+    vouching: Vouching,
     metrics: Metrics,
     /// Paths of methods whose callers send streams.
     streaming: HashSet<String>,
@@ -111,12 +112,14 @@ impl ForwardLayer {
     pub(crate) fn new(
         owners: Owners,
         tls: ClientTls,
+        vouching: Vouching,
         metrics: Metrics,
         message_max: usize,
     ) -> ForwardLayer {
         ForwardLayer(Some(Arc::new(Forwarder {
             owners,
             tls,
+            vouching,
             metrics,
             streaming: streaming_methods(wire::FILE_DESCRIPTOR_SET),
             message_max,
@@ -138,6 +141,12 @@ impl Directory for Forwarder {
         let address = self.owners.address(partition.get())?;
         let channel = self.channel(&address).ok()?;
         Some(Owner { address, channel })
+    }
+
+    fn vouch(&self, principal: &Principal, metadata: MetadataMap) -> MetadataMap {
+        let mut headers = metadata.into_headers();
+        self.vouching.vouch(principal, &mut headers);
+        MetadataMap::from_headers(headers)
     }
 }
 
@@ -278,6 +287,9 @@ impl Forwarder {
         *request.version_mut() = parts.version;
         *request.headers_mut() = parts.headers.clone();
         request.headers_mut().remove(HOST);
+        let caller = parts.extensions.get::<Principal>();
+        let caller = caller.cloned().unwrap_or_else(Principal::nobody);
+        self.vouching.vouch(&caller, request.headers_mut());
         let forwarded = HeaderValue::from_static("1");
         request.headers_mut().insert(FORWARDED, forwarded);
         channel.oneshot(request).await.map_err(|error| {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest;
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use service_kit::secret::Secret;
 use zeroize::Zeroizing;
@@ -28,6 +29,8 @@ const FOREIGN_BITS: u32 = 0o077;
 const FORM: &str = "v1.";
 /// What the hash that names a master key begins with.
 const KEY_NAME: &[u8] = b"twinward master key";
+/// What is signed with a master key to make the secret that replicas know each other by.
+const REPLICA_SECRET: &[u8] = b"twinward replicas know each other";
 /// Bytes of the name of a master key; a hub has a handful of them over the years.
 const KEY_ID_BYTES: usize = 4;
 
@@ -133,6 +136,8 @@ impl MasterKeys {
 struct MasterKey {
     id: String,
     key: LessSafeKey,
+    /// Made of the key, and nothing can be learnt from it about the key.
+    replica_secret: Zeroizing<[u8; 32]>,
 }
 
 /// Seals and opens secrets. A sealed value names its master key, so that one can be changed for
@@ -229,6 +234,13 @@ impl Sealer {
         sealed.parts().is_some_and(|(id, _)| id == self.present.id)
     }
 
+    /// By which replicas know each other: whoever shares a store shares its master key. The present
+    /// one first, then those of former master keys.
+    pub(crate) fn replica_secrets(&self) -> impl Iterator<Item = [u8; 32]> {
+        let known = std::iter::once(&self.present).chain(&self.former);
+        known.map(|master| *master.replica_secret)
+    }
+
     /// Bytes nobody can guess, for keys and tokens.
     ///
     /// # Errors
@@ -272,9 +284,13 @@ impl MasterKey {
         let mut named = Zeroizing::new(KEY_NAME.to_vec());
         named.extend_from_slice(&bytes);
         let hash = digest::digest(&digest::SHA256, &named);
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), REPLICA_SECRET);
+        let mut replica_secret = Zeroizing::new([0; 32]);
+        replica_secret.copy_from_slice(derived.as_ref());
         Some(MasterKey {
             id: hex::text(&hash.as_ref()[..KEY_ID_BYTES]),
             key: LessSafeKey::new(key),
+            replica_secret,
         })
     }
 }

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::auth::certificate::CertificateMap;
+use crate::auth::certificate::{CertificateMap, Shown};
 use crate::auth::oidc::Oidc;
 use crate::auth::refusal::Refusal;
 use crate::auth::token::SCHEME;
@@ -27,11 +27,12 @@ pub(crate) struct Credentials<'a> {
 }
 
 /// Knows who is who.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Authenticator {
     tokens: Vec<(AdminToken, Principal)>,
     oidc: Option<Oidc>,
     certificates: Option<CertificateMap>,
+    clock: SharedClock,
 }
 
 impl Authenticator {
@@ -59,8 +60,9 @@ impl Authenticator {
         };
         Ok(Self {
             tokens,
-            oidc: Oidc::new(config, credentials.insecure, clock)?,
+            oidc: Oidc::new(config, credentials.insecure, clock.clone())?,
             certificates,
+            clock,
         })
     }
 
@@ -79,20 +81,20 @@ impl Authenticator {
         self.tokens.is_empty() && self.oidc.is_none() && self.certificates.is_none()
     }
 
-    /// Who makes a call with these headers, over a connection whose client showed a certificate
-    /// with these names, if it showed one. A token goes before the certificate, which may be that
+    /// Who makes a call with these headers, over a connection whose client showed this
+    /// certificate, if it showed one. A token goes before the certificate, which may be that
     /// of a proxy; a wrong token is not made good by a certificate.
     pub(super) async fn authenticate(
         &self,
         headers: &HeaderMap,
-        names: Option<&[String]>,
+        shown: Option<&Shown>,
     ) -> Result<Principal, Refusal> {
         if self.is_off() {
             return Ok(Principal::local());
         }
         let Some(header) = headers.get(AUTHORIZATION) else {
-            return match (&self.certificates, names) {
-                (Some(map), Some(names)) => Ok(map.principal(names)),
+            return match (&self.certificates, shown) {
+                (Some(map), Some(shown)) => self.by_certificate(map, shown),
                 (None, _) | (_, None) => Err(self.missing()),
             };
         };
@@ -104,6 +106,17 @@ impl Authenticator {
             Some(oidc) if Oidc::could_be(given) => oidc.principal(given).await,
             Some(_) | None => Err(Refusal::WrongToken),
         }
+    }
+
+    /// Whose certificate it is. It was good when it was shown, which may be long ago.
+    fn by_certificate(&self, map: &CertificateMap, shown: &Shown) -> Result<Principal, Refusal> {
+        if shown.until.is_some_and(|until| until <= self.clock.now()) {
+            return Err(Refusal::CertificateExpired);
+        }
+        Ok(Principal {
+            until: shown.until,
+            ..map.principal(&shown.names)
+        })
     }
 
     /// Whose configured token it is.
@@ -142,8 +155,10 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::clock::{ManualClock, SystemClock};
 
     const TOKEN: &str = "0123456789abcdef";
     const OURS: &str = "fedcba9876543210";
@@ -171,11 +186,11 @@ mod tests {
         if let Some(header) = header {
             headers.insert(AUTHORIZATION, header.parse().expect("a header value"));
         }
-        let names: Option<Vec<String>> =
-            names.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
-        let principal = authenticator
-            .authenticate(&headers, names.as_deref())
-            .await?;
+        let shown = names.map(|names| Shown {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            until: None,
+        });
+        let principal = authenticator.authenticate(&headers, shown.as_ref()).await?;
         Ok(format!("{} {}", principal.name, principal.role_names()))
     }
 
@@ -223,6 +238,29 @@ mod tests {
             text.contains("Bearer") && text.contains("certificate"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_good_until_its_end_however_long_its_connection_lasts() {
+        let clock = ManualClock::at(Timestamp::from_second(1_800_000_000).expect("a time"));
+        let credentials = Credentials {
+            token: None,
+            config: &config(),
+            certificates: true,
+            insecure: Insecure::Refused,
+        };
+        let authenticator =
+            Authenticator::new(credentials, clock.clone()).expect("usable settings");
+        let shown = Shown {
+            names: vec!["CN:policy".to_owned()],
+            until: Timestamp::from_second(1_800_000_001).ok(),
+        };
+        let headers = HeaderMap::new();
+        let known = authenticator.authenticate(&headers, Some(&shown)).await;
+        assert_eq!(known.expect("it is good").until, shown.until);
+        clock.advance(std::time::Duration::from_secs(1));
+        let refused = authenticator.authenticate(&headers, Some(&shown)).await;
+        assert_eq!(refused, Err(Refusal::CertificateExpired));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
@@ -15,12 +16,32 @@ use crate::auth::{Principal, Role, Via};
 /// The attribute `CN` of a distinguished name (X.520).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// The names in a certificate, the alternative ones first: `URI:spiffe://hub/policy`,
-/// `DNS:policy.hub`, `CN:policy`. What cannot be read is left out; it then names nobody.
-pub(crate) fn certificate_names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok(certificate) = Certificate::from_der(certificate) else {
-        return Vec::new();
-    };
+/// What a client's certificate says of it. That an authority has signed it is checked elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Its names, the alternative ones first: `URI:spiffe://hub/policy`, `DNS:policy.hub`,
+    /// `CN:policy`.
+    pub(crate) names: Vec<String>,
+    /// When it ends: connections may last longer.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Shown {
+    /// Reads a certificate. What cannot be read is left out; it then names nobody.
+    pub(crate) fn read(certificate: &CertificateDer<'_>) -> Self {
+        let Ok(certificate) = Certificate::from_der(certificate) else {
+            return Self::default();
+        };
+        let ends = certificate.tbs_certificate.validity.not_after;
+        let ends = i64::try_from(ends.to_unix_duration().as_secs()).ok();
+        Self {
+            names: names(&certificate),
+            until: ends.and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        }
+    }
+}
+
+fn names(certificate: &Certificate) -> Vec<String> {
     let mut names = Vec::new();
     if let Ok(Some((_, SubjectAltName(alternatives)))) = certificate.tbs_certificate.get() {
         names.extend(alternatives.iter().filter_map(alternative));
@@ -146,17 +167,17 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, "Policy");
         let uri = "spiffe://hub/policy".try_into().expect("ASCII");
         params.subject_alt_names.push(SanType::URI(uri));
+        params.not_after = rcgen::date_time_ymd(2030, 3, 17);
         let key = KeyPair::generate().expect("a key");
         let cert = params.self_signed(&key).expect("a certificate");
-        let names = certificate_names(cert.der());
+        let shown = Shown::read(cert.der());
         assert_eq!(
-            names,
+            shown.names,
             ["DNS:policy.hub", "URI:spiffe://hub/policy", "CN:Policy"]
         );
-        assert_eq!(
-            certificate_names(&CertificateDer::from(vec![1, 2, 3])),
-            [""; 0]
-        );
+        assert_eq!(shown.until, Timestamp::from_second(1_899_936_000).ok());
+        let none = Shown::read(&CertificateDer::from(vec![1, 2, 3]));
+        assert_eq!(none, Shown::default());
     }
 
     #[test]

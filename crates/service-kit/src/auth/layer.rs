@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 
 use crate::auth::authenticator::{Authenticator, Credentials};
 use crate::auth::refusal::Refusal;
+use crate::auth::vouching::{CALLER, Vouching};
 use crate::auth::{AuthError, Insecure, Permission, Principal, Via};
 use crate::clock::SharedClock;
 use crate::error::{Classified, Kind};
@@ -24,6 +25,10 @@ use crate::metrics::{Counter, EncodeLabelSet, Family, Scope};
 use crate::server::{Peer, PeerHandle};
 use crate::shutdown::ShutdownToken;
 use crate::status::to_status;
+
+mod stream;
+
+use stream::Standing;
 
 /// What probes and tools may call without saying who they are.
 const ANYBODYS: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
@@ -44,6 +49,9 @@ struct DecisionLabels {
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
     authenticator: Arc<Authenticator>,
+    /// Who may say for whom a call is passed on.
+    vouching: Option<Vouching>,
+    clock: SharedClock,
     rules: HashMap<&'static str, Permission>,
     /// What anybody may call.
     anybody: [&'static str; 2],
@@ -58,7 +66,9 @@ impl AuthLayer {
     /// what is open.
     pub(crate) fn new(credentials: Credentials<'_>, clock: SharedClock) -> Result<Self, AuthError> {
         Ok(Self {
-            authenticator: Arc::new(Authenticator::new(credentials, clock)?),
+            authenticator: Arc::new(Authenticator::new(credentials, clock.clone())?),
+            vouching: None,
+            clock,
             rules: HashMap::new(),
             anybody: ANYBODYS,
             open: Vec::new(),
@@ -113,6 +123,13 @@ impl AuthLayer {
         self
     }
 
+    /// Believes other replicas that say for whom they pass a call on.
+    #[must_use]
+    pub fn vouching(mut self, vouching: Vouching) -> Self {
+        self.vouching = Some(vouching);
+        self
+    }
+
     /// Counts the decisions under the service's name.
     #[must_use]
     pub fn metrics(mut self, scope: &Scope) -> Self {
@@ -131,8 +148,7 @@ impl AuthLayer {
         peer: Option<&Peer>,
     ) -> Result<Principal, Refusal> {
         let permission = self.rules.get(path).copied();
-        let names = peer.and_then(Peer::names);
-        let decided = match self.authenticator.authenticate(headers, names).await {
+        let decided = match self.identify(headers, peer).await {
             Ok(principal) => {
                 if let Some(peer) = peer {
                     peer.proven();
@@ -146,6 +162,20 @@ impl AuthLayer {
             self.report(refusal, path, peer);
         }
         decided
+    }
+
+    /// Who makes a call. What a replica says goes before everything else: the connection is the
+    /// replica's, and not the caller's.
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Principal, Refusal> {
+        if let (Some(vouching), Some(said)) = (&self.vouching, headers.get(CALLER)) {
+            return vouching.principal(said).map_err(Refusal::Voucher);
+        }
+        let shown = peer.and_then(Peer::certificate);
+        self.authenticator.authenticate(headers, shown).await
     }
 
     fn count(&self, decided: &Result<Principal, Refusal>, permission: Option<Permission>) {
@@ -307,8 +337,10 @@ where
             let (path, headers) = (request.uri().path(), request.headers());
             match auth.decide(path, headers, peer.as_deref()).await {
                 Ok(principal) => {
+                    let call = Standing::new(&principal, &request, peer.as_ref());
                     request.extensions_mut().insert(principal);
-                    inner.call(request).await
+                    let response = inner.call(request).await?;
+                    Ok(auth.guard(response, call))
                 }
                 Err(refusal) => Ok(to_status(&refusal).into_http()),
             }

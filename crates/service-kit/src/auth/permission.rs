@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Something that a method of an API needs its caller to be allowed. Names are stable: they stand
@@ -206,6 +207,20 @@ pub enum Via {
 }
 
 impl Via {
+    /// Every way there is.
+    const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Token,
+        Self::Oidc,
+        Self::Certificate,
+        Self::Nothing,
+    ];
+
+    /// Reads what [`Via::name`] says.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|via| via.name() == name)
+    }
+
     /// Its name in metrics and audit.
     pub const fn name(self) -> &'static str {
         match self {
@@ -227,6 +242,8 @@ pub struct Principal {
     pub roles: BTreeSet<Role>,
     /// How it proved to be that.
     pub via: Via,
+    /// When the proof ends; `None`: it does not, or nobody knows.
+    pub until: Option<Timestamp>,
 }
 
 impl Principal {
@@ -237,6 +254,7 @@ impl Principal {
             name: name.into(),
             roles: roles.into_iter().collect(),
             via,
+            until: None,
         }
     }
 

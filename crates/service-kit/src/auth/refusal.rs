@@ -1,6 +1,7 @@
 //! Why a call is refused. What the caller reads says what is missing, and never a secret.
 
 use crate::auth::oidc::TokenProblem;
+use crate::auth::vouching::VoucherProblem;
 use crate::auth::{Permission, Principal, Role};
 use crate::error::{Classified, Kind};
 
@@ -19,6 +20,12 @@ pub(crate) enum Refusal {
     /// The call carries a token that claims to be the OIDC provider's.
     #[error(transparent)]
     Token(TokenProblem),
+    /// The certificate that the connection began with is past its time.
+    #[error("the client certificate has expired since it was shown; connect again with another")]
+    CertificateExpired,
+    /// A replica has passed the call on and is not believed.
+    #[error("the call is not taken over: {0}")]
+    Voucher(VoucherProblem),
     /// Whether the token is good cannot be told, because the provider does not answer.
     #[error("the token cannot be checked: the OIDC provider does not answer")]
     ProviderAway,
@@ -63,7 +70,11 @@ fn holders(permission: Permission) -> String {
 impl Classified for Refusal {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::WrongToken | Self::Token(_) => Kind::Unauthenticated,
+            Self::Missing { .. }
+            | Self::WrongToken
+            | Self::Token(_)
+            | Self::CertificateExpired
+            | Self::Voucher(_) => Kind::Unauthenticated,
             Self::ProviderAway => Kind::Unavailable,
             Self::PermissionMissing { .. } => Kind::PermissionDenied,
             Self::NotServed { .. } => Kind::Unimplemented,
@@ -75,6 +86,8 @@ impl Classified for Refusal {
             Self::Missing { .. } => "TOKEN_MISSING",
             Self::WrongToken => "TOKEN_WRONG",
             Self::Token(problem) => problem.reason(),
+            Self::CertificateExpired => "CERTIFICATE_EXPIRED",
+            Self::Voucher(_) => "REPLICA_NOT_BELIEVED",
             Self::ProviderAway => "OIDC_PROVIDER_UNAVAILABLE",
             Self::PermissionMissing { .. } => "PERMISSION_MISSING",
             Self::NotServed { .. } => "METHOD_NOT_SERVED",
@@ -95,6 +108,8 @@ impl Classified for Refusal {
             Self::Missing { .. }
             | Self::WrongToken
             | Self::Token(_)
+            | Self::CertificateExpired
+            | Self::Voucher(_)
             | Self::ProviderAway
             | Self::NotServed { .. } => Vec::new(),
         }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use futures::task::AtomicWaker;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Shown;
 use crate::config::{Problems, Validate};
 use crate::metrics::{Counter, Gauge, Scope};
 use crate::units::Duration;
@@ -142,7 +143,7 @@ impl Connections {
             standing: AtomicU8::new(Standing::SILENT),
             calls: AtomicU32::new(0),
             waker: AtomicWaker::new(),
-            names: OnceLock::new(),
+            certificate: OnceLock::new(),
             reported: AtomicBool::new(false),
         });
         unproven.peers.insert(id, Arc::downgrade(&peer));
@@ -202,8 +203,8 @@ pub(crate) struct Peer {
     calls: AtomicU32,
     /// Wakes whoever reads the connection, to see that it was evicted.
     waker: AtomicWaker,
-    /// The names in the client's certificate; set with the handshake if it showed one.
-    names: OnceLock<Vec<String>>,
+    /// The client's certificate; set with the handshake if it showed one.
+    certificate: OnceLock<Shown>,
     reported: AtomicBool,
 }
 
@@ -212,13 +213,13 @@ impl Peer {
         self.address
     }
 
-    /// The names in the certificate that the client has shown, if it has.
-    pub(crate) fn names(&self) -> Option<&[String]> {
-        self.names.get().map(Vec::as_slice)
+    /// The certificate that the client has shown, if it has.
+    pub(crate) fn certificate(&self) -> Option<&Shown> {
+        self.certificate.get()
     }
 
-    pub(crate) fn shown(&self, names: Vec<String>) {
-        let _ = self.names.set(names);
+    pub(crate) fn shown(&self, certificate: Shown) {
+        let _ = self.certificate.set(certificate);
     }
 
     /// It has made a call that anybody may make: it is no longer in a hurry, and still the first

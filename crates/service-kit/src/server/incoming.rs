@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::Connected;
 
-use crate::auth::certificate_names;
+use crate::auth::Shown;
 use crate::server::connections::{Connections, Peer};
 use crate::tls::server::ServerSide;
 
@@ -155,7 +155,7 @@ impl Connection {
         match ready!(Pin::new(handshake).poll(cx)) {
             Ok(stream) => {
                 if let Some([certificate, ..]) = stream.get_ref().1.peer_certificates() {
-                    self.peer.shown(certificate_names(certificate));
+                    self.peer.shown(Shown::read(certificate));
                 }
                 self.stream = Transport::Secure(Box::new(stream));
                 Poll::Ready(Ok(()))

@@ -9,6 +9,7 @@ mod mutual_tls;
 mod oidc;
 mod roles;
 mod signals;
+mod streams;
 mod support;
 mod telemetry;
 mod tls;

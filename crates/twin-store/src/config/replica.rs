@@ -19,7 +19,9 @@ pub struct ReplicaSettings {
     /// PEM file of the authority that signed the other replicas' certificates. Unset (default): the
     /// system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with the certificate shown to the others, if they ask for one. Unset (default): none.
+    /// PEM file with the certificate shown to the others, if they let nobody in without one. It needs
+    /// no roles: a replica proves with the master key for whom it passes a call on. Unset (default):
+    /// none.
     pub cert_file: Option<PathBuf>,
     /// PEM file with the key of that certificate. Needed if and only if there is a certificate.
     pub key_file: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use service_kit::clock::SystemClock;
 use service_kit::error::Classified as _;
 use service_kit::metrics::Registry;
 use service_kit::status::RemoteError;
@@ -23,7 +24,14 @@ fn refusal() -> Response<Body> {
 
 fn layer(owners: &Owners) -> ForwardLayer {
     let metrics = Metrics::new(&Registry::new().scope("test"));
-    ForwardLayer::new(owners.clone(), ClientTls::default(), metrics, 1024)
+    let vouching = Vouching::new([[7; 32]], SystemClock::shared());
+    ForwardLayer::new(
+        owners.clone(),
+        ClientTls::default(),
+        vouching,
+        metrics,
+        1024,
+    )
 }
 
 fn request(path: &str) -> Request<Body> {

@@ -1,12 +1,13 @@
 //! Calls that concern partitions of several replicas: each owner is asked for its part.
 //!
 //! A call about one partition is passed on as a whole, before any handler; what is here is for the
-//! few that are about many. A part is asked for in the name of the caller and is marked, so that
-//! whoever gets it does its own share and passes nothing on.
+//! few that are about many. A part is asked for in the name of the caller, for whom we vouch, and is
+//! marked, so that whoever gets it does its own share and passes nothing on.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use service_kit::auth::{Principal, principal};
 use tonic::Request;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
@@ -23,6 +24,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub(crate) trait Directory: Send + Sync {
     /// The present owner of a partition that is not ours, if there is one.
     fn owner(&self, partition: Partition) -> Option<Owner>;
+
+    /// Says in the headers of a call for another replica who its caller is.
+    fn vouch(&self, principal: &Principal, metadata: MetadataMap) -> MetadataMap;
 }
 
 /// Another replica.
@@ -41,13 +45,6 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Of a call.
-    pub(super) fn of<T>(request: &Request<T>) -> Origin {
-        Origin {
-            metadata: request.metadata().clone(),
-        }
-    }
-
     /// Whether it was passed on to us.
     pub(super) fn is_forwarded(&self) -> bool {
         self.metadata.contains_key(FORWARDED)
@@ -71,6 +68,17 @@ pub(super) struct Shares {
 }
 
 impl Api {
+    /// Where a call comes from.
+    pub(super) fn origin<T>(&self, request: &Request<T>) -> Origin {
+        let metadata = request.metadata().clone();
+        Origin {
+            metadata: match &self.peers {
+                Some(peers) => peers.vouch(&principal(request), metadata),
+                None => metadata,
+            },
+        }
+    }
+
     /// How a call is shared out at the moment.
     pub(super) fn shares(&self, origin: &Origin) -> Shares {
         Shares {

@@ -9,7 +9,6 @@ use wire::registry::v1::registry_service_server::RegistryService;
 use super::caller::Caller;
 use super::filter::Filter;
 use super::identity::{View, device_message, module_message};
-use super::peers::Origin;
 use super::repeatable::Repeatable;
 use super::{Api, device, module, page_size, page_start, page_token, refuse, report_damaged};
 use crate::error::Error;
@@ -232,7 +231,7 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::BatchCreateDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
         answer(
             self.batch_create(&caller, &origin, request.into_inner())
                 .await,
@@ -243,7 +242,7 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::BatchUpdateDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
         answer(
             self.batch_update(&caller, &origin, request.into_inner())
                 .await,
@@ -254,7 +253,7 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::BatchDeleteDevicesRequest>,
     ) -> Result<Response<proto::BatchDevicesResponse>, Status> {
-        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
         answer(
             self.batch_delete(&caller, &origin, request.into_inner())
                 .await,
@@ -265,7 +264,7 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::EnsureSecurityModulesRequest>,
     ) -> Result<Response<proto::EnsureSecurityModulesResponse>, Status> {
-        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
         answer(
             self.ensure_modules(&caller, &origin, request.into_inner())
                 .await,
@@ -276,7 +275,7 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::ResealSecretsRequest>,
     ) -> Result<Response<proto::ResealSecretsResponse>, Status> {
-        let (caller, origin) = (Caller::of(&request), Origin::of(&request));
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
         answer(self.reseal(&caller, &origin, request.into_inner()).await)
     }
 

@@ -10,6 +10,7 @@ mod informer;
 mod lifecycle;
 mod query;
 mod registry;
+mod replicas;
 mod service;
 mod telemetry;
 mod twins;

@@ -124,7 +124,7 @@ impl ClaimRules {
         {
             return Err(TokenProblem::Audience);
         }
-        self.check_time(claims, now)?;
+        let until = self.check_time(claims, now)?;
         let name = at(claims, &self.name_claim)
             .and_then(Value::as_str)
             .filter(|name| !name.is_empty() && name.len() <= NAME_LEN_MAX)
@@ -132,16 +132,25 @@ impl ClaimRules {
             .ok_or_else(|| TokenProblem::Claim(self.name_claim.clone()))?;
         let values = words(at(claims, &self.roles_claim));
         let roles = values.iter().flat_map(|value| self.roles.roles(value));
-        Ok(Principal::new(name, roles, Via::Oidc))
+        Ok(Principal {
+            until: Some(until),
+            ..Principal::new(name, roles, Via::Oidc)
+        })
     }
 
-    fn check_time(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(), TokenProblem> {
+    /// When the token ends, if its time has come.
+    fn check_time(
+        &self,
+        claims: &Map<String, Value>,
+        now: Timestamp,
+    ) -> Result<Timestamp, TokenProblem> {
         let malformed = |claim: &str| TokenProblem::Claim(claim.to_owned());
         let expires = claims
             .get("exp")
             .and_then(instant)
             .ok_or_else(|| malformed("exp"))?;
-        if expires.saturating_add(self.skew).unwrap_or(Timestamp::MAX) <= now {
+        let until = expires.saturating_add(self.skew).unwrap_or(Timestamp::MAX);
+        if until <= now {
             return Err(TokenProblem::Expired);
         }
         if let Some(begins) = claims.get("nbf") {
@@ -150,7 +159,7 @@ impl ClaimRules {
                 return Err(TokenProblem::NotYetValid);
             }
         }
-        Ok(())
+        Ok(until)
     }
 }
 
