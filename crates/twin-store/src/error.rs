@@ -311,8 +311,18 @@ impl Classified for Error {
             }
             | Error::Bulk {
                 source: TwinError::Rules(rules),
-            }
-            | Error::Document { source: rules, .. } => broken_rules(rules),
+            } => broken_rules(rules),
+            // What is wrong as a whole is the request's field; what is inside has its path in the twin.
+            Error::Document { field, source } => broken_rules(source)
+                .into_iter()
+                .map(|violation| match &*violation.subject {
+                    "tags" | "properties.desired" | "properties.reported" => Violation {
+                        subject: field.clone(),
+                        ..violation
+                    },
+                    _ => violation,
+                })
+                .collect(),
             _ => Vec::new(),
         }
     }

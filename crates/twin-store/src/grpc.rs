@@ -112,7 +112,8 @@ fn object(field: &str, text: &str) -> Result<Option<Map>, Error> {
         return Ok(None);
     }
     // Paths in a refusal begin with the section that the field is for.
-    let section = match field {
+    let own = field.rsplit_once('.').map_or(field, |(_, own)| own);
+    let section = match own {
         "tags_json" | "tags_patch_json" => SectionKind::Tags,
         "patch_json" => SectionKind::Reported,
         // Desired sections, and the settings of policies, which become part of one.
@@ -172,6 +173,7 @@ mod tests {
         let text = r#"{"a": [1, 18446744073709551616]}"#;
         for (field, path) in [
             ("tags_patch_json", "tags.a[1]"),
+            ("bulk_update.tags_patch_json", "tags.a[1]"),
             ("desired_json", "properties.desired.a[1]"),
             ("patch_json", "properties.reported.a[1]"),
         ] {

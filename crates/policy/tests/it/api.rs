@@ -107,7 +107,7 @@ async fn every_refusal_has_the_number_that_iot_hub_gives_it() {
         (
             wrong(|it| it.settings_json = r#"{"a": [null]}"#.to_owned()),
             "400402",
-            "NULL_IN_SETTINGS",
+            "NULL_IN_ARRAY",
         ),
         (
             wrong(|it| it.settings_json = r#"{"a": 18446744073709551616}"#.to_owned()),
