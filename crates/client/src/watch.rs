@@ -249,6 +249,9 @@ impl Watch {
 
     fn failed(&mut self, status: Status) -> Result<Event, WatchError> {
         let refusal = RemoteError::from(status);
+        // A watch ends with the proof it began with. Whether there is a fresh one shows when it begins
+        // again: a refusal then is final.
+        let is_over = matches!(self.link, Link::Up(_)) && refusal.kind() == Kind::Unauthenticated;
         let begin = match refusal.reason() {
             TOO_OLD => Some(Begin::TokenTooOld),
             NOT_OURS => Some(Begin::TokenRefused),
@@ -259,7 +262,7 @@ impl Watch {
             self.begin = begin;
         }
         let event = self.lost(&refusal.to_string());
-        if begin.is_none() && is_final(refusal.kind()) {
+        if begin.is_none() && is_final(refusal.kind()) && !is_over {
             return Err(WatchError(Box::new(refusal)));
         }
         Ok(event)

@@ -18,6 +18,7 @@ use twin::PartitionCount;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
+use crate::audit;
 use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::error::Error;
@@ -172,6 +173,13 @@ impl App {
         tasks.spawn("first contact", OnFailure::Log, async move {
             contact.greet().await;
         });
+        let delivery = audit::deliver(
+            self.store.clone(),
+            twins.clone(),
+            policies.noted(),
+            stop.clone(),
+        );
+        tasks.spawn("audit entries", OnFailure::StopService, delivery);
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,

@@ -1,8 +1,10 @@
 //! The policy API. Answers come from memory, changes go through the store; nothing is evaluated
 //! here.
 
+use service_kit::auth::principal;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::to_status;
+use service_kit::trace;
 use thiserror::Error;
 use tonic::{Request, Response, Status};
 use twin::Rule;
@@ -15,7 +17,7 @@ use crate::policies::Policies;
 use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::progress::Progress;
 use crate::resource;
-use crate::store;
+use crate::store::{self, By};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
@@ -43,6 +45,7 @@ impl PolicyApi {
     async fn apply(
         &self,
         request: proto::ApplyPolicyRequest,
+        by: By,
     ) -> Result<proto::ApplyPolicyResponse, Error> {
         let wire = request
             .policy
@@ -59,7 +62,7 @@ impl PolicyApi {
                 outcome: proto::apply_policy_response::Outcome::Unspecified.into(),
             });
         }
-        let (stored, outcome) = self.policies.apply(policy).await?;
+        let (stored, outcome) = self.policies.apply(policy, by).await?;
         tracing::info!(
             policy_id = %stored.policy.id(),
             revision = stored.revision,
@@ -106,10 +109,10 @@ impl PolicyApi {
         })
     }
 
-    async fn delete(&self, request: proto::DeletePolicyRequest) -> Result<(), Error> {
+    async fn delete(&self, request: proto::DeletePolicyRequest, by: By) -> Result<(), Error> {
         let id = parse_name(&request.name)?;
         let expected = Some(request.etag).filter(|etag| !etag.is_empty());
-        self.policies.delete(id.clone(), expected).await?;
+        self.policies.delete(id.clone(), expected, by).await?;
         tracing::info!(policy_id = %id, "policy deleted");
         self.count();
         Ok(())
@@ -129,7 +132,8 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<proto::ApplyPolicyRequest>,
     ) -> Result<Response<proto::ApplyPolicyResponse>, Status> {
-        answer(self.apply(request.into_inner()).await)
+        let by = by(&request);
+        answer(self.apply(request.into_inner(), by).await)
     }
 
     async fn get_policy(
@@ -150,7 +154,17 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<proto::DeletePolicyRequest>,
     ) -> Result<Response<()>, Status> {
-        answer(self.delete(request.into_inner()).await)
+        let by = by(&request);
+        answer(self.delete(request.into_inner(), by).await)
+    }
+}
+
+/// Who makes a call, for the audit log.
+fn by<T>(request: &Request<T>) -> By {
+    By {
+        actor: format!("operator:{}", principal(request).name),
+        request_id: uuid::Uuid::now_v7().to_string(),
+        trace_parent: trace::current_traceparent().unwrap_or_default(),
     }
 }
 

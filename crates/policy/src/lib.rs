@@ -28,6 +28,7 @@ mod store;
 mod policies;
 mod progress;
 
+mod audit;
 mod rejects;
 mod twin_store;
 mod writer;

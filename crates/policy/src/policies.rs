@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use bus::Sequence;
 use service_kit::clock::SharedClock;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::evaluate::PolicySet;
 use crate::policy_doc::{Policy, PolicyId};
-use crate::store::{self, Contents, Outcome, Store, StoredPolicy, SweepCounts, SweepNumber};
+use crate::store::{self, By, Contents, Outcome, Store, StoredPolicy, SweepCounts, SweepNumber};
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,8 @@ pub(crate) struct Policies {
     clock: SharedClock,
     present: Arc<watch::Sender<Present>>,
     wanted: Arc<watch::Sender<Wanted>>,
+    /// Told when there is something new for the audit log.
+    noted: Arc<Notify>,
 }
 
 impl Policies {
@@ -81,6 +83,7 @@ impl Policies {
             clock,
             present: Arc::new(watch::Sender::new(Present::new(contents.policies.clone()))),
             wanted: Arc::new(watch::Sender::new(wanted)),
+            noted: Arc::default(),
         }
     }
 
@@ -110,6 +113,7 @@ impl Policies {
     pub(crate) async fn apply(
         &self,
         policy: Policy,
+        by: By,
     ) -> Result<(StoredPolicy, Outcome), store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
@@ -120,8 +124,10 @@ impl Policies {
                 present.index();
             });
             this.raise(stored.sweep);
+            this.noted.notify_one();
         };
-        self.store.apply(policy, self.clock.now(), in_force).await
+        let when = (self.clock.now(), by);
+        self.store.apply(policy, when, in_force).await
     }
 
     /// Deletes the policy if it is still at `expected`.
@@ -129,6 +135,7 @@ impl Policies {
         &self,
         id: PolicyId,
         expected: Option<String>,
+        by: By,
     ) -> Result<(), store::Error> {
         let this = self.clone();
         let gone = id.clone();
@@ -138,10 +145,15 @@ impl Policies {
                 present.index();
             });
             this.raise(sweep);
+            this.noted.notify_one();
         };
-        self.store
-            .delete(id, expected, self.clock.now(), out_of_force)
-            .await
+        let when = (self.clock.now(), by);
+        self.store.delete(id, expected, when, out_of_force).await
+    }
+
+    /// Wakes whoever brings changes into the audit log.
+    pub(crate) fn noted(&self) -> Arc<Notify> {
+        Arc::clone(&self.noted)
     }
 
     /// Wants all twins evaluated because changes of a partition were missed; the partition is read

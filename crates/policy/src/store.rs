@@ -1,8 +1,9 @@
 //! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
-//! by id and revision (immutable), `positions` by partition, and one row of `state` with the order
-//! of creation and the numbers of the sweeps that are wanted and done.
+//! by id and revision (immutable), `positions` by partition, one row of `state` with the order
+//! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
+//! not delivered yet, written with their changes.
 //!
 //! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
 //! call returns (WAL, `synchronous=FULL`). A change of a policy raises `sweep_wanted` in the same
@@ -25,11 +26,13 @@ use jiff::Timestamp;
 use crate::evaluate::ActivePolicy;
 use crate::policy_doc::{Policy, PolicyId};
 
+mod audit;
 mod content;
 mod error;
 mod row;
 mod sqlite;
 
+pub(crate) use audit::{AuditEntry, By};
 pub use error::Error;
 
 /// Name of the file in the data directory.
@@ -159,11 +162,11 @@ impl Store {
     pub(crate) async fn apply(
         &self,
         policy: Policy,
-        at: Timestamp,
+        (at, by): (Timestamp, By),
         then: impl FnOnce(&StoredPolicy) + Send + 'static,
     ) -> Result<(StoredPolicy, Outcome), Error> {
         self.run(move |engine| {
-            let (stored, outcome) = engine.apply(policy, at)?;
+            let (stored, outcome) = engine.apply(policy, at, &by)?;
             then(&stored);
             Ok((stored, outcome))
         })
@@ -176,14 +179,25 @@ impl Store {
         &self,
         id: PolicyId,
         expected: Option<String>,
-        at: Timestamp,
+        (at, by): (Timestamp, By),
         then: impl FnOnce(SweepNumber) + Send + 'static,
     ) -> Result<(), Error> {
         self.run(move |engine| {
-            then(engine.delete(&id, expected.as_deref(), at)?);
+            then(engine.delete(&id, expected.as_deref(), at, &by)?);
             Ok(())
         })
         .await
+    }
+
+    /// The oldest entry that is not in the audit log.
+    pub(crate) async fn next_audit_entry(&self) -> Result<Option<AuditEntry>, Error> {
+        self.run(sqlite::Engine::next_audit_entry).await
+    }
+
+    /// Notes that an entry is in the audit log.
+    pub(crate) async fn audit_entry_done(&self, number: i64) -> Result<(), Error> {
+        self.run(move |engine| engine.audit_entry_done(number))
+            .await
     }
 
     /// Notes how far partitions were evaluated.

@@ -1,4 +1,4 @@
-//! twin-store as the service needs it: three calls, each tried again as long as that makes sense.
+//! twin-store as the service needs it: four calls, each tried again as long as that makes sense.
 //!
 //! It decides nothing about twins. What a refusal means is said here once, in [`Failure`].
 
@@ -12,6 +12,8 @@ use service_kit::shutdown::ShutdownToken;
 use thiserror::Error;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
+use wire::registry::v1::RecordAuditEntryRequest;
+use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{
@@ -102,6 +104,7 @@ fn judge(code: Code) -> Verdict {
 pub(crate) struct TwinStore {
     policy: PolicyTwinServiceClient<Connection>,
     twins: TwinServiceClient<Connection>,
+    audit: AuditServiceClient<Connection>,
     health: Component,
     shutdown: ShutdownToken,
 }
@@ -116,6 +119,7 @@ impl TwinStore {
         let connection = client::connect(config)?;
         Ok(TwinStore {
             policy: PolicyTwinServiceClient::new(connection.clone()),
+            audit: AuditServiceClient::new(connection.clone()),
             twins: TwinServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX),
             health,
             shutdown,
@@ -172,6 +176,16 @@ impl TwinStore {
             async move { client.list_twins(request).await }
         })
         .await
+    }
+
+    /// Adds an entry to the audit log, once however often it is tried.
+    pub(crate) async fn record(&self, request: &RecordAuditEntryRequest) -> Result<(), Failure> {
+        self.call("write the audit log", || {
+            let (mut client, request) = (self.audit.clone(), request.clone());
+            async move { client.record_audit_entry(request).await }
+        })
+        .await
+        .map(|_| ())
     }
 
     /// A call under way is finished also when the service stops; a pause is not.

@@ -53,17 +53,40 @@ pub fn require<T>(
     permission: Permission,
     action: &str,
 ) -> Result<(), tonic::Status> {
-    let principal = principal(request);
+    check(&principal(request), permission, action).map_err(|denied| to_status(&denied))
+}
+
+/// As [`require`], for a caller who is known already.
+pub fn check(principal: &Principal, permission: Permission, action: &str) -> Result<(), Denied> {
     if principal.may(permission) {
         return Ok(());
     }
-    let refusal = Refusal::PermissionMissing {
-        principal,
+    let denied = Denied(Box::new(Refusal::PermissionMissing {
+        principal: principal.clone(),
         permission,
         action: action.to_owned(),
-    };
-    tracing::info!(error = %refusal, "call refused");
-    Err(to_status(&refusal))
+    }));
+    tracing::info!(error = %denied, "call refused");
+    Err(denied)
+}
+
+/// The caller lacks a permission, which the text and the details name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct Denied(Box<Refusal>);
+
+impl Classified for Denied {
+    fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    fn reason(&self) -> &str {
+        self.0.reason()
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        self.0.metadata()
+    }
 }
 
 /// Why a token or a listener cannot be used.

@@ -7,7 +7,8 @@
 //! Whether to try a failed call again is the caller's decision ([`crate::backoff`]).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -43,6 +44,9 @@ pub struct ClientConfig {
     pub tls: ClientTls,
     /// The service's token. Unset (default): none is sent.
     pub token: Option<Secret>,
+    /// File with the token, read for each call: one that lasts for minutes can be renewed while a
+    /// watch goes on. Goes before `token`. Unset (default): there is none.
+    pub token_file: Option<PathBuf>,
     /// How long connecting may take (5 s).
     pub connect_timeout: Duration,
     /// How long a call may take until its answer begins, unless the call asks for less (10 s).
@@ -59,6 +63,7 @@ impl Default for ClientConfig {
             url: "http://127.0.0.1:0".to_owned(),
             tls: ClientTls::default(),
             token: None,
+            token_file: None,
             connect_timeout: Duration::secs(5),
             call_timeout: Duration::secs(10),
             keep_alive: Duration::secs(20),
@@ -197,11 +202,13 @@ pub enum ClientError {
 /// Makes a channel that connects with the first call and again whenever the connection is lost.
 /// To be called inside the runtime.
 pub fn connect(config: &ClientConfig) -> Result<Connection, ClientError> {
-    let token = config.token.clone().map(AdminToken::new).transpose()?;
-    Ok(InterceptedService::new(
-        channel(config)?,
-        Outgoing::new(token.as_ref()),
-    ))
+    let outgoing = if let Some(path) = &config.token_file {
+        Outgoing::with_file(path)
+    } else {
+        let token = config.token.clone().map(AdminToken::new).transpose()?;
+        Outgoing::new(token.as_ref())
+    };
+    Ok(InterceptedService::new(channel(config)?, outgoing))
 }
 
 /// The same, for calls that carry nothing of ours.
@@ -255,30 +262,91 @@ pub fn channel(config: &ClientConfig) -> Result<Channel, ClientError> {
 #[derive(Debug, Clone, Default)]
 pub struct Outgoing {
     authorization: Option<MetadataValue<Ascii>>,
+    file: Option<Arc<Path>>,
 }
 
 impl Outgoing {
     /// Sends this token, if there is one.
     #[must_use]
     pub fn new(token: Option<&AdminToken>) -> Self {
-        let authorization = token.and_then(|token| {
-            let mut value: MetadataValue<Ascii> = token.header().expose().parse().ok()?;
-            // Keeps it out of debug output and out of HTTP/2's compression table.
-            value.set_sensitive(true);
-            Some(value)
-        });
-        Self { authorization }
+        Self {
+            authorization: token.and_then(authorization),
+            file: None,
+        }
     }
+
+    /// Sends the token that is in this file at the time of each call.
+    #[must_use]
+    pub fn with_file(path: &Path) -> Self {
+        Self {
+            authorization: None,
+            file: Some(path.into()),
+        }
+    }
+}
+
+fn authorization(token: &AdminToken) -> Option<MetadataValue<Ascii>> {
+    let mut value: MetadataValue<Ascii> = token.header().expose().parse().ok()?;
+    // Keeps it out of debug output and out of HTTP/2's compression table.
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The token in a file, which is some hundred bytes long: reading it takes microseconds.
+fn read(path: &Path) -> Result<Option<MetadataValue<Ascii>>, Status> {
+    let unusable = |problem: String| {
+        let problem = format!(
+            "the token file {} cannot be used: {problem}",
+            path.display()
+        );
+        Status::unauthenticated(problem)
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    let token = AdminToken::new(Secret::new(text.trim()));
+    let token = token.map_err(|error| unusable(error.to_string()))?;
+    Ok(authorization(&token))
 }
 
 impl Interceptor for Outgoing {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         trace::inject_metadata(request.metadata_mut());
-        if let Some(value) = &self.authorization {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
+        let authorization = match &self.file {
+            Some(path) => read(path)?,
+            None => self.authorization.clone(),
+        };
+        if let Some(value) = authorization {
+            request.metadata_mut().insert("authorization", value);
         }
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(outgoing: &mut Outgoing) -> Result<String, Status> {
+        let request = outgoing.call(Request::new(()))?;
+        let value = request.metadata().get("authorization");
+        let text = value.and_then(|value| value.to_str().ok());
+        Ok(text.unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn a_token_that_is_renewed_in_its_file_is_the_one_that_is_sent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let mut outgoing = Outgoing::with_file(&path);
+        let absent = sent(&mut outgoing).expect_err("there is no file");
+        assert!(absent.message().contains("token file"), "{absent}");
+        for token in ["0123456789abcdef", "fedcba9876543210"] {
+            std::fs::write(&path, format!("{token}\n")).expect("written");
+            assert_eq!(
+                sent(&mut outgoing).expect("sent"),
+                format!("Bearer {token}")
+            );
+        }
+        std::fs::write(&path, "short").expect("written");
+        assert!(sent(&mut outgoing).is_err());
     }
 }

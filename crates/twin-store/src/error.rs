@@ -1,5 +1,6 @@
 //! Why a call was refused, in the caller's words, with the one vocabulary of kinds.
 
+use service_kit::auth::Denied;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::RemoteError;
 use twin::query::QueryErrorKind;
@@ -113,17 +114,9 @@ pub enum Error {
         /// The id in question.
         id: String,
     },
-    /// The caller wants to write in somebody else's name.
-    #[error(
-        "{caller} may not write in the name of {operator}; leave `operator` empty, \
-         or call with the role `service`"
-    )]
-    ForeignName {
-        /// Who calls.
-        caller: String,
-        /// The name that it gave.
-        operator: String,
-    },
+    /// The caller lacks a permission that this call of the method needs.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// Another replica owns the partition.
     #[error("partition {partition} is not owned by this twin-store; try again")]
     NotOwned {
@@ -240,7 +233,8 @@ impl Classified for Error {
             | Error::NoKeys { .. }
             | Error::TooManyGroups(_) => Kind::FailedPrecondition,
             Error::TokenRefused => Kind::Unauthenticated,
-            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => Kind::PermissionDenied,
+            Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
+            Error::Denied(denied) => denied.kind(),
             Error::Read(error) => error.kind(),
             Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => Kind::Unavailable,
             Error::Damaged(_) => Kind::DataLoss,
@@ -275,7 +269,7 @@ impl Classified for Error {
             Error::DefinedTwice(_) => "DEFINED_MULTIPLE_TIMES",
             Error::NoKeys { .. } => "NO_KEYS",
             Error::RequestReused { .. } => "REQUEST_ID_REUSED",
-            Error::ForeignName { .. } => "FOREIGN_OPERATOR",
+            Error::Denied(denied) => denied.reason(),
             Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
             Error::Replica(_) => "REPLICA_FAILED",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
@@ -330,6 +324,7 @@ impl Classified for Error {
     fn metadata(&self) -> Vec<(&'static str, String)> {
         let mut metadata = Vec::new();
         match self {
+            Error::Denied(denied) => metadata = denied.metadata(),
             Error::Document { field, source } => {
                 metadata.push(("field", field.clone()));
                 metadata.push((VIOLATIONS, source.count().to_string()));

@@ -2,8 +2,8 @@
 //! `service_kit::auth`; what some calls need beyond it (keys) the handlers ask for themselves.
 
 use service_kit::auth::Permission::{
-    self, AuditRead, DevicesAct, OperationsCancel, OperationsRead, PoliciesApply, RegistryKeysRead,
-    RegistryRead, RegistryWrite, StoreAdmin, TwinsRead, TwinsWrite,
+    self, AuditRead, AuditRecord, DevicesAct, OperationsCancel, OperationsRead, PoliciesApply,
+    RegistryKeysRead, RegistryRead, RegistryWrite, StoreAdmin, TwinsRead, TwinsWrite,
 };
 
 /// A method that is not named here is not served.
@@ -160,6 +160,10 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         AuditRead,
     ),
     ("/twinward.registry.v1.AuditService/VerifyAudit", AuditRead),
+    (
+        "/twinward.registry.v1.AuditService/RecordAuditEntry",
+        AuditRecord,
+    ),
 ];
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     sources: Sources,
     global: Global,
     token: Option<Secret>,
+    /// Where the token is, if in a file of its own.
+    token_file: Option<PathBuf>,
     operator: String,
     data_dir: PathBuf,
 }
@@ -65,16 +67,21 @@ impl Connection {
     pub(crate) fn find(global: &Global, environment: &Environment) -> Result<Self, Failure> {
         let data_dir = data_dir(global, environment)?;
         let sources = Sources::read(global, environment, &data_dir)?;
-        let token = match (&global.token, &global.token_file) {
-            (Some(token), _) => Some(Secret::new(token)),
-            (None, Some(path)) => Some(read_token(path)?),
-            (None, None) => sources
-                .get_first(&[variable::ADMIN_TOKEN, variable::TOKEN_FILE])
-                .map(|(name, setting)| match name {
-                    variable::TOKEN_FILE => read_token(Path::new(&setting.value)),
-                    _ => Ok(Secret::new(setting.value)),
-                })
-                .transpose()?,
+        let (token, token_file) = match (&global.token, &global.token_file) {
+            (Some(token), _) => (Some(Secret::new(token)), None),
+            (None, Some(path)) => (None, Some(path.clone())),
+            (None, None) => {
+                match sources.get_first(&[variable::ADMIN_TOKEN, variable::TOKEN_FILE]) {
+                    Some((variable::TOKEN_FILE, setting)) => (None, Some(setting.value.into())),
+                    Some((_, setting)) => (Some(Secret::new(setting.value)), None),
+                    None => (None, None),
+                }
+            }
+        };
+        // What cannot be read is told at once, and not by the first call.
+        let token = match &token_file {
+            Some(path) => Some(read_token(path)?),
+            None => token,
         };
         let operator = ["TWINWARD_OPERATOR", "USER"]
             .iter()
@@ -83,6 +90,7 @@ impl Connection {
             sources,
             global: global.clone(),
             token,
+            token_file,
             operator: operator.unwrap_or("admin").to_owned(),
             data_dir,
         })
@@ -144,6 +152,7 @@ impl Connection {
                 domain: None,
             },
             token: self.token.clone(),
+            token_file: self.token_file.clone(),
             connect_timeout: self.global.timeout,
             call_timeout: self.global.timeout,
             ..ClientConfig::to(&url.value)

@@ -47,7 +47,9 @@ impl WholeFile {
             this.writer.get_ref().sync_all()?;
             fs::rename(&this.temporary, &this.path)?;
             this.whole = true;
-            Ok(())
+            // Its name is durable when its folder is.
+            let folder = this.path.parent().filter(|it| !it.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         finish(&mut self).map_err(|error| failed(&self.path, &error))
     }

@@ -242,6 +242,23 @@ async fn what_only_people_can_mend_is_an_error_and_can_be_asked_again() {
 }
 
 #[tokio::test]
+async fn a_watch_that_outlives_its_token_goes_on_if_there_is_a_fresh_one() {
+    let expired = || refusal(Code::Unauthenticated, "TOKEN_EXPIRED");
+    let (script, mut watch) = play(vec![
+        Act::Send(vec![complete("1"), Err(expired())]),
+        Act::Send(vec![bookmark("2"), Err(expired())]),
+        Act::Refuse(expired()),
+        Act::Hang(vec![bookmark("3")]),
+    ])
+    .await;
+    expect(&mut watch, &["begins First", "synced 0", "interrupted"]).await;
+    expect(&mut watch, &["bookmark", "interrupted"]).await;
+    // There was none; when somebody has seen to it, it goes on where it was.
+    expect(&mut watch, &["refused TOKEN_EXPIRED", "bookmark"]).await;
+    assert_eq!(tokens(&script), ["", "1", "2", "2"]);
+}
+
+#[tokio::test]
 async fn a_service_that_ends_every_watch_at_once_is_asked_ever_more_slowly() {
     let acts = (0..6).map(|_| Act::Send(Vec::new())).collect();
     let (_script, mut watch) = play(acts).await;

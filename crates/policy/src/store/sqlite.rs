@@ -7,6 +7,7 @@ use bus::Sequence;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::audit::{self, AuditEntry, By};
 use super::content;
 use super::row::{
     PolicyRow, number, read_policy, select_policies, stored, write_policy, write_position,
@@ -18,7 +19,10 @@ use super::{
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_policies.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/0001_policies.sql"),
+    include_str!("../../migrations/0002_audit.sql"),
+];
 
 /// One connection to `policy.db`.
 #[derive(Debug)]
@@ -88,6 +92,7 @@ impl Engine {
         &mut self,
         policy: Policy,
         at: Timestamp,
+        by: &By,
     ) -> Result<(StoredPolicy, Outcome), Error> {
         const ACTION: &str = "write a policy";
         let failed = |source| Error::Engine {
@@ -138,12 +143,15 @@ impl Engine {
             }
         };
         write_policy(&transaction, &stored)?;
-        transaction.commit().map_err(failed)?;
-        let outcome = if old_spec.is_some() {
-            Outcome::Updated
+        let (outcome, action) = if old_spec.is_some() {
+            (Outcome::Updated, "policy.update")
         } else {
-            Outcome::Created
+            (Outcome::Created, "policy.create")
         };
+        let content = content::print(stored.policy.spec())?;
+        let what = (revision, Some(&*content));
+        audit::note(&transaction, action, stored.policy.id(), what, (at, by))?;
+        transaction.commit().map_err(failed)?;
         Ok((stored, outcome))
     }
 
@@ -152,6 +160,7 @@ impl Engine {
         id: &PolicyId,
         expected: Option<&str>,
         at: Timestamp,
+        by: &By,
     ) -> Result<SweepNumber, Error> {
         const ACTION: &str = "delete a policy";
         let failed = |source| Error::Engine {
@@ -162,7 +171,8 @@ impl Engine {
         let row = read_policy(&transaction, id)?
             .filter(|row| !row.deleted)
             .ok_or_else(|| Error::NotFound { id: id.clone() })?;
-        let found = etag(number("a revision", row.revision)?);
+        let revision = number("a revision", row.revision)?;
+        let found = etag(revision);
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(Error::Etag {
                 id: id.clone(),
@@ -177,8 +187,23 @@ impl Engine {
             )
             .map_err(failed)?;
         let sweep = raise_sweep(&transaction)?;
+        audit::note(
+            &transaction,
+            "policy.delete",
+            id,
+            (revision, None),
+            (at, by),
+        )?;
         transaction.commit().map_err(failed)?;
         Ok(sweep)
+    }
+
+    pub(super) fn next_audit_entry(&mut self) -> Result<Option<AuditEntry>, Error> {
+        audit::next(&self.connection)
+    }
+
+    pub(super) fn audit_entry_done(&mut self, number: i64) -> Result<(), Error> {
+        audit::done(&self.connection, number)
     }
 
     pub(super) fn save_positions(

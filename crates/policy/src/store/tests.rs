@@ -43,13 +43,16 @@ impl Fixture {
     }
 
     async fn apply(&self, policy: Policy, second: i64) -> (StoredPolicy, Outcome) {
-        self.store.apply(policy, at(second), |_| {}).await.unwrap()
+        self.store
+            .apply(policy, (at(second), by()), |_| {})
+            .await
+            .unwrap()
     }
 
     async fn delete(&self, id: &str, expected: Option<&str>) -> Result<(), Error> {
         let id = PolicyId::parse(id).unwrap();
         self.store
-            .delete(id, expected.map(str::to_owned), at(99), |_| {})
+            .delete(id, expected.map(str::to_owned), (at(99), by()), |_| {})
             .await
     }
 
@@ -225,7 +228,7 @@ async fn there_are_no_more_policies_than_twin_store_takes_for_one_twin() {
     }
     let more = fixture
         .store
-        .apply(policy("one-more", "d", 1), at(11), |_| {})
+        .apply(policy("one-more", "d", 1), (at(11), by()), |_| {})
         .await;
     assert_eq!(more.unwrap_err().kind(), Kind::ResourceExhausted);
     fixture.apply(policy("p7", "d", 2), 12).await;
@@ -247,7 +250,7 @@ async fn a_store_of_a_newer_program_is_refused() {
             error,
             Error::Newer {
                 found: 99,
-                known: 1
+                known: 2
             }
         ),
         "{error}"
@@ -267,4 +270,36 @@ async fn a_stored_policy_that_cannot_be_used_stops_the_start() {
         .unwrap();
     let error = fixture.store.load().await.unwrap_err();
     assert!(error.to_string().contains("the stored policy p"), "{error}");
+}
+
+fn by() -> By {
+    By {
+        actor: "operator:alice".to_owned(),
+        request_id: "0190b3a2-7c1e-7d3a-9d0b-0d6a2b9f4c11".to_owned(),
+        trace_parent: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn every_change_leaves_an_entry_in_the_order_of_the_changes() {
+    let fixture = Fixture::new().await;
+    fixture.apply(policy("p", "d", 3), 10).await;
+    // What changes nothing is no change.
+    fixture.apply(policy("p", "d", 3), 20).await;
+    fixture.apply(policy("p", "d", 4), 30).await;
+    fixture.delete("p", Some("r9")).await.unwrap_err();
+    fixture.delete("p", None).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(entry) = fixture.store.next_audit_entry().await.unwrap() {
+        assert_eq!((&*entry.actor, &*entry.policy_id), ("operator:alice", "p"));
+        let detail: serde_json::Value = serde_json::from_str(&entry.detail).unwrap();
+        found.push((entry.action, detail["revision"].as_u64().unwrap(), entry.at));
+        fixture.store.audit_entry_done(entry.number).await.unwrap();
+    }
+    let expected = [("policy.create", 1, at(10)), ("policy.update", 2, at(30))];
+    let mut expected: Vec<_> = expected
+        .map(|(action, revision, at)| (action.to_owned(), revision, at))
+        .into();
+    expected.push(("policy.delete".to_owned(), 2, at(99)));
+    assert_eq!(found, expected);
 }

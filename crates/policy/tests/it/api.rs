@@ -6,7 +6,7 @@ use service_kit::status::RemoteError;
 use wire::policy::v1 as proto;
 use wire::policy::v1::apply_policy_response::Outcome;
 
-use crate::world::{MODULE, World};
+use crate::world::{MODULE, SOON, World};
 
 fn policy(id: &str) -> proto::Policy {
     proto::Policy {
@@ -265,4 +265,44 @@ async fn a_request_without_a_policy_names_the_field() {
     let empty = proto::ApplyPolicyRequest::default();
     let error = RemoteError::from(world.client().await.apply_policy(empty).await.unwrap_err());
     assert_eq!(error.violations()[0].subject, "policy");
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_also_when_twin_store_was_away() {
+    let mut world = World::start().await;
+    world.twins.set_away(true);
+    let mut client = world.client().await;
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    client.apply_policy(request(policy("p"))).await.unwrap();
+    let check = proto::ApplyPolicyRequest {
+        validate_only: true,
+        ..request(policy("q"))
+    };
+    client.apply_policy(check).await.unwrap();
+    drop(client);
+    // What was not delivered yet is delivered after a restart.
+    world.stop_service().await;
+    assert_eq!(world.twins.recorded(), []);
+    world.twins.set_away(false);
+    world.start_service().await;
+    world.delete_policy("p").await;
+    let recorded = testkit::wait_for("the audit entries", SOON, async || {
+        let recorded = world.twins.recorded();
+        (recorded.len() >= 2).then_some(recorded)
+    })
+    .await;
+    let told: Vec<_> = recorded
+        .iter()
+        .map(|entry| (&*entry.actor, &*entry.action, &*entry.resource))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("operator:admin", "policy.create", "policies/p"),
+            ("operator:admin", "policy.delete", "policies/p"),
+        ]
+    );
+    let detail: serde_json::Value = serde_json::from_str(&recorded[0].detail_json).unwrap();
+    assert_eq!(detail["content"]["settings"], json!({"x": 1}));
+    assert_ne!(recorded[0].request_id, recorded[1].request_id);
 }

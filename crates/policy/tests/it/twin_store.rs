@@ -18,6 +18,8 @@ use twin::{
 };
 use wire::bus::v1::{TwinChange, TwinChanges};
 use wire::names::{identity_name, parse_identity};
+use wire::registry::v1 as registry;
+use wire::registry::v1::audit_service_server::{AuditService, AuditServiceServer};
 use wire::subjects::{twins_stream, twins_subject};
 use wire::time::to_wire;
 use wire::twin::v1 as proto;
@@ -52,6 +54,8 @@ struct State {
     /// Calls for this twin fail.
     broken: Option<String>,
     revision: u64,
+    /// What the audit log holds.
+    recorded: Vec<registry::RecordAuditEntryRequest>,
 }
 
 #[derive(Clone)]
@@ -80,6 +84,7 @@ impl TwinStore {
         };
         let server = tonic::transport::Server::builder()
             .add_service(TwinServiceServer::new(store.clone()))
+            .add_service(AuditServiceServer::new(store.clone()))
             .add_service(PolicyTwinServiceServer::new(store.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         store
@@ -174,6 +179,11 @@ impl TwinStore {
         self.state().calls.clone()
     }
 
+    /// What the audit log holds.
+    pub(crate) fn recorded(&self) -> Vec<registry::RecordAuditEntryRequest> {
+        self.state().recorded.clone()
+    }
+
     pub(crate) fn fail_next(&self, status: Status) {
         self.state().failures.push_back(status);
     }
@@ -263,6 +273,35 @@ fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
         posture_json: kept.posture.to_string(),
         status: "enabled".to_owned(),
         ..proto::Twin::default()
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for TwinStore {
+    async fn record_audit_entry(
+        &self,
+        request: Request<registry::RecordAuditEntryRequest>,
+    ) -> Result<Response<registry::RecordAuditEntryResponse>, Status> {
+        let mut state = self.state();
+        if state.away {
+            return Err(Status::unavailable("on holiday"));
+        }
+        state.recorded.push(request.into_inner());
+        Ok(Response::new(registry::RecordAuditEntryResponse {}))
+    }
+
+    async fn list_audit_entries(
+        &self,
+        _: Request<registry::ListAuditEntriesRequest>,
+    ) -> Result<Response<registry::ListAuditEntriesResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
+    }
+
+    async fn verify_audit(
+        &self,
+        _: Request<registry::VerifyAuditRequest>,
+    ) -> Result<Response<registry::VerifyAuditResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
     }
 }
 

@@ -17,6 +17,9 @@ pub enum Permission {
     TwinsRead,
     /// Changing tags and desired properties.
     TwinsWrite,
+    /// Changing them in the name of somebody else, as a service does that has looked who its own
+    /// caller is.
+    TwinsWriteAs,
     /// Reading devices and modules, without their keys.
     RegistryRead,
     /// Creating, changing and deleting devices and modules.
@@ -33,6 +36,8 @@ pub enum Permission {
     OperationsCancel,
     /// Reading who did what.
     AuditRead,
+    /// Adding to it what a service has let somebody do.
+    AuditRecord,
     /// Backup, compaction and whatever else concerns a store as a whole.
     StoreAdmin,
     /// Acting on behalf of devices: what ingestion does.
@@ -43,9 +48,10 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::TwinsRead,
         Self::TwinsWrite,
+        Self::TwinsWriteAs,
         Self::RegistryRead,
         Self::RegistryWrite,
         Self::RegistryKeysRead,
@@ -54,6 +60,7 @@ impl Permission {
         Self::OperationsRead,
         Self::OperationsCancel,
         Self::AuditRead,
+        Self::AuditRecord,
         Self::StoreAdmin,
         Self::DevicesAct,
         Self::PoliciesApply,
@@ -64,6 +71,7 @@ impl Permission {
         match self {
             Self::TwinsRead => "twins.read",
             Self::TwinsWrite => "twins.write",
+            Self::TwinsWriteAs => "twins.write_as",
             Self::RegistryRead => "registry.read",
             Self::RegistryWrite => "registry.write",
             Self::RegistryKeysRead => "registry.keys.read",
@@ -72,6 +80,7 @@ impl Permission {
             Self::OperationsRead => "operations.read",
             Self::OperationsCancel => "operations.cancel",
             Self::AuditRead => "audit.read",
+            Self::AuditRecord => "audit.record",
             Self::StoreAdmin => "store.admin",
             Self::DevicesAct => "devices.act",
             Self::PoliciesApply => "policies.apply",
@@ -125,6 +134,8 @@ const ADMINISTERS: &[Permission] = &[
 ];
 const SERVES: &[Permission] = &[
     Permission::TwinsRead,
+    Permission::TwinsWriteAs,
+    Permission::AuditRecord,
     Permission::DevicesAct,
     Permission::PoliciesApply,
 ];
@@ -139,8 +150,8 @@ pub enum Role {
     Operator,
     /// Everything that people do: also keys, and the store as a whole.
     Admin,
-    /// What our own services do: act for devices, apply policies. Nothing that people do but
-    /// reading twins.
+    /// What our own services do: act for devices, apply policies, write down what people did with
+    /// them. Nothing that people do but reading twins.
     Service,
 }
 
@@ -294,6 +305,7 @@ mod tests {
         let people = [
             (P::TwinsRead, "reader,operator,admin,service"),
             (P::TwinsWrite, "operator,admin"),
+            (P::TwinsWriteAs, "service"),
             (P::RegistryRead, "reader,operator,admin"),
             (P::RegistryWrite, "operator,admin"),
             (P::RegistryKeysRead, "admin"),
@@ -302,6 +314,7 @@ mod tests {
             (P::OperationsRead, "reader,operator,admin"),
             (P::OperationsCancel, "operator,admin"),
             (P::AuditRead, "reader,operator,admin"),
+            (P::AuditRecord, "service"),
             (P::StoreAdmin, "admin"),
             (P::DevicesAct, "service"),
             (P::PoliciesApply, "service"),

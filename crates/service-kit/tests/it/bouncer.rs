@@ -24,9 +24,10 @@ use tower::Service;
 use crate::support::{PATIENCE, within};
 
 /// A method for each permission, by its name.
-pub(crate) const RULES: [(&str, Permission); 13] = [
+pub(crate) const RULES: [(&str, Permission); 15] = [
     ("/test.Club/twins.read", Permission::TwinsRead),
     ("/test.Club/twins.write", Permission::TwinsWrite),
+    ("/test.Club/twins.write_as", Permission::TwinsWriteAs),
     ("/test.Club/registry.read", Permission::RegistryRead),
     ("/test.Club/registry.write", Permission::RegistryWrite),
     (
@@ -38,6 +39,7 @@ pub(crate) const RULES: [(&str, Permission); 13] = [
     ("/test.Club/operations.read", Permission::OperationsRead),
     ("/test.Club/operations.cancel", Permission::OperationsCancel),
     ("/test.Club/audit.read", Permission::AuditRead),
+    ("/test.Club/audit.record", Permission::AuditRecord),
     ("/test.Club/store.admin", Permission::StoreAdmin),
     ("/test.Club/devices.act", Permission::DevicesAct),
     ("/test.Club/policies.apply", Permission::PoliciesApply),

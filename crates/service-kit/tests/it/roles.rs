@@ -28,7 +28,7 @@ fn may(role: Role) -> &'static str {
             "twins.read registry.read policies.read operations.read audit.read twins.write \
              registry.write policies.write operations.cancel registry.keys.read store.admin"
         }
-        Role::Service => "twins.read devices.act policies.apply",
+        Role::Service => "twins.read twins.write_as audit.record devices.act policies.apply",
     }
 }
 

@@ -55,7 +55,7 @@ impl Error {
             Error::NoKeys { .. } | Error::TooManyGroups(_) => INVALID_OPERATION,
             Error::Twin { source, .. } | Error::Bulk { source } => source.error_code(),
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
-            Error::EnrollmentDenied { .. } | Error::ForeignName { .. } => UNAUTHORIZED,
+            Error::EnrollmentDenied { .. } | Error::Denied(_) => UNAUTHORIZED,
             Error::Read(error) => read_code(error),
             Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => UNAVAILABLE,
             Error::Store(crate::store::Error::Fenced { .. } | crate::store::Error::Closed) => {

@@ -1,4 +1,5 @@
-//! `AuditService`: reads and verifies the chains of administrative changes.
+//! `AuditService`: reads and verifies the chains of administrative changes, and takes entries of
+//! other services into them.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,14 @@ use wire::registry::v1 as proto;
 use wire::registry::v1::audit_service_server::AuditService;
 use wire::time::{optional, to_wire};
 
+use super::caller::Caller;
 use super::{Api, page_size, refuse};
 use crate::audit::Walk;
 use crate::error::Error;
 use crate::hex;
 use crate::store::AuditEntry;
+
+mod record;
 
 /// Entries read from the store at once.
 const CHUNK: u32 = 1000;
@@ -187,5 +191,16 @@ impl AuditService for Api {
         _request: Request<proto::VerifyAuditRequest>,
     ) -> Result<Response<proto::VerifyAuditResponse>, Status> {
         self.verified().await.map(Response::new).map_err(refuse)
+    }
+
+    async fn record_audit_entry(
+        &self,
+        request: Request<proto::RecordAuditEntryRequest>,
+    ) -> Result<Response<proto::RecordAuditEntryResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.record(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 }

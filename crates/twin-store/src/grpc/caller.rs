@@ -1,6 +1,6 @@
 //! Who calls, in which trace, and what that makes the cause of a change.
 
-use service_kit::auth::{Principal, Role, principal};
+use service_kit::auth::{Permission, Principal, check, principal};
 use service_kit::trace;
 use tonic::Request;
 use twin::Writer;
@@ -71,19 +71,16 @@ impl Caller {
         if given.is_empty() || given == self.principal.name {
             return Ok(Writer::Operator(self.principal.name.clone()));
         }
-        if !self.principal.roles.contains(&Role::Service) {
-            return Err(Error::ForeignName {
-                caller: self.principal.name.clone(),
-                operator: given.to_owned(),
-            });
-        }
+        let action = format!("write in the name of {given}; leave `operator` empty to use its own");
+        check(&self.principal, Permission::TwinsWriteAs, &action)?;
         Ok(Writer::Operator(given.to_owned()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use service_kit::auth::Via;
+    use service_kit::auth::{Role, Via};
+    use service_kit::error::Classified as _;
 
     use super::*;
 
@@ -101,7 +98,13 @@ mod tests {
         assert_eq!(alice.operator("").unwrap(), own);
         assert_eq!(alice.operator("alice").unwrap(), own);
         let refused = alice.operator("bob").unwrap_err();
-        assert!(matches!(refused, Error::ForeignName { .. }), "{refused}");
+        assert_eq!(refused.reason(), "PERMISSION_MISSING");
+        assert!(
+            refused.to_string().contains("in the name of bob"),
+            "{refused}"
+        );
+        let missing = ("permission", "twins.write_as".to_owned());
+        assert!(refused.metadata().contains(&missing), "{refused:?}");
         let gateway = caller(&[Role::Service], None);
         assert_eq!(
             gateway.operator("bob").unwrap(),

@@ -426,3 +426,46 @@ async fn every_administrative_change_is_in_a_chain_that_is_whole() {
     assert_eq!(entries, 11);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn another_service_adds_to_the_audit_log_once_however_often_it_tries() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let request = || proto::RecordAuditEntryRequest {
+        request_id: "0190b3a2-7c1e-7d3a-9d0b-0d6a2b9f4c11".to_owned(),
+        actor: "operator:alice".to_owned(),
+        action: "policy.update".to_owned(),
+        resource: "policies/p".to_owned(),
+        detail_json: r#"{"revision": 7}"#.to_owned(),
+        ..Default::default()
+    };
+    for _ in 0..3 {
+        let recorded = service.audit().record_audit_entry(request()).await;
+        recorded.expect("it is taken");
+    }
+    let anonymous = proto::RecordAuditEntryRequest {
+        request_id: String::new(),
+        ..request()
+    };
+    let refused = service.audit().record_audit_entry(anonymous).await;
+    assert_eq!(refused_with(refused, "INVALID_FIELD"), ["request_id"]);
+    let listed = proto::ListAuditEntriesRequest {
+        resource: "policies/p".to_owned(),
+        ..Default::default()
+    };
+    let listed = service.audit().list_audit_entries(listed).await.unwrap();
+    let entries = listed.into_inner().entries;
+    let [entry] = entries.as_slice() else {
+        panic!("one entry is wanted: {entries:?}");
+    };
+    assert_eq!(
+        (&*entry.actor, &*entry.action),
+        ("operator:alice", "policy.update")
+    );
+    assert!(entry.detail_json.contains("\"revision\":7"), "{entry:?}");
+    let mut audit = service.audit();
+    let verified = audit.verify_audit(proto::VerifyAuditRequest {}).await;
+    assert!(verified.unwrap().into_inner().whole);
+    service.stop().await;
+}

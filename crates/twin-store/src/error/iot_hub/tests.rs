@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use service_kit::auth::{self, Permission, Principal};
 use service_kit::error::Classified as _;
 use service_kit::error::Kind;
 use service_kit::status::{RemoteError, to_status};
@@ -152,10 +153,9 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "ArgumentInvalid",
         ),
         (
-            Error::ForeignName {
-                caller: "a".to_owned(),
-                operator: "b".to_owned(),
-            },
+            auth::check(&Principal::nobody(), Permission::TwinsWriteAs, "do it")
+                .expect_err("nobody may")
+                .into(),
             401_003,
             "IotHubUnauthorized",
         ),

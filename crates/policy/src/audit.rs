@@ -1,0 +1,60 @@
+//! Brings what people changed into the audit log of the hub, which twin-store keeps: one log, one
+//! chain of hashes to verify, whoever serves the change.
+//!
+//! Entries wait in the store, written with their change, and go in their order. One that comes twice
+//! is known there by its id. It never drops one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use service_kit::shutdown::ShutdownToken;
+use tokio::sync::Notify;
+use wire::registry::v1::RecordAuditEntryRequest;
+use wire::time::to_wire;
+
+use crate::store::{self, AuditEntry, Store};
+use crate::twin_store::{Failure, TwinStore};
+
+/// How long to wait after a refusal, which only an operator can mend.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Delivers entries until the service stops.
+pub(crate) async fn deliver(
+    store: Store,
+    twins: TwinStore,
+    noted: Arc<Notify>,
+    shutdown: ShutdownToken,
+) -> Result<(), store::Error> {
+    loop {
+        let Some(entry) = store.next_audit_entry().await? else {
+            match shutdown.run_until(noted.notified()).await {
+                Some(()) => continue,
+                None => return Ok(()),
+            }
+        };
+        match twins.record(&request(&entry)).await {
+            Ok(()) => store.audit_entry_done(entry.number).await?,
+            Err(Failure::Stopped) => return Ok(()),
+            Err(failure) => {
+                let policy_id = entry.policy_id;
+                tracing::error!(policy_id, error = %failure, "an audit entry is not taken");
+                let pause = tokio::time::sleep(REFUSED_PAUSE);
+                if shutdown.run_until(pause).await.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn request(entry: &AuditEntry) -> RecordAuditEntryRequest {
+    RecordAuditEntryRequest {
+        request_id: entry.request_id.clone(),
+        actor: entry.actor.clone(),
+        action: entry.action.clone(),
+        resource: format!("policies/{}", entry.policy_id),
+        change_time: Some(to_wire(entry.at)),
+        detail_json: entry.detail.clone(),
+        trace_parent: entry.trace_parent.clone(),
+    }
+}

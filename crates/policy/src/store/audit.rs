@@ -1,0 +1,115 @@
+//! Entries for the audit log, from the change to their delivery.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use serde_json::json;
+
+use super::Error;
+use crate::policy_doc::PolicyId;
+
+/// Contents up to here stand in an entry; of a longer one the revision is named, which keeps it.
+const CONTENT_BYTES_MAX: usize = 48 * 1024;
+
+/// Who changes a policy.
+#[derive(Debug, Clone)]
+pub(crate) struct By {
+    /// `operator:<name>`
+    pub(crate) actor: String,
+    /// A fresh UUID, by which an entry is known that comes again.
+    pub(crate) request_id: String,
+    /// W3C trace context; empty: none.
+    pub(crate) trace_parent: String,
+}
+
+/// What is to be in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AuditEntry {
+    /// Its place among all.
+    pub(crate) number: i64,
+    /// By which it is known when it comes again.
+    pub(crate) request_id: String,
+    /// `operator:<name>`
+    pub(crate) actor: String,
+    /// `policy.create`, `policy.update` or `policy.delete`.
+    pub(crate) action: String,
+    /// Of which policy.
+    pub(crate) policy_id: String,
+    /// JSON.
+    pub(crate) detail: String,
+    /// When it was changed.
+    pub(crate) at: Timestamp,
+    /// W3C trace context; empty: none.
+    pub(crate) trace_parent: String,
+}
+
+/// Writes an entry in the transaction of its change.
+pub(super) fn note(
+    transaction: &Transaction<'_>,
+    action: &str,
+    id: &PolicyId,
+    (revision, content): (u64, Option<&str>),
+    (at, by): (Timestamp, &By),
+) -> Result<(), Error> {
+    let mut detail = json!({ "revision": revision });
+    if let Some(content) = content.filter(|content| content.len() <= CONTENT_BYTES_MAX)
+        && let Ok(content) = serde_json::from_str::<serde_json::Value>(content)
+    {
+        detail["content"] = content;
+    }
+    let statement = "INSERT INTO audit_entries
+                     (request_id, actor, action, policy_id, detail, change_time, trace_parent)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let values = params![
+        by.request_id,
+        by.actor,
+        action,
+        id.as_str(),
+        detail.to_string(),
+        at.to_string(),
+        by.trace_parent,
+    ];
+    transaction
+        .execute(statement, values)
+        .map(|_| ())
+        .map_err(failed("note who changed a policy"))
+}
+
+/// The oldest entry that is not delivered.
+pub(super) fn next(connection: &Connection) -> Result<Option<AuditEntry>, Error> {
+    let statement = "SELECT number, request_id, actor, action, policy_id, detail, change_time,
+                     trace_parent FROM audit_entries ORDER BY number LIMIT 1";
+    let read = |row: &Row<'_>| {
+        let at: String = row.get(6)?;
+        let entry = AuditEntry {
+            number: row.get(0)?,
+            request_id: row.get(1)?,
+            actor: row.get(2)?,
+            action: row.get(3)?,
+            policy_id: row.get(4)?,
+            detail: row.get(5)?,
+            at: Timestamp::UNIX_EPOCH,
+            trace_parent: row.get(7)?,
+        };
+        Ok((entry, at))
+    };
+    let found = connection.query_row(statement, [], read).optional();
+    let Some((entry, at)) = found.map_err(failed("read an audit entry"))? else {
+        return Ok(None);
+    };
+    let at = at.parse().map_err(|_| Error::Damaged {
+        what: format!("the time of audit entry {}", entry.number),
+    })?;
+    Ok(Some(AuditEntry { at, ..entry }))
+}
+
+/// Forgets an entry that is delivered.
+pub(super) fn done(connection: &Connection, number: i64) -> Result<(), Error> {
+    connection
+        .execute("DELETE FROM audit_entries WHERE number = ?1", [number])
+        .map(|_| ())
+        .map_err(failed("forget an audit entry"))
+}
+
+fn failed(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::Engine { action, source }
+}
