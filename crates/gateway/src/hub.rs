@@ -29,6 +29,7 @@ impl Hub {
     pub(crate) fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
         let bare = ClientConfig {
             token: None,
+            token_file: None,
             ..config.clone()
         };
         Ok(Self {
