@@ -16,7 +16,7 @@ use crate::store::{self, AuditEntry, Store};
 use crate::twin_store::{Failure, TwinStore};
 
 /// How long to wait after a refusal, which only an operator can mend.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Delivers entries until the service stops.
 pub(crate) async fn deliver(

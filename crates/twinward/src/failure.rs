@@ -65,6 +65,12 @@ impl Failure {
             }
             failure = failure.detail(format!("{}: {}", violation.subject, violation.description));
         }
+        // An answer lists the first of many and says how many there are.
+        let all = remote.fact("violations").and_then(|all| all.parse().ok());
+        let more = all.unwrap_or(0_usize).saturating_sub(violations.len());
+        if more > 0 {
+            failure = failure.detail(format!("and {more} more"));
+        }
         if let Some(delay) = remote.retry_after() {
             failure = failure.advise(format!("try again in {} ms", delay.as_millis()));
         }
@@ -196,6 +202,21 @@ mod tests {
             "error: cannot patch devices/cam-1: the patch breaks 2 rules\n  \
              desired.a.b: is 12 levels deep; allowed are 10\n  \
              tags.$x: keys may not start with $\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_listed_is_counted() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("tags.a", "is too long");
+        let all = [("violations".to_owned(), "70".to_owned())];
+        details.set_error_info("INVALID_TWIN", "twinward", all.into());
+        let message = "70 rules are broken: tags.a: is too long; and 69 more";
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
+        assert_eq!(
+            Failure::from_status("cannot patch devices/cam-1", status).render(),
+            "error: cannot patch devices/cam-1: 70 rules are broken\n  \
+             tags.a: is too long\n  and 69 more\n"
         );
     }
 

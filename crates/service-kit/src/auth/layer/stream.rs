@@ -27,7 +27,7 @@ use crate::status::to_status;
 
 /// How often it is looked whether the caller of a stream may still read it. Keys that the provider
 /// withdraws are forgotten within `oidc_keys_refresh`, so more often would find nothing new.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// A call that was let in, while it is being answered.
 pub(super) struct Standing {
     principal: Principal,

@@ -108,6 +108,8 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut proto::RecordAuditEntryRequest);
+
     #[test]
     fn a_service_speaks_of_its_own_resources_alone() {
         let taken = event(request(), now()).expect("it is good");
@@ -115,7 +117,7 @@ mod tests {
             (taken.action, &*taken.actor),
             ("policy.create", "operator:alice")
         );
-        let changes: [(&str, fn(&mut proto::RecordAuditEntryRequest)); 9] = [
+        let changes: [(&str, Change); 9] = [
             ("action", |it| it.action = "device.delete".to_owned()),
             ("resource", |it| it.resource = "devices/d".to_owned()),
             ("actor", |it| it.actor = "twinward".to_owned()),
