@@ -26,6 +26,7 @@ use crate::store::{PartitionState, Selection, Store};
 
 mod recording;
 mod sharing;
+mod unread;
 mod writer;
 
 pub use sharing::Control;

@@ -115,7 +115,6 @@ impl Overlay {
         overlay
     }
 
-    /// Takes in that something cannot be read.
     fn note(&mut self, selection: Selection, damaged: Damaged) {
         match selection {
             Selection::One(key) => {
@@ -124,16 +123,14 @@ impl Overlay {
             Selection::Family(device) => {
                 self.unreachable.insert(device, damaged);
             }
-            // It opens nothing, as one that is not there; its owner asks for a new one.
-            Selection::Token(..) => {}
+            // A token opens nothing, as one that is not there; of what goes on, the rest is there.
+            Selection::Token(..) | Selection::Running => {}
             Selection::Request(id) => {
                 self.requests.insert(id, Err(damaged));
             }
             Selection::Operation(id) => {
                 self.operations.insert(id, Err(damaged));
             }
-            // Those that can be read are there.
-            Selection::Running => {}
         }
     }
 
@@ -151,11 +148,9 @@ impl Overlay {
         if let Some(slot) = self.slots.get(key) {
             return Ok(slot.present.as_deref());
         }
-        let damaged = self.damaged.get(key);
-        match damaged.or_else(|| self.unreachable.get(&key.device)) {
-            Some(damaged) => Err(damaged.clone().into()),
-            None => Ok(None),
-        }
+        let device = self.unreachable.get(&key.device);
+        let damaged = self.damaged.get(key).or(device);
+        damaged.map_or(Ok(None), |damaged| Err(damaged.clone().into()))
     }
 
     /// The record of an identity.

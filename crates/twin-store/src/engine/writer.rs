@@ -154,21 +154,6 @@ impl Writer {
         }
     }
 
-    /// What was asked for cannot be read; not damaged rows, which are told of by themselves, but the
-    /// engine. Nothing was decided and nothing is in doubt: callers are told, telemetry comes again.
-    fn unread(&self, group: Vec<Work>, error: store::Error) -> Result<(), store::Error> {
-        if self.sharing.is_some() || matches!(error, store::Error::Closed) {
-            // Dropping the work drops its answers, and its callers read that as `Stopping`.
-            drop(group);
-            return Err(error);
-        }
-        tracing::error!(error = chain(&error), "the store cannot be read");
-        for work in group {
-            (work.decide)(Err(unreadable(&error)))(Ok(()));
-        }
-        Ok(())
-    }
-
     /// The first partition that a decision needs and that is not ours. What needs none in particular
     /// is decided by whoever owns any.
     fn elsewhere(&self, work: &Work) -> Option<Partition> {
@@ -403,12 +388,4 @@ impl Work {
         });
         records.sum()
     }
-}
-
-/// The error of each of several callers.
-fn unreadable(error: &store::Error) -> Error {
-    Error::Store(store::Error::Engine {
-        action: "read what a decision needs",
-        source: chain(error).into(),
-    })
 }

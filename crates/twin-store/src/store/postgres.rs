@@ -21,7 +21,6 @@ use std::sync::{Arc, Mutex};
 use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use service_kit::error::chain;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use twin::{IdentityKey, Partition, PartitionCount, Revision};
@@ -35,6 +34,7 @@ use super::{
 use crate::record::{Damaged, Record};
 use connections::{Connections, Repeat};
 pub use maintain::PostgresRows;
+use quarantine::notes_of;
 pub use settings::{PostgresSettings, SettingsError};
 
 mod connections;
@@ -87,32 +87,6 @@ impl PostgresStore {
         W: for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Error>> + Send + Sync + 'static,
     {
         self.connections.run(Repeat::Look, work).boxed()
-    }
-
-    /// Notes what a reading found damaged, and answers what it read.
-    async fn noting<T>(
-        &self,
-        read: BoxFuture<'_, Result<T, Error>>,
-        notes: impl FnOnce(&T) -> Vec<Note>,
-    ) -> Result<T, Error> {
-        let found = read.await?;
-        self.note(notes(&found)).await;
-        Ok(found)
-    }
-
-    /// Notes damaged rows that are not noted yet. What was read is answered also if it fails.
-    async fn note(&self, notes: Vec<Note>) {
-        let notes = Arc::new(self.noted.fresh(notes));
-        if notes.is_empty() {
-            return;
-        }
-        let noted = self.repeat(move |client| {
-            let notes = notes.clone();
-            async move { quarantine::note(client, &notes).await }.boxed()
-        });
-        if let Err(error) = noted.await {
-            tracing::error!(error = chain(&error), "damaged rows cannot be noted");
-        }
     }
 
     /// Does what is the same whether it is done once or twice, and may therefore be repeated.
@@ -305,10 +279,8 @@ impl Store for PostgresStore {
             let after = after.clone();
             async move { operations::list(client, after.as_ref(), limit).await }.boxed()
         });
-        self.noting(read, |page| {
-            page.damaged.iter().map(Note::of_operation).collect()
-        })
-        .boxed()
+        let notes = |page: &Page<_, _>| page.damaged.iter().map(Note::of_operation).collect();
+        self.noting(read, notes).boxed()
     }
 
     fn operation_results(
@@ -347,10 +319,6 @@ impl Store for PostgresStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.connections.close().boxed()
     }
-}
-
-fn notes_of(damaged: &[Damaged]) -> Vec<Note> {
-    damaged.iter().map(Note::of_twin).collect()
 }
 
 /// Wraps an engine's failure with what was attempted.

@@ -7,7 +7,7 @@ use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::mpsc;
-use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
@@ -272,10 +272,10 @@ fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
             Kind::OptionalInteger => row
                 .try_get::<_, Option<i64>>(at)?
                 .map_or(Value::Null, Value::Integer),
-            Kind::Text | Kind::OptionalText => match row.try_get::<_, Option<RawText<'_>>>(at)? {
+            Kind::Text | Kind::OptionalText => match row.try_get::<_, Option<text::Raw<'_>>>(at)? {
                 None => Value::Null,
                 // The server does not look at what it answers; a flipped bit may leave no text.
-                Some(RawText(bytes)) => match std::str::from_utf8(bytes) {
+                Some(text::Raw(bytes)) => match std::str::from_utf8(bytes) {
                     Ok(text) if is_packed(table, name) => Value::Text(text::unpack(text)),
                     Ok(text) => Value::Text(text.to_owned()),
                     Err(_) => Value::Bytes(bytes.to_vec()),
@@ -285,19 +285,6 @@ fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
         });
     }
     Ok(Row { table, values })
-}
-
-/// The bytes of a text, whatever they are.
-struct RawText<'r>(&'r [u8]);
-
-impl<'r> FromSql<'r> for RawText<'r> {
-    fn from_sql(_: &Type, raw: &'r [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(RawText(raw))
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        <&str as FromSql>::accepts(kind)
-    }
 }
 
 async fn fill(client: &mut Client, mut from: mpsc::Receiver<Batch>) -> Result<(), MaintainError> {

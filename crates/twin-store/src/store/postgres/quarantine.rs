@@ -1,18 +1,56 @@
 //! Notes of damaged rows in the shared store.
 
+use std::sync::Arc;
+
 use deadpool_postgres::{Client, Transaction};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use service_kit::error::chain;
 use twin::IdentityKey;
 
 use super::write::key_columns;
-use super::{Parameter, engine, execute, query, query_in, read};
+use super::{Parameter, PostgresStore, engine, execute, query, query_in, read};
 use crate::record::Damaged;
 use crate::store::maintain::{Kind, Table};
 use crate::store::quarantine::{NOTES_MAX, Note, report};
 use crate::store::row::module_text;
 use crate::store::{Error, Upsert};
 
+impl PostgresStore {
+    /// Notes what a reading found damaged, and answers what it read.
+    pub(super) async fn noting<T>(
+        &self,
+        read: BoxFuture<'_, Result<T, Error>>,
+        notes: impl FnOnce(&T) -> Vec<Note>,
+    ) -> Result<T, Error> {
+        let found = read.await?;
+        self.note(notes(&found)).await;
+        Ok(found)
+    }
+
+    /// Notes damaged rows that are not noted yet. What was read is answered also if it fails.
+    pub(super) async fn note(&self, notes: Vec<Note>) {
+        let notes = Arc::new(self.noted.fresh(notes));
+        if notes.is_empty() {
+            return;
+        }
+        let noted = self.repeat(move |client| {
+            let notes = notes.clone();
+            async move { note(client, &notes).await }.boxed()
+        });
+        if let Err(error) = noted.await {
+            tracing::error!(error = chain(&error), "damaged rows cannot be noted");
+        }
+    }
+}
+
+/// Notes of twins that were found damaged.
+pub(super) fn notes_of(damaged: &[Damaged]) -> Vec<Note> {
+    damaged.iter().map(Note::of_twin).collect()
+}
+
 /// Notes damaged rows and says so, once for each.
-pub(super) async fn note(client: &mut Client, notes: &[Note]) -> Result<(), Error> {
+async fn note(client: &mut Client, notes: &[Note]) -> Result<(), Error> {
     let action = "note a damaged row";
     for note in notes {
         let mut transaction = client.transaction().await.map_err(engine(action))?;

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use tokio_postgres::types::{FromSql, Type};
+
 /// Stands before what stands for a zero character or for itself.
 const ESCAPE: char = '\u{1}';
 
@@ -41,6 +43,19 @@ pub(super) fn unpack(packed: &str) -> String {
         }
     }
     text
+}
+
+/// The bytes of a text, whatever they are.
+pub(super) struct Raw<'r>(pub(super) &'r [u8]);
+
+impl<'r> FromSql<'r> for Raw<'r> {
+    fn from_sql(_: &Type, raw: &'r [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Raw(raw))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str as FromSql>::accepts(kind)
+    }
 }
 
 #[cfg(test)]
