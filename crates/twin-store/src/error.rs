@@ -12,6 +12,7 @@ use crate::secrets::SecretError;
 use crate::store;
 
 mod iot_hub;
+mod made;
 mod read;
 
 pub use read::ReadError;
@@ -197,39 +198,6 @@ pub enum Error {
 
 fn name(key: &IdentityKey) -> String {
     wire::names::identity_name(key)
-}
-
-impl From<InvalidField> for Error {
-    fn from(field: InvalidField) -> Error {
-        Error::Field(field)
-    }
-}
-
-impl From<Damaged> for Error {
-    fn from(damaged: Damaged) -> Error {
-        if damaged.is_undecided() {
-            return Error::Undecided(damaged);
-        }
-        Error::Damaged(damaged)
-    }
-}
-
-impl Error {
-    /// Wraps what `twin` says about the query or condition in a field.
-    pub(crate) fn query(field: &'static str, source: twin::QueryError) -> Error {
-        Error::Query {
-            field,
-            source: Box::new(source),
-        }
-    }
-
-    /// Wraps what `twin` says about a write.
-    pub(crate) fn twin(key: &IdentityKey, source: TwinError) -> Error {
-        Error::Twin {
-            key: key.clone(),
-            source,
-        }
-    }
 }
 
 impl Classified for Error {

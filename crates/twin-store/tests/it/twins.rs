@@ -146,7 +146,7 @@ async fn lists_hold_what_the_filter_lets_through_and_page_on_when_it_drops_all()
             ..proto::ListTwinsRequest::default()
         })
         .await;
-    assert_eq!(refused_with(refused, "INVALID_FIELD"), ["filter"]);
+    assert_eq!(refused_with(refused, "INVALID_QUERY"), ["filter"]);
     service.stop().await;
 }
 

@@ -70,7 +70,7 @@ async fn a_write_is_made_only_if_what_it_expects_holds() {
         ("CONDITION_FALSE", Kind::FailedPrecondition)
     );
     assert_eq!(
-        refused_with(call(only_if("a = = 1")).await, "INVALID_FIELD"),
+        refused_with(call(only_if("a = = 1")).await, "INVALID_QUERY"),
         ["only_if"]
     );
     assert_eq!(service.twin(MODULE).await, before, "nothing was written");
