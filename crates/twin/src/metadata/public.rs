@@ -248,7 +248,9 @@ mod tests {
             (",", "it is no JSON"),
         ] {
             let stored = format!("{{{root}{damage}}}");
-            let error = public_text(&stored, desired).expect_err(&stored).to_string();
+            let error = public_text(&stored, desired)
+                .expect_err(&stored)
+                .to_string();
             assert!(error.contains(said), "{stored}: {error}");
         }
         assert!(public_text("{}", desired).is_err());
