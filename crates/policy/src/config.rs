@@ -59,8 +59,9 @@ pub struct Config {
     /// Twins of one partition that are written at the same time, 1 to 256. Default 16: enough to
     /// hide the answer time of twin-store, few enough that sixteen partitions do not bury it.
     pub writes_in_flight: u16,
-    /// Twins that the counts of `PolicyStatus` may keep in memory, some 300 bytes each; with more
-    /// of them under policies there are no counts, and everything else goes on. Default 1000000.
+    /// Twins that the counts of `PolicyStatus` may keep in memory, some 300 bytes each (reckoned, not
+    /// measured); with more of them under policies there are no counts, and everything else goes on.
+    /// Default 1000000.
     pub counted_twins_max: u32,
     /// How long a stop may take before what is left is dropped (it is then evaluated again).
     /// Default 10s.
