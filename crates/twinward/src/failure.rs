@@ -210,7 +210,7 @@ mod tests {
         let mut details = ErrorDetails::new();
         details.add_bad_request_violation("tags.a", "is too long");
         let all = [("violations".to_owned(), "70".to_owned())];
-        details.set_error_info("INVALID_TWIN", "twinward", all.into());
+        details.set_error_info("INVALID_TWIN", "twinward", all);
         let message = "70 rules are broken: tags.a: is too long; and 69 more";
         let status = Status::with_error_details(Code::InvalidArgument, message, details);
         assert_eq!(
