@@ -164,16 +164,19 @@ fn twin_key(key: &IdentityKey) -> Vec<String> {
 
 /// What this process has noted lately, so that a row which is read often is noted once.
 #[derive(Clone, Default)]
-pub(crate) struct Noted(Arc<Mutex<BTreeMap<(Table, Vec<String>), Instant>>>);
+pub(crate) struct Noted(Arc<Mutex<BTreeMap<Place, Instant>>>);
+
+/// A row: its table and its key.
+type Place = (Table, Vec<String>);
 
 impl Noted {
     /// What of it is not noted yet.
     pub(crate) fn fresh(&self, mut notes: Vec<Note>) -> Vec<Note> {
         if !notes.is_empty() {
             let now = Instant::now();
-            let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            noted.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
-            notes.retain(|note| noted.insert((note.table, note.key.clone()), now).is_none());
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
+            notes.retain(|note| known.insert((note.table, note.key.clone()), now).is_none());
         }
         notes
     }

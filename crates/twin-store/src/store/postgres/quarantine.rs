@@ -34,11 +34,11 @@ impl PostgresStore {
         if notes.is_empty() {
             return;
         }
-        let noted = self.repeat(move |client| {
+        let writing = self.repeat(move |client| {
             let notes = notes.clone();
             async move { note(client, &notes).await }.boxed()
         });
-        if let Err(error) = noted.await {
+        if let Err(error) = writing.await {
             tracing::error!(error = chain(&error), "damaged rows cannot be noted");
         }
     }

@@ -349,13 +349,13 @@ async fn enrollment_token(
         let sum = sums::token(&hash, only_device, expires_at, uses_max);
         let nonce: Option<&str> = row.try_get(5)?;
         let nonce = nonce.map(text::unpack);
-        let used = nonce.as_deref().map_or(Ok(()), |nonce| {
+        let enrolled = nonce.as_deref().map_or(Ok(()), |nonce| {
             let sum = sums::enrollment(&hash, device.as_str(), nonce);
             sums::check(row.try_get(6).unwrap_or_default(), sum)
         });
         let uses: i64 = row.try_get(4)?;
         let token = sums::check(stored, sum)
-            .and(used)
+            .and(enrolled)
             .and_then(|()| parse_token(hash, only_device, expires_at, uses_max));
         Ok(token.map(|token| EnrollmentState {
             token,
