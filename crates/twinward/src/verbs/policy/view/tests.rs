@@ -25,7 +25,7 @@ fn policy() -> api::Policy {
             twins_applied: 9,
             twins_pending: 2,
             twins_rejected: 1,
-            in_step_time: Some(Default::default()),
+            in_step_time: Some(prost_types::Timestamp::default()),
         }),
         ..api::Policy::default()
     }
