@@ -9,7 +9,7 @@ use testkit::{ProcessBuilder, workspace_binary};
 use crate::rest::sdk_folder;
 
 /// The suite starts and restarts hubs of its own.
-const WITHIN: Duration = Duration::from_secs(300);
+const WITHIN: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_device_sdk_connects_reports_and_follows_its_twin() {

@@ -136,10 +136,8 @@ async fn counted(api: &Api, expected: Counts) -> Timestamp {
     });
     // A second before it gives up by itself, to say what there is instead.
     let within = SOON.saturating_sub(std::time::Duration::from_secs(1));
-    match tokio::time::timeout(within, looking).await {
-        Ok(since) => since,
-        Err(_) => panic!("waited in vain for {expected:?}: {:?}", last.borrow()),
-    }
+    let found = tokio::time::timeout(within, looking).await;
+    found.unwrap_or_else(|_| panic!("waited in vain for {expected:?}: {:?}", last.borrow()))
 }
 
 /// A session that has rejected the first desired section with the policy's settings in it, and does
