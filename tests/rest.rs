@@ -1,12 +1,12 @@
 //! Back-end programs written for IoT Hub: the real Azure service SDK for Python, unmodified, against
 //! the gateway, over HTTPS, with a shared access policy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use testkit::{ProcessBuilder, TestCerts, free_port, workspace_binary};
 
 use crate::support::SOON;
-use crate::support::hub::{Hub, Part, TOKEN, ready};
+use crate::support::hub::{Hub, Part, TOKEN, Up, ready};
 
 /// Where `cargo xtask test` has put the SDKs.
 const SDK: &str = "TWINWARD_AZURE_SDK";
@@ -39,13 +39,27 @@ async fn the_service_sdk_manages_devices_twins_and_queries() {
     let connection = format!(
         "HostName=127.0.0.1:{listen};SharedAccessKeyName=iothubowner;SharedAccessKey={key}"
     );
+    run_sdk(&connection, &certs.ca()).await;
+    gateway.stop(SOON).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_tells_back_end_programs_all_they_need() {
+    let up = Up::start().await;
+    let connection = up.variable("TWINWARD_SERVICE_CONNECTION_STRING");
+    run_sdk(connection, Path::new(up.variable("TWINWARD_CA_FILE"))).await;
+    up.stop().await;
+}
+
+/// Runs the script with the SDK to its end.
+async fn run_sdk(connection: &str, ca: &Path) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/python/service.py");
     let mut sdk = ProcessBuilder::new("service sdk", "python3")
-        .arg("-W")
-        .arg("ignore")
+        .args(["-W", "ignore"])
         .arg(script)
         .env("PYTHONPATH", sdk_folder())
-        .env("REQUESTS_CA_BUNDLE", certs.ca())
+        .env("REQUESTS_CA_BUNDLE", ca)
         .env("TWINWARD_SERVICE_CONNECTION_STRING", connection)
         .allow("")
         .spawn();
@@ -53,11 +67,9 @@ async fn the_service_sdk_manages_devices_twins_and_queries() {
     let lines = sdk.lines();
     assert!(status.success(), "{}", lines.join("\n"));
     assert_eq!(lines.last().map(String::as_str), Some("ok all"));
-    gateway.stop(SOON).await;
-    hub.stop().await;
 }
 
-fn owner_key(policies: &std::path::Path) -> String {
+fn owner_key(policies: &Path) -> String {
     let text = std::fs::read_to_string(policies).expect("the gateway has made its policies");
     let (_, owner) = text.split_once("\"iothubowner\"").expect("an owner");
     let (_, key) = owner.split_once("primary_key = \"").expect("a key");

@@ -256,7 +256,7 @@ fn env_file(folder: &Path) -> PathBuf {
 
 fn spawn_up(folder: &Path, ports: Ports) -> Process {
     let mut builder = ProcessBuilder::new("up", workspace_binary("twinward"))
-        .args(["up", "--data-dir"])
+        .args(["up", "--any-port", "--data-dir"])
         .arg(folder.join("data"))
         .arg("--nats-server")
         .arg(testkit::nats::find_server())

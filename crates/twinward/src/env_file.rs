@@ -18,6 +18,10 @@ pub mod variable {
     pub const HOST: &str = "TWINWARD_HOST";
     /// Port of the door for devices, MQTT over TLS.
     pub const MQTTS_PORT: &str = "TWINWARD_MQTTS_PORT";
+    /// Port of the REST API for back-end programs, HTTPS.
+    pub const HTTPS_PORT: &str = "TWINWARD_HTTPS_PORT";
+    /// What back-end programs are given: the access policy `iothubowner`, in Azure's format.
+    pub const SERVICE_CONNECTION_STRING: &str = "TWINWARD_SERVICE_CONNECTION_STRING";
     /// The gRPC door for agents.
     pub const AGENT_URL: &str = "TWINWARD_AGENT_URL";
     /// gRPC of twin-store.
@@ -34,6 +38,8 @@ pub mod variable {
     pub const TWIN_STORE_METRICS_URL: &str = "TWINWARD_TWIN_STORE_METRICS_URL";
     /// Metrics and health of policy.
     pub const POLICY_METRICS_URL: &str = "TWINWARD_POLICY_METRICS_URL";
+    /// Metrics and health of the gateway.
+    pub const GATEWAY_METRICS_URL: &str = "TWINWARD_GATEWAY_METRICS_URL";
     /// The authority that signed the servers' certificates, when they use TLS.
     pub const CA_FILE: &str = "TWINWARD_CA_FILE";
     /// A file that holds a bearer token, in the place of the token itself.
@@ -46,9 +52,11 @@ pub mod variable {
     pub const DATA_DIR: &str = "TWINWARD_DATA_DIR";
 
     /// All of them, in the order in which the file has those that `up` writes.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 18] = [
         HOST,
         MQTTS_PORT,
+        HTTPS_PORT,
+        SERVICE_CONNECTION_STRING,
         AGENT_URL,
         TWIN_STORE_URL,
         POLICY_URL,
@@ -57,6 +65,7 @@ pub mod variable {
         INGESTION_METRICS_URL,
         TWIN_STORE_METRICS_URL,
         POLICY_METRICS_URL,
+        GATEWAY_METRICS_URL,
         CA_FILE,
         TOKEN_FILE,
         CLIENT_CERT_FILE,

@@ -13,6 +13,7 @@ mod data_dir;
 mod devices;
 pub(crate) mod guard;
 mod nats;
+mod plan;
 mod services;
 mod summary;
 
@@ -33,7 +34,7 @@ use crate::{connection, env_file, serve};
 
 use data_dir::DataDir;
 use nats::Nats;
-use services::Plan;
+use plan::Plan;
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
@@ -53,6 +54,14 @@ pub(crate) struct UpArgs {
         help_heading = "Addresses (port 0: any that is free)"
     )]
     mqtt_listen: Option<SocketAddr>,
+    /// Where back-end programs reach IoT Hub's REST API by HTTPS [default: 127.0.0.1:443 if it is
+    /// free and allowed, else 8450 or any port]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help_heading = "Addresses (port 0: any that is free)"
+    )]
+    gateway_listen: Option<SocketAddr>,
     /// Where twin-store serves gRPC [default: 127.0.0.1:8430]
     #[arg(
         long,
@@ -88,6 +97,13 @@ pub(crate) struct UpArgs {
         help_heading = "Addresses (port 0: any that is free)"
     )]
     policy_admin_listen: Option<SocketAddr>,
+    /// Health and metrics of the gateway [default: 127.0.0.1:8451]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help_heading = "Addresses (port 0: any that is free)"
+    )]
+    gateway_admin_listen: Option<SocketAddr>,
     /// Take a free port for every address that is not given
     #[arg(long, help_heading = "Addresses (port 0: any that is free)")]
     any_port: bool,
@@ -148,7 +164,7 @@ pub(crate) async fn run(
     let shutdown = ShutdownToken::new();
     shutdown::on_signals(&shutdown).map_err(|error| serve::cannot_listen_to_signals(&error))?;
 
-    // On the heap: it holds three services.
+    // On the heap: it holds four services.
     let work = Box::pin(run_all(
         &args,
         global,

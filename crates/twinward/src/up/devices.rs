@@ -1,6 +1,6 @@
-//! The door for devices in `up`: where it listens, and the certificate that it shows.
+//! IoT Hub's doors in `up`: where they listen, and the certificate that they show.
 //!
-//! Devices always speak TLS, so without a configured certificate `up` makes an authority of its own
+//! Devices and back-end programs always speak TLS, so without a configured certificate `up` makes an authority of its own
 //! in the data directory. A configured one is never replaced.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,6 +16,11 @@ use crate::failure::Failure;
 /// The port that SDKs of IoT Hub connect to.
 pub(super) const MQTTS: u16 = 8883;
 
+/// The port that back-end programs connect to.
+pub(super) const HTTPS: u16 = 443;
+/// The gateway's own.
+const GATEWAY: u16 = 8450;
+
 /// Certificates of our own, as files.
 pub(super) struct Own {
     /// What devices must believe.
@@ -28,14 +33,26 @@ pub(super) struct Own {
 
 /// Where devices connect: as asked for, else the port that SDKs know, else any.
 pub(super) fn listen(asked: Option<SocketAddr>, any_port: bool) -> SocketAddr {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, MQTTS));
+    first_free(asked, any_port, &[MQTTS])
+}
+
+/// Where back-end programs connect: as asked for, else the port that SDKs know, which not everybody
+/// may bind, else the gateway's own, else any.
+pub(super) fn listen_https(asked: Option<SocketAddr>, any_port: bool) -> SocketAddr {
+    first_free(asked, any_port, &[HTTPS, GATEWAY])
+}
+
+/// Another hub on this machine, or a broker, is no reason not to start.
+fn first_free(asked: Option<SocketAddr>, any_port: bool, usual: &[u16]) -> SocketAddr {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match asked {
         Some(address) => address,
-        None if any_port => any,
-        // Another hub on this machine, or a broker, is no reason not to start.
-        None if TcpListener::bind(usual).is_ok() => usual,
-        None => any,
+        None if any_port => local(0),
+        None => usual
+            .iter()
+            .map(|port| local(*port))
+            .find(|address| TcpListener::bind(address).is_ok())
+            .unwrap_or(local(0)),
     }
 }
 
@@ -43,11 +60,14 @@ pub(super) fn listen(asked: Option<SocketAddr>, any_port: bool) -> SocketAddr {
 pub(super) fn certificates(
     data_dir: &Path,
     host: &str,
-    listen: SocketAddr,
+    listen: &[SocketAddr],
 ) -> Result<Own, Failure> {
     let mut names = vec![host.to_owned()];
-    let address = listen.ip();
-    let reached = (!address.is_unspecified()).then(|| address.to_string());
+    let reached = listen
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(|address| !address.is_unspecified())
+        .map(|address| address.to_string());
     let usual = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     for name in reached.into_iter().chain(usual) {
         if !names.contains(&name) {

@@ -1,20 +1,16 @@
 //! The services of `up`: configured to find each other, started in the order of who needs whom,
 //! stopped in the opposite one.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use service_kit::clock::SystemClock;
-use service_kit::config::Loader;
-use service_kit::secret::Secret;
 use service_kit::shutdown::ShutdownToken;
 use tokio::time::{Instant, timeout_at};
 
-use super::data_dir::DataDir;
+use super::EnvFiles;
+use super::plan::{Door, Plan};
 use super::summary::Summary;
-use super::{Bus, EnvFiles, UpArgs, devices};
-use crate::args::Global;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::service::{self, Addresses, Service};
@@ -23,185 +19,17 @@ use crate::{output, probe};
 /// A store that has much to read back may take a while; longer is worth an error.
 const READY_WITHIN: Duration = Duration::from_mins(2);
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// The access policy whose connection string scripts are given.
+const OWNER: &str = "iothubowner";
 /// A page of health is answered at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-
-/// Everything the services must be told to find each other.
-pub(super) struct Plan {
-    config: Option<PathBuf>,
-    data_dir: PathBuf,
-    data_dir_option: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    token: Secret,
-    nats_url: String,
-    nats_token: Option<Secret>,
-    nats_about: String,
-    host: Option<String>,
-    drain_within: Duration,
-    ingestion: Listen,
-    mqtt: SocketAddr,
-    twin_store: Listen,
-    policy: Listen,
-}
-
-/// Ingestion's configuration, and an authority of ours.
-type Ingestion = (ingestion::Config, Option<PathBuf>);
-
-/// Where a service shall listen; none leaves it to its configuration.
-#[derive(Clone, Copy)]
-struct Listen {
-    grpc: Option<SocketAddr>,
-    admin: Option<SocketAddr>,
-}
-
-impl Plan {
-    /// Puts together what options, data directory and bus say.
-    pub(super) fn new(
-        args: &UpArgs,
-        global: &Global,
-        data_dir: &DataDir,
-        bus: &Bus,
-    ) -> Result<Self, Failure> {
-        let any = args
-            .any_port
-            .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let listen = |grpc: Option<SocketAddr>, admin: Option<SocketAddr>| Listen {
-            grpc: grpc.or(any),
-            admin: admin.or(any),
-        };
-        Ok(Self {
-            config: args.config.clone(),
-            data_dir: data_dir.path().to_owned(),
-            data_dir_option: global.data_dir.clone(),
-            ca_file: global.ca_file.clone(),
-            token: data_dir.secret("admin.token")?,
-            nats_url: bus.url(),
-            nats_token: bus.token().cloned(),
-            nats_about: bus.describe(),
-            host: args.host.clone(),
-            drain_within: args.drain_within.get(),
-            mqtt: devices::listen(args.mqtt_listen, args.any_port),
-            ingestion: listen(args.ingestion_listen, args.ingestion_admin_listen),
-            twin_store: listen(args.twin_store_listen, args.twin_store_admin_listen),
-            policy: listen(args.policy_listen, args.policy_admin_listen),
-        })
-    }
-
-    /// What every service is told: its own table of the file, and the bus.
-    fn loader<S: Service>(&self) -> Loader {
-        let mut loader = Loader::new(S::NAME)
-            .file(self.config.as_ref())
-            .section(S::NAME)
-            .set("nats_url", &self.nats_url);
-        if let Some(token) = &self.nats_token {
-            loader = loader.set("nats_token", token.expose());
-        }
-        loader
-    }
-
-    fn ca(&self) -> Option<String> {
-        self.ca_file
-            .as_ref()
-            .map(|path| path.to_string_lossy().into_owned())
-    }
-
-    fn twin_store(&self) -> Result<twin_store::Config, Failure> {
-        let mut loader = self
-            .loader::<twin_store::App>()
-            .set(
-                "data_dir",
-                self.data_dir.join("twin-store").to_string_lossy(),
-            )
-            .set("token", self.token.expose());
-        loader = set(loader, "listen", self.twin_store.grpc);
-        loader = set(loader, "admin_listen", self.twin_store.admin);
-        load::<twin_store::App>(&loader)
-    }
-
-    /// Also answers the authority that devices must believe, if it is ours.
-    fn ingestion(&self, twin_store: &Door) -> Result<Ingestion, Failure> {
-        let mut loader = self
-            .loader::<ingestion::App>()
-            .set("twin_store_url", twin_store.url())
-            .set("twin_store_token", self.token.expose());
-        // When twin-store has a certificate, who must be believed is what the operator named.
-        loader = set(loader, "twin_store_ca_file", self.ca());
-        loader = set(loader, "listen", self.ingestion.grpc);
-        loader = set(loader, "admin_listen", self.ingestion.admin);
-        loader = set(loader, "public_host", self.host.as_ref());
-        let config = load::<ingestion::App>(&loader)?;
-        let listen = config.mqtt_listen.unwrap_or(self.mqtt);
-        loader = loader.set("mqtt_listen", listen.to_string());
-        if config.mqtt_cert_file.is_some() || config.tls.cert_file.is_some() {
-            return Ok((load::<ingestion::App>(&loader)?, None));
-        }
-        let own = devices::certificates(&self.data_dir, &config.public_host, listen)?;
-        let loader = loader
-            .set("mqtt_cert_file", own.cert.to_string_lossy())
-            .set("mqtt_key_file", own.key.to_string_lossy());
-        Ok((load::<ingestion::App>(&loader)?, Some(own.ca)))
-    }
-
-    fn policy(&self, twin_store: &Door) -> Result<policy::Config, Failure> {
-        let mut loader = self
-            .loader::<policy::App>()
-            .set("data_dir", self.data_dir.join("policy").to_string_lossy())
-            .set("twin_store_url", twin_store.url())
-            .set("twin_store_token", self.token.expose())
-            .set("token", self.token.expose());
-        loader = set(loader, "twin_store_ca_file", self.ca());
-        loader = set(loader, "listen", self.policy.grpc);
-        loader = set(loader, "admin_listen", self.policy.admin);
-        load::<policy::App>(&loader)
-    }
-}
-
-fn set<T: ToString>(loader: Loader, key: &str, value: Option<T>) -> Loader {
-    match value {
-        Some(value) => loader.set(key, value.to_string()),
-        None => loader,
-    }
-}
-
-fn load<S: Service>(loader: &Loader) -> Result<S::Config, Failure> {
-    loader
-        .load()
-        .map_err(|error| service::unusable(S::NAME, &error))
-}
-
-/// A service's listeners as others reach them.
-pub(super) struct Door {
-    addresses: Addresses,
-    tls: bool,
-}
-
-impl Door {
-    /// The address of its gRPC API.
-    pub(super) fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", reachable(self.addresses.grpc))
-    }
-
-    /// The address of its health and metrics.
-    pub(super) fn metrics_url(&self) -> String {
-        format!("http://{}", reachable(self.addresses.admin))
-    }
-}
-
-/// A listener on all addresses is reached from here by loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match (address.ip().is_unspecified(), address.is_ipv4()) {
-        (true, true) => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
-        (true, false) => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
-        (false, _) => address,
-    }
-}
 
 /// The services, built and not yet running.
 struct Built {
     ingestion: ingestion::App,
     twin_store: twin_store::App,
     policy: policy::App,
+    gateway: gateway::App,
     summary: Summary,
 }
 
@@ -219,11 +47,14 @@ pub(super) async fn run(
         ingestion,
         twin_store,
         policy,
+        gateway,
         summary,
     } = built?;
-    let (first, second, third) = (Stage::default(), Stage::default(), Stage::default());
+    let (front, first) = (Stage::default(), Stage::default());
+    let (second, third) = (Stage::default(), Stage::default());
     let work = async {
-        let (ingestion, policy, twin_store, announced) = tokio::join!(
+        let (gateway, ingestion, policy, twin_store, announced) = tokio::join!(
+            front.run(gateway, shutdown),
             first.run(ingestion, shutdown),
             second.run(policy, shutdown),
             third.run(twin_store, shutdown),
@@ -234,15 +65,19 @@ pub(super) async fn run(
                 }
                 shutdown.triggered().await;
                 env_files.remove();
-                // Against the stream of work: the door for agents, who decides, who keeps.
-                for stage in [&first, &second, &third] {
+                // Against the stream of work: the doors, who decides, who keeps.
+                for stage in [&front, &first, &second, &third] {
                     stage.stop.trigger();
                     stage.ended.triggered().await;
                 }
                 announced
             },
         );
-        announced.and(ingestion).and(policy).and(twin_store)
+        announced
+            .and(gateway)
+            .and(ingestion)
+            .and(policy)
+            .and(twin_store)
     };
     let overdue = async {
         shutdown.triggered().await;
@@ -251,7 +86,12 @@ pub(super) async fn run(
     tokio::select! {
         result = work => result,
         () = overdue => {
-            let names = [("ingestion", &first), ("policy", &second), ("twin-store", &third)];
+            let names = [
+                ("gateway", &front),
+                ("ingestion", &first),
+                ("policy", &second),
+                ("twin-store", &third),
+            ];
             let waiting: Vec<_> = names
                 .into_iter()
                 .filter(|(_, stage)| !stage.ended.is_triggered())
@@ -278,8 +118,9 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         tls: false,
     };
     let config = plan.twin_store()?;
-    plan.ingestion(&nowhere)?;
+    let (ingestion_config, _) = plan.ingestion(&nowhere)?;
     plan.policy(&nowhere)?;
+    plan.gateway(&nowhere, &ingestion_config)?;
 
     let twin_store_tls = config.tls.cert_file.is_some();
     let twin_store: twin_store::App = build_one(config).await?;
@@ -290,13 +131,17 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
 
     let (config, device_ca) = plan.ingestion(&store_door)?;
     let (agent_tls, host) = (config.tls.cert_file.is_some(), config.public_host.clone());
+    let gateway_config = plan.gateway(&store_door, &config)?;
     let policy_config = plan.policy(&store_door)?;
     let policy_tls = policy_config.tls.cert_file.is_some();
-    let (ingestion, policy) = tokio::join!(
+    let gateway_tls = gateway_config.tls.cert_file.is_some();
+    let (ingestion, policy, gateway) = tokio::join!(
         build_one::<ingestion::App>(config),
-        build_one::<policy::App>(policy_config)
+        build_one::<policy::App>(policy_config),
+        build_one::<gateway::App>(gateway_config)
     );
-    let (ingestion, policy) = (ingestion?, policy?);
+    let (ingestion, policy, gateway) = (ingestion?, policy?, gateway?);
+    let owner = gateway.policies().named(OWNER).cloned();
     // Callers of a service with a certificate must not be sent to an authority that did not sign it.
     let only_devices = !(agent_tls || twin_store_tls || policy_tls);
     let device_ca = device_ca.filter(|_| only_devices);
@@ -312,6 +157,11 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
             addresses: Service::addresses(&policy),
             tls: policy_tls,
         },
+        gateway: Door {
+            addresses: Service::addresses(&gateway),
+            tls: gateway_tls,
+        },
+        owner,
         nats_url: plan.nats_url.clone(),
         nats_token: plan.nats_token.clone(),
         nats_about: plan.nats_about.clone(),
@@ -324,6 +174,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         ingestion,
         twin_store,
         policy,
+        gateway,
         summary,
     })
 }
@@ -357,7 +208,12 @@ async fn announce(
     env_files: &EnvFiles,
     shutdown: &ShutdownToken,
 ) -> Result<(), Failure> {
-    let doors = [&summary.ingestion, &summary.twin_store, &summary.policy];
+    let doors = [
+        &summary.ingestion,
+        &summary.twin_store,
+        &summary.policy,
+        &summary.gateway,
+    ];
     let deadline = Instant::now() + READY_WITHIN;
     for door in doors {
         let url = door.metrics_url();

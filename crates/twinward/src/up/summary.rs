@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gateway::access::AccessPolicy;
 use service_kit::secret::Secret;
 
-use super::devices::MQTTS;
-use super::services::Door;
+use super::devices::{HTTPS, MQTTS};
+use super::plan::Door;
 use crate::env_file::{self, variable};
 
 /// Where everything is.
@@ -17,6 +18,9 @@ pub(super) struct Summary {
     pub(super) ingestion: Door,
     pub(super) twin_store: Door,
     pub(super) policy: Door,
+    pub(super) gateway: Door,
+    /// The access policy for back-end programs, unless its file has none of that name.
+    pub(super) owner: Option<AccessPolicy>,
     pub(super) nats_url: String,
     pub(super) nats_token: Option<Secret>,
     pub(super) nats_about: String,
@@ -52,6 +56,13 @@ impl Summary {
             (variable::POLICY_METRICS_URL, self.policy.metrics_url()),
             (variable::DATA_DIR, self.data_dir.display().to_string()),
         ];
+        variables.push((variable::GATEWAY_METRICS_URL, self.gateway.metrics_url()));
+        let https = self.gateway.port();
+        variables.push((variable::HTTPS_PORT, https.to_string()));
+        if let Some(owner) = &self.owner {
+            let text = owner.connection_string(&self.https_host());
+            variables.push((variable::SERVICE_CONNECTION_STRING, text.to_string()));
+        }
         if let Some(mqtt) = self.mqtt {
             variables.push((variable::MQTTS_PORT, mqtt.port().to_string()));
         }
@@ -59,6 +70,15 @@ impl Summary {
             variables.push((variable::CA_FILE, path.display().to_string()));
         }
         variables
+    }
+
+    /// The host as back-end programs name it. A port stands in it only if it must: the Python SDK
+    /// reads one, the Node SDK does not.
+    fn https_host(&self) -> String {
+        match self.gateway.port() {
+            HTTPS => self.host.clone(),
+            port => format!("{}:{port}", self.host),
+        }
     }
 
     /// What people read.
@@ -79,9 +99,10 @@ impl Summary {
              \n\
              \x20 agents connect to   {}\n\
              \x20 devices (MQTT)      {mqtt}\n\
+             \x20 back ends (REST)    {}\n\
              \x20 twin-store          {}\n\
              \x20 policy              {}\n\
-             \x20 metrics, health     {}, {}, {}\n\
+             \x20 metrics, health     {}, {}, {}, {}\n\
              \x20 NATS                {} ({})\n\
              \x20 data                {}\n\
              \x20 addresses, token    {}\n\
@@ -94,11 +115,13 @@ impl Summary {
              \n\
              Ctrl-C stops everything.\n\n",
             self.ingestion.url(),
+            self.gateway.url(),
             self.twin_store.url(),
             self.policy.url(),
             self.ingestion.metrics_url(),
             self.twin_store.metrics_url(),
             self.policy.metrics_url(),
+            self.gateway.metrics_url(),
             self.nats_url,
             self.nats_about,
             self.data_dir.display(),
