@@ -43,7 +43,7 @@ pub struct Came<'a, T> {
 /// Makes of a twin what is kept of it.
 type Keep<T> = Box<dyn Fn(Came<'_, T>) -> Kept<T> + Send>;
 
-/// Keeps an [`Informer`] in step.
+/// Keeps an [`Informer`](super::Informer) in step.
 pub struct Runner<T> {
     watch: Watch,
     client: TwinServiceClient<Connection>,
