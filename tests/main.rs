@@ -19,6 +19,7 @@ mod one_trace;
 mod policy_counts;
 mod replicas;
 mod rest;
+mod restored;
 mod shutdown;
 mod stale_owner;
 mod who_may_call;

@@ -163,6 +163,11 @@ impl Consumer {
                 return false;
             }
         }
+        if let Some(restored) = gathered.restored
+            && !self.look_at_all(restored).await
+        {
+            return false;
+        }
         let effects: BTreeSet<bool> = futures::stream::iter(gathered.candidates)
             .map(|candidate| self.evaluate(candidate))
             .buffer_unordered(self.parts.writes_in_flight)
@@ -233,6 +238,19 @@ impl Consumer {
         self.parts.positions.advance(partition, after);
         self.persist("note missed changes", || {
             self.parts.policies.changes_missed(partition, after)
+        })
+        .await
+    }
+
+    /// The store was restored: what was told of twins may not be so any more. False if the service
+    /// stopped before that was noted.
+    async fn look_at_all(&self, restored: Sequence) -> bool {
+        info!(stream = self.stream, %restored, "twin-store was restored; every twin is looked at");
+        let partition = self.partition.get();
+        // What stands before it in the batch needs no reading after a stop: the sweep covers it.
+        let before = Sequence::new(restored.get().saturating_sub(1));
+        self.persist("note a restore", || {
+            self.parts.policies.changes_missed(partition, before)
         })
         .await
     }

@@ -37,6 +37,9 @@ pub(crate) struct Gathered {
     pub candidates: Vec<Candidate>,
     /// Messages that cannot be used.
     pub rejected: Vec<Rejected>,
+    /// The message that last told that the store was restored from a backup: every twin is to be
+    /// looked at.
+    pub restored: Option<Sequence>,
 }
 
 /// Gathers the messages of a batch, in order.
@@ -47,6 +50,7 @@ pub(crate) fn gather<'a>(
     let mut found = Vec::<Option<Candidate>>::new();
     let mut places = HashMap::<String, usize>::new();
     let mut rejected = Vec::new();
+    let mut restored = None;
     for (sequence, payload) in messages {
         let source = format!("{stream}/{sequence}");
         let changes = match TwinChanges::decode(payload.clone()) {
@@ -64,6 +68,10 @@ pub(crate) fn gather<'a>(
             }
         };
         for (index, change) in changes.into_iter().enumerate() {
+            if change.restored {
+                restored = Some(sequence);
+                continue;
+            }
             let source = format!("{source}/{index}");
             let deleted = change.deleted;
             let Some((name, candidate)) = candidate(change, source.clone()) else {
@@ -94,6 +102,7 @@ pub(crate) fn gather<'a>(
     Gathered {
         candidates: found.into_iter().flatten().collect(),
         rejected,
+        restored,
     }
 }
 

@@ -51,6 +51,8 @@ pub struct PostgresOptions {
     pub tls: Option<TestCerts>,
     /// Ask clients for a certificate by the same authority.
     pub client_certificates: bool,
+    /// No checksums of its pages, as servers before 18 have it unless they are told.
+    pub without_checksums: bool,
     /// Encoding of the databases; empty: UTF8.
     pub encoding: String,
     /// Further lines of `postgresql.conf`.
@@ -140,6 +142,11 @@ impl PostgresServer {
         self.port
     }
 
+    /// The folder of its data, to damage them while it is stopped.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
     /// What it has written to its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
@@ -180,6 +187,9 @@ impl PostgresServer {
             other => other,
         };
         let mut initdb = self.command(&self.programs.join("initdb"));
+        if !self.options.without_checksums {
+            initdb.arg("--data-checksums");
+        }
         let made = initdb
             .arg("--pgdata")
             .arg(self.directory.join("data"))

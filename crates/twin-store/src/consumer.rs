@@ -21,7 +21,7 @@ use crate::apply::telemetry::{Entry, Folded, fold_entries};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, Selection};
+use crate::store::{self, Selection, failpoint};
 
 mod entry;
 
@@ -87,7 +87,10 @@ impl Consumer {
             match next {
                 Ok(batch) if batch.is_empty() => self.trim_idle().await,
                 Ok(batch) => match self.fold_in_time(&batch, &shutdown).await {
-                    Ok(()) => self.trim().await,
+                    Ok(()) => {
+                        failpoint::hit("consumer.folded");
+                        self.trim().await;
+                    }
                     // The partition is another replica's now, or soon somebody's again.
                     Err(Error::Stopping | Error::NotOwned { .. }) => break,
                     Err(error) => return Err(error.into()),
@@ -168,6 +171,7 @@ impl Consumer {
         let Some(last) = batch.last().map(|message| message.sequence.get()) else {
             return Ok(());
         };
+        failpoint::hit("consumer.fetched");
         let span = tracing::info_span!("fold", partition = %self.partition, through = last);
         let mut entries = Vec::new();
         for message in batch {

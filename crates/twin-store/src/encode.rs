@@ -115,6 +115,8 @@ pub fn change(record: &Record, touch: &Touch) -> Result<TwinChange, serde_json::
         changes: change_kinds(touch),
         trace_parent: touch.cause.trace_parent.clone().unwrap_or_default(),
         timeline: Some(timeline(&touch.cause.timeline)),
+        restored: false,
+        earlier_revisions: Vec::new(),
     })
 }
 
@@ -136,6 +138,8 @@ pub fn deletion(key: &IdentityKey, revision: Revision, touch: &Touch) -> TwinCha
         changes: Vec::new(),
         trace_parent: touch.cause.trace_parent.clone().unwrap_or_default(),
         timeline: None,
+        restored: false,
+        earlier_revisions: Vec::new(),
     }
 }
 

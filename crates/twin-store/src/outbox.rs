@@ -23,7 +23,7 @@ use wire::subjects;
 use crate::apply::ChangeKind;
 use crate::engine::{Committed, Engine, OutboxEnd};
 use crate::metrics::Metrics;
-use crate::store::{self, LogEntry, Store};
+use crate::store::{self, LogEntry, Store, failpoint};
 
 /// Changes read from the outbox at once.
 const READ: u32 = 256;
@@ -86,10 +86,13 @@ impl Outbox {
                 return Ok(());
             }
             for pack in packs(&changes) {
+                failpoint::hit("outbox.read");
                 self.deliver(pack).await;
+                failpoint::hit("outbox.published");
                 last = pack.last().map_or(last, |change| change.revision);
                 // A full channel only delays the cleaning; a later message says more.
                 let _ = self.end.published.try_send((self.end.partition, last));
+                failpoint::hit("outbox.told");
             }
         }
     }

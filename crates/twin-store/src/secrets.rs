@@ -17,6 +17,7 @@ use service_kit::secret::Secret;
 use zeroize::Zeroizing;
 
 use crate::hex;
+use crate::store::failpoint;
 
 /// Length of the master key.
 const MASTER_KEY_BYTES: usize = 32;
@@ -322,8 +323,11 @@ fn create_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
         .mode(KEY_FILE_MODE)
         .open(&draft)?;
     file.write_all(content)?;
+    failpoint::hit("key.written");
     file.sync_all()?;
+    failpoint::hit("key.synced");
     let named = std::fs::hard_link(&draft, path);
+    failpoint::hit("key.named");
     std::fs::remove_file(&draft)?;
     match named {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -332,6 +336,7 @@ fn create_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::File::open(folder)?.sync_all()?;
     }
+    failpoint::hit("key.durable");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod credentials;
 pub mod env_file;
 pub mod environment;
 pub mod exit;
+mod failpoint;
 pub mod failure;
 mod files;
 mod identity_args;

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::exit::Kind;
+use crate::failpoint;
 use crate::failure::Failure;
 
 /// Read and write for the owner: such files may hold keys.
@@ -44,9 +45,12 @@ impl WholeFile {
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let finish = |this: &mut Self| {
             this.writer.flush()?;
+            failpoint::hit("file.written");
             this.writer.get_ref().sync_all()?;
+            failpoint::hit("file.synced");
             fs::rename(&this.temporary, &this.path)?;
             this.whole = true;
+            failpoint::hit("file.named");
             // Its name is durable when its folder is.
             let folder = this.path.parent().filter(|it| !it.as_os_str().is_empty());
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
@@ -106,6 +110,55 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    const PLAN: &str = "TWINWARD_WHOLE_FILE_PLAN";
+
+    /// A kill at any durable step leaves the file before or the whole new one, never a part.
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a child is told by its environment
+    fn a_kill_leaves_the_file_before_or_the_new_one() {
+        let mut found = Vec::new();
+        for point in ["file.written", "file.synced", "file.named"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("twins.backup");
+            fs::write(&path, "before").unwrap();
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "whole_file::tests::child", "--ignored"])
+                .env(PLAN, format!("{point}|{}", path.display()))
+                .output()
+                .unwrap();
+            assert!(!child.status.success(), "{point} kills");
+            found.push(fs::read_to_string(&path).unwrap());
+        }
+        assert_eq!(found, ["before", "before", "after"]);
+    }
+
+    #[test]
+    #[ignore = "a child of the test above, which tells it what to do"]
+    #[allow(clippy::disallowed_methods)]
+    fn child() {
+        let Ok(plan) = std::env::var(PLAN) else {
+            return;
+        };
+        let (point, path) = plan.split_once('|').unwrap();
+        failpoint::arm(point);
+        let mut file = WholeFile::begin(Path::new(path)).unwrap();
+        file.write_all(b"after").unwrap();
+        file.finish().unwrap();
+    }
+
+    #[test]
+    fn a_file_without_a_folder_in_its_name_is_written_here() {
+        // The folder of the test is that of the crate; the file goes with the test.
+        let name = format!("whole-file-{}", std::process::id());
+        let mut file = WholeFile::begin(Path::new(&name)).unwrap();
+        file.write_all(b"all").unwrap();
+        let finished = file.finish();
+        let text = fs::read_to_string(&name);
+        fs::remove_file(&name).unwrap();
+        finished.unwrap();
+        assert_eq!(text.unwrap(), "all");
     }
 
     #[test]

@@ -179,3 +179,27 @@ fn the_beginning_of_a_session_does_not_hide_the_event_behind_it() {
     assert_eq!(found.candidates[0].timeline.fold_time.unwrap().seconds, 20);
     assert_eq!(found.candidates[0].traceparent, "trace-2");
 }
+
+#[test]
+fn a_restore_is_told_apart_from_a_change_without_a_twin() {
+    let restored = TwinChange {
+        revision: 7,
+        restored: true,
+        ..TwinChange::default()
+    };
+    let messages = vec![
+        vec![change("a", 1, &[Change::Desired])],
+        vec![restored, change("b", 2, &[Change::Desired])],
+    ];
+    let found = gathered(messages);
+    assert_eq!(found.restored, Some(Sequence::new(2)));
+    assert_eq!(versions(&found), [("a", 1), ("b", 2)]);
+    assert!(found.rejected.is_empty());
+
+    let nothing = TwinChange {
+        restored: false,
+        ..TwinChange::default()
+    };
+    let found = gathered(vec![vec![nothing]]);
+    assert_eq!((found.restored, found.rejected.len()), (None, 1));
+}

@@ -240,6 +240,7 @@ impl TwinStore {
                 changes: changes.iter().map(|change| (*change).into()).collect(),
                 trace_parent: format!("00-{TRACE_ID}-00f067aa0ba902b7-01"),
                 timeline,
+                ..TwinChange::default()
             };
             TwinChanges {
                 partition: partition.get().into(),

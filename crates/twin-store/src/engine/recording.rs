@@ -29,6 +29,8 @@ pub(super) fn record_change(
             Err(damaged) => error!(error = %damaged, "a revision is not kept in the history"),
         }
     }
+    let steps = change.steps.iter().map(|step| step.revision.get());
+    let earlier_revisions = steps.filter(|step| *step < change.revision.get()).collect();
     let Change {
         key,
         before,
@@ -37,10 +39,11 @@ pub(super) fn record_change(
         revision,
         ..
     } = change;
-    let encoded = match &after {
+    let mut encoded = match &after {
         Some(record) => encode::change(record, &touch).map_err(unencodable)?,
         None => encode::deletion(&key, revision, &touch),
     };
+    encoded.earlier_revisions = earlier_revisions;
     commit.log.push(LogEntry {
         partition,
         revision,

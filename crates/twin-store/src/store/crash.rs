@@ -1,13 +1,12 @@
-//! Kills processes that write to an embedded store, at every durable step and in between, and looks
-//! at what they left: every acknowledged write is there, whole; nothing is there in half; postures
-//! and the positions in the telemetry agree; the log has no gap.
+//! Kills processes that write to a store, embedded or shared, at every durable step and in between,
+//! and looks at what they left: every acknowledged write is there, whole; nothing is there in half;
+//! postures and the positions in the telemetry agree; the log has no gap.
 
 #![allow(clippy::disallowed_methods)] // children are told by their environment, and have no supervisor
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use jiff::SignedDuration;
@@ -15,13 +14,18 @@ use serde_json::Value;
 
 use super::maintain::verify;
 use super::sample::sound;
-use super::sqlite::{SqliteFiles, SqliteStore};
-use super::{HistoryRead, Store as _, failpoint, sample};
+use super::{HistoryRead, failpoint, sample};
 use crate::history;
 use crate::testing::key;
 use child::{Doing, Plan, WORKERS};
+use place::{Fresh, Place};
 
+mod bus;
 mod child;
+mod flips;
+mod heap;
+mod note;
+mod place;
 mod restore;
 mod wal;
 
@@ -100,12 +104,12 @@ fn live(plan: &Plan, told: &mut Told, kill_after: Option<usize>) {
 }
 
 /// The store holds what was told, and nothing of it in half.
-async fn hold(folder: &Path, told: &Told) {
-    let report = verify(&SqliteFiles::new(folder), |_, _| ()).await;
+async fn hold(place: &Place, told: &Told) {
+    let report = verify(&*place.rows(), |_, _| ()).await;
     let report = report.expect("it can be read");
     assert!(report.is_sound(), "{report:?}");
-    let store = SqliteStore::open(folder).expect("it opens");
-    let mut states = sample::take(&store).await;
+    let store = place.open().await;
+    let mut states = sample::take(&*store).await;
     for worker in 0..WORKERS {
         let writes = key(&child::device_of(worker));
         let position = sample::of(&mut states, &writes).position;
@@ -156,67 +160,78 @@ async fn hold(folder: &Path, told: &Told) {
     store.close().await;
 }
 
-#[tokio::test]
-async fn a_kill_at_any_durable_step_loses_nothing_that_was_acknowledged() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Kills at each point, each time on what the times before left; the first steps of a store's life,
+/// on none.
+async fn killed_at_each(points: &[&str], fresh: impl AsyncFn() -> Fresh) {
+    let mut at = fresh().await;
     let mut told = Told::default();
     let mut run = 0;
     let mut reached = Vec::new();
-    for point in failpoint::ALL {
+    for point in points {
         for nth in [1, 2, 9] {
             run += 1;
-            // Each on what the ones before left; the first steps of a store's life, on none.
-            if point.starts_with("migrate") {
-                wipe(folder.path());
+            let is_first = point.starts_with("migrate");
+            if is_first {
+                at = fresh().await;
                 told = Told::default();
             }
             let plan = Plan {
-                folder: folder.path().to_owned(),
                 run,
                 point: Some(((*point).to_owned(), nth)),
+                ..Plan::at(&at.place)
             };
             live(&plan, &mut told, None);
             if !told.done {
                 reached.push(*point);
             }
-            if folder.path().join("twins.db").exists() && !point.starts_with("migrate") {
-                hold(folder.path(), &told).await;
+            if !is_first {
+                hold(&at.place, &told).await;
             }
         }
     }
     reached.dedup();
-    assert_eq!(reached, failpoint::ALL, "every step kills");
+    assert_eq!(reached, points, "every step kills");
     // What is left is no worse than any other store.
     let plan = Plan {
-        folder: folder.path().to_owned(),
         run: run + 1,
-        point: None,
+        ..Plan::at(&at.place)
     };
     live(&plan, &mut told, None);
     assert!(told.done);
-    hold(folder.path(), &told).await;
+    hold(&at.place, &told).await;
+}
+
+async fn killed_at_any_time(at: Fresh) {
+    let mut told = Told::default();
+    for run in 1..=8 {
+        let plan = Plan {
+            run,
+            ..Plan::at(&at.place)
+        };
+        let after = usize::try_from(run * run * 3).expect("small");
+        live(&plan, &mut told, Some(after));
+        hold(&at.place, &told).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kill_at_any_durable_step_loses_nothing_that_was_acknowledged() {
+    killed_at_each(failpoint::SQLITE, async || Fresh::folder()).await;
+}
+
+#[tokio::test]
+async fn a_kill_at_any_durable_step_on_a_database_loses_nothing_that_was_acknowledged() {
+    killed_at_each(failpoint::POSTGRES, Fresh::database).await;
 }
 
 #[tokio::test]
 async fn a_kill_at_any_time_loses_nothing_that_was_acknowledged() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut told = Told::default();
-    for run in 1..=8 {
-        let plan = Plan {
-            folder: folder.path().to_owned(),
-            run,
-            point: None,
-        };
-        let after = usize::try_from(run * run * 3).expect("small");
-        live(&plan, &mut told, Some(after));
-        hold(folder.path(), &told).await;
-    }
+    killed_at_any_time(Fresh::folder()).await;
 }
 
-fn wipe(folder: &Path) {
-    for file in std::fs::read_dir(folder).expect("it can be read") {
-        std::fs::remove_file(file.expect("an entry").path()).expect("it can be removed");
-    }
+#[tokio::test]
+async fn a_kill_at_any_time_on_a_database_loses_nothing_that_was_acknowledged() {
+    killed_at_any_time(Fresh::database().await).await;
 }
 
 /// How long history is kept by children: everything.

@@ -1,9 +1,9 @@
 //! Places before and after every durable step, where a test can end the process as a power cut or
 //! `kill -9` would. Compiled into tests of this crate only; elsewhere a call is nothing.
 
-/// Every place, in the order in which a life of the embedded store comes by.
+/// The places in the order in which a life of the embedded store comes by.
 #[cfg(test)]
-pub(crate) const ALL: &[&str] = &[
+pub(crate) const SQLITE: &[&str] = &[
     "migrate.written",
     "migrate.durable",
     "claim.written",
@@ -24,9 +24,52 @@ pub(crate) const ALL: &[&str] = &[
     "close.writer",
 ];
 
-/// The places of a restore.
+/// Those of the shared store, whose statements of one commit run beside each other.
 #[cfg(test)]
-pub(crate) const RESTORE: &[&str] = &["restore.written", "restore.durable"];
+pub(crate) const POSTGRES: &[&str] = &[
+    "migrate.written",
+    "migrate.durable",
+    "claim.written",
+    "claim.durable",
+    "writer.decided",
+    "commit.begun",
+    "commit.fenced",
+    "commit.written",
+    "commit.durable",
+    "writer.committed",
+    "writer.answered",
+    "trim.written",
+    "trim.durable",
+    "release.written",
+    "release.durable",
+];
+
+/// Those between NATS and the store.
+#[cfg(test)]
+pub(crate) const BUS: &[&str] = &[
+    "consumer.fetched",
+    "consumer.folded",
+    "outbox.read",
+    "outbox.published",
+    "outbox.told",
+];
+
+/// Those of a note that a twin is damaged.
+#[cfg(test)]
+pub(crate) const QUARANTINE: &[&str] = &["quarantine.written", "quarantine.durable"];
+
+/// Those of the first start, when the master key is made.
+#[cfg(test)]
+pub(crate) const MASTER_KEY: &[&str] = &["key.written", "key.synced", "key.named", "key.durable"];
+
+/// Those of a restore; in a database there is no file to be put together and named.
+#[cfg(test)]
+pub(crate) const RESTORE: &[&str] = &[
+    "restore.written",
+    "restore.durable",
+    "restore.checkpointed",
+    "restore.named",
+];
 
 #[cfg(test)]
 static ARMED: std::sync::Mutex<Option<(String, u32)>> = std::sync::Mutex::new(None);

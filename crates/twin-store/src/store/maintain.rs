@@ -8,15 +8,18 @@
 //!   name table, key and problem. It finds every flipped byte of a twin, a revision or a change of
 //!   the log, gaps in a log, a broken chain of audit entries, and entries of the index that do not
 //!   match their twin. It changes nothing. Exit code of a command: [`Report::is_sound`].
-//! - [`backup`] writes a file and checks as it reads. The end of the file proves that it is whole.
-//!   Keys stay sealed in it: without the service's master key, which is not in it, they open
-//!   nothing.
+//! - [`backup`] writes a file and checks as it reads. The end of the file proves that it is whole: a
+//!   store that cannot be read to its end gets none, unless that is asked for, and then the file says
+//!   where it breaks off. Keys stay sealed in it: without the service's master key, which is not in
+//!   it, they open nothing.
 //! - [`restore`] fills an empty store, in one transaction, after it has seen the end of the file.
-//!   What was damaged already when it was backed up is left out and reported.
+//!   What was damaged already when it was backed up is left out and reported, and with it the past
+//!   that it would falsify. A restore is itself a change of every twin, whose versions it raises
+//!   above all that were given since the backup.
 //!
 //! Each takes a function that is told now and then how many rows of a table were done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -28,14 +31,18 @@ use super::Error;
 mod backup;
 mod check;
 mod frames;
+mod past;
+mod raise;
+mod restore;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{Header, Restored, backup, restore};
+pub use backup::{Header, backup};
 #[cfg(test)]
 pub(crate) use check::check_rows;
 pub use check::verify;
+pub use restore::{Restored, restore};
 pub use table::{Kind, Table};
 
 /// Rows handed over at once.
@@ -60,8 +67,20 @@ pub trait Maintain: Send + Sync {
     fn check(&self) -> BoxFuture<'_, Result<Vec<String>, MaintainError>>;
 
     /// Fills a store that is empty or not there yet. All of it becomes durable at [`Batch::End`];
-    /// when the channel ends without, nothing is written. Every partition comes back unowned.
-    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<(), MaintainError>>;
+    /// when the channel ends without, nothing is written, and no store is there that was not there
+    /// before. Every partition comes back unowned. Answers how many revisions were left out at the
+    /// end, because their twin is missing although they do not end in its removal: what they would
+    /// be rewound from is not there.
+    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<u64, MaintainError>>;
+}
+
+/// Whether a backup or a restore may be of less than a whole store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gaps {
+    /// A table that breaks off ends the work.
+    Refused,
+    /// What there is of it is better than nothing.
+    Accepted,
 }
 
 /// A piece of what [`Maintain::dump`] reads.
@@ -78,8 +97,21 @@ pub enum Item {
 pub enum Batch {
     /// Rows, in the order in which [`Maintain::dump`] reads them.
     Rows(Vec<Row>),
+    /// Revisions of an identity that came before must not be kept.
+    Forget(Revisions),
     /// That was all.
     End,
+}
+
+/// The oldest revisions of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revisions {
+    /// The device, as the rows have it.
+    pub device: String,
+    /// The module; empty: the device itself.
+    pub module: String,
+    /// The newest of them.
+    pub through: i64,
 }
 
 /// A row of a table.
@@ -159,6 +191,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much is wrong, listed or not.
     pub found: u64,
+    /// Tables that break off: nobody knows what is missing of them.
+    pub incomplete: BTreeSet<Table>,
 }
 
 /// Something that is wrong.
@@ -222,6 +256,15 @@ pub enum MaintainError {
     /// A restore would mix two stores.
     #[error("the store that is to be restored into is not empty; give an empty one")]
     NotEmpty,
+    /// The store cannot be read to its end, and a backup of a part of it was not asked for.
+    #[error("the backup would not be whole: {0}")]
+    Unreadable(Finding),
+    /// The backup is of a part of a store, and that was not asked for.
+    #[error("the backup is not whole: {0}; nothing was restored")]
+    Incomplete(Finding),
+    /// Without its partitions a store is none: they say how far everything has come.
+    #[error("the backup lacks what no store can be without: {0}; nothing was restored")]
+    NoPartitions(Finding),
     /// The backup cannot be written.
     #[error("the backup cannot be written")]
     Write(#[source] std::io::Error),

@@ -38,6 +38,7 @@ use quarantine::notes_of;
 pub use settings::{PostgresSettings, SettingsError};
 
 mod connections;
+mod fill;
 mod maintain;
 mod migrate;
 mod operations;

@@ -156,6 +156,8 @@ pub(crate) async fn fill(store: &dyn Store) -> Vec<PartitionState> {
     let state = of(&mut states, &gone);
     commit.upserts.retain(|upsert| upsert.record.key != gone);
     commit.deletes = vec![gone.clone()];
+    let its_last = commit.history.iter_mut().find(|entry| entry.key == gone);
+    its_last.expect("it has one").patch = "null".to_owned();
     state.published = state.revision;
     state.position = 42;
     commit.trim_log = vec![(state.partition, Revision::new(1))];

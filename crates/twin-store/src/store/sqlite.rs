@@ -35,6 +35,7 @@ pub use maintain::SqliteFiles;
 #[cfg(test)]
 pub(crate) use maintain::check_on;
 
+mod fill;
 mod maintain;
 mod operations;
 mod ownership;

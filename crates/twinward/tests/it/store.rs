@@ -205,6 +205,8 @@ async fn a_flipped_byte_is_found_and_a_cut_backup_is_refused() {
         "{}",
         stderr(&refused)
     );
+    // Nor is there an empty store, which a service would take for its own.
+    assert!(!elsewhere.path().join("twin-store/twins.db").exists());
     let nowhere = directory();
     let missing = verb(nowhere.path())
         .args(["store", "verify"])
@@ -239,4 +241,63 @@ async fn a_flipped_byte_is_found_and_a_cut_backup_is_refused() {
         .map(|f| f["key"].to_string())
         .collect();
     assert!(keys.iter().any(|key| key.contains("cam-1")), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_store_moves_into_a_database_and_back() {
+    let dir = directory();
+    let up = Up::start(dir.path()).await;
+    up.json(&[
+        "device",
+        "create",
+        "cam-1",
+        "--tags",
+        r#"{"site":"hall-3"}"#,
+    ]);
+    up.process.stop(SOON).await;
+    let database = testkit::postgres::database().await;
+    let url = dir.path().join("database.url");
+    std::fs::write(&url, database.url()).unwrap();
+    let url = url.to_str().unwrap();
+    let run = |data_dir: &std::path::Path, arguments: &[&str]| {
+        let output = verb(data_dir).args(arguments).output().unwrap();
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let of_database =
+        |arguments: &[&'static str]| [arguments, &["--database-url-file", url]].concat();
+    let missing = run(dir.path(), &of_database(&["store", "verify"]));
+    assert_eq!(missing.0, Some(3), "{missing:?}");
+
+    let first = dir.path().join("first.backup");
+    let first = first.to_str().unwrap();
+    let second = dir.path().join("second.backup");
+    let second = second.to_str().unwrap();
+    let restore = [&of_database(&["store", "restore"])[..], &[first]].concat();
+    let backup = [&of_database(&["store", "backup"])[..], &[second]].concat();
+    for (arguments, code) in [
+        (vec!["store", "backup", first], 0),
+        (restore.clone(), 0),
+        // It is not empty any more.
+        (restore, 4),
+        (of_database(&["store", "verify"]), 0),
+        (backup, 0),
+    ] {
+        let done = run(dir.path(), &arguments);
+        assert_eq!(done.0, Some(code), "{arguments:?}: {done:?}");
+    }
+    let damage = "UPDATE twins SET tags = '{}' WHERE module_id = ''";
+    database.execute(damage).await;
+    let found = run(dir.path(), &of_database(&["store", "verify", "-o", "json"]));
+    assert_eq!(found.0, Some(1), "{found:?}");
+    assert!(found.1.contains("cam-1"), "{found:?}");
+
+    let elsewhere = directory();
+    let back = run(elsewhere.path(), &["store", "restore", second]);
+    assert_eq!(back.0, Some(0), "{back:?}");
+    let key = "twin-store/master.key";
+    std::fs::copy(dir.path().join(key), elsewhere.path().join(key)).unwrap();
+    let up = Up::start(elsewhere.path()).await;
+    let twin = up.json(&["twin", "get", "cam-1"]);
+    assert_eq!(twin["tags"]["site"], "hall-3", "{twin:#}");
+    up.process.stop(SOON).await;
 }

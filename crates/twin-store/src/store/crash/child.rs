@@ -1,22 +1,23 @@
 //! A process that writes, says what was acknowledged, and is killed.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use ::bus::Bus;
 use service_kit::clock::ManualClock;
 use service_kit::metrics::Registry;
+use service_kit::shutdown::ShutdownToken;
+use service_kit::tasks::Tasks;
 use twin::{TwinPatch, Writer, partition_of};
 
-use super::FOR_EVER;
+use super::{FOR_EVER, Place, bus};
 use crate::apply::telemetry::fold_entries;
 use crate::apply::twins::{self, Form};
 use crate::apply::{Cause, Mode, devices};
 use crate::engine::{self, Engine, Keep};
 use crate::metrics::Metrics;
+use crate::partitions::Parts;
 use crate::store::sample::{count, replica};
-use crate::store::sqlite::SqliteStore;
 use crate::store::{Retention, Selection, Store, failpoint};
 use crate::testing::{entry, heartbeats, key, new_device, now, object, operator_write};
 
@@ -58,29 +59,44 @@ impl Doing {
 
 /// What a child is to do.
 pub(super) struct Plan {
-    pub(super) folder: PathBuf,
-    /// Which life of the folder, from 1.
+    pub(super) place: Place,
+    /// Which life of the place, from 1.
     pub(super) run: u64,
     /// Where it dies, and at which time.
     pub(super) point: Option<(String, u32)>,
+    /// The NATS server through which telemetry comes and changes go; none: neither does.
+    pub(super) nats: Option<String>,
 }
 
 impl Plan {
+    /// The first life of a place, to its end.
+    pub(super) fn at(place: &Place) -> Plan {
+        Plan {
+            place: place.clone(),
+            run: 1,
+            point: None,
+            nats: None,
+        }
+    }
+
     pub(super) fn print(&self) -> String {
         let (point, nth) = self.point.clone().unwrap_or_default();
-        format!("{}|{}|{point}|{nth}", self.folder.display(), self.run)
+        let nats = self.nats.as_deref().unwrap_or_default();
+        let place = self.place.print();
+        format!("{place}|{}|{point}|{nth}|{nats}", self.run)
     }
 
     fn parse(text: &str) -> Plan {
         let parts: Vec<_> = text.split('|').collect();
-        let [folder, run, point, nth] = parts[..] else {
+        let [place, run, point, nth, nats] = parts[..] else {
             panic!("{text:?} is no plan");
         };
         let nth = nth.parse().expect("a number");
         Plan {
-            folder: folder.into(),
+            place: Place::parse(place),
             run: run.parse().expect("a number"),
             point: (!point.is_empty()).then(|| (point.to_owned(), nth)),
+            nats: (!nats.is_empty()).then(|| nats.to_owned()),
         }
     }
 }
@@ -110,8 +126,10 @@ struct Worker<'w> {
     number: usize,
     run: u64,
     engine: Engine,
-    store: &'w SqliteStore,
-    folder: &'w Path,
+    store: &'w dyn Store,
+    place: &'w Place,
+    /// Whence its telemetry comes; none: it folds it itself.
+    bus: Option<Bus>,
 }
 
 impl Worker<'_> {
@@ -150,9 +168,9 @@ impl Worker<'_> {
         let what = format!("{} {} {number}", self.number, doing.as_str());
         say(&format!("@begin {what}"));
         done.await;
-        let wal = std::fs::metadata(self.folder.join("twins.db-wal"));
+        let wal = self.place.wal();
         say(&format!("@ack {what}"));
-        say(&format!("@wal {}", wal.map_or(0, |wal| wal.len())));
+        say(&format!("@wal {wal}"));
     }
 
     async fn create(&self, name: &str, generation: &str) {
@@ -188,6 +206,10 @@ impl Worker<'_> {
     }
 
     async fn fold(&self, name: &str, position: u64) {
+        if let Some(bus) = &self.bus {
+            bus::publish(bus, name, position).await;
+            return bus::folded(self.store, name, position).await;
+        }
         let entry = entry(name, "g", position, heartbeats([position]));
         let partition = self.engine.partition(&key(name));
         let folded = self
@@ -218,7 +240,7 @@ impl Worker<'_> {
 }
 
 /// Looks for what is too old, and finds nothing.
-fn retention() -> Retention {
+pub(super) fn retention() -> Retention {
     let age = FOR_EVER.unsigned_abs();
     Retention {
         now: now(),
@@ -249,41 +271,67 @@ async fn live(plan: &Plan) {
     if let Some((point, nth)) = &plan.point {
         failpoint::arm(point, *nth);
     }
-    let store = Arc::new(SqliteStore::open(&plan.folder).expect("it opens"));
+    let store = plan.place.open().await;
     let replica = replica(count());
     let states = store.claim(replica.clone()).await.expect("claimed").owned;
     let keep = Keep {
         coalesce_within: Duration::from_hours(1),
         log_changes: 10,
     };
+    let metrics = Metrics::new(&Registry::new().scope("test"));
     let (engine, writer, ends) = engine::engine(
         store.clone(),
         ManualClock::at(now()),
-        Metrics::new(&Registry::new().scope("test")),
+        metrics.clone(),
         count(),
         states.clone(),
         keep,
     );
     let writer = tokio::spawn(writer.run());
+    let tasks = Tasks::new(ShutdownToken::new());
+    let bus = match &plan.nats {
+        None => {
+            // The writer ends when nobody can tell it any more of what was published.
+            drop(ends);
+            None
+        }
+        Some(url) => {
+            let bus = bus::connect(url).await;
+            let parts = Parts {
+                bus: bus.clone(),
+                store: store.clone(),
+                engine: engine.clone(),
+                metrics,
+                tasks: tasks.clone(),
+            };
+            parts.start_all(&states, ends);
+            Some(bus)
+        }
+    };
     let workers = (0..WORKERS).map(|number| {
-        let (engine, store, folder) = (engine.clone(), &*store, &*plan.folder);
+        let (engine, store, place) = (engine.clone(), &*store, &plan.place);
+        let bus = bus.clone();
         async move {
             let worker = Worker {
                 number,
                 run: plan.run,
                 engine,
                 store,
-                folder,
+                place,
+                bus,
             };
             worker.work().await;
         }
     });
     futures::future::join_all(workers).await;
-    drop((engine, ends));
+    drop(engine);
+    // The readers hold the engine, and the publishers end with the writer.
+    tasks.shutdown_token().trigger();
     writer
         .await
         .expect("it does not panic")
         .expect("a good end");
+    tasks.drain(bus::SOON).await.expect("everything has ended");
     let partitions: Vec<_> = states.iter().map(|state| state.partition).collect();
     let (left, right) = partitions.split_at(2);
     for part in [left, right] {

@@ -1,23 +1,23 @@
 //! What a power cut may do to the WAL: everything behind the last sync may be missing, torn or
-//! other bytes. What was acknowledged was synced before.
+//! other bytes. What was acknowledged was synced before. And what it may do to the file while a
+//! checkpoint takes the WAL into it: any page may be the old one, the new one, or torn between them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::child::{Plan, WORKERS};
-use super::{Doing, Told, hold, live};
+use super::flips::Numbers;
+use super::{Doing, Fresh, Told, hold, live};
 use crate::store::maintain::verify;
-use crate::store::sqlite::SqliteFiles;
 
 const DATABASE: &str = "twins.db";
 const WAL: &str = "twins.db-wal";
 
 /// A copy of a store with another WAL.
-fn copy(from: &Path, wal: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::copy(from.join(DATABASE), folder.path().join(DATABASE)).expect("copied");
-    std::fs::write(folder.path().join(WAL), wal).expect("written");
-    let path = folder.path().to_owned();
-    (folder, path)
+fn copy(from: &Path, wal: &[u8]) -> Fresh {
+    let to = Fresh::folder();
+    std::fs::copy(from.join(DATABASE), to.path().join(DATABASE)).expect("copied");
+    std::fs::write(to.path().join(WAL), wal).expect("written");
+    to
 }
 
 /// Bytes that look like nothing, the same each time.
@@ -72,11 +72,10 @@ async fn unsynced_writes_may_be_lost_torn_or_scrambled_acknowledged_ones_stand()
         ("commit.durable", 40),
         ("trim.durable", 9),
     ] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = Fresh::folder();
         let plan = Plan {
-            folder: folder.path().to_owned(),
-            run: 1,
             point: Some((point.to_owned(), nth)),
+            ..Plan::at(&folder.place)
         };
         let mut told = Told::default();
         live(&plan, &mut told, None);
@@ -90,8 +89,8 @@ async fn unsynced_writes_may_be_lost_torn_or_scrambled_acknowledged_ones_stand()
         );
         unsynced += wal.len() - synced;
         for variant in suffixes(&wal, synced) {
-            let (_folder, path) = copy(folder.path(), &variant);
-            hold(&path, &told).await;
+            let copied = copy(folder.path(), &variant);
+            hold(&copied.place, &told).await;
         }
     }
     assert!(unsynced > 0, "something was under way");
@@ -99,11 +98,10 @@ async fn unsynced_writes_may_be_lost_torn_or_scrambled_acknowledged_ones_stand()
 
 #[tokio::test]
 async fn whatever_is_missing_at_the_end_of_the_wal_what_is_left_is_whole() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = Fresh::folder();
     let plan = Plan {
-        folder: folder.path().to_owned(),
-        run: 1,
         point: Some(("commit.durable".to_owned(), 30)),
+        ..Plan::at(&folder.place)
     };
     let mut told = Told::default();
     live(&plan, &mut told, None);
@@ -117,12 +115,76 @@ async fn whatever_is_missing_at_the_end_of_the_wal_what_is_left_is_whole() {
     let wal = std::fs::read(folder.path().join(WAL)).expect("a WAL");
     let mut stores = 0;
     for part in 1..60 {
-        let (_folder, path) = copy(folder.path(), &wal[..wal.len() * part / 60]);
+        let copied = copy(folder.path(), &wal[..wal.len() * part / 60]);
         // Before the first migration is there, it is no store yet.
-        if verify(&SqliteFiles::new(&path), |_, _| ()).await.is_ok() {
-            hold(&path, &told).await;
+        if verify(&*copied.place.rows(), |_, _| ()).await.is_ok() {
+            hold(&copied.place, &told).await;
             stores += 1;
         }
     }
     assert!(stores > 40, "{stores}");
+}
+
+/// The pages of a file that a checkpoint was writing: by `choose` old, new, or half of each.
+fn mixed(old: &[u8], new: &[u8], mut choose: impl FnMut(usize) -> usize) -> Vec<u8> {
+    let mut file = new.to_vec();
+    for (at, page) in file.chunks_mut(PAGE).enumerate() {
+        let from = at * PAGE;
+        let old = old.get(from..from + PAGE);
+        // What is behind the old end is not there yet, or zeros.
+        let old = old.map_or_else(|| vec![0; PAGE], <[u8]>::to_vec);
+        match choose(3) {
+            0 => page.copy_from_slice(&old),
+            1 => {}
+            _ => {
+                let sectors = 1 + choose(PAGE / SECTOR - 1);
+                page[..sectors * SECTOR].copy_from_slice(&old[..sectors * SECTOR]);
+            }
+        }
+    }
+    file
+}
+
+/// Bytes of a page of the file, and of what a disk writes as a whole.
+const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+
+#[tokio::test]
+async fn a_checkpoint_that_is_torn_is_made_good_by_the_wal() {
+    let folder = Fresh::folder();
+    let mut told = Told::default();
+    // A first life ends well, so that the file has something to be torn.
+    live(&Plan::at(&folder.place), &mut told, None);
+    assert!(told.done);
+    let plan = Plan {
+        run: 2,
+        point: Some(("commit.durable".to_owned(), 25)),
+        ..Plan::at(&folder.place)
+    };
+    live(&plan, &mut told, None);
+    assert!(!told.done);
+    let old = std::fs::read(folder.path().join(DATABASE)).expect("readable");
+    let wal = std::fs::read(folder.path().join(WAL)).expect("a WAL");
+    let complete = copy(folder.path(), &wal);
+    let raw = rusqlite::Connection::open(complete.path().join(DATABASE)).expect("it opens");
+    raw.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+        .expect("taken in");
+    drop(raw);
+    let new = std::fs::read(complete.path().join(DATABASE)).expect("readable");
+    assert!(new != old && old.len() > 20 * PAGE, "{}", old.len());
+
+    let mut numbers = Numbers::new(0x7042_0000_1123);
+    let mut needed = 0;
+    for _ in 0..25 {
+        let file = mixed(&old, &new, |end| numbers.below(end));
+        let torn = copy(folder.path(), &wal);
+        std::fs::write(torn.path().join(DATABASE), &file).expect("written");
+        hold(&torn.place, &told).await;
+        // Without the WAL it would be found out.
+        let bare = Fresh::folder();
+        std::fs::write(bare.path().join(DATABASE), &file).expect("written");
+        let checked = verify(&*bare.place.rows(), |_, _| ()).await;
+        needed += usize::from(!checked.is_ok_and(|report| report.is_sound()));
+    }
+    assert!(needed > 20, "{needed}: the WAL has made it good");
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 use twin::{IdentityKey, PartitionCount, partition_of};
 
-use super::{BATCHES, Item, Maintain, MaintainError, Report, Row, Table, Value};
+use super::{BATCHES, Finding, Item, Maintain, MaintainError, Report, Row, Table, Value};
 use crate::audit::Walk;
 use crate::index;
 use crate::record::Record;
+use crate::store::row::history;
 use crate::store::row::history::HistoryRow;
-use crate::store::row::{self, history};
 use crate::store::{AuditHead, HistoryEntry, IndexEntry};
 
 mod fields;
@@ -18,6 +18,8 @@ mod small;
 mod trails;
 
 use fields::{Fields, hash, json, key, key_text, kind_name, told};
+
+pub(super) use fields::{key_text as key_of, twin_of};
 
 /// Reads every row of a store and answers what is wrong with it.
 ///
@@ -86,7 +88,20 @@ pub(super) struct Checker {
     /// The last revision that was seen, with its identity.
     revision: Option<HistoryEntry>,
     last: Table,
+    /// The row before.
+    before: Option<Row>,
+    /// The first thing because of which a backup is not whole.
+    gap: Option<Finding>,
+    /// Whether the index can be compared with the twins.
+    index: Readable,
     told: u64,
+}
+
+/// Whether a part of a store can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readable {
+    Yes,
+    No,
 }
 
 /// What a partition's own row says, and how far its log and its chain were followed.
@@ -96,6 +111,8 @@ struct Standing {
     floor: u64,
     head: AuditHead,
     logged: u64,
+    /// Changes that are not in the log by themselves, and in no other one yet.
+    unlogged: BTreeSet<u64>,
     walk: Walk,
     broken: bool,
 }
@@ -118,6 +135,9 @@ impl Checker {
             twin: None,
             revision: None,
             last: Table::Partitions,
+            before: None,
+            gap: None,
+            index: Readable::Yes,
             told: 0,
         }
     }
@@ -137,26 +157,84 @@ impl Checker {
             Item::Row(row) => row,
             Item::Unreadable(table, problem) => {
                 self.reach(table);
-                let problem = format!("it cannot be read to its end: {problem}");
-                self.report.note(Some(table), String::new(), problem);
+                self.break_off(table, &problem);
                 return Sound::No;
             }
         };
         self.reach(row.table);
         *self.report.rows.entry(row.table).or_default() += 1;
-        match self.look(&row) {
+        let looked = self.look(&row);
+        let sound = match looked {
             Ok(index) => Sound::Yes(index),
-            Err(problem) => {
-                self.report.note(Some(row.table), key_text(&row), problem);
+            Err(problem) if row.table == Table::Partitions => {
+                self.note_gap(row.table, key_text(&row), problem);
                 Sound::No
             }
+            Err(problem) => {
+                self.note(row.table, key_text(&row), problem);
+                Sound::No
+            }
+        };
+        // Entries of the index stand between the twins.
+        if row.table != Table::Index {
+            self.before = Some(row);
         }
+        sound
+    }
+
+    fn break_off(&mut self, table: Table, problem: &str) {
+        let before = self.before.as_ref().filter(|row| row.table == table);
+        let place = before.map_or_else(String::new, |row| format!(" behind {}", key_text(row)));
+        let problem = format!("it cannot be read{place}: {problem}");
+        if table == Table::Index {
+            // It follows from the twins, so nothing is missing; but it cannot be compared.
+            self.index = Readable::No;
+            self.note(table, String::new(), problem);
+        } else {
+            self.report.incomplete.insert(table);
+            self.note_gap(table, String::new(), problem);
+        }
+    }
+
+    /// The first finding because of which a backup is not whole: a table that breaks off, or a
+    /// partition that is damaged, without which there is no store.
+    pub(super) fn gap(&self) -> Option<&Finding> {
+        self.gap.as_ref()
+    }
+
+    /// Notes something because of which a backup is not whole.
+    fn note_gap(&mut self, table: Table, key: String, problem: String) {
+        let finding = Finding {
+            table: Some(table),
+            key: key.clone(),
+            problem: problem.clone(),
+        };
+        self.gap.get_or_insert(finding);
+        self.note(table, key, problem);
+    }
+
+    /// Why there is no store without what is missing; findings of partitions come first.
+    pub(super) fn without_partitions(&self) -> Option<Finding> {
+        let findings = self.report.findings.iter();
+        let mut of_partitions = findings.filter(|one| one.table == Some(Table::Partitions));
+        of_partitions.next().cloned()
+    }
+
+    /// The last change of the partition of a twin or a revision.
+    pub(super) fn last_revision(&self, row: &Row) -> Option<u64> {
+        let fields = Fields(&row.values);
+        let key = key(fields.text(0), fields.text(1)).ok()?;
+        Some(self.standing_of(&key)?.revision)
     }
 
     /// Ends: what is missing at the end of a table is found here.
     pub(super) fn end(mut self) -> Report {
         self.close_twin();
         for (partition, standing) in std::mem::take(&mut self.partitions) {
+            if let Some(missing) = standing.unlogged.first() {
+                let gap = format!("the log has a gap: change {missing} is missing");
+                self.note(Table::Log, partition.to_string(), gap);
+            }
             if standing.logged < standing.revision {
                 let gap = format!(
                     "changes {} to {} are missing",
@@ -174,7 +252,7 @@ impl Checker {
         self.report
     }
 
-    fn note(&mut self, table: Table, key: String, problem: String) {
+    pub(super) fn note(&mut self, table: Table, key: String, problem: String) {
         self.report.note(Some(table), key, problem);
     }
 
@@ -196,7 +274,7 @@ impl Checker {
             if self.count.is_none() || !gapless {
                 let problem =
                     format!("{count} partitions with gaps are none that a store can have");
-                self.note(Table::Partitions, String::new(), problem);
+                self.note_gap(Table::Partitions, String::new(), problem);
             }
         }
         if self.last == Table::Twins {
@@ -268,19 +346,8 @@ impl Checker {
     }
 
     fn twin(&mut self, row: &Fields<'_>) -> Result<Vec<Row>, String> {
-        let key = key(row.text(0), row.text(1))?;
-        let stored = row::Row {
-            revision: row.number(2),
-            status: row.text(3).into(),
-            tags: row.text(4).into(),
-            desired: row.text(5).into(),
-            reported: row.text(6).into(),
-            posture: row.text(7).into(),
-            body: row.text(8).into(),
-            opaque: row.truth(9),
-            checksum: row.checksum(10)?,
-        };
-        let record = row::decode(key.clone(), &stored).map_err(|damaged| told(&damaged))?;
+        let record = fields::record(row)?;
+        let key = record.key.clone();
         record.twin.parse(&key).map_err(|damaged| told(&damaged))?;
         let entries = index::entries(&record).map_err(|damaged| told(&damaged))?;
         let rows = entries.iter().map(|entry| index_row(row, entry)).collect();
@@ -334,7 +401,7 @@ impl Checker {
     /// What the index should have had of the last twin.
     fn close_twin(&mut self) {
         let Some(twin) = self.twin.take() else { return };
-        if self.whole == Whole::Backup {
+        if self.whole == Whole::Backup || self.index == Readable::No {
             return;
         }
         for entry in twin.entries.unwrap_or_default() {

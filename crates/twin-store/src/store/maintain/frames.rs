@@ -1,5 +1,6 @@
 //! A backup as bytes: a first line, then frames of length, CRC-32 and content. The last frame says
-//! how many came before it, and the SHA-256 of everything; without it a backup is not whole.
+//! how many came before it, and the SHA-256 of everything; without it a backup is not whole. Where a
+//! table could not be read to its end, a frame says so.
 //!
 //! Numbers are little-endian. The ordinals of tables and values are frozen.
 
@@ -20,6 +21,8 @@ const FORMAT: u32 = 1;
 const FRAME_MAX: u32 = 64 * 1024 * 1024;
 /// Ordinal of the frame that describes the backup.
 const HEADER: u8 = 0;
+/// Ordinal of the frame that says that a table breaks off.
+const BREAK: u8 = 254;
 /// Ordinal of the last frame.
 const TRAILER: u8 = 255;
 
@@ -30,6 +33,8 @@ pub(super) enum Frame {
     Header(String),
     /// A row.
     Row(Row),
+    /// This table could not be read any further, and why.
+    Break(Table, String),
     /// Everything was read and nothing is missing.
     End,
 }
@@ -71,6 +76,13 @@ impl<W: Write> FrameWriter<W> {
                 Value::Bytes(all) => bytes(&mut content, 3, all),
             }
         }
+        self.frame(&content)
+    }
+
+    /// Says that the rest of a table could not be read.
+    pub(super) fn broken(&mut self, table: Table, problem: &str) -> Result<(), MaintainError> {
+        let mut content = vec![BREAK, ordinal(table)];
+        content.extend_from_slice(problem.as_bytes());
         self.frame(&content)
     }
 
@@ -204,6 +216,13 @@ impl<R: Read> FrameReader<R> {
                     0 => Ok(Frame::End),
                     _ => Err(self.damaged("something follows behind its end")),
                 }
+            }
+            BREAK => {
+                let broken = rest.split_first().and_then(|(number, problem)| {
+                    let problem = std::str::from_utf8(problem).ok()?;
+                    Some(Frame::Break(table(*number)?, problem.to_owned()))
+                });
+                broken.ok_or_else(|| self.damaged("the end of a table is torn"))
             }
             number => {
                 let table = table(number).ok_or_else(|| self.damaged("a table is unknown"))?;

@@ -5,20 +5,19 @@ use std::path::PathBuf;
 
 use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
-use super::{PostgresSettings, engine, migrate, ownership, text};
+use super::{PostgresSettings, engine, fill, migrate, text};
 use crate::store::Error;
 use crate::store::maintain::{
     BATCH, Batch, Item, Kind, Maintain, MaintainError, Row, Table, Value,
 };
 
 /// Reading or writing everything takes as long as it takes.
-const PATIENCE: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+pub(super) const PATIENCE: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
      SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// The database of a shared store.
@@ -63,8 +62,8 @@ impl Maintain for PostgresRows {
         std::future::ready(Ok(Vec::new())).boxed()
     }
 
-    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<(), MaintainError>> {
-        self.run(async move |client| fill(client, from).await)
+    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<u64, MaintainError>> {
+        self.run(async move |client| fill::fill(client, from).await)
             .boxed()
     }
 }
@@ -166,6 +165,7 @@ async fn read(
         table.key_list()
     );
     let portal = snapshot.bind(&sql, &[]).await?;
+    let mut index = Index::Read;
     loop {
         let rows = snapshot
             .query_portal(&portal, i32::try_from(BATCH).unwrap_or(i32::MAX))
@@ -176,20 +176,81 @@ async fn read(
         let rows = rows.iter().map(|row| values(table, row));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let items = if table == Table::Twins {
-            with_index(snapshot, rows).await?
+            let (items, read) = with_index(snapshot, rows, index).await?;
+            index = read;
+            items
         } else {
             rows.into_iter().map(Item::Row).collect()
         };
         into.send(items).await.map_err(|_| Ended::Nobody)?;
     }
-    if table == Table::Twins {
-        orphans(snapshot, into).await?;
+    if table == Table::Twins
+        && index == Index::Read
+        && let Err(problem) = apart(snapshot, orphans(snapshot, into)).await?
+    {
+        let item = Item::Unreadable(Table::Index, problem);
+        into.send(vec![item]).await.map_err(|_| Ended::Nobody)?;
     }
     Ok(())
 }
 
+/// Whether the index is read with the twins. One that cannot be read must not keep them from being:
+/// it follows from them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Index {
+    Read,
+    GivenUp,
+}
+
+/// Reads something whose failure is told, and does not end what the transaction reads besides.
+async fn apart<T>(
+    snapshot: &Transaction<'_>,
+    read: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<Result<T, String>, Ended> {
+    snapshot.batch_execute("SAVEPOINT apart").await?;
+    let read = read.await;
+    let end = match &read {
+        Ok(_) => "RELEASE SAVEPOINT apart",
+        Err(_) => "ROLLBACK TO SAVEPOINT apart",
+    };
+    snapshot.batch_execute(end).await?;
+    Ok(read.map_err(|error| service_kit::error::chain(&error)))
+}
+
 /// Puts the entries of the index behind their twins.
-async fn with_index(snapshot: &Transaction<'_>, twins: Vec<Row>) -> Result<Vec<Item>, Ended> {
+async fn with_index(
+    snapshot: &Transaction<'_>,
+    twins: Vec<Row>,
+    index: Index,
+) -> Result<(Vec<Item>, Index), Ended> {
+    if index == Index::GivenUp {
+        return Ok((twins.into_iter().map(Item::Row).collect(), index));
+    }
+    let entries = match apart(snapshot, entries_of(snapshot, &twins)).await? {
+        Ok(entries) => entries,
+        Err(problem) => {
+            let mut items = vec![Item::Unreadable(Table::Index, problem)];
+            items.extend(twins.into_iter().map(Item::Row));
+            return Ok((items, Index::GivenUp));
+        }
+    };
+    let mut entries = entries.into_iter().peekable();
+    let mut items = Vec::with_capacity(twins.len() * 4);
+    for twin in twins {
+        let key: Vec<Value> = twin.values.iter().take(2).cloned().collect();
+        items.push(Item::Row(twin));
+        while let Some(entry) = entries.next_if(|entry| entry.values.starts_with(&key)) {
+            items.push(Item::Row(entry));
+        }
+    }
+    Ok((items, Index::Read))
+}
+
+/// The entries of the index of these twins, in their order.
+async fn entries_of(
+    snapshot: &Transaction<'_>,
+    twins: &[Row],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     let text = |row: &Row, column: usize| row.values.get(column).map(Value::to_string);
     let column = |column| -> Vec<String> {
         let texts = twins.iter().filter_map(|twin| text(twin, column));
@@ -203,21 +264,14 @@ async fn with_index(snapshot: &Transaction<'_>, twins: Vec<Row>) -> Result<Vec<I
     );
     let entries = snapshot.query(&sql, &[&column(0), &column(1)]).await?;
     let entries = entries.iter().map(|row| values(Table::Index, row));
-    let entries = entries.collect::<Result<Vec<_>, _>>()?;
-    let mut entries = entries.into_iter().peekable();
-    let mut items = Vec::with_capacity(twins.len() * 4);
-    for twin in twins {
-        let key: Vec<Value> = twin.values.iter().take(2).cloned().collect();
-        items.push(Item::Row(twin));
-        while let Some(entry) = entries.next_if(|entry| entry.values.starts_with(&key)) {
-            items.push(Item::Row(entry));
-        }
-    }
-    Ok(items)
+    entries.collect()
 }
 
 /// Entries of the index that are of no twin.
-async fn orphans(snapshot: &Transaction<'_>, into: &mpsc::Sender<Vec<Item>>) -> Result<(), Ended> {
+async fn orphans(
+    snapshot: &Transaction<'_>,
+    into: &mpsc::Sender<Vec<Item>>,
+) -> Result<(), tokio_postgres::Error> {
     let sql = format!(
         "SELECT {} FROM twin_index AS i WHERE NOT EXISTS
              (SELECT 1 FROM twins AS t
@@ -237,7 +291,10 @@ async fn orphans(snapshot: &Transaction<'_>, into: &mpsc::Sender<Vec<Item>>) -> 
             .iter()
             .map(|row| values(Table::Index, row).map(Item::Row));
         let items = items.collect::<Result<Vec<_>, _>>()?;
-        into.send(items).await.map_err(|_| Ended::Nobody)?;
+        if into.send(items).await.is_err() {
+            // Whoever sends next finds it out as well.
+            return Ok(());
+        }
     }
 }
 
@@ -252,7 +309,7 @@ fn selected(table: Table) -> String {
 }
 
 /// Whether a column's texts are packed (see [`text`]): those that are neither JSON nor ids.
-fn is_packed(table: Table, column: &str) -> bool {
+pub(super) fn is_packed(table: Table, column: &str) -> bool {
     match table {
         Table::Index => matches!(column, "path" | "value"),
         Table::History => matches!(column, "actor" | "cause" | "changes" | "trace_parent"),
@@ -285,105 +342,4 @@ fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
         });
     }
     Ok(Row { table, values })
-}
-
-async fn fill(client: &mut Client, mut from: mpsc::Receiver<Batch>) -> Result<(), MaintainError> {
-    let action = "restore a row";
-    migrate::migrate(client).await?;
-    let transaction = client.transaction().await.map_err(engine(action))?;
-    transaction
-        .batch_execute(PATIENCE)
-        .await
-        .map_err(engine(action))?;
-    empty(&transaction).await?;
-    let mut partitions = 0;
-    while let Some(batch) = from.recv().await {
-        match batch {
-            Batch::Rows(rows) => {
-                let of_partitions = rows.iter().filter(|row| row.table == Table::Partitions);
-                partitions += u16::try_from(of_partitions.count()).unwrap_or(u16::MAX);
-                // Sent one behind another without waiting for answers.
-                try_join_all(rows.iter().map(|row| insert(&transaction, row)))
-                    .await
-                    .map_err(engine(action))?;
-            }
-            Batch::End => {
-                ownership::write_count(&transaction, partitions).await?;
-                return Ok(transaction.commit().await.map_err(engine("commit"))?);
-            }
-        }
-    }
-    Err(MaintainError::Stopped)
-}
-
-/// Refuses a store that holds anything. Two that restore at once meet at their first rows.
-async fn empty(transaction: &Transaction<'_>) -> Result<(), MaintainError> {
-    let action = "look whether it is empty";
-    for table in Table::ALL {
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", table.name());
-        let row = transaction.query_one(&sql, &[]).await;
-        let row = row.map_err(engine(action))?;
-        if row.try_get::<_, bool>(0).map_err(engine(action))? {
-            return Err(MaintainError::NotEmpty);
-        }
-    }
-    Ok(())
-}
-
-async fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<(), tokio_postgres::Error> {
-    let table = row.table;
-    let mut names = table.column_list();
-    let mut places = Vec::with_capacity(row.values.len() + 1);
-    for (at, (_, kind)) in table.columns().iter().enumerate() {
-        let at = at + 1;
-        places.push(match kind {
-            // The numbers of partitions are smaller; what does not fit is refused by the cast.
-            Kind::Integer if matches!(table.columns().get(at - 1), Some(("partition", _))) => {
-                format!("${at}::bigint::int")
-            }
-            Kind::Integer | Kind::OptionalInteger => format!("${at}::bigint"),
-            Kind::Truth => format!("${at}::bigint <> 0"),
-            Kind::Text | Kind::OptionalText => format!("${at}::text"),
-            Kind::Bytes => format!("${at}::bytea"),
-        });
-    }
-    if table == Table::Partitions {
-        names.push_str(", owner");
-        places.push("''".to_owned());
-    }
-    let sql = format!(
-        "INSERT INTO {} ({names}) VALUES ({})",
-        table.name(),
-        places.join(", ")
-    );
-    let columns = table.columns().iter();
-    let values: Vec<Box<dyn ToSql + Send + Sync>> = row
-        .values
-        .iter()
-        .zip(columns)
-        .map(|(value, (name, kind))| parameter(table, name, *kind, value))
-        .collect();
-    let values: Vec<&(dyn ToSql + Sync)> = values
-        .iter()
-        .map(|value| &**value as &(dyn ToSql + Sync))
-        .collect();
-    let statement = transaction.prepare_cached(&sql).await?;
-    transaction.execute(&statement, &values).await?;
-    Ok(())
-}
-
-fn parameter(
-    table: Table,
-    column: &str,
-    kind: Kind,
-    value: &Value,
-) -> Box<dyn ToSql + Send + Sync> {
-    match value {
-        Value::Null if kind == Kind::OptionalInteger => Box::new(None::<i64>),
-        Value::Null => Box::new(None::<String>),
-        Value::Integer(number) => Box::new(*number),
-        Value::Text(text) if is_packed(table, column) => Box::new(text::pack(text).into_owned()),
-        Value::Text(text) => Box::new(text.clone()),
-        Value::Bytes(bytes) => Box::new(bytes.clone()),
-    }
 }

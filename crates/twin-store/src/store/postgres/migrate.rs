@@ -3,6 +3,7 @@
 use deadpool_postgres::{Client, Transaction};
 
 use super::{Error, engine, execute, query, query_in};
+use crate::store::failpoint;
 
 /// Forward-only; the position in the list is the schema's number.
 const MIGRATIONS: &[&str] = &[
@@ -78,7 +79,9 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), Error> {
         &[&SCHEMA, &known.to_string()],
     )
     .await?;
+    failpoint::hit("migrate.written");
     transaction.commit().await.map_err(engine(action))?;
+    failpoint::hit("migrate.durable");
     tracing::info!(
         from = found,
         to = known,
@@ -93,7 +96,8 @@ async fn check(client: &Client) -> Result<(), Error> {
         client,
         action,
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
-             current_setting('server_encoding'), current_setting('fsync')",
+             current_setting('server_encoding'), current_setting('fsync'),
+             current_setting('data_checksums')",
         &[],
     )
     .await?;
@@ -111,6 +115,14 @@ async fn check(client: &Client) -> Result<(), Error> {
     if text(3)? != "on" {
         tracing::warn!(
             "the database runs with fsync off: a power cut there loses acknowledged writes"
+        );
+    }
+    // Rows have checksums of their own, but nothing else tells that an older version of a row came
+    // back, because a bit flipped in what the server keeps beside it.
+    if text(4)? != "on" {
+        tracing::warn!(
+            "the database has no checksums of its pages, so not all damage is found; stop it and run \
+             pg_checksums --enable"
         );
     }
     Ok(())

@@ -13,7 +13,9 @@ use tokio_postgres::Row;
 use twin::{Partition, PartitionCount, Revision};
 
 use super::{engine, execute, migrate, number, parse_partition, query, query_in, unsigned};
-use crate::store::{AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId};
+use crate::store::{
+    AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId, failpoint,
+};
 
 /// Name of the fact that says how many partitions the store was made with.
 const PARTITION_COUNT: &str = "partition_count";
@@ -53,7 +55,9 @@ pub(super) async fn claim(client: &mut Client, replica: &Replica) -> Result<Clai
     let plan = plan(&replica.id.0, &live, &owners);
     take(&transaction, replica, &plan.take).await?;
     let owned = owned(&transaction, replica).await?;
+    failpoint::hit("claim.written");
     transaction.commit().await.map_err(engine(action))?;
+    failpoint::hit("claim.durable");
     let elsewhere = owners.into_iter().filter_map(|(partition, owner)| {
         let address = addresses.get(&owner).filter(|_| owner != replica.id.0)?;
         Some((partition, address.clone()))
@@ -99,7 +103,10 @@ pub(super) async fn release(
         &[&replica.0],
     )
     .await?;
-    transaction.commit().await.map_err(engine(action))
+    failpoint::hit("release.written");
+    transaction.commit().await.map_err(engine(action))?;
+    failpoint::hit("release.durable");
+    Ok(())
 }
 
 /// The last revision of every partition.

@@ -7,7 +7,7 @@ use deadpool_postgres::{Client, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{engine, execute, nanoseconds, query_in};
-use crate::store::{Error, Retention, Trimmed};
+use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
@@ -42,7 +42,9 @@ pub(super) async fn trim(
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
+    failpoint::hit("trim.written");
     transaction.commit().await.map_err(engine(action))?;
+    failpoint::hit("trim.durable");
     let more_to_look_at = looked.is_some();
     if let Some(looked) = looked {
         *looked_at.lock().unwrap_or_else(PoisonError::into_inner) = looked;

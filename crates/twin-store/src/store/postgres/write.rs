@@ -13,7 +13,7 @@ use super::{
 use crate::store::row::{self, change, module_text, sums};
 use crate::store::{
     AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, LogEntry,
-    PartitionState, Upsert,
+    PartitionState, Upsert, failpoint,
 };
 
 /// Rows of one statement: bounds the memory that both sides need for it.
@@ -25,7 +25,9 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
         .transaction()
         .await
         .map_err(engine("begin a commit"))?;
+    failpoint::hit("commit.begun");
     fence(&transaction, &commit.partitions).await?;
+    failpoint::hit("commit.fenced");
     // These go to different rows, and are sent one behind another without waiting for answers.
     try_join!(
         records(&transaction, commit),
@@ -35,7 +37,10 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
         tokens(&transaction, &commit.tokens, &commit.enrollments),
         operations::write(&transaction, commit),
     )?;
-    transaction.commit().await.map_err(engine("commit"))
+    failpoint::hit("commit.written");
+    transaction.commit().await.map_err(engine("commit"))?;
+    failpoint::hit("commit.durable");
+    Ok(())
 }
 
 /// Locks the partitions, in order, and makes sure that they are ours.

@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, ToSql, Transaction, TransactionBehavior, params_from_iter};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
 use tokio::sync::mpsc;
 
-use super::ownership::write_count;
-use super::{BUSY_TIMEOUT, FILE_NAME, MIGRATIONS, connect, engine, migrate};
-use crate::store::failpoint;
+use super::{BUSY_TIMEOUT, FILE_NAME, MIGRATIONS, engine, fill};
 use crate::store::maintain::{BATCH, Batch, Item, Maintain, MaintainError, Row, Table, Value};
 
 /// Problems that the engine lists at most.
@@ -117,20 +115,8 @@ impl Maintain for SqliteFiles {
         })
     }
 
-    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<(), MaintainError>> {
-        self.run(move |files| {
-            let mut connection = connect(&files.path)?;
-            migrate(&mut connection)?;
-            let transaction = connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .map_err(engine("begin a transaction"))?;
-            empty(&transaction)?;
-            write(&transaction, from)?;
-            failpoint::hit("restore.written");
-            transaction.commit().map_err(engine("commit"))?;
-            failpoint::hit("restore.durable");
-            Ok(())
-        })
+    fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<u64, MaintainError>> {
+        self.run(move |files| fill::fill(&files.path, from))
     }
 }
 
@@ -205,6 +191,7 @@ fn twins(snapshot: &Connection, take: Take<'_>) -> Result<(), Ended> {
     );
     let mut statement = snapshot.prepare(&ordered(Table::Twins))?;
     let mut all = statement.query([])?;
+    let mut index = Index::Read;
     while let Some(row) = all.next()? {
         let values = values(Table::Twins, row)?;
         // As the row has them, whatever they are: a damaged key finds its own entries only.
@@ -213,13 +200,10 @@ fn twins(snapshot: &Connection, take: Take<'_>) -> Result<(), Ended> {
             table: Table::Twins,
             values,
         }))?;
-        rows(
-            snapshot,
-            take,
-            Table::Index,
-            &entries,
-            params_from_iter(key),
-        )?;
+        index = index.then(take, |take| {
+            let key = params_from_iter(key);
+            rows(snapshot, take, Table::Index, &entries, key)
+        })?;
     }
     let orphans = format!(
         "SELECT {} FROM twin_index AS i WHERE NOT EXISTS
@@ -228,7 +212,38 @@ fn twins(snapshot: &Connection, take: Take<'_>) -> Result<(), Ended> {
          ORDER BY device_id, module_id, path, value",
         Table::Index.column_list()
     );
-    rows(snapshot, take, Table::Index, &orphans, [])
+    index.then(take, |take| {
+        rows(snapshot, take, Table::Index, &orphans, [])
+    })?;
+    Ok(())
+}
+
+/// Whether the index is read with the twins. One that cannot be read must not keep them from being:
+/// it follows from them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Index {
+    Read,
+    GivenUp,
+}
+
+impl Index {
+    fn then(
+        self,
+        take: Take<'_>,
+        read: impl FnOnce(Take<'_>) -> Result<(), Ended>,
+    ) -> Result<Index, Ended> {
+        if self == Index::GivenUp {
+            return Ok(Index::GivenUp);
+        }
+        match read(take) {
+            Ok(()) => Ok(Index::Read),
+            Err(Ended::Nobody) => Err(Ended::Nobody),
+            Err(Ended::Engine(error)) => {
+                take(Item::Unreadable(Table::Index, error.to_string()))?;
+                Ok(Index::GivenUp)
+            }
+        }
+    }
 }
 
 fn rows(
@@ -264,65 +279,4 @@ fn values(table: Table, row: &rusqlite::Row<'_>) -> rusqlite::Result<Vec<Value>>
             })
         })
         .collect()
-}
-
-impl ToSql for Value {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Value::Null => ValueRef::Null,
-            Value::Integer(number) => ValueRef::Integer(*number),
-            Value::Text(text) => ValueRef::Text(text.as_bytes()),
-            Value::Bytes(bytes) => ValueRef::Blob(bytes),
-        }))
-    }
-}
-
-/// Refuses a store that holds anything.
-fn empty(transaction: &Transaction<'_>) -> Result<(), MaintainError> {
-    for table in Table::ALL {
-        let any: bool = transaction
-            .query_row(
-                &format!("SELECT EXISTS (SELECT 1 FROM {})", table.name()),
-                [],
-                |row| row.get(0),
-            )
-            .map_err(engine("look whether it is empty"))?;
-        if any {
-            return Err(MaintainError::NotEmpty);
-        }
-    }
-    Ok(())
-}
-
-/// Writes until the end; without an end nothing may be committed.
-fn write(
-    transaction: &Transaction<'_>,
-    mut from: mpsc::Receiver<Batch>,
-) -> Result<(), MaintainError> {
-    let action = "restore a row";
-    let mut partitions = 0;
-    while let Some(batch) = from.blocking_recv() {
-        let rows = match batch {
-            Batch::Rows(rows) => rows,
-            Batch::End => return Ok(write_count(transaction, partitions)?),
-        };
-        for row in rows {
-            let (mut names, mut values) = (row.table.column_list(), row.values);
-            if row.table == Table::Partitions {
-                partitions += 1;
-                names.push_str(", owner, address");
-                values.extend([Value::Text(String::new()), Value::Text(String::new())]);
-            }
-            let places = vec!["?"; values.len()].join(", ");
-            let sql = format!(
-                "INSERT INTO {} ({names}) VALUES ({places})",
-                row.table.name()
-            );
-            transaction
-                .prepare_cached(&sql)
-                .and_then(|mut statement| statement.execute(params_from_iter(values)))
-                .map_err(engine(action))?;
-        }
-    }
-    Err(MaintainError::Stopped)
 }

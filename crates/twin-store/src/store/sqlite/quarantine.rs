@@ -7,9 +7,9 @@ use twin::IdentityKey;
 use super::write::{begin, execute};
 use super::{engine, module_text, read};
 use crate::record::Damaged;
-use crate::store::Error;
 use crate::store::maintain::{Kind, Table};
 use crate::store::quarantine::{NOTES_MAX, Note, report};
+use crate::store::{Error, failpoint};
 
 /// Notes damaged rows and says so, once for each.
 pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Error> {
@@ -33,7 +33,10 @@ pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Er
             report(note);
         }
     }
-    transaction.commit().map_err(engine("note a damaged row"))
+    failpoint::hit("quarantine.written");
+    transaction.commit().map_err(engine("note a damaged row"))?;
+    failpoint::hit("quarantine.durable");
+    Ok(())
 }
 
 /// What is noted, twins first.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use twin_store::store::maintain::{self, Maintain, MaintainError, Table};
+use twin_store::store::maintain::{self, Gaps, Maintain, MaintainError, Table};
 use twin_store::store::postgres::{PostgresRows, PostgresSettings};
 use twin_store::store::sqlite::SqliteFiles;
 
@@ -63,7 +63,8 @@ pub(crate) struct VerifyArgs {
 #[command(
     after_help = "The service may go on running: the backup is the store as it is at one moment. \
     Keys stay sealed in\nit; back up the master key (master.key in the store's folder) too, and \
-    keep it elsewhere.\n\nExamples:\n  \
+    keep it elsewhere. A store that\ncannot be read to its end gets no backup, unless --partial is \
+    given: a file that was there stays.\n\nExamples:\n  \
     twinward store backup twins.backup\n  \
     twinward store backup - | zstd > twins.backup.zst"
 )]
@@ -71,6 +72,9 @@ pub(crate) struct BackupArgs {
     /// File to write; - writes standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Back up what can be read of a store that cannot be read as a whole; the backup says so
+    #[arg(long)]
+    partial: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -79,7 +83,8 @@ pub(crate) struct BackupArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The store must be empty or not there yet, and its service stopped. All is \
-    restored, or nothing.\nPut the master key of the former store (master.key) into the folder, \
+    restored, or nothing.\nEvery twin gets versions above all that were given since the backup, so \
+    that devices and policies\ntake it for new. Put the master key of the former store (master.key) into the folder, \
     too: keys open under it alone.\n\nExamples:\n  \
     twinward store restore twins.backup\n  \
     zstd -dc twins.backup.zst | twinward store restore - --store /var/lib/twinward/twin-store"
@@ -88,8 +93,20 @@ pub(crate) struct RestoreArgs {
     /// File to read; - reads standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Restore also from a backup that was made with --partial: twins are missing in it
+    #[arg(long)]
+    partial: bool,
     #[command(flatten)]
     place: Place,
+}
+
+/// Whether less than all will do.
+const fn gaps(partial: bool) -> Gaps {
+    if partial {
+        Gaps::Accepted
+    } else {
+        Gaps::Refused
+    }
 }
 
 /// A store, and what to call it.
@@ -161,15 +178,22 @@ pub(super) async fn backup(
     let what = format!("cannot back up the store in {name}");
     let to = Target::open(&args.file)?;
     let rows = Rows::begin("backing up", output.format());
-    let (to, report) = maintain::backup(&*store, to, output.now(), rows.teller())
-        .await
-        .map_err(|error| failed(&what, &error))?;
+    let (to, report) =
+        maintain::backup(&*store, to, output.now(), gaps(args.partial), rows.teller())
+            .await
+            .map_err(|error| failed(&what, &error))?;
     rows.end();
     if to.finish()? == Shown::Yes {
         output.show(&BackedUp(&report))?;
     }
     if report.is_sound() {
         return Ok(());
+    }
+    if !report.incomplete.is_empty() {
+        let tables: Vec<_> = report.incomplete.iter().map(|table| table.name()).collect();
+        let what = format!("the backup is not whole: {} breaks off", tables.join(", "));
+        let advice = "`twinward store restore` takes it with --partial only";
+        return Err(Failure::new(Kind::Failed, what).advise(advice));
     }
     // A backup of what is damaged is better than none, but nobody should rely on it unwarned.
     let found = crate::output::plural(report.found, "damage", "damages");
@@ -198,9 +222,15 @@ pub(super) async fn restore(
             .map_err(|error| Failure::new(Kind::Failed, what.clone()).because(error))?;
     }
     let rows = Rows::begin("restoring", output.format());
-    let restored = maintain::restore(from, &*store, rows.teller())
-        .await
-        .map_err(|error| failed(&what, &error))?;
+    let restored = maintain::restore(
+        from,
+        &*store,
+        output.now(),
+        gaps(args.partial),
+        rows.teller(),
+    )
+    .await
+    .map_err(|error| failed(&what, &error))?;
     rows.end();
     output.show(&RestoredView(&restored))?;
     if let Some(folder) = folder.filter(|folder| !folder.join(MASTER_KEY).exists()) {
@@ -210,14 +240,19 @@ pub(super) async fn restore(
             folder.display()
         ));
     }
-    if restored.report.is_sound() {
+    if restored.is_whole() {
         return Ok(());
     }
     let left_out = crate::output::plural(restored.report.found, "damage", "damages");
+    let orphans = crate::output::plural(restored.orphans, "revision", "revisions");
     Err(Failure::new(
         Kind::Failed,
-        format!("restored without what was damaged in the backup: {left_out}"),
-    ))
+        format!(
+            "restored without what was damaged in the backup: {left_out}, and {orphans} of twins \
+             that are missing"
+        ),
+    )
+    .advise("-o json lists what is damaged"))
 }
 
 /// Counts rows of all tables for one progress.
@@ -317,15 +352,35 @@ fn failed(what: &str, error: &MaintainError) -> Failure {
         MaintainError::Missing(_) => Kind::NotFound,
         MaintainError::Older { .. } | MaintainError::Newer { .. } => Kind::Precondition,
         MaintainError::NotEmpty => Kind::Conflict,
-        MaintainError::Foreign | MaintainError::Damaged { .. } => Kind::Invalid,
-        MaintainError::Store(_)
+        MaintainError::Foreign
+        | MaintainError::Damaged { .. }
+        | MaintainError::Incomplete(_)
+        | MaintainError::NoPartitions(_) => Kind::Invalid,
+        MaintainError::Unreadable(_)
+        | MaintainError::Store(_)
         | MaintainError::Write(_)
         | MaintainError::Read(_)
         | MaintainError::Stopped => Kind::Failed,
     };
     let failure = Failure::new(kind, what).because(service_kit::error::chain(error));
-    match kind {
-        Kind::NotFound => failure.advise("--store names the folder of another store"),
-        _ => failure,
-    }
+    let advice = match error {
+        MaintainError::Missing(_) => "--store names the folder of another store",
+        MaintainError::Unreadable(_) => {
+            "restore an earlier backup, or save what can be read with --partial"
+        }
+        MaintainError::Incomplete(_) => {
+            "restore an earlier backup, or what there is of this one with --partial"
+        }
+        MaintainError::NoPartitions(_) => "restore an earlier backup",
+        MaintainError::Store(_)
+        | MaintainError::Older { .. }
+        | MaintainError::NotEmpty
+        | MaintainError::Write(_)
+        | MaintainError::Read(_)
+        | MaintainError::Foreign
+        | MaintainError::Newer { .. }
+        | MaintainError::Damaged { .. }
+        | MaintainError::Stopped => return failure,
+    };
+    failure.advise(advice)
 }

@@ -3,7 +3,7 @@
 use twin::IdentityKey;
 
 use super::super::{Kind, Row, Value};
-use crate::record::Damaged;
+use crate::record::{Damaged, Record};
 use crate::store::row;
 
 /// The values of a row whose kinds were checked.
@@ -58,8 +58,30 @@ impl<'r> Fields<'r> {
     }
 }
 
+/// The record of a twin's row.
+pub(super) fn record(row: &Fields<'_>) -> Result<Record, String> {
+    let key = key(row.text(0), row.text(1))?;
+    let stored = row::Row {
+        revision: row.number(2),
+        status: row.text(3).into(),
+        tags: row.text(4).into(),
+        desired: row.text(5).into(),
+        reported: row.text(6).into(),
+        posture: row.text(7).into(),
+        body: row.text(8).into(),
+        opaque: row.truth(9),
+        checksum: row.checksum(10)?,
+    };
+    row::decode(key, &stored).map_err(|damaged| told(&damaged))
+}
+
+/// The record of values of a twin's row that were found sound.
+pub(in super::super) fn twin_of(values: &[Value]) -> Result<Record, String> {
+    record(&Fields(values))
+}
+
 /// The key of a row, as an operator finds it again.
-pub(super) fn key_text(row: &Row) -> String {
+pub(in super::super) fn key_text(row: &Row) -> String {
     let parts = row.values.iter().take(row.table.key_columns());
     let parts: Vec<_> = parts.map(Value::to_string).collect();
     parts.join("/")

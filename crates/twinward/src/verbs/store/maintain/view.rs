@@ -19,6 +19,9 @@ struct ReportData<'a> {
     /// How much is wrong; `findings` lists the first thousand.
     found: u64,
     findings: Vec<FindingData<'a>>,
+    /// Tables that break off.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    incomplete: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -35,6 +38,7 @@ fn data(report: &Report) -> ReportData<'_> {
         rows: rows(report),
         found: report.found,
         findings: report.findings.iter().map(finding).collect(),
+        incomplete: report.incomplete.iter().map(|table| table.name()).collect(),
     }
 }
 
@@ -114,6 +118,8 @@ struct RestoredData<'a> {
     backup_time: String,
     program: &'a str,
     kind: &'a str,
+    /// Revisions of twins that are missing.
+    orphans: u64,
     #[serde(flatten)]
     report: ReportData<'a>,
 }
@@ -125,6 +131,7 @@ impl View for RestoredView<'_> {
             backup_time: header.made_at.to_string(),
             program: &header.program,
             kind: &header.kind,
+            orphans: self.0.orphans,
             report: data(&self.0.report),
         }
     }

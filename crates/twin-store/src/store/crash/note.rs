@@ -1,0 +1,111 @@
+//! Kills a process that notes that a twin is damaged, and one that makes its master key.
+
+#![allow(clippy::disallowed_methods)] // children are told by their environment
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Fresh, Place};
+use crate::secrets::{MasterKeys, Sealer};
+use crate::store::maintain::{Table, verify};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Error, Store as _, failpoint, sample};
+use crate::testing::key;
+
+/// Names the environment variable with what to do, where, and the place to die at.
+const PLAN: &str = "TWINWARD_NOTE_PLAN";
+
+fn kill(doing: &str, at: &str, point: &str) {
+    let status = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "store::crash::note::child", "--ignored"])
+        .env(PLAN, format!("{doing}|{at}|{point}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("a child");
+    assert!(!status.success(), "it died at {point}");
+}
+
+async fn read_damaged(place: &Place) {
+    let store = place.open().await;
+    let read = store.get(key("b")).await;
+    assert!(matches!(read, Err(Error::Damaged(_))), "{read:?}");
+    store.close().await;
+}
+
+async fn noted(place: &Place) -> Vec<String> {
+    let store = place.open().await;
+    let damaged = store.damaged().await.expect("readable");
+    store.close().await;
+    damaged.into_iter().map(|one| one.key).collect()
+}
+
+#[tokio::test]
+async fn a_kill_at_the_note_of_a_damaged_twin_leaves_it_or_none_and_nothing_else() {
+    for (point, left) in failpoint::QUARANTINE.iter().zip([&[][..], &["b"][..]]) {
+        let at = Fresh::folder();
+        let store = SqliteStore::open(at.path()).expect("it opens");
+        sample::fill(&store).await;
+        store.close().await;
+        let raw = rusqlite::Connection::open(at.path().join("twins.db")).expect("it opens");
+        raw.execute_batch("UPDATE twins SET tags = '{}' WHERE device_id = 'b'")
+            .expect("damaged");
+        drop(raw);
+        kill("read", &at.place.print(), point);
+        assert_eq!(noted(&at.place).await, left, "{point}");
+        let report = verify(&*at.place.rows(), |_, _| ())
+            .await
+            .expect("readable");
+        let tables: Vec<_> = report.findings.iter().map(|one| one.table).collect();
+        assert!(tables.contains(&Some(Table::Twins)), "{report:?}");
+        // Whoever reads it next finds it, and it is noted once.
+        read_damaged(&at.place).await;
+        assert_eq!(noted(&at.place).await, ["b"], "{point}");
+    }
+}
+
+fn keys(folder: &Path) -> MasterKeys {
+    MasterKeys {
+        file: folder.join("master.key"),
+        ..MasterKeys::default()
+    }
+}
+
+#[test]
+fn a_kill_while_the_master_key_is_made_leaves_none_or_a_whole_one() {
+    for point in failpoint::MASTER_KEY {
+        let folder = tempfile::tempdir().expect("a folder");
+        kill("make", &folder.path().display().to_string(), point);
+        let made = keys(folder.path()).file.exists();
+        let named = matches!(*point, "key.named" | "key.durable");
+        assert_eq!(made, named, "{point}");
+        // The next start takes it, or makes one, and keeps to it.
+        let present = Sealer::open(&keys(folder.path())).expect("a key");
+        let sealed = present.seal("d#1", "secret").expect("sealed");
+        let again = Sealer::open(&keys(folder.path())).expect("a key");
+        let opened = again.open_sealed("d#1", &sealed).expect("opened");
+        assert_eq!(*opened, "secret", "{point}");
+    }
+}
+
+#[test]
+#[ignore = "a child of the crash tests, which tell it what to do"]
+fn child() {
+    let Ok(plan) = std::env::var(PLAN) else {
+        return;
+    };
+    let parts: Vec<_> = plan.split('|').collect();
+    let [doing, at, point] = parts[..] else {
+        panic!("{plan:?} is no plan");
+    };
+    failpoint::arm(point, 1);
+    match doing {
+        "make" => drop(Sealer::open(&keys(Path::new(at)))),
+        "read" => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(read_damaged(&Place::parse(at))),
+        other => panic!("what is {other}?"),
+    }
+}
