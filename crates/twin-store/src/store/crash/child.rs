@@ -12,7 +12,7 @@ use twin::{TwinPatch, Writer, partition_of};
 use super::FOR_EVER;
 use crate::apply::telemetry::fold_entries;
 use crate::apply::twins::{self, Form};
-use crate::apply::{Cause, Mode, devices};
+use crate::apply::{Cause, Limits, Mode, devices};
 use crate::engine::{self, Engine, Keep};
 use crate::metrics::Metrics;
 use crate::store::sample::{count, replica};
@@ -210,7 +210,7 @@ impl Worker<'_> {
         let key = key(&name);
         self.engine
             .decide(Selection::Family(key.device.clone()), move |overlay, _| {
-                devices::delete(overlay, &key, None, &Cause::default())
+                devices::delete(overlay, &key, None, Mode::Write, &Cause::default())
             })
             .await
             .expect("deleted");
@@ -255,6 +255,7 @@ async fn live(plan: &Plan) {
     let keep = Keep {
         coalesce_within: Duration::from_hours(1),
         log_changes: 10,
+        limits: Limits::NONE,
     };
     let (engine, writer, ends) = engine::engine(
         store.clone(),

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
-use super::{PostgresSettings, engine, migrate, ownership, text};
+use super::{PostgresSettings, engine, migrate, ownership, population, text};
 use crate::store::Error;
 use crate::store::maintain::{
     BATCH, Batch, Item, Kind, Maintain, MaintainError, Row, Table, Value,
@@ -60,7 +60,14 @@ impl Maintain for PostgresRows {
 
     /// Its pages have checksums of their own, which the server compares as it reads them.
     fn check(&self) -> BoxFuture<'_, Result<Vec<String>, MaintainError>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+        self.run(async move |client| {
+            // What is no store, or cannot be read, is told when the rows are read.
+            let Ok((present, counted)) = population::both(client).await else {
+                return Ok(Vec::new());
+            };
+            Ok(present.differs(counted).into_iter().collect())
+        })
+        .boxed()
     }
 
     fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<(), MaintainError>> {
@@ -309,6 +316,7 @@ async fn fill(client: &mut Client, mut from: mpsc::Receiver<Batch>) -> Result<()
             }
             Batch::End => {
                 ownership::write_count(&transaction, partitions).await?;
+                population::recount(&transaction).await?;
                 return Ok(transaction.commit().await.map_err(engine("commit"))?);
             }
         }
