@@ -200,6 +200,7 @@ async fn services_show_certificates_people_show_tokens_and_the_loop_closes() {
     let keys = GetModuleRequest {
         name: device.twin.clone(),
         view: IdentityView::Full.into(),
+        ..Default::default()
     };
     let refused = alice.registry.clone().get_module(keys).await;
     assert_eq!(missing(&refused.expect_err("keys")), "registry.keys.read");

@@ -73,6 +73,7 @@ impl Api {
         let request = registry::GetModuleRequest {
             name: twin.clone(),
             view: registry::IdentityView::Full.into(),
+            ..Default::default()
         };
         let module = self
             .registry

@@ -83,6 +83,7 @@ async fn member(mut registry: Registry, index: u32, name: &str, loops: bool) -> 
     let request = api::GetModuleRequest {
         name: wire::names::identity_name(&identity),
         view: api::IdentityView::Full.into(),
+        read_mask: None,
     };
     let answer = registry
         .get_module(request)

@@ -13,17 +13,19 @@ use twin::{DeviceId, IdentityKey, Revision, Writer};
 
 use crate::record::Record;
 use crate::store::{
-    EnrollmentToken, EnrollmentUse, OperationResultRow, OperationRow, RequestAnswer,
+    EnrollmentToken, EnrollmentUse, OperationResultRow, OperationRow, Population, RequestAnswer,
 };
 
 pub mod credentials;
 pub mod devices;
 pub mod enrollment;
 mod overlay;
+mod room;
 pub mod telemetry;
 pub mod twins;
 
 pub use overlay::{Numbers, Overlay};
+pub use room::{Limits, Room};
 
 /// Who changes something and why: kept in the history, and the trace that the change belongs to.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,6 +121,13 @@ impl Touch {
     /// Whether only counters and times moved.
     pub fn is_routine(&self) -> bool {
         self.weight <= Weight::Routine
+    }
+
+    /// Whether nothing but the posture was touched: events of one batch stay together.
+    fn only_folds(&self) -> bool {
+        self.changes
+            .iter()
+            .all(|change| *change == ChangeKind::Posture)
     }
 
     fn add(&mut self, changes: &[ChangeKind], weight: Weight, cause: &Cause) {
@@ -231,4 +240,6 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Everything else.
     pub left: Left,
+    /// By how many identities the hub changes.
+    pub population: Population,
 }

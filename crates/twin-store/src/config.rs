@@ -14,6 +14,7 @@ use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
+use crate::apply::Limits;
 use crate::engine::Keep;
 use crate::secrets::MasterKeys;
 use crate::store::postgres::PostgresSettings;
@@ -21,6 +22,9 @@ use crate::store::postgres::PostgresSettings;
 mod replica;
 
 pub use replica::ReplicaSettings;
+
+/// Devices that a hub has at most unless it is told otherwise, and modules (spec iot-hub-twins §2.6).
+const IDENTITIES_MAX: u64 = 1_000_000;
 
 /// What keeps the twins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +96,11 @@ pub struct Config {
     /// Makes the module `DefenderIotMicroAgent` with every new device, asked or not. Default
     /// false: devices without an agent need none.
     pub security_module_on_create: bool,
+    /// Devices of the hub, all replicas together; one more is refused (IoT Hub's 413002). With
+    /// replicas it may be exceeded by what others made within the last second. Default 1000000.
+    pub devices_max: u64,
+    /// Modules of all devices together, as `devices_max`. Default 1000000.
+    pub modules_max: u64,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
     /// How many revisions of a twin are kept at most. Default 1000.
@@ -132,6 +141,8 @@ impl Default for Config {
             master_key: Secret::default(),
             previous_master_key_files: Vec::new(),
             security_module_on_create: false,
+            devices_max: IDENTITIES_MAX,
+            modules_max: IDENTITIES_MAX,
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
             history_coalesce: Duration::secs(3600),
@@ -173,11 +184,15 @@ impl Config {
         }
     }
 
-    /// What the writer keeps of what it wrote.
+    /// What the writer keeps of what it wrote, and how much it takes in.
     pub(crate) fn keep(&self) -> Keep {
         Keep {
             coalesce_within: self.history_coalesce.get(),
             log_changes: self.watch_log_changes,
+            limits: Limits {
+                devices_max: self.devices_max,
+                modules_max: self.modules_max,
+            },
         }
     }
 }
@@ -248,6 +263,12 @@ impl Validate for Config {
             "history_age",
             "must be above zero",
         );
+        for (key, most) in [
+            ("devices_max", self.devices_max),
+            ("modules_max", self.modules_max),
+        ] {
+            problems.require(most > 0, key, "must be at least 1");
+        }
         problems.require(
             self.history_count > 0,
             "history_count",

@@ -18,15 +18,17 @@ use service_kit::clock::SharedClock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use twin::{IdentityKey, Partition, PartitionCount, Revision, partition_of};
 
-use crate::apply::{Overlay, Touch};
+use crate::apply::{Limits, Overlay, Touch};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::record::Record;
-use crate::store::{PartitionState, Selection, Store};
+use crate::store::{PartitionState, Population, Selection, Store};
 
 mod recording;
+mod relief;
 mod sharing;
 mod unread;
+mod work;
 mod writer;
 
 pub use sharing::Control;
@@ -110,13 +112,15 @@ pub struct OutboxEnd {
     pub published: mpsc::Sender<(Partition, Revision)>,
 }
 
-/// What the writer keeps of what it wrote.
+/// What the writer keeps of what it wrote, and how much it takes in.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
     /// Routine revisions within this span are put together in the history.
     pub coalesce_within: Duration,
     /// Changes of each partition that stay in its log for watchers after they were published.
     pub log_changes: u64,
+    /// Identities that the hub may have.
+    pub limits: Limits,
 }
 
 /// Makes the engine of one of several replicas: it owns nothing yet, and is told what it owns.
@@ -184,6 +188,7 @@ pub fn engine(
         states,
         count,
         keep,
+        population: Population::default(),
         trimmed: BTreeMap::new(),
         readable_logs,
         sharing: None,

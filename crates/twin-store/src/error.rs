@@ -130,6 +130,9 @@ pub enum Error {
         /// Which partition.
         partition: Partition,
     },
+    /// Another replica changed what was decided on before it was written.
+    #[error("another twin-store was faster; try again")]
+    Overtaken,
     /// Another replica was to do its part of a call, and did not.
     #[error("another replica did not do its part; repeat the call: {0}")]
     Replica(Box<RemoteError>),
@@ -140,6 +143,19 @@ pub enum Error {
         device: String,
         /// How many a device may have.
         allowed: usize,
+    },
+    /// The hub has as many devices or modules as it may.
+    #[error(
+        "the hub has {allowed} {what}, as many as twin-store's setting `{setting}` allows; remove some \
+         or raise it"
+    )]
+    HubFull {
+        /// `devices` or `modules`.
+        what: &'static str,
+        /// How many there may be.
+        allowed: u64,
+        /// The setting that says so.
+        setting: &'static str,
     },
     /// The write breaks rules of the document, or somebody was faster.
     #[error("{} cannot be written: {source}", name(.key))]
@@ -222,6 +238,7 @@ impl Classified for Error {
                 TwinError::VersionsExhausted => Kind::FailedPrecondition,
             },
             Error::TooManyModules { .. }
+            | Error::HubFull { .. }
             | Error::NeverDesired { .. }
             | Error::ConditionFalse { .. }
             | Error::NoKeys { .. }
@@ -231,11 +248,15 @@ impl Classified for Error {
             Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
             Error::Denied(denied) => denied.kind(),
             Error::Read(error) => error.kind(),
-            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => Kind::Unavailable,
+            Error::Stopping | Error::NotOwned { .. } | Error::Overtaken | Error::Replica(_) => {
+                Kind::Unavailable
+            }
             Error::Damaged(_) => Kind::DataLoss,
             Error::Secret(_) => Kind::Internal,
             Error::Store(error) => match error {
-                store::Error::Fenced { .. } | store::Error::Closed => Kind::Unavailable,
+                store::Error::Fenced { .. } | store::Error::TokenUsedUp | store::Error::Closed => {
+                    Kind::Unavailable
+                }
                 store::Error::Damaged(_) => Kind::DataLoss,
                 store::Error::PartitionCount { .. }
                 | store::Error::Newer { .. }
@@ -268,6 +289,8 @@ impl Classified for Error {
             Error::Denied(denied) => denied.reason(),
             Error::NotOwned { .. } => "PARTITION_ELSEWHERE",
             Error::Replica(_) => "REPLICA_FAILED",
+            Error::HubFull { what, .. } if *what == "modules" => "TOO_MANY_MODULES_IN_HUB",
+            Error::HubFull { .. } => "TOO_MANY_DEVICES",
             Error::TooManyModules { .. } => "TOO_MANY_MODULES",
             Error::Twin { source, .. } | Error::Bulk { source } => match source {
                 TwinError::Rules(_) => "INVALID_TWIN",
@@ -282,6 +305,7 @@ impl Classified for Error {
             Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",
+            Error::Overtaken | Error::Store(store::Error::TokenUsedUp) => "OVERTAKEN",
             Error::Store(store::Error::Fenced { .. }) => "PARTITION_LOST",
             Error::Store(
                 store::Error::PartitionCount { .. }

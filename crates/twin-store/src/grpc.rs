@@ -166,6 +166,11 @@ fn report_damaged(damaged: &[Damaged]) {
     }
 }
 
+/// The resource name in a report of damage, as far as it is one.
+fn damaged_name(key: &str) -> String {
+    IdentityKey::parse_path(key).map_or_else(|_| key.to_owned(), |key| names::identity_name(&key))
+}
+
 #[cfg(test)]
 mod tests {
     use service_kit::error::Classified as _;

@@ -83,6 +83,10 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         RegistryRead,
     ),
     (
+        "/twinward.registry.v1.RegistryService/BatchGetDevices",
+        RegistryRead,
+    ),
+    (
         "/twinward.registry.v1.RegistryService/ListDevices",
         RegistryRead,
     ),

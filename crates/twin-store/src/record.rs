@@ -11,6 +11,10 @@ use twin::{Etag, IdentityKey, Revision, Section, SectionKind, Twin, Version};
 
 use crate::secrets::Sealed;
 
+mod etag;
+
+pub use etag::IdentityEtag;
+
 /// Everything about one identity.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -33,9 +37,10 @@ pub struct Record {
 pub struct Identity {
     /// New each time the id is created again.
     pub generation_id: String,
-    /// Rises with every change of the identity; starts at 1.
-    pub etag: u64,
-    /// Whether the device may connect. Always enabled on a module, which follows its device.
+    /// Changes with every change of the identity.
+    pub etag: IdentityEtag,
+    /// Whether the device may connect. Always enabled on a module: whether that may connect is its
+    /// device's to say (spec iot-hub-twins §1.1).
     pub status: Status,
     /// Why, at most 128 characters.
     pub status_reason: String,

@@ -22,6 +22,7 @@ pub(crate) mod failpoint;
 pub mod maintain;
 #[cfg(test)]
 pub(crate) mod model;
+mod population;
 pub mod postgres;
 pub(crate) mod quarantine;
 pub(crate) mod row;
@@ -30,6 +31,7 @@ pub(crate) mod sample;
 pub(crate) mod sql;
 pub mod sqlite;
 
+pub use population::Population;
 pub use row::RawRecord;
 
 /// What keeps identities and twins, with everything that has to change together with them.
@@ -103,6 +105,9 @@ pub trait Store: Send + Sync {
     /// of other tables. Each is noted once, and forgotten when it is written or removed as a whole.
     /// Only a store without rows has nothing to note; a check of every row finds them as well.
     fn damaged(&self) -> BoxFuture<'_, Result<Vec<Damaged>, Error>>;
+
+    /// How many identities there are, whoever owns their partitions; those that are damaged count.
+    fn population(&self) -> BoxFuture<'_, Result<Population, Error>>;
 
     /// Reads the log of a partition behind a revision, in order. A change that cannot be read is a
     /// hole of the page.
@@ -649,6 +654,10 @@ pub enum Error {
         /// Now.
         asked: u16,
     },
+    /// A commit would use an enrolment token more often than it may be used; another replica was
+    /// faster. Nothing was written, and everything else is as it was.
+    #[error("an enrolment token was used up at the same moment")]
+    TokenUsedUp,
     /// A record that is needed cannot be read.
     #[error(transparent)]
     Damaged(#[from] Damaged),

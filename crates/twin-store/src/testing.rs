@@ -10,7 +10,7 @@ use crate::apply::devices::{self, NewDevice, NewIdentity};
 use crate::apply::telemetry::{Content, Entry};
 use crate::apply::twins::{Conditions, Form, OperatorWrite};
 use crate::apply::{Cause, Mode, Numbers, Overlay};
-use crate::record::{Authentication, Record, Status};
+use crate::record::{Authentication, IdentityEtag, Record, Status};
 use crate::secrets::Sealed;
 use crate::store::Loaded;
 
@@ -37,6 +37,7 @@ pub(crate) fn device(text: &str) -> DeviceId {
 pub(crate) fn identity(generation: &str) -> NewIdentity {
     NewIdentity {
         generation_id: generation.to_owned(),
+        etag: IdentityEtag::from_number(1),
         status: Status::Enabled,
         status_reason: String::new(),
         authentication: Authentication::Sas {

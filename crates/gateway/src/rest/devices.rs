@@ -143,6 +143,7 @@ async fn read(session: &Session, id: &DeviceId) -> Result<Device, ApiError> {
     let request = GetDeviceRequest {
         name: name(id),
         view: IdentityView::Full.into(),
+        read_mask: None,
     };
     let mut registry = session.registry();
     let device = registry.get_device(session.request(request)).await?;

@@ -23,15 +23,13 @@ pub(super) fn name(key: &IdentityKey) -> String {
 pub(super) async fn list(call: &Call<'_>, device: &DeviceId) -> Result<Answer, ApiError> {
     let request = ListModulesRequest {
         parent: devices::name(device),
+        view: IdentityView::Full.into(),
+        read_mask: None,
     };
     let mut registry = call.session.registry();
     let modules = registry.list_modules(call.session.request(request)).await?;
-    // The list carries no keys, and IoT Hub's does; there are at most fifty.
-    let mut bodies: Vec<Value> = Vec::new();
-    for module in modules.into_inner().modules {
-        let module = read_named(call.session, module.name).await?;
-        bodies.push(bodies::identity::module(&module));
-    }
+    let modules = modules.into_inner().modules;
+    let bodies: Vec<Value> = modules.iter().map(bodies::identity::module).collect();
     Ok(Answer::ok(bodies.into()))
 }
 
@@ -121,6 +119,7 @@ async fn read_named(session: &Session, name: String) -> Result<Module, ApiError>
     let request = GetModuleRequest {
         name,
         view: IdentityView::Full.into(),
+        read_mask: None,
     };
     let mut registry = session.registry();
     let module = registry.get_module(session.request(request)).await?;

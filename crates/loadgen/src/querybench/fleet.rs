@@ -9,7 +9,7 @@ use posture::Posture;
 use serde_json::{Map, Value, json};
 use twin::{DeviceId, IdentityKey, PartitionCount, Revision, Stamp, Twin, Writer};
 use twin_store::index;
-use twin_store::record::{Authentication, Identity, Record, Status, TwinText};
+use twin_store::record::{Authentication, Identity, IdentityEtag, Record, Status, TwinText};
 use twin_store::store::{Commit, Replica, ReplicaId, Store, Upsert};
 
 /// Twins in a commit: few enough to keep memory small, many enough to make syncing cheap.
@@ -128,7 +128,7 @@ impl Template {
             key: IdentityKey::new_device(DeviceId::parse(id)?),
             identity: Identity {
                 generation_id: format!("{number:032x}"),
-                etag: 1,
+                etag: IdentityEtag::from_number(1),
                 status: if number % 100 == 3 {
                     Status::Disabled
                 } else {

@@ -5,7 +5,7 @@ use serde_json::json;
 use twin::IdentityKey;
 
 use super::devices::{changed, check_etag};
-use super::{AuditEvent, Cause, ChangeKind, Overlay, Weight};
+use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
 use crate::record::{Authentication, Record};
 use crate::secrets::Sealed;
@@ -32,6 +32,17 @@ impl Rotation {
     }
 }
 
+/// What is asked of the keys of an identity.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotate<'a> {
+    /// What to do with them.
+    pub rotation: Rotation,
+    /// What the etag of the identity must be.
+    pub expected_etag: Option<&'a str>,
+    /// Whether it is kept.
+    pub mode: Mode,
+}
+
 /// Rotates the keys of an identity, and answers its record. `make` seals a fresh key for it.
 ///
 /// # Errors
@@ -39,12 +50,16 @@ impl Rotation {
 pub fn rotate(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    rotation: Rotation,
-    expected_etag: Option<&str>,
+    asked: Rotate<'_>,
     make: impl FnOnce(&Record) -> Result<Sealed, Error>,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
+    let Rotate {
+        rotation,
+        expected_etag,
+        mode,
+    } = asked;
     let mut record = overlay.get(key)?.clone();
     check_etag(&record, expected_etag)?;
     let Authentication::Sas { primary, secondary } = record.identity.authentication.clone() else {
@@ -60,6 +75,9 @@ pub fn rotate(
     };
     record.identity.authentication = Authentication::Sas { primary, secondary };
     changed(&mut record, now);
+    if mode == Mode::Validate {
+        return Ok(record);
+    }
     let detail = json!({ "key": rotation.as_str() });
     overlay.audit(AuditEvent::on(key, "keys.rotate", detail, cause));
     let changes = [ChangeKind::Identity];

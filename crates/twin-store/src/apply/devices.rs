@@ -7,7 +7,7 @@ use twin::{DeviceId, IdentityKey, ModuleId, Revision, Stamp, Twin, TwinPatch};
 
 use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
-use crate::record::{Authentication, Identity, Record, Status, TwinText};
+use crate::record::{Authentication, Identity, IdentityEtag, Record, Status, TwinText};
 
 /// IoT Hub's limit (spec iot-hub-twins §2.6), so that a device's family loads in one read.
 pub const MODULES_PER_DEVICE_MAX: usize = 50;
@@ -17,7 +17,9 @@ pub const MODULES_PER_DEVICE_MAX: usize = 50;
 pub struct NewIdentity {
     /// A UUID.
     pub generation_id: String,
-    /// Whether it may connect.
+    /// Where its etags begin: at random, because an etag of a former generation must not match.
+    pub etag: IdentityEtag,
+    /// Whether it may connect; enabled on a module.
     pub status: Status,
     /// Why.
     pub status_reason: String,
@@ -45,7 +47,7 @@ pub struct NewDevice {
 /// Makes a device and, if its identity is given, its security module.
 ///
 /// # Errors
-/// The id is taken, or the twin's beginning breaks rules.
+/// The id is taken, the hub has all it may have, or the twin's beginning breaks rules.
 pub fn create_device(
     overlay: &mut Overlay,
     new: NewDevice,
@@ -57,10 +59,12 @@ pub fn create_device(
     if overlay.find(&key)?.is_some() {
         return Err(Error::AlreadyExists(key));
     }
+    overlay.admit(&key)?;
     let record = new_record(key, new.identity, now, cause)?;
     let module = match new.security_module {
         Some(identity) => {
             let key = IdentityKey::new_module(new.device, ModuleId::security());
+            overlay.admit(&key)?;
             Some(new_record(key, identity, now, cause)?)
         }
         None => None,
@@ -75,20 +79,20 @@ pub fn create_device(
     Ok(record)
 }
 
-/// Makes a module below a device, enabled or disabled as the device is.
+/// Makes a module below a device.
 ///
 /// # Errors
-/// There is no such device, the id is taken, or the device has all the modules it may have.
+/// There is no such device, the id is taken, or the device or the hub has all the modules it may
+/// have.
 pub fn create_module(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    mut identity: NewIdentity,
+    identity: NewIdentity,
     mode: Mode,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Record, Error> {
-    let device = overlay.get(&IdentityKey::new_device(key.device.clone()))?;
-    identity.status = device.identity.status;
+    overlay.get(&IdentityKey::new_device(key.device.clone()))?;
     if overlay.find(key)?.is_some() {
         return Err(Error::AlreadyExists(key.clone()));
     }
@@ -98,6 +102,7 @@ pub fn create_module(
             allowed: MODULES_PER_DEVICE_MAX,
         });
     }
+    overlay.admit(key)?;
     let record = new_record(key.clone(), identity, now, cause)?;
     match mode {
         Mode::Validate => Ok(record),
@@ -112,7 +117,7 @@ pub type Authenticate = Box<dyn FnOnce(&Record) -> Result<Authentication, Error>
 /// What to change of a device.
 #[derive(Default)]
 pub struct DeviceUpdate {
-    /// Whether it may connect, and why. Its modules follow.
+    /// Whether it and its modules may connect, and why.
     pub status: Option<(Status, String)>,
     /// How it proves itself.
     pub authentication: Option<Authenticate>,
@@ -120,7 +125,8 @@ pub struct DeviceUpdate {
     pub iot_edge: Option<bool>,
 }
 
-/// Changes a device. Its modules are touched too if its status changes, because they follow it.
+/// Changes a device. Its modules stay as they are, also if its status changes: whoever lets a module
+/// in asks for the status of its device.
 ///
 /// # Errors
 /// There is no such device, or its etag is another.
@@ -145,9 +151,7 @@ pub fn update_device(
         record.identity.iot_edge = iot_edge;
         changes.push(ChangeKind::Identity);
     }
-    let mut modules = Vec::new();
     if let Some((status, reason)) = update.status {
-        modules = followers(overlay, device, status, now);
         let identity = &mut record.identity;
         if identity.status != status || identity.status_reason != reason {
             identity.status_updated_at = Some(now);
@@ -168,31 +172,7 @@ pub fn update_device(
         "iotEdge": record.identity.iot_edge,
     });
     overlay.audit(AuditEvent::on(&key, "device.update", detail, cause));
-    // The device first, as whoever follows its changes expects it.
-    let record = overlay.put(record, &changes, Weight::Fact, cause).clone();
-    for module in modules {
-        overlay.put(module, &[ChangeKind::Status], Weight::Fact, cause);
-    }
-    Ok(record)
-}
-
-/// The modules of a device as they are once the device has a status.
-fn followers(overlay: &Overlay, device: &DeviceId, status: Status, now: Timestamp) -> Vec<Record> {
-    let mut modules = Vec::new();
-    for key in overlay.modules(device).unwrap_or_default() {
-        // A damaged one opens no door anyway, and must not keep the device from being disabled.
-        let Ok(module) = overlay.get(&key) else {
-            continue;
-        };
-        let mut module = module.clone();
-        if module.identity.status != status {
-            module.identity.status_updated_at = Some(now);
-        }
-        module.identity.status = status;
-        changed(&mut module, now);
-        modules.push(module);
-    }
-    modules
+    Ok(overlay.put(record, &changes, Weight::Fact, cause).clone())
 }
 
 /// What to change of a module.
@@ -247,6 +227,7 @@ pub fn delete(
     overlay: &mut Overlay,
     key: &IdentityKey,
     expected_etag: Option<&str>,
+    mode: Mode,
     cause: &Cause,
 ) -> Result<(), Error> {
     match overlay.find(key) {
@@ -254,6 +235,9 @@ pub fn delete(
         Ok(None) => return Err(Error::NotFound(key.clone())),
         Err(damaged) if expected_etag.is_some() => return Err(damaged),
         Err(_) => {}
+    }
+    if mode == Mode::Validate {
+        return Ok(());
     }
     let mut modules = Vec::new();
     if key.module.is_none() {
@@ -319,7 +303,7 @@ fn new_record(
         key,
         identity: Identity {
             generation_id: identity.generation_id,
-            etag: 1,
+            etag: identity.etag,
             status: identity.status,
             status_reason: identity.status_reason,
             status_updated_at: None,
@@ -339,7 +323,7 @@ fn new_record(
 
 /// Counts a change of the identity.
 pub(super) fn changed(record: &mut Record, now: Timestamp) {
-    record.identity.etag += 1;
+    record.identity.etag = record.identity.etag.next();
     record.identity.updated_at = now;
     record.updated_at = now;
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use twin::{DeviceId, IdentityKey, Partition, PartitionCount, Revision, partition_of};
 
-use super::{AuditEvent, Cause, Change, ChangeKind, Left, Outcome, Step, Touch, Weight};
+use super::{AuditEvent, Cause, Change, ChangeKind, Left, Outcome, Room, Step, Touch, Weight};
 use crate::error::Error;
 use crate::record::{Damaged, Record};
 use crate::store::{
@@ -70,6 +70,7 @@ pub struct Overlay {
     operations: BTreeMap<OperationId, Result<OperationRow, Damaged>>,
     left: Left,
     numbers: Numbers,
+    pub(super) room: Room,
     now: Timestamp,
     decision: u64,
 }
@@ -86,6 +87,7 @@ impl Overlay {
             operations: BTreeMap::new(),
             left: Left::default(),
             numbers,
+            room: Room::unlimited(),
             now,
             decision: 0,
         };
@@ -188,6 +190,9 @@ impl Overlay {
         self.open(&key, weight);
         let record = self.stamped(Arc::new(record), changes, weight, cause);
         let slot = self.slots.entry(key).or_default();
+        if slot.present.is_none() {
+            self.room.made(&record.key);
+        }
         slot.present.insert(record)
     }
 
@@ -227,8 +232,11 @@ impl Overlay {
         if let Some(open) = &mut slot.open {
             open.touch.add(&[], Weight::Fact, cause);
         }
-        slot.present = None;
-        self.damaged.remove(key);
+        let was_present = slot.present.take().is_some();
+        let was_damaged = self.damaged.remove(key).is_some();
+        if was_present || was_damaged {
+            self.room.removed(key);
+        }
     }
 
     /// Leaves an administrative change for the audit log.
@@ -327,6 +335,7 @@ impl Overlay {
         Outcome {
             changes,
             left: self.left,
+            population: self.room.added(),
         }
     }
 
@@ -384,15 +393,6 @@ impl Slot {
                 revision: open.revision,
             });
         }
-    }
-}
-
-impl Touch {
-    /// Whether nothing but the posture was touched: events of one batch stay together.
-    fn only_folds(&self) -> bool {
-        self.changes
-            .iter()
-            .all(|change| *change == ChangeKind::Posture)
     }
 }
 

@@ -45,6 +45,22 @@ pub struct OnlyIf {
 /// Whether something holds of a twin at a time.
 pub type Holds = Box<dyn Fn(&Record, Timestamp) -> Result<bool, Damaged> + Send>;
 
+impl OnlyIf {
+    /// Refuses a write to a twin of which the condition does not hold.
+    ///
+    /// # Errors
+    /// It does not hold, or the twin cannot be read.
+    pub fn check(&self, record: &Record, now: Timestamp) -> Result<(), Error> {
+        if (self.holds)(record, now)? {
+            return Ok(());
+        }
+        Err(Error::ConditionFalse {
+            key: record.key.clone(),
+            condition: self.text.clone(),
+        })
+    }
+}
+
 impl Conditions {
     fn check(&self, record: &Record, now: Timestamp) -> Result<(), Error> {
         let key = &record.key;
@@ -70,15 +86,10 @@ impl Conditions {
             };
             return Err(Error::twin(key, source));
         }
-        if let Some(only_if) = &self.only_if
-            && !(only_if.holds)(record, now)?
-        {
-            return Err(Error::ConditionFalse {
-                key: key.clone(),
-                condition: only_if.text.clone(),
-            });
+        match &self.only_if {
+            Some(only_if) => only_if.check(record, now),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

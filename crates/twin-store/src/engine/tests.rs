@@ -8,7 +8,7 @@ use service_kit::metrics::Registry;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::apply::{Cause, Mode, devices, enrollment, twins};
+use crate::apply::{Cause, Limits, Mode, devices, enrollment, twins};
 use crate::store::model::ModelStore;
 use crate::store::{self, EnrollmentToken, OperationId, Replica, ReplicaId, RequestId, Selection};
 use crate::testing::{device, identity, key, new_device, now, object, operator_write};
@@ -20,6 +20,7 @@ mod trails;
 const KEEP: Keep = Keep {
     coalesce_within: Duration::from_hours(1),
     log_changes: 2,
+    limits: Limits::NONE,
 };
 
 /// Takes the partitions of a store, as a start of the service does.
@@ -43,11 +44,15 @@ pub(super) struct Running {
 impl Running {
     /// Takes the partitions of a store, as a start of the service does.
     pub(super) async fn start(store: Arc<dyn Store>) -> Self {
+        Self::start_with(store, KEEP).await
+    }
+
+    async fn start_with(store: Arc<dyn Store>, keep: Keep) -> Self {
         let count = PartitionCount::new(4).unwrap();
         let states = take(&*store).await;
         let metrics = Metrics::new(&Registry::new().scope("test"));
         let clock = ManualClock::at(now());
-        let (engine, writer, ends) = engine(store, clock, metrics, count, states, KEEP);
+        let (engine, writer, ends) = engine(store, clock, metrics, count, states, keep);
         Self {
             engine,
             ends,
@@ -70,6 +75,33 @@ fn create(engine: &Engine, id: &str) -> impl Future<Output = Result<Record, Erro
                 let cause = Cause::default();
                 let new = new_device(id.as_str(), "g");
                 devices::create_device(overlay, new, Mode::Write, now, &cause)
+            })
+            .await
+    }
+}
+
+/// A device asks to be let in.
+fn enrolling(
+    engine: &Engine,
+    token: store::TokenHash,
+    id: &str,
+) -> impl Future<Output = Result<Record, Error>> + use<> {
+    let (engine, device) = (engine.clone(), device(id));
+    let selections = [
+        Selection::Token(token, device.clone()),
+        Selection::Family(device.clone()),
+    ];
+    let asked = enrollment::Enrollment {
+        token,
+        device,
+        nonce: "0123456789abcdef".to_owned(),
+        new_device: identity("d"),
+        new_module: identity("m"),
+    };
+    async move {
+        engine
+            .decide(selections, move |overlay, now| {
+                enrollment::enroll(overlay, asked, now, &Cause::default())
             })
             .await
     }
@@ -163,7 +195,7 @@ async fn what_is_damaged_is_refused_by_itself() {
     // One whose modules cannot be told is neither made nor removed.
     let create = create(&running.engine, "gone").await.map(drop);
     let remove = ask(Selection::Family(device("gone")), |overlay| {
-        devices::delete(overlay, &key("gone"), None, &Cause::default())
+        devices::delete(overlay, &key("gone"), None, Mode::Write, &Cause::default())
     });
     let module = ask(Selection::One(key("d/m")), |overlay| {
         overlay.get(&key("d/m")).map(drop)
@@ -227,6 +259,86 @@ async fn a_refused_decision_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_hub_takes_as_many_devices_as_it_may_also_after_a_restart() {
+    let store = ModelStore::new();
+    let keep = Keep {
+        limits: Limits {
+            devices_max: 2,
+            modules_max: 1,
+        },
+        ..KEEP
+    };
+    let running = Running::start_with(Arc::new(store.clone()), keep).await;
+    create(&running.engine, "a").await.expect("committed");
+    let at_once = tokio::join!(
+        create(&running.engine, "b"),
+        create(&running.engine, "c"),
+        create(&running.engine, "e"),
+    );
+    let made = [&at_once.0, &at_once.1, &at_once.2];
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
+    running.stop().await.expect("a good end");
+
+    let running = Running::start_with(Arc::new(store.clone()), keep).await;
+    let refused = create(&running.engine, "d").await.expect_err("it is full");
+    assert!(
+        matches!(refused, Error::HubFull { allowed: 2, .. }),
+        "{refused}"
+    );
+    running
+        .engine
+        .decide(Selection::Family(device("a")), |overlay, _| {
+            devices::delete(overlay, &key("a"), None, Mode::Write, &Cause::default())
+        })
+        .await
+        .expect("removed");
+    create(&running.engine, "d").await.expect("there is room");
+}
+
+/// Two replicas that let devices in with one token at the same moment do not know of each other: who
+/// comes second is told to look again, and nobody else is disturbed.
+#[tokio::test]
+async fn a_token_used_up_elsewhere_fails_nothing_but_its_use() {
+    let (store, gate) = ModelStore::gated();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let (hash, hour) = ([1; 32], jiff::SignedDuration::from_hours(1));
+    let token = EnrollmentToken {
+        hash,
+        device: None,
+        expires_at: now() + hour,
+        uses_max: 1,
+    };
+    store.keep_token(token);
+    let first = tokio::spawn(create(&running.engine, "first"));
+    settle().await;
+    let of_others = tokio::spawn(create(&running.engine, "other"));
+    let ask = enrolling(&running.engine, hash, "mine");
+    let refused = tokio::spawn(ask);
+    settle().await;
+    gate.add_permits(1);
+    settle().await;
+    // Both are decided on; the other replica commits before they do.
+    store.use_token(hash, "theirs");
+    gate.add_permits(9);
+    first.await.unwrap().expect("committed");
+    of_others
+        .await
+        .unwrap()
+        .expect("it has nothing to do with tokens");
+    let refused = refused.await.unwrap().expect_err("used up");
+    assert!(
+        matches!(refused, Error::Overtaken | Error::TokenRefused),
+        "{refused}"
+    );
+    let again = enrolling(&running.engine, hash, "mine").await;
+    let again = again.expect_err("whoever looks again knows why");
+    assert!(matches!(again, Error::TokenRefused), "{again}");
+    assert_eq!(store.get(key("mine")).await.unwrap(), None);
+    create(&running.engine, "later").await.expect("it goes on");
+    running.stop().await.expect("a good end");
+}
+
+#[tokio::test]
 async fn a_position_moves_even_when_nothing_else_does() {
     let store = ModelStore::new();
     let running = Running::start(Arc::new(store.clone())).await;
@@ -261,27 +373,7 @@ async fn a_token_for_one_device_is_used_once_however_many_ask_at_once() {
         })
         .await
         .expect("committed");
-    let ask = |id: &str| {
-        let (engine, device) = (running.engine.clone(), device(id));
-        let selections = [
-            Selection::Token([1; 32], device.clone()),
-            Selection::Family(device.clone()),
-        ];
-        let asked = enrollment::Enrollment {
-            token: [1; 32],
-            device,
-            nonce: "0123456789abcdef".to_owned(),
-            new_device: identity("d"),
-            new_module: identity("m"),
-        };
-        async move {
-            engine
-                .decide(selections, move |overlay, now| {
-                    enrollment::enroll(overlay, asked, now, &Cause::default())
-                })
-                .await
-        }
-    };
+    let ask = |id: &str| enrolling(&running.engine, [1; 32], id);
     let answers = tokio::join!(ask("a"), ask("b"), ask("c"));
     let answers = [answers.0, answers.1, answers.2, ask("d").await];
     let let_in = answers.iter().filter(|answer| answer.is_ok()).count();

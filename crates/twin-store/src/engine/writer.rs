@@ -14,20 +14,19 @@ use twin::{Partition, PartitionCount, Revision, partition_of};
 use super::recording::record_change;
 use super::sharing::{Sharing, commanded};
 use super::{Answer, Committed, Keep, Logs, Work};
-use crate::apply::devices::MODULES_PER_DEVICE_MAX;
-use crate::apply::{Left, Numbers, Outcome, Overlay};
+use crate::apply::{Left, Numbers, Outcome, Overlay, Room};
 use crate::audit;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{self, AuditEntry, Commit, PartitionState, Selection, Store, failpoint};
+use crate::store::{
+    self, AuditEntry, Commit, PartitionState, Population, Selection, Store, failpoint,
+};
 
 /// Work of one commit: bounds how long the first caller waits for the last.
 const GROUP: usize = 1024;
 /// Records that the work of one commit may load, unless a single piece of work loads more. With the
 /// limits of a twin's size it bounds the memory of a commit.
 const GROUP_RECORDS: usize = 8192;
-/// Records of a device with all the modules that it may have.
-const FAMILY_RECORDS: usize = 1 + MODULES_PER_DEVICE_MAX;
 /// How often it is noted what was published, and the log is trimmed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,6 +42,9 @@ pub struct Writer {
     pub(super) states: BTreeMap<Partition, PartitionState>,
     pub(super) count: PartitionCount,
     pub(super) keep: Keep,
+    /// Identities of the hub. Other replicas change it as well, so it is read again and again, and
+    /// may be behind by what they did within a [`RELIEF_INTERVAL`].
+    pub(super) population: Population,
     /// How far each log was trimmed since the start.
     pub(super) trimmed: BTreeMap<Partition, Revision>,
     /// The other ends of `logs`, for those who have the engine.
@@ -60,6 +62,10 @@ impl Writer {
     /// # Errors
     /// The store failed, or another process took a partition.
     pub async fn run(mut self) -> Result<(), store::Error> {
+        match self.store.population().await {
+            Ok(population) => self.population = population,
+            Err(error) => self.failed(error)?,
+        }
         let mut relief = tokio::time::interval(RELIEF_INTERVAL);
         relief.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -91,8 +97,16 @@ impl Writer {
                 records += work.records_max();
                 group.push(work);
             }
-            if let Err(error) = self.write(group).await {
-                self.failed(error)?;
+            // What other replicas can overtake is written by itself, so that nobody else is told to
+            // try again because of it.
+            let (contended, other): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(Work::is_contended);
+            for group in [other, contended] {
+                if !group.is_empty()
+                    && let Err(error) = self.write(group).await
+                {
+                    self.failed(error)?;
+                }
             }
         }
     }
@@ -109,7 +123,8 @@ impl Writer {
             Err(error) => return self.unread(group, error),
         };
         let now = self.clock.now();
-        let mut overlay = Overlay::new(loaded, self.numbers(), now);
+        let room = Room::new(self.keep.limits, self.population);
+        let mut overlay = Overlay::new(loaded, self.numbers(), now).within(room);
         let mut positions = BTreeMap::new();
         let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
         for work in group {
@@ -125,7 +140,9 @@ impl Writer {
             };
             answers.push((work.decide)(ready));
         }
-        let prepared = self.prepare(overlay.into_outcome(), &positions, now);
+        let outcome = overlay.into_outcome();
+        let population = outcome.population;
+        let prepared = self.prepare(outcome, &positions, now);
         let committed = match prepared {
             Ok((commit, changes)) => {
                 failpoint::hit("writer.decided");
@@ -136,6 +153,7 @@ impl Writer {
         match committed {
             Ok(changes) => {
                 failpoint::hit("writer.committed");
+                self.population += population;
                 let took = self.clock.monotonic().saturating_duration_since(started);
                 self.metrics.committed(answers.len(), changes.len(), took);
                 for answer in answers {
@@ -143,6 +161,13 @@ impl Writer {
                 }
                 failpoint::hit("writer.answered");
                 self.tell(changes);
+                Ok(())
+            }
+            Err(store::Error::TokenUsedUp) => {
+                // Nothing was written, and nothing is in doubt.
+                for answer in answers {
+                    answer(Err(Error::Overtaken));
+                }
                 Ok(())
             }
             Err(error) => {
@@ -179,7 +204,7 @@ impl Writer {
     }
 
     /// Makes the commit of what is left to be written.
-    fn prepare(
+    pub(super) fn prepare(
         &mut self,
         outcome: Outcome,
         positions: &BTreeMap<Partition, u64>,
@@ -203,6 +228,10 @@ impl Writer {
         }
         self.take_left(&mut commit, &mut states, outcome.left, now)?;
         while let Ok((partition, through)) = self.published.try_recv() {
+            // It stays so when this commit is refused.
+            if let Some(known) = self.states.get_mut(&partition) {
+                known.published = known.published.max(through);
+            }
             // Of one that was laid down since, the next owner publishes a few changes again.
             if let Ok(state) = self.next_state(&mut states, partition) {
                 state.published = state.published.max(through);
@@ -290,7 +319,7 @@ impl Writer {
         Ok(states.entry(partition).or_insert(known))
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<(), store::Error> {
+    pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), store::Error> {
         // Nothing is written without the partition it belongs to, so this is an empty commit.
         if commit.partitions.is_empty() {
             return Ok(());
@@ -312,39 +341,6 @@ impl Writer {
             let _ = self.changes.send(committed);
             if let Some(log) = self.logs.get(&partition) {
                 log.send_replace(revision);
-            }
-        }
-    }
-
-    /// Notes how far was published, and forgets what the log need not hold any more.
-    async fn relieve(&mut self) -> Result<(), store::Error> {
-        let nothing = Outcome::default();
-        let (mut commit, _) = self.prepare(nothing, &BTreeMap::new(), self.clock.now())?;
-        self.trim_log(&mut commit);
-        self.commit(commit).await
-    }
-
-    /// Published changes beyond those that are kept for watchers go.
-    fn trim_log(&mut self, commit: &mut Commit) {
-        let mut states = self.states.clone();
-        states.extend(
-            commit
-                .partitions
-                .iter()
-                .map(|state| (state.partition, *state)),
-        );
-        for (partition, state) in states {
-            let kept = state.revision.get().saturating_sub(self.keep.log_changes);
-            let through = Revision::new(kept).min(state.published);
-            let trimmed = self.trimmed.entry(partition).or_default();
-            if through <= *trimmed {
-                continue;
-            }
-            *trimmed = through;
-            commit.trim_log.push((partition, through));
-            let known = |other: &PartitionState| other.partition == partition;
-            if !commit.partitions.iter().any(known) {
-                commit.partitions.push(state);
             }
         }
     }
@@ -371,21 +367,5 @@ impl Writer {
             }
             ended => ended,
         }
-    }
-}
-
-impl Work {
-    /// How many records it may load.
-    fn records_max(&self) -> usize {
-        let selections = self.selections.iter();
-        let records = selections.map(|selection| match selection {
-            Selection::Family(_) => FAMILY_RECORDS,
-            Selection::One(_)
-            | Selection::Token(..)
-            | Selection::Request(_)
-            | Selection::Operation(_)
-            | Selection::Running => 1,
-        });
-        records.sum()
     }
 }

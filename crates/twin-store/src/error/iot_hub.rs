@@ -22,6 +22,7 @@ const MODULE_NOT_FOUND: ErrorCode = code(404_010, "ModuleNotFound");
 const DEVICE_EXISTS: ErrorCode = code(409_001, "DeviceAlreadyExists");
 const MODULE_EXISTS: ErrorCode = code(409_301, "ModuleAlreadyExistsOnDevice");
 const PRECONDITION_FAILED: ErrorCode = ErrorCode::PRECONDITION_FAILED;
+const TOO_MANY_DEVICES: ErrorCode = code(413_002, "TooManyDevices");
 const TOO_MANY_MODULES: ErrorCode = code(413_003, "TooManyModulesOnDevice");
 const THROTTLED: ErrorCode = code(429_001, "ThrottlingException");
 const SERVER_ERROR: ErrorCode = ErrorCode::SERVER_ERROR;
@@ -49,6 +50,7 @@ impl Error {
             | Error::TwinEtagMismatch { .. }
             | Error::ConditionFalse { .. }
             | Error::NeverDesired { .. } => PRECONDITION_FAILED,
+            Error::HubFull { .. } => TOO_MANY_DEVICES,
             Error::TooManyModules { .. } => TOO_MANY_MODULES,
             Error::ModuleOfModule { .. } => MODULE_TO_MODULE,
             Error::DefinedTwice(_) => DEFINED_MULTIPLE_TIMES,
@@ -59,10 +61,15 @@ impl Error {
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::Denied(_) => UNAUTHORIZED,
             Error::Read(error) => read_code(error),
-            Error::Stopping | Error::NotOwned { .. } | Error::Replica(_) => UNAVAILABLE,
-            Error::Store(crate::store::Error::Fenced { .. } | crate::store::Error::Closed) => {
-                UNAVAILABLE
-            }
+            Error::Stopping
+            | Error::NotOwned { .. }
+            | Error::Overtaken
+            | Error::Replica(_)
+            | Error::Store(
+                crate::store::Error::Fenced { .. }
+                | crate::store::Error::TokenUsedUp
+                | crate::store::Error::Closed,
+            ) => UNAVAILABLE,
             Error::Damaged(_) | Error::Secret(_) | Error::Store(_) => SERVER_ERROR,
         }
     }

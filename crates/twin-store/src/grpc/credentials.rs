@@ -1,6 +1,7 @@
 //! `CredentialService`: what ingestion needs to prove who connects.
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
+use twin::IdentityKey;
 use wire::names::identity_name;
 use wire::registry::v1 as proto;
 use wire::registry::v1::credential_service_server::CredentialService;
@@ -10,6 +11,7 @@ use super::caller::Caller;
 use super::{Api, identity, refuse};
 use crate::encode;
 use crate::error::Error;
+use crate::record::{Record, Status};
 
 impl Api {
     async fn credentials(
@@ -26,12 +28,23 @@ impl Api {
             name: identity_name(&key),
             generation_id: record.identity.generation_id.clone(),
             etag: record.identity.etag.to_string(),
-            status: encode::status(record.identity.status).into(),
+            status: encode::status(self.standing(&record).await?).into(),
             keys: open_keys(&self.sealer, &record)?,
             authentication_type: encode::authentication_type(&record.identity.authentication)
                 .into(),
             thumbprints: encode::thumbprints(&record.identity.authentication),
         })
+    }
+
+    /// Whether an identity may connect, which its device says.
+    async fn standing(&self, record: &Record) -> Result<Status, Error> {
+        if record.key.module.is_none() {
+            return Ok(record.identity.status);
+        }
+        let device = IdentityKey::new_device(record.key.device.clone());
+        let device = self.store.get(device.clone()).await?;
+        // A module whose device has gone goes with it.
+        Ok(device.map_or(Status::Disabled, |device| device.identity.status))
     }
 }
 
@@ -40,7 +53,7 @@ impl CredentialService for Api {
     async fn get_credentials(
         &self,
         request: Request<proto::GetCredentialsRequest>,
-    ) -> Result<Response<proto::Credentials>, Status> {
+    ) -> Result<Response<proto::Credentials>, tonic::Status> {
         self.credentials(request.into_inner())
             .await
             .map(Response::new)
@@ -50,7 +63,7 @@ impl CredentialService for Api {
     async fn redeem_enrollment_token(
         &self,
         request: Request<proto::RedeemEnrollmentTokenRequest>,
-    ) -> Result<Response<proto::Module>, Status> {
+    ) -> Result<Response<proto::Module>, tonic::Status> {
         let caller = Caller::of(&request);
         self.redeem(&caller, request.into_inner())
             .await

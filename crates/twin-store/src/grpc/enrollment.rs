@@ -12,10 +12,10 @@ use wire::time::to_wire;
 
 use super::caller::Caller;
 use super::identity::{View, module_message, plain_identity};
+use super::repeatable::Repeatable;
 use super::{Api, device_id};
 use crate::apply::enrollment::{self, Enrollment};
 use crate::error::Error;
-use crate::record::Status;
 use crate::store::{EnrollmentToken, Selection, TokenHash};
 
 /// Lifetime of an enrolment token when the caller does not say.
@@ -30,6 +30,9 @@ const TOKEN_BYTES: usize = 32;
 const TOKEN_PREFIX: &str = "twe_";
 /// Shortest nonce: a counter would make one agent take another's for its own.
 const NONCE_MIN: usize = 16;
+/// How often a redemption is tried when other replicas use the same token at the same moment: each
+/// time one of them has got further.
+const REDEEM_TRIES: usize = 8;
 /// Longest nonce.
 const NONCE_MAX: usize = 64;
 
@@ -39,6 +42,8 @@ impl Api {
         caller: &Caller,
         request: proto::CreateEnrollmentTokenRequest,
     ) -> Result<proto::CreateEnrollmentTokenResponse, Error> {
+        let id = &request.request_id;
+        let repeatable = Repeatable::read("CreateEnrollmentToken", caller, id, &request)?;
         let device = match request.device_id.as_str() {
             "" => None,
             id => Some(device_id(id)?),
@@ -70,23 +75,27 @@ impl Api {
             expires_at,
             uses_max,
         };
-        let cause = caller.cause("");
+        if request.validate_only {
+            return Ok(proto::CreateEnrollmentTokenResponse {
+                token: String::new(),
+                expire_time: Some(to_wire(expires_at)),
+            });
+        }
+        let cause = caller.cause(id);
         // Of a token for any device, any partition will do; its uses are fenced by their devices'.
         let selections: Vec<_> = token_record
             .device
             .iter()
-            .map(|device| Selection::Token(token_record.hash, device.clone()))
+            .map(|device| Selection::One(IdentityKey::new_device(device.clone())))
             .collect();
-        self.engine
-            .decide(selections, move |overlay, _| {
-                enrollment::add_token(overlay, token_record, &cause);
-                Ok(())
+        self.decide_once(repeatable, selections, move |overlay, _| {
+            enrollment::add_token(overlay, token_record, &cause);
+            Ok(proto::CreateEnrollmentTokenResponse {
+                token,
+                expire_time: Some(to_wire(expires_at)),
             })
-            .await?;
-        Ok(proto::CreateEnrollmentTokenResponse {
-            token,
-            expire_time: Some(to_wire(expires_at)),
         })
+        .await
     }
 
     pub(super) async fn redeem(
@@ -103,11 +112,27 @@ impl Api {
             );
             return Err(InvalidField::new("nonce", problem).into());
         }
+        for _ in 1..REDEEM_TRIES {
+            match self.redeem_once(caller, &request, &device).await {
+                // Another replica used the token at the same moment: look at it again.
+                Err(Error::Overtaken) => {}
+                done => return done,
+            }
+        }
+        self.redeem_once(caller, &request, &device).await
+    }
+
+    async fn redeem_once(
+        &self,
+        caller: &Caller,
+        request: &proto::RedeemEnrollmentTokenRequest,
+        device: &DeviceId,
+    ) -> Result<proto::Module, Error> {
         let hash = token_hash(&request.token);
-        let fresh = |key: &IdentityKey| plain_identity(&self.sealer, key, Status::Enabled);
+        let fresh = |key: &IdentityKey| plain_identity(&self.sealer, key);
         let enrollment = Enrollment {
             token: hash,
-            nonce: request.nonce,
+            nonce: request.nonce.clone(),
             new_device: fresh(&IdentityKey::new_device(device.clone()))?,
             new_module: fresh(&IdentityKey::new_module(
                 device.clone(),
@@ -117,7 +142,7 @@ impl Api {
         };
         let selections = [
             Selection::Token(hash, device.clone()),
-            Selection::Family(device),
+            Selection::Family(device.clone()),
         ];
         // It is the device that enrols itself; who made the token is in the audit of the token.
         let cause = caller.cause_as(Writer::Device, "");

@@ -13,16 +13,16 @@ use super::refuse;
 use crate::apply::devices::NewIdentity;
 use crate::encode;
 use crate::error::Error;
-use crate::record::{Record, Status as RecordStatus};
+use crate::record::{IdentityEtag, Record, Status as RecordStatus};
 use crate::secrets::Sealer;
 
+mod show;
+
+pub(super) use show::Show;
+
 /// What a new identity gets when nothing else is asked for: fresh keys and an empty twin.
-pub(super) fn plain_identity(
-    sealer: &Sealer,
-    key: &IdentityKey,
-    status: RecordStatus,
-) -> Result<NewIdentity, Error> {
-    new_identity(sealer, key, Wanted::fresh_keys(), status)
+pub(super) fn plain_identity(sealer: &Sealer, key: &IdentityKey) -> Result<NewIdentity, Error> {
+    new_identity(sealer, key, Wanted::fresh_keys(), RecordStatus::Enabled)
 }
 
 /// What a new identity gets: a generation, and its credentials sealed for it.
@@ -34,6 +34,7 @@ pub(super) fn new_identity(
 ) -> Result<NewIdentity, Error> {
     let generation_id = uuid::Uuid::new_v4().to_string();
     Ok(NewIdentity {
+        etag: IdentityEtag::begin(*sealer.random()?),
         authentication: wanted.for_new(sealer, key, &generation_id)?,
         generation_id,
         status,

@@ -96,9 +96,4 @@ impl Api {
         }
         self.peers.as_ref()?.owner(partition)
     }
-
-    /// Whether the part of an identity is ours.
-    pub(super) fn is_ours(&self, shares: &Shares, key: &IdentityKey) -> bool {
-        shares.owned.contains(&self.engine.partition(key))
-    }
 }

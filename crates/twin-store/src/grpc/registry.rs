@@ -7,89 +7,22 @@ use wire::registry::v1 as proto;
 use wire::registry::v1::registry_service_server::RegistryService;
 
 use super::caller::Caller;
-use super::filter::Filter;
-use super::identity::{View, device_message, module_message};
-use super::repeatable::Repeatable;
-use super::{Api, device, module, page_size, page_start, page_token, refuse, report_damaged};
+use super::identity::Show;
+use super::twin_writes::content_condition;
+use super::{Api, device, module, refuse};
 use crate::error::Error;
-use crate::record::{Record, Status as RecordStatus};
-use crate::store::{Search, Source};
+use crate::record::Status as RecordStatus;
 
 mod batch;
 mod devices;
 mod modules;
+mod read;
 mod upkeep;
 
-use devices::Delete;
+use devices::Condition;
 
 /// Of a status reason (spec iot-hub-twins §1.1).
 const STATUS_REASON_MAX: usize = 128;
-/// Devices looked at for one page of a filtered list, so that a call ends in time whatever the
-/// filter; a page may then be short, or empty with a token.
-const SCAN_MAX: usize = 5000;
-
-impl Api {
-    async fn read(&self, key: IdentityKey) -> Result<Record, Error> {
-        self.store
-            .get(key.clone())
-            .await?
-            .ok_or(Error::NotFound(key))
-    }
-
-    async fn list(
-        &self,
-        request: proto::ListDevicesRequest,
-        view: View,
-    ) -> Result<proto::ListDevicesResponse, Error> {
-        let size = page_size(request.page_size)?;
-        let filter = Filter::parse("filter", &request.filter)?;
-        let mut after = page_start(&request.page_token)?;
-        let mut answer = proto::ListDevicesResponse::default();
-        let mut looked_at = 0;
-        loop {
-            let page = self
-                .store
-                .search(Search {
-                    source: Source::Devices,
-                    condition: filter.scope(),
-                    now: self.clock.now(),
-                    after,
-                    limit: size,
-                })
-                .await?;
-            report_damaged(&page.damaged);
-            looked_at += page.records.len();
-            for record in &page.records {
-                match filter.passes(record, self.clock.now()) {
-                    Ok(true) => answer
-                        .devices
-                        .push(device_message(&self.sealer, record, view)?),
-                    Ok(false) => {}
-                    Err(damaged) => report_damaged(&[damaged]),
-                }
-                if answer.devices.len() >= size as usize {
-                    // It may turn out that nothing follows; an empty last page is allowed.
-                    let last = page
-                        .records
-                        .last()
-                        .is_some_and(|last| last.key == record.key);
-                    let next = if last {
-                        page.next.as_ref()
-                    } else {
-                        Some(&record.key)
-                    };
-                    answer.next_page_token = page_token(next);
-                    return Ok(answer);
-                }
-            }
-            after = page.next;
-            if after.is_none() || looked_at >= SCAN_MAX {
-                answer.next_page_token = page_token(after.as_ref());
-                return Ok(answer);
-            }
-        }
-    }
-}
 
 fn given_status(status: i32) -> Result<Option<RecordStatus>, Error> {
     match proto::Status::try_from(status) {
@@ -111,6 +44,11 @@ fn status_reason(text: String) -> Result<String, Error> {
     Ok(text)
 }
 
+/// Reads the condition under which a call changes an identity.
+fn only_if(text: &str) -> Result<Condition, Error> {
+    Ok(Condition(content_condition(text)?))
+}
+
 /// Answers a call with what a method of [`Api`] made of it.
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(refuse)
@@ -130,21 +68,32 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::GetDeviceRequest>,
     ) -> Result<Response<proto::Device>, Status> {
-        let view = View::permitted(&request, request.get_ref().view)?;
-        let id = device("name", &request.get_ref().name).map_err(refuse)?;
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        let id = device("name", &asked.name).map_err(refuse)?;
         let record = self
             .read(IdentityKey::new_device(id))
             .await
             .map_err(refuse)?;
-        answer(device_message(&self.sealer, &record, view))
+        answer(show.one(&self.sealer, &record))
     }
 
     async fn list_devices(
         &self,
         request: Request<proto::ListDevicesRequest>,
     ) -> Result<Response<proto::ListDevicesResponse>, Status> {
-        let view = View::permitted(&request, request.get_ref().view)?;
-        answer(self.list(request.into_inner(), view).await)
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        answer(self.list(request.into_inner(), show).await)
+    }
+
+    async fn batch_get_devices(
+        &self,
+        request: Request<proto::BatchGetDevicesRequest>,
+    ) -> Result<Response<proto::BatchGetDevicesResponse>, Status> {
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        answer(self.batch_get(request.into_inner(), show).await)
     }
 
     async fn update_device(
@@ -177,17 +126,20 @@ impl RegistryService for Api {
         &self,
         request: Request<proto::GetModuleRequest>,
     ) -> Result<Response<proto::Module>, Status> {
-        let view = View::permitted(&request, request.get_ref().view)?;
-        let key = module("name", &request.get_ref().name).map_err(refuse)?;
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        let key = module("name", &asked.name).map_err(refuse)?;
         let record = self.read(key).await.map_err(refuse)?;
-        answer(module_message(&self.sealer, &record, view))
+        answer(show.one(&self.sealer, &record))
     }
 
     async fn list_modules(
         &self,
         request: Request<proto::ListModulesRequest>,
     ) -> Result<Response<proto::ListModulesResponse>, Status> {
-        answer(self.modules_of(request.into_inner()).await)
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        answer(self.modules_of(request.into_inner(), show).await)
     }
 
     async fn delete_module(
@@ -195,11 +147,7 @@ impl RegistryService for Api {
         request: Request<proto::DeleteModuleRequest>,
     ) -> Result<Response<()>, Status> {
         let caller = Caller::of(&request);
-        let request = request.into_inner();
-        let key = module("name", &request.name).map_err(refuse)?;
-        let id = &request.request_id;
-        let repeatable = Repeatable::read("DeleteModule", &caller, id, &request).map_err(refuse)?;
-        let asked = Delete::read(&caller, key, &request.etag, id, repeatable);
+        let asked = modules::read_delete(&caller, &request.into_inner()).map_err(refuse)?;
         answer(self.delete(asked).await)
     }
 

@@ -136,7 +136,7 @@ impl Api {
         decide: impl FnOnce(&mut Overlay, Timestamp) -> Result<A, Error> + Send + 'static,
     ) -> Result<A, Error> {
         let sealer = self.sealer.clone();
-        let mut selections = selections.into();
+        let mut selections: Vec<Selection> = selections.into();
         selections.extend(repeatable.as_ref().map(Repeatable::selection));
         self.engine
             .decide(selections, move |overlay, now| {

@@ -133,7 +133,8 @@ pub(super) fn conditions(
     })
 }
 
-fn content_condition(text: &str) -> Result<Option<OnlyIf>, Error> {
+/// Reads a condition on the content of a twin; empty: none.
+pub(super) fn content_condition(text: &str) -> Result<Option<OnlyIf>, Error> {
     if text.trim().is_empty() {
         return Ok(None);
     }

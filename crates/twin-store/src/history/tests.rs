@@ -76,7 +76,7 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
             devices::update_device(&mut overlay, &key.device, update, None, mode, at, &cause)
                 .ok()?;
         }
-        Step::Delete => devices::delete(&mut overlay, &key, None, &cause).ok()?,
+        Step::Delete => devices::delete(&mut overlay, &key, None, Mode::Write, &cause).ok()?,
         Step::Create(generation) => {
             let device = new_device("d", generation);
             devices::create_device(&mut overlay, device, Mode::Write, at, &cause).ok()?;

@@ -113,6 +113,14 @@ impl Opener {
         }
     }
 
+    /// What was counted along the way is what there is.
+    pub(super) async fn is_counted(&self) {
+        if let Some(rows) = &self.maintain {
+            let problems = rows.check().await.expect("it can be read");
+            assert!(problems.is_empty(), "{problems:?}");
+        }
+    }
+
     /// A check of every row finds nothing.
     pub(super) async fn is_sound(&self) {
         if let Some(rows) = &self.maintain {
@@ -177,6 +185,7 @@ on_every_store! {
     records::lists_are_in_order_and_paged_without_loss
     records::a_commit_is_whole_or_nothing
     records::a_reopened_store_has_kept_everything
+    records::identities_are_counted_as_they_come_and_go
     ownership::a_stale_owner_cannot_commit_anything
     ownership::another_number_of_partitions_is_refused
     ownership::claiming_again_changes_nothing
@@ -188,6 +197,7 @@ on_every_store! {
     trails::the_chain_of_audit_entries_is_kept_in_order
     trails::the_history_of_a_removed_identity_stays
     small::a_token_counts_its_uses_and_knows_its_nonces
+    small::a_token_is_not_used_more_often_than_it_may
     small::an_answer_is_remembered_and_replaced
     small::operations_are_listed_newest_first_and_their_results_by_key
     retention::a_trim_forgets_tokens_an_hour_after_they_expired

@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 use twin::{IdentityKey, Partition, Revision};
 
 use super::{
-    AuditPage, Claims, Commit, Error, HistoryEntry, HistoryRead, IndexEntry, Loaded, LogEntry,
-    LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Replica, ReplicaId,
-    Retention, Search, Selection, Store, TokenHash, Trimmed,
+    AuditPage, Claims, Commit, EnrollmentToken, Error, HistoryEntry, HistoryRead, IndexEntry,
+    Loaded, LogEntry, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan,
+    Population, Replica, ReplicaId, Retention, Search, Selection, Store, TokenHash, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use state::State;
@@ -79,6 +79,17 @@ impl ModelStore {
     /// Commits that wrote something.
     pub(crate) fn commits(&self) -> usize {
         self.state.lock().unwrap().commits
+    }
+
+    /// Has a token at once, as if another replica had committed it.
+    pub(crate) fn keep_token(&self, token: EnrollmentToken) {
+        self.state.lock().unwrap().tokens.insert(token.hash, token);
+    }
+
+    /// Uses a token at once, as if another replica had committed it.
+    pub(crate) fn use_token(&self, hash: TokenHash, device: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.uses.insert((hash, device.to_owned()), String::new());
     }
 
     /// Whether a token is there, whoever it lets in.
@@ -183,6 +194,16 @@ impl Store for ModelStore {
 
     fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
         self.with(|_| Ok("model".to_owned()))
+    }
+
+    fn population(&self) -> BoxFuture<'_, Result<Population, Error>> {
+        self.with(|state| {
+            let mut population = Population::default();
+            for key in state.records.keys() {
+                population += Population::one(key);
+            }
+            Ok(population)
+        })
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {

@@ -1,6 +1,6 @@
 //! The shared store: a PostgreSQL database, for several replicas.
 //!
-//! Keys: see `migrations/postgres/0001_twins.sql`. Update protocol: a commit is one transaction that
+//! Keys: see `migrations/postgres/`. Update protocol: a commit is one transaction that
 //! first locks every partition it touches, in the order of their numbers, and compares their epochs;
 //! one that is not ours any more undoes it. So commits of one partition come one after another, and
 //! those of several replicas run beside each other. What a transaction reads and writes below that
@@ -23,13 +23,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use twin::{IdentityKey, Partition, PartitionCount, Revision};
+use twin::{IdentityKey, Partition, Revision};
 
 use super::quarantine::{Note, Noted};
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, RawRecord, Replica,
-    ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, RawRecord,
+    Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use connections::{Connections, Repeat};
@@ -43,11 +43,13 @@ mod maintain;
 mod migrate;
 mod operations;
 mod ownership;
+mod population;
 mod quarantine;
 mod read;
 mod search;
 mod settings;
 mod text;
+mod tokens;
 mod trails;
 mod trim;
 mod write;
@@ -235,6 +237,10 @@ impl Store for PostgresStore {
         self.repeat(move |client| ownership::identity(client).boxed())
     }
 
+    fn population(&self) -> BoxFuture<'_, Result<Population, Error>> {
+        self.repeat(move |client| population::counted(client).boxed())
+    }
+
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {
         self.repeat(move |client| ownership::heads(client).boxed())
     }
@@ -351,8 +357,8 @@ async fn query_in(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, Error> {
-    let statement = transaction.prepare_cached(sql).await;
-    let statement = statement.map_err(engine(action))?;
+    let prepared = transaction.prepare_cached(sql).await;
+    let statement = prepared.map_err(engine(action))?;
     let rows = transaction.query(&statement, parameters).await;
     rows.map_err(engine(action))
 }
@@ -364,8 +370,8 @@ async fn execute(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<u64, Error> {
-    let statement = transaction.prepare_cached(sql).await;
-    let statement = statement.map_err(engine(action))?;
+    let prepared = transaction.prepare_cached(sql).await;
+    let statement = prepared.map_err(engine(action))?;
     let changed = transaction.execute(&statement, parameters).await;
     changed.map_err(engine(action))
 }
@@ -378,13 +384,6 @@ fn unsigned(row: &Row, column: usize) -> Result<u64, tokio_postgres::Error> {
 /// The number of a partition as the rows have it.
 fn number(partition: Partition) -> i32 {
     i32::from(partition.get())
-}
-
-fn parse_partition(row: &Row, column: usize, count: PartitionCount) -> Result<Partition, Error> {
-    let action = "read the number of a partition";
-    let index: i32 = row.try_get(column).map_err(engine(action))?;
-    let index = u16::try_from(index).map_err(engine(action))?;
-    Partition::new(index, count).map_err(engine(action))
 }
 
 /// An instant as the rows have it.

@@ -12,7 +12,9 @@ use posture::Posture;
 use serde::{Deserialize, Serialize};
 use twin::{DeviceId, Etag, IdentityKey, ModuleId, Revision, Version};
 
-use crate::record::{Authentication, Damaged, Identity, Record, SectionText, Status, TwinText};
+use crate::record::{
+    Authentication, Damaged, Identity, IdentityEtag, Record, SectionText, Status, TwinText,
+};
 use crate::secrets::Sealed;
 
 pub(crate) mod change;
@@ -119,7 +121,7 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
     let twin = &record.twin;
     let body = RowBody {
         generation: identity.generation_id.clone(),
-        identity_etag: identity.etag,
+        identity_etag: identity.etag.number(),
         status_reason: identity.status_reason.clone(),
         status_updated_at: identity.status_updated_at.map(|at| at.to_string()),
         authentication: RowAuthentication::of(&identity.authentication),
@@ -214,7 +216,7 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
         created_at: instant("created_at", &body.created_at)?,
         updated_at: instant("identity_updated_at", &body.identity_updated_at)?,
         generation_id: body.generation,
-        etag: body.identity_etag,
+        etag: IdentityEtag::from_number(body.identity_etag),
         status_reason: body.status_reason,
         authentication: body.authentication.into_authentication(),
         iot_edge: body.iot_edge,

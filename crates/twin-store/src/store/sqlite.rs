@@ -1,6 +1,6 @@
 //! The embedded store: one SQLite file, for one machine.
 //!
-//! Keys: see `migrations/0001_twins.sql`. Update protocol: one thread writes. A commit is one
+//! Keys: see `migrations/`. Update protocol: one thread writes. A commit is one
 //! transaction that first moves every partition it touches, `WHERE epoch = ours`; a row count of
 //! zero means that another process took the partition, and the transaction is undone. Readers have
 //! connections of their own (WAL), and see every commit that has returned.
@@ -24,8 +24,8 @@ use super::quarantine::{Note, Noted};
 use super::row::module_text;
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, RawRecord, Replica,
-    ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, RawRecord,
+    Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use threads::{Readers, Writer};
@@ -39,6 +39,7 @@ mod fill;
 mod maintain;
 mod operations;
 mod ownership;
+mod population;
 mod quarantine;
 mod read;
 mod search;
@@ -54,6 +55,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_twins.sql"),
     include_str!("../../migrations/0002_operations.sql"),
     include_str!("../../migrations/0003_damage.sql"),
+    include_str!("../../migrations/0004_population.sql"),
 ];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -244,6 +246,10 @@ impl Store for SqliteStore {
 
     fn identity(&self) -> BoxFuture<'_, Result<String, Error>> {
         self.read(ownership::identity)
+    }
+
+    fn population(&self) -> BoxFuture<'_, Result<Population, Error>> {
+        self.read(population::counted)
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {

@@ -67,6 +67,7 @@ async fn an_item_of_a_batch_succeeds_or_fails_for_itself() {
         i32::from(Code::AlreadyExists)
     );
 
+    let etag = service.device("a").await.etag;
     let update = |name: &str, etag: &str| proto::UpdateDeviceRequest {
         name: name.to_owned(),
         status: proto::Status::Disabled.into(),
@@ -74,7 +75,7 @@ async fn an_item_of_a_batch_succeeds_or_fails_for_itself() {
         ..proto::UpdateDeviceRequest::default()
     };
     let batch = proto::BatchUpdateDevicesRequest {
-        requests: vec![update("devices/a", "1"), update("devices/b", "7")],
+        requests: vec![update("devices/a", &etag), update("devices/b", "7")],
     };
     let updated = registry
         .batch_update_devices(batch)
@@ -129,6 +130,71 @@ async fn an_item_of_a_batch_succeeds_or_fails_for_itself() {
     };
     let refused = registry.batch_create_devices(many).await;
     assert_eq!(refused_with(refused, "INVALID_FIELD"), ["requests"]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_hub_says_so_on_every_way_into_it() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = config(&nats, folder.path());
+    (settings.devices_max, settings.modules_max) = (2, 1);
+    let service = Service::start_with(settings.clone()).await;
+    let mut registry = service.registry();
+    let token = proto::CreateEnrollmentTokenRequest {
+        max_uses: 9,
+        ..proto::CreateEnrollmentTokenRequest::default()
+    };
+    let token = registry.create_enrollment_token(token).await.unwrap();
+    let token = token.into_inner().token;
+    service.create("a").await;
+    let batch = proto::BatchCreateDevicesRequest {
+        requests: ["b", "c"].map(create).to_vec(),
+    };
+    let made = registry.batch_create_devices(batch.clone()).await.unwrap();
+    let full = ("TOO_MANY_DEVICES".to_owned(), 413_002);
+    assert_eq!(errors(made.get_ref()), [("OK".to_owned(), 0), full]);
+    let message = &made.get_ref().results[1].error.as_ref().unwrap().message;
+    assert!(message.contains("2 devices") && message.contains("`devices_max`"));
+    service.stop().await;
+
+    let service = Service::start_with(settings).await;
+    let mut registry = service.registry();
+    let refused = refusal(registry.create_device(create("c")).await);
+    assert_eq!(refused.reason(), "TOO_MANY_DEVICES");
+    assert_eq!(refused.fact("iot_hub_name"), Some("TooManyDevices"));
+    let module = proto::CreateModuleRequest {
+        parent: "devices/b".to_owned(),
+        module_id: "m".to_owned(),
+        ..proto::CreateModuleRequest::default()
+    };
+    let refused = refusal(registry.create_module(module).await);
+    assert_eq!(refused.reason(), "TOO_MANY_MODULES_IN_HUB");
+    let ensure = proto::EnsureSecurityModulesRequest::default();
+    let ensured = registry.ensure_security_modules(ensure).await.unwrap();
+    assert_eq!(
+        errors(&proto::BatchDevicesResponse {
+            results: ensured.into_inner().failed
+        }),
+        [("TOO_MANY_MODULES_IN_HUB".to_owned(), 413_002)]
+    );
+    let redeem = proto::RedeemEnrollmentTokenRequest {
+        token,
+        device_id: "c".to_owned(),
+        nonce: "0123456789abcdef".to_owned(),
+    };
+    let mut credentials = service.credentials();
+    let refused = refusal(credentials.redeem_enrollment_token(redeem.clone()).await);
+    assert_eq!(refused.reason(), "TOO_MANY_DEVICES");
+    let delete = proto::DeleteDeviceRequest {
+        name: "devices/a".to_owned(),
+        ..proto::DeleteDeviceRequest::default()
+    };
+    registry.delete_device(delete).await.expect("deleted");
+    credentials
+        .redeem_enrollment_token(redeem)
+        .await
+        .expect("there is room for it and its module");
     service.stop().await;
 }
 
@@ -265,6 +331,7 @@ async fn security_modules_are_made_for_all_and_doing_it_again_makes_none() {
             let request = proto::EnsureSecurityModulesRequest {
                 page_size: 3,
                 page_token,
+                ..proto::EnsureSecurityModulesRequest::default()
             };
             let page = registry
                 .ensure_security_modules(request)

@@ -230,6 +230,7 @@ async fn a_call_needs_the_token_when_there_is_one() {
             .get_device(GetDeviceRequest {
                 name: "devices/d".to_owned(),
                 view: 0,
+                ..Default::default()
             })
             .await
     };
@@ -260,6 +261,7 @@ async fn a_damaged_twin_fails_alone() {
     let request = GetDeviceRequest {
         name: "devices/b".to_owned(),
         view: 0,
+        ..Default::default()
     };
     refused_with(
         service.registry().get_device(request).await,

@@ -11,6 +11,7 @@ mod informer;
 mod lifecycle;
 mod query;
 mod registry;
+mod repeats;
 mod replicas;
 mod service;
 mod telemetry;

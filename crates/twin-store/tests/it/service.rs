@@ -25,7 +25,7 @@ use wire::bus::v1 as bus_proto;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
-use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest};
+use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest, GetModuleRequest, Module};
 use wire::subjects;
 use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
@@ -162,14 +162,19 @@ impl Service {
         device.expect("there").into_inner()
     }
 
-    /// Generation of a device's security module.
-    pub(crate) async fn module_generation(&self, id: &str) -> String {
-        let request = wire::registry::v1::GetModuleRequest {
-            name: format!("devices/{id}/modules/DefenderIotMicroAgent"),
-            view: 0,
+    pub(crate) async fn module(&self, name: &str) -> Module {
+        let request = GetModuleRequest {
+            name: name.to_owned(),
+            ..GetModuleRequest::default()
         };
         let module = self.registry().get_module(request).await;
-        module.expect("there").into_inner().generation_id
+        module.expect("there").into_inner()
+    }
+
+    /// Generation of a device's security module.
+    pub(crate) async fn module_generation(&self, id: &str) -> String {
+        let name = format!("devices/{id}/modules/DefenderIotMicroAgent");
+        self.module(&name).await.generation_id
     }
 
     pub(crate) async fn twin(&self, name: &str) -> Twin {

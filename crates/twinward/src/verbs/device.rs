@@ -162,6 +162,11 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             .await
             .map_err(|status| connection.refused("cannot list devices", status))?
             .into_inner();
+        for name in &page.damaged {
+            output.note(&format!(
+                "what is stored of {name} is damaged; it was left out"
+            ));
+        }
         devices.extend(page.devices);
         page_token = page.next_page_token;
         if page_token.is_empty() || (args.limit != 0 && devices.len() >= args.limit) {
@@ -190,6 +195,7 @@ async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result
         .get_device(api::GetDeviceRequest {
             name: name(id),
             view: view.into(),
+            read_mask: None,
         })
         .await
         .map_err(|status| connection.refused(&format!("cannot get device {id}"), status))?

@@ -60,6 +60,7 @@ pub(crate) async fn run(
             .unwrap_or_default(),
         ttl: Some(ttl),
         max_uses: args.max_uses,
+        ..Default::default()
     };
     let answer = connection
         .registry()?

@@ -1,5 +1,6 @@
 //! `twinward module`: identities below a device, each with its own credentials and twin.
 
+mod update;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,8 @@ pub(crate) enum ModuleCommand {
     List(ListArgs),
     /// Show one module
     Get(GetArgs),
+    /// Change how a module proves itself, or who manages it
+    Update(update::UpdateArgs),
     /// Remove a module with its twin
     Delete(DeleteArgs),
 }
@@ -112,6 +115,7 @@ pub(crate) async fn run(
             let id = &args.device.device;
             let request = api::ListModulesRequest {
                 parent: device::name(id),
+                ..Default::default()
             };
             let what = format!("cannot list the modules of device {id}");
             let answer = registry
@@ -119,6 +123,11 @@ pub(crate) async fn run(
                 .await
                 .map_err(|status| connection.refused(&what, status))?
                 .into_inner();
+            for name in &answer.damaged {
+                output.note(&format!(
+                    "what is stored of {name} is damaged; it was left out"
+                ));
+            }
             output.show(&Modules {
                 device: id.to_string(),
                 modules: answer.modules,
@@ -134,6 +143,7 @@ pub(crate) async fn run(
             let request = api::GetModuleRequest {
                 name: name(&key),
                 view: view.into(),
+                read_mask: None,
             };
             let module = registry
                 .get_module(request)
@@ -146,6 +156,7 @@ pub(crate) async fn run(
                 connection_string,
             })
         }
+        ModuleCommand::Update(args) => update::run(args, connection, output).await,
         ModuleCommand::Delete(args) => {
             let key = args.module.key();
             let request = api::DeleteModuleRequest {

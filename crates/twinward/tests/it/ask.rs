@@ -74,6 +74,27 @@ async fn an_operators_day() {
     json(&up, &["module", "create", "cam-1", "lens"]);
     let modules = json(&up, &["module", "list", "cam-1"]);
     assert_eq!(modules.as_array().unwrap().len(), 2);
+    let update = [
+        "module",
+        "update",
+        "cam-1",
+        "lens",
+        "--managed-by",
+        "optics",
+    ];
+    let tried = json(&up, &[&update[..], &["--dry-run"]].concat());
+    assert_eq!(tried["managedBy"], "optics");
+    let never = [&update[..], &["--if", "tags.site = 'nowhere'"]].concat();
+    fails(&up, &never, 8, &["tags.site"]);
+    assert_eq!(
+        json(&up, &["module", "get", "cam-1", "lens"])["managedBy"],
+        ""
+    );
+    let updated = json(&up, &[&update[..], &["--auth", "ca"]].concat());
+    assert_eq!(
+        (&updated["managedBy"], &updated["authenticationType"]),
+        (&"optics".into(), &"certificateAuthority".into())
+    );
     json(&up, &["module", "delete", "cam-1", "lens"]);
     fails(&up, &["module", "get", "cam-1", "lens"], 3, &["lens"]);
 

@@ -13,25 +13,46 @@ fn keys(record: &Record) -> (Sealed, Sealed) {
 }
 
 fn rotated(overlay: &mut Overlay, rotation: Rotation, etag: Option<&str>) -> Result<Record, Error> {
-    let make = |_: &Record| Ok(sealed("fresh"));
-    rotate(
-        overlay,
-        &key("d"),
+    let asked = Rotate {
         rotation,
-        etag,
+        expected_etag: etag,
+        mode: Mode::Write,
+    };
+    let make = |_: &Record| Ok(sealed("fresh"));
+    let cause = Cause::default();
+    rotate(overlay, &key("d"), asked, make, now(), &cause)
+}
+
+#[test]
+fn a_rotation_that_is_only_tried_changes_nothing() {
+    let mut overlay = overlay([record("d", "g")]);
+    let asked = Rotate {
+        rotation: Rotation::Swap,
+        expected_etag: None,
+        mode: Mode::Validate,
+    };
+    let make = |_: &Record| Ok(sealed("fresh"));
+    let tried = rotate(
+        &mut overlay,
+        &key("d"),
+        asked,
         make,
         now(),
         &Cause::default(),
     )
+    .unwrap();
+    assert_eq!(tried.identity.etag.number(), 2);
+    let outcome = overlay.into_outcome();
+    assert!(outcome.changes.is_empty() && outcome.left.audit.is_empty());
 }
 
 #[test]
 fn one_key_changes_and_the_other_still_opens_the_door() {
     let before = keys(&record("d", "g"));
     let mut overlay = overlay([record("d", "g")]);
-    let record = rotated(&mut overlay, Rotation::Primary, Some("1")).unwrap();
+    let record = rotated(&mut overlay, Rotation::Primary, Some("MQ==")).unwrap();
     assert_eq!(keys(&record), (sealed("fresh"), before.1.clone()));
-    assert_eq!(record.identity.etag, 2);
+    assert_eq!(record.identity.etag.number(), 2);
     let record = rotated(&mut overlay, Rotation::Swap, None).unwrap();
     assert_eq!(keys(&record), (before.1.clone(), sealed("fresh")));
     let record = rotated(&mut overlay, Rotation::Secondary, None).unwrap();
@@ -63,7 +84,7 @@ fn keys_sealed_anew_are_no_change_of_the_identity_and_never_bring_old_ones_back(
     };
     let cause = Cause::default();
     assert!(reseal(&mut overlay, &key("d"), &old, new.clone(), &cause));
-    assert_eq!(overlay.get(&key("d")).unwrap().identity.etag, 1);
+    assert_eq!(overlay.get(&key("d")).unwrap().identity.etag.number(), 1);
     // Whoever rotated in between wins.
     assert!(!reseal(&mut overlay, &key("d"), &old, new, &cause));
     assert!(!reseal(&mut overlay, &key("x"), &old, old.clone(), &cause));

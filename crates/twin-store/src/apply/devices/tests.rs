@@ -1,7 +1,9 @@
+use service_kit::error::Classified as _;
+
 use super::*;
-use crate::apply::Outcome;
+use crate::apply::{Limits, Outcome, Room};
 use crate::record::Damaged;
-use crate::store::{Loaded, Selection};
+use crate::store::{Loaded, Population, Selection};
 use crate::testing::{device, identity, key, new_device, now, object, overlay, overlay_of, record};
 
 fn cause() -> Cause {
@@ -88,7 +90,7 @@ fn a_device_is_created_with_its_security_module_and_only_once() {
     };
     let made = create(&mut overlay, new).unwrap();
     assert_eq!(
-        (made.identity.etag, made.twin.desired.version.get()),
+        (made.identity.etag.number(), made.twin.desired.version.get()),
         (1, 1)
     );
     assert_eq!(made.posture.configuration.desired_version, Some(1));
@@ -124,48 +126,28 @@ fn a_module_needs_its_device_and_there_are_fifty_at_most() {
 }
 
 #[test]
-fn modules_follow_the_status_of_their_device_now_and_later() {
-    let mut overlay = overlay_of(vec![
-        Loaded::Whole(Box::new(record("d", "g"))),
-        Loaded::Whole(Box::new(record("d/m", "g"))),
-        damaged("d/broken"),
-        Loaded::Whole(Box::new(record("e", "g"))),
-    ]);
-    let disabled = set_status(&mut overlay, "d", Status::Disabled, "stolen", Some("1")).unwrap();
-    assert_eq!(
-        (
-            disabled.identity.etag,
-            disabled.identity.status_reason.as_str()
-        ),
-        (2, "stolen")
-    );
+fn a_module_is_always_enabled_and_untouched_by_the_status_of_its_device() {
+    let mut overlay = overlay([record("d", "g"), record("d/m", "g"), record("e", "g")]);
+    let disabled = set_status(&mut overlay, "d", Status::Disabled, "stolen", Some("MQ==")).unwrap();
+    assert_eq!(disabled.identity.etag.number(), 2);
+    assert_eq!(disabled.identity.status_reason, "stolen");
     let later = module(&mut overlay, &key("d/late"), "g").unwrap();
-    assert_eq!(later.identity.status, Status::Disabled);
-    let module = overlay.get(&key("d/m")).unwrap();
-    assert_eq!(
-        (module.identity.status, module.identity.etag),
-        (Status::Disabled, 2)
-    );
-    assert_eq!(
-        overlay.get(&key("e")).unwrap().identity.status,
-        Status::Enabled
-    );
-    assert_eq!(
-        left(overlay).0,
-        ["d {Status}", "d/late {Created}", "d/m {Status}"]
-    );
+    assert_eq!(later.identity.status, Status::Enabled);
+    let before = overlay.get(&key("d/m")).unwrap();
+    assert_eq!(*before, record("d/m", "g"));
+    assert_eq!(left(overlay).0, ["d {Status}", "d/late {Created}"]);
 }
 
 #[test]
 fn another_etag_refuses_a_change_and_a_removal_and_leaves_no_touch() {
     let mut overlay = overlay([record("d", "g"), record("d/m", "g")]);
     let refused = set_status(&mut overlay, "d", Status::Disabled, "", Some("4"));
-    let expected = |error: &Error| matches!(error, Error::EtagMismatch { expected, actual, .. } if expected == "4" && actual == "1");
+    let expected = |error: &Error| matches!(error, Error::EtagMismatch { expected, actual, .. } if expected == "4" && actual == "MQ==");
     assert!(expected(&refused.unwrap_err()));
     assert!(expected(
-        &delete(&mut overlay, &key("d"), Some("4"), &cause()).unwrap_err()
+        &delete(&mut overlay, &key("d"), Some("4"), Mode::Write, &cause()).unwrap_err()
     ));
-    let absent = delete(&mut overlay, &key("x"), None, &cause()).unwrap_err();
+    let absent = delete(&mut overlay, &key("x"), None, Mode::Write, &cause()).unwrap_err();
     assert!(matches!(absent, Error::NotFound(_)));
     assert_eq!(left(overlay), nothing());
 }
@@ -178,7 +160,7 @@ fn a_device_goes_with_all_its_modules_also_damaged_ones() {
         damaged("d/n"),
         Loaded::Whole(Box::new(record("e", "g"))),
     ]);
-    delete(&mut overlay, &key("d"), Some("1"), &cause()).unwrap();
+    delete(&mut overlay, &key("d"), Some("MQ=="), Mode::Write, &cause()).unwrap();
     assert!(overlay.find(&key("d/n")).unwrap().is_none());
     let (written, removed) = left(overlay);
     assert!(written.is_empty());
@@ -188,26 +170,105 @@ fn a_device_goes_with_all_its_modules_also_damaged_ones() {
 #[test]
 fn a_damaged_identity_is_removed_only_without_an_etag() {
     let mut overlay = overlay_of(vec![damaged("d")]);
-    let refused = delete(&mut overlay, &key("d"), Some("1"), &cause());
+    let refused = delete(&mut overlay, &key("d"), Some("MQ=="), Mode::Write, &cause());
     assert!(matches!(refused, Err(Error::Damaged(_))), "{refused:?}");
-    delete(&mut overlay, &key("d"), None, &cause()).unwrap();
+    delete(&mut overlay, &key("d"), None, Mode::Write, &cause()).unwrap();
     assert_eq!(left(overlay).1, ["d"]);
 }
 
 #[test]
-fn an_id_made_anew_is_a_fresh_identity() {
+fn an_id_made_anew_is_a_fresh_identity_that_no_former_etag_matches() {
     let mut old = record("d", "g1");
-    old.identity.etag = 9;
+    old.identity.etag = IdentityEtag::from_number(9);
+    let stale = old.identity.etag.to_string();
     let mut overlay = overlay([old]);
-    delete(&mut overlay, &key("d"), None, &cause()).unwrap();
-    let made = create(&mut overlay, new_device("d", "g2")).unwrap();
-    assert_eq!(
-        (made.identity.generation_id.as_str(), made.identity.etag),
-        ("g2", 1)
+    delete(&mut overlay, &key("d"), None, Mode::Write, &cause()).unwrap();
+    let mut new = new_device("d", "g2");
+    new.identity.etag = IdentityEtag::begin([0, 0, 1, 0]);
+    let made = create(&mut overlay, new).unwrap();
+    assert_eq!(made.identity.generation_id, "g2");
+    assert_eq!(made.identity.etag.number(), 256);
+    let refused = delete(&mut overlay, &key("d"), Some(&stale), Mode::Write, &cause());
+    assert!(
+        matches!(refused, Err(Error::EtagMismatch { .. })),
+        "{refused:?}"
     );
     let (written, removed) = left(overlay);
     assert_eq!(written, ["d {Created}"]);
     assert!(removed.is_empty());
+}
+
+/// An overlay of a hub that has, and may have, so many devices and modules.
+fn within(records: Vec<Loaded>, present: (i64, i64), most: (u64, u64)) -> Overlay {
+    let limits = Limits {
+        devices_max: most.0,
+        modules_max: most.1,
+    };
+    let present = Population {
+        devices: present.0,
+        modules: present.1,
+    };
+    overlay_of(records).within(Room::new(limits, present))
+}
+
+#[test]
+fn a_hub_that_is_full_takes_no_more_until_something_goes() {
+    let records = vec![Loaded::Whole(Box::new(record("old", "g"))), damaged("bad")];
+    let mut overlay = within(records, (4, 9), (5, 9));
+    create(&mut overlay, new_device("fifth", "g")).unwrap();
+    let refused = create(&mut overlay, new_device("sixth", "g")).unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            Error::HubFull {
+                what: "devices",
+                allowed: 5,
+                setting: "devices_max"
+            }
+        ),
+        "{refused}"
+    );
+    let code = refused.iot_hub();
+    assert_eq!((code.number(), code.name()), (413_002, "TooManyDevices"));
+    let refused = module(&mut overlay, &key("old/m"), "g").unwrap_err();
+    assert!(refused.to_string().contains("`modules_max`"), "{refused}");
+    let tried = create_device(
+        &mut overlay,
+        new_device("sixth", "g"),
+        Mode::Validate,
+        now(),
+        &cause(),
+    );
+    assert!(matches!(tried, Err(Error::HubFull { .. })), "{tried:?}");
+    // What is there is not made again, and going makes room, also for one that cannot be read.
+    let again = create(&mut overlay, new_device("old", "g")).unwrap_err();
+    assert!(matches!(again, Error::AlreadyExists(_)), "{again}");
+    delete(&mut overlay, &key("bad"), None, Mode::Write, &cause()).unwrap();
+    create(&mut overlay, new_device("sixth", "g")).unwrap();
+    create(&mut overlay, new_device("seventh", "g")).unwrap_err();
+    let population = overlay.into_outcome().population;
+    assert_eq!((population.devices, population.modules), (1, 0));
+}
+
+#[test]
+fn a_device_that_would_get_a_module_too_many_is_not_made_at_all() {
+    let mut overlay = within(Vec::new(), (0, 3), (9, 3));
+    let new = NewDevice {
+        security_module: Some(identity("g2")),
+        ..new_device("d", "g1")
+    };
+    let refused = create(&mut overlay, new).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            Error::HubFull {
+                what: "modules",
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert_eq!(left(overlay), nothing());
 }
 
 #[test]
@@ -236,7 +297,7 @@ fn every_change_of_the_registry_leaves_an_audit_entry_and_a_refused_one_none() {
         &cause(),
     )
     .unwrap();
-    delete(&mut overlay, &key("e"), None, &cause()).unwrap();
+    delete(&mut overlay, &key("e"), None, Mode::Write, &cause()).unwrap();
     assert_eq!(
         audited(overlay),
         [
@@ -258,13 +319,19 @@ fn what_is_only_validated_answers_what_would_be_and_leaves_nothing() {
     let taken = create_device(&mut overlay, new_device("d", "g"), mode, at, &cause);
     assert!(matches!(taken, Err(Error::AlreadyExists(_))), "{taken:?}");
     create_module(&mut overlay, &key("d/m"), identity("g"), mode, at, &cause).unwrap();
+    delete(&mut overlay, &key("d"), Some("MQ=="), mode, &cause).unwrap();
+    let stale = delete(&mut overlay, &key("d"), Some("Mg=="), mode, &cause);
+    assert!(
+        matches!(stale, Err(Error::EtagMismatch { .. })),
+        "{stale:?}"
+    );
     let update = DeviceUpdate {
         status: Some((Status::Disabled, "why".to_owned())),
         ..DeviceUpdate::default()
     };
     let would = update_device(&mut overlay, &device("d"), update, None, mode, at, &cause).unwrap();
     assert_eq!(
-        (would.identity.status, would.identity.etag),
+        (would.identity.status, would.identity.etag.number()),
         (Status::Disabled, 2)
     );
     let outcome = overlay.into_outcome();
@@ -291,13 +358,11 @@ fn a_device_begins_with_the_sections_it_is_given_in_the_name_of_its_maker() {
 
 #[test]
 fn the_time_of_the_status_moves_only_with_the_status() {
-    let mut overlay = overlay([record("d", "g"), record("d/m", "g")]);
+    let mut overlay = overlay([record("d", "g")]);
     let same = set_status(&mut overlay, "d", Status::Enabled, "", None).unwrap();
     assert_eq!(same.identity.status_updated_at, None);
     let disabled = set_status(&mut overlay, "d", Status::Disabled, "lost", None).unwrap();
     assert_eq!(disabled.identity.status_updated_at, Some(now()));
-    let module = overlay.get(&key("d/m")).unwrap();
-    assert_eq!(module.identity.status_updated_at, Some(now()));
 }
 
 #[test]
@@ -313,7 +378,7 @@ fn another_proof_is_a_change_of_the_identity() {
         &mut overlay,
         &device("d"),
         update,
-        Some("1"),
+        Some("MQ=="),
         mode,
         at,
         &cause(),
@@ -324,7 +389,7 @@ fn another_proof_is_a_change_of_the_identity() {
         Authentication::CertificateAuthority
     );
     assert_eq!(
-        (changed.identity.etag, changed.identity.iot_edge),
+        (changed.identity.etag.number(), changed.identity.iot_edge),
         (2, true)
     );
     // Its modules have proofs of their own.

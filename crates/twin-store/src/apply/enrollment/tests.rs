@@ -127,7 +127,7 @@ fn only_a_token_that_names_the_device_hands_out_a_module_that_exists() {
 fn a_module_that_was_removed_does_not_come_back_by_an_old_token() {
     let mut overlay = with_token(vec![], &token(Some("d"), 5), &["d"]);
     ask(&mut overlay, "d", "n").unwrap();
-    delete(&mut overlay, &key("d"), None, &cause()).unwrap();
+    delete(&mut overlay, &key("d"), None, Mode::Write, &cause()).unwrap();
     assert!(denial(ask(&mut overlay, "d", "n")).contains("deleted since"));
     assert!(overlay.find(&key("d")).unwrap().is_none());
 }

@@ -106,9 +106,8 @@ impl Model {
                 let name = KEYS[of];
                 self.generations += 1;
                 let generation = self.generations;
-                let parent_disabled =
-                    parent(name).map(|device| self.twins.get(device).map(|d| d.disabled));
-                let allowed = !self.twins.contains_key(name) && parent_disabled != Some(None);
+                let orphan = parent(name).is_some_and(|device| !self.twins.contains_key(device));
+                let allowed = !self.twins.contains_key(name) && !orphan;
                 let done = engine
                     .decide(Selection::Family(key(name).device), move |overlay, now| {
                         let fresh = identity(&generation.to_string());
@@ -126,7 +125,6 @@ impl Model {
                 if allowed {
                     let plain = Plain {
                         generation,
-                        disabled: parent_disabled.flatten().unwrap_or_default(),
                         desired: json!({}),
                         desired_version: 1,
                         reported: json!({}),
@@ -140,7 +138,7 @@ impl Model {
                 let name = KEYS[of];
                 let done = engine
                     .decide(Selection::Family(key(name).device), move |overlay, _| {
-                        devices::delete(overlay, &key(name), None, &cause)
+                        devices::delete(overlay, &key(name), None, Mode::Write, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.remove(name).is_some());
@@ -160,8 +158,9 @@ impl Model {
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name.as_str()));
-                for (other, plain) in &mut self.twins {
-                    plain.disabled |= *other == name || parent(other) == Some(&name);
+                // Its modules stay as they are.
+                if let Some(plain) = self.twins.get_mut(name.as_str()) {
+                    plain.disabled = true;
                 }
             }
             Step::Desire(of, patch) => {
@@ -328,7 +327,7 @@ impl Model {
 fn rising(record: &Record) -> [u64; 5] {
     [
         record.revision.get(),
-        record.identity.etag,
+        record.identity.etag.number(),
         record.twin.version.get(),
         record.twin.etag.counter(),
         record.posture.version,

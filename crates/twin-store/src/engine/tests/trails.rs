@@ -104,7 +104,7 @@ async fn the_history_leads_back_to_the_beginning_also_of_a_deleted_identity() {
     running
         .engine
         .decide(Selection::Family(device("d")), |overlay, _| {
-            devices::delete(overlay, &key("d"), None, &Cause::default())
+            devices::delete(overlay, &key("d"), None, Mode::Write, &Cause::default())
         })
         .await
         .expect("deleted");

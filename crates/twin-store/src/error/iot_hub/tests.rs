@@ -164,6 +164,15 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "ServiceUnavailable",
         ),
         (
+            Error::HubFull {
+                what: "devices",
+                allowed: 1,
+                setting: "devices_max",
+            },
+            413_002,
+            "TooManyDevices",
+        ),
+        (
             Error::TooManyModules {
                 device: "d".to_owned(),
                 allowed: 50,
@@ -244,6 +253,12 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "ServiceUnavailable",
         ),
         (Error::Stopping, 503_001, "ServiceUnavailable"),
+        (Error::Overtaken, 503_001, "ServiceUnavailable"),
+        (
+            Error::Store(store::Error::TokenUsedUp),
+            503_001,
+            "ServiceUnavailable",
+        ),
         (Error::Damaged(damaged()), 500_001, "ServerError"),
         (Damaged::undecided("d").into(), 400_003, "InvalidOperation"),
         (Error::Secret(SecretError::Open), 500_001, "ServerError"),

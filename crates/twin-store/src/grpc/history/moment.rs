@@ -14,7 +14,7 @@ use wire::twin::v1 as proto;
 
 use crate::error::{Error, ReadError};
 use crate::history;
-use crate::record::{Authentication, Damaged, Identity, Record, Status};
+use crate::record::{Authentication, Damaged, Identity, IdentityEtag, Record, Status};
 use crate::store::{HistoryEntry, HistoryRead, OrHole, Store};
 
 /// Entries read at once: their patches may be large.
@@ -133,7 +133,7 @@ impl Then {
 fn unknown_identity(at: Timestamp) -> Identity {
     Identity {
         generation_id: String::new(),
-        etag: 0,
+        etag: IdentityEtag::from_number(0),
         status: Status::Disabled,
         status_reason: String::new(),
         status_updated_at: None,

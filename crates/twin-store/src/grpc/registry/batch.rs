@@ -15,9 +15,10 @@ use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use super::super::caller::Caller;
 use super::super::peers::{Origin, Owner};
 use super::super::repeatable::{Repeatable, once};
-use super::super::{Api, device, device_id, refuse};
+use super::super::{Api, device, device_id, etag, refuse};
 use super::devices::{CreateDevice, Delete, UpdateDevice};
-use crate::apply::Overlay;
+use super::only_if;
+use crate::apply::{Mode, Overlay};
 use crate::error::Error;
 use crate::secrets::Sealer;
 use crate::store::Selection;
@@ -270,13 +271,15 @@ pub(super) fn read_delete(
 ) -> Result<Delete, Error> {
     let key = IdentityKey::new_device(device("name", &request.name)?);
     let repeatable = Repeatable::read("DeleteDevice", caller, &request.request_id, request)?;
-    Ok(Delete::read(
-        caller,
+    let mode = Mode::new(request.validate_only);
+    Ok(Delete {
         key,
-        &request.etag,
-        &request.request_id,
-        repeatable,
-    ))
+        etag: etag(&request.etag),
+        only_if: only_if(&request.only_if)?,
+        mode,
+        cause: caller.cause(&request.request_id),
+        repeatable: repeatable.filter(|_| mode == Mode::Write),
+    })
 }
 
 impl Item {
@@ -306,7 +309,7 @@ impl Item {
                 once(repeatable, sealer, overlay, now, decide).map(Some)
             }
             Item::Delete(delete) => {
-                let decide = |overlay: &mut Overlay, _| delete.decide(overlay);
+                let decide = |overlay: &mut Overlay, now| delete.decide(overlay, now);
                 once(repeatable, sealer, overlay, now, decide).map(|()| None)
             }
         }

@@ -9,13 +9,32 @@ use super::super::caller::Caller;
 use super::super::identity::{View, device_message, new_identity, plain_identity};
 use super::super::repeatable::Repeatable;
 use super::super::{Api, device, device_id, etag, identity, object};
-use super::{given_status, status_reason};
-use crate::apply::credentials::{self, Rotation};
+use super::{given_status, only_if, status_reason};
+use crate::apply::credentials::{self, Rotate, Rotation};
 use crate::apply::devices::{self, DeviceUpdate, NewDevice};
+use crate::apply::twins::OnlyIf;
 use crate::apply::{Cause, Mode, Overlay};
 use crate::error::Error;
 use crate::record::Status;
 use crate::store::Selection;
+
+/// A condition on the content of a twin, under which its identity is changed.
+pub(super) struct Condition(pub(super) Option<OnlyIf>);
+
+impl Condition {
+    /// Refuses the change of an identity of whose twin the condition does not hold.
+    pub(super) fn check(
+        &self,
+        overlay: &Overlay,
+        key: &IdentityKey,
+        now: jiff::Timestamp,
+    ) -> Result<(), Error> {
+        match &self.0 {
+            Some(only_if) => only_if.check(overlay.get(key)?, now),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A checked request to make a device.
 pub(super) struct CreateDevice {
@@ -30,6 +49,7 @@ pub(super) struct UpdateDevice {
     pub(super) device: DeviceId,
     pub(super) update: DeviceUpdate,
     pub(super) etag: Option<String>,
+    pub(super) only_if: Condition,
     pub(super) mode: Mode,
     pub(super) cause: Cause,
     pub(super) repeatable: Option<Repeatable>,
@@ -39,6 +59,8 @@ pub(super) struct UpdateDevice {
 pub(super) struct Delete {
     pub(super) key: IdentityKey,
     pub(super) etag: Option<String>,
+    pub(super) only_if: Condition,
+    pub(super) mode: Mode,
     pub(super) cause: Cause,
     pub(super) repeatable: Option<Repeatable>,
 }
@@ -68,7 +90,7 @@ impl Api {
         };
         let security_module = if request.create_security_module || self.security_module_on_create {
             let key = IdentityKey::new_module(device.clone(), ModuleId::security());
-            Some(plain_identity(&self.sealer, &key, status)?)
+            Some(plain_identity(&self.sealer, &key)?)
         } else {
             None
         };
@@ -126,6 +148,7 @@ impl Api {
                 iot_edge: request.iot_edge,
             },
             etag: etag(&request.etag),
+            only_if: only_if(&request.only_if)?,
             mode,
             cause: caller.cause(&request.request_id),
             repeatable: repeatable.filter(|_| mode == Mode::Write),
@@ -157,8 +180,8 @@ impl Api {
 
     pub(super) async fn delete(&self, asked: Delete) -> Result<(), Error> {
         let selection = Selection::Family(asked.key.device.clone());
-        self.decide_once(asked.repeatable.clone(), selection, move |overlay, _| {
-            asked.decide(overlay)
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, now| {
+            asked.decide(overlay, now)
         })
         .await
     }
@@ -179,19 +202,30 @@ impl Api {
                 return Err(InvalidField::new("kind", problem).into());
             }
         };
+        let mode = Mode::new(request.validate_only);
+        let condition = only_if(&request.only_if)?;
         let (expected, cause) = (etag(&request.etag), caller.cause(&request.request_id));
         let sealer = self.sealer.clone();
         self.decide_once(
-            repeatable,
+            repeatable.filter(|_| mode == Mode::Write),
             Selection::One(key.clone()),
             move |overlay, now| {
+                condition.check(overlay, &key, now)?;
+                let asked = Rotate {
+                    rotation,
+                    expected_etag: expected.as_deref(),
+                    mode,
+                };
                 let make = |record: &_| fresh_key(&sealer, record);
-                let expected = expected.as_deref();
-                let record =
-                    credentials::rotate(overlay, &key, rotation, expected, make, now, &cause)?;
+                let record = credentials::rotate(overlay, &key, asked, make, now, &cause)?;
+                let keys = match mode {
+                    Mode::Write => open_keys(&sealer, &record)?,
+                    // Nobody will ever have a key that is not kept.
+                    Mode::Validate => None,
+                };
                 Ok(proto::RotateKeysResponse {
                     name: request.name,
-                    keys: open_keys(&sealer, &record)?,
+                    keys,
                     etag: record.identity.etag.to_string(),
                 })
             },
@@ -226,6 +260,8 @@ impl UpdateDevice {
         overlay: &mut Overlay,
         now: jiff::Timestamp,
     ) -> Result<proto::Device, Error> {
+        let key = IdentityKey::new_device(self.device.clone());
+        self.only_if.check(overlay, &key, now)?;
         let record = devices::update_device(
             overlay,
             &self.device,
@@ -240,24 +276,10 @@ impl UpdateDevice {
 }
 
 impl Delete {
-    /// Reads a request to remove an identity.
-    pub(super) fn read(
-        caller: &Caller,
-        key: IdentityKey,
-        given_etag: &str,
-        request_id: &str,
-        repeatable: Option<Repeatable>,
-    ) -> Delete {
-        Delete {
-            key,
-            etag: etag(given_etag),
-            cause: caller.cause(request_id),
-            repeatable,
-        }
-    }
-
     /// Removes the identity.
-    pub(super) fn decide(self, overlay: &mut Overlay) -> Result<(), Error> {
-        devices::delete(overlay, &self.key, self.etag.as_deref(), &self.cause)
+    pub(super) fn decide(self, overlay: &mut Overlay, now: jiff::Timestamp) -> Result<(), Error> {
+        self.only_if.check(overlay, &self.key, now)?;
+        let etag = self.etag.as_deref();
+        devices::delete(overlay, &self.key, etag, self.mode, &self.cause)
     }
 }

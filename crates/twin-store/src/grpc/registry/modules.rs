@@ -1,14 +1,17 @@
 //! Modules: create, list, change.
 
-use twin::{IdentityKey, ModuleId};
+use twin::{IdentityKey, ModuleId, TwinPatch};
 use wire::InvalidField;
+use wire::names::identity_name;
 use wire::registry::v1 as proto;
 
 use super::super::authentication::Wanted;
 use super::super::caller::Caller;
-use super::super::identity::{View, module_message, new_identity};
+use super::super::identity::{Show, View, module_message, new_identity};
 use super::super::repeatable::Repeatable;
-use super::super::{Api, device, etag, identity, module, report_damaged};
+use super::super::{Api, device, etag, identity, module, object, report_damaged};
+use super::devices::Delete;
+use super::only_if;
 use crate::apply::Mode;
 use crate::apply::devices::{self, ModuleUpdate};
 use crate::error::Error;
@@ -43,6 +46,10 @@ impl Api {
         )?;
         let mut new = new_identity(&self.sealer, &key, wanted, Status::Enabled)?;
         new.managed_by = managed_by(request.managed_by)?;
+        new.sections = TwinPatch {
+            tags: object("tags_json", &request.tags_json)?,
+            desired: object("desired_json", &request.desired_json)?,
+        };
         let cause = caller.cause(&request.request_id);
         let sealer = self.sealer.clone();
         let repeatable = repeatable.filter(|_| mode == Mode::Write);
@@ -84,6 +91,7 @@ impl Api {
             authentication: self.authenticate(wanted),
             managed_by,
         };
+        let condition = only_if(&request.only_if)?;
         let (expected, cause) = (etag(&request.etag), caller.cause(&request.request_id));
         let sealer = self.sealer.clone();
         let repeatable = repeatable.filter(|_| mode == Mode::Write);
@@ -91,6 +99,7 @@ impl Api {
             repeatable,
             Selection::One(key.clone()),
             move |overlay, now| {
+                condition.check(overlay, &key, now)?;
                 let expected = expected.as_deref();
                 let record =
                     devices::update_module(overlay, &key, update, expected, mode, now, &cause)?;
@@ -103,6 +112,7 @@ impl Api {
     pub(super) async fn modules_of(
         &self,
         request: proto::ListModulesRequest,
+        show: Show<proto::Module>,
     ) -> Result<proto::ListModulesResponse, Error> {
         let device = device("parent", &request.parent)?;
         // Also for a device whose own record is damaged, hence no `?` on anything but its absence.
@@ -111,21 +121,48 @@ impl Api {
             Err(error) => return Err(error),
         }
         let loaded = self.store.load(vec![Selection::Family(device)]).await?;
-        let mut modules = Vec::new();
+        let mut answer = proto::ListModulesResponse::default();
         for item in loaded {
             match item {
                 Loaded::Whole(record) if record.key.module.is_some() => {
-                    modules.push(module_message(&self.sealer, &record, View::Basic)?);
+                    let unreadable = &mut answer.unreadable_keys;
+                    let module = show.listed(&self.sealer, &record, unreadable)?;
+                    answer.modules.push(module);
                 }
-                Loaded::Damaged(_, damaged) => report_damaged(&[damaged]),
+                Loaded::Damaged(selection, damaged) => {
+                    report_damaged(&[damaged]);
+                    if let Selection::One(key) = selection
+                        && key.module.is_some()
+                    {
+                        answer.damaged.push(identity_name(&key));
+                    }
+                }
                 Loaded::Whole(_)
                 | Loaded::Token(..)
                 | Loaded::Request(_)
                 | Loaded::Operation(_) => {}
             }
         }
-        Ok(proto::ListModulesResponse { modules })
+        Ok(answer)
     }
+}
+
+/// Reads a request to remove a module.
+pub(super) fn read_delete(
+    caller: &Caller,
+    request: &proto::DeleteModuleRequest,
+) -> Result<Delete, Error> {
+    let key = module("name", &request.name)?;
+    let repeatable = Repeatable::read("DeleteModule", caller, &request.request_id, request)?;
+    let mode = Mode::new(request.validate_only);
+    Ok(Delete {
+        key,
+        etag: etag(&request.etag),
+        only_if: only_if(&request.only_if)?,
+        mode,
+        cause: caller.cause(&request.request_id),
+        repeatable: repeatable.filter(|_| mode == Mode::Write),
+    })
 }
 
 fn managed_by(text: String) -> Result<String, Error> {

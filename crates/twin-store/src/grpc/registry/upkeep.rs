@@ -14,50 +14,87 @@ use super::super::authentication::resealed;
 use super::super::caller::Caller;
 use super::super::identity::plain_identity;
 use super::super::peers::{Origin, Owner};
-use super::super::{Api, page_size, page_start, page_token};
+use super::super::{Api, damaged_name, device, identity, page_size, page_start, page_token};
 use super::batch;
+use super::read::named;
 use crate::apply::{AuditEvent, Mode, credentials, devices};
 use crate::error::Error;
 use crate::record::{Authentication, Record, Status};
 use crate::store::{Loaded, Page, Search, Selection, Source, everything};
 
-/// Other replicas, by their addresses.
-type Others = BTreeMap<String, Owner>;
+/// Other replicas by their addresses, with the names of the identities that are theirs.
+type Others = BTreeMap<String, (Owner, Vec<String>)>;
 
 /// Records read at once where a store cannot count them.
 const COUNTED_AT_ONCE: u32 = 1000;
 
+/// What an upkeep call looks at: a page, or the identities that it names. The replica that was asked
+/// reads the page and tells the others by name what is theirs: a page that each read for itself would
+/// end elsewhere when something was created in between, and what was behind that end passed over.
+struct Asked {
+    source: Source,
+    page_size: i32,
+    page_token: String,
+    names: Vec<String>,
+}
+
 impl Api {
-    /// A page of records, whatever they hold.
-    async fn plain_page(
-        &self,
-        source: Source,
-        page_size_asked: i32,
-        page_token: &str,
-    ) -> Result<Page, Error> {
-        let (after, limit) = (page_start(page_token)?, page_size(page_size_asked)?);
-        let search = everything(source, after, limit, self.clock.now());
-        Ok(self.store.search(search).await?)
+    async fn looked_at(&self, asked: &Asked) -> Result<Page, Error> {
+        if asked.names.is_empty() {
+            let after = page_start(&asked.page_token)?;
+            let limit = page_size(asked.page_size)?;
+            let search = everything(asked.source, after, limit, self.clock.now());
+            return Ok(self.store.search(search).await?);
+        }
+        if asked.page_size != 0 || !asked.page_token.is_empty() {
+            let problem = "cannot be given together with page_size or page_token";
+            return Err(InvalidField::new("names", problem).into());
+        }
+        let keys = named(&asked.names, |(index, name)| {
+            let field = format!("names[{index}]");
+            match asked.source {
+                Source::Devices => Ok(IdentityKey::new_device(device(&field, name)?)),
+                Source::All | Source::Modules => identity(&field, name),
+            }
+        })?;
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        let mut page = Page::default();
+        let selections = keys.into_iter().map(Selection::One).collect();
+        for loaded in self.store.load(selections).await? {
+            match loaded {
+                Loaded::Whole(record) => page.records.push(*record),
+                Loaded::Damaged(_, damaged) => page.damaged.push(damaged),
+                Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => {}
+            }
+        }
+        Ok(page)
     }
 
-    /// Makes missing security modules on a page of devices; each replica on its own.
+    /// Makes missing security modules on some devices; each replica on its own.
     pub(super) async fn ensure_modules(
         &self,
         caller: &Caller,
         origin: &Origin,
         request: proto::EnsureSecurityModulesRequest,
     ) -> Result<proto::EnsureSecurityModulesResponse, Error> {
-        let (mut answer, others) = self.ensure_own(caller, origin, request.clone()).await?;
-        for owner in others.into_values() {
+        let validate_only = request.validate_only;
+        let (mut answer, others) = self.ensure_own(caller, origin, request).await?;
+        for (owner, names) in others.into_values() {
+            let request = proto::EnsureSecurityModulesRequest {
+                names,
+                validate_only,
+                ..proto::EnsureSecurityModulesRequest::default()
+            };
             let mut client = RegistryServiceClient::new(owner.channel);
             let part = client
-                .ensure_security_modules(origin.request(request.clone()))
+                .ensure_security_modules(origin.request(request))
                 .await
                 .map_err(elsewhere)?
                 .into_inner();
             answer.created += part.created;
             answer.existing += part.existing;
             answer.failed.extend(part.failed);
+            answer.damaged.extend(part.damaged);
         }
         Ok(answer)
     }
@@ -68,11 +105,17 @@ impl Api {
         origin: &Origin,
         request: proto::EnsureSecurityModulesRequest,
     ) -> Result<(proto::EnsureSecurityModulesResponse, Others), Error> {
-        let mut page = self
-            .plain_page(Source::Devices, request.page_size, &request.page_token)
-            .await?;
+        let asked = Asked {
+            source: Source::Devices,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            names: request.names,
+        };
+        let mut page = self.looked_at(&asked).await?;
+        let damaged = page.damaged.iter();
         let mut answer = proto::EnsureSecurityModulesResponse {
             next_page_token: page_token(page.next.as_ref()),
+            damaged: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
             ..proto::EnsureSecurityModulesResponse::default()
         };
         let others = self.keep_own(origin, &mut page);
@@ -99,7 +142,7 @@ impl Api {
         let new = missing
             .into_iter()
             .map(|key| {
-                let identity = plain_identity(&self.sealer, &key, Status::Enabled)?;
+                let identity = plain_identity(&self.sealer, &key)?;
                 Ok((key, identity))
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -107,14 +150,13 @@ impl Api {
             .iter()
             .map(|(key, _)| Selection::Family(key.device.clone()))
             .collect();
+        let mode = Mode::new(request.validate_only);
         let cause = caller.cause("");
         self.engine
             .decide(selections, move |overlay, now| {
                 for (key, identity) in new {
                     overlay.begin();
-                    let made =
-                        devices::create_module(overlay, &key, identity, Mode::Write, now, &cause);
-                    match made {
+                    match devices::create_module(overlay, &key, identity, mode, now, &cause) {
                         Ok(_) => answer.created += 1,
                         // Somebody made it meanwhile, or removed its device: nothing is missing.
                         Err(Error::AlreadyExists(_)) => answer.existing += 1,
@@ -130,18 +172,22 @@ impl Api {
             .await
     }
 
-    /// Seals the keys of a page of identities anew; each replica its own.
+    /// Seals the keys of some identities anew; each replica its own.
     pub(super) async fn reseal(
         &self,
         caller: &Caller,
         origin: &Origin,
         request: proto::ResealSecretsRequest,
     ) -> Result<proto::ResealSecretsResponse, Error> {
-        let (mut answer, others) = self.reseal_own(caller, origin, request.clone()).await?;
-        for owner in others.into_values() {
+        let (mut answer, others) = self.reseal_own(caller, origin, request).await?;
+        for (owner, names) in others.into_values() {
+            let request = proto::ResealSecretsRequest {
+                names,
+                ..proto::ResealSecretsRequest::default()
+            };
             let mut client = RegistryServiceClient::new(owner.channel);
             let part = client
-                .reseal_secrets(origin.request(request.clone()))
+                .reseal_secrets(origin.request(request))
                 .await
                 .map_err(elsewhere)?
                 .into_inner();
@@ -158,20 +204,20 @@ impl Api {
         origin: &Origin,
         request: proto::ResealSecretsRequest,
     ) -> Result<(proto::ResealSecretsResponse, Others), Error> {
-        let mut page = self
-            .plain_page(Source::All, request.page_size, &request.page_token)
-            .await?;
-        // What cannot be read belongs to nobody; whoever was asked first tells of it.
-        let mut damaged = Vec::new();
-        if !origin.is_forwarded() {
-            damaged.extend(page.damaged.iter().map(|damaged| damaged.key.clone()));
-        }
-        let others = self.keep_own(origin, &mut page);
+        let asked = Asked {
+            source: Source::All,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            names: request.names,
+        };
+        let mut page = self.looked_at(&asked).await?;
+        let damaged = page.damaged.iter();
         let mut answer = proto::ResealSecretsResponse {
             next_page_token: page_token(page.next.as_ref()),
-            failed: damaged,
+            failed: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
             ..proto::ResealSecretsResponse::default()
         };
+        let others = self.keep_own(origin, &mut page);
         let mut stale = Vec::new();
         for record in page.records {
             match resealed(&self.sealer, &record) {
@@ -206,21 +252,18 @@ impl Api {
     }
 
     /// Leaves in a page what is for us to do, and answers who does the rest. Asked by another
-    /// replica, we do what we own and no more.
+    /// replica, we do all of it, or the engine says that a partition is not ours any more.
     fn keep_own(&self, origin: &Origin, page: &mut Page) -> Others {
         let shares = self.shares(origin);
         let mut others = Others::new();
         page.records.retain(|record| {
-            if origin.is_forwarded() {
-                return self.is_ours(&shares, &record.key);
-            }
-            match self.other(&shares, &record.key) {
-                None => true,
-                Some(owner) => {
-                    others.insert(owner.address.clone(), owner);
-                    false
-                }
-            }
+            let Some(owner) = self.other(&shares, &record.key) else {
+                return true;
+            };
+            let address = owner.address.clone();
+            let (_, names) = others.entry(address).or_insert((owner, Vec::new()));
+            names.push(identity_name(&record.key));
+            false
         });
         others
     }

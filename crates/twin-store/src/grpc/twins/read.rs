@@ -13,7 +13,7 @@ use crate::grpc::filter::{Filter, show};
 use crate::grpc::list_place::{list_token, place};
 use crate::grpc::read_mask::ReadMask;
 use crate::grpc::token;
-use crate::grpc::{Api, identity, page_size, report_damaged};
+use crate::grpc::{Api, damaged_name, identity, page_size, report_damaged};
 use crate::record::Damaged;
 use crate::search::Turn;
 use crate::store::{Loaded, Search, Selection, Source};
@@ -169,9 +169,4 @@ impl Api {
             }
         }
     }
-}
-
-/// The resource name in a report of damage, as far as it is one.
-fn damaged_name(key: &str) -> String {
-    IdentityKey::parse_path(key).map_or_else(|_| key.to_owned(), |key| identity_name(&key))
 }

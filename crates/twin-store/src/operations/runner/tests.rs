@@ -7,7 +7,7 @@ use testkit::wait_for;
 use twin::{IdentityKey, Partition, PartitionCount, Writer};
 
 use super::*;
-use crate::apply::{Cause, Mode, devices};
+use crate::apply::{Cause, Limits, Mode, devices};
 use crate::engine::{self, Keep};
 use crate::metrics::Metrics;
 use crate::operations::{Update, Work};
@@ -35,6 +35,7 @@ impl Replica {
         let keep = Keep {
             coalesce_within: Duration::ZERO,
             log_changes: 100,
+            limits: Limits::NONE,
         };
         let clock = ManualClock::at(now());
         let (engine, writer, _) =

@@ -3,11 +3,11 @@
 use twin::Revision;
 
 use super::{Opener, change, standing, upserts};
-use crate::record::{Authentication, Status};
+use crate::record::{Authentication, IdentityEtag, Status};
 use crate::store::sample::{self, take};
 use crate::store::{
-    Commit, Error, HistoryRead, Loaded, OperationId, RequestId, Selection, Source, Store,
-    everything,
+    Commit, Epoch, Error, HistoryRead, Loaded, OperationId, PartitionState, RequestId, Selection,
+    Source, Store, everything,
 };
 use crate::testing::{device, key, now, record};
 
@@ -85,7 +85,7 @@ pub(super) async fn every_form_of_an_identity_is_kept(opener: Opener) {
     odd.iot_edge = true;
     odd.managed_by = "somebody".to_owned();
     odd.model_id = "dtmi:com:example:thing;1".to_owned();
-    odd.etag = u64::from(u32::MAX) + 7;
+    odd.etag = IdentityEtag::from_number(u64::from(u32::MAX) + 7);
     let commit = Commit {
         partitions: vec![standing(&states, "d0", 1)],
         upserts: upserts(&records),
@@ -223,4 +223,45 @@ pub(super) async fn a_reopened_store_has_kept_everything(opener: Opener) {
     assert_eq!(store.get(key("e")).await.expect("read"), None);
     let log = store.log(standing.partition, Revision::ZERO, 9).await;
     assert_eq!(log.expect("read").entries, [change(standing, 5)]);
+}
+
+pub(super) async fn identities_are_counted_as_they_come_and_go(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let counted = async |store: &dyn Store| {
+        let population = store.population().await.expect("counted");
+        (population.devices, population.modules)
+    };
+    assert_eq!(counted(&*store).await, (0, 0));
+    let all: Vec<_> = ["d", "d/m", "d/n", "e", "f"]
+        .map(|name| record(name, "g"))
+        .into();
+    let made = Commit {
+        partitions: vec![standing(&states, "d", 1)],
+        upserts: upserts(&all),
+        ..Commit::default()
+    };
+    store.commit(made).await.expect("committed");
+    assert_eq!(counted(&*store).await, (3, 2));
+    // Written again they are no more, and what is not there is not removed.
+    let changed = Commit {
+        partitions: vec![standing(&states, "e", 2)],
+        upserts: upserts(&[record("d", "g2"), record("d/m", "g2"), record("new", "g")]),
+        deletes: vec![key("d/n"), key("e"), key("gone")],
+        ..Commit::default()
+    };
+    store.commit(changed).await.expect("committed");
+    assert_eq!(counted(&*store).await, (3, 1));
+    let refused = Commit {
+        partitions: vec![PartitionState {
+            epoch: Epoch(u64::from(u32::MAX)),
+            ..standing(&states, "d", 3)
+        }],
+        upserts: upserts(&[record("x", "g")]),
+        ..Commit::default()
+    };
+    store.commit(refused).await.expect_err("another owns it");
+    store.close().await;
+    assert_eq!(counted(&*opener.open().await).await, (3, 1));
+    opener.is_counted().await;
 }

@@ -5,8 +5,8 @@ use jiff::SignedDuration;
 use super::{Opener, commit, standing};
 use crate::store::sample::{self, take};
 use crate::store::{
-    Commit, EnrollmentToken, EnrollmentUse, Loaded, OperationId, OperationResultRow, OperationRow,
-    RequestAnswer, RequestId, Selection,
+    Commit, EnrollmentToken, EnrollmentUse, Error, Loaded, OperationId, OperationResultRow,
+    OperationRow, RequestAnswer, RequestId, Selection,
 };
 use crate::testing::{device, key, now};
 
@@ -65,6 +65,35 @@ pub(super) async fn a_token_counts_its_uses_and_knows_its_nonces(opener: Opener)
     assert_eq!(state(1, "x").await, Some((one, 2, None)));
     assert_eq!(state(2, "d").await, Some((two, 0, None)));
     assert_eq!(state(3, "d").await, None);
+}
+
+pub(super) async fn a_token_is_not_used_more_often_than_it_may(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let token = token(1, SignedDuration::from_hours(1));
+    let used = |devices: &[&str]| Commit {
+        partitions: vec![standing(&states, "d", 1)],
+        enrollments: devices
+            .iter()
+            .map(|id| EnrollmentUse {
+                hash: token.hash,
+                device: device(id),
+                nonce: "n".to_owned(),
+            })
+            .collect(),
+        ..Commit::default()
+    };
+    let made = Commit {
+        tokens: vec![token.clone()],
+        ..used(&["a", "b"])
+    };
+    store.commit(made).await.expect("committed");
+    let refused = store.commit(used(&["c", "d"])).await;
+    assert!(matches!(refused, Err(Error::TokenUsedUp)), "{refused:?}");
+    // Nothing of it was written: the third use is still free, and who used it before is no further one.
+    store.commit(used(&["c", "a"])).await.expect("the third");
+    let refused = store.commit(used(&["d"])).await;
+    assert!(matches!(refused, Err(Error::TokenUsedUp)), "{refused:?}");
 }
 
 pub(super) async fn an_answer_is_remembered_and_replaced(opener: Opener) {

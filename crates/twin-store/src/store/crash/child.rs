@@ -13,7 +13,7 @@ use twin::{TwinPatch, Writer, partition_of};
 use super::{FOR_EVER, Place, bus};
 use crate::apply::telemetry::fold_entries;
 use crate::apply::twins::{self, Form};
-use crate::apply::{Cause, Mode, devices};
+use crate::apply::{Cause, Limits, Mode, devices};
 use crate::engine::{self, Engine, Keep};
 use crate::metrics::Metrics;
 use crate::partitions::Parts;
@@ -232,7 +232,7 @@ impl Worker<'_> {
         let key = key(&name);
         self.engine
             .decide(Selection::Family(key.device.clone()), move |overlay, _| {
-                devices::delete(overlay, &key, None, &Cause::default())
+                devices::delete(overlay, &key, None, Mode::Write, &Cause::default())
             })
             .await
             .expect("deleted");
@@ -277,6 +277,7 @@ async fn live(plan: &Plan) {
     let keep = Keep {
         coalesce_within: Duration::from_hours(1),
         log_changes: 10,
+        limits: Limits::NONE,
     };
     let metrics = Metrics::new(&Registry::new().scope("test"));
     let (engine, writer, ends) = engine::engine(

@@ -85,6 +85,20 @@ impl State {
                 return Err(Error::Fenced { partition });
             }
         }
+        for use_of in &commit.enrollments {
+            let known = self.uses.keys();
+            let mut users: BTreeSet<_> = known.filter(|(of, _)| *of == use_of.hash).collect();
+            let asked = commit.enrollments.iter();
+            let asked: Vec<_> = asked
+                .map(|one| (one.hash, one.device.to_string()))
+                .filter(|(of, _)| *of == use_of.hash)
+                .collect();
+            users.extend(&asked);
+            let token = self.tokens.get(&use_of.hash);
+            if token.is_some_and(|token| users.len() > token.uses_max as usize) {
+                return Err(Error::TokenUsedUp);
+            }
+        }
         self.commits += 1;
         for state in commit.partitions {
             self.partitions.insert(state.partition, state);

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 
 use super::maintain::{PATIENCE, is_packed};
-use super::{engine, execute, migrate, ownership, text};
+use super::{engine, execute, migrate, ownership, population, text};
 use crate::store::failpoint;
 use crate::store::maintain::{Batch, Kind, MaintainError, Revisions, Row, Table, Value};
 
@@ -37,6 +37,7 @@ pub(super) async fn fill(
             Batch::Forget(revisions) => forget(&transaction, &revisions).await?,
             Batch::End => {
                 ownership::write_count(&transaction, partitions).await?;
+                population::recount(&transaction).await?;
                 let orphans = orphans(&transaction).await?;
                 failpoint::hit("restore.written");
                 transaction.commit().await.map_err(engine("commit"))?;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
-use super::{PostgresSettings, engine, fill, migrate, text};
+use super::{PostgresSettings, engine, fill, migrate, population, text};
 use crate::store::Error;
 use crate::store::maintain::{
     BATCH, Batch, Item, Kind, Maintain, MaintainError, Row, Table, Value,
@@ -59,7 +59,14 @@ impl Maintain for PostgresRows {
 
     /// Its pages have checksums of their own, which the server compares as it reads them.
     fn check(&self) -> BoxFuture<'_, Result<Vec<String>, MaintainError>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+        self.run(async move |client| {
+            // What is no store, or cannot be read, is told when the rows are read.
+            let Ok((present, counted)) = population::both(client).await else {
+                return Ok(Vec::new());
+            };
+            Ok(present.differs(counted).into_iter().collect())
+        })
+        .boxed()
     }
 
     fn fill(&self, from: mpsc::Receiver<Batch>) -> BoxFuture<'_, Result<u64, MaintainError>> {

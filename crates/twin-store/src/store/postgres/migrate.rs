@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_twins.sql"),
     include_str!("../../../migrations/postgres/0002_operations.sql"),
     include_str!("../../../migrations/postgres/0003_damage.sql"),
+    include_str!("../../../migrations/postgres/0004_population.sql"),
 ];
 /// The oldest server: older ones are out of their makers' care by the end of 2026.
 const OLDEST: i32 = 15;

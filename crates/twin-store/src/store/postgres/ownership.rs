@@ -12,7 +12,7 @@ use deadpool_postgres::{Client, Transaction};
 use tokio_postgres::Row;
 use twin::{Partition, PartitionCount, Revision};
 
-use super::{engine, execute, migrate, number, parse_partition, query, query_in, unsigned};
+use super::{engine, execute, migrate, number, query, query_in, unsigned};
 use crate::store::{
     AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId, failpoint,
 };
@@ -349,6 +349,13 @@ pub(super) fn hash(row: &Row, column: usize) -> Result<[u8; 32], Error> {
     let action = "read a hash";
     let bytes: &[u8] = row.try_get(column).map_err(engine(action))?;
     bytes.try_into().map_err(engine(action))
+}
+
+fn parse_partition(row: &Row, column: usize, count: PartitionCount) -> Result<Partition, Error> {
+    let action = "read the number of a partition";
+    let index: i32 = row.try_get(column).map_err(engine(action))?;
+    let index = u16::try_from(index).map_err(engine(action))?;
+    Partition::new(index, count).map_err(engine(action))
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use futures::try_join;
 use twin::IdentityKey;
 
 use super::{
-    Parameter, engine, execute, nanoseconds, number, operations, quarantine, query_in, text, trails,
+    Parameter, engine, execute, nanoseconds, number, operations, population, quarantine, query_in,
+    text, tokens, trails,
 };
-use crate::store::row::{self, change, module_text, sums};
+use crate::store::row::{self, change, module_text};
 use crate::store::{
-    AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, LogEntry,
-    PartitionState, Upsert, failpoint,
+    AuditEntry, Commit, Error, IndexEntry, LogEntry, PartitionState, Population, Upsert, failpoint,
 };
 
 /// Rows of one statement: bounds the memory that both sides need for it.
@@ -29,14 +29,15 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
     fence(&transaction, &commit.partitions).await?;
     failpoint::hit("commit.fenced");
     // These go to different rows, and are sent one behind another without waiting for answers.
-    try_join!(
+    let (made, ..) = try_join!(
         records(&transaction, commit),
         move_and_log(&transaction, commit),
         trails::keep(&transaction, &commit.history, commit.coalesce_within),
         audit(&transaction, &commit.audit),
-        tokens(&transaction, &commit.tokens, &commit.enrollments),
+        tokens::write(&transaction, &commit.tokens, &commit.enrollments),
         operations::write(&transaction, commit),
     )?;
+    population::count(&transaction, &commit.partitions, made).await?;
     failpoint::hit("commit.written");
     transaction.commit().await.map_err(engine("commit"))?;
     failpoint::hit("commit.durable");
@@ -114,20 +115,24 @@ async fn move_partitions(
 
 /// In this order: what is noted of a twin is looked at when its row is ours, and the entries of the
 /// index that a damaged one had go before new ones come.
-async fn records(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
-    try_join!(
+async fn records(transaction: &Transaction<'_>, commit: &Commit) -> Result<Population, Error> {
+    let (mut made, removed) = try_join!(
         all_twins(transaction, &commit.upserts),
         delete(transaction, &commit.deletes),
     )?;
     quarantine::clear(transaction, &commit.upserts, &commit.deletes).await?;
-    indexes(transaction, &commit.upserts).await
+    indexes(transaction, &commit.upserts).await?;
+    made -= removed;
+    Ok(made)
 }
 
-async fn all_twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
+/// Writes twins, and answers how many are new.
+async fn all_twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<Population, Error> {
+    let mut made = Population::default();
     for chunk in upserts.chunks(ROWS) {
-        twins(transaction, chunk).await?;
+        made += twins(transaction, chunk).await?;
     }
-    Ok(())
+    Ok(made)
 }
 
 async fn indexes(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
@@ -163,7 +168,7 @@ async fn indexes(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<()
     Ok(())
 }
 
-async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), Error> {
+async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<Population, Error> {
     let action = "encode a twin";
     let mut keys = Vec::with_capacity(upserts.len());
     let mut rows = Vec::with_capacity(upserts.len());
@@ -178,10 +183,11 @@ async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), 
     let revisions: Vec<i64> = rows.iter().map(|row| row.revision.cast_signed()).collect();
     let opaque: Vec<bool> = rows.iter().map(|row| row.opaque).collect();
     let checksums: Vec<i64> = rows.iter().map(|row| i64::from(row.checksum)).collect();
-    execute(
+    population::counting(
         transaction,
         "write twins",
-        "INSERT INTO twins (device_id, module_id, revision, status, tags, desired, reported,
+        // A row that was there has been locked by this statement, which `xmax` tells.
+        "WITH written AS (INSERT INTO twins (device_id, module_id, revision, status, tags, desired, reported,
              posture, body, opaque, checksum)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[],
              $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[], $11::bigint[])
@@ -189,7 +195,10 @@ async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), 
              revision = excluded.revision, status = excluded.status, tags = excluded.tags,
              desired = excluded.desired, reported = excluded.reported,
              posture = excluded.posture, body = excluded.body, opaque = excluded.opaque,
-             checksum = excluded.checksum",
+             checksum = excluded.checksum
+         RETURNING module_id, xmax = 0 AS made)
+         SELECT count(*) FILTER (WHERE made AND module_id = ''),
+             count(*) FILTER (WHERE made AND module_id <> '') FROM written",
         &[
             &devices,
             &modules,
@@ -204,8 +213,7 @@ async fn twins(transaction: &Transaction<'_>, upserts: &[Upsert]) -> Result<(), 
             &checksums,
         ],
     )
-    .await?;
-    Ok(())
+    .await
 }
 
 async fn index(
@@ -230,20 +238,33 @@ async fn index(
     Ok(())
 }
 
-async fn delete(transaction: &Transaction<'_>, keys: &[IdentityKey]) -> Result<(), Error> {
+/// Removes twins with their entries of the index, and answers how many there were.
+async fn delete(transaction: &Transaction<'_>, keys: &[IdentityKey]) -> Result<Population, Error> {
     if keys.is_empty() {
-        return Ok(());
+        return Ok(Population::default());
     }
     let (devices, modules) = key_columns(keys);
-    for sql in [
-        "DELETE FROM twins t USING UNNEST($1::text[], $2::text[]) AS n (device_id, module_id)
-         WHERE t.device_id = n.device_id AND t.module_id = n.module_id",
+    let action = "delete twins";
+    let keys: [Parameter<'_>; 2] = [&devices, &modules];
+    execute(
+        transaction,
+        action,
         "DELETE FROM twin_index t USING UNNEST($1::text[], $2::text[]) AS n (device_id, module_id)
          WHERE t.device_id = n.device_id AND t.module_id = n.module_id",
-    ] {
-        execute(transaction, "delete twins", sql, &[&devices, &modules]).await?;
-    }
-    Ok(())
+        &keys,
+    )
+    .await?;
+    population::counting(
+        transaction,
+        action,
+        "WITH removed AS (
+             DELETE FROM twins t USING UNNEST($1::text[], $2::text[]) AS n (device_id, module_id)
+             WHERE t.device_id = n.device_id AND t.module_id = n.module_id RETURNING t.module_id)
+         SELECT count(*) FILTER (WHERE module_id = ''), count(*) FILTER (WHERE module_id <> '')
+         FROM removed",
+        &keys,
+    )
+    .await
 }
 
 async fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
@@ -309,80 +330,6 @@ async fn audit(transaction: &Transaction<'_>, entries: &[AuditEntry]) -> Result<
         .await?;
     }
     Ok(())
-}
-
-async fn tokens(
-    transaction: &Transaction<'_>,
-    tokens: &[EnrollmentToken],
-    uses: &[EnrollmentUse],
-) -> Result<(), Error> {
-    for token in tokens {
-        let device = token.device.as_ref().map_or("", twin::DeviceId::as_str);
-        let (expires_at, uses_max) = (token.expires_at.as_second(), i64::from(token.uses_max));
-        execute(
-            transaction,
-            "keep an enrolment token",
-            "INSERT INTO enrollment_tokens (hash, device_id, expires_at, uses_max, checksum)
-             VALUES ($1, $2, $3, $4, $5)",
-            &[
-                &&token.hash[..],
-                &device,
-                &expires_at,
-                &uses_max,
-                &i64::from(sums::token(&token.hash, device, expires_at, uses_max)),
-            ],
-        )
-        .await?;
-    }
-    use_tokens(transaction, uses).await
-}
-
-/// Notes who used which token. Devices of several partitions may use one at the same time, at replicas
-/// that do not know of each other; so it is locked, and counted once more.
-async fn use_tokens(transaction: &Transaction<'_>, uses: &[EnrollmentUse]) -> Result<(), Error> {
-    if uses.is_empty() {
-        return Ok(());
-    }
-    let action = "use an enrolment token";
-    let hashes: Vec<&[u8]> = uses.iter().map(|use_of| &use_of.hash[..]).collect();
-    execute(
-        transaction,
-        action,
-        "SELECT FROM enrollment_tokens WHERE hash = ANY($1) ORDER BY hash FOR UPDATE",
-        &[&hashes],
-    )
-    .await?;
-    for use_of in uses {
-        let device = use_of.device.as_str();
-        execute(
-            transaction,
-            action,
-            "INSERT INTO enrollments (hash, device_id, nonce, checksum) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (hash, device_id) DO NOTHING",
-            &[
-                &&use_of.hash[..],
-                &device,
-                &text::pack(&use_of.nonce),
-                &i64::from(sums::enrollment(&use_of.hash, device, &use_of.nonce)),
-            ],
-        )
-        .await?;
-    }
-    let overused = query_in(
-        transaction,
-        action,
-        "SELECT FROM enrollment_tokens t WHERE t.hash = ANY($1)
-             AND (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash) > t.uses_max",
-        &[&hashes],
-    )
-    .await?;
-    if overused.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Engine {
-        action,
-        source: "another replica used it up at the same moment".into(),
-    })
 }
 
 /// The two columns of keys.

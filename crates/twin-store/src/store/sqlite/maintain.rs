@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 use tokio::sync::mpsc;
 
-use super::{BUSY_TIMEOUT, FILE_NAME, MIGRATIONS, engine, fill};
+use super::{BUSY_TIMEOUT, FILE_NAME, MIGRATIONS, engine, fill, population};
 use crate::store::maintain::{BATCH, Batch, Item, Maintain, MaintainError, Row, Table, Value};
 
 /// Problems that the engine lists at most.
@@ -107,11 +107,16 @@ impl Maintain for SqliteFiles {
             let lines = statement
                 .query_map([], |row| row.get::<_, String>(0))
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            match lines {
-                Ok(lines) => Ok(lines.into_iter().filter(|line| line != "ok").collect()),
+            let mut problems: Vec<_> = match lines {
+                Ok(lines) => lines.into_iter().filter(|line| line != "ok").collect(),
                 // It gives up on some kinds of damage; that is a finding as well.
-                Err(error) => Ok(vec![error.to_string()]),
+                Err(error) => vec![error.to_string()],
+            };
+            // What cannot be counted was found above, or will be when the rows are read.
+            if let Ok((present, counted)) = population::both(&connection) {
+                problems.extend(present.differs(counted));
             }
+            Ok(problems)
         })
     }
 

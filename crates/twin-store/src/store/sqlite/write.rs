@@ -6,7 +6,8 @@ use twin::{IdentityKey, Revision};
 use super::{engine, module_text, nanoseconds, quarantine, trails};
 use crate::store::row::{self, change, sums};
 use crate::store::{
-    AuditEntry, Commit, EnrollmentToken, Error, IndexEntry, PartitionState, Upsert, failpoint,
+    AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, PartitionState, Upsert,
+    failpoint,
 };
 
 /// Writes a commit, whole or not at all.
@@ -54,6 +55,7 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
             ],
         )?;
     }
+    unexhausted(&transaction, &commit.enrollments)?;
     super::operations::write(&transaction, commit)?;
     failpoint::hit("commit.written");
     transaction.commit().map_err(engine("commit"))?;
@@ -239,6 +241,24 @@ fn enrollment_token(transaction: &Transaction<'_>, token: &EnrollmentToken) -> R
             sums::token(&token.hash, device, expires_at, token.uses_max.into())
         ],
     )?;
+    Ok(())
+}
+
+/// Makes sure that no token was used more often than it may. Only a second process on the same file
+/// could have used it meanwhile.
+fn unexhausted(transaction: &Transaction<'_>, uses: &[EnrollmentUse]) -> Result<(), Error> {
+    for use_of in uses {
+        let overused: bool = transaction
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM enrollment_tokens AS t WHERE t.hash = ?1 AND t.uses_max <
+                     (SELECT count(*) FROM enrollments AS e WHERE e.hash = t.hash))",
+            )
+            .and_then(|mut statement| statement.query_row(params![use_of.hash], |row| row.get(0)))
+            .map_err(engine("count the uses of an enrolment token"))?;
+        if overused {
+            return Err(Error::TokenUsedUp);
+        }
+    }
     Ok(())
 }
 

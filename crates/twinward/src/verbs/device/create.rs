@@ -130,6 +130,7 @@ async fn security_module(id: &DeviceId, connection: &Connection) -> Result<api::
     let request = api::GetModuleRequest {
         name: wire::names::identity_name(&key),
         view: api::IdentityView::Full.into(),
+        read_mask: None,
     };
     let answer = connection.registry()?.get_module(request).await;
     let module = answer.map_err(|status| {

@@ -40,6 +40,7 @@ pub(super) async fn run(
             let request = api::EnsureSecurityModulesRequest {
                 page_size: args.page_size,
                 page_token: page_token.clone(),
+                ..Default::default()
             };
             connection
                 .registry()?
@@ -51,9 +52,13 @@ pub(super) async fn run(
         ensured.created += u64::from(page.created);
         ensured.existing += u64::from(page.existing);
         ensured.failed += u64::try_from(page.failed.len()).unwrap_or(u64::MAX);
+        let damaged = page.damaged.into_iter();
+        let damaged: Vec<_> = damaged.map(unreadable).collect();
+        ensured.failed += u64::try_from(damaged.len()).unwrap_or(u64::MAX);
         failed.extend(
             page.failed
                 .into_iter()
+                .chain(damaged)
                 .take(FAILED_MAX - failed.len().min(FAILED_MAX)),
         );
         progress.at(
@@ -81,6 +86,18 @@ pub(super) async fn run(
         failure = failure.detail(format!("{}: {}", result.name, error.message));
     }
     Err(failure)
+}
+
+/// The result of a device that was left alone because what is stored of it is damaged.
+fn unreadable(name: String) -> api::BatchDeviceResult {
+    api::BatchDeviceResult {
+        name,
+        error: Some(api::BatchError {
+            message: "what is stored of it is damaged".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 /// How many devices there are, for the progress alone: none if nobody can tell.

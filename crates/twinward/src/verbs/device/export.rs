@@ -101,7 +101,9 @@ pub(super) async fn run(
     );
     let mut failure = Failure::new(
         Kind::Failed,
-        format!("{count} left out, because what is stored is damaged or was deleted meanwhile"),
+        format!(
+            "{count} not exported whole, because what is stored is damaged or was deleted meanwhile"
+        ),
     );
     for name in left_out.iter().take(NAMED_MAX) {
         failure = failure.detail(name);
@@ -131,6 +133,7 @@ impl Export<'_> {
                     page_token: page_token.clone(),
                     filter: self.args.filter.clone(),
                     view: self.view().into(),
+                    read_mask: None,
                 };
                 self.connection
                     .registry()?
@@ -140,6 +143,8 @@ impl Export<'_> {
             })
             .await?;
             page_token = page.next_page_token;
+            self.left_out.extend(page.damaged);
+            self.without_keys(page.unreadable_keys);
             self.page(page.devices, sink).await?;
             progress.at(self.exported.devices, total, "");
             if page_token.is_empty() {
@@ -160,7 +165,13 @@ impl Export<'_> {
         let modules = if self.args.devices_only {
             vec![Vec::new(); devices.len()]
         } else {
-            self.modules(&devices).await?
+            let mut modules = Vec::new();
+            for answer in self.modules(&devices).await? {
+                self.left_out.extend(answer.damaged);
+                self.without_keys(answer.unreadable_keys);
+                modules.push(answer.modules);
+            }
+            modules
         };
         let mut names = Vec::new();
         for (device, modules) in devices.iter().zip(&modules) {
@@ -187,8 +198,17 @@ impl Export<'_> {
         Ok(())
     }
 
+    /// Notes identities that are exported without the keys that were asked for.
+    fn without_keys(&mut self, names: Vec<String>) {
+        let told = |name| format!("{name}, without its keys: no known master key opens them");
+        self.left_out.extend(names.into_iter().map(told));
+    }
+
     /// The modules of each device.
-    async fn modules(&self, devices: &[api::Device]) -> Result<Vec<Vec<api::Module>>, Failure> {
+    async fn modules(
+        &self,
+        devices: &[api::Device],
+    ) -> Result<Vec<api::ListModulesResponse>, Failure> {
         let calls = devices.iter().map(|device| self.modules_of(&device.name));
         let modules: Vec<_> = futures::stream::iter(calls)
             .buffered(CALLS_MAX)
@@ -197,10 +217,12 @@ impl Export<'_> {
         modules.into_iter().collect()
     }
 
-    async fn modules_of(&self, device: &str) -> Result<Vec<api::Module>, Failure> {
+    async fn modules_of(&self, device: &str) -> Result<api::ListModulesResponse, Failure> {
         let listed = patience::call(self.connection, "cannot list modules", async || {
             let request = api::ListModulesRequest {
                 parent: device.to_owned(),
+                view: self.view().into(),
+                read_mask: None,
             };
             self.connection
                 .registry()?
@@ -209,29 +231,14 @@ impl Export<'_> {
                 .map_err(Into::into)
         })
         .await;
-        let mut modules = match listed {
-            Ok(answer) => answer.modules,
+        match listed {
+            Ok(answer) => Ok(answer),
             // The device was deleted since it was listed; its twin is missing, too, and says so.
-            Err(failure) if failure.kind() == Kind::NotFound => return Ok(Vec::new()),
-            Err(failure) => return Err(failure),
-        };
-        if self.args.with_keys {
-            for module in &mut modules {
-                *module = patience::call(self.connection, "cannot read a module", async || {
-                    let request = api::GetModuleRequest {
-                        name: module.name.clone(),
-                        view: api::IdentityView::Full.into(),
-                    };
-                    self.connection
-                        .registry()?
-                        .get_module(request)
-                        .await
-                        .map_err(Into::into)
-                })
-                .await?;
+            Err(failure) if failure.kind() == Kind::NotFound => {
+                Ok(api::ListModulesResponse::default())
             }
+            Err(failure) => Err(failure),
         }
-        Ok(modules)
     }
 
     async fn twins(&self, names: &[String]) -> Result<HashMap<String, twins::Twin>, Failure> {

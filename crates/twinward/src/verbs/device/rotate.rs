@@ -79,6 +79,7 @@ pub(crate) async fn run(
         kind: args.key.to_wire().into(),
         etag: args.etag,
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        ..Default::default()
     };
     let answer = connection
         .registry()?

@@ -40,6 +40,14 @@ pub(crate) struct UpdateArgs {
     /// Only if the device still has this etag
     #[arg(long, value_name = "ETAG", default_value_t, hide_default_value = true)]
     etag: String,
+    /// Only if this condition of the query language holds of the device's twin
+    #[arg(
+        long = "if",
+        value_name = "CONDITION",
+        default_value_t,
+        hide_default_value = true
+    )]
+    only_if: String,
     /// Check everything and show the device as it would be; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -80,6 +88,7 @@ pub(super) async fn run(
         iot_edge: args.iot_edge,
         validate_only: args.dry_run,
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        only_if: args.only_if,
     };
     let device = connection
         .registry()?

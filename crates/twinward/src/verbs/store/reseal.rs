@@ -43,6 +43,7 @@ pub(super) async fn run(
             let request = api::ResealSecretsRequest {
                 page_size: args.page_size,
                 page_token: page_token.clone(),
+                ..Default::default()
             };
             let answer = connection.registry()?.reseal_secrets(request).await;
             answer.map_err(Into::into)

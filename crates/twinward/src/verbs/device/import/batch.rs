@@ -7,7 +7,6 @@ use tonic::Code;
 use twin::IdentityKey;
 use uuid::Uuid;
 use wire::registry::v1 as api;
-use wire::twin::v1 as twins;
 
 use super::existing::Existing;
 use super::view::{Outcome, Results};
@@ -155,6 +154,8 @@ impl Batch<'_> {
             authentication_type: line.authentication_type().into(),
             thumbprints: line.thumbprints(),
             managed_by: line.managed_by.clone().unwrap_or_default(),
+            tags_json: line.tags_json(),
+            desired_json: line.desired_json(),
             validate_only: self.settings.dry_run,
             request_id: self.request_id(),
         };
@@ -169,7 +170,7 @@ impl Batch<'_> {
         })
         .await;
         let Err(failure) = created else {
-            return self.fill_module(item).await;
+            return Ok(Attempted::Created);
         };
         match failure.kind() {
             Kind::Conflict => Ok(Attempted::Exists),
@@ -188,37 +189,6 @@ impl Batch<'_> {
             | Kind::Denied
             | Kind::Internal
             | Kind::Interrupted(_) => Err(failure),
-        }
-    }
-
-    /// A module is created without tags and desired section; they are written after it.
-    async fn fill_module(&self, item: &Item) -> Result<Attempted, Failure> {
-        // An empty section is what it begins with.
-        let filled = |object: Option<&serde_json::Map<_, _>>| object.is_some_and(|o| !o.is_empty());
-        let asks = filled(item.line.tags.as_ref()) || filled(item.line.desired());
-        if self.settings.dry_run || !asks {
-            return Ok(Attempted::Created);
-        }
-        let request = twins::ReplaceTwinRequest {
-            name: wire::names::identity_name(&item.key),
-            tags_json: item.line.tags_json(),
-            desired_json: item.line.desired_json(),
-            operator: self.settings.operator.clone(),
-            request_id: self.request_id(),
-            ..Default::default()
-        };
-        let written = patience::call(self.connection, "cannot write a twin", async || {
-            let answer = self.connection.twins()?.replace_twin(request.clone()).await;
-            answer.map_err(Into::into)
-        })
-        .await;
-        match written {
-            Ok(_) => Ok(Attempted::Created),
-            Err(failure) if failure.kind() == Kind::Invalid => Ok(Attempted::Failed(format!(
-                "was created, but its twin was not written: {}",
-                failure.details_on_one_line()
-            ))),
-            Err(failure) => Err(failure),
         }
     }
 }
