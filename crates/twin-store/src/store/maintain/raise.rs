@@ -16,7 +16,7 @@ use super::check::twin_of;
 use super::{Row, Table, Value};
 use crate::apply::{Cause, ChangeKind, Touch, Weight};
 use crate::history;
-use crate::record::Damaged;
+use crate::record::{Damaged, IdentityEtag};
 use crate::store::HistoryEntry;
 use crate::store::row::{self, change, module_text};
 
@@ -109,7 +109,8 @@ impl Raise {
         twin.version = raised(twin.version);
         twin.etag = Etag::from_counter(twin.etag.counter().saturating_add(step));
         let desired = twin.desired.version.get();
-        after.identity.etag = after.identity.etag.saturating_add(step);
+        let etag = after.identity.etag.number().saturating_add(step);
+        after.identity.etag = IdentityEtag::from_number(etag);
         after.revision = Revision::new(self.revision(last));
         after.updated_at = self.at;
         if after.posture.configuration.desired_version.is_some() {

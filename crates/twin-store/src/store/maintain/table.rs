@@ -5,10 +5,10 @@
 pub enum Kind {
     /// [`super::Value::Integer`].
     Integer,
-    /// [`Value::Integer`] or [`Value::Null`]; also what a backup of before there was such a column
+    /// [`super::Value::Integer`] or [`super::Value::Null`]; also what a backup of before there was such a column
     /// does not have.
     OptionalInteger,
-    /// [`Value::Integer`] of 0 or 1.
+    /// [`super::Value::Integer`] of 0 or 1.
     Truth,
     /// [`super::Value::Text`].
     Text,
