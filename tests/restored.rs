@@ -36,7 +36,7 @@ async fn devices_and_policies_follow_a_store_that_was_restored() {
         ..crate::support::api::unexpected_listener()
     };
     api.apply(policy).await.expect("the policy is good");
-    applied(&api, &device.twin, "the policy's settings", |twin| {
+    let lost = applied(&api, &device.twin, "the policy's settings", |twin| {
         twin.desired()["FileSystem_Paths"] == "/etc"
     })
     .await;
@@ -55,7 +55,11 @@ async fn devices_and_policies_follow_a_store_that_was_restored() {
         twin.desired()["FileSystem_Paths"] == "/etc"
     })
     .await;
-    assert!(twin.0.desired_version > 1000, "{:?}", twin.0);
+    let (known, now) = (lost.0.desired_version, twin.0.desired_version);
+    assert!(
+        now > known,
+        "the agent knew version {known}, restored was {now}"
+    );
     follow(&api, &device.twin, 7).await;
     agent.stop().await;
     hub.stop().await;

@@ -88,7 +88,7 @@ async fn an_operators_day() {
     fails(&up, &never, 8, &["tags.site"]);
     assert_eq!(
         json(&up, &["module", "get", "cam-1", "lens"])["managedBy"],
-        ""
+        serde_json::Value::Null
     );
     let updated = json(&up, &[&update[..], &["--auth", "ca"]].concat());
     assert_eq!(
