@@ -239,10 +239,15 @@ async fn a_cache_can_be_turned_to_other_twins_and_spares_work_that_is_done() {
         &Registry::new().scope("test"),
         |twin| Some(twin.tags_json.clone()),
     );
+    // A cache holds what came before the word arrives that it is whole, so both are waited for.
     let follow = async |runner: &mut Runner<String>, until: &[(&str, &str)]| {
+        let settled = async {
+            holds(&informer, until).await;
+            assert!(informer.synced().await);
+        };
         tokio::select! {
             error = runner.follow() => panic!("{error}"),
-            () = holds(&informer, until) => {}
+            () = settled => {}
         }
     };
     follow(&mut runner, &[("a", r#"{"site":1}"#)]).await;
@@ -260,10 +265,6 @@ async fn a_cache_can_be_turned_to_other_twins_and_spares_work_that_is_done() {
     assert_eq!(informer.in_step_for(), None);
     assert_eq!(informer.len(), 1, "what was kept stays until then");
     follow(&mut runner, &[("b", r#"{"site":2} {}"#)]).await;
-    tokio::select! {
-        error = runner.follow() => panic!("{error}"),
-        synced = informer.synced() => assert!(synced),
-    }
     let desire = |patch: &str| proto::PatchTwinRequest {
         name: "devices/b".to_owned(),
         desired_patch_json: patch.to_owned(),
