@@ -135,6 +135,9 @@ impl Step {
                     tests.env(tools::postgres::VARIABLE, folder);
                 }
                 tests.env(tools::azure::VARIABLE, tools::azure::ensure()?);
+                let (node, sdk) = tools::node::ensure()?;
+                tests.env(tools::node::PROGRAM_VARIABLE, node);
+                tests.env(tools::node::SDK_VARIABLE, sdk);
                 succeed(&mut tests)
             }
             Self::Demo => one_loop(),

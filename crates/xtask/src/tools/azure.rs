@@ -74,7 +74,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
 }
 
 /// FNV-1a: short, and the same with every compiler.
-fn fingerprint(bytes: &[u8]) -> u64 {
+pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
