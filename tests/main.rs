@@ -22,4 +22,5 @@ mod rest;
 mod restored;
 mod shutdown;
 mod stale_owner;
+mod unread_watches;
 mod who_may_call;

@@ -339,6 +339,7 @@ impl GrpcServer {
         if let Some(upkeep) = self.auth.upkeep(shutdown.clone(), health) {
             tasks.spawn("OIDC keys", OnFailure::StopService, upkeep);
         }
+        let connections = Arc::clone(&self.connections);
         let incoming = Incoming::new(self.listener, self.connections, self.tls);
         let serving = self
             .server
@@ -366,6 +367,7 @@ impl GrpcServer {
                 ended = serving => ended,
                 () = overdue => {
                     tracing::info!("gRPC streams still open are cut");
+                    connections.cut();
                     Ok(())
                 }
             }

@@ -78,6 +78,8 @@ struct Unproven {
     next: u64,
     /// Oldest first.
     peers: BTreeMap<u64, Weak<Peer>>,
+    /// The others, which are only looked for when all are cut.
+    proven: BTreeMap<u64, Weak<Peer>>,
 }
 
 impl Unproven {
@@ -153,8 +155,21 @@ impl Connections {
         Some(peer)
     }
 
+    /// Closes all of them, whatever goes on there. A stream whose client does not read would never
+    /// end by itself: nobody asks it for its next message.
+    pub(crate) fn cut(&self) {
+        let unproven = self.unproven();
+        for peer in unproven.peers.values().chain(unproven.proven.values()) {
+            if let Some(peer) = peer.upgrade() {
+                peer.cut();
+            }
+        }
+    }
+
     fn forget(&self, id: u64) {
-        self.unproven().peers.remove(&id);
+        let mut unproven = self.unproven();
+        unproven.peers.remove(&id);
+        unproven.proven.remove(&id);
     }
 
     fn count_closed(&self) {
@@ -190,6 +205,8 @@ impl Standing {
     const PROVEN: u8 = 2;
     /// It made room for another.
     const EVICTED: u8 = 3;
+    /// The service stops.
+    const CUT: u8 = 4;
 }
 
 /// Who is at the other end of a connection. Lives as long as the connection and its calls.
@@ -236,8 +253,11 @@ impl Peer {
         if self.standing.load(Ordering::Acquire) >= Standing::PROVEN {
             return;
         }
+        let mut unproven = self.connections.unproven();
         self.standing.store(Standing::PROVEN, Ordering::Release);
-        self.connections.forget(self.id);
+        if let Some(peer) = unproven.peers.remove(&self.id) {
+            unproven.proven.insert(self.id, peer);
+        }
     }
 
     /// A call of it is being answered for as long as the answer's guard lives.
@@ -253,6 +273,15 @@ impl Peer {
     fn evict(&self) {
         self.standing.store(Standing::EVICTED, Ordering::Release);
         self.waker.wake();
+    }
+
+    fn cut(&self) {
+        self.standing.store(Standing::CUT, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == Standing::CUT
     }
 
     pub(super) fn is_silent(&self) -> bool {

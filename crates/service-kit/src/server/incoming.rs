@@ -125,6 +125,10 @@ impl Connection {
     /// Closes what was evicted or is too late.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.peer.waker().register(cx.waker());
+        if self.peer.is_cut() {
+            let problem = "cut, because the service stops";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, problem));
+        }
         if self.peer.is_evicted() {
             self.peer.closed_unproven();
             let problem = "closed to make room: no call of it was let in";

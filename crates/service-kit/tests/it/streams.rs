@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::uri::PathAndQuery;
@@ -29,8 +30,11 @@ use crate::support::{PATIENCE, within};
 const FLOWS: &str = "/test.River/Flows";
 
 /// Answers each call with a stream that has no end and says nothing.
-#[derive(Clone)]
-struct River;
+#[derive(Clone, Default)]
+struct River {
+    /// As many as there are streams, and one.
+    flowing: Arc<()>,
+}
 
 impl NamedService for River {
     const NAME: &'static str = "test.River";
@@ -46,7 +50,11 @@ impl Service<http::Request<Body>> for River {
     }
 
     fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-        let silence = futures::stream::pending::<Result<_, Status>>();
+        let flows = Arc::clone(&self.flowing);
+        let silence = futures::stream::poll_fn(move |_| {
+            let _lives_as_long = &flows;
+            Poll::<Option<Result<_, Status>>>::Pending
+        });
         let body = Body::new(http_body_util::StreamBody::new(silence));
         let response = http::Response::builder().header("content-type", "application/grpc");
         ready(Ok(response.body(body).expect("a response")))
@@ -56,6 +64,7 @@ impl Service<http::Request<Body>> for River {
 struct Running {
     tasks: Tasks,
     url: String,
+    flowing: Arc<()>,
 }
 
 impl Running {
@@ -63,11 +72,17 @@ impl Running {
         let tasks = Tasks::default();
         let server = GrpcServer::bind(config).await.expect("a free port");
         let url = format!("http://{}", server.local_addr());
+        let river = River::default();
+        let flowing = Arc::clone(&river.flowing);
         server
             .rules(&[(FLOWS, Permission::TwinsRead)])
-            .add_service(River)
+            .add_service(river)
             .serve(&tasks, &Health::new());
-        Self { tasks, url }
+        Self {
+            tasks,
+            url,
+            flowing,
+        }
     }
 
     async fn open(&self, token: &str) -> Result<Streaming<HealthCheckResponse>, Status> {
@@ -123,4 +138,26 @@ async fn a_stream_ends_with_the_token_of_its_caller() {
     within("the end", server.tasks.drain(PATIENCE))
         .await
         .expect("everything ends");
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_end_by_itself_is_cut_when_its_time_is_up() {
+    let server = Running::start(&GrpcConfig {
+        drain: Duration::secs(0),
+        ..GrpcConfig::default()
+    })
+    .await;
+    let stream = server
+        .open("a-token-that-nobody-asks-for")
+        .await
+        .expect("anybody may call");
+    within("the end", server.tasks.drain(PATIENCE))
+        .await
+        .expect("the tasks end");
+    // What a handler holds (a store, say) is let go, though the client has not gone.
+    let cut = testkit::wait_for("the stream to be gone", PATIENCE, async || {
+        (Arc::strong_count(&server.flowing) == 1).then_some(())
+    });
+    cut.await;
+    drop(stream);
 }

@@ -190,6 +190,18 @@ async fn devices_are_listed_by_pages_whatever_modules_lie_between() {
         }
         assert_eq!(ids, ["a", "b", "c", "d", "e"], "by {size}");
     }
+    let first = service.registry().list_devices(page(2, "")).await;
+    let other = proto::ListDevicesRequest {
+        filter: "deviceId = 'e'".to_owned(),
+        ..page(2, &first.unwrap().into_inner().next_page_token)
+    };
+    let refused = service.registry().list_devices(other).await;
+    let fields = refused_with(refused, "INVALID_FIELD");
+    assert_eq!(
+        fields,
+        ["page_token"],
+        "it is of a list with another filter"
+    );
     service.stop().await;
 }
 

@@ -9,7 +9,8 @@ use wire::registry::v1 as proto;
 
 use super::super::filter::Filter;
 use super::super::identity::Show;
-use super::super::{Api, damaged_name, device, page_size, page_start, page_token, report_damaged};
+use super::super::list_place::{list_token, place};
+use super::super::{Api, damaged_name, device, page_size, report_damaged, token};
 use crate::error::Error;
 use crate::record::Record;
 use crate::store::{Loaded, Search, Selection, Source};
@@ -77,7 +78,12 @@ impl Api {
     ) -> Result<proto::ListDevicesResponse, Error> {
         let size = page_size(request.page_size)?;
         let filter = Filter::parse("filter", &request.filter)?;
-        let mut after = page_start(&request.page_token)?;
+        let asked = token::fingerprint(["ListDevices", &request.filter]);
+        let (mut after, now) = match place(&request.page_token, &asked)? {
+            Some((after, now)) => (Some(after), now),
+            None => (None, self.clock.now()),
+        };
+        let onward = |next: Option<&IdentityKey>| next.map(|next| list_token(&asked, next, now));
         let mut answer = proto::ListDevicesResponse::default();
         let mut looked_at = 0;
         loop {
@@ -86,7 +92,7 @@ impl Api {
                 .search(Search {
                     source: Source::Devices,
                     condition: filter.scope(),
-                    now: self.clock.now(),
+                    now,
                     after,
                     limit: size,
                 })
@@ -98,7 +104,7 @@ impl Api {
                 .extend(damaged.map(|it| damaged_name(&it.key)));
             looked_at += page.records.len();
             for record in &page.records {
-                match filter.passes(record, self.clock.now()) {
+                match filter.passes(record, now) {
                     Ok(true) => {
                         let unreadable = &mut answer.unreadable_keys;
                         let device = show.listed(&self.sealer, record, unreadable)?;
@@ -121,13 +127,13 @@ impl Api {
                     } else {
                         Some(&record.key)
                     };
-                    answer.next_page_token = page_token(next);
+                    answer.next_page_token = onward(next).unwrap_or_default();
                     return Ok(answer);
                 }
             }
             after = page.next;
             if after.is_none() || looked_at >= SCAN_MAX {
-                answer.next_page_token = page_token(after.as_ref());
+                answer.next_page_token = onward(after.as_ref()).unwrap_or_default();
                 return Ok(answer);
             }
         }

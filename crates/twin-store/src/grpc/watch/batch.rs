@@ -7,8 +7,11 @@ use twin::{IdentityKey, Revision};
 
 use super::feed::Logged;
 
-/// Twins of one batch, and changes looked at for it: what a slow reader costs at most.
+/// Twins of one batch and their bytes, beyond which no further one is begun: what a slow reader costs
+/// at most.
 const TWINS_MAX: usize = 256;
+const BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Changes looked at for one batch.
 const CHANGES_MAX: usize = 4096;
 
 /// What happened to one twin.
@@ -24,6 +27,7 @@ pub(super) struct Gathered {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     twins: BTreeMap<IdentityKey, Gathered>,
+    bytes: usize,
     seen: usize,
 }
 
@@ -31,6 +35,7 @@ impl Batch {
     /// Takes a change; they must come in their order.
     pub(super) fn take(&mut self, logged: Arc<Logged>) {
         self.seen += 1;
+        self.bytes += logged.bytes;
         let touched = logged.change.changes.iter().copied();
         if let Some(gathered) = self.twins.get_mut(&logged.key) {
             if gathered.last.change.deleted {
@@ -38,6 +43,7 @@ impl Batch {
                 gathered.changes.clear();
             }
             gathered.changes.extend(touched);
+            self.bytes -= gathered.last.bytes;
             gathered.last = logged;
             return;
         }
@@ -49,7 +55,7 @@ impl Batch {
 
     /// Whether no more should be taken.
     pub(super) fn is_full(&self) -> bool {
-        self.twins.len() >= TWINS_MAX || self.seen >= CHANGES_MAX
+        self.twins.len() >= TWINS_MAX || self.bytes >= BYTES_MAX || self.seen >= CHANGES_MAX
     }
 
     /// One change of each twin, in the order of the last ones.

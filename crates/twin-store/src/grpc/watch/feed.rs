@@ -43,7 +43,8 @@ pub(super) struct Logged {
     pub(super) revision: Revision,
     /// What happened.
     pub(super) change: TwinChange,
-    bytes: usize,
+    /// What it takes, about.
+    pub(super) bytes: usize,
 }
 
 /// What was read of a log.
