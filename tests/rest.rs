@@ -26,6 +26,8 @@ async fn the_service_sdk_manages_devices_twins_and_queries() {
         )
         .env("TWINWARD_GATEWAY__TWIN_STORE_URL", hub.url(Part::TwinStore))
         .env("TWINWARD_GATEWAY__TWIN_STORE_TOKEN", TOKEN)
+        .env("TWINWARD_GATEWAY__POLICY_URL", hub.url(Part::Policy))
+        .env("TWINWARD_GATEWAY__POLICY_TOKEN", TOKEN)
         .env(
             "TWINWARD_GATEWAY__TLS_CERT_FILE",
             certs.server_certificate(),

@@ -14,6 +14,7 @@ const PROTOS: &[&str] = &[
     "twinward/twin/v1/history_service.proto",
     "twinward/twin/v1/bulk_service.proto",
     "twinward/policy/v1/policy_service.proto",
+    "twinward/policy/v1/configuration_service.proto",
     "twinward/bus/v1/bus.proto",
 ];
 

@@ -53,9 +53,9 @@ pub enum AppError {
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// twin-store's address cannot be used.
-    #[error("cannot make a connection to twin-store")]
-    TwinStore(#[from] service_kit::client::ClientError),
+    /// The address of another service cannot be used.
+    #[error("cannot make a connection to another service")]
+    Connection(#[from] service_kit::client::ClientError),
     /// The service did not end well.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -133,7 +133,10 @@ impl App {
     pub async fn run(self, shutdown: ShutdownToken) -> Result<(), AppError> {
         let tasks = Tasks::new(shutdown.child());
         let scope = self.registry.scope(SERVICE);
-        let hub = Hub::connect(&self.config.twin_store.client())?;
+        let hub = Hub::connect(
+            &self.config.twin_store.client(),
+            &self.config.policy.client(),
+        )?;
         let api = Api {
             hub: hub.clone(),
             policies: self.policies,

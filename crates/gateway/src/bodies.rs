@@ -1,6 +1,7 @@
 //! IoT Hub's JSON bodies: read leniently, because SDKs send back what they read, and written with
 //! every field that they look at (spec iot-hub-twins §1.1, §7). Pure.
 
+pub(crate) mod configuration;
 pub(crate) mod identity;
 pub(crate) mod twin;
 

@@ -31,6 +31,9 @@ pub struct Config {
     /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
     /// `twin_store_key_file`, `twin_store_token`.
     pub twin_store: ServiceAddress,
+    /// The policy service, which keeps configurations: `policy_url`, `policy_ca_file`,
+    /// `policy_cert_file`, `policy_key_file`, `policy_token`.
+    pub policy: ServiceAddress,
     /// The shared access policies with their keys (TOML); made with fresh keys when absent. Every
     /// replica needs the same. Default `data/gateway/access-policies.toml`.
     pub access_policies_file: PathBuf,
@@ -48,6 +51,7 @@ impl Default for Config {
             allow_insecure: false,
             connections: ConnectionLimits::default(),
             twin_store: ServiceAddress::default(),
+            policy: ServiceAddress::at(ServiceAddress::POLICY_URL),
             access_policies_file: PathBuf::from("data/gateway/access-policies.toml"),
             drain_within: Duration::secs(10),
         }
@@ -55,13 +59,17 @@ impl Default for Config {
 }
 
 impl Validate for Config {
-    const SPELLED_OUT: &'static [SpelledOut] =
-        &[ListenerTls::KEYS, ServiceAddress::KEYS_OF_TWIN_STORE];
+    const SPELLED_OUT: &'static [SpelledOut] = &[
+        ListenerTls::KEYS,
+        ServiceAddress::KEYS_OF_TWIN_STORE,
+        ServiceAddress::KEYS_OF_POLICY,
+    ];
 
     fn validate(&self, problems: &mut Problems) {
         problems.spelled_out(ListenerTls::KEYS.prefix, &self.tls);
         problems.spelled_out("", &self.web());
         problems.spelled_out(ServiceAddress::KEYS_OF_TWIN_STORE.prefix, &self.twin_store);
+        problems.spelled_out(ServiceAddress::KEYS_OF_POLICY.prefix, &self.policy);
         let none = self.tls.client_ca_file.is_none();
         let why = "is not used here: callers prove themselves by SAS or bearer tokens";
         problems.require(none, "tls_client_ca_file", why);
@@ -80,5 +88,26 @@ impl Config {
             connections: self.connections.clone(),
             ..WebConfig::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_keeps_its_own_address_when_only_its_token_is_set() {
+        let variables = [
+            ("TWINWARD_GATEWAY__POLICY_TOKEN", "0123456789abcdef"),
+            ("TWINWARD_GATEWAY__TWIN_STORE_CA_FILE", "s.pem"),
+        ];
+        let config: Config = service_kit::config::Loader::new("gateway")
+            .environment(variables)
+            .load()
+            .expect("these are good settings");
+        assert_eq!(config.policy.url, ServiceAddress::POLICY_URL);
+        assert!(config.policy.client().token.is_some());
+        assert_eq!(config.twin_store.url, "http://127.0.0.1:8430");
+        assert!(config.twin_store.client().token.is_none());
     }
 }

@@ -1,10 +1,11 @@
-//! twin-store as the gateway needs it. Calls on behalf of a policy go out under the gateway's own
+//! twin-store and the policy service as the gateway needs them. Calls on behalf of a policy go out under the gateway's own
 //! name, after the policy was checked; calls with a bearer token carry that token and nothing of
-//! ours, so that twin-store judges it.
+//! ours, so that they judge it.
 
 use service_kit::client::{self, ClientConfig, ClientError, Connection};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
+use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
@@ -15,34 +16,50 @@ use crate::error::ApiError;
 /// A page of a thousand devices or a hundred of the largest twins.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The connections to twin-store. Clones share them.
+/// The connections to the other services. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Hub {
-    /// With the gateway's own token.
-    own: Connection,
+    /// With the gateway's own tokens.
+    own: Doors,
     /// Without any.
-    bare: Connection,
+    bare: Doors,
+}
+
+/// A connection to each service.
+#[derive(Debug, Clone)]
+struct Doors {
+    twin_store: Connection,
+    policy: Connection,
 }
 
 impl Hub {
     /// Makes the connections; nothing is sent before the first call.
-    pub(crate) fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
-        let bare = ClientConfig {
+    pub(crate) fn connect(
+        twin_store: &ClientConfig,
+        policy: &ClientConfig,
+    ) -> Result<Self, ClientError> {
+        let bare = |config: &ClientConfig| ClientConfig {
             token: None,
             token_file: None,
             ..config.clone()
         };
         Ok(Self {
-            own: client::connect(config)?,
-            bare: client::connect(&bare)?,
+            own: Doors {
+                twin_store: client::connect(twin_store)?,
+                policy: client::connect(policy)?,
+            },
+            bare: Doors {
+                twin_store: client::connect(&bare(twin_store))?,
+                policy: client::connect(&bare(policy))?,
+            },
         })
     }
 
-    /// twin-store for one caller.
+    /// The services for one caller.
     pub(crate) fn of(&self, caller: Caller) -> Result<Session, ApiError> {
         match caller {
             Caller::Policy(policy) => Ok(Session {
-                connection: self.own.clone(),
+                doors: self.own.clone(),
                 authorization: None,
                 operator: format!("sas/{policy}"),
             }),
@@ -53,7 +70,7 @@ impl Hub {
                 })?;
                 value.set_sensitive(true);
                 Ok(Session {
-                    connection: self.bare.clone(),
+                    doors: self.bare.clone(),
                     authorization: Some(value),
                     operator: String::new(),
                 })
@@ -62,10 +79,10 @@ impl Hub {
     }
 }
 
-/// twin-store, called for somebody.
+/// The other services, called for somebody.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    connection: Connection,
+    doors: Doors,
     authorization: Option<MetadataValue<Ascii>>,
     /// Whom writes name; empty: whoever the token names.
     operator: String,
@@ -73,20 +90,26 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn registry(&self) -> RegistryServiceClient<Connection> {
-        RegistryServiceClient::new(self.connection.clone())
+        RegistryServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn twins(&self) -> TwinServiceClient<Connection> {
-        TwinServiceClient::new(self.connection.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-    }
-
-    pub(crate) fn queries(&self) -> TwinQueryServiceClient<Connection> {
-        TwinQueryServiceClient::new(self.connection.clone())
+        TwinServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Whom a write to a twin names.
+    pub(crate) fn queries(&self) -> TwinQueryServiceClient<Connection> {
+        TwinQueryServiceClient::new(self.doors.twin_store.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn configurations(&self) -> ConfigurationServiceClient<Connection> {
+        ConfigurationServiceClient::new(self.doors.policy.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Whom a write names.
     pub(crate) fn operator(&self) -> String {
         self.operator.clone()
     }

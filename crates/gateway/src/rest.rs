@@ -23,6 +23,7 @@ use crate::metrics::{ErrorLabels, Metrics, RequestLabels};
 use crate::route::Route;
 
 mod bulk;
+mod configurations;
 mod devices;
 mod modules;
 mod query;
@@ -188,6 +189,14 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         Route::GetTwin(key) => twins::get(&call, &key).await,
         Route::PatchTwin(key) => twins::patch(&call, &key).await,
         Route::ReplaceTwin(key) => twins::replace(&call, &key).await,
+        Route::ListConfigurations => {
+            let top = headers::parameter(&parts.uri, "top")?;
+            configurations::list(&call, top.as_deref()).await
+        }
+        Route::GetConfiguration(id) => configurations::get(&call, &id).await,
+        Route::PutConfiguration(id) => configurations::put(&call, &id).await,
+        Route::DeleteConfiguration(id) => configurations::delete(&call, &id).await,
+        Route::TestQueries => configurations::test_queries(&call).await,
         Route::DeviceStatistics => statistics::devices(&call).await,
         Route::ServiceStatistics => statistics::service(&call).await,
         Route::ApplyContent(id) => devices::apply_content(&call, &id).await,

@@ -23,6 +23,12 @@ pub(crate) enum Route {
     GetTwin(IdentityKey),
     PatchTwin(IdentityKey),
     ReplaceTwin(IdentityKey),
+    ListConfigurations,
+    /// The policy service judges ids.
+    GetConfiguration(String),
+    PutConfiguration(String),
+    DeleteConfiguration(String),
+    TestQueries,
     DeviceStatistics,
     ServiceStatistics,
     /// `applyConfigurationContent`: content for IoT Edge devices, which we refuse by name.
@@ -70,6 +76,11 @@ impl Route {
             ("GET", ["twins", id, "modules", of]) => Self::GetTwin(twin(id, Some(of))?),
             ("PATCH", ["twins", id, "modules", of]) => Self::PatchTwin(twin(id, Some(of))?),
             ("PUT", ["twins", id, "modules", of]) => Self::ReplaceTwin(twin(id, Some(of))?),
+            ("GET", ["configurations"]) => Self::ListConfigurations,
+            ("POST", ["configurations", "testQueries"]) => Self::TestQueries,
+            ("GET", ["configurations", id]) => Self::GetConfiguration((*id).to_owned()),
+            ("PUT", ["configurations", id]) => Self::PutConfiguration((*id).to_owned()),
+            ("DELETE", ["configurations", id]) => Self::DeleteConfiguration((*id).to_owned()),
             ("GET", ["statistics", "devices"]) => Self::DeviceStatistics,
             ("GET", ["statistics", "service"]) => Self::ServiceStatistics,
             _ => return Err(ApiError::no_such_call(method, path)),
@@ -96,7 +107,13 @@ impl Route {
             | Self::ServiceStatistics
             | Self::ApplyContent(_) => &[Right::ServiceConnect],
             // The documentation names one here and the other there (spec §5.3).
-            Self::Query => &[Right::ServiceConnect, Right::RegistryRead],
+            Self::PutConfiguration(_) | Self::DeleteConfiguration(_) => {
+                &[Right::RegistryWrite, Right::ServiceConnect]
+            }
+            Self::Query
+            | Self::ListConfigurations
+            | Self::GetConfiguration(_)
+            | Self::TestQueries => &[Right::ServiceConnect, Right::RegistryRead],
         }
     }
 
@@ -116,6 +133,11 @@ impl Route {
             Self::GetTwin(_) => "get_twin",
             Self::PatchTwin(_) => "patch_twin",
             Self::ReplaceTwin(_) => "replace_twin",
+            Self::ListConfigurations => "list_configurations",
+            Self::GetConfiguration(_) => "get_configuration",
+            Self::PutConfiguration(_) => "put_configuration",
+            Self::DeleteConfiguration(_) => "delete_configuration",
+            Self::TestQueries => "test_configuration_queries",
             Self::DeviceStatistics => "device_statistics",
             Self::ServiceStatistics => "service_statistics",
             Self::ApplyContent(_) => "apply_configuration_content",

@@ -15,6 +15,7 @@ use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
 use tracing::debug;
 use twin::PartitionCount;
+use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
@@ -23,7 +24,7 @@ use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
 use crate::error::Error;
-use crate::grpc::PolicyApi;
+use crate::grpc::{ConfigurationApi, PolicyApi};
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
@@ -213,9 +214,14 @@ impl App {
             watch_link(self.bus.clone(), link, stop),
         );
 
+        let configurations = ConfigurationServiceServer::new(ConfigurationApi::new(
+            self.store,
+            self.clock,
+            policies.noted(),
+        ));
         let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, counts, metrics));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
-        let grpc = service_kit::add_services!(grpc, api);
+        let grpc = service_kit::add_services!(grpc, api, configurations);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

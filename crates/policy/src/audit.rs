@@ -48,11 +48,16 @@ pub(crate) async fn deliver(
 }
 
 fn request(entry: &AuditEntry) -> RecordAuditEntryRequest {
+    let collection = if entry.action.starts_with("configuration.") {
+        "configurations"
+    } else {
+        "policies"
+    };
     RecordAuditEntryRequest {
         request_id: entry.request_id.clone(),
         actor: entry.actor.clone(),
         action: entry.action.clone(),
-        resource: format!("policies/{}", entry.policy_id),
+        resource: format!("{collection}/{}", entry.policy_id),
         change_time: Some(to_wire(entry.at)),
         detail_json: entry.detail.clone(),
         trace_parent: entry.trace_parent.clone(),

@@ -20,6 +20,10 @@ use crate::progress::Progress;
 use crate::resource;
 use crate::store::{self, By, StoredPolicy};
 
+mod configurations;
+
+pub(crate) use configurations::ConfigurationApi;
+
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
 /// Before the id in a page token, so that another form can be told apart later.

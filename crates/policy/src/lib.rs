@@ -16,6 +16,7 @@
 //! (one decision carried out) → `gather` and `consumer` (on change) and `sweep` (everything, in the
 //! background) → `grpc` → `app`.
 
+pub mod configuration_doc;
 pub mod policy_doc;
 
 pub mod file;

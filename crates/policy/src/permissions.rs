@@ -18,6 +18,30 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         "/twinward.policy.v1.PolicyService/DeletePolicy",
         PoliciesWrite,
     ),
+    (
+        "/twinward.policy.v1.ConfigurationService/CreateConfiguration",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.ConfigurationService/UpdateConfiguration",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.ConfigurationService/GetConfiguration",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.ConfigurationService/ListConfigurations",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.ConfigurationService/DeleteConfiguration",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.ConfigurationService/CheckConfigurationQueries",
+        PoliciesRead,
+    ),
 ];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
-//! by id and revision (immutable), `positions` by partition, one row of `state` with the order
+//! by id and revision (immutable), `configurations` by id, `positions` by partition, one row of `state` with the order
 //! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
@@ -27,12 +27,14 @@ use crate::evaluate::ActivePolicy;
 use crate::policy_doc::{Policy, PolicyId};
 
 mod audit;
+mod configurations;
 mod content;
 mod error;
 mod row;
 mod sqlite;
 
 pub(crate) use audit::{AuditEntry, By};
+pub(crate) use configurations::{ConfigurationError, StoredConfiguration};
 pub use error::Error;
 
 /// Name of the file in the data directory.
@@ -228,10 +230,10 @@ impl Store {
             .await
     }
 
-    async fn run<T: Send + 'static>(
+    async fn run<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
-        work: impl FnOnce(&mut sqlite::Engine) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+        work: impl FnOnce(&mut sqlite::Engine) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let engine = Arc::clone(&self.engine);
         // A panic while the lock was held left no half transaction: it was rolled back on unwind.
         blocking(move || work(&mut engine.lock().unwrap_or_else(PoisonError::into_inner))).await
@@ -243,12 +245,12 @@ pub(crate) fn etag(revision: u64) -> String {
     format!("r{revision}")
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
+async fn blocking<T: Send + 'static, E: From<Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or(Err(Error::Stopped))
+        .unwrap_or_else(|_| Err(Error::Stopped.into()))
 }
 
 #[cfg(test)]

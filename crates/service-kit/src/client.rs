@@ -139,6 +139,14 @@ impl ServiceAddress {
         field: "twin_store",
     };
 
+    /// How services spell out where the policy service is.
+    pub const KEYS_OF_POLICY: SpelledOut = SpelledOut {
+        prefix: "policy_",
+        field: "policy",
+    };
+    /// Where the policy service listens if nobody says.
+    pub const POLICY_URL: &'static str = "http://127.0.0.1:8440";
+
     /// The defaults for this URL.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {

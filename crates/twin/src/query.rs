@@ -75,7 +75,7 @@ pub use error::{QueryError, QueryErrorKind};
 pub use group::GroupPosition;
 pub use lookup::{Damage, LazyPosture, LazySection, LazyTwin, Lookup};
 pub use order::{Direction, Position, PositionError, SortValue};
-pub use statement::{Select, Source, Statement};
+pub use statement::{ItemValue, Select, Source, Statement};
 pub use window::{Page, Window};
 
 /// Which names a condition may use.

@@ -72,6 +72,22 @@ pub fn parse_policy<'a>(field: &str, name: &'a str) -> Result<&'a str, InvalidFi
     }
 }
 
+/// Reads `configurations/{configuration}` and returns the id, unchecked beyond its form.
+///
+/// # Errors
+/// Names `field` and the form that is allowed.
+pub fn parse_configuration<'a>(field: &str, name: &'a str) -> Result<&'a str, InvalidField> {
+    match name.strip_prefix("configurations/") {
+        Some(id) if !id.is_empty() && !id.contains('/') => Ok(id),
+        _ => Err(InvalidField::new(
+            field,
+            format!(
+                "{name:?} is not a resource name; allowed is \"configurations/{{configuration}}\""
+            ),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

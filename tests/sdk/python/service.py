@@ -7,8 +7,12 @@ name of each step that held; ends with a traceback at the first that did not.
 import os
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
 from azure.iot.hub.models import (
+    Configuration,
+    ConfigurationContent,
+    ConfigurationMetrics,
+    ConfigurationQueriesTestInput,
     ExportImportDevice,
     QuerySpecification,
     Twin,
@@ -156,6 +160,73 @@ def bulk(hub):
     refused(404, "DeviceNotFound", hub.get_device, "bulk-50")
 
 
+def configurations(_):
+    hub = IoTHubConfigurationManager.from_connection_string(HUB)
+    wanted = Configuration(
+        id="sdk-config",
+        schema_version="1.0",
+        labels={"app": "test"},
+        content=ConfigurationContent(device_content={"properties.desired.chiller": {"t": 20}}),
+        target_condition="tags.group = 'q'",
+        priority=10,
+        metrics=ConfigurationMetrics(
+            queries={"third": "SELECT deviceId FROM devices WHERE tags.number >= 3"}
+        ),
+    )
+    made = hub.create_configuration(wanted)
+    assert made.etag == "MQ==" and made.created_time_utc.year > 2000, made
+    assert made.content.device_content == {"properties.desired.chiller": {"t": 20}}
+    refused(409, "ConfigurationAlreadyExists", hub.create_configuration, wanted)
+    read = hub.get_configuration("sdk-config")
+    assert read.labels == {"app": "test"} and read.priority == 10
+    # Counted now: five devices match, nothing applies configurations yet.
+    assert read.system_metrics.results == {"targetedCount": 5, "appliedCount": 0}, read
+    assert "tags.group = 'q'" in read.system_metrics.queries["targetedCount"]
+    assert read.metrics.results == {"third": 2}
+    read.priority = 20
+    updated = hub.update_configuration(read, read.etag)
+    assert updated.priority == 20 and updated.etag == "Mg=="
+    refused(412, "PreconditionFailed", hub.update_configuration, read, made.etag)
+    read.content.device_content = {"properties.desired.chiller": {"t": 21}}
+    refused(
+        400,
+        "CannotModifyImmutableConfigurationContent",
+        hub.update_configuration, read, "*",
+    )
+    bad = Configuration(id="bad", target_condition="tags.x =", priority=1)
+    refused(400, "InvalidConfigurationTargetCondition", hub.create_configuration, bad)
+    bad = Configuration(id="Bad", priority=1)
+    refused(400, "ArgumentInvalid", hub.create_configuration, bad)
+    modules = Configuration(
+        id="modules",
+        content=ConfigurationContent(module_content={"properties.desired.x": 1}),
+        target_condition="from devices.modules where moduleId = 'camera'",
+    )
+    assert hub.create_configuration(modules).priority == 0
+    listed = {one.id: one for one in hub.get_configurations()}
+    assert set(listed) == {"sdk-config", "modules"}, listed
+    assert listed["modules"].system_metrics.results["targetedCount"] == 0
+    assert len(hub.get_configurations(1)) == 1
+    tested = hub.test_configuration_queries(
+        ConfigurationQueriesTestInput(
+            target_condition="tags.x =",
+            custom_metric_queries={"good": "SELECT * FROM devices", "bad": "SELECT"},
+        )
+    )
+    assert "column" in tested.target_condition_error, tested
+    assert list(tested.custom_metric_query_errors) == ["bad"], tested
+    refused(
+        400,
+        "InvalidConfigurationContent",
+        hub.apply_configuration_on_edge_device, "given", ConfigurationContent(),
+    )
+    refused(412, "PreconditionFailed", hub.delete_configuration, "sdk-config", made.etag)
+    hub.delete_configuration("sdk-config", updated.etag)
+    hub.delete_configuration("modules")
+    refused(404, "ConfigurationNotFound", hub.get_configuration, "sdk-config")
+    assert hub.get_configurations() == []
+
+
 def rights(hub):
     wrong = HUB.replace("SharedAccessKey=", "SharedAccessKey=AAAA")
     refused(
@@ -165,7 +236,7 @@ def rights(hub):
 
 def main():
     hub = IoTHubRegistryManager.from_connection_string(HUB)
-    for step in (devices, modules, twins, queries, bulk, rights):
+    for step in (devices, modules, twins, queries, bulk, configurations, rights):
         step(hub)
         print("ok", step.__name__, flush=True)
     for device in hub.get_devices():

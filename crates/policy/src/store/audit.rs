@@ -5,12 +5,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde_json::json;
 
 use super::Error;
-use crate::policy_doc::PolicyId;
 
 /// Contents up to here stand in an entry; of a longer one the revision is named, which keeps it.
 const CONTENT_BYTES_MAX: usize = 48 * 1024;
 
-/// Who changes a policy.
+/// Who changes a policy or a configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct By {
     /// `operator:<name>`
@@ -30,9 +29,9 @@ pub(crate) struct AuditEntry {
     pub(crate) request_id: String,
     /// `operator:<name>`
     pub(crate) actor: String,
-    /// `policy.create`, `policy.update` or `policy.delete`.
+    /// `policy.` or `configuration.`, and then `create`, `update` or `delete`.
     pub(crate) action: String,
-    /// Of which policy.
+    /// Of which policy or configuration.
     pub(crate) policy_id: String,
     /// JSON.
     pub(crate) detail: String,
@@ -46,7 +45,7 @@ pub(crate) struct AuditEntry {
 pub(super) fn note(
     transaction: &Transaction<'_>,
     action: &str,
-    id: &PolicyId,
+    id: &str,
     (revision, content): (u64, Option<&str>),
     (at, by): (Timestamp, &By),
 ) -> Result<(), Error> {
@@ -63,7 +62,7 @@ pub(super) fn note(
         by.request_id,
         by.actor,
         action,
-        id.as_str(),
+        id,
         detail.to_string(),
         at.to_string(),
         by.trace_parent,

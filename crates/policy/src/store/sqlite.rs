@@ -19,9 +19,10 @@ use super::{
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
+    include_str!("../../migrations/0003_configurations.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -150,7 +151,13 @@ impl Engine {
         };
         let content = content::print(stored.policy.spec())?;
         let what = (revision, Some(&*content));
-        audit::note(&transaction, action, stored.policy.id(), what, (at, by))?;
+        audit::note(
+            &transaction,
+            action,
+            stored.policy.id().as_str(),
+            what,
+            (at, by),
+        )?;
         transaction.commit().map_err(failed)?;
         Ok((stored, outcome))
     }
@@ -190,12 +197,16 @@ impl Engine {
         audit::note(
             &transaction,
             "policy.delete",
-            id,
+            id.as_str(),
             (revision, None),
             (at, by),
         )?;
         transaction.commit().map_err(failed)?;
         Ok(sweep)
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     pub(super) fn next_audit_entry(&mut self) -> Result<Option<AuditEntry>, Error> {
@@ -257,7 +268,7 @@ impl Engine {
 
     /// Takes the write lock at once: a transaction that reads first and writes later could fail in
     /// the middle.
-    fn begin(&mut self, action: &'static str) -> Result<Transaction<'_>, Error> {
+    pub(super) fn begin(&mut self, action: &'static str) -> Result<Transaction<'_>, Error> {
         self.connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|source| Error::Engine { action, source })

@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod configurations;
 mod follow;
 mod trouble;
 mod twin_store;

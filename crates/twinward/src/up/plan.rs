@@ -142,7 +142,7 @@ impl Plan {
     /// The gateway shows the certificate that devices see, unless it has one of its own.
     pub(super) fn gateway(
         &self,
-        twin_store: &Door,
+        (twin_store, policy): (&Door, &Door),
         shown: &ingestion::Config,
     ) -> Result<gateway::Config, Failure> {
         let policies = self.data_dir.join("gateway").join("access-policies.toml");
@@ -150,8 +150,11 @@ impl Plan {
             .plain_loader::<gateway::App>()
             .set("twin_store_url", twin_store.url())
             .set("twin_store_token", self.token.expose())
+            .set("policy_url", policy.url())
+            .set("policy_token", self.token.expose())
             .set("access_policies_file", policies.to_string_lossy());
         loader = set(loader, "twin_store_ca_file", self.ca());
+        loader = set(loader, "policy_ca_file", self.ca());
         loader = set(loader, "admin_listen", self.gateway_admin);
         let config = load::<gateway::App>(&loader)?;
         if config.listen == gateway::Config::default().listen {

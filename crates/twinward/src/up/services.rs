@@ -120,7 +120,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     let config = plan.twin_store()?;
     let (ingestion_config, _) = plan.ingestion(&nowhere)?;
     plan.policy(&nowhere)?;
-    plan.gateway(&nowhere, &ingestion_config)?;
+    plan.gateway((&nowhere, &nowhere), &ingestion_config)?;
 
     let twin_store_tls = config.tls.cert_file.is_some();
     let twin_store: twin_store::App = build_one(config).await?;
@@ -131,16 +131,21 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
 
     let (config, device_ca) = plan.ingestion(&store_door)?;
     let (agent_tls, host) = (config.tls.cert_file.is_some(), config.public_host.clone());
-    let gateway_config = plan.gateway(&store_door, &config)?;
     let policy_config = plan.policy(&store_door)?;
     let policy_tls = policy_config.tls.cert_file.is_some();
-    let gateway_tls = gateway_config.tls.cert_file.is_some();
-    let (ingestion, policy, gateway) = tokio::join!(
+    let shown = config.clone();
+    let (ingestion, policy) = tokio::join!(
         build_one::<ingestion::App>(config),
-        build_one::<policy::App>(policy_config),
-        build_one::<gateway::App>(gateway_config)
+        build_one::<policy::App>(policy_config)
     );
-    let (ingestion, policy, gateway) = (ingestion?, policy?, gateway?);
+    let (ingestion, policy) = (ingestion?, policy?);
+    let policy_door = Door {
+        addresses: Service::addresses(&policy),
+        tls: policy_tls,
+    };
+    let gateway_config = plan.gateway((&store_door, &policy_door), &shown)?;
+    let gateway_tls = gateway_config.tls.cert_file.is_some();
+    let gateway: gateway::App = build_one(gateway_config).await?;
     let owner = gateway.policies().named(OWNER).cloned();
     // Callers of a service with a certificate must not be sent to an authority that did not sign it.
     let only_devices = !(agent_tls || twin_store_tls || policy_tls);
@@ -153,10 +158,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
             tls: agent_tls,
         },
         twin_store: store_door,
-        policy: Door {
-            addresses: Service::addresses(&policy),
-            tls: policy_tls,
-        },
+        policy: policy_door,
         gateway: Door {
             addresses: Service::addresses(&gateway),
             tls: gateway_tls,

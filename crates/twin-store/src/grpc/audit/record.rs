@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 use wire::InvalidField;
-use wire::names::parse_policy;
+use wire::names::{parse_configuration, parse_policy};
 use wire::registry::v1 as proto;
 use wire::time::optional;
 
@@ -17,7 +17,14 @@ use crate::apply::AuditEvent;
 use crate::error::Error;
 
 /// What other services let people do.
-const ACTIONS: [&str; 3] = ["policy.create", "policy.update", "policy.delete"];
+const ACTIONS: [&str; 6] = [
+    "policy.create",
+    "policy.update",
+    "policy.delete",
+    "configuration.create",
+    "configuration.update",
+    "configuration.delete",
+];
 /// How the name of a person begins.
 const OPERATOR: &str = "operator:";
 /// Longest name of an actor, as of a principal.
@@ -59,7 +66,11 @@ fn event(request: proto::RecordAuditEntryRequest, now: Timestamp) -> Result<Audi
         );
         InvalidField::new("action", problem)
     })?;
-    parse_policy("resource", &request.resource)?;
+    if action.starts_with("configuration.") {
+        parse_configuration("resource", &request.resource)?;
+    } else {
+        parse_policy("resource", &request.resource)?;
+    }
     let actor = request.actor;
     let named = actor
         .strip_prefix(OPERATOR)

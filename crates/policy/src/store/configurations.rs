@@ -1,0 +1,339 @@
+//! Configurations in the store: one row for each id, written with its audit entry in one
+//! transaction. A deleted one stays as a row, so that an etag never fits another content.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use service_kit::error::{Classified, IotHubCode, Kind};
+
+use super::audit::{self, By};
+use super::row::{instant, number, stored};
+use super::{Error, Store};
+use crate::configuration_doc::{ConfigurationId, ConfigurationSpec, Part};
+
+/// Configurations of a hub, as IoT Hub allows them.
+pub(crate) const CONFIGURATIONS_MAX: u64 = 100;
+
+/// A configuration as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoredConfiguration {
+    /// Its name.
+    pub id: ConfigurationId,
+    /// What it says.
+    pub spec: ConfigurationSpec,
+    /// Rises with each change and is never given twice to one id.
+    pub revision: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Why a configuration was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigurationError {
+    /// There is none of this id.
+    #[error("there is no configuration {0}")]
+    NotFound(ConfigurationId),
+    /// There is one of this id.
+    #[error("there is a configuration {0} already; an update names its etag, or `*`")]
+    Exists(ConfigurationId),
+    /// Somebody else changed it in between.
+    #[error("the configuration {id} changed in between: it is at version {found}")]
+    Changed {
+        /// Which one.
+        id: ConfigurationId,
+        /// Its present revision.
+        found: u64,
+    },
+    /// What can never change would.
+    #[error(
+        "the {} of the configuration {id} can never change; delete it and create it again, or \
+         create another with a higher priority",
+        part.wire_field()
+    )]
+    Immutable {
+        /// Which one.
+        id: ConfigurationId,
+        /// What of it.
+        part: Part,
+    },
+    /// There are as many as there may be.
+    #[error("there are {CONFIGURATIONS_MAX} configurations, which is the most; delete one first")]
+    TooMany,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Classified for ConfigurationError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound(_) => Kind::NotFound,
+            Self::Exists(_) => Kind::AlreadyExists,
+            Self::Changed { .. } => Kind::Aborted,
+            Self::Immutable { .. } => Kind::FailedPrecondition,
+            Self::TooMany => Kind::ResourceExhausted,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::NotFound(_) => "CONFIGURATION_NOT_FOUND",
+            Self::Exists(_) => "CONFIGURATION_EXISTS",
+            Self::Changed { .. } => "ETAG_MISMATCH",
+            Self::Immutable { .. } => "CONFIGURATION_IMMUTABLE",
+            Self::TooMany => "TOO_MANY_CONFIGURATIONS",
+            Self::Store(error) => error.reason(),
+        }
+    }
+
+    fn iot_hub(&self) -> IotHubCode {
+        match self {
+            Self::NotFound(_) => IotHubCode::new(404_301, "ConfigurationNotFound"),
+            Self::Exists(_) => IotHubCode::new(409_401, "ConfigurationAlreadyExists"),
+            Self::Immutable { .. } => {
+                IotHubCode::new(400_403, "CannotModifyImmutableConfigurationContent")
+            }
+            Self::TooMany => IotHubCode::new(413_101, "ConfigurationCountLimitExceeded"),
+            Self::Changed { .. } => self.kind().iot_hub(),
+            Self::Store(error) => error.iot_hub(),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, ConfigurationError>;
+
+impl Store {
+    /// Creates a configuration.
+    pub(crate) async fn create_configuration(
+        &self,
+        id: ConfigurationId,
+        spec: ConfigurationSpec,
+        (at, by): (Timestamp, By),
+    ) -> Result<StoredConfiguration> {
+        self.run(move |engine| {
+            let transaction = engine.begin("create a configuration")?;
+            let before = read(&transaction, &id)?;
+            let last = match before {
+                Some((_, deleted)) if !deleted => {
+                    return Err(ConfigurationError::Exists(id));
+                }
+                Some((before, _)) => before.revision,
+                None => 0,
+            };
+            let count = "SELECT count(*) FROM configurations WHERE NOT deleted";
+            let count = transaction.query_row(count, [], |row| row.get::<_, i64>(0));
+            let count = count.map_err(failed("count configurations"))?;
+            if number("a count", count)? >= CONFIGURATIONS_MAX {
+                return Err(ConfigurationError::TooMany);
+            }
+            let new = StoredConfiguration {
+                id,
+                spec,
+                revision: last + 1,
+                created_at: at,
+                updated_at: at,
+            };
+            write(transaction, &new, "configuration.create", &by)?;
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Replaces what may change of a configuration, if it is still at `expected`.
+    pub(crate) async fn update_configuration(
+        &self,
+        id: ConfigurationId,
+        mut spec: ConfigurationSpec,
+        expected: Option<u64>,
+        (at, by): (Timestamp, By),
+    ) -> Result<StoredConfiguration> {
+        self.run(move |engine| {
+            let transaction = engine.begin("update a configuration")?;
+            let before = present(&transaction, &id, expected)?;
+            if spec.content.is_none() {
+                spec.content.clone_from(&before.spec.content);
+            }
+            if let Some(part) = before.spec.changed_for_ever(&spec) {
+                return Err(ConfigurationError::Immutable { id, part });
+            }
+            let new = StoredConfiguration {
+                spec,
+                revision: before.revision + 1,
+                updated_at: at,
+                ..before
+            };
+            write(transaction, &new, "configuration.update", &by)?;
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Deletes a configuration, if it is still at `expected`.
+    pub(crate) async fn delete_configuration(
+        &self,
+        id: ConfigurationId,
+        expected: Option<u64>,
+        (at, by): (Timestamp, By),
+    ) -> Result<()> {
+        self.run(move |engine| {
+            let transaction = engine.begin("delete a configuration")?;
+            let before = present(&transaction, &id, expected)?;
+            let statement = "UPDATE configurations SET deleted = 1, update_time = ?2
+                             WHERE configuration_id = ?1";
+            transaction
+                .execute(statement, params![id.as_str(), at.to_string()])
+                .map_err(failed("delete a configuration"))?;
+            let what = (before.revision, None);
+            let action = "configuration.delete";
+            audit::note(&transaction, action, id.as_str(), what, (at, &by))?;
+            transaction
+                .commit()
+                .map_err(failed("delete a configuration"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// One configuration.
+    pub(crate) async fn configuration(&self, id: ConfigurationId) -> Result<StoredConfiguration> {
+        self.run(move |engine| present(engine.connection(), &id, None))
+            .await
+    }
+
+    /// All configurations, in the order of their ids.
+    pub(crate) async fn configurations(&self) -> Result<Vec<StoredConfiguration>> {
+        self.run(move |engine| {
+            let mut rows = engine
+                .connection()
+                .prepare(&select("WHERE NOT deleted ORDER BY configuration_id"))
+                .map_err(failed("read configurations"))?;
+            let rows = rows
+                .query_map([], Raw::read)
+                .map_err(failed("read configurations"))?;
+            let mut found = Vec::new();
+            for row in rows {
+                let row = row.map_err(failed("read configurations"))?;
+                found.push(row.checked()?.0);
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// A row as it stands.
+struct Raw {
+    id: String,
+    revision: i64,
+    body: String,
+    created_at: String,
+    updated_at: String,
+    deleted: bool,
+}
+
+fn select(rest: &str) -> String {
+    format!(
+        "SELECT configuration_id, revision, body, create_time, update_time, deleted
+         FROM configurations {rest}"
+    )
+}
+
+impl Raw {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Raw> {
+        Ok(Raw {
+            id: row.get(0)?,
+            revision: row.get(1)?,
+            body: row.get(2)?,
+            created_at: row.get(3)?,
+            updated_at: row.get(4)?,
+            deleted: row.get(5)?,
+        })
+    }
+
+    /// The configuration, and whether it is deleted.
+    fn checked(self) -> std::result::Result<(StoredConfiguration, bool), Error> {
+        let damaged = |problem: String| Error::Damaged {
+            what: format!("the configuration {:?}: {problem}", self.id),
+        };
+        let id = ConfigurationId::parse(&self.id).map_err(damaged)?;
+        let spec = serde_json::from_str(&self.body).map_err(|error| damaged(error.to_string()))?;
+        let configuration = StoredConfiguration {
+            id,
+            spec,
+            revision: number("a revision", self.revision)?,
+            created_at: instant(&self.created_at)?,
+            updated_at: instant(&self.updated_at)?,
+        };
+        Ok((configuration, self.deleted))
+    }
+}
+
+fn read(
+    connection: &Connection,
+    id: &ConfigurationId,
+) -> std::result::Result<Option<(StoredConfiguration, bool)>, Error> {
+    connection
+        .query_row(
+            &select("WHERE configuration_id = ?1"),
+            [id.as_str()],
+            Raw::read,
+        )
+        .optional()
+        .map_err(failed("read a configuration"))?
+        .map(Raw::checked)
+        .transpose()
+}
+
+/// The configuration, if there is one and it is still at `expected`.
+fn present(
+    connection: &Connection,
+    id: &ConfigurationId,
+    expected: Option<u64>,
+) -> Result<StoredConfiguration> {
+    let found = match read(connection, id)? {
+        Some((found, deleted)) if !deleted => found,
+        Some(_) | None => return Err(ConfigurationError::NotFound(id.clone())),
+    };
+    if expected.is_some_and(|expected| expected != found.revision) {
+        return Err(ConfigurationError::Changed {
+            id: id.clone(),
+            found: found.revision,
+        });
+    }
+    Ok(found)
+}
+
+fn write(
+    transaction: Transaction<'_>,
+    new: &StoredConfiguration,
+    action: &str,
+    by: &By,
+) -> std::result::Result<(), Error> {
+    // Texts, numbers and JSON objects: nothing that JSON cannot say.
+    let body = serde_json::to_string(&new.spec).unwrap_or_default();
+    let statement = "INSERT OR REPLACE INTO configurations
+                     (configuration_id, revision, body, create_time, update_time, deleted)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 0)";
+    let values = params![
+        new.id.as_str(),
+        stored(new.revision),
+        body,
+        new.created_at.to_string(),
+        new.updated_at.to_string(),
+    ];
+    transaction
+        .execute(statement, values)
+        .map_err(failed("write a configuration"))?;
+    let what = (new.revision, Some(&*body));
+    let when = (new.updated_at, by);
+    audit::note(&transaction, action, new.id.as_str(), what, when)?;
+    transaction
+        .commit()
+        .map_err(failed("write a configuration"))
+}
+
+fn failed(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::Engine { action, source }
+}

@@ -1,0 +1,187 @@
+//! Configurations of IoT Hub: kept over a restart, never with an etag twice, each change audited.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use service_kit::status::RemoteError;
+use tonic::Status;
+use tonic::transport::Channel;
+use wire::policy::v1 as proto;
+use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
+
+use crate::world::{SOON, World};
+
+async fn client(world: &World) -> ConfigurationServiceClient<Channel> {
+    let url = format!("http://{}", world.addresses().grpc);
+    ConfigurationServiceClient::connect(url).await.unwrap()
+}
+
+fn configuration(id: &str) -> proto::Configuration {
+    proto::Configuration {
+        name: format!("configurations/{id}"),
+        schema_version: "1.0".to_owned(),
+        labels_json: json!({"a": "b"}).to_string(),
+        content_json: json!({"deviceContent": {"properties.desired.x": 1}}).to_string(),
+        target_condition: "tags.site = 'here'".to_owned(),
+        priority: 3,
+        metric_queries: HashMap::from([(
+            "all".to_owned(),
+            "SELECT deviceId FROM devices".to_owned(),
+        )]),
+        ..proto::Configuration::default()
+    }
+}
+
+fn create(configuration: proto::Configuration) -> proto::CreateConfigurationRequest {
+    proto::CreateConfigurationRequest {
+        configuration: Some(configuration),
+        operator: String::new(),
+    }
+}
+
+fn update(configuration: proto::Configuration, etag: &str) -> proto::UpdateConfigurationRequest {
+    proto::UpdateConfigurationRequest {
+        configuration: Some(configuration),
+        etag: etag.to_owned(),
+        operator: String::new(),
+    }
+}
+
+/// IoT Hub's number of a refusal.
+fn number(status: Status) -> String {
+    let error = RemoteError::from(status);
+    error.fact("iot_hub_code").unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_configuration_lives_over_restarts_and_its_content_never_changes() {
+    let mut world = World::start().await;
+    let mut api = client(&world).await;
+    let made = api.create_configuration(create(configuration("c")));
+    let made = made.await.unwrap().into_inner();
+    assert_eq!(made.etag, "MQ==");
+    let again = api.create_configuration(create(configuration("c"))).await;
+    assert_eq!(number(again.unwrap_err()), "409401");
+
+    let better = proto::Configuration {
+        priority: 9,
+        content_json: String::new(),
+        ..configuration("c")
+    };
+    let updated = api.update_configuration(update(better, "MQ=="));
+    let updated = updated.await.unwrap().into_inner();
+    assert_eq!((&*updated.etag, updated.priority), ("Mg==", 9));
+    assert_eq!(updated.content_json, made.content_json);
+    assert_eq!(updated.create_time, made.create_time);
+    let other = proto::Configuration {
+        content_json: json!({"deviceContent": {"properties.desired.x": 2}}).to_string(),
+        ..configuration("c")
+    };
+    let refused = api.update_configuration(update(other, "")).await;
+    assert_eq!(number(refused.unwrap_err()), "400403");
+    let late = api.update_configuration(update(configuration("c"), "MQ=="));
+    assert_eq!(number(late.await.unwrap_err()), "412001");
+
+    world.stop_service().await;
+    world.start_service().await;
+    let mut api = client(&world).await;
+    let name = "configurations/c".to_owned();
+    let get = proto::GetConfigurationRequest { name: name.clone() };
+    let kept = api.get_configuration(get.clone()).await.unwrap();
+    assert_eq!(kept.into_inner(), updated);
+
+    let delete = |etag: &str| proto::DeleteConfigurationRequest {
+        name: name.clone(),
+        etag: etag.to_owned(),
+        operator: String::new(),
+    };
+    let wrong = api.delete_configuration(delete("MQ==")).await;
+    assert_eq!(number(wrong.unwrap_err()), "412001");
+    api.delete_configuration(delete("Mg==")).await.unwrap();
+    let gone = api.get_configuration(get).await;
+    assert_eq!(number(gone.unwrap_err()), "404301");
+    let lost = api.update_configuration(update(configuration("c"), ""));
+    assert_eq!(number(lost.await.unwrap_err()), "404301");
+    // Whoever holds an old etag must not write over the new one.
+    let made = api.create_configuration(create(configuration("c")));
+    assert_eq!(made.await.unwrap().into_inner().etag, "Mw==");
+    let listed = api.list_configurations(proto::ListConfigurationsRequest {});
+    assert_eq!(listed.await.unwrap().into_inner().configurations.len(), 1);
+
+    let recorded = testkit::wait_for("the audit entries", SOON, async || {
+        let recorded = world.twins.recorded();
+        (recorded.len() == 4).then_some(recorded)
+    });
+    let actions: Vec<(String, String)> = recorded
+        .await
+        .into_iter()
+        .map(|entry| (entry.action, entry.resource))
+        .collect();
+    let of = |action: &str| (format!("configuration.{action}"), name.clone());
+    assert_eq!(
+        actions,
+        [of("create"), of("update"), of("delete"), of("create")]
+    );
+}
+
+type Change = fn(&mut proto::Configuration);
+
+#[tokio::test]
+async fn what_is_wrong_has_iot_hubs_number() {
+    let world = World::start().await;
+    let mut api = client(&world).await;
+    let changes: [(&str, Change); 7] = [
+        ("400401", |it| it.target_condition = "tags.a =".to_owned()),
+        ("400402", |it| it.content_json = "{\"x\":{}}".to_owned()),
+        ("400404", |it| {
+            it.metric_queries
+                .insert("m".to_owned(), "SELECT".to_owned());
+        }),
+        ("400004", |it| it.priority = -1),
+        ("400004", |it| it.labels_json = "[]".to_owned()),
+        ("400004", |it| it.name = "configurations/Upper".to_owned()),
+        ("400010", |it| it.schema_version = "x".repeat(200)),
+    ];
+    for (wanted, change) in changes {
+        let mut wrong = configuration("c");
+        change(&mut wrong);
+        let refused = api.create_configuration(create(wrong)).await.unwrap_err();
+        let message = refused.message().to_owned();
+        assert_eq!(number(refused), wanted, "{message}");
+    }
+    let check = proto::CheckConfigurationQueriesRequest {
+        target_condition: "tags.a >".to_owned(),
+        metric_queries: HashMap::from([
+            ("good".to_owned(), "SELECT * FROM devices".to_owned()),
+            ("bad".to_owned(), "SELECT * FROM".to_owned()),
+        ]),
+    };
+    let found = api.check_configuration_queries(check).await.unwrap();
+    let found = found.into_inner();
+    assert!(
+        found.target_condition_error.starts_with("line 1, column"),
+        "{found:?}"
+    );
+    let names: Vec<&String> = found.metric_query_errors.keys().collect();
+    assert_eq!(names, ["bad"]);
+}
+
+#[tokio::test]
+async fn there_are_a_hundred_at_most() {
+    let world = World::start().await;
+    let mut api = client(&world).await;
+    for number in 0..100 {
+        let one = configuration(&format!("c-{number}"));
+        api.create_configuration(create(one)).await.unwrap();
+    }
+    let one_more = api.create_configuration(create(configuration("c"))).await;
+    assert_eq!(number(one_more.unwrap_err()), "413101");
+    let delete = proto::DeleteConfigurationRequest {
+        name: "configurations/c-7".to_owned(),
+        ..proto::DeleteConfigurationRequest::default()
+    };
+    api.delete_configuration(delete).await.unwrap();
+    api.create_configuration(create(configuration("c")))
+        .await
+        .unwrap();
+}
