@@ -29,7 +29,8 @@ pub enum Right {
 }
 
 impl Right {
-    fn name(self) -> &'static str {
+    /// As IoT Hub calls it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::RegistryRead => "RegistryRead",
             Self::RegistryWrite => "RegistryWrite",

@@ -15,8 +15,8 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 
 use crate::output::Format;
 use crate::verbs::{
-    audit, bulk, certs, completions, device, enrollment, module, operation, policy, probe, query,
-    status, store, twin,
+    access_policy, audit, bulk, certs, completions, device, enrollment, module, operation, policy,
+    probe, query, status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// Look after the store of twin-store
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Show the shared access policies of back-end programs, and their connection strings
+    #[command(subcommand)]
+    AccessPolicy(access_policy::AccessPolicyCommand),
     /// Make certificates for a start
     #[command(subcommand)]
     Certs(certs::CertsCommand),

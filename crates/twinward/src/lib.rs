@@ -115,6 +115,10 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
             return verbs::store::run(command, global, environment, &output).await;
         }
         Command::Certs(command) => return verbs::certs::run(command, &output),
+        Command::AccessPolicy(command) => {
+            let data_dir = || connection::data_dir(global, environment);
+            return verbs::access_policy::run(command, data_dir, &output);
+        }
         command => command,
     };
     let connection = Connection::find(global, environment)?;
@@ -135,6 +139,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         },
         Command::Probe(_)
         | Command::Store(_)
+        | Command::AccessPolicy(_)
         | Command::Certs(_)
         | Command::Up(_)
         | Command::Ingestion(_)

@@ -1,5 +1,6 @@
 //! What an operator can ask for. Every verb is a file: its arguments, its calls, its views.
 
+pub(crate) mod access_policy;
 pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod certs;

@@ -89,6 +89,11 @@ impl AccessPolicy {
         &self.name
     }
 
+    /// What it allows.
+    pub fn rights(&self) -> &[Right] {
+        &self.rights
+    }
+
     pub(super) fn allows(&self, right: Right) -> bool {
         self.rights.contains(&right)
     }
@@ -184,6 +189,11 @@ impl AccessPolicies {
             });
         }
         Ok(Self(policies))
+    }
+
+    /// All of them, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &AccessPolicy> {
+        self.0.iter()
     }
 
     /// A policy by its name.

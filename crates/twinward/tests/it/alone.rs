@@ -156,3 +156,33 @@ fn printed_lines(printed: &std::process::Output) -> Vec<String> {
         .map(str::to_owned)
         .collect()
 }
+
+#[test]
+fn access_policies_are_made_once_and_shown_with_their_connection_strings() {
+    let dir = directory();
+    let list = |more: &[&str]| {
+        verb(dir.path())
+            .args(["access-policy", "list", "--host", "hub.example.net"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let made = list(&["-o", "json"]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let shown: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let owner = &shown["policies"][0];
+    assert_eq!(owner["name"], "iothubowner");
+    let string = owner["connectionString"].as_str().unwrap();
+    let start = "HostName=hub.example.net;SharedAccessKeyName=iothubowner;SharedAccessKey=";
+    assert!(string.starts_with(start), "{string}");
+    assert!(dir.path().join("gateway/access-policies.toml").exists());
+    let people = stdout(&list(&[]));
+    assert!(people.contains(string), "the keys stay: {people}");
+    assert!(people.contains("registryRead  RegistryRead\n"), "{people}");
+
+    let file = dir.path().join("other.toml");
+    std::fs::write(&file, "policy = 7").unwrap();
+    let bad = list(&["--file", file.to_str().unwrap()]);
+    assert_eq!(bad.status.code(), Some(1), "{}", stderr(&bad));
+    assert!(stderr(&bad).contains("other.toml"), "{}", stderr(&bad));
+}
