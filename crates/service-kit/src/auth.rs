@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 
 pub(crate) use authenticator::Credentials;
 pub(crate) use certificate::Shown;
+pub(crate) use certificate::common_name;
 pub use config::AuthConfig;
 pub use layer::{AuthLayer, AuthService};
 pub use permission::{Permission, Principal, Role, UnknownRole, Via};

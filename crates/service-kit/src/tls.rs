@@ -4,6 +4,7 @@
 //! ([`ServerTls::reload_every`]), a client reads its own whenever it connects. What cannot be used
 //! is reported, and what was read before stays in use.
 
+pub mod authorities;
 pub(crate) mod client;
 pub mod devices;
 pub(crate) mod server;

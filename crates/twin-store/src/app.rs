@@ -21,6 +21,8 @@ use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
 use wire::registry::v1::audit_service_server::AuditServiceServer;
 use wire::registry::v1::credential_service_server::CredentialServiceServer;
+use wire::registry::v1::enrollment_service_server::EnrollmentServiceServer;
+use wire::registry::v1::provisioning_service_server::ProvisioningServiceServer;
 use wire::registry::v1::registry_service_server::RegistryServiceServer;
 use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
@@ -238,6 +240,8 @@ impl App {
             grpc,
             RegistryServiceServer::new(api.clone()),
             CredentialServiceServer::new(api.clone()),
+            EnrollmentServiceServer::new(api.clone()),
+            ProvisioningServiceServer::new(api.clone()),
             TwinServiceServer::new(api.clone()),
             TwinHistoryServiceServer::new(api.clone()),
             TwinBulkServiceServer::new(api.clone()),

@@ -13,13 +13,15 @@ use twin::{DeviceId, IdentityKey, Revision, Writer};
 
 use crate::record::Record;
 use crate::store::{
-    EnrollmentToken, EnrollmentUse, OperationResultRow, OperationRow, Population, RequestAnswer,
+    EnrollmentToken, EnrollmentUse, OperationResultRow, OperationRow, Population,
+    ProvisioningWrite, RequestAnswer,
 };
 
 pub mod credentials;
 pub mod devices;
 pub mod enrollment;
 mod overlay;
+pub mod provisioning;
 mod room;
 pub mod telemetry;
 pub mod twins;
@@ -231,6 +233,8 @@ pub struct Left {
     pub operations: Vec<OperationRow>,
     /// Results of operations.
     pub results: Vec<OperationResultRow>,
+    /// Rows of provisioning, the last state of each.
+    pub provisioning: Vec<ProvisioningWrite>,
 }
 
 /// All that decisions left to be written.

@@ -7,6 +7,7 @@ use twin::query::QueryErrorKind;
 use twin::{IdentityKey, Partition, TwinError, Violations};
 use wire::InvalidField;
 
+use crate::provisioning::ProvisioningError;
 use crate::record::Damaged;
 use crate::secrets::SecretError;
 use crate::store;
@@ -14,6 +15,8 @@ use crate::store;
 mod iot_hub;
 mod made;
 mod read;
+
+use made::{VIOLATIONS, broken_rules};
 
 pub use read::ReadError;
 
@@ -195,6 +198,9 @@ pub enum Error {
     /// A reading call, or an operation over many twins, was refused.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// An enrolment was not changed, or a device not registered.
+    #[error(transparent)]
+    Provisioning(#[from] ProvisioningError),
     /// The service is stopping or has lost its partitions.
     #[error("twin-store is stopping; try again")]
     Stopping,
@@ -248,6 +254,7 @@ impl Classified for Error {
             Error::EnrollmentDenied { .. } => Kind::PermissionDenied,
             Error::Denied(denied) => denied.kind(),
             Error::Read(error) => error.kind(),
+            Error::Provisioning(error) => error.kind(),
             Error::Stopping | Error::NotOwned { .. } | Error::Overtaken | Error::Replica(_) => {
                 Kind::Unavailable
             }
@@ -302,6 +309,7 @@ impl Classified for Error {
             Error::EnrollmentDenied { .. } => "ENROLLMENT_DENIED",
             Error::NeverDesired { .. } => "VERSION_NEVER_DESIRED",
             Error::Read(error) => error.reason(),
+            Error::Provisioning(error) => error.reason(),
             Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",
@@ -382,18 +390,4 @@ impl Classified for Error {
     fn iot_hub(&self) -> IotHubCode {
         iot_hub::told(self.code())
     }
-}
-
-/// How many rules are broken altogether; an answer lists the first of them only.
-const VIOLATIONS: &str = "violations";
-
-fn broken_rules(rules: &Violations) -> Vec<Violation> {
-    rules
-        .list()
-        .iter()
-        .map(|rule| {
-            let text = format!("is {}; allowed is {}", rule.actual, rule.allowed);
-            Violation::new(&rule.path, text).of_rule(rule.rule.code())
-        })
-        .collect()
 }

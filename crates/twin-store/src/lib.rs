@@ -28,6 +28,7 @@ pub mod operations;
 pub mod outbox;
 mod partitions;
 mod permissions;
+pub mod provisioning;
 pub mod record;
 pub mod search;
 pub mod secrets;

@@ -152,6 +152,50 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         RegistryWrite,
     ),
     (
+        "/twinward.registry.v1.EnrollmentService/CreateEnrollment",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/GetEnrollment",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/ListEnrollments",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/UpdateEnrollment",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/DeleteEnrollment",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/DeriveDeviceKeys",
+        RegistryKeysRead,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/GetProvisioning",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.EnrollmentService/ResealEnrollments",
+        StoreAdmin,
+    ),
+    (
+        "/twinward.registry.v1.ProvisioningService/CheckRegistration",
+        DevicesAct,
+    ),
+    (
+        "/twinward.registry.v1.ProvisioningService/RegisterDevice",
+        DevicesAct,
+    ),
+    (
+        "/twinward.registry.v1.ProvisioningService/GetRegistration",
+        DevicesAct,
+    ),
+    (
         "/twinward.registry.v1.CredentialService/GetCredentials",
         DevicesAct,
     ),

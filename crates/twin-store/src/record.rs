@@ -54,10 +54,31 @@ pub struct Identity {
     pub managed_by: String,
     /// DTDL model id that it announced; may be empty.
     pub model_id: String,
+    /// How the device registered itself by an enrolment; none if it did not.
+    pub provisioned: Option<Provisioned>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+/// How a device registered itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioned {
+    /// Under which id.
+    pub registration_id: String,
+    /// Resource name of the enrolment that let it.
+    pub enrollment: String,
+    /// Names the last registration.
+    pub operation_id: String,
+    /// Whether the last registration had its twin begin anew.
+    pub was_reset: bool,
+    /// How often it registered.
+    pub count: u64,
+    /// When it first did.
+    pub first_at: Timestamp,
+    /// When it last did.
+    pub last_at: Timestamp,
 }
 
 /// How an identity proves itself (spec iot-hub-twins §1.1, §4.2).

@@ -24,6 +24,7 @@ pub mod maintain;
 pub(crate) mod model;
 mod population;
 pub mod postgres;
+mod provisioning;
 pub(crate) mod quarantine;
 pub(crate) mod row;
 #[cfg(test)]
@@ -32,6 +33,10 @@ pub(crate) mod sql;
 pub mod sqlite;
 
 pub use population::Population;
+pub(crate) use provisioning::GROUPS;
+pub use provisioning::{
+    GROUPS_MAX, ProvisioningKey, ProvisioningKind, ProvisioningRow, ProvisioningWrite,
+};
 pub use row::RawRecord;
 
 /// What keeps identities and twins, with everything that has to change together with them.
@@ -154,6 +159,14 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<OperationResultRow>, Error>>;
 
+    /// Reads rows of provisioning of the kind of `after`, in the order of their ids, starting behind
+    /// it. A damaged one does not keep the others from being read.
+    fn provisioning(
+        &self,
+        after: ProvisioningKey,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Page<ProvisioningRow, ProvisioningKey>, Error>>;
+
     /// Removes a bounded amount of what is older than it has to be kept: history, audit entries
     /// stay, answers to requests, ended operations, expired tokens. Answers whether there is more.
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>>;
@@ -208,6 +221,11 @@ pub enum Selection {
     Operation(OperationId),
     /// All long-running operations that have not ended.
     Running,
+    /// The id scope or an enrolment, to be read.
+    Provisioning(ProvisioningKey),
+    /// The enrolments of all groups. Whoever decides on it may also change what provisioning keeps,
+    /// and so has to own the hub's first partition.
+    Groups,
 }
 
 impl Selection {
@@ -216,7 +234,11 @@ impl Selection {
         match self {
             Selection::One(key) => Some(&key.device),
             Selection::Family(device) | Selection::Token(_, device) => Some(device),
-            Selection::Request(_) | Selection::Operation(_) | Selection::Running => None,
+            Selection::Request(_)
+            | Selection::Operation(_)
+            | Selection::Running
+            | Selection::Provisioning(_)
+            | Selection::Groups => None,
         }
     }
 }
@@ -307,6 +329,8 @@ pub enum Loaded {
     Request(RequestAnswer),
     /// A long-running operation.
     Operation(OperationRow),
+    /// The id scope or an enrolment.
+    Provisioning(ProvisioningRow),
 }
 
 /// How many records a search finds.
@@ -379,6 +403,8 @@ pub struct Commit {
     pub operations: Vec<OperationRow>,
     /// Results of operations to write.
     pub results: Vec<OperationResultRow>,
+    /// Rows of provisioning to write or remove.
+    pub provisioning: Vec<ProvisioningWrite>,
 }
 
 /// A record to write, and what changes in the index of searched values.

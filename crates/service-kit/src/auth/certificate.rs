@@ -57,6 +57,15 @@ fn names(certificate: &Certificate) -> Vec<String> {
     names
 }
 
+/// The common name, if there is exactly one.
+pub(crate) fn common_name(certificate: &Certificate) -> Option<String> {
+    let subject = &certificate.tbs_certificate.subject;
+    let attributes = subject.0.iter().flat_map(|part| part.0.iter());
+    let mut names = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
+    let only = names.next()?;
+    names.next().is_none().then(|| text(&only.value)).flatten()
+}
+
 fn alternative(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::UniformResourceIdentifier(uri) => Some(format!("URI:{uri}")),

@@ -311,6 +311,7 @@ fn new_record(
             iot_edge: identity.iot_edge,
             managed_by: identity.managed_by,
             model_id: String::new(),
+            provisioned: None,
             created_at: now,
             updated_at: now,
         },

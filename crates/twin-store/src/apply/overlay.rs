@@ -14,9 +14,11 @@ use super::{AuditEvent, Cause, Change, ChangeKind, Left, Outcome, Room, Step, To
 use crate::error::Error;
 use crate::record::{Damaged, Record};
 use crate::store::{
-    EnrollmentState, EnrollmentToken, EnrollmentUse, Loaded, OperationId, OperationResultRow,
-    OperationRow, RequestAnswer, RequestId, Selection, TokenHash,
+    EnrollmentState, Loaded, OperationId, OperationRow, ProvisioningKey, ProvisioningRow,
+    RequestAnswer, RequestId, Selection, TokenHash,
 };
+
+mod small;
 
 /// Numbers the changes of each partition.
 #[derive(Debug)]
@@ -68,6 +70,7 @@ pub struct Overlay {
     tokens: BTreeMap<(TokenHash, DeviceId), EnrollmentState>,
     requests: BTreeMap<RequestId, Result<RequestAnswer, Damaged>>,
     operations: BTreeMap<OperationId, Result<OperationRow, Damaged>>,
+    provisioning: BTreeMap<ProvisioningKey, Result<ProvisioningRow, Damaged>>,
     left: Left,
     numbers: Numbers,
     pub(super) room: Room,
@@ -85,6 +88,7 @@ impl Overlay {
             tokens: BTreeMap::new(),
             requests: BTreeMap::new(),
             operations: BTreeMap::new(),
+            provisioning: BTreeMap::new(),
             left: Left::default(),
             numbers,
             room: Room::unlimited(),
@@ -112,6 +116,9 @@ impl Overlay {
                 Loaded::Operation(row) => {
                     overlay.operations.insert(row.id.clone(), Ok(row));
                 }
+                Loaded::Provisioning(row) => {
+                    overlay.provisioning.insert(row.key.clone(), Ok(row));
+                }
             }
         }
         overlay
@@ -126,12 +133,15 @@ impl Overlay {
                 self.unreachable.insert(device, damaged);
             }
             // A token opens nothing, as one that is not there; of what goes on, the rest is there.
-            Selection::Token(..) | Selection::Running => {}
+            Selection::Token(..) | Selection::Running | Selection::Groups => {}
             Selection::Request(id) => {
                 self.requests.insert(id, Err(damaged));
             }
             Selection::Operation(id) => {
                 self.operations.insert(id, Err(damaged));
+            }
+            Selection::Provisioning(key) => {
+                self.provisioning.insert(key, Err(damaged));
             }
         }
     }
@@ -242,71 +252,6 @@ impl Overlay {
     /// Leaves an administrative change for the audit log.
     pub fn audit(&mut self, event: AuditEvent) {
         self.left.audit.push(event);
-    }
-
-    /// Leaves a new enrolment token to be written.
-    pub fn add_token(&mut self, token: EnrollmentToken) {
-        self.left.tokens.push(token);
-    }
-
-    /// Leaves the use of an enrolment token to be written.
-    pub fn enroll(&mut self, use_of: EnrollmentUse) {
-        self.left.enrollments.push(use_of);
-    }
-
-    /// An enrolment token as a device finds it, with the uses that are decided but not committed.
-    pub fn token(&self, hash: TokenHash, device: &DeviceId) -> Option<EnrollmentState> {
-        let mut state = self.tokens.get(&(hash, device.clone()))?.clone();
-        let used = self.left.enrollments.iter();
-        for use_of in used.filter(|use_of| use_of.hash == hash) {
-            state.uses = state.uses.saturating_add(1);
-            if use_of.device == *device {
-                state.nonce = Some(use_of.nonce.clone());
-            }
-        }
-        Some(state)
-    }
-
-    /// What a call with this id was answered, also when that is decided but not committed.
-    ///
-    /// # Errors
-    /// It was answered, and nobody can tell what.
-    pub fn answer(&self, id: &RequestId) -> Result<Option<&RequestAnswer>, Error> {
-        let answer = self.requests.get(id).map(Result::as_ref);
-        answer.transpose().map_err(|damaged| damaged.clone().into())
-    }
-
-    /// Leaves what a call with a request id is answered to be remembered.
-    pub fn remember(&mut self, answer: RequestAnswer) {
-        self.requests.insert(answer.id.clone(), Ok(answer.clone()));
-        self.left.requests.push(answer);
-    }
-
-    /// A long-running operation, as decided so far.
-    ///
-    /// # Errors
-    /// It is there and cannot be read.
-    pub fn operation(&self, id: &OperationId) -> Result<Option<&OperationRow>, Error> {
-        let row = self.operations.get(id).map(Result::as_ref);
-        row.transpose().map_err(|damaged| damaged.clone().into())
-    }
-
-    /// How many of the long-running operations that were loaded or decided have not ended.
-    pub fn running_operations(&self) -> usize {
-        let running = self.operations.values().flatten().filter(|row| !row.ended);
-        running.count()
-    }
-
-    /// Leaves an operation to be written.
-    pub fn put_operation(&mut self, row: OperationRow) {
-        self.operations.insert(row.id.clone(), Ok(row.clone()));
-        self.left.operations.retain(|other| other.id != row.id);
-        self.left.operations.push(row);
-    }
-
-    /// Leaves the result of an operation on one twin to be written.
-    pub fn put_result(&mut self, row: OperationResultRow) {
-        self.left.results.push(row);
     }
 
     /// What is left to be written.

@@ -2,7 +2,7 @@
 
 use super::Work;
 use crate::apply::devices::MODULES_PER_DEVICE_MAX;
-use crate::store::Selection;
+use crate::store::{GROUPS_MAX, Selection};
 
 /// Records of a device with all the modules that it may have.
 const FAMILY_RECORDS: usize = 1 + MODULES_PER_DEVICE_MAX;
@@ -17,7 +17,9 @@ impl Work {
             | Selection::Token(..)
             | Selection::Request(_)
             | Selection::Operation(_)
-            | Selection::Running => 1,
+            | Selection::Running
+            | Selection::Provisioning(_) => 1,
+            Selection::Groups => GROUPS_MAX,
         });
         records.sum()
     }

@@ -185,8 +185,11 @@ impl Writer {
         let selections = work.selections.iter();
         selections
             .filter_map(|selection| match (selection, selection.device()) {
-                // Operations belong to whoever owns the first partition: one runner in the hub.
-                (Selection::Operation(_) | Selection::Running, _) => self.count.partitions().next(),
+                // Operations belong to whoever owns the first partition: one runner in the hub. So do
+                // enrolments, to be changed by one at a time.
+                (Selection::Operation(_) | Selection::Running | Selection::Groups, _) => {
+                    self.count.partitions().next()
+                }
                 (_, device) => device.map(|device| partition_of(device, self.count)),
             })
             .chain(work.position.map(|(partition, _)| partition))
@@ -272,7 +275,7 @@ impl Writer {
             };
             commit.audit.push(audit::append(head, entry));
         }
-        if !left.operations.is_empty()
+        if (!left.operations.is_empty() || !left.provisioning.is_empty())
             && let Some(first) = self.count.partitions().next()
         {
             self.next_state(states, first)?;
@@ -295,6 +298,7 @@ impl Writer {
         commit.requests = left.requests;
         commit.operations = left.operations;
         commit.results = left.results;
+        commit.provisioning = left.provisioning;
         Ok(())
     }
 

@@ -61,6 +61,7 @@ impl Error {
             Error::TokenRefused => UNAUTHORIZED_ACCESS,
             Error::EnrollmentDenied { .. } | Error::Denied(_) => UNAUTHORIZED,
             Error::Read(error) => read_code(error),
+            Error::Provisioning(error) => error.code(),
             Error::Stopping
             | Error::NotOwned { .. }
             | Error::Overtaken

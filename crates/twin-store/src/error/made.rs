@@ -1,6 +1,7 @@
-//! How errors of other crates become ours.
+//! How errors of other crates become ours, and what is told of them.
 
-use twin::{IdentityKey, TwinError};
+use service_kit::error::Violation;
+use twin::{IdentityKey, TwinError, Violations};
 use wire::InvalidField;
 
 use super::Error;
@@ -37,4 +38,18 @@ impl Error {
             source,
         }
     }
+}
+
+/// How many rules are broken altogether; an answer lists the first of them only.
+pub(super) const VIOLATIONS: &str = "violations";
+
+pub(super) fn broken_rules(rules: &Violations) -> Vec<Violation> {
+    rules
+        .list()
+        .iter()
+        .map(|rule| {
+            let text = format!("is {}; allowed is {}", rule.actual, rule.allowed);
+            Violation::new(&rule.path, text).of_rule(rule.rule.code())
+        })
+        .collect()
 }

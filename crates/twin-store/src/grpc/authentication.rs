@@ -8,6 +8,7 @@ use wire::registry::v1 as proto;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::provisioning::Credentials;
 use crate::record::{Authentication, Record};
 use crate::secrets::{Sealed, Sealer};
 
@@ -28,9 +29,9 @@ enum Kind {
 }
 
 /// Two keys that a caller chose.
-struct Keys {
-    primary: Zeroizing<String>,
-    secondary: Zeroizing<String>,
+pub(super) struct Keys {
+    pub(super) primary: Zeroizing<String>,
+    pub(super) secondary: Zeroizing<String>,
 }
 
 /// How an identity is to prove itself, as a request says it.
@@ -62,6 +63,22 @@ impl Wanted {
             kind: None,
             keys: None,
             thumbprints: None,
+        }
+    }
+
+    /// What a device has proven that registers by an enrolment.
+    pub(super) fn proven(credentials: Credentials) -> Wanted {
+        match credentials {
+            Credentials::Keys(primary, secondary) => Wanted {
+                kind: Some(Kind::Sas),
+                keys: Some(Keys { primary, secondary }),
+                thumbprints: None,
+            },
+            Credentials::Thumbprints(primary, secondary) => Wanted {
+                kind: Some(Kind::SelfSigned),
+                keys: None,
+                thumbprints: Some((primary, secondary)),
+            },
         }
     }
 
@@ -170,6 +187,25 @@ pub(super) fn open_keys(
     }))
 }
 
+/// Whether a record proves itself by just these.
+pub(super) fn has_credentials(
+    sealer: &Sealer,
+    record: &Record,
+    credentials: &Credentials,
+) -> Result<bool, Error> {
+    Ok(match (&record.identity.authentication, credentials) {
+        (Authentication::Sas { .. }, Credentials::Keys(primary, secondary)) => {
+            let keys = open_keys(sealer, record)?;
+            keys.is_some_and(|keys| keys.primary == **primary && keys.secondary == **secondary)
+        }
+        (
+            Authentication::SelfSigned { primary, secondary },
+            Credentials::Thumbprints(shown, other),
+        ) => primary == shown && secondary == other,
+        _ => false,
+    })
+}
+
 /// The same keys of a record, sealed under the present master key; none if they are already, or
 /// there are none.
 pub(super) fn resealed(sealer: &Sealer, record: &Record) -> Result<Option<Authentication>, Error> {
@@ -195,7 +231,7 @@ fn owner(key: &IdentityKey, generation_id: &str) -> String {
     format!("{key}#{generation_id}")
 }
 
-fn new_key(sealer: &Sealer) -> Result<Zeroizing<String>, Error> {
+pub(super) fn new_key(sealer: &Sealer) -> Result<Zeroizing<String>, Error> {
     let bytes = sealer.random::<KEY_BYTES>()?;
     Ok(Zeroizing::new(BASE64_STANDARD.encode(bytes.as_slice())))
 }
@@ -215,7 +251,7 @@ fn given_kind(kind: i32) -> Result<Option<Kind>, Error> {
     }
 }
 
-fn given_keys(keys: proto::SymmetricKeys) -> Result<Keys, Error> {
+pub(super) fn given_keys(keys: proto::SymmetricKeys) -> Result<Keys, Error> {
     let check = |field: &str, text: String| -> Result<Zeroizing<String>, Error> {
         let text = Zeroizing::new(text);
         if text.is_empty() {
@@ -231,7 +267,9 @@ fn given_keys(keys: proto::SymmetricKeys) -> Result<Keys, Error> {
     })
 }
 
-fn given_thumbprints(given: &proto::Thumbprints) -> Result<(String, Option<String>), Error> {
+pub(super) fn given_thumbprints(
+    given: &proto::Thumbprints,
+) -> Result<(String, Option<String>), Error> {
     let primary = thumbprint("thumbprints.primary", &given.primary)?;
     let secondary = match given.secondary.as_str() {
         "" => None,

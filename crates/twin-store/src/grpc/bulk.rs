@@ -130,7 +130,9 @@ impl Api {
         let row = loaded.into_iter().find_map(|loaded| match loaded {
             Loaded::Operation(row) => Some(Ok(row)),
             Loaded::Damaged(_, damaged) => Some(Err(damaged)),
-            Loaded::Whole(_) | Loaded::Token(..) | Loaded::Request(_) => None,
+            Loaded::Whole(_) | Loaded::Token(..) | Loaded::Request(_) | Loaded::Provisioning(_) => {
+                None
+            }
         });
         let row = row.ok_or_else(|| ReadError::NoOperation(name(id)))??;
         Ok(Operation::from_row(&row)?)

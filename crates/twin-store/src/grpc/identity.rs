@@ -133,7 +133,7 @@ impl View {
         Ok(view)
     }
 
-    fn read(view: i32) -> Result<View, Error> {
+    pub(super) fn read(view: i32) -> Result<View, Error> {
         match proto::IdentityView::try_from(view) {
             Ok(proto::IdentityView::Unspecified | proto::IdentityView::Basic) => Ok(View::Basic),
             Ok(proto::IdentityView::Full) => Ok(View::Full),

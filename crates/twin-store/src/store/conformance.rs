@@ -199,6 +199,7 @@ on_every_store! {
     small::a_token_counts_its_uses_and_knows_its_nonces
     small::a_token_is_not_used_more_often_than_it_may
     small::an_answer_is_remembered_and_replaced
+    small::enrolments_are_listed_by_id_replaced_and_removed
     small::operations_are_listed_newest_first_and_their_results_by_key
     retention::a_trim_forgets_tokens_an_hour_after_they_expired
     retention::a_trim_forgets_old_answers_and_ended_operations

@@ -13,7 +13,8 @@ use twin::{IdentityKey, Partition, Revision};
 use super::{
     AuditPage, Claims, Commit, EnrollmentToken, Error, HistoryEntry, HistoryRead, IndexEntry,
     Loaded, LogEntry, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan,
-    Population, Replica, ReplicaId, Retention, Search, Selection, Store, TokenHash, Trimmed,
+    Population, ProvisioningKey, ProvisioningRow, Replica, ReplicaId, Retention, Search, Selection,
+    Store, TokenHash, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use state::State;
@@ -273,6 +274,18 @@ impl Store for ModelStore {
             let later = all
                 .filter(|one| one.operation == operation)
                 .filter(|one| after.as_ref().is_none_or(|after| one.key > *after));
+            Ok(page(later.cloned(), limit, |row| row.key.clone()))
+        })
+    }
+
+    fn provisioning(
+        &self,
+        after: ProvisioningKey,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Page<ProvisioningRow, ProvisioningKey>, Error>> {
+        self.with(|state| {
+            let all = state.provisioning.values();
+            let later = all.filter(|row| row.key.kind == after.kind && row.key > after);
             Ok(page(later.cloned(), limit, |row| row.key.clone()))
         })
     }

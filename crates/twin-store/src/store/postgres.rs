@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use deadpool_postgres::{Client, Transaction};
+use deadpool_postgres::Client;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio_postgres::Row;
@@ -28,14 +28,15 @@ use twin::{IdentityKey, Partition, Revision};
 use super::quarantine::{Note, Noted};
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, RawRecord,
-    Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, ProvisioningKey,
+    ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use connections::{Connections, Repeat};
 pub use maintain::PostgresRows;
 use quarantine::notes_of;
 pub use settings::{PostgresSettings, SettingsError};
+use statement::{execute, query, query_in};
 
 mod connections;
 mod fill;
@@ -44,10 +45,12 @@ mod migrate;
 mod operations;
 mod ownership;
 mod population;
+mod provisioning;
 mod quarantine;
 mod read;
 mod search;
 mod settings;
+mod statement;
 mod text;
 mod tokens;
 mod trails;
@@ -290,6 +293,19 @@ impl Store for PostgresStore {
         self.noting(read, notes).boxed()
     }
 
+    fn provisioning(
+        &self,
+        after: ProvisioningKey,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Page<ProvisioningRow, ProvisioningKey>, Error>> {
+        let read = self.repeat(move |client| {
+            let after = after.clone();
+            async move { provisioning::list(client, &after, limit).await }.boxed()
+        });
+        let notes = |page: &Page<_, _>| page.damaged.iter().map(Note::of_provisioning).collect();
+        self.noting(read, notes).boxed()
+    }
+
     fn operation_results(
         &self,
         operation: OperationId,
@@ -336,44 +352,6 @@ fn engine<E: std::error::Error + Send + Sync + 'static>(
         action,
         source: Box::new(source),
     }
-}
-
-/// Reads rows with a statement that each connection compiles once.
-async fn query(
-    client: &Client,
-    action: &'static str,
-    sql: &str,
-    parameters: &[Parameter<'_>],
-) -> Result<Vec<Row>, Error> {
-    let statement = client.prepare_cached(sql).await.map_err(engine(action))?;
-    let rows = client.query(&statement, parameters).await;
-    rows.map_err(engine(action))
-}
-
-/// Runs a statement, compiled once per connection; answers the rows it returns.
-async fn query_in(
-    transaction: &Transaction<'_>,
-    action: &'static str,
-    sql: &str,
-    parameters: &[Parameter<'_>],
-) -> Result<Vec<Row>, Error> {
-    let prepared = transaction.prepare_cached(sql).await;
-    let statement = prepared.map_err(engine(action))?;
-    let rows = transaction.query(&statement, parameters).await;
-    rows.map_err(engine(action))
-}
-
-/// Runs a statement, compiled once per connection; answers the number of rows it changed.
-async fn execute(
-    transaction: &Transaction<'_>,
-    action: &'static str,
-    sql: &str,
-    parameters: &[Parameter<'_>],
-) -> Result<u64, Error> {
-    let prepared = transaction.prepare_cached(sql).await;
-    let statement = prepared.map_err(engine(action))?;
-    let changed = transaction.execute(&statement, parameters).await;
-    changed.map_err(engine(action))
 }
 
 /// A number without a sign, as the rows have it.

@@ -12,7 +12,7 @@ use twin::{IdentityKey, Partition, Revision};
 
 use super::maintain::{Kind, Table};
 use super::row::module_text;
-use super::{Error, Hole, Loaded, OperationId, Selection};
+use super::{Error, Hole, Loaded, OperationId, ProvisioningKey, Selection};
 use crate::hex;
 use crate::record::Damaged;
 
@@ -65,8 +65,9 @@ impl Note {
             Selection::Token(hash, _) => (Table::Tokens, vec![hex::text(hash)]),
             Selection::Request(id) => (Table::Requests, vec![id.0.clone()]),
             Selection::Operation(id) => (Table::Operations, vec![id.0.clone()]),
+            Selection::Provisioning(key) => (Table::Provisioning, provisioning_key(key)),
             // Which of them, nobody can tell.
-            Selection::Running => return None,
+            Selection::Running | Selection::Groups => return None,
         };
         Some(Note::new(table, key, damaged))
     }
@@ -106,6 +107,13 @@ impl Note {
         let mut key = vec![operation.0.clone()];
         key.extend(twin.key);
         Note::new(Table::Results, key, damaged)
+    }
+
+    /// Of a row of provisioning.
+    pub(crate) fn of_provisioning(damaged: &Damaged) -> Note {
+        let parts = damaged.key.splitn(3, '/').skip(1);
+        let key = parts.map(str::to_owned).collect();
+        Note::new(Table::Provisioning, key, damaged)
     }
 
     /// The key as it lies in a row.
@@ -156,6 +164,10 @@ impl Note {
             problem: self.problem,
         }
     }
+}
+
+fn provisioning_key(key: &ProvisioningKey) -> Vec<String> {
+    vec![key.kind.as_str().to_owned(), key.id.clone()]
 }
 
 fn twin_key(key: &IdentityKey) -> Vec<String> {
@@ -231,5 +243,7 @@ pub(crate) fn name_of(selection: &Selection) -> (String, &'static str) {
         Selection::Request(id) => (format!("request {}", id.0), "row"),
         Selection::Operation(id) => (format!("operations/{}", id.0), "row"),
         Selection::Running => ("operations".to_owned(), "rows"),
+        Selection::Provisioning(key) => (key.to_string(), "row"),
+        Selection::Groups => ("provisioning/group".to_owned(), "rows"),
     }
 }

@@ -19,8 +19,11 @@ use crate::secrets::Sealed;
 
 pub(crate) mod change;
 pub(crate) mod history;
+mod provisioned;
 mod raw;
 pub(crate) mod sums;
+
+use provisioned::RowProvisioned;
 
 pub use raw::RawRecord;
 
@@ -41,6 +44,8 @@ struct RowBody<'a> {
     managed_by: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     model_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    provisioned: Option<RowProvisioned>,
     created_at: String,
     identity_updated_at: String,
     #[serde(borrow)]
@@ -128,6 +133,7 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
         iot_edge: identity.iot_edge,
         managed_by: identity.managed_by.clone(),
         model_id: identity.model_id.clone(),
+        provisioned: identity.provisioned.as_ref().map(RowProvisioned::of),
         created_at: identity.created_at.to_string(),
         identity_updated_at: identity.updated_at.to_string(),
         tags: section(&twin.tags),
@@ -222,6 +228,7 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
         iot_edge: body.iot_edge,
         managed_by: body.managed_by,
         model_id: body.model_id,
+        provisioned: body.provisioned.map(|row| row.read(&key)).transpose()?,
     };
     let posture: Posture = serde_json::from_str(&row.posture)
         .map_err(|error| damaged("posture", error.to_string()))?;

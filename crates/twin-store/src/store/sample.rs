@@ -8,8 +8,9 @@ use twin::{IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer, part
 
 use super::{
     AuditEntry, AuditHead, Commit, EnrollmentToken, EnrollmentUse, HistoryEntry, Loaded, LogEntry,
-    OperationId, OperationResultRow, OperationRow, PartitionState, Replica, ReplicaId,
-    RequestAnswer, RequestId, Selection, Store, Upsert,
+    OperationId, OperationResultRow, OperationRow, PartitionState, ProvisioningKey,
+    ProvisioningKind, ProvisioningRow, ProvisioningWrite, Replica, ReplicaId, RequestAnswer,
+    RequestId, Selection, Store, Upsert,
 };
 use crate::apply::ChangeKind;
 use crate::record::{Record, TwinText};
@@ -149,6 +150,7 @@ pub(crate) async fn fill(store: &dyn Store) -> Vec<PartitionState> {
     commit.requests = answers();
     commit.operations = operations();
     commit.results = results();
+    commit.provisioning = provisioning();
     store.commit(commit).await.expect("committed");
     // Some more revisions, a part of the log published and forgotten, and an identity removed.
     let mut commit = created(&mut states, &["a", "b", "d"]);
@@ -212,6 +214,25 @@ pub(crate) fn results() -> Vec<OperationResultRow> {
         key: key("a/m"),
         body: r#"{"done":true}"#.to_owned(),
     }]
+}
+
+pub(crate) fn enrolment(kind: ProvisioningKind, id: &str, body: &str) -> ProvisioningRow {
+    ProvisioningRow {
+        key: ProvisioningKey {
+            kind,
+            id: id.to_owned(),
+        },
+        body: body.to_owned(),
+    }
+}
+
+pub(crate) fn provisioning() -> Vec<ProvisioningWrite> {
+    let rows = [
+        enrolment(ProvisioningKind::Scope, "", r#"{"scope":"0neSAMPLE01"}"#),
+        enrolment(ProvisioningKind::Individual, "sn-1", r#"{"of":"sn-1"}"#),
+        enrolment(ProvisioningKind::Group, "plant", r#"{"of":"plant"}"#),
+    ];
+    rows.map(ProvisioningWrite::Put).into()
 }
 
 /// Operations `1` to `3` that go on, and results of the first on `a` to `f`.

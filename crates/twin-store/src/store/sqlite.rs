@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use service_kit::error::chain;
 use twin::{IdentityKey, Partition, Revision};
 
@@ -24,10 +24,11 @@ use super::quarantine::{Note, Noted};
 use super::row::module_text;
 use super::{
     AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, RawRecord,
-    Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, ProvisioningKey,
+    ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
+use migrate::{MIGRATIONS, migrate};
 use threads::{Readers, Writer};
 use trim::LookedAt;
 
@@ -37,9 +38,11 @@ pub(crate) use maintain::check_on;
 
 mod fill;
 mod maintain;
+mod migrate;
 mod operations;
 mod ownership;
 mod population;
+mod provisioning;
 mod quarantine;
 mod read;
 mod search;
@@ -50,13 +53,6 @@ mod write;
 
 /// Name of the file below the data directory.
 const FILE_NAME: &str = "twins.db";
-/// Forward-only; the position in the list is the schema's number.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../migrations/0001_twins.sql"),
-    include_str!("../../migrations/0002_operations.sql"),
-    include_str!("../../migrations/0003_damage.sql"),
-    include_str!("../../migrations/0004_population.sql"),
-];
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept compiled by each connection; a commit has about twenty.
@@ -294,6 +290,18 @@ impl Store for SqliteStore {
         })
     }
 
+    fn provisioning(
+        &self,
+        after: ProvisioningKey,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Page<ProvisioningRow, ProvisioningKey>, Error>> {
+        self.read_noting(move |connection, notes| {
+            let page = provisioning::list(connection, &after, limit)?;
+            notes.extend(page.damaged.iter().map(Note::of_provisioning));
+            Ok(page)
+        })
+    }
+
     fn operation_results(
         &self,
         operation: OperationId,
@@ -358,32 +366,6 @@ fn connect(path: &Path) -> Result<Connection, Error> {
         )
         .map_err(engine("set up its file"))?;
     Ok(connection)
-}
-
-fn migrate(connection: &mut Connection) -> Result<(), Error> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Exclusive)
-        .map_err(engine("lock its file"))?;
-    let found: i64 = transaction
-        .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(engine("read its schema"))?;
-    if found > known {
-        return Err(Error::Newer { found, known });
-    }
-    let done = usize::try_from(found).unwrap_or(0);
-    for migration in MIGRATIONS.iter().skip(done) {
-        transaction
-            .execute_batch(migration)
-            .map_err(engine("migrate its schema"))?;
-    }
-    transaction
-        .pragma_update(None, "user_version", known)
-        .map_err(engine("migrate its schema"))?;
-    failpoint::hit("migrate.written");
-    transaction.commit().map_err(engine("migrate its schema"))?;
-    failpoint::hit("migrate.durable");
-    Ok(())
 }
 
 /// An instant as the rows have it.

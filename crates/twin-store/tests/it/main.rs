@@ -9,6 +9,7 @@ mod fleet;
 mod history;
 mod informer;
 mod lifecycle;
+mod provisioning;
 mod query;
 mod registry;
 mod repeats;

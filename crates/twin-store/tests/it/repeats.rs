@@ -78,6 +78,30 @@ fn asks() -> Vec<(&'static str, Ask)> {
             },
             ..registry::RotateKeysRequest::default()
         };
+        "CreateEnrollmentRequest": enrollments.create_enrollment(service, other) registry::CreateEnrollmentRequest {
+            enrollment: Some(registry::Enrollment {
+                name: "enrollments/sn-1".to_owned(),
+                tags_json: json(other),
+                ..registry::Enrollment::default()
+            }),
+            ..registry::CreateEnrollmentRequest::default()
+        };
+        "UpdateEnrollmentRequest": enrollments.update_enrollment(service, other) registry::UpdateEnrollmentRequest {
+            enrollment: Some(registry::Enrollment {
+                name: "enrollments/sn-1".to_owned(),
+                desired_json: json(other),
+                ..registry::Enrollment::default()
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec!["desired_json".to_owned()],
+            }),
+            ..registry::UpdateEnrollmentRequest::default()
+        };
+        "DeleteEnrollmentRequest": enrollments.delete_enrollment(service, other) registry::DeleteEnrollmentRequest {
+            name: "enrollments/sn-1".to_owned(),
+            etag: if other { "o".to_owned() } else { String::new() },
+            ..registry::DeleteEnrollmentRequest::default()
+        };
         "CreateEnrollmentTokenRequest": registry.create_enrollment_token(service, other)
             registry::CreateEnrollmentTokenRequest {
                 max_uses: if other { 2 } else { 1 },

@@ -24,6 +24,8 @@ use twin_store::{Addresses, App, Config};
 use wire::bus::v1 as bus_proto;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
+use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
+use wire::registry::v1::provisioning_service_client::ProvisioningServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::registry::v1::{CreateDeviceRequest, Device, GetDeviceRequest, GetModuleRequest, Module};
 use wire::subjects;
@@ -116,6 +118,14 @@ impl Service {
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Connection> {
         CredentialServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn enrollments(&self) -> EnrollmentServiceClient<Connection> {
+        EnrollmentServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn provisioning(&self) -> ProvisioningServiceClient<Connection> {
+        ProvisioningServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn twins(&self) -> TwinServiceClient<Connection> {

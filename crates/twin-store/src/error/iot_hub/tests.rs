@@ -9,6 +9,7 @@ use twin::{Etag, TwinError, Version};
 use wire::InvalidField;
 
 use super::*;
+use crate::provisioning::ProvisioningError;
 use crate::record::Damaged;
 use crate::secrets::SecretError;
 use crate::store;
@@ -192,6 +193,46 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             twin_error(TwinError::VersionsExhausted),
             403_100,
             "TwinSectionTooLarge",
+        ),
+        (ProvisioningError::Refused.into(), 401_002, "Unauthorized"),
+        (
+            ProvisioningError::Disabled {
+                registration: "d".to_owned(),
+            }
+            .into(),
+            401_002,
+            "Unauthorized",
+        ),
+        (
+            ProvisioningError::NotFound("enrollments/d".to_owned()).into(),
+            404_201,
+            "EnrollmentNotFound",
+        ),
+        (
+            ProvisioningError::NotRegistered {
+                registration: "d".to_owned(),
+            }
+            .into(),
+            404_000,
+            "RegistrationNotFound",
+        ),
+        (
+            ProvisioningError::Exists("enrollments/d".to_owned()).into(),
+            409_201,
+            "EnrollmentConflict",
+        ),
+        (
+            ProvisioningError::DeviceTaken {
+                device: "d".to_owned(),
+            }
+            .into(),
+            409_001,
+            "DeviceAlreadyExists",
+        ),
+        (
+            ProvisioningError::TooManyGroups { allowed: 100 }.into(),
+            400_003,
+            "InvalidOperation",
         ),
         (Error::TokenRefused, 401_002, "IotHubUnauthorizedAccess"),
         (

@@ -141,6 +141,7 @@ fn unknown_identity(at: Timestamp) -> Identity {
         iot_edge: false,
         managed_by: String::new(),
         model_id: String::new(),
+        provisioned: None,
         created_at: at,
         updated_at: at,
     }

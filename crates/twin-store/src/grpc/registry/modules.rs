@@ -140,7 +140,8 @@ impl Api {
                 Loaded::Whole(_)
                 | Loaded::Token(..)
                 | Loaded::Request(_)
-                | Loaded::Operation(_) => {}
+                | Loaded::Operation(_)
+                | Loaded::Provisioning(_) => {}
             }
         }
         Ok(answer)

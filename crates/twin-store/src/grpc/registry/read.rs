@@ -50,7 +50,8 @@ impl Api {
                 Loaded::Damaged(..)
                 | Loaded::Token(..)
                 | Loaded::Request(_)
-                | Loaded::Operation(_) => {}
+                | Loaded::Operation(_)
+                | Loaded::Provisioning(_) => {}
             }
         }
         let mut answer = proto::BatchGetDevicesResponse::default();

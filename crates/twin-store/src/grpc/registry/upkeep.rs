@@ -64,7 +64,10 @@ impl Api {
             match loaded {
                 Loaded::Whole(record) => page.records.push(*record),
                 Loaded::Damaged(_, damaged) => page.damaged.push(damaged),
-                Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => {}
+                Loaded::Token(..)
+                | Loaded::Request(_)
+                | Loaded::Operation(_)
+                | Loaded::Provisioning(_) => {}
             }
         }
         Ok(page)
@@ -327,6 +330,10 @@ fn present_key(item: Loaded) -> Option<IdentityKey> {
     match item {
         Loaded::Whole(record) => Some(record.key),
         Loaded::Damaged(Selection::One(key), _) => Some(key),
-        Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => None,
+        Loaded::Damaged(..)
+        | Loaded::Token(..)
+        | Loaded::Request(_)
+        | Loaded::Operation(_)
+        | Loaded::Provisioning(_) => None,
     }
 }

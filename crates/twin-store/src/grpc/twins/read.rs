@@ -97,9 +97,11 @@ impl Api {
         let found = loaded.into_iter().filter_map(|loaded| match loaded {
             Loaded::Whole(record) => Some((record.key.clone(), Ok(record))),
             Loaded::Damaged(Selection::One(key), damaged) => Some((key, Err(damaged))),
-            Loaded::Damaged(..) | Loaded::Token(..) | Loaded::Request(_) | Loaded::Operation(_) => {
-                None
-            }
+            Loaded::Damaged(..)
+            | Loaded::Token(..)
+            | Loaded::Request(_)
+            | Loaded::Operation(_)
+            | Loaded::Provisioning(_) => None,
         });
         Ok(found.collect())
     }

@@ -10,7 +10,7 @@ use crate::record::{Damaged, Record};
 use crate::store::sample::{self, sound, take};
 use crate::store::{
     Commit, Error, HistoryRead, IndexEntry, Loaded, OperationId, OperationResultRow, OperationRow,
-    RequestId, Retention, Selection, Source, Store, everything,
+    ProvisioningKey, ProvisioningKind, RequestId, Retention, Selection, Source, Store, everything,
 };
 use crate::testing::{device, key, now, record};
 
@@ -175,6 +175,10 @@ fn needed() -> Vec<Selection> {
         Selection::Request(RequestId("alice/UpdateTwin/1".to_owned())),
         Selection::Operation(OperationId("018f".to_owned())),
         Selection::One(key("b")),
+        Selection::Provisioning(ProvisioningKey {
+            kind: ProvisioningKind::Individual,
+            id: "sn-1".to_owned(),
+        }),
     ]
 }
 
@@ -271,6 +275,13 @@ pub(super) async fn what_a_decision_needs_is_damaged_by_itself(opener: Opener) {
             "NOT ended".to_owned(),
             "NOT ended".to_owned(),
         ),
+        (
+            5,
+            "provisioning",
+            "body",
+            "replace(body, 'sn-1', 'sn-2')".to_owned(),
+            "replace(body, 'sn-2', 'sn-1')".to_owned(),
+        ),
     ];
     for (place, table, column, broken, mended) in cases {
         opener
@@ -291,7 +302,12 @@ pub(super) async fn what_a_decision_needs_is_damaged_by_itself(opener: Opener) {
     }
     assert_eq!(store.load(needed()).await.expect("read"), whole);
     let token = format!("enrollment_tokens: {}", "07".repeat(32));
-    let expected = [&token, "operations: 018f", "requests: alice/UpdateTwin/1"];
+    let expected = [
+        &token,
+        "operations: 018f",
+        "provisioning: individual/sn-1",
+        "requests: alice/UpdateTwin/1",
+    ];
     assert_eq!(noted(&*store).await, expected);
     opener.is_sound().await;
 }

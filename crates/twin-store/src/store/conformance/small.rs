@@ -3,10 +3,11 @@
 use jiff::SignedDuration;
 
 use super::{Opener, commit, standing};
-use crate::store::sample::{self, take};
+use crate::store::sample::{self, enrolment, take};
 use crate::store::{
     Commit, EnrollmentToken, EnrollmentUse, Error, Loaded, OperationId, OperationResultRow,
-    OperationRow, RequestAnswer, RequestId, Selection,
+    OperationRow, ProvisioningKey, ProvisioningKind, ProvisioningWrite, RequestAnswer, RequestId,
+    Selection,
 };
 use crate::testing::{device, key, now};
 
@@ -118,6 +119,61 @@ pub(super) async fn an_answer_is_remembered_and_replaced(opener: Opener) {
     }
     let unknown = Selection::Request(RequestId("alice/UpdateTwin/2".to_owned()));
     assert_eq!(store.load(vec![unknown]).await.expect("read"), []);
+}
+
+pub(super) async fn enrolments_are_listed_by_id_replaced_and_removed(opener: Opener) {
+    use ProvisioningKind::{Group, Individual, Scope};
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let put = |kind, id: &str, body: &str| ProvisioningWrite::Put(enrolment(kind, id, body));
+    let written = Commit {
+        provisioning: vec![
+            put(Individual, "b", "1"),
+            put(Individual, "a", "1"),
+            put(Individual, "c", "1"),
+            put(Group, "a", "2"),
+            put(Scope, "", "3"),
+        ],
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+    let gone = enrolment(Individual, "c", "1").key;
+    let written = Commit {
+        provisioning: vec![
+            put(Individual, "b", "4"),
+            ProvisioningWrite::Remove(gone.clone()),
+        ],
+        ..Commit::default()
+    };
+    commit(&*store, &states, written).await;
+
+    let list = async |kind, after: &str, limit| {
+        let after = enrolment(kind, after, "").key;
+        let page = store.provisioning(after, limit).await.expect("read");
+        assert!(page.damaged.is_empty());
+        (page.records, page.next.map(|key| key.id))
+    };
+    let (a, b) = (
+        enrolment(Individual, "a", "1"),
+        enrolment(Individual, "b", "4"),
+    );
+    let both = (vec![a.clone(), b.clone()], None);
+    assert_eq!(list(Individual, "", 9).await, both);
+    let first = (vec![a], Some("a".to_owned()));
+    assert_eq!(list(Individual, "", 1).await, first);
+    assert_eq!(list(Individual, "a", 1).await, (vec![b.clone()], None));
+    let group = enrolment(Group, "a", "2");
+    assert_eq!(list(Group, "", 9).await, (vec![group.clone()], None));
+    let scope = Selection::Provisioning(ProvisioningKey::scope());
+    let selections = vec![
+        scope,
+        Selection::Provisioning(gone),
+        Selection::Provisioning(b.key.clone()),
+        Selection::Groups,
+    ];
+    let expected = [enrolment(Scope, "", "3"), b, group].map(Loaded::Provisioning);
+    assert_eq!(store.load(selections).await.expect("read"), expected);
+    opener.is_sound().await;
 }
 
 pub(super) async fn operations_are_listed_newest_first_and_their_results_by_key(opener: Opener) {

@@ -319,7 +319,8 @@ impl Checker {
             | Table::Tokens
             | Table::Enrollments
             | Table::Operations
-            | Table::Results => small::check(row.table, &fields)?,
+            | Table::Results
+            | Table::Provisioning => small::check(row.table, &fields)?,
         }
         Ok(Vec::new())
     }

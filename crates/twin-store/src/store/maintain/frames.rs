@@ -291,6 +291,7 @@ const fn ordinal(table: Table) -> u8 {
         Table::Enrollments => 9,
         Table::Operations => 10,
         Table::Results => 11,
+        Table::Provisioning => 12,
     }
 }
 

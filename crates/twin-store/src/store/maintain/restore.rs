@@ -167,7 +167,8 @@ impl Sieve {
             | Table::Tokens
             | Table::Enrollments
             | Table::Operations
-            | Table::Results => self.rows.push(row),
+            | Table::Results
+            | Table::Provisioning => self.rows.push(row),
         }
         self.rows.extend(index);
         None

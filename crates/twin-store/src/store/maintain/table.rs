@@ -43,11 +43,13 @@ pub enum Table {
     Operations,
     /// Their results.
     Results,
+    /// The id scope and enrolments.
+    Provisioning,
 }
 
 impl Table {
     /// All, in the order in which they are read and written.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 12] = [
         Table::Partitions,
         Table::Twins,
         Table::Index,
@@ -59,6 +61,7 @@ impl Table {
         Table::Enrollments,
         Table::Operations,
         Table::Results,
+        Table::Provisioning,
     ];
 
     /// Its name in both stores.
@@ -75,6 +78,7 @@ impl Table {
             Table::Enrollments => "enrollments",
             Table::Operations => "operations",
             Table::Results => "operation_results",
+            Table::Provisioning => "provisioning",
         }
     }
 
@@ -82,7 +86,9 @@ impl Table {
     pub const fn key_columns(self) -> usize {
         match self {
             Table::Partitions | Table::Requests | Table::Tokens | Table::Operations => 1,
-            Table::Twins | Table::Log | Table::Audit | Table::Enrollments => 2,
+            Table::Twins | Table::Log | Table::Audit | Table::Enrollments | Table::Provisioning => {
+                2
+            }
             Table::History | Table::Results => 3,
             Table::Index => 4,
         }
@@ -186,6 +192,12 @@ impl Table {
                 ("module_id", Kind::Text),
                 ("body", Kind::Text),
                 ("checksum", Kind::OptionalInteger),
+            ],
+            Table::Provisioning => &[
+                ("kind", Kind::Text),
+                ("id", Kind::Text),
+                ("body", Kind::Text),
+                ("checksum", Kind::Integer),
             ],
         }
     }

@@ -11,8 +11,8 @@ use crate::record::{Damaged, Record};
 use crate::store::{
     AuditEntry, AuditHead, Claims, Commit, EnrollmentState, EnrollmentToken, Epoch, Error,
     HistoryEntry, IndexEntry, Loaded, OperationId, OperationResultRow, OperationRow, Page,
-    PartitionState, Replica, ReplicaId, RequestAnswer, RequestId, Retention, Search, Selection,
-    Source, TokenHash, Trimmed,
+    PartitionState, ProvisioningKey, ProvisioningKind, ProvisioningRow, ProvisioningWrite, Replica,
+    ReplicaId, RequestAnswer, RequestId, Retention, Search, Selection, Source, TokenHash, Trimmed,
 };
 
 #[derive(Default, Clone)]
@@ -31,6 +31,7 @@ pub(super) struct State {
     pub(super) uses: BTreeMap<(TokenHash, String), String>,
     pub(super) operations: BTreeMap<OperationId, OperationRow>,
     pub(super) results: BTreeMap<(OperationId, IdentityKey), OperationResultRow>,
+    pub(super) provisioning: BTreeMap<ProvisioningKey, ProvisioningRow>,
     pub(super) commits: usize,
     pub(super) fails: bool,
     pub(super) failing_loads: usize,
@@ -149,6 +150,16 @@ impl State {
             let key = (result.operation.clone(), result.key.clone());
             self.results.insert(key, result);
         }
+        for write in commit.provisioning {
+            match write {
+                ProvisioningWrite::Put(row) => {
+                    self.provisioning.insert(row.key.clone(), row);
+                }
+                ProvisioningWrite::Remove(key) => {
+                    self.provisioning.remove(&key);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -225,6 +236,15 @@ impl State {
             Selection::Running => {
                 let running = self.operations.values().filter(|one| !one.ended);
                 return running.cloned().map(Loaded::Operation).collect();
+            }
+            Selection::Provisioning(key) => {
+                let row = self.provisioning.get(key).cloned();
+                row.map(Loaded::Provisioning)
+            }
+            Selection::Groups => {
+                let rows = self.provisioning.values();
+                let groups = rows.filter(|row| row.key.kind == ProvisioningKind::Group);
+                return groups.cloned().map(Loaded::Provisioning).collect();
             }
         };
         found.into_iter().collect()

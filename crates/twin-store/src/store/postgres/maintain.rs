@@ -324,7 +324,9 @@ pub(super) fn is_packed(table: Table, column: &str) -> bool {
         Table::Requests | Table::Operations => column == "id",
         Table::Enrollments => column == "nonce",
         Table::Results => column == "operation",
-        Table::Partitions | Table::Twins | Table::Log | Table::Tokens => false,
+        Table::Partitions | Table::Twins | Table::Log | Table::Tokens | Table::Provisioning => {
+            false
+        }
     }
 }
 

@@ -277,22 +277,22 @@ fn result_row(operation: &OperationId, row: &Row) -> Result<OperationResultRow, 
 }
 
 /// A text, or what stands for one that is no UTF-8.
-fn lossy(row: &Row, column: usize) -> String {
+pub(super) fn lossy(row: &Row, column: usize) -> String {
     let text = row.try_get::<_, &str>(column);
     text.map_or_else(|_| "\u{fffd}".to_owned(), text::unpack)
 }
 
 /// Reads rows until there are enough that are whole, so that a page always ends behind a key that
 /// can be read.
-struct Reading<R, K> {
+pub(super) struct Reading<R, K> {
     limit: usize,
     /// Rows behind the beginning that were read.
-    offset: i64,
+    pub(super) offset: i64,
     page: Page<R, K>,
 }
 
 impl<R, K> Reading<R, K> {
-    fn new(limit: u32) -> Self {
+    pub(super) fn new(limit: u32) -> Self {
         Self {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             offset: 0,
@@ -301,21 +301,21 @@ impl<R, K> Reading<R, K> {
     }
 
     /// Ends with what was read, where the server cannot go on because of damage.
-    fn cut_off(mut self, error: Error) -> Result<Page<R, K>, Error> {
+    pub(super) fn cut_off(mut self, error: Error) -> Result<Page<R, K>, Error> {
         let rest = read::damage(error, "what follows", "rows")?;
         self.page.damaged.push(rest);
         Ok(self.page)
     }
 
     /// How many rows to ask for: one more than wanted tells whether there is more.
-    fn rows(&self) -> i64 {
+    pub(super) fn rows(&self) -> i64 {
         i64::try_from(self.limit)
             .unwrap_or(i64::MAX)
             .saturating_add(1)
     }
 
     /// Takes rows; answers the page once it is complete.
-    fn take(
+    pub(super) fn take(
         &mut self,
         rows: &[Row],
         read: impl Fn(&Row) -> Result<R, Damaged>,

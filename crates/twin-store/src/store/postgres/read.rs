@@ -8,19 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::Utf8Error;
 
 use deadpool_postgres::Client;
-use jiff::Timestamp;
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::{WasNull, WrongType};
 use twin::{DeviceId, IdentityKey};
 
 use super::write::key_columns;
-use super::{engine, operations, query, text, unsigned};
+use super::{operations, provisioning, query, tokens, unsigned};
 use crate::record::{Damaged, Record};
 use crate::store::quarantine::{self, Note, name_of};
-use crate::store::row::{self, Row, module_text, sums};
-use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
-};
+use crate::store::row::{self, Row, module_text};
+use crate::store::{Error, GROUPS, Loaded, OperationRow, RawRecord, Selection};
 
 /// The columns that [`decode`] reads, in this order.
 pub(super) const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, t.desired, \
@@ -43,7 +40,7 @@ pub(super) async fn load(
                 loaded.extend(families.remove(device).unwrap_or_default());
                 continue;
             }
-            Selection::Token(hash, device) => enrollment_token(client, *hash, device)
+            Selection::Token(hash, device) => tokens::enrollment_token(client, *hash, device)
                 .await
                 .map(|state| state.map(|state| Loaded::Token(device.clone(), state))),
             Selection::Request(id) => {
@@ -57,6 +54,16 @@ pub(super) async fn load(
             Selection::Running => {
                 let running = operations::running(client).await?;
                 loaded.extend(going_on(running, notes));
+                continue;
+            }
+            Selection::Provisioning(key) => {
+                let row = provisioning::find(client, key).await;
+                row.map(|row| row.map(Loaded::Provisioning))
+            }
+            Selection::Groups => {
+                let page = provisioning::list(client, &GROUPS, u32::MAX).await?;
+                notes.extend(page.damaged.iter().map(Note::of_provisioning));
+                loaded.extend(page.records.into_iter().map(Loaded::Provisioning));
                 continue;
             }
         };
@@ -321,71 +328,4 @@ fn columns(row: &PgRow) -> Result<Row<'_>, tokio_postgres::Error> {
 pub(super) fn checksum(row: &PgRow, column: usize) -> Result<u32, tokio_postgres::Error> {
     let stored: i64 = row.try_get(column)?;
     Ok(u32::try_from(stored).unwrap_or(u32::MAX))
-}
-
-async fn enrollment_token(
-    client: &Client,
-    hash: TokenHash,
-    device: &DeviceId,
-) -> Result<Option<EnrollmentState>, Error> {
-    let action = "read an enrolment token";
-    let rows = query(
-        client,
-        action,
-        "SELECT t.device_id, t.expires_at, t.uses_max, t.checksum,
-             (SELECT count(*) FROM enrollments e WHERE e.hash = t.hash), e.nonce, e.checksum
-         FROM enrollment_tokens t
-         LEFT JOIN enrollments e ON e.hash = t.hash AND e.device_id = $2
-         WHERE t.hash = $1",
-        &[&&hash[..], &device.as_str()],
-    )
-    .await?;
-    let Some(row) = rows.first() else {
-        return Ok(None);
-    };
-    let read = || -> Result<_, tokio_postgres::Error> {
-        let (only_device, expires_at): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let (uses_max, stored): (i64, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
-        let sum = sums::token(&hash, only_device, expires_at, uses_max);
-        let nonce: Option<&str> = row.try_get(5)?;
-        let nonce = nonce.map(text::unpack);
-        let enrolled = nonce.as_deref().map_or(Ok(()), |nonce| {
-            let sum = sums::enrollment(&hash, device.as_str(), nonce);
-            sums::check(row.try_get(6).unwrap_or_default(), sum)
-        });
-        let uses: i64 = row.try_get(4)?;
-        let token = sums::check(stored, sum)
-            .and(enrolled)
-            .and_then(|()| parse_token(hash, only_device, expires_at, uses_max));
-        Ok(token.map(|token| EnrollmentState {
-            token,
-            uses: u32::try_from(uses).unwrap_or(u32::MAX),
-            nonce,
-        }))
-    };
-    let state = read().map_err(engine(action))?;
-    let state = state.map_err(|problem| Damaged {
-        key: name_of(&Selection::Token(hash, device.clone())).0,
-        part: "row",
-        problem: problem.to_owned(),
-    });
-    Ok(Some(state?))
-}
-
-fn parse_token(
-    hash: TokenHash,
-    only_device: &str,
-    expires_at: i64,
-    uses_max: i64,
-) -> Result<EnrollmentToken, &'static str> {
-    let device = match only_device {
-        "" => None,
-        id => Some(DeviceId::parse(id).map_err(|_| "its device is no id")?),
-    };
-    Ok(EnrollmentToken {
-        hash,
-        device,
-        expires_at: Timestamp::from_second(expires_at).map_err(|_| "its end is no time")?,
-        uses_max: u32::try_from(uses_max).map_err(|_| "its uses are no number")?,
-    })
 }

@@ -8,8 +8,8 @@ use futures::try_join;
 use twin::IdentityKey;
 
 use super::{
-    Parameter, engine, execute, nanoseconds, number, operations, population, quarantine, query_in,
-    text, tokens, trails,
+    Parameter, engine, execute, nanoseconds, number, operations, population, provisioning,
+    quarantine, query_in, text, tokens, trails,
 };
 use crate::store::row::{self, change, module_text};
 use crate::store::{
@@ -36,6 +36,7 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
         audit(&transaction, &commit.audit),
         tokens::write(&transaction, &commit.tokens, &commit.enrollments),
         operations::write(&transaction, commit),
+        provisioning::write(&transaction, &commit.provisioning),
     )?;
     population::count(&transaction, &commit.partitions, made).await?;
     failpoint::hit("commit.written");

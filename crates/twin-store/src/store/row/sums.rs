@@ -51,6 +51,15 @@ pub(crate) fn result(operation: &str, device: &str, module: &str, body: &str) ->
     sum.finish()
 }
 
+/// Of a row of provisioning.
+pub(crate) fn provisioning(kind: &str, id: &str, body: &str) -> u32 {
+    let mut sum = Sum::empty();
+    for text in [kind, id, body] {
+        sum.text(text);
+    }
+    sum.finish()
+}
+
 /// Compares what is stored with what should be.
 pub(crate) fn check(stored: Option<i64>, sum: u32) -> Result<(), &'static str> {
     match stored {

@@ -156,7 +156,8 @@ fn read_all(snapshot: &Connection, take: Take<'_>) -> Result<(), Ended> {
             | Table::Tokens
             | Table::Enrollments
             | Table::Operations
-            | Table::Results => rows(snapshot, take, table, &ordered(table), []),
+            | Table::Results
+            | Table::Provisioning => rows(snapshot, take, table, &ordered(table), []),
         };
         match read {
             Ok(()) => {}

@@ -224,7 +224,7 @@ fn result_row(
 }
 
 /// A text, whatever has become of it: a flipped bit may leave no UTF-8.
-fn lossy(row: &rusqlite::Row<'_>, column: usize) -> String {
+pub(super) fn lossy(row: &rusqlite::Row<'_>, column: usize) -> String {
     match row.get_ref(column) {
         Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => {
             String::from_utf8_lossy(bytes).into_owned()
@@ -237,7 +237,7 @@ fn lossy(row: &rusqlite::Row<'_>, column: usize) -> String {
 
 /// Reads rows until there are enough that are whole, so that a page always ends behind a key that
 /// can be read; rows are made one by one, and what is not read costs nothing.
-fn page<R, K>(
+pub(super) fn page<R, K>(
     mut rows: Rows<'_>,
     limit: u32,
     action: &'static str,

@@ -10,12 +10,13 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use twin::{DeviceId, IdentityKey};
 
-use super::{engine, module_text, operations};
+use super::{engine, module_text, operations, provisioning};
 use crate::record::{Damaged, Record};
 use crate::store::quarantine::{self, Note, name_of};
 use crate::store::row::{self, Row, sums};
 use crate::store::{
-    EnrollmentState, EnrollmentToken, Error, Loaded, OperationRow, RawRecord, Selection, TokenHash,
+    EnrollmentState, EnrollmentToken, Error, GROUPS, Loaded, OperationRow, RawRecord, Selection,
+    TokenHash,
 };
 
 /// The columns that [`decode`] reads, in this order.
@@ -73,6 +74,14 @@ fn load_one(
         }
         Selection::Running => {
             loaded.extend(going_on(operations::running(connection)?, notes));
+        }
+        Selection::Provisioning(key) => {
+            loaded.extend(provisioning::find(connection, key)?.map(Loaded::Provisioning));
+        }
+        Selection::Groups => {
+            let page = provisioning::list(connection, &GROUPS, u32::MAX)?;
+            notes.extend(page.damaged.iter().map(Note::of_provisioning));
+            loaded.extend(page.records.into_iter().map(Loaded::Provisioning));
         }
     }
     Ok(())

@@ -57,6 +57,7 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
     }
     unexhausted(&transaction, &commit.enrollments)?;
     super::operations::write(&transaction, commit)?;
+    super::provisioning::write(&transaction, &commit.provisioning)?;
     failpoint::hit("commit.written");
     transaction.commit().map_err(engine("commit"))?;
     failpoint::hit("commit.durable");

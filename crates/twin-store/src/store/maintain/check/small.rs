@@ -1,6 +1,7 @@
-//! Decides of rows that stand by themselves: tokens, answers, operations.
+//! Decides of rows that stand by themselves: tokens, answers, operations, enrolments.
 
 use super::fields::{Fields, device_or_any, hash, json, key};
+use crate::store::ProvisioningKind;
 use crate::store::maintain::Table;
 use crate::store::row::sums;
 
@@ -34,6 +35,14 @@ pub(super) fn check(table: Table, row: &Fields<'_>) -> Result<(), String> {
             json(row.text(3), "body")?;
             let sum = sums::result(row.text(0), row.text(1), row.text(2), row.text(3));
             (row.optional_integer(4), sum)
+        }
+        Table::Provisioning => {
+            let (kind, id, body) = (row.text(0), row.text(1), row.text(2));
+            if ProvisioningKind::parse(kind).is_none() {
+                return Err(format!("the kind {kind:?} is none"));
+            }
+            json(body, "body")?;
+            (Some(row.integer(3)), sums::provisioning(kind, id, body))
         }
         Table::Partitions
         | Table::Twins
