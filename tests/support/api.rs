@@ -144,6 +144,7 @@ impl Api {
         let request = policy::ApplyPolicyRequest {
             policy: Some(policy),
             validate_only: false,
+            note: String::new(),
         };
         let answer = self
             .policies

@@ -133,6 +133,7 @@ async fn apply_policy(hub: &Hub) -> Result<()> {
     let request = policy_api::ApplyPolicyRequest {
         policy: Some(policy),
         validate_only: false,
+        note: String::new(),
     };
     policies
         .apply_policy(request)

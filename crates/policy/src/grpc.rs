@@ -21,6 +21,7 @@ use crate::resource;
 use crate::store::{self, By, StoredPolicy};
 
 mod configurations;
+mod revisions;
 
 pub(crate) use configurations::ConfigurationApi;
 
@@ -63,28 +64,35 @@ impl PolicyApi {
             .policy
             .ok_or_else(|| InvalidField::new("policy", "is required"))?;
         let policy = resource::check(&wire).map_err(Error::Policy)?;
-        if request.validate_only {
-            // Nothing was done, so there is no outcome and the answer repeats what was asked.
-            let policy = proto::Policy {
-                name: resource::name(policy.id()),
-                ..resource::to_request(policy.spec())
-            };
-            return Ok(proto::ApplyPolicyResponse {
-                policy: Some(policy),
-                outcome: proto::apply_policy_response::Outcome::Unspecified.into(),
-            });
-        }
-        let (stored, outcome) = self.policies.apply(policy, by).await?;
-        tracing::info!(
-            policy_id = %stored.policy.id(),
-            revision = stored.revision,
-            outcome = ?outcome,
-            "policy applied"
-        );
-        self.count();
+        let note = revisions::check_note(request.note)?;
+        let applied = if request.validate_only {
+            self.policies.rehearse(policy).await?
+        } else {
+            self.policies.apply(policy, by, note).await?
+        };
+        let stored = &applied.stored;
+        let shown = if request.validate_only {
+            // Nothing was done, so there is neither progress nor standing to tell of.
+            proto::Policy {
+                evaluation: None,
+                ..resource::to_wire_policy(stored, proto::Evaluation::default())
+            }
+        } else {
+            tracing::info!(
+                policy_id = %stored.policy.id(),
+                revision = stored.revision,
+                outcome = ?applied.outcome(),
+                "policy applied"
+            );
+            self.count();
+            self.shown(stored)
+        };
+        let before = applied.before.as_ref();
+        let changes = before.map(|old| resource::to_wire_changes(old, stored.policy.spec()));
         Ok(proto::ApplyPolicyResponse {
-            policy: Some(self.shown(&stored)),
-            outcome: resource::outcome(outcome).into(),
+            policy: Some(shown),
+            outcome: resource::outcome(applied.outcome()).into(),
+            changes: changes.unwrap_or_default(),
         })
     }
 
@@ -173,6 +181,20 @@ impl PolicyService for PolicyApi {
     ) -> Result<Response<()>, Status> {
         let by = by(&request);
         answer(self.delete(request.into_inner(), by).await)
+    }
+
+    async fn list_policy_revisions(
+        &self,
+        request: Request<proto::ListPolicyRevisionsRequest>,
+    ) -> Result<Response<proto::ListPolicyRevisionsResponse>, Status> {
+        answer(revisions::list(&self.policies, request.get_ref()).await)
+    }
+
+    async fn get_policy_revision(
+        &self,
+        request: Request<proto::GetPolicyRevisionRequest>,
+    ) -> Result<Response<proto::PolicyRevision>, Status> {
+        answer(revisions::get(&self.policies, request.get_ref()).await)
     }
 }
 

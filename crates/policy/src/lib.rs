@@ -11,7 +11,7 @@
 //! It never talks to a device, never writes a twin itself, and knows no detail of how twin-store
 //! keeps it. The rule of what a policy may overwrite lives in `twin::settings`; here it is only asked.
 //!
-//! Reading order: `policy_doc` (what a policy is) → `file` and `resource` (how people and programs
+//! Reading order: `policy_doc` (what a policy is) → `content_diff` (how two differ) → `file` and `resource` (how people and programs
 //! write one) → `evaluate` (the decision, pure) → `store` → `policies` (the present set) → `writer`
 //! (one decision carried out) → `gather` and `consumer` (on change) and `sweep` (everything, in the
 //! background) → `grpc` → `app`.
@@ -19,6 +19,7 @@
 pub mod configuration_doc;
 pub mod policy_doc;
 
+pub mod content_diff;
 pub mod file;
 pub mod resource;
 

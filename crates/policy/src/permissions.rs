@@ -19,6 +19,14 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesWrite,
     ),
     (
+        "/twinward.policy.v1.PolicyService/ListPolicyRevisions",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.PolicyService/GetPolicyRevision",
+        PoliciesRead,
+    ),
+    (
         "/twinward.policy.v1.ConfigurationService/CreateConfiguration",
         PoliciesWrite,
     ),

@@ -14,7 +14,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::evaluate::PolicySet;
 use crate::policy_doc::{Policy, PolicyId};
-use crate::store::{self, By, Contents, Outcome, Store, StoredPolicy, SweepCounts, SweepNumber};
+use crate::store::{
+    self, Applied, By, Change, Contents, Store, StoredPolicy, StoredRevision, SweepCounts,
+    SweepNumber,
+};
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +138,8 @@ impl Policies {
         &self,
         policy: Policy,
         by: By,
-    ) -> Result<(StoredPolicy, Outcome), store::Error> {
+        note: String,
+    ) -> Result<Applied, store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
             this.present.send_modify(|present| {
@@ -147,8 +151,25 @@ impl Policies {
             this.raise(stored.sweep);
             this.noted.notify_one();
         };
-        let when = (self.clock.now(), by);
-        self.store.apply(policy, when, in_force).await
+        let at = self.clock.now();
+        let change = Change { by, at, note };
+        self.store.apply(policy, change, in_force).await
+    }
+
+    /// What [`Policies::apply`] would do now.
+    pub(crate) async fn rehearse(&self, policy: Policy) -> Result<Applied, store::Error> {
+        self.store.rehearse(policy, self.clock.now()).await
+    }
+
+    /// At most `limit` revisions of a policy, also of a deleted one: the newest first, of those
+    /// below `before`.
+    pub(crate) async fn revisions(
+        &self,
+        id: PolicyId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRevision>, store::Error> {
+        self.store.revisions(id, before, limit).await
     }
 
     /// Deletes the policy if it is still at `expected`.

@@ -5,8 +5,9 @@ use twin::{Map, Rule, SectionKind};
 use wire::policy::v1 as proto;
 use wire::time::to_wire;
 
+use crate::content_diff::{self, Difference};
 use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain};
-use crate::store::{Outcome, StoredPolicy, etag};
+use crate::store::{Outcome, StoredPolicy, StoredRevision, etag};
 
 /// Prints the resource name of a policy.
 pub fn name(id: &PolicyId) -> String {
@@ -100,6 +101,44 @@ pub fn to_wire_policy(stored: &StoredPolicy, evaluation: proto::Evaluation) -> p
         evaluation: Some(evaluation),
         ..to_request(stored.policy.spec())
     }
+}
+
+/// A revision as callers see it, with its content or without.
+pub(crate) fn to_wire_revision(
+    id: &PolicyId,
+    stored: &StoredRevision,
+    with_content: bool,
+) -> proto::PolicyRevision {
+    let before = stored.before.as_ref();
+    let changed = before.map(|before| content_diff::changed_fields(before, &stored.spec));
+    let policy = with_content.then(|| proto::Policy {
+        name: name(id),
+        revision: stored.revision,
+        etag: etag(stored.revision),
+        update_time: Some(to_wire(stored.created_at)),
+        ..to_request(&stored.spec)
+    });
+    proto::PolicyRevision {
+        name: name(id),
+        revision: stored.revision,
+        author: stored.author.clone(),
+        note: stored.note.clone(),
+        create_time: Some(to_wire(stored.created_at)),
+        changed_fields: changed.into_iter().flatten().map(str::to_owned).collect(),
+        policy,
+    }
+}
+
+/// How two contents differ.
+pub(crate) fn to_wire_changes(old: &PolicySpec, new: &PolicySpec) -> Vec<proto::ContentChange> {
+    let text = |value: Option<Value>| value.map(|value| value.to_string()).unwrap_or_default();
+    let change = |one: Difference| proto::ContentChange {
+        path: one.path,
+        old_json: text(one.old),
+        new_json: text(one.new),
+    };
+    let all = content_diff::differences(old, new);
+    all.into_iter().map(change).collect()
 }
 
 /// What applying did.

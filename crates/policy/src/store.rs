@@ -1,7 +1,7 @@
 //! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
-//! by id and revision (immutable), `configurations` by id, `positions` by partition, one row of `state` with the order
+//! by id and revision (immutable, with author and note), `configurations` by id, `positions` by partition, one row of `state` with the order
 //! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
@@ -30,12 +30,14 @@ mod audit;
 mod configurations;
 mod content;
 mod error;
+mod revisions;
 mod row;
 mod sqlite;
 
 pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationError, StoredConfiguration};
 pub use error::Error;
+pub(crate) use revisions::{Applied, Change, StoredRevision};
 
 /// Name of the file in the data directory.
 pub(crate) const FILE_NAME: &str = "policy.db";
@@ -155,24 +157,6 @@ impl Store {
     /// Reads everything.
     pub(crate) async fn load(&self) -> Result<Contents, Error> {
         self.run(sqlite::Engine::load).await
-    }
-
-    /// Creates the policy or replaces its content; the same content again writes nothing.
-    ///
-    /// `then` runs when the change is durable, before anybody else may change a policy. It runs
-    /// also when the caller has gone away meanwhile, so that memory never lags behind the store.
-    pub(crate) async fn apply(
-        &self,
-        policy: Policy,
-        (at, by): (Timestamp, By),
-        then: impl FnOnce(&StoredPolicy) + Send + 'static,
-    ) -> Result<(StoredPolicy, Outcome), Error> {
-        self.run(move |engine| {
-            let (stored, outcome) = engine.apply(policy, at, &by)?;
-            then(&stored);
-            Ok((stored, outcome))
-        })
-        .await
     }
 
     /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it

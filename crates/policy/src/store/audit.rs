@@ -46,10 +46,25 @@ pub(super) fn note(
     transaction: &Transaction<'_>,
     action: &str,
     id: &str,
+    what: (u64, Option<&str>),
+    when: (Timestamp, &By),
+) -> Result<(), Error> {
+    note_why(transaction, action, id, what, "", when)
+}
+
+/// [`note`] with what the author said about it; empty: nothing.
+pub(super) fn note_why(
+    transaction: &Transaction<'_>,
+    action: &str,
+    id: &str,
     (revision, content): (u64, Option<&str>),
+    why: &str,
     (at, by): (Timestamp, &By),
 ) -> Result<(), Error> {
     let mut detail = json!({ "revision": revision });
+    if !why.is_empty() {
+        detail["note"] = why.into();
+    }
     if let Some(content) = content.filter(|content| content.len() <= CONTENT_BYTES_MAX)
         && let Ok(content) = serde_json::from_str::<serde_json::Value>(content)
     {

@@ -14,6 +14,16 @@ pub enum Error {
         /// Which one.
         id: PolicyId,
     },
+    /// The policy never had such a revision.
+    #[error("policy {id} has no revision {asked}; it has 1 to {newest}")]
+    NoRevision {
+        /// Of which policy.
+        id: PolicyId,
+        /// Which one.
+        asked: u64,
+        /// The last that there is.
+        newest: u64,
+    },
     /// Somebody else changed the policy in between.
     #[error("policy {id} changed in between: its etag is {found}, the request expects {expected}")]
     Etag {
@@ -77,7 +87,7 @@ pub enum Error {
 impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::NotFound { .. } => Kind::NotFound,
+            Error::NotFound { .. } | Error::NoRevision { .. } => Kind::NotFound,
             Error::Etag { .. } => Kind::Aborted,
             Error::TooMany => Kind::ResourceExhausted,
             Error::Stopped => Kind::Unavailable,
@@ -89,6 +99,7 @@ impl Classified for Error {
     fn reason(&self) -> &str {
         match self {
             Error::NotFound { .. } => "POLICY_NOT_FOUND",
+            Error::NoRevision { .. } => "REVISION_NOT_FOUND",
             Error::Etag { .. } => "ETAG_MISMATCH",
             Error::TooMany => "TOO_MANY_POLICIES",
             Error::Stopped => "STOPPING",
@@ -102,7 +113,8 @@ impl Classified for Error {
         match self {
             Error::NotFound { .. } => IotHubCode::new(404_301, "ConfigurationNotFound"),
             Error::TooMany => IotHubCode::new(413_101, "ConfigurationCountLimitExceeded"),
-            Error::Etag { .. }
+            Error::NoRevision { .. }
+            | Error::Etag { .. }
             | Error::Stopped
             | Error::Policy { .. }
             | Error::Damaged { .. }

@@ -84,6 +84,7 @@ pub(super) fn read_policy(
 pub(super) fn write_policy(
     transaction: &Transaction<'_>,
     policy: &StoredPolicy,
+    (author, note): (&str, &str),
 ) -> Result<(), Error> {
     let failed = |source| Error::Engine {
         action: "write a policy",
@@ -94,8 +95,16 @@ pub(super) fn write_policy(
     let (created_at, updated_at) = (policy.created_at.to_string(), policy.updated_at.to_string());
     transaction
         .execute(
-            "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4)",
-            params![id, stored(policy.revision), content, updated_at],
+            "INSERT INTO revisions (policy_id, revision, content, create_time, author, note)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                id,
+                stored(policy.revision),
+                content,
+                updated_at,
+                author,
+                note
+            ],
         )
         .map_err(failed)?;
     transaction

@@ -8,21 +8,16 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::audit::{self, AuditEntry, By};
-use super::content;
-use super::row::{
-    PolicyRow, number, read_policy, select_policies, stored, write_policy, write_position,
-};
-use super::{
-    Contents, Error, FILE_NAME, Outcome, POLICIES_MAX, StoredPolicy, SweepCounts, SweepNumber,
-    SweepState, etag,
-};
-use crate::policy_doc::{Policy, PolicyId, PolicySpec};
+use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
+use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
+use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
+    include_str!("../../migrations/0004_authors.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -87,79 +82,6 @@ impl Engine {
             positions,
             sweep,
         })
-    }
-
-    pub(super) fn apply(
-        &mut self,
-        policy: Policy,
-        at: Timestamp,
-        by: &By,
-    ) -> Result<(StoredPolicy, Outcome), Error> {
-        const ACTION: &str = "write a policy";
-        let failed = |source| Error::Engine {
-            action: ACTION,
-            source,
-        };
-        let transaction = self.begin(ACTION)?;
-        let before = read_policy(&transaction, policy.id())?;
-        let alive = before.as_ref().filter(|row| !row.deleted);
-        let old_spec = alive
-            .map(|row| content::read(&row.policy_id, &row.content))
-            .transpose()?;
-        if let (Some(row), Some(old)) = (alive, &old_spec)
-            && *old == *policy.spec()
-        {
-            return Ok((row.clone().into_policy()?, Outcome::Unchanged));
-        }
-        let revision = match &before {
-            Some(row) => number("a revision", row.revision)? + 1,
-            None => 1,
-        };
-        let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {
-            let old_policy = row.clone().into_policy()?;
-            let same_effect = is_same_but_for_words(old, policy.spec());
-            let (effective_revision, sweep) = if same_effect {
-                (old_policy.effective_revision, old_policy.sweep)
-            } else {
-                (revision, raise_sweep(&transaction)?)
-            };
-            StoredPolicy {
-                policy,
-                revision,
-                effective_revision,
-                sweep,
-                updated_at: at,
-                ..old_policy
-            }
-        } else {
-            check_room(&transaction)?;
-            StoredPolicy {
-                policy,
-                revision,
-                effective_revision: revision,
-                created_order: next_created_order(&transaction)?,
-                sweep: raise_sweep(&transaction)?,
-                created_at: at,
-                updated_at: at,
-            }
-        };
-        write_policy(&transaction, &stored)?;
-        let (outcome, action) = if old_spec.is_some() {
-            (Outcome::Updated, "policy.update")
-        } else {
-            (Outcome::Created, "policy.create")
-        };
-        let content = content::print(stored.policy.spec())?;
-        let what = (revision, Some(&*content));
-        audit::note(
-            &transaction,
-            action,
-            stored.policy.id().as_str(),
-            what,
-            (at, by),
-        )?;
-        transaction.commit().map_err(failed)?;
-        Ok((stored, outcome))
     }
 
     pub(super) fn delete(
@@ -302,7 +224,7 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     transaction.commit().map_err(failed)
 }
 
-fn check_room(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(super) fn check_room(transaction: &Transaction<'_>) -> Result<(), Error> {
     let count: i64 = transaction
         .query_row(
             "SELECT count(*) FROM policies WHERE NOT deleted",
@@ -319,7 +241,7 @@ fn check_room(transaction: &Transaction<'_>) -> Result<(), Error> {
     }
 }
 
-fn raise_sweep(transaction: &Transaction<'_>) -> Result<SweepNumber, Error> {
+pub(super) fn raise_sweep(transaction: &Transaction<'_>) -> Result<SweepNumber, Error> {
     let statement = "UPDATE state SET sweep_wanted = sweep_wanted + 1 RETURNING sweep_wanted";
     let wanted = transaction
         .query_row(statement, [], |row| row.get(0))
@@ -330,7 +252,7 @@ fn raise_sweep(transaction: &Transaction<'_>) -> Result<SweepNumber, Error> {
     Ok(SweepNumber::new(number("a sweep", wanted)?))
 }
 
-fn next_created_order(transaction: &Transaction<'_>) -> Result<u64, Error> {
+pub(super) fn next_created_order(transaction: &Transaction<'_>) -> Result<u64, Error> {
     let statement =
         "UPDATE state SET last_created_order = last_created_order + 1 RETURNING last_created_order";
     let order = transaction
@@ -368,13 +290,4 @@ fn read_sweep(transaction: &Transaction<'_>) -> Result<SweepState, Error> {
             failed: number("a count", failed)?,
         },
     })
-}
-
-/// Whether two contents differ in nothing that has an effect on twins.
-fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
-    let worded = PolicySpec {
-        description: new.description.clone(),
-        ..old.clone()
-    };
-    worded == *new
 }

@@ -21,6 +21,14 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
+fn change(second: i64) -> Change {
+    Change {
+        by: by(),
+        at: at(second),
+        note: format!("at {second}"),
+    }
+}
+
 struct Fixture {
     folder: TempDir,
     store: Store,
@@ -43,10 +51,10 @@ impl Fixture {
     }
 
     async fn apply(&self, policy: Policy, second: i64) -> (StoredPolicy, Outcome) {
-        self.store
-            .apply(policy, (at(second), by()), |_| {})
-            .await
-            .unwrap()
+        let applied = self.store.apply(policy, change(second), |_| {}).await;
+        let applied = applied.unwrap();
+        let outcome = applied.outcome();
+        (applied.stored, outcome)
     }
 
     async fn delete(&self, id: &str, expected: Option<&str>) -> Result<(), Error> {
@@ -228,7 +236,7 @@ async fn there_are_no_more_policies_than_twin_store_takes_for_one_twin() {
     }
     let more = fixture
         .store
-        .apply(policy("one-more", "d", 1), (at(11), by()), |_| {})
+        .apply(policy("one-more", "d", 1), change(11), |_| {})
         .await;
     assert_eq!(more.unwrap_err().kind(), Kind::ResourceExhausted);
     fixture.apply(policy("p7", "d", 2), 12).await;
@@ -250,7 +258,7 @@ async fn a_store_of_a_newer_program_is_refused() {
             error,
             Error::Newer {
                 found: 99,
-                known: 3
+                known: 4
             }
         ),
         "{error}"
@@ -302,4 +310,59 @@ async fn every_change_leaves_an_entry_in_the_order_of_the_changes() {
         .into();
     expected.push(("policy.delete".to_owned(), 2, at(99)));
     assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn revisions_keep_who_made_them_and_why_also_when_the_policy_is_gone() {
+    let fixture = Fixture::new().await;
+    fixture.apply(policy("p", "d", 1), 10).await;
+    fixture.apply(policy("p", "d", 1), 20).await;
+    fixture.apply(policy("p", "d", 2), 30).await;
+    fixture.delete("p", None).await.unwrap();
+    fixture.apply(policy("p", "e", 2), 40).await;
+    fixture.apply(policy("q", "d", 1), 50).await;
+    let fixture = fixture.reopen().await;
+    let id = PolicyId::parse("p").unwrap();
+    let all = fixture.store.revisions(id.clone(), None, 10).await.unwrap();
+    let told: Vec<_> = all
+        .iter()
+        .map(|one| (one.revision, &*one.author, &*one.note, one.spec.priority))
+        .collect();
+    let author = &*by().actor;
+    assert_eq!(
+        told,
+        [
+            (3, author, "at 40", 2),
+            (2, author, "at 30", 2),
+            (1, author, "at 10", 1)
+        ]
+    );
+    assert_eq!(all[0].before.as_ref(), Some(&all[1].spec));
+    assert_eq!(all[1].before.as_ref(), Some(&all[2].spec));
+    assert_eq!(all[2].before, None);
+    let page = fixture.store.revisions(id, Some(3), 1).await.unwrap();
+    assert_eq!(page, [all[1].clone()]);
+}
+
+#[tokio::test]
+async fn a_rehearsal_says_what_applying_does_and_writes_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.apply(policy("p", "d", 1), 10).await;
+    fixture.delete("p", None).await.unwrap();
+    fixture.apply(policy("q", "d", 1), 20).await;
+    for next in [
+        policy("p", "d", 1),
+        policy("p", "d", 1),
+        policy("p", "words", 1),
+        policy("q", "d", 2),
+        policy("new", "d", 2),
+    ] {
+        let before = fixture.store.load().await.unwrap();
+        let told = fixture.store.rehearse(next.clone(), at(30)).await.unwrap();
+        let after = fixture.store.load().await.unwrap();
+        assert_eq!(before.policies, after.policies);
+        assert_eq!(before.sweep, after.sweep);
+        let done = fixture.store.apply(next, change(30), |_| {}).await.unwrap();
+        assert_eq!(told, done);
+    }
 }

@@ -21,6 +21,7 @@ fn request(policy: proto::Policy) -> proto::ApplyPolicyRequest {
     proto::ApplyPolicyRequest {
         policy: Some(policy),
         validate_only: false,
+        note: String::new(),
     }
 }
 
@@ -181,7 +182,8 @@ async fn checking_only_changes_nothing() {
         ..request(policy("p"))
     };
     let answer = client.apply_policy(check).await.unwrap().into_inner();
-    assert_eq!(answer.outcome(), Outcome::Unspecified);
+    assert_eq!(answer.outcome(), Outcome::Created);
+    assert_eq!(answer.policy.unwrap().revision, 1);
     let missing = client.get_policy(proto::GetPolicyRequest {
         name: "policies/p".to_owned(),
     });
@@ -305,4 +307,101 @@ async fn every_change_is_in_the_audit_log_also_when_twin_store_was_away() {
     let detail: serde_json::Value = serde_json::from_str(&recorded[0].detail_json).unwrap();
     assert_eq!(detail["content"]["settings"], json!({"x": 1}));
     assert_ne!(recorded[0].request_id, recorded[1].request_id);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_change_and_the_history_what_did() {
+    let world = World::start().await;
+    let mut client = world.client().await;
+    let first = proto::ApplyPolicyRequest {
+        note: "at first".to_owned(),
+        ..request(policy("p"))
+    };
+    client.apply_policy(first).await.unwrap();
+    let second = proto::ApplyPolicyRequest {
+        validate_only: true,
+        note: "more".to_owned(),
+        ..request(proto::Policy {
+            priority: 7,
+            settings_json: json!({"x": 2, "y": {"z": true}}).to_string(),
+            ..policy("p")
+        })
+    };
+    let told = client.apply_policy(second.clone()).await.unwrap();
+    let told = told.into_inner();
+    assert_eq!(told.outcome(), Outcome::Updated);
+    assert_eq!(told.policy.as_ref().unwrap().revision, 2);
+    let changes: Vec<_> = told
+        .changes
+        .iter()
+        .map(|one| (&*one.path, &*one.old_json, &*one.new_json))
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            ("priority", "0", "7"),
+            ("settings.x", "1", "2"),
+            ("settings.y.z", "", "true")
+        ]
+    );
+    assert_eq!(world.policy("p").await.revision, 1, "nothing was written");
+    let done = proto::ApplyPolicyRequest {
+        validate_only: false,
+        ..second
+    };
+    let done = client.apply_policy(done).await.unwrap().into_inner();
+    assert_eq!(done.changes, told.changes);
+
+    let mut token = String::new();
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let page = proto::ListPolicyRevisionsRequest {
+            name: "policies/p".to_owned(),
+            page_size: 1,
+            page_token: token,
+        };
+        let page = client.list_policy_revisions(page).await.unwrap();
+        let page = page.into_inner();
+        token = page.next_page_token;
+        found.extend(page.revisions);
+    }
+    assert_eq!(token, "", "there are two");
+    let told: Vec<_> = found
+        .iter()
+        .map(|one| (one.revision, &*one.author, &*one.note))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (2, "operator:admin", "more"),
+            (1, "operator:admin", "at first")
+        ]
+    );
+    assert_eq!(found[0].changed_fields, ["priority", "settings"]);
+    assert_eq!(found[0].policy, None);
+
+    world.delete_policy("p").await;
+    let asked = |name: &str, revision| proto::GetPolicyRevisionRequest {
+        name: name.to_owned(),
+        revision,
+    };
+    for (revision, priority) in [(1, 0), (2, 7), (0, 7)] {
+        let found = client.get_policy_revision(asked("policies/p", revision));
+        let found = found.await.unwrap().into_inner().policy.unwrap();
+        assert_eq!(found.priority, priority);
+    }
+    for (name, revision, reason) in [
+        ("policies/p", 3, "REVISION_NOT_FOUND"),
+        ("policies/none", 1, "POLICY_NOT_FOUND"),
+        ("policies/none", 0, "POLICY_NOT_FOUND"),
+    ] {
+        let refused = client.get_policy_revision(asked(name, revision)).await;
+        assert_eq!(RemoteError::from(refused.unwrap_err()).reason(), reason);
+    }
+    let long = proto::ApplyPolicyRequest {
+        note: "n".repeat(513),
+        ..request(policy("p"))
+    };
+    let refused = RemoteError::from(client.apply_policy(long).await.unwrap_err());
+    assert_eq!(refused.violations()[0].subject, "note");
 }

@@ -122,6 +122,7 @@ impl World {
             let request = proto::ApplyPolicyRequest {
                 policy: Some(policy::resource::to_request(&spec)),
                 validate_only: false,
+                note: String::new(),
             };
             let answer = self.client().await.apply_policy(request).await.unwrap();
             answers.push(answer.into_inner());

@@ -63,6 +63,8 @@ fn help_texts_are_as_reviewed() {
         &["policy", "get"],
         &["policy", "list"],
         &["policy", "delete"],
+        &["policy", "history"],
+        &["policy", "diff"],
         &["ingestion"],
         &["completions"],
     ] {

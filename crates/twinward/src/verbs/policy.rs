@@ -1,5 +1,6 @@
 //! `twinward policy`: which twins get which settings. Without a verb it runs the service itself.
 
+mod revisions;
 mod view;
 
 use std::path::PathBuf;
@@ -51,6 +52,10 @@ pub(crate) enum PolicyCommand {
     List,
     /// Remove policies; what they set is taken out of every twin
     Delete(DeleteArgs),
+    /// List the revisions of a policy: who made them, when and why
+    History(revisions::HistoryArgs),
+    /// Show how two revisions of a policy differ, or files from what is in force
+    Diff(revisions::DiffArgs),
 }
 
 /// Arguments of `policy apply`.
@@ -66,27 +71,35 @@ pub(crate) enum PolicyCommand {
     settings:\n    \
     CollectorsCore_PriorityIntervals: \"1,2,5\"\n\nExamples:\n  \
     twinward policy apply -f unexpected-listener.yaml\n  \
-    twinward policy apply -f policies.yaml --dry-run"
+    twinward policy apply -f policies.yaml --dry-run\n  \
+    twinward policy apply -f policies.yaml --note \"hall 3 asked for it\""
 )]
 pub(crate) struct ApplyArgs {
     /// File with policies; - reads standard input; may be repeated
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Let the service check everything and write nothing
+    /// Let the service check everything, say what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Why, kept with the revisions that this makes
+    #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
+    note: String,
 }
 
 /// Arguments of `policy get`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  twinward policy get unexpected-listener\n  \
-    twinward policy get unexpected-listener -o yaml > unexpected-listener.yaml"
+    twinward policy get unexpected-listener -o yaml > unexpected-listener.yaml\n  \
+    twinward policy get unexpected-listener --revision 3 -o yaml | twinward policy apply -f -"
 )]
 pub(crate) struct GetArgs {
     /// Id of the policy
     #[arg(value_name = "POLICY")]
     policy: String,
+    /// As it was: a revision of `policy history`; also of a deleted policy
+    #[arg(long, value_name = "NUMBER")]
+    revision: Option<u64>,
 }
 
 /// Arguments of `policy delete`.
@@ -112,25 +125,24 @@ pub(crate) async fn run(
         PolicyCommand::Get(args) => get(&args, connection, output).await,
         PolicyCommand::List => list(connection, output).await,
         PolicyCommand::Delete(args) => delete(&args, connection, output).await,
+        PolicyCommand::History(args) => revisions::history(&args, connection, output).await,
+        PolicyCommand::Diff(args) => revisions::diff(&args, connection, output).await,
     }
 }
 
 async fn apply(args: &ApplyArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
     // Everything is read and checked before anything is applied.
-    let mut policies = Vec::new();
-    for path in &args.files {
-        policies.extend(read(path)?);
-    }
+    let policies = read_all(&args.files)?;
     let mut client = connection.policies()?;
     if !args.dry_run {
         // A service may refuse what the file check let through (another version); asking first
         // keeps a set of policies from being applied by half.
         for spec in policies.iter().skip(usize::from(policies.len() == 1)) {
-            send(&mut client, spec, true, connection).await?;
+            send(&mut client, spec, (true, &args.note), connection).await?;
         }
     }
     for spec in &policies {
-        let answer = send(&mut client, spec, args.dry_run, connection).await?;
+        let answer = send(&mut client, spec, (args.dry_run, &args.note), connection).await?;
         output.show_next(&Applied {
             id: spec.id.clone(),
             answer,
@@ -143,12 +155,13 @@ async fn apply(args: &ApplyArgs, connection: &Connection, output: &Output) -> Re
 async fn send(
     client: &mut crate::connection::Policies,
     spec: &PolicySpec,
-    validate_only: bool,
+    (validate_only, note): (bool, &str),
     connection: &Connection,
 ) -> Result<api::ApplyPolicyResponse, Failure> {
     let request = api::ApplyPolicyRequest {
         policy: Some(to_wire(spec)),
         validate_only,
+        note: note.to_owned(),
     };
     let what = format!("cannot apply policy {}", spec.id);
     Ok(client
@@ -156,6 +169,15 @@ async fn send(
         .await
         .map_err(|status| connection.refused(&what, status))?
         .into_inner())
+}
+
+/// All policies of some files.
+fn read_all(files: &[PathBuf]) -> Result<Vec<PolicySpec>, Failure> {
+    let mut policies = Vec::new();
+    for path in files {
+        policies.extend(read(path)?);
+    }
+    Ok(policies)
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<PolicySpec>, Failure> {
@@ -189,6 +211,10 @@ fn to_wire(spec: &PolicySpec) -> api::Policy {
 }
 
 async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    if let Some(revision) = args.revision {
+        let policy = revisions::content(&args.policy, revision, connection).await?;
+        return output.show(&PolicyView::read(policy)?);
+    }
     let what = format!("cannot get policy {}", args.policy);
     let policy = connection
         .policies()?

@@ -169,6 +169,10 @@ async fn a_policy_goes_from_a_file_to_twins_and_back_out() {
         json(&up, &["policy", "apply", "-f", path])["outcome"],
         "unchanged"
     );
+    assert_eq!(
+        json(&up, &["policy", "diff", "-f", path])["changes"],
+        serde_json::json!([])
+    );
     let quiet = |up: &Up| {
         json(up, &["twin", "get", "cam-1", "--security"])["properties"]["desired"]["quiet"].clone()
     };
@@ -184,6 +188,26 @@ async fn a_policy_goes_from_a_file_to_twins_and_back_out() {
         json(&up, &["policy", "apply", "-f", path])["outcome"],
         "unchanged"
     );
+
+    std::fs::write(
+        &file,
+        "kind: Policy\nname: calm\ntarget: \"*\"\npriority: 4\nsettings: {quiet: true}\n",
+    )
+    .unwrap();
+    let expected = serde_json::json!([{"path": "priority", "old": 0, "new": 4}]);
+    let told = json(&up, &["policy", "apply", "-f", path, "--dry-run"]);
+    assert_eq!(
+        (&told["outcome"], &told["changes"]),
+        (&"updated".into(), &expected)
+    );
+    json(&up, &["policy", "apply", "-f", path, "--note", "louder"]);
+    assert_eq!(json(&up, &["policy", "diff", "calm"])["changes"], expected);
+    assert_eq!(
+        json(&up, &["policy", "history", "calm"])[0]["note"],
+        "louder"
+    );
+    let was = json(&up, &["policy", "get", "calm", "--revision", "1"]);
+    assert_eq!(was["priority"], 0);
 
     json(&up, &["policy", "delete", "calm"]);
     testkit::wait_for("the setting to go", SOON, async || {

@@ -78,6 +78,11 @@ fn applying_says_what_it_did() {
     let answer = |outcome: api::apply_policy_response::Outcome| api::ApplyPolicyResponse {
         policy: Some(policy()),
         outcome: outcome.into(),
+        changes: vec![api::ContentChange {
+            path: "settings.x".to_owned(),
+            old_json: "1".to_owned(),
+            new_json: "[2]".to_owned(),
+        }],
     };
     let applied = |outcome, dry_run| {
         text(&Applied {
@@ -91,7 +96,7 @@ fn applying_says_what_it_did() {
         "policy p created, revision 3\n"
     );
     assert_eq!(
-        applied(api::apply_policy_response::Outcome::Unchanged, true),
-        "policy p is good; nothing was written\n"
+        applied(api::apply_policy_response::Outcome::Updated, true),
+        "policy p is good and would be updated; nothing was written\n  - settings.x: 1\n  + settings.x: [2]\n"
     );
 }

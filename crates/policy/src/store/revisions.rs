@@ -1,0 +1,246 @@
+//! Applying a policy, and reading what it was: revisions are only added, never changed.
+
+use jiff::Timestamp;
+use rusqlite::{Row, Transaction, params};
+
+use super::audit::{self, By};
+use super::content;
+use super::row::{instant, number, read_policy, stored, write_policy};
+use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
+use super::{Error, Outcome, Store, StoredPolicy};
+use crate::policy_doc::{Policy, PolicyId, PolicySpec};
+
+/// Who changes a policy, when and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    /// Who.
+    pub(crate) by: By,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// Why, in the author's words.
+    pub(crate) note: String,
+}
+
+/// What applying a policy does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Applied {
+    /// The policy as it is then.
+    pub(crate) stored: StoredPolicy,
+    /// What it said before, if it was there.
+    pub(crate) before: Option<PolicySpec>,
+}
+
+impl Applied {
+    /// The kind of it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match &self.before {
+            None => Outcome::Created,
+            Some(before) if before == self.stored.policy.spec() => Outcome::Unchanged,
+            Some(_) => Outcome::Updated,
+        }
+    }
+}
+
+/// A revision as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoredRevision {
+    /// Its number.
+    pub(crate) revision: u64,
+    /// `operator:<name>`; empty: not kept.
+    pub(crate) author: String,
+    /// Why, in the author's words.
+    pub(crate) note: String,
+    /// When it was made.
+    pub(crate) created_at: Timestamp,
+    /// What it says.
+    pub(crate) spec: PolicySpec,
+    /// What the revision before says, if there is one.
+    pub(crate) before: Option<PolicySpec>,
+}
+
+impl Store {
+    /// Creates the policy or replaces its content; the same content again writes nothing.
+    ///
+    /// `then` runs when the change is durable, before anybody else may change a policy. It runs
+    /// also when the caller has gone away meanwhile, so that memory never lags behind the store.
+    pub(crate) async fn apply(
+        &self,
+        policy: Policy,
+        change: Change,
+        then: impl FnOnce(&StoredPolicy) + Send + 'static,
+    ) -> Result<Applied, Error> {
+        self.run(move |engine| {
+            let applied = engine.apply(policy, &change)?;
+            then(&applied.stored);
+            Ok(applied)
+        })
+        .await
+    }
+
+    /// What [`Store::apply`] would do now; nothing is written.
+    pub(crate) async fn rehearse(&self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
+        self.run(move |engine| engine.rehearse(policy, at)).await
+    }
+
+    /// At most `limit` revisions, the newest first, of those below `before`.
+    pub(crate) async fn revisions(
+        &self,
+        id: PolicyId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRevision>, Error> {
+        self.run(move |engine| engine.revisions(&id, before, limit))
+            .await
+    }
+}
+
+impl Engine {
+    fn apply(&mut self, policy: Policy, change: &Change) -> Result<Applied, Error> {
+        const ACTION: &str = "write a policy";
+        let transaction = self.begin(ACTION)?;
+        let applied = plan(&transaction, policy, change.at)?;
+        let action = match applied.outcome() {
+            Outcome::Unchanged => return Ok(applied),
+            Outcome::Updated => "policy.update",
+            Outcome::Created => "policy.create",
+        };
+        let stored = &applied.stored;
+        write_policy(&transaction, stored, (&change.by.actor, &change.note))?;
+        let content = content::print(stored.policy.spec())?;
+        let id = stored.policy.id().as_str();
+        let what = (stored.revision, Some(&*content));
+        let when = (change.at, &change.by);
+        audit::note_why(&transaction, action, id, what, &change.note, when)?;
+        transaction.commit().map_err(|source| Error::Engine {
+            action: ACTION,
+            source,
+        })?;
+        Ok(applied)
+    }
+
+    /// The same steps in a transaction that is rolled back, so that it cannot say anything else
+    /// than what [`Engine::apply`] does.
+    fn rehearse(&mut self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
+        let transaction = self.begin("check a policy")?;
+        plan(&transaction, policy, at)
+    }
+
+    fn revisions(
+        &mut self,
+        id: &PolicyId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredRevision>, Error> {
+        let failed = |source| Error::Engine {
+            action: "read revisions",
+            source,
+        };
+        // With each comes the next older one, also that behind the page.
+        let statement = "SELECT r.revision, r.author, r.note, r.create_time, r.content,
+                 (SELECT o.content FROM revisions o
+                  WHERE o.policy_id = r.policy_id AND o.revision < r.revision
+                  ORDER BY o.revision DESC LIMIT 1)
+             FROM revisions r WHERE r.policy_id = ?1 AND r.revision < ?2
+             ORDER BY r.revision DESC LIMIT ?3";
+        let mut rows = self.connection().prepare(statement).map_err(failed)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let below = before.map_or(i64::MAX, stored);
+        let rows = rows
+            .query_map(params![id.as_str(), below, limit], RevisionRow::read)
+            .map_err(failed)?;
+        rows.map(|row| row.map_err(failed)?.into_revision(id.as_str()))
+            .collect()
+    }
+}
+
+struct RevisionRow {
+    revision: i64,
+    author: String,
+    note: String,
+    create_time: String,
+    content: String,
+    before: Option<String>,
+}
+
+impl RevisionRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<RevisionRow> {
+        Ok(RevisionRow {
+            revision: row.get(0)?,
+            author: row.get(1)?,
+            note: row.get(2)?,
+            create_time: row.get(3)?,
+            content: row.get(4)?,
+            before: row.get(5)?,
+        })
+    }
+
+    fn into_revision(self, id: &str) -> Result<StoredRevision, Error> {
+        let before = self.before.map(|text| content::read(id, &text));
+        Ok(StoredRevision {
+            revision: number("a revision", self.revision)?,
+            created_at: instant(&self.create_time)?,
+            spec: content::read(id, &self.content)?,
+            before: before.transpose()?,
+            author: self.author,
+            note: self.note,
+        })
+    }
+}
+
+/// The policy as it is when this is applied. Counters are raised in the transaction; nothing else
+/// is written.
+fn plan(transaction: &Transaction<'_>, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
+    let before = read_policy(transaction, policy.id())?;
+    let alive = before.as_ref().filter(|row| !row.deleted);
+    let old_spec = alive
+        .map(|row| content::read(&row.policy_id, &row.content))
+        .transpose()?;
+    let revision = match &before {
+        Some(row) => number("a revision", row.revision)? + 1,
+        None => 1,
+    };
+    let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {
+        let old_policy = row.clone().into_policy()?;
+        if *old == *policy.spec() {
+            old_policy
+        } else {
+            let (effective_revision, sweep) = if is_same_but_for_words(old, policy.spec()) {
+                (old_policy.effective_revision, old_policy.sweep)
+            } else {
+                (revision, raise_sweep(transaction)?)
+            };
+            StoredPolicy {
+                policy,
+                revision,
+                effective_revision,
+                sweep,
+                updated_at: at,
+                ..old_policy
+            }
+        }
+    } else {
+        check_room(transaction)?;
+        StoredPolicy {
+            policy,
+            revision,
+            effective_revision: revision,
+            created_order: next_created_order(transaction)?,
+            sweep: raise_sweep(transaction)?,
+            created_at: at,
+            updated_at: at,
+        }
+    };
+    Ok(Applied {
+        stored,
+        before: old_spec,
+    })
+}
+
+/// Whether two contents differ in nothing that has an effect on twins.
+fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
+    let worded = PolicySpec {
+        description: new.description.clone(),
+        ..old.clone()
+    };
+    worded == *new
+}
