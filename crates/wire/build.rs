@@ -17,6 +17,7 @@ const PROTOS: &[&str] = &[
     "twinward/policy/v1/policy_service.proto",
     "twinward/policy/v1/configuration_service.proto",
     "twinward/bus/v1/bus.proto",
+    "twinward/device/v1/device_command_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -276,3 +276,31 @@ pub enum HintError {
         source: Cause,
     },
 }
+
+/// A question was not answered. Whether anybody has read it is known only of [`AskError::Nobody`].
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// Nobody listens on the subject.
+    #[error("nobody listens on {subject}")]
+    Nobody {
+        /// Where to.
+        subject: String,
+    },
+    /// No answer came in time.
+    #[error("no answer from {subject} within {within:?}")]
+    Silent {
+        /// Where to.
+        subject: String,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// Asking failed.
+    #[error("cannot ask {subject}")]
+    Send {
+        /// Where to.
+        subject: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+}

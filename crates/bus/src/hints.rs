@@ -74,6 +74,12 @@ impl Bus {
     /// It returns after the server knows of the subscription, so a hint sent afterwards by anyone
     /// on the same server arrives.
     pub async fn listen(&self, subject: &str) -> Result<Hints, HintError> {
+        let subscriber = self.subscribe(subject).await?;
+        Ok(Hints { subscriber })
+    }
+
+    /// Subscribes, and returns after the server knows of it.
+    pub(crate) async fn subscribe(&self, subject: &str) -> Result<Subscriber, HintError> {
         let failed = |source| HintError::Listen {
             subject: subject.to_owned(),
             source,
@@ -90,6 +96,6 @@ impl Bus {
             .query_account()
             .await
             .map_err(|source| failed(source.into()))?;
-        Ok(Hints { subscriber })
+        Ok(subscriber)
     }
 }

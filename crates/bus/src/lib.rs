@@ -14,7 +14,7 @@
 //!
 //! Modules in reading order: [`config`] and [`connection`] (who we talk to), [`streams`] (what must
 //! exist), [`message`] (what travels), [`publish`] and [`mod@packer`] (the way in), [`pull`] (the way
-//! out), [`reject`] (poison), [`hints`] (fire-and-forget notices), [`error`].
+//! out), [`reject`] (poison), [`hints`] (fire-and-forget notices), [`requests`] (questions and answers), [`error`].
 
 pub mod config;
 pub mod connection;
@@ -25,17 +25,21 @@ pub mod packer;
 pub mod publish;
 pub mod pull;
 pub mod reject;
+pub mod requests;
 pub mod settings;
 pub mod streams;
 
 pub use config::{BusConfig, Credentials, Replicas, Tls};
 pub use connection::{Bus, Link, LinkState};
-pub use error::{ConnectError, EnsureError, HintError, PackError, PublishError, PullError};
+pub use error::{
+    AskError, ConnectError, EnsureError, HintError, PackError, PublishError, PullError,
+};
 pub use hints::{Hint, Hints};
 pub use message::{Headers, Outgoing, Sequence};
 pub use packer::{Encoded, Packer, PackerOptions, PackerWorker, Receipt, packer};
 pub use publish::{DurablePublisher, PublishOptions, Published};
 pub use pull::{Fetched, Pull, PullOptions};
 pub use reject::Reject;
+pub use requests::{Question, Questions};
 pub use settings::NatsSettings;
 pub use streams::{StreamSpec, StreamStatus, WhenFull};

@@ -1,5 +1,5 @@
 //! What went wrong, in IoT Hub's words: the status, the numeric code with its name, and the body
-//! that its SDKs parse (spec iot-hub-twins §6.2, form A).
+//! that its SDKs parse (spec iot-hub-twins §6.2).
 
 use std::fmt;
 
@@ -26,6 +26,16 @@ pub(crate) struct ApiError {
     retry_after: Option<u64>,
     /// When it happened, for the tracking id.
     at: Option<Timestamp>,
+    form: Form,
+}
+
+/// How the body is written (spec iot-hub-twins §6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A line of text with the code's name.
+    A,
+    /// JSON in text, with the code's number, as calls of methods have it.
+    B,
 }
 
 impl ApiError {
@@ -36,7 +46,15 @@ impl ApiError {
             message: message.into(),
             retry_after: None,
             at: None,
+            form: Form::A,
         }
+    }
+
+    /// The same in the form that calls of methods are refused in.
+    #[must_use]
+    pub(crate) fn of_method(mut self) -> Self {
+        self.form = Form::B;
+        self
     }
 
     /// The request cannot succeed as it is.
@@ -143,10 +161,21 @@ impl IntoResponse for ApiError {
             id: trace::correlation_id(),
             at: self.at.unwrap_or(Timestamp::UNIX_EPOCH),
         };
-        let body = serde_json::json!({
-            "Message": format!("ErrorCode:{};{}", self.name, self.message),
-            "ExceptionMessage": format!("Tracking ID:{tracking}"),
-        });
+        let body = match self.form {
+            Form::A => serde_json::json!({
+                "Message": format!("ErrorCode:{};{}", self.name, self.message),
+                "ExceptionMessage": format!("Tracking ID:{tracking}"),
+            }),
+            Form::B => {
+                let message = serde_json::json!({
+                    "errorCode": self.number,
+                    "trackingId": tracking.to_string(),
+                    "message": self.message,
+                    "timestampUtc": tracking.at.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string(),
+                });
+                serde_json::json!({ "Message": message.to_string(), "ExceptionMessage": "" })
+            }
+        };
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();

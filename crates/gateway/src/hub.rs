@@ -5,6 +5,7 @@
 use service_kit::client::{self, ClientConfig, ClientError, Connection};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
+use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
@@ -106,6 +107,11 @@ impl Session {
 
     pub(crate) fn configurations(&self) -> ConfigurationServiceClient<Connection> {
         ConfigurationServiceClient::new(self.doors.policy.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn commands(&self) -> DeviceCommandServiceClient<Connection> {
+        DeviceCommandServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 

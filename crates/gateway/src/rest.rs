@@ -25,6 +25,7 @@ use crate::route::Route;
 mod bulk;
 mod configurations;
 mod devices;
+mod methods;
 mod modules;
 mod query;
 mod statistics;
@@ -50,15 +51,21 @@ pub(crate) struct Api {
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
-    body: Option<Value>,
+    /// JSON.
+    body: Option<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
     fn ok(body: Value) -> Self {
+        Self::text(body.to_string())
+    }
+
+    /// JSON that is passed on as it came.
+    fn text(json: String) -> Self {
         Self {
             status: StatusCode::OK,
-            body: Some(body),
+            body: Some(json),
             headers: Vec::new(),
         }
     }
@@ -85,9 +92,8 @@ impl Answer {
     }
 
     fn into_response(self) -> Response {
-        let body = self.body.map(|body| body.to_string());
-        let has_body = body.is_some();
-        let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
+        let has_body = self.body.is_some();
+        let mut response = Response::new(self.body.map_or_else(Body::empty, Body::from));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         if has_body {
@@ -197,6 +203,7 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         Route::PutConfiguration(id) => configurations::put(&call, &id).await,
         Route::DeleteConfiguration(id) => configurations::delete(&call, &id).await,
         Route::TestQueries => configurations::test_queries(&call).await,
+        Route::InvokeMethod(key) => methods::invoke(&call, &key).await,
         Route::DeviceStatistics => statistics::devices(&call).await,
         Route::ServiceStatistics => statistics::service(&call).await,
         Route::ApplyContent(id) => devices::apply_content(&call, &id).await,

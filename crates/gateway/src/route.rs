@@ -29,6 +29,7 @@ pub(crate) enum Route {
     PutConfiguration(String),
     DeleteConfiguration(String),
     TestQueries,
+    InvokeMethod(IdentityKey),
     DeviceStatistics,
     ServiceStatistics,
     /// `applyConfigurationContent`: content for IoT Edge devices, which we refuse by name.
@@ -81,6 +82,10 @@ impl Route {
             ("GET", ["configurations", id]) => Self::GetConfiguration((*id).to_owned()),
             ("PUT", ["configurations", id]) => Self::PutConfiguration((*id).to_owned()),
             ("DELETE", ["configurations", id]) => Self::DeleteConfiguration((*id).to_owned()),
+            ("POST", ["twins", id, "methods"]) => Self::InvokeMethod(twin(id, None)?),
+            ("POST", ["twins", id, "modules", of, "methods"]) => {
+                Self::InvokeMethod(twin(id, Some(of))?)
+            }
             ("GET", ["statistics", "devices"]) => Self::DeviceStatistics,
             ("GET", ["statistics", "service"]) => Self::ServiceStatistics,
             _ => return Err(ApiError::no_such_call(method, path)),
@@ -104,6 +109,7 @@ impl Route {
             Self::GetTwin(_)
             | Self::PatchTwin(_)
             | Self::ReplaceTwin(_)
+            | Self::InvokeMethod(_)
             | Self::ServiceStatistics
             | Self::ApplyContent(_) => &[Right::ServiceConnect],
             // The documentation names one here and the other there (spec §5.3).
@@ -138,6 +144,7 @@ impl Route {
             Self::PutConfiguration(_) => "put_configuration",
             Self::DeleteConfiguration(_) => "delete_configuration",
             Self::TestQueries => "test_configuration_queries",
+            Self::InvokeMethod(_) => "invoke_method",
             Self::DeviceStatistics => "device_statistics",
             Self::ServiceStatistics => "service_statistics",
             Self::ApplyContent(_) => "apply_configuration_content",

@@ -33,6 +33,7 @@ use crate::grpc::enroll::Enroller;
 use crate::grpc::{Door, Parts};
 use crate::hints::Listening;
 use crate::inlet::Inlets;
+use crate::methods::Calls;
 use crate::metrics::Metrics;
 use crate::mqtt::Listener;
 use crate::nursery::{Beginnings, Nursery};
@@ -41,7 +42,7 @@ use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::twins::TwinStore;
-use crate::{backlog, hints, nursery, rejects};
+use crate::{backlog, hints, methods, nursery, rejects};
 
 /// How long the bus may take to answer at start: it often starts at the same time.
 const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
@@ -73,6 +74,7 @@ pub struct App {
     partitions: PartitionCount,
     door: Door,
     listening: Listening,
+    methods: methods::Listening,
     beginnings: Beginnings,
     workers: Vec<Worker>,
     rejected: tokio::sync::mpsc::Receiver<bus::Reject>,
@@ -101,6 +103,7 @@ impl App {
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, partitions)).await?;
         let listening = Listening::begin(&bus).await?;
+        let methods = methods::Listening::begin(&bus).await?;
         let store = TwinStore::new(client::connect(&config.twin_store.client())?);
 
         let limits = config.limits.clone();
@@ -135,6 +138,7 @@ impl App {
                 metrics.clone(),
             ),
             sessions: Sessions::new(as_len(limits.sessions_max), config.instance.clone()),
+            calls: Calls::default(),
             instance: config.instance,
             limits,
             bus,
@@ -168,6 +172,7 @@ impl App {
             partitions,
             door,
             listening,
+            methods,
             beginnings,
             workers,
             rejected,
@@ -215,6 +220,14 @@ impl App {
             .listening
             .run(parts.sessions.clone(), parts.auth.clone(), stop.clone());
         tasks.spawn("hints", OnFailure::StopService, hints);
+        let called = methods::Parts {
+            bus: bus.clone(),
+            sessions: parts.sessions.clone(),
+            calls: parts.calls.clone(),
+            metrics: parts.metrics.clone(),
+        };
+        let methods = self.methods.run(called, stop.clone());
+        tasks.spawn("methods", OnFailure::StopService, methods);
         let component = self.health.component("bus");
         let link = hints::follow_link(bus.clone(), component, parts.sessions.clone(), stop.clone());
         tasks.spawn("bus link", OnFailure::StopService, link);

@@ -17,6 +17,7 @@ use crate::auth::Authenticator;
 use crate::config::Limits;
 use crate::grpc::enroll::Enroller;
 use crate::inlet::Inlets;
+use crate::methods::Calls;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
@@ -43,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) auth: Authenticator,
     pub(crate) enroller: Enroller,
     pub(crate) sessions: Sessions,
+    pub(crate) calls: Calls,
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,
     pub(crate) outbox: Outbox,

@@ -2,7 +2,7 @@
 //! admitted events durable before it acknowledges them, and hands changed configurations down.
 //!
 //! - **Consumes**: gRPC `agent/v1` from agents; MQTT 3.1.1 of IoT Hub from devices; core NATS `push.*`, `identity.*` and `session.*`
-//!   hints; gRPC `CredentialService` and `DeviceTwinService` of twin-store.
+//!   hints, `find-session` and `method.{instance}` questions; gRPC `CredentialService` and `DeviceTwinService` of twin-store.
 //! - **Produces**: `TELEMETRY_{p}` (admitted events and session notices), `REJECTS` (events that
 //!   could not be used), `APPLICATION` (what devices send for others), `session.{token}` notices to
 //!   the other instances.
@@ -13,7 +13,7 @@
 //! events), `push` (which configuration, when) and `session` (what a message leads to); `auth` (who
 //! is it); `outbox`, `inlet` and `rejects` (the way to the bus and its back-pressure); `twins` (the
 //! way to twin-store); `sessions` and `nursery` (which are open, who runs them); `hints` and
-//! `backlog` (what others say); `grpc` and `mqtt` (the doors); [`error`], `metrics`.
+//! `backlog` (what others say); `methods` (what others ask of devices); `grpc` and `mqtt` (the doors); [`error`], `metrics`.
 
 pub mod app;
 pub mod config;
@@ -25,6 +25,7 @@ mod backlog;
 mod grpc;
 mod hints;
 mod inlet;
+mod methods;
 mod metrics;
 mod mqtt;
 mod notice;

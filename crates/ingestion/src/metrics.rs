@@ -46,6 +46,7 @@ pub(crate) struct Metrics {
     mqtt_ends: Family<ReasonLabel, Counter>,
     mqtt_messages: Counter,
     mqtt_not_accepted: Counter,
+    method_calls: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -90,6 +91,7 @@ impl Metrics {
                 "mqtt_not_accepted",
                 "MQTT connections closed at once because there were too many",
             ),
+            method_calls: scope.counters("method_calls", "Calls of direct methods, by outcome"),
         }
     }
 
@@ -187,6 +189,12 @@ impl Metrics {
 
     pub(crate) fn mqtt_message_stored(&self) {
         self.mqtt_messages.inc();
+    }
+
+    pub(crate) fn method_called(&self, reason: &'static str) {
+        self.method_calls
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
     }
 
     pub(crate) fn mqtt_not_accepted(&self) {

@@ -2,14 +2,18 @@
 //!
 //! One session per identity: opening a second one tells the first to end. What others want of a
 //! session goes into its mailbox, which keeps only the newest of each kind, so a flood of hints
-//! costs a session nothing and never blocks the sender.
+//! costs a session nothing and never blocks the sender. Only calls of methods are kept one by one;
+//! `methods` bounds them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use twin::IdentityKey;
+
+use crate::methods::MethodCall;
 
 /// What others told a session since it last looked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub(crate) struct Mail {
     pub(crate) identity_changed: bool,
     /// The desired section changed, to the highest version named; 0 when none was.
     pub(crate) desired: Option<u64>,
+    /// Methods to be called, in the order in which they came.
+    pub(crate) calls: Vec<MethodCall>,
 }
 
 /// The mailbox of one session.
@@ -27,6 +33,8 @@ pub(crate) struct Mail {
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     arrived: Notify,
+    /// Whether the session takes calls of methods.
+    takes_methods: AtomicBool,
 }
 
 impl Mailbox {
@@ -40,6 +48,16 @@ impl Mailbox {
             }
             arrived.await;
         }
+    }
+
+    /// From now on calls of methods may be put here.
+    pub(crate) fn take_methods(&self) {
+        self.takes_methods.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on none may.
+    pub(crate) fn take_no_methods(&self) {
+        self.takes_methods.store(false, Ordering::Relaxed);
     }
 
     fn put(&self, write: impl FnOnce(&mut Mail)) {
@@ -210,6 +228,25 @@ impl Sessions {
         }
     }
 
+    /// Whether there is a session of an identity that takes calls of methods.
+    pub(crate) fn takes_methods(&self, identity: &IdentityKey) -> bool {
+        let open = lock(&self.shared.open);
+        let entry = open.by_identity.get(identity);
+        entry.is_some_and(|entry| entry.mailbox.takes_methods.load(Ordering::Relaxed))
+    }
+
+    /// Gives a session a method to call; false: there is none that takes it.
+    pub(crate) fn call(&self, identity: &IdentityKey, call: MethodCall) -> bool {
+        let open = lock(&self.shared.open);
+        let entry = open.by_identity.get(identity);
+        let entry = entry.filter(|it| it.mailbox.takes_methods.load(Ordering::Relaxed));
+        let Some(entry) = entry else {
+            return false;
+        };
+        entry.mailbox.put(|mail| mail.calls.push(call));
+        true
+    }
+
     fn tell(&self, identity: &IdentityKey, write: impl FnOnce(&mut Mail)) {
         if let Some(entry) = lock(&self.shared.open).by_identity.get(identity) {
             entry.mailbox.put(write);
@@ -289,6 +326,23 @@ mod tests {
         sessions.identity_changed(&key("d"));
         assert!(mail(&module).unwrap().identity_changed);
         assert_eq!(mail(&other), None);
+    }
+
+    #[test]
+    fn methods_go_to_sessions_that_take_them() {
+        let sessions = Sessions::new(9, "a");
+        let call = |rid: &str| MethodCall {
+            rid: rid.to_owned(),
+            name: "reboot".to_owned(),
+            payload: bytes::Bytes::new(),
+        };
+        assert!(!sessions.call(&key("d"), call("1")));
+        let place = sessions.open(key("d"), at(1)).unwrap();
+        assert!(!sessions.takes_methods(&key("d")) && !sessions.call(&key("d"), call("2")));
+        place.mailbox().take_methods();
+        assert!(sessions.takes_methods(&key("d")) && !sessions.takes_methods(&key("d/m")));
+        assert!(sessions.call(&key("d"), call("3")) && sessions.call(&key("d"), call("4")));
+        assert_eq!(mail(&place).unwrap().calls, [call("3"), call("4")]);
     }
 
     #[test]

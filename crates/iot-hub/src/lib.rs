@@ -1,5 +1,5 @@
 //! IoT Hub's wire as values: shared keys, SAS tokens, connection strings, thumbprints of
-//! certificates, MQTT's names and topics, provisioning, error bodies.
+//! certificates, MQTT's names and topics, direct methods, provisioning, error bodies.
 //!
 //! Pure: no sockets, no clock, no randomness; the time and random bytes are arguments. It decides
 //! whether a token proves possession of a key for a resource; which keys an identity has, and what
@@ -11,6 +11,7 @@
 pub mod connection_string;
 pub mod error_body;
 pub mod key;
+pub mod method;
 pub mod mqtt;
 pub mod percent;
 pub mod provisioning;
@@ -20,6 +21,7 @@ pub mod thumbprint;
 pub use crate::connection_string::{ConnectionString, ConnectionStringError};
 pub use crate::error_body::ErrorBody;
 pub use crate::key::{KeyError, SymmetricKey};
+pub use crate::method::{MethodName, MethodNameError};
 pub use crate::provisioning::RegistrationId;
 pub use crate::sas::{SasError, SasResource, SasToken};
 pub use crate::thumbprint::Thumbprints;

@@ -19,6 +19,7 @@ use service_kit::tasks::{OnFailure, Tasks};
 use tower::Layer as _;
 use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
+use wire::device::v1::device_command_service_server::DeviceCommandServiceServer;
 use wire::registry::v1::audit_service_server::AuditServiceServer;
 use wire::registry::v1::credential_service_server::CredentialServiceServer;
 use wire::registry::v1::enrollment_service_server::EnrollmentServiceServer;
@@ -35,7 +36,7 @@ use wire::twin::v1::twin_service_server::TwinServiceServer;
 use crate::config::{Config, StoreKind};
 use crate::engine::{self, Control, Engine, OutboxEnd, Writer};
 use crate::forward::{ForwardLayer, Owners};
-use crate::grpc::{Api, watch};
+use crate::grpc::{Api, commands, watch};
 use crate::metrics::Metrics;
 use crate::operations::runner::Runner;
 use crate::outbox;
@@ -225,6 +226,8 @@ impl App {
         };
         let api = Api {
             engine: self.engine.clone(),
+            bus: self.bus.clone(),
+            commands: Arc::new(tokio::sync::Semaphore::new(commands::CALLS_MAX)),
             feed: feed.clone(),
             operations: begun.clone(),
             store: self.store.clone(),
@@ -248,6 +251,7 @@ impl App {
             DeviceTwinServiceServer::new(api.clone()),
             TwinQueryServiceServer::new(api.clone()),
             PolicyTwinServiceServer::new(api.clone()),
+            DeviceCommandServiceServer::new(api.clone()),
             AuditServiceServer::new(api),
         )
         .rules(permissions::RULES)

@@ -12,12 +12,14 @@ use crate::record::Damaged;
 use crate::secrets::SecretError;
 use crate::store;
 
+mod command;
 mod iot_hub;
 mod made;
 mod read;
 
 use made::{VIOLATIONS, broken_rules};
 
+pub use command::CommandError;
 pub use read::ReadError;
 
 /// Why a call was refused.
@@ -201,6 +203,9 @@ pub enum Error {
     /// An enrolment was not changed, or a device not registered.
     #[error(transparent)]
     Provisioning(#[from] ProvisioningError),
+    /// A device did not do what it was asked.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The service is stopping or has lost its partitions.
     #[error("twin-store is stopping; try again")]
     Stopping,
@@ -255,6 +260,7 @@ impl Classified for Error {
             Error::Denied(denied) => denied.kind(),
             Error::Read(error) => error.kind(),
             Error::Provisioning(error) => error.kind(),
+            Error::Command(error) => error.kind(),
             Error::Stopping | Error::NotOwned { .. } | Error::Overtaken | Error::Replica(_) => {
                 Kind::Unavailable
             }
@@ -310,6 +316,7 @@ impl Classified for Error {
             Error::NeverDesired { .. } => "VERSION_NEVER_DESIRED",
             Error::Read(error) => error.reason(),
             Error::Provisioning(error) => error.reason(),
+            Error::Command(error) => error.reason(),
             Error::Stopping | Error::Store(store::Error::Closed) => "STOPPING",
             Error::Damaged(_) | Error::Store(store::Error::Damaged(_)) => "RECORD_DAMAGED",
             Error::Secret(_) => "KEY_UNUSABLE",

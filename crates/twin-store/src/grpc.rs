@@ -25,6 +25,7 @@ mod audit;
 mod authentication;
 mod bulk;
 mod caller;
+pub(crate) mod commands;
 mod credentials;
 mod desired_changes;
 mod device_twins;
@@ -56,6 +57,9 @@ const PAGE_DEFAULT: u32 = 100;
 #[derive(Clone)]
 pub struct Api {
     pub(crate) engine: Engine,
+    pub(crate) bus: bus::Bus,
+    /// Calls to devices that may wait.
+    pub(crate) commands: Arc<tokio::sync::Semaphore>,
     pub(crate) feed: Arc<watch::Feed>,
     pub(crate) store: Arc<dyn Store>,
     /// Tells the runner of a new operation.

@@ -2,8 +2,9 @@
 //! `service_kit::auth`; what some calls need beyond it (keys) the handlers ask for themselves.
 
 use service_kit::auth::Permission::{
-    self, AuditRead, AuditRecord, DevicesAct, OperationsCancel, OperationsRead, PoliciesApply,
-    RegistryKeysRead, RegistryRead, RegistryWrite, StoreAdmin, TwinsRead, TwinsWrite,
+    self, AuditRead, AuditRecord, DevicesAct, DevicesCommand, OperationsCancel, OperationsRead,
+    PoliciesApply, RegistryKeysRead, RegistryRead, RegistryWrite, StoreAdmin, TwinsRead,
+    TwinsWrite,
 };
 
 /// A method that is not named here is not served.
@@ -202,6 +203,10 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
     (
         "/twinward.registry.v1.CredentialService/RedeemEnrollmentToken",
         DevicesAct,
+    ),
+    (
+        "/twinward.device.v1.DeviceCommandService/InvokeMethod",
+        DevicesCommand,
     ),
     (
         "/twinward.registry.v1.AuditService/ListAuditEntries",

@@ -11,6 +11,7 @@ use service_kit::client::{self, ClientConfig, ClientError};
 use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
+use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
@@ -42,6 +43,8 @@ pub(crate) type Queries = TwinQueryServiceClient<Channel>;
 pub(crate) type Operations = TwinBulkServiceClient<Channel>;
 /// The audit log.
 pub(crate) type Audits = AuditServiceClient<Channel>;
+/// Calls and messages to devices.
+pub(crate) type Commands = DeviceCommandServiceClient<Channel>;
 /// Policies.
 pub(crate) type Policies = PolicyServiceClient<Channel>;
 
@@ -129,6 +132,12 @@ impl Connection {
     /// The audit log of twin-store.
     pub(crate) fn audits(&self) -> Result<Audits, Failure> {
         Ok(Audits::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// What can be asked of devices.
+    pub(crate) fn commands(&self) -> Result<Commands, Failure> {
+        Ok(Commands::new(self.channel(&self.twin_store()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

@@ -51,6 +51,15 @@ pub mod policy {
     }
 }
 
+/// Generated code of `proto/twinward/device/v1`: what back ends ask of devices.
+pub mod device {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/twinward.device.v1.rs"));
+    }
+}
+
 /// Generated code of `proto/twinward/bus/v1`: messages between our services on NATS.
 pub mod bus {
     /// Version 1.

@@ -10,6 +10,8 @@
 //! | desired changed, for ingestion | – | `push.{token}` |
 //! | identity changed, for ingestion | – | `identity.{token}` |
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
+//! | who holds the session of a device? | – | `find-session` |
+//! | calls for the sessions of one instance of ingestion | – | `method.{instance}` |
 //!
 //! A token is the identity in URL-safe base64, because device ids may hold characters that mean
 //! something in a subject (`.`, `*`, `>`).
@@ -38,6 +40,14 @@ pub const PUSH_SUBJECTS: &str = "push.*";
 pub const IDENTITY_SUBJECTS: &str = "identity.*";
 /// Session notices for any identity.
 pub const SESSION_SUBJECTS: &str = "session.*";
+
+/// Where instances of ingestion are asked who holds a session.
+pub const FIND_SESSION_SUBJECT: &str = "find-session";
+
+/// Where one run of an instance of ingestion takes calls of direct methods; `run` is one token.
+pub fn methods_subject(run: &str) -> String {
+    format!("method.{run}")
+}
 
 /// Stream of admitted telemetry of a partition.
 pub fn telemetry_stream(partition: Partition) -> String {

@@ -29,6 +29,10 @@ fn devices_may_be_named_like_calls_and_carry_escapes() {
         parse("GET", "/twins/d/modules/m/").expect("a call")
     );
     assert_eq!(
+        parse("POST", "/twins/d/modules/m/methods/").expect("a call"),
+        Route::InvokeMethod(IdentityKey::parse_path("d/m").expect("a key"))
+    );
+    assert_eq!(
         parse("GET", "/devices/").expect("a call"),
         Route::ListDevices
     );

@@ -11,6 +11,8 @@ use service_kit::status::RemoteError;
 use twin::ErrorCode;
 use wire::twin::v1::{DesiredChange, DesiredSection};
 
+use crate::methods::MethodCall;
+
 /// Under which twin-store gives IoT Hub's number for a refusal.
 const IOT_HUB_CODE: &str = "iot_hub_code";
 
@@ -47,6 +49,15 @@ pub(super) fn notification(change: &DesiredChange) -> Packet {
     publish(topic, with_version(&change.patch_json, version))
 }
 
+/// A direct method that is called.
+pub(super) fn method(call: &MethodCall) -> Packet {
+    let topic = ServiceTopic::Method {
+        name: &call.name,
+        rid: &call.rid,
+    };
+    publish(topic.to_string(), call.payload.clone())
+}
+
 fn failure(rid: &str, number: u32, message: &str, tracking_id: &str, now: Timestamp) -> Packet {
     let body = ErrorBody {
         error_code: number,
@@ -68,14 +79,14 @@ fn response(status: u16, rid: &str, version: Option<u64>, body: String) -> Packe
 }
 
 /// Everything about twins goes out at `QoS` 0, whatever was granted: it is asked for again.
-fn publish(topic: String, body: String) -> Packet {
+fn publish(topic: String, body: impl Into<Bytes>) -> Packet {
     Packet::Publish(Box::new(Publish {
         dup: false,
         retain: false,
         qos: QoS::AtMostOnce,
         topic: topic.into(),
         packet_id: None,
-        payload: Bytes::from(body),
+        payload: body.into(),
         properties: None,
     }))
 }

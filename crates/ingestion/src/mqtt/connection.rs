@@ -196,6 +196,7 @@ impl Running {
 
     async fn run(mut self) {
         self.door.parts.metrics.mqtt_connected();
+        self.place.mailbox().take_methods();
         self.tell_connected();
         self.look_later();
         let end = self.serve().await;
@@ -217,7 +218,7 @@ impl Running {
             let reads = wants && self.inlet.is_open();
             let outcome = tokio::select! {
                 biased;
-                mail = self.place.mailbox().take() => self.on_mail(&mail),
+                mail = self.place.mailbox().take() => self.on_mail(mail),
                 () = &mut stopped => Err(End::Stopping),
                 () = &mut proof_ends => {
                     proof_ends.as_mut().reset(Instant::now() + self.proof_left());
@@ -256,13 +257,23 @@ impl Running {
         self.perform(effects)
     }
 
-    fn on_mail(&mut self, mail: &Mail) -> Result<(), End> {
+    fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
         if mail.taken_over {
+            self.decline(mail.calls);
             return Err(End::TakenOver);
         }
         if mail.identity_changed {
             self.prove_once_more = self.proving;
             self.prove_again();
+        }
+        // Whoever does not read what it is sent would have us keep calls that nobody waits for.
+        if self.wire.writer.has_room() {
+            for call in mail.calls {
+                let effects = self.session.on_call(call);
+                self.perform(effects)?;
+            }
+        } else {
+            self.decline(mail.calls);
         }
         match mail.desired {
             Some(version) => {

@@ -19,6 +19,7 @@ use super::end::End;
 use super::message::DeviceMessage;
 use super::subscriptions::Subscriptions;
 use super::wire::MESSAGE_BYTES_MAX;
+use crate::methods::MethodCall;
 
 /// Publishes of one device that may wait for their acknowledgement. SDKs have a handful on the way.
 const ACKS_MAX: usize = 16;
@@ -53,6 +54,20 @@ pub(super) enum Effect {
     },
     /// Send a packet.
     Send(Packet),
+    /// Give an answer of the device to whoever called the method.
+    Answered {
+        /// Of the call.
+        rid: String,
+        /// As the device chose it.
+        status: i32,
+        /// What it sent.
+        payload: Bytes,
+    },
+    /// Say that a method was not called, since the device has not subscribed to it.
+    Decline {
+        /// Of the call.
+        rid: String,
+    },
     /// Read what changed in the desired section since this version, then call
     /// [`Session::on_changes`] or [`Session::on_no_changes`].
     LookSince(u64),
@@ -239,6 +254,15 @@ impl Session {
         self.desired.on_failure();
     }
 
+    /// Somebody calls a direct method. Methods go out at `QoS` 0, whatever was granted: one that
+    /// comes late or twice does harm.
+    pub(super) fn on_call(&self, call: MethodCall) -> Vec<Effect> {
+        if !self.subscriptions.have_method(&call.name) {
+            return vec![Effect::Decline { rid: call.rid }];
+        }
+        vec![Effect::Send(answer::method(&call))]
+    }
+
     fn on_publish(&mut self, publish: Publish) -> Result<Vec<Effect>, End> {
         if publish.qos == QoS::ExactlyOnce {
             return Err(End::Qos2);
@@ -265,8 +289,16 @@ impl Session {
                 effects.extend(self.on_patch(rid, base_version, &publish.payload));
                 Ok(effects)
             }
-            // Nobody calls methods yet, so none waits for it.
-            DeviceTopic::MethodResponse { .. } => Ok(self.acknowledge(ack)),
+            DeviceTopic::MethodResponse { status, rid } => {
+                let mut effects = self.acknowledge(ack);
+                let payload = publish.payload;
+                effects.push(Effect::Answered {
+                    rid,
+                    status,
+                    payload,
+                });
+                Ok(effects)
+            }
         }
     }
 

@@ -46,6 +46,21 @@ impl Subscriptions {
         self.0.iter().any(|(filter, _)| filter.kind() == kind)
     }
 
+    /// Whether a direct method is subscribed to, by its name or with all others.
+    pub(super) fn have_method(&self, name: &str) -> bool {
+        self.0.iter().any(|(filter, _)| match filter.kind() {
+            FilterKind::Methods(None) => true,
+            // In the filter the name stands as in the topic.
+            FilterKind::Methods(Some(one)) => {
+                iot_hub::percent::decode(one).is_some_and(|one| one == name)
+            }
+            FilterKind::TwinResponses
+            | FilterKind::DesiredChanges
+            | FilterKind::DeviceBound
+            | FilterKind::ModuleInputs => false,
+        })
+    }
+
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -153,6 +168,18 @@ mod tests {
         subscriptions.remove("$iothub/twin/res/#");
         subscriptions.remove("$iothub/methods/POST/#");
         assert!(subscriptions.is_empty());
+    }
+
+    #[test]
+    fn a_method_is_subscribed_to_by_name_or_with_all() {
+        let mut subscriptions = Subscriptions::default();
+        let one = filter("$iothub/methods/POST/get%2Alog/#");
+        subscriptions.add(one, QoS::AtMostOnce).unwrap();
+        assert!(subscriptions.have_method("get*log"));
+        assert!(!subscriptions.have_method("reboot"));
+        let all = filter("$iothub/methods/POST/#");
+        subscriptions.add(all, QoS::AtMostOnce).unwrap();
+        assert!(subscriptions.have_method("reboot"));
     }
 
     #[test]

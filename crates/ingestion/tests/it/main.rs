@@ -11,6 +11,7 @@ mod enrolment;
 mod fake_store;
 mod hub;
 mod lifecycle;
+mod methods;
 mod mqtt;
 mod mqtt_client;
 mod pushes;

@@ -26,6 +26,8 @@ pub enum Permission {
     RegistryWrite,
     /// Reading the keys of devices and modules.
     RegistryKeysRead,
+    /// Calling methods of devices and sending them messages.
+    DevicesCommand,
     /// Reading policies.
     PoliciesRead,
     /// Creating, changing and deleting policies.
@@ -48,13 +50,14 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TwinsRead,
         Self::TwinsWrite,
         Self::TwinsWriteAs,
         Self::RegistryRead,
         Self::RegistryWrite,
         Self::RegistryKeysRead,
+        Self::DevicesCommand,
         Self::PoliciesRead,
         Self::PoliciesWrite,
         Self::OperationsRead,
@@ -75,6 +78,7 @@ impl Permission {
             Self::RegistryRead => "registry.read",
             Self::RegistryWrite => "registry.write",
             Self::RegistryKeysRead => "registry.keys.read",
+            Self::DevicesCommand => "devices.command",
             Self::PoliciesRead => "policies.read",
             Self::PoliciesWrite => "policies.write",
             Self::OperationsRead => "operations.read",
@@ -118,6 +122,7 @@ const OPERATES: &[Permission] = &[
     Permission::RegistryWrite,
     Permission::PoliciesWrite,
     Permission::OperationsCancel,
+    Permission::DevicesCommand,
 ];
 const ADMINISTERS: &[Permission] = &[
     Permission::TwinsRead,
@@ -129,6 +134,7 @@ const ADMINISTERS: &[Permission] = &[
     Permission::RegistryWrite,
     Permission::PoliciesWrite,
     Permission::OperationsCancel,
+    Permission::DevicesCommand,
     Permission::RegistryKeysRead,
     Permission::StoreAdmin,
 ];
@@ -309,6 +315,7 @@ mod tests {
             (P::RegistryRead, "reader,operator,admin"),
             (P::RegistryWrite, "operator,admin"),
             (P::RegistryKeysRead, "admin"),
+            (P::DevicesCommand, "operator,admin"),
             (P::PoliciesRead, "reader,operator,admin"),
             (P::PoliciesWrite, "operator,admin"),
             (P::OperationsRead, "reader,operator,admin"),

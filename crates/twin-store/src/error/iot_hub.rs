@@ -62,6 +62,7 @@ impl Error {
             Error::EnrollmentDenied { .. } | Error::Denied(_) => UNAUTHORIZED,
             Error::Read(error) => read_code(error),
             Error::Provisioning(error) => error.code(),
+            Error::Command(error) => error.code(),
             Error::Stopping
             | Error::NotOwned { .. }
             | Error::Overtaken

@@ -5,6 +5,7 @@ mod create;
 mod ensure;
 mod export;
 mod import;
+mod invoke;
 mod line;
 mod rotate;
 mod update;
@@ -22,6 +23,7 @@ use crate::output::Output;
 
 use view::{DeviceView, Devices};
 
+pub(crate) use invoke::{InvokeModuleArgs, module as invoke_module};
 pub(crate) use rotate::{RotateArgs, run as rotate};
 pub(crate) use view::{Done, secret_line};
 
@@ -47,6 +49,8 @@ pub(crate) enum DeviceCommand {
     /// Keep a device and its modules out, and end their sessions
     #[command(after_help = "Example:\n  twinward device disable cam-1 --reason 'lost in hall 3'")]
     Disable(StatusArgs),
+    /// Call a direct method of a device that is connected, and print its answer
+    Invoke(invoke::InvokeDeviceArgs),
     /// Make a new key for a device or module, or let its two keys change places
     RotateKeys(RotateArgs),
     /// Create or update devices and modules from a file, one JSON object a line
@@ -134,6 +138,7 @@ pub(crate) async fn run(
         DeviceCommand::Disable(args) => {
             set_status(args, api::Status::Disabled, connection, output).await
         }
+        DeviceCommand::Invoke(args) => invoke::device(args, connection, output).await,
         DeviceCommand::RotateKeys(args) => rotate(args, connection, output).await,
         DeviceCommand::Import(args) => import::run(args, connection, output).await,
         DeviceCommand::Export(args) => export::run(args, connection, output).await,

@@ -28,6 +28,8 @@ pub(crate) enum ModuleCommand {
     Get(GetArgs),
     /// Change how a module proves itself, or who manages it
     Update(update::UpdateArgs),
+    /// Call a direct method of a module that is connected, and print its answer
+    Invoke(device::InvokeModuleArgs),
     /// Remove a module with its twin
     Delete(DeleteArgs),
 }
@@ -157,6 +159,7 @@ pub(crate) async fn run(
             })
         }
         ModuleCommand::Update(args) => update::run(args, connection, output).await,
+        ModuleCommand::Invoke(args) => device::invoke_module(args, connection, output).await,
         ModuleCommand::Delete(args) => {
             let key = args.module.key();
             let request = api::DeleteModuleRequest {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::Running;
 use crate::mqtt::end::End;
@@ -21,6 +21,10 @@ const TOLD_WITHIN: Duration = Duration::from_secs(2);
 impl Running {
     pub(super) async fn say_goodbye(&mut self, end: &End) {
         self.log_end(end);
+        self.place.mailbox().take_no_methods();
+        if let Some(mail) = self.place.mailbox().take().now_or_never() {
+            self.decline(mail.calls);
+        }
         if end.leaves_time() {
             // Whoever is not done by then sends again, which is harmless.
             let _ = tokio::time::timeout(FLUSH_WITHIN, self.flush()).await;

@@ -9,6 +9,7 @@ use wire::twin::v1 as twins;
 
 use super::{Ack, Running};
 use crate::auth::AuthError;
+use crate::methods::MethodCall;
 use crate::mqtt::answer;
 use crate::mqtt::end::End;
 use crate::mqtt::message::DeviceMessage;
@@ -74,6 +75,17 @@ impl Running {
                     self.perform(effects)?;
                 }
                 Effect::Send(packet) => self.wire.writer.put(packet)?,
+                Effect::Answered {
+                    rid,
+                    status,
+                    payload,
+                } => {
+                    let calls = &self.door.parts.calls;
+                    calls.answered(&self.proof.identity, &rid, status, &payload);
+                }
+                Effect::Decline { rid } => {
+                    self.door.parts.calls.declined(&self.proof.identity, &rid);
+                }
                 Effect::LookSince(version) => self.look_since(version),
             }
         }
@@ -125,6 +137,14 @@ impl Running {
             }
         };
         self.perform(effects)
+    }
+
+    /// Says of calls that they have not gone out.
+    pub(super) fn decline(&self, calls: Vec<MethodCall>) {
+        for call in calls {
+            let identity = &self.proof.identity;
+            self.door.parts.calls.declined(identity, &call.rid);
+        }
     }
 
     /// Proves the identity again, unless that is under way.
