@@ -9,6 +9,7 @@ mod support;
 
 mod bad_input;
 mod bulk_over_a_kill;
+mod commands;
 mod created_again;
 mod devices;
 mod enrollment;

@@ -57,6 +57,7 @@ class Hub:
         command = [PROGRAM, "up", "--any-port", "--data-dir", self.path / "data"]
         command += ["--env-file", self.env_file, "--host", self.address]
         command += ["--mqtt-listen", f"{self.address}:8883"]
+        command += ["--gateway-listen", f"{self.address}:0"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         wait_for("the hub", self._is_up)
         self.variables = {}
@@ -86,10 +87,14 @@ class Hub:
 
     def cli(self, *arguments):
         """What a verb of the command line answers."""
+        return json.loads(self.cli_text(*arguments))
+
+    def cli_text(self, *arguments):
+        """The same as text, for verbs that answer with one JSON object a line."""
         command = [PROGRAM, "--env-file", self.env_file, "-o", "json", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SOON)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return done.stdout
 
     def create(self, device, *arguments):
         """Creates a device; its connection string, if it has keys."""

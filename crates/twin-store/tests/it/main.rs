@@ -2,6 +2,7 @@
 
 mod bulk;
 mod changes;
+mod commands;
 mod damage;
 mod database;
 mod enrollment;

@@ -22,6 +22,7 @@ use twin::{DeviceId, Partition, PartitionCount, partition_of};
 use twin_store::app::AppError;
 use twin_store::{Addresses, App, Config};
 use wire::bus::v1 as bus_proto;
+use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
 use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -114,6 +115,10 @@ impl Service {
 
     pub(crate) fn audit(&self) -> AuditServiceClient<Connection> {
         AuditServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn commands(&self) -> DeviceCommandServiceClient<Connection> {
+        DeviceCommandServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn credentials(&self) -> CredentialServiceClient<Connection> {

@@ -1,0 +1,34 @@
+//! What back ends ask of devices: the real Azure service SDK and the real device SDK for Python,
+//! unmodified, with `twinward up` between them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use testkit::{ProcessBuilder, workspace_binary};
+
+use crate::rest::sdk_folder;
+
+/// A device that does not answer is waited for.
+const WITHIN: Duration = Duration::from_mins(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_sdk_calls_methods_of_devices_with_the_device_sdk() {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/python/test_commands.py");
+    let mut sdk = ProcessBuilder::new("commands", "python3")
+        .arg("-W")
+        .arg("ignore")
+        .arg(script)
+        .env("PYTHONPATH", sdk_folder())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TWINWARD_BIN", workspace_binary("twinward"))
+        .allow("")
+        .spawn();
+    let status = sdk.wait_exit(WITHIN).await;
+    let lines = sdk.lines();
+    assert!(status.success(), "{}", lines.join("\n"));
+    assert!(
+        lines.iter().any(|line| line.starts_with("Ran 6 tests")),
+        "{}",
+        lines.join("\n")
+    );
+}
