@@ -47,25 +47,35 @@ pub(crate) struct Api {
     pub metrics: Metrics,
 }
 
+/// The body of an answer.
+#[derive(Debug)]
+enum Json {
+    Made(Value),
+    Text(String),
+}
+
 /// What a call is answered with.
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
-    /// JSON.
-    body: Option<String>,
+    body: Option<Json>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
     fn ok(body: Value) -> Self {
-        Self::text(body.to_string())
+        Self {
+            status: StatusCode::OK,
+            body: Some(Json::Made(body)),
+            headers: Vec::new(),
+        }
     }
 
     /// JSON that is passed on as it came.
     fn text(json: String) -> Self {
         Self {
             status: StatusCode::OK,
-            body: Some(json),
+            body: Some(Json::Text(json)),
             headers: Vec::new(),
         }
     }
@@ -93,7 +103,11 @@ impl Answer {
 
     fn into_response(self) -> Response {
         let has_body = self.body.is_some();
-        let mut response = Response::new(self.body.map_or_else(Body::empty, Body::from));
+        let body = self.body.map(|body| match body {
+            Json::Made(value) => value.to_string(),
+            Json::Text(text) => text,
+        });
+        let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         if has_body {

@@ -157,8 +157,8 @@ mod tests {
         }
     }
 
-    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos: 0 })
+    fn seconds(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
     }
 
     #[test]
@@ -177,10 +177,18 @@ mod tests {
             ("method_name", |it| it.method_name = "a b".to_owned()),
             ("payload_json", |it| it.payload_json = "{".to_owned()),
             ("payload_json", |it| it.payload_json = "1 2".to_owned()),
-            ("response_timeout", |it| it.response_timeout = seconds(4)),
-            ("response_timeout", |it| it.response_timeout = seconds(301)),
-            ("connect_timeout", |it| it.connect_timeout = seconds(-1)),
-            ("connect_timeout", |it| it.connect_timeout = seconds(301)),
+            ("response_timeout", |it| {
+                it.response_timeout = Some(seconds(4));
+            }),
+            ("response_timeout", |it| {
+                it.response_timeout = Some(seconds(301));
+            }),
+            ("connect_timeout", |it| {
+                it.connect_timeout = Some(seconds(-1));
+            }),
+            ("connect_timeout", |it| {
+                it.connect_timeout = Some(seconds(301));
+            }),
         ];
         for (field, change) in changes {
             let mut wrong = request();

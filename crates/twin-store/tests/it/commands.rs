@@ -34,8 +34,8 @@ impl Ingestion {
             searches: bus
                 .take_questions(subjects::FIND_SESSION_SUBJECT)
                 .await
-                .unwrap(),
-            calls: bus.take_questions(&subject).await.unwrap(),
+                .expect("it listens"),
+            calls: bus.take_questions(&subject).await.expect("it listens"),
             bus,
             subject,
         }
@@ -44,7 +44,7 @@ impl Ingestion {
     /// Whom the next search is for, and where the answer goes.
     async fn search(&mut self) -> (bus_proto::FindSession, Question) {
         let question = next(&mut self.searches).await;
-        let asked = bus_proto::FindSession::decode(&*question.payload).unwrap();
+        let asked = bus_proto::FindSession::decode(&*question.payload).expect("a message");
         (asked, question)
     }
 
@@ -54,7 +54,10 @@ impl Ingestion {
             subject: self.subject.clone(),
         };
         let answer = place.encode_to_vec();
-        self.bus.answer(question.reply_to, answer).await.unwrap();
+        self.bus
+            .answer(question.reply_to, answer)
+            .await
+            .expect("sent");
     }
 
     /// Takes the next call, and lets this come of it.
@@ -64,8 +67,11 @@ impl Ingestion {
             outcome: Some(outcome),
         };
         let answer = outcome.encode_to_vec();
-        self.bus.answer(question.reply_to, answer).await.unwrap();
-        bus_proto::MethodCall::decode(&*question.payload).unwrap()
+        self.bus
+            .answer(question.reply_to, answer)
+            .await
+            .expect("sent");
+        bus_proto::MethodCall::decode(&*question.payload).expect("a message")
     }
 
     /// A search and a call of which this comes.
