@@ -9,6 +9,7 @@ use twin::{Etag, TwinError, Version};
 use wire::InvalidField;
 
 use super::*;
+use crate::error::CommandError;
 use crate::provisioning::ProvisioningError;
 use crate::record::Damaged;
 use crate::secrets::SecretError;
@@ -252,6 +253,45 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "PreconditionFailed",
         ),
         (
+            CommandError::NotOnline(key("d")).into(),
+            404_103,
+            "DeviceNotOnline",
+        ),
+        (
+            Error::Command(CommandError::NotAnswered {
+                key: key("d"),
+                seconds: 30,
+            }),
+            504_101,
+            "GatewayTimeout",
+        ),
+        (
+            CommandError::Busy(key("d")).into(),
+            429_001,
+            "ThrottlingException",
+        ),
+        (
+            Error::Command(CommandError::BadAnswer {
+                key: key("d"),
+                status: 200,
+                problem: "is no JSON".to_owned(),
+            }),
+            400_012,
+            "DeserializationError",
+        ),
+        (
+            CommandError::PayloadTooLarge { bytes: 200_000 }.into(),
+            413_001,
+            "MessageTooLarge",
+        ),
+        (
+            Error::Command(CommandError::Bus(bus::AskError::Nobody {
+                subject: "s".to_owned(),
+            })),
+            503_001,
+            "ServiceUnavailable",
+        ),
+        (
             Error::Read(ReadError::TooLarge { allowed: 1 }),
             429_001,
             "ThrottlingException",
@@ -356,11 +396,12 @@ fn every_broken_rule_is_named_and_those_not_listed_are_counted() {
 fn the_status_in_a_number_says_the_same_as_the_kind() {
     for (error, number, _) in all() {
         let fits: &[u32] = match error.kind() {
-            Kind::InvalidArgument | Kind::OutOfRange => &[400, 403],
+            Kind::InvalidArgument | Kind::OutOfRange => &[400, 403, 413],
             Kind::NotFound => &[404],
             Kind::AlreadyExists => &[409],
             Kind::Aborted => &[412],
-            Kind::FailedPrecondition => &[400, 403, 412, 413],
+            // 404: the device is known, and not online.
+            Kind::FailedPrecondition => &[400, 403, 404, 412, 413],
             Kind::Unauthenticated | Kind::PermissionDenied => &[401],
             Kind::ResourceExhausted => &[429],
             Kind::Unavailable => &[503],
