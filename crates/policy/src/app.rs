@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
 use crate::error::Error;
-use crate::grpc::{ConfigurationApi, PolicyApi};
+use crate::grpc::{ConfigurationApi, Explainer, PolicyApi};
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
@@ -191,6 +191,7 @@ impl App {
             metrics.clone(),
         );
         tasks.spawn("counts", OnFailure::Log, follower.run(stop.clone()));
+        let explainer = Explainer::new(policies.clone(), twins.clone(), self.clock.clone());
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
@@ -219,7 +220,9 @@ impl App {
             self.clock,
             policies.noted(),
         ));
-        let api = PolicyServiceServer::new(PolicyApi::new(policies, progress, counts, metrics));
+        let api = PolicyServiceServer::new(PolicyApi::new(
+            policies, progress, counts, explainer, metrics,
+        ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
         let grpc = service_kit::add_services!(grpc, api, configurations);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use twin::query::{self, Attribute, Path, Root, Vocabulary};
-use twin::settings::PolicyChange;
+use twin::settings::{PolicyChange, PolicyOutcome};
 use twin::{Condition, PolicyWrite, Violations};
 use wire::twin::v1::Change;
 
@@ -27,11 +27,32 @@ pub struct ActivePolicy {
     pub created_order: u64,
 }
 
+/// Whether a policy applies to a twin, and if not, why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It does.
+    Applies,
+    /// It looks at twins of another kind.
+    OtherScope,
+    /// Its target does not take the twin.
+    NotTargeted,
+    /// Its target takes the twin, but `when` does not hold.
+    NotWhen,
+}
+
 impl ActivePolicy {
-    fn applies_to(&self, twin: &TwinDocument) -> bool {
+    /// Whether it applies to a twin.
+    pub(crate) fn verdict(&self, twin: &TwinDocument) -> Verdict {
         let view = twin.view();
-        self.policy.target().matches(&view)
-            && self.policy.when().is_none_or(|when| when.matches(&view))
+        if self.policy.scope() != twin.scope() {
+            Verdict::OtherScope
+        } else if !self.policy.target().matches(&view) {
+            Verdict::NotTargeted
+        } else if self.policy.when().is_some_and(|when| !when.matches(&view)) {
+            Verdict::NotWhen
+        } else {
+            Verdict::Applies
+        }
     }
 }
 
@@ -86,7 +107,7 @@ impl PolicySet {
     pub(crate) fn applicable(&self, twin: &TwinDocument) -> Vec<Arc<ActivePolicy>> {
         let all = &self.scope(twin.scope()).policies;
         all.iter()
-            .filter(|active| active.applies_to(twin))
+            .filter(|active| active.verdict(twin) == Verdict::Applies)
             .cloned()
             .collect()
     }
@@ -94,6 +115,24 @@ impl PolicySet {
     /// All of them, in no order.
     pub(crate) fn policies(&self) -> impl Iterator<Item = &Arc<ActivePolicy>> {
         self.devices.policies.iter().chain(&self.modules.policies)
+    }
+
+    /// All of them in the order of precedence, first those that look at twins of this kind.
+    pub(crate) fn in_order(&self, first: Scope) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        let second = match first {
+            Scope::Devices => Scope::Modules,
+            Scope::Modules => Scope::Devices,
+        };
+        let of = |scope| self.scope(scope).policies.iter();
+        of(first).chain(of(second))
+    }
+
+    /// The set in which this policy takes the place of the one of its id, if there is one.
+    pub(crate) fn with(&self, active: ActivePolicy) -> PolicySet {
+        let others = self.policies();
+        let others = others.filter(|other| other.policy.id() != active.policy.id());
+        let others: Vec<ActivePolicy> = others.map(|other| (**other).clone()).collect();
+        PolicySet::new(others.into_iter().chain([active]))
     }
 
     /// What must hold of a twin that a decision may find something to do on, in the query language:
@@ -154,11 +193,32 @@ pub(crate) enum Decision {
     Breaks(Violations),
 }
 
+/// What policies make of a twin: the one evaluation behind decisions, explanations and previews.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    /// The policies that apply, in the order of precedence.
+    pub applicable: Vec<Arc<ActivePolicy>>,
+    /// What they make of its desired section, or which of its limits they would break.
+    pub outcome: Result<PolicyOutcome, Violations>,
+}
+
+/// Evaluates one twin. `at` is the time of what would be written.
+pub(crate) fn evaluate(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Evaluated {
+    let applicable = policies.applicable(twin);
+    let outcome = twin::apply_policy_settings(twin.desired(), &writes(&applicable), at);
+    Evaluated {
+        applicable,
+        outcome,
+    }
+}
+
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
-    let applicable = policies.applicable(twin);
-    let writes = writes(&applicable);
-    match twin::apply_policy_settings(twin.desired(), &writes, at) {
+    let Evaluated {
+        applicable,
+        outcome,
+    } = evaluate(policies, twin, at);
+    match outcome {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
             PolicyChange::Unchanged => Decision::Holds,

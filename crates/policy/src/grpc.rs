@@ -1,9 +1,9 @@
-//! The policy API. Answers come from memory, changes go through the store; nothing is evaluated
-//! here.
+//! The policy API. Answers come from memory, changes go through the store; what is evaluated for an
+//! answer is not carried out.
 
 use service_kit::auth::principal;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
-use service_kit::status::to_status;
+use service_kit::status::{RemoteError, to_status};
 use service_kit::trace;
 use thiserror::Error;
 use tonic::{Request, Response, Status};
@@ -21,9 +21,11 @@ use crate::resource;
 use crate::store::{self, By, StoredPolicy};
 
 mod configurations;
+mod explain;
 mod revisions;
 
 pub(crate) use configurations::ConfigurationApi;
+pub(crate) use explain::Explainer;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
@@ -36,6 +38,7 @@ pub(crate) struct PolicyApi {
     policies: Policies,
     progress: Progress,
     counts: Counts,
+    explainer: Explainer,
     metrics: Metrics,
 }
 
@@ -45,12 +48,14 @@ impl PolicyApi {
         policies: Policies,
         progress: Progress,
         counts: Counts,
+        explainer: Explainer,
         metrics: Metrics,
     ) -> PolicyApi {
         PolicyApi {
             policies,
             progress,
             counts,
+            explainer,
             metrics,
         }
     }
@@ -153,6 +158,8 @@ impl PolicyApi {
 
 #[tonic::async_trait]
 impl PolicyService for PolicyApi {
+    type PreviewPolicyStream = explain::Preview;
+
     async fn apply_policy(
         &self,
         request: Request<proto::ApplyPolicyRequest>,
@@ -195,6 +202,20 @@ impl PolicyService for PolicyApi {
         request: Request<proto::GetPolicyRevisionRequest>,
     ) -> Result<Response<proto::PolicyRevision>, Status> {
         answer(revisions::get(&self.policies, request.get_ref()).await)
+    }
+
+    async fn explain_twin(
+        &self,
+        request: Request<proto::ExplainTwinRequest>,
+    ) -> Result<Response<proto::ExplainTwinResponse>, Status> {
+        answer(self.explainer.explain(request.get_ref()).await)
+    }
+
+    async fn preview_policy(
+        &self,
+        request: Request<proto::PreviewPolicyRequest>,
+    ) -> Result<Response<Self::PreviewPolicyStream>, Status> {
+        answer(self.explainer.preview(request.into_inner()).await)
     }
 }
 
@@ -253,6 +274,18 @@ enum Error {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// twin-store did not tell.
+    #[error("twin-store: {0}")]
+    TwinStore(Box<RemoteError>),
+    /// twin-store told what cannot be read.
+    #[error("the twin {name} cannot be read")]
+    DamagedTwin {
+        /// Which one.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        problem: InvalidField,
+    },
 }
 
 impl Classified for Error {
@@ -260,6 +293,12 @@ impl Classified for Error {
         match self {
             Error::Policy(_) | Error::Field(_) => Kind::InvalidArgument,
             Error::Store(error) => error.kind(),
+            Error::TwinStore(error) => match error.kind() {
+                // It is this service that is not let in, not its caller.
+                Kind::Unauthenticated | Kind::PermissionDenied => Kind::Unavailable,
+                kind => kind,
+            },
+            Error::DamagedTwin { .. } => Kind::DataLoss,
         }
     }
 
@@ -268,6 +307,8 @@ impl Classified for Error {
             Error::Policy(_) => "INVALID_POLICY",
             Error::Field(_) => "INVALID_FIELD",
             Error::Store(error) => error.reason(),
+            Error::TwinStore(error) => error.reason(),
+            Error::DamagedTwin { .. } => "TWIN_DAMAGED",
         }
     }
 
@@ -275,7 +316,7 @@ impl Classified for Error {
         match self {
             Error::Policy(problems) => problems.list().iter().map(violation).collect(),
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            Error::Store(_) => Vec::new(),
+            Error::Store(_) | Error::TwinStore(_) | Error::DamagedTwin { .. } => Vec::new(),
         }
     }
 
@@ -295,8 +336,9 @@ impl Classified for Error {
                     Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
                 },
             ),
-            Error::Field(_) => self.kind().iot_hub(),
+            Error::Field(_) | Error::DamagedTwin { .. } => self.kind().iot_hub(),
             Error::Store(error) => error.iot_hub(),
+            Error::TwinStore(error) => error.iot_hub(),
         }
     }
 }

@@ -12,7 +12,8 @@
 //! keeps it. The rule of what a policy may overwrite lives in `twin::settings`; here it is only asked.
 //!
 //! Reading order: `policy_doc` (what a policy is) → `content_diff` (how two differ) → `file` and `resource` (how people and programs
-//! write one) → `evaluate` (the decision, pure) → `store` → `policies` (the present set) → `writer`
+//! write one) → `evaluate` (the decision, pure), `explain` and `preview` (what it says of a twin and of a
+//! draft) → `store` → `policies` (the present set) → `writer`
 //! (one decision carried out) → `gather` and `consumer` (on change) and `sweep` (everything, in the
 //! background) → `grpc` → `app`.
 
@@ -24,6 +25,8 @@ pub mod file;
 pub mod resource;
 
 mod evaluate;
+mod explain;
+mod preview;
 mod standing;
 mod twin_document;
 

@@ -26,6 +26,15 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         "/twinward.policy.v1.PolicyService/GetPolicyRevision",
         PoliciesRead,
     ),
+    // Both read twins for their caller; whoever may read policies may read twins.
+    (
+        "/twinward.policy.v1.PolicyService/ExplainTwin",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.PolicyService/PreviewPolicy",
+        PoliciesRead,
+    ),
     (
         "/twinward.policy.v1.ConfigurationService/CreateConfiguration",
         PoliciesWrite,

@@ -60,6 +60,14 @@ impl TwinDocument {
         &self.desired
     }
 
+    /// The twin once its desired section is this one.
+    pub(crate) fn with_desired(&self, desired: Section) -> TwinDocument {
+        TwinDocument {
+            desired,
+            ..self.clone()
+        }
+    }
+
     /// Where the push of its configuration stands; before the first event it stands nowhere.
     pub(crate) fn configuration(&self) -> ConfigurationState {
         let stored = self.posture.get("configuration");

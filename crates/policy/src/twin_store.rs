@@ -1,4 +1,5 @@
-//! twin-store as the service needs it: four calls, each tried again as long as that makes sense.
+//! twin-store as the service needs it: each call is tried again as long as that makes sense, except
+//! those for a caller who waits.
 //!
 //! It decides nothing about twins. What a refusal means is said here once, in [`Failure`].
 
@@ -169,6 +170,25 @@ impl TwinStore {
             }
         })
         .await
+    }
+
+    /// Reads a twin for a caller who waits: one attempt, and the answer as it is.
+    pub(crate) async fn get_now(&self, name: &str) -> Result<Twin, Status> {
+        let request = GetTwinRequest {
+            name: name.to_owned(),
+            read_mask: None,
+        };
+        let answer = self.twins.clone().get_twin(request).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Reads a page of twins for a caller who waits: one attempt, and the answer as it is.
+    pub(crate) async fn list_now(
+        &self,
+        request: &ListTwinsRequest,
+    ) -> Result<ListTwinsResponse, Status> {
+        let answer = self.twins.clone().list_twins(request.clone()).await?;
+        Ok(answer.into_inner())
     }
 
     /// Reads a page of twins.

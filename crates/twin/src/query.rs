@@ -230,6 +230,17 @@ impl Condition {
         }
     }
 
+    /// What a twin has at each of [`Condition::paths`]; none where it is undefined. For people who
+    /// wonder why a condition does not hold.
+    pub fn facts(&self, twin: &dyn Lookup) -> Vec<(Path, Option<Value>)> {
+        let facts = eval::Facts::new(twin, None);
+        let fact = |path: Path| {
+            let value = eval::resolve_json(&path, &facts);
+            (path, value)
+        };
+        self.paths().into_iter().map(fact).collect()
+    }
+
     /// The text as it was written. Store this one: the canonical text of `Display` may be longer.
     pub fn text(&self) -> &str {
         &self.text

@@ -10,6 +10,7 @@
 mod api;
 mod configurations;
 mod follow;
+mod foresee;
 mod trouble;
 mod twin_store;
 mod world;

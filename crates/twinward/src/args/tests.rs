@@ -65,6 +65,8 @@ fn help_texts_are_as_reviewed() {
         &["policy", "delete"],
         &["policy", "history"],
         &["policy", "diff"],
+        &["policy", "explain"],
+        &["policy", "preview"],
         &["ingestion"],
         &["completions"],
     ] {

@@ -1,5 +1,7 @@
 //! `twinward policy`: which twins get which settings. Without a verb it runs the service itself.
 
+mod explain;
+mod preview;
 mod revisions;
 mod view;
 
@@ -56,6 +58,10 @@ pub(crate) enum PolicyCommand {
     History(revisions::HistoryArgs),
     /// Show how two revisions of a policy differ, or files from what is in force
     Diff(revisions::DiffArgs),
+    /// Tell who set each desired leaf of a twin, who lost it, and which policies apply and why not
+    Explain(explain::ExplainArgs),
+    /// Tell what files of policies would do to which twins; nothing is written
+    Preview(preview::PreviewArgs),
 }
 
 /// Arguments of `policy apply`.
@@ -127,6 +133,8 @@ pub(crate) async fn run(
         PolicyCommand::Delete(args) => delete(&args, connection, output).await,
         PolicyCommand::History(args) => revisions::history(&args, connection, output).await,
         PolicyCommand::Diff(args) => revisions::diff(&args, connection, output).await,
+        PolicyCommand::Explain(args) => explain::run(&args, connection, output).await,
+        PolicyCommand::Preview(args) => preview::run(&args, connection, output).await,
     }
 }
 

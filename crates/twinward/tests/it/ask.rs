@@ -209,6 +209,26 @@ async fn a_policy_goes_from_a_file_to_twins_and_back_out() {
     let was = json(&up, &["policy", "get", "calm", "--revision", "1"]);
     assert_eq!(was["priority"], 0);
 
+    std::fs::write(
+        &file,
+        "kind: Policy\nname: loud\ntarget: \"*\"\npriority: 1\nsettings: {quiet: true, loud: 2}\n",
+    )
+    .unwrap();
+    let told = up.ask(&["policy", "preview", "-f", path, "-o", "json"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    let told: Vec<serde_json::Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let twin = "devices/cam-1/modules/DefenderIotMicroAgent";
+    assert_eq!(told[0]["twin"]["name"], twin);
+    assert_eq!(told[0]["twin"]["changes"][0]["path"], "loud");
+    assert_eq!(told[0]["twin"]["overruled"][0]["reason"], "priority");
+    assert_eq!((&told[1]["twinsMatched"], told.len()), (&1.into(), 2));
+    let why = json(&up, &["policy", "explain", "cam-1", "--security"]);
+    assert_eq!(why["leaves"][0]["writer"], "policy:calm@2");
+    assert_eq!(why["policies"][0]["verdict"], "applies");
+
     json(&up, &["policy", "delete", "calm"]);
     testkit::wait_for("the setting to go", SOON, async || {
         quiet(&up).is_null().then_some(())

@@ -1,0 +1,366 @@
+//! Explanations and previews on the wire: twins are read from twin-store for each question, and
+//! nothing is written.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use jiff::Timestamp;
+use prost_types::FieldMask;
+use service_kit::clock::SharedClock;
+use service_kit::status::{RemoteError, to_status};
+use tonic::{Code, Status};
+use twin::{Violations, Writer};
+use wire::InvalidField;
+use wire::names::{identity_name, parse_identity};
+use wire::policy::v1 as proto;
+use wire::twin::v1::{ListTwinsRequest, Twin};
+
+use super::Error;
+use crate::evaluate::{PolicySet, Verdict};
+use crate::explain::{self, Explanation, Fact, Judged, Leaf, Overruled, Reason, State};
+use crate::policies::Policies;
+use crate::policy_doc::PolicyId;
+use crate::preview::{self, End, Forecast, LeafChange};
+use crate::resource;
+use crate::standing::Standing;
+use crate::store::Applied;
+use crate::sweep::TWIN_FIELDS;
+use crate::twin_document::TwinDocument;
+use crate::twin_store::TwinStore;
+
+/// Twins of a page of a preview: what it holds at a time. Halved when a page of the largest twins
+/// does not fit a message.
+const PAGE_TWINS: i32 = 100;
+
+/// The stream of a preview.
+pub(crate) type Preview =
+    Pin<Box<dyn Stream<Item = Result<proto::PreviewPolicyResponse, Status>> + Send>>;
+
+/// Answers questions about single twins and about drafts.
+#[derive(Debug, Clone)]
+pub(crate) struct Explainer {
+    policies: Policies,
+    twins: TwinStore,
+    clock: SharedClock,
+}
+
+impl Explainer {
+    /// Explains by these policies and the twins of twin-store.
+    pub(crate) fn new(policies: Policies, twins: TwinStore, clock: SharedClock) -> Explainer {
+        Explainer {
+            policies,
+            twins,
+            clock,
+        }
+    }
+
+    /// Why a twin holds what it holds.
+    pub(super) async fn explain(
+        &self,
+        request: &proto::ExplainTwinRequest,
+    ) -> Result<proto::ExplainTwinResponse, Error> {
+        let key = parse_identity("name", &request.name)?;
+        let name = identity_name(&key);
+        let twin = self.twins.get_now(&name).await.map_err(away)?;
+        let document = read(&twin)?;
+        let explanation = explain::explain(&self.policies.set(), &document, self.clock.now());
+        Ok(print(name, &document, &explanation))
+    }
+
+    /// What a draft would do, twin by twin, and the sum of it last.
+    pub(super) async fn preview(
+        &self,
+        request: proto::PreviewPolicyRequest,
+    ) -> Result<Preview, Error> {
+        let wire = request
+            .policy
+            .ok_or_else(|| InvalidField::new("policy", "is required"))?;
+        let policy = resource::check(&wire).map_err(Error::Policy)?;
+        let present = self.policies.set();
+        let applied = self.policies.rehearse(policy).await?;
+        let scan = Scan::new(self.clone(), present, &applied);
+        let events = futures::stream::try_unfold(scan, |scan| async {
+            scan.next().await.map_err(|error| to_status(&error))
+        });
+        Ok(Box::pin(events))
+    }
+}
+
+/// A preview on its way through the twins.
+struct Scan {
+    explainer: Explainer,
+    /// What was in force at the beginning.
+    present: Arc<PolicySet>,
+    after: PolicySet,
+    id: PolicyId,
+    at: Timestamp,
+    request: ListTwinsRequest,
+    /// What is known and not sent: of one page at most.
+    ready: VecDeque<proto::TwinPreview>,
+    sum: proto::PreviewSummary,
+    stage: Stage,
+}
+
+enum Stage {
+    MoreTwins,
+    NoMoreTwins,
+    Ended,
+}
+
+impl Scan {
+    fn new(explainer: Explainer, present: Arc<PolicySet>, applied: &Applied) -> Scan {
+        let draft = applied.stored.active();
+        let id = draft.policy.id().clone();
+        let after = present.with(draft.clone());
+        // Of other twins the draft changes nothing: it neither applies to them nor did before.
+        let before = present
+            .policies()
+            .filter(|active| *active.policy.id() == id);
+        let before = before.map(|active| (**active).clone());
+        let concerned = PolicySet::new(before.chain([draft])).targets();
+        let request = ListTwinsRequest {
+            page_size: PAGE_TWINS,
+            filter: concerned,
+            read_mask: Some(FieldMask {
+                paths: TWIN_FIELDS.map(str::to_owned).to_vec(),
+            }),
+            ..ListTwinsRequest::default()
+        };
+        let sum = proto::PreviewSummary {
+            revision: applied.stored.revision,
+            outcome: resource::outcome(applied.outcome()).into(),
+            ..proto::PreviewSummary::default()
+        };
+        let at = explainer.clock.now();
+        Scan {
+            explainer,
+            present,
+            after,
+            id,
+            at,
+            request,
+            ready: VecDeque::new(),
+            sum,
+            stage: Stage::MoreTwins,
+        }
+    }
+
+    /// The next event and the rest; none behind the last.
+    async fn next(mut self) -> Result<Option<(proto::PreviewPolicyResponse, Scan)>, Error> {
+        use proto::preview_policy_response::Event;
+        loop {
+            if let Some(twin) = self.ready.pop_front() {
+                return Ok(Some((event(Event::Twin(twin)), self)));
+            }
+            match self.stage {
+                Stage::MoreTwins => self.page().await?,
+                Stage::NoMoreTwins => {
+                    self.stage = Stage::Ended;
+                    let now = self.explainer.policies.set();
+                    self.sum.policies_changed = !Arc::ptr_eq(&now, &self.present);
+                    return Ok(Some((event(Event::Summary(self.sum)), self)));
+                }
+                Stage::Ended => return Ok(None),
+            }
+        }
+    }
+
+    async fn page(&mut self) -> Result<(), Error> {
+        let page = loop {
+            match self.explainer.twins.list_now(&self.request).await {
+                Err(status) if is_too_large(&status) && self.request.page_size > 1 => {
+                    self.request.page_size /= 2;
+                }
+                Err(status) => return Err(away(status)),
+                Ok(page) => break page,
+            }
+        };
+        for twin in &page.twins {
+            self.look_at(twin);
+        }
+        if page.next_page_token.is_empty() {
+            self.stage = Stage::NoMoreTwins;
+        }
+        self.request.page_token = page.next_page_token;
+        Ok(())
+    }
+
+    fn look_at(&mut self, twin: &Twin) {
+        let document = match TwinDocument::from_wire(twin) {
+            Ok(document) => document,
+            Err(problem) => {
+                self.sum.twins_failed += 1;
+                self.ready.push_back(proto::TwinPreview {
+                    name: twin.name.clone(),
+                    violations: vec![format!("the twin cannot be read: {problem}")],
+                    ..proto::TwinPreview::default()
+                });
+                return;
+            }
+        };
+        let forecast = preview::forecast(&self.after, &self.id, &document, self.at);
+        let count = |is: bool| u64::from(is);
+        let sum = &mut self.sum;
+        sum.twins_matched += count(forecast.applies);
+        sum.twins_written += count(!forecast.changes.is_empty());
+        sum.twins_changed += count(forecast.changes.iter().any(LeafChange::is_of_value));
+        sum.twins_overruled += count(!forecast.overruled.is_empty());
+        match forecast.end {
+            End::Settled => {}
+            End::Breaks(_) => sum.twins_failed += 1,
+            End::Unsettled => sum.twins_unsettled += 1,
+        }
+        let told = print_forecast(identity_name(document.key()), forecast);
+        if let Some(told) = told {
+            self.ready.push_back(told);
+        }
+    }
+}
+
+fn event(event: proto::preview_policy_response::Event) -> proto::PreviewPolicyResponse {
+    proto::PreviewPolicyResponse { event: Some(event) }
+}
+
+/// What there is to say of a twin; none: nothing happens to it.
+fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview> {
+    let (violations, unsettled) = match &forecast.end {
+        End::Settled => (Vec::new(), false),
+        End::Breaks(violations) => (print_violations(violations), false),
+        End::Unsettled => (Vec::new(), true),
+    };
+    let quiet = forecast.changes.is_empty() && forecast.overruled.is_empty();
+    if quiet && violations.is_empty() && !unsettled {
+        return None;
+    }
+    Some(proto::TwinPreview {
+        name,
+        applies: forecast.applies,
+        changes: forecast.changes.into_iter().map(print_change).collect(),
+        overruled: forecast.overruled.iter().map(print_overruled).collect(),
+        violations,
+        unsettled,
+    })
+}
+
+fn print_change(change: LeafChange) -> proto::SettingChange {
+    let side = |side: Option<(serde_json::Value, Writer)>| match side {
+        Some((value, writer)) => (value.to_string(), writer.to_string()),
+        None => (String::new(), String::new()),
+    };
+    let (old_json, old_writer) = side(change.old);
+    let (new_json, new_writer) = side(change.new);
+    proto::SettingChange {
+        path: change.path.join("."),
+        old_json,
+        old_writer,
+        new_json,
+        new_writer,
+    }
+}
+
+fn print(
+    name: String,
+    twin: &TwinDocument,
+    explanation: &Explanation,
+) -> proto::ExplainTwinResponse {
+    use proto::explain_twin_response::State as Wire;
+    let (state, violations) = match &explanation.state {
+        State::Settled => (Wire::Settled, Vec::new()),
+        State::Pending => (Wire::Pending, Vec::new()),
+        State::Rejected(violations) => (Wire::Rejected, print_violations(violations)),
+    };
+    proto::ExplainTwinResponse {
+        name,
+        desired_version: twin.desired().version().get(),
+        state: state.into(),
+        violations,
+        leaves: explanation.leaves.iter().map(print_leaf).collect(),
+        policies: explanation.policies.iter().map(print_judged).collect(),
+    }
+}
+
+fn print_leaf(leaf: &Leaf) -> proto::ExplainedLeaf {
+    proto::ExplainedLeaf {
+        path: leaf.path.join("."),
+        value_json: leaf.value.to_string(),
+        writer: leaf.writer.to_string(),
+        version: leaf.version,
+        pending: leaf.pending,
+        overruled: leaf.overruled.iter().map(print_overruled).collect(),
+    }
+}
+
+fn print_overruled(lost: &Overruled) -> proto::OverruledSetting {
+    use proto::overruled_setting::Reason as Wire;
+    let reason = match lost.reason {
+        Reason::Operator => Wire::Operator,
+        Reason::Priority => Wire::Priority,
+        Reason::CreatedLater => Wire::CreatedLater,
+    };
+    proto::OverruledSetting {
+        policy_id: lost.policy_id.clone(),
+        policy_revision: lost.revision,
+        path: lost.path.join("."),
+        value_json: lost.value.to_string(),
+        reason: reason.into(),
+        same_value: lost.same_value,
+    }
+}
+
+fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
+    use proto::judged_policy::{Standing as WireStanding, Verdict as WireVerdict};
+    let policy = &judged.active.policy;
+    let (verdict, condition) = match judged.verdict {
+        Verdict::Applies => (WireVerdict::Applies, String::new()),
+        Verdict::OtherScope => (WireVerdict::OtherScope, String::new()),
+        Verdict::NotTargeted => (WireVerdict::NotTargeted, policy.spec().target.clone()),
+        Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
+    };
+    let standing = match judged.standing {
+        None => WireStanding::Unspecified,
+        Some(Standing::Pending) => WireStanding::Pending,
+        Some(Standing::Applied) => WireStanding::Applied,
+        Some(Standing::Rejected) => WireStanding::Rejected,
+        Some(Standing::Overruled) => WireStanding::Overruled,
+    };
+    let fact = |fact: &Fact| proto::ConditionFact {
+        path: fact.path.clone(),
+        value_json: fact.value.clone().unwrap_or_default(),
+    };
+    proto::JudgedPolicy {
+        policy_id: policy.id().to_string(),
+        policy_revision: judged.active.revision,
+        priority: policy.priority(),
+        verdict: verdict.into(),
+        standing: standing.into(),
+        condition,
+        facts: judged.facts.iter().map(fact).collect(),
+    }
+}
+
+fn print_violations(violations: &Violations) -> Vec<String> {
+    let mut texts: Vec<String> = violations.list().iter().map(ToString::to_string).collect();
+    let more = violations.count() - texts.len();
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
+    texts
+}
+
+fn read(twin: &Twin) -> Result<TwinDocument, Error> {
+    TwinDocument::from_wire(twin).map_err(|problem| Error::DamagedTwin {
+        name: twin.name.clone(),
+        problem,
+    })
+}
+
+/// A page that does not fit a message.
+fn is_too_large(status: &Status) -> bool {
+    matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted)
+}
+
+fn away(status: Status) -> Error {
+    Error::TwinStore(Box::new(RemoteError::from(status)))
+}
