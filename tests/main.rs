@@ -18,6 +18,7 @@ mod loop_end_to_end;
 mod offline_agent;
 mod one_trace;
 mod policy_counts;
+mod provisioning;
 mod replicas;
 mod rest;
 mod restored;

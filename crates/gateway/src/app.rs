@@ -142,6 +142,8 @@ impl App {
             policies: self.policies,
             clock: self.clock,
             metrics: Metrics::register(&scope),
+            host: self.config.public_host.clone(),
+            failures: Arc::default(),
         };
         let twin_store = self.health.component("twin-store");
         let greeting = greet(hub, twin_store, tasks.shutdown_token());

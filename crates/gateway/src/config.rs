@@ -19,6 +19,9 @@ pub struct Config {
     /// Where the REST API listens, `address:port`; port 0 lets the system choose. Default
     /// `127.0.0.1:8450`; IoT Hub's SDKs expect 443.
     pub listen: SocketAddr,
+    /// The hub's name in connection strings, which devices that register themselves are told.
+    /// Default `localhost`.
+    pub public_host: String,
     /// Where health and metrics are served over plain HTTP. Default `127.0.0.1:8451`.
     pub admin_listen: SocketAddr,
     /// The certificate it shows: `tls_cert_file`, `tls_key_file`, `tls_reload_every`. The SDKs speak
@@ -46,6 +49,7 @@ impl Default for Config {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Config {
             listen: local(8450),
+            public_host: "localhost".to_owned(),
             admin_listen: local(8451),
             tls: ListenerTls::default(),
             allow_insecure: false,
@@ -73,6 +77,9 @@ impl Validate for Config {
         let none = self.tls.client_ca_file.is_none();
         let why = "is not used here: callers prove themselves by SAS or bearer tokens";
         problems.require(none, "tls_client_ca_file", why);
+        let host = !self.public_host.is_empty() && !self.public_host.contains(['/', ':', ';']);
+        let why = "must be a host name without scheme and port";
+        problems.require(host, "public_host", why);
         let patient = !self.drain_within.is_zero();
         problems.require(patient, "drain_within", "must be longer than nothing");
     }

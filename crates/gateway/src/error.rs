@@ -88,6 +88,17 @@ impl ApiError {
         Self::new(401_003, "IotHubUnauthorized", message)
     }
 
+    /// Says when trying again makes sense.
+    pub(crate) fn after(mut self, wait: std::time::Duration) -> Self {
+        self.retry_after = Some(wait.as_secs() + 1);
+        self
+    }
+
+    /// Seconds after which trying again makes sense.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// Notes when it happened.
     pub(crate) fn at(mut self, now: Timestamp) -> Self {
         self.at = Some(now);

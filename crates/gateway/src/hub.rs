@@ -7,6 +7,7 @@ use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
+use wire::registry::v1::provisioning_service_client::ProvisioningServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
@@ -93,6 +94,11 @@ impl Session {
     pub(crate) fn registry(&self) -> RegistryServiceClient<Connection> {
         RegistryServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// What judges devices that register.
+    pub(crate) fn provisioning(&self) -> ProvisioningServiceClient<Connection> {
+        ProvisioningServiceClient::new(self.doors.twin_store.clone())
     }
 
     pub(crate) fn twins(&self) -> TwinServiceClient<Connection> {

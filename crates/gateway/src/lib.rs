@@ -14,6 +14,7 @@ mod error;
 mod headers;
 mod hub;
 mod metrics;
+mod registrations;
 mod rest;
 mod route;
 

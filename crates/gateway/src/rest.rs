@@ -20,6 +20,7 @@ use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
 use crate::hub::{Hub, Session};
 use crate::metrics::{ErrorLabels, Metrics, RequestLabels};
+use crate::registrations::{self, Failures};
 use crate::route::Route;
 
 mod bulk;
@@ -45,6 +46,10 @@ pub(crate) struct Api {
     pub policies: Arc<AccessPolicies>,
     pub clock: SharedClock,
     pub metrics: Metrics,
+    /// The hub's host name, which devices that register are told.
+    pub host: String,
+    /// Who failed to register.
+    pub failures: Arc<Failures>,
 }
 
 /// The body of an answer.
@@ -124,6 +129,9 @@ pub(crate) fn router(api: Api) -> Router {
 }
 
 async fn handle(State(api): State<Api>, request: Request) -> Response {
+    if let Some(call) = registrations::Call::parse(request.method(), request.uri().path()) {
+        return registrations::answer(&api, call, request).await;
+    }
     let span = tracing::info_span!(
         "http",
         otel.kind = "server",
@@ -245,7 +253,7 @@ impl Call<'_> {
 }
 
 /// Reads a body, and no more of it than the call takes.
-async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+pub(crate) async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
     match Limited::new(body, max).collect().await {
         Ok(body) => Ok(body.to_bytes().to_vec()),
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(max)),

@@ -26,6 +26,7 @@ mod cache;
 mod error;
 pub(crate) mod limiter;
 mod proof;
+mod registering;
 
 pub(crate) use error::AuthError;
 use proof::Evidence;
@@ -98,11 +99,11 @@ impl Authenticator {
         self.note_failure(error, peer);
     }
 
-    async fn limited(
+    async fn limited<T>(
         &self,
         peer: Option<IpAddr>,
-        proving: impl Future<Output = Result<Proof, AuthError>>,
-    ) -> Result<Proof, AuthError> {
+        proving: impl Future<Output = Result<T, AuthError>>,
+    ) -> Result<T, AuthError> {
         let limited = lock(&self.shared.limiter).check(peer, self.shared.clock.monotonic());
         let outcome = match limited {
             Err(wait) => Err(AuthError::TooManyFailures { wait }),

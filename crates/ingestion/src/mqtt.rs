@@ -9,7 +9,7 @@
 //! Modules in reading order: `listener` (here: accepts, bounds), `connection` (one device: the loop
 //! and its effects), `arrive` (until the CONNACK), `session` and `desired` (the decisions),
 //! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
-//! `message` (what goes to applications), `wire` (bytes), `end` (why it closed).
+//! `message` (what goes to applications), `provisioning` (devices that register first), `wire` (bytes), `end` (why it closed).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ mod connection;
 mod desired;
 mod end;
 mod message;
+mod provisioning;
 mod session;
 mod subscriptions;
 mod wire;

@@ -15,6 +15,7 @@ use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::names::identity_name;
 use wire::registry::v1 as registry;
 use wire::registry::v1::credential_service_client::CredentialServiceClient;
+use wire::registry::v1::provisioning_service_client::ProvisioningServiceClient;
 use wire::twin::v1 as twins;
 use wire::twin::v1::device_twin_service_client::DeviceTwinServiceClient;
 
@@ -29,6 +30,7 @@ pub(crate) type Refused = Box<RemoteError>;
 #[derive(Debug, Clone)]
 pub(crate) struct TwinStore {
     credentials: CredentialServiceClient<Connection>,
+    provisioning: ProvisioningServiceClient<Connection>,
     twins: DeviceTwinServiceClient<Connection>,
 }
 
@@ -37,6 +39,7 @@ impl TwinStore {
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             credentials: CredentialServiceClient::new(connection.clone()),
+            provisioning: ProvisioningServiceClient::new(connection.clone()),
             twins: DeviceTwinServiceClient::new(connection),
         }
     }
@@ -68,6 +71,40 @@ impl TwinStore {
                 .redeem_enrollment_token(bounded(request))
                 .await,
         )
+    }
+
+    /// Whether a device may register by an enrolment.
+    pub(crate) async fn check_registration(
+        &self,
+        claim: registry::RegistrationClaim,
+    ) -> Result<(), Refused> {
+        let request = registry::CheckRegistrationRequest { claim: Some(claim) };
+        let mut door = self.provisioning.clone();
+        answer(door.check_registration(bounded(request)).await).map(drop)
+    }
+
+    /// Makes or finds the device that registers.
+    pub(crate) async fn register_device(
+        &self,
+        claim: registry::RegistrationClaim,
+    ) -> Result<registry::Registration, Refused> {
+        let request = registry::RegisterDeviceRequest { claim: Some(claim) };
+        let mut door = self.provisioning.clone();
+        answer(door.register_device(bounded(request)).await)
+    }
+
+    /// How a device registered last.
+    pub(crate) async fn registration(
+        &self,
+        claim: registry::RegistrationClaim,
+        operation_id: String,
+    ) -> Result<registry::Registration, Refused> {
+        let request = registry::GetRegistrationRequest {
+            claim: Some(claim),
+            operation_id,
+        };
+        let mut door = self.provisioning.clone();
+        answer(door.get_registration(bounded(request)).await)
     }
 
     /// The desired section.

@@ -14,7 +14,7 @@ use crate::sas::SasResource;
 mod body;
 mod topic;
 
-pub use self::body::{Assigned, assigning, registration_of};
+pub use self::body::{Assigned, assigning, refusal, registration_of};
 pub use self::topic::{ProvisioningName, ProvisioningTopic, answer_topic};
 
 /// Longest id.

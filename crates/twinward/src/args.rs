@@ -16,7 +16,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 use crate::output::Format;
 use crate::verbs::{
     access_policy, audit, bulk, certs, completions, device, enrollment, module, operation, policy,
-    probe, query, status, store, twin,
+    probe, provisioning, query, status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -113,6 +113,9 @@ pub(crate) enum Command {
     /// Let agents fetch their credentials themselves
     #[command(subcommand)]
     Enrollment(enrollment::EnrollmentCommand),
+    /// Let devices register themselves, as with the Device Provisioning Service
+    #[command(subcommand)]
+    Provisioning(provisioning::ProvisioningCommand),
     /// Show, change and follow twins, and what they were
     #[command(subcommand)]
     Twin(twin::TwinCommand),

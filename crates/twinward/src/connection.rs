@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
+use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
@@ -33,6 +34,8 @@ pub(crate) use sources::{Origin, Setting};
 pub(crate) type Channel = client::Connection;
 /// Identities.
 pub(crate) type Registry = RegistryServiceClient<Channel>;
+/// Enrolments of devices that register themselves.
+pub(crate) type Enrollments = EnrollmentServiceClient<Channel>;
 /// Twins.
 pub(crate) type Twins = TwinServiceClient<Channel>;
 /// What twins were.
@@ -102,6 +105,12 @@ impl Connection {
     /// The registry of twin-store.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         Ok(Registry::new(self.channel(&self.twin_store()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The enrolments of twin-store.
+    pub(crate) fn enrollments(&self) -> Result<Enrollments, Failure> {
+        Ok(Enrollments::new(self.channel(&self.twin_store()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

@@ -22,6 +22,8 @@ pub mod variable {
     pub const HTTPS_PORT: &str = "TWINWARD_HTTPS_PORT";
     /// What back-end programs are given: the access policy `iothubowner`, in Azure's format.
     pub const SERVICE_CONNECTION_STRING: &str = "TWINWARD_SERVICE_CONNECTION_STRING";
+    /// What devices that register themselves have to be told: the id scope.
+    pub const DPS_ID_SCOPE: &str = "TWINWARD_DPS_ID_SCOPE";
     /// The gRPC door for agents.
     pub const AGENT_URL: &str = "TWINWARD_AGENT_URL";
     /// gRPC of twin-store.
@@ -52,11 +54,12 @@ pub mod variable {
     pub const DATA_DIR: &str = "TWINWARD_DATA_DIR";
 
     /// All of them, in the order in which the file has those that `up` writes.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         HOST,
         MQTTS_PORT,
         HTTPS_PORT,
         SERVICE_CONNECTION_STRING,
+        DPS_ID_SCOPE,
         AGENT_URL,
         TWIN_STORE_URL,
         POLICY_URL,

@@ -127,6 +127,9 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
         Command::Device(command) => verbs::device::run(command, &connection, &output).await,
         Command::Module(command) => verbs::module::run(command, &connection, &output).await,
         Command::Enrollment(command) => verbs::enrollment::run(command, &connection, &output).await,
+        Command::Provisioning(command) => {
+            verbs::provisioning::run(command, &connection, &output).await
+        }
         Command::Twin(command) => verbs::twin::run(command, &connection, &output).await,
         Command::Query(args) => verbs::query::run(&args, &connection, &output).await,
         Command::Watch(args) => verbs::twin::watch::run(args, &connection, &output).await,

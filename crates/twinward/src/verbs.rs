@@ -11,6 +11,7 @@ pub(crate) mod module;
 pub(crate) mod operation;
 pub(crate) mod policy;
 pub(crate) mod probe;
+pub(crate) mod provisioning;
 pub(crate) mod query;
 pub(crate) mod status;
 pub(crate) mod store;

@@ -84,6 +84,9 @@ pub(crate) enum AuthError {
         /// How long it must wait.
         wait: Duration,
     },
+    /// A device that wants to be provisioned is refused by twin-store, in its own words.
+    #[error(transparent)]
+    NotRegistered(Refused),
     /// Twin-store did not answer, so nobody can be proven.
     #[error("credentials cannot be checked at the moment")]
     Unavailable(#[source] Refused),
@@ -106,7 +109,7 @@ impl AuthError {
             },
             Self::NoIdentity { .. } => "TOKEN_WITHOUT_IDENTITY",
             Self::NothingShown => "CREDENTIALS_MISSING",
-            Self::Name(ConnectError::Provisioning) => "PROVISIONING_NOT_SERVED",
+            Self::Name(ConnectError::Provisioning) => "PROVISIONING_NAME_MALFORMED",
             Self::Name(
                 ConnectError::ClientId | ConnectError::NoUserName | ConnectError::UserName,
             ) => "NAME_MALFORMED",
@@ -117,6 +120,7 @@ impl AuthError {
             Self::CreatedAgain { .. } => "IDENTITY_CREATED_AGAIN",
             Self::Disabled { .. } => "IDENTITY_DISABLED",
             Self::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            Self::NotRegistered(_) => "REGISTRATION_REFUSED",
             Self::Unavailable(_) => "CREDENTIALS_UNAVAILABLE",
         }
     }
@@ -135,6 +139,10 @@ impl AuthError {
             | Self::Unknown { .. }
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. } => true,
+            Self::NotRegistered(refused) => matches!(
+                refused.kind(),
+                Kind::Unauthenticated | Kind::PermissionDenied | Kind::InvalidArgument
+            ),
             Self::TooManyFailures { .. } | Self::Unavailable(_) => false,
         }
     }
@@ -155,6 +163,7 @@ impl Classified for AuthError {
             Self::Unknown { .. } => Kind::NotFound,
             Self::Disabled { .. } => Kind::PermissionDenied,
             Self::TooManyFailures { .. } => Kind::ResourceExhausted,
+            Self::NotRegistered(refused) => refused.kind(),
             Self::Unavailable(_) => Kind::Unavailable,
         }
     }
@@ -168,6 +177,7 @@ impl Classified for AuthError {
             Self::Unknown { identity } if identity.module.is_some() => {
                 IotHubCode::new(404_010, "ModuleNotFound")
             }
+            Self::NotRegistered(refused) => refused.iot_hub(),
             Self::Unknown { .. }
             | Self::Missing
             | Self::Token(_)
@@ -198,6 +208,7 @@ impl Classified for AuthError {
             | Self::Unknown { .. }
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. }
+            | Self::NotRegistered(_)
             | Self::Unavailable(_) => None,
         }
     }

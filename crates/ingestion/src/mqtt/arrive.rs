@@ -26,8 +26,8 @@ use crate::sessions::Place;
 /// A device that has sent its CONNECT.
 pub(super) struct Caller {
     pub(super) connect: Connect,
-    /// The certificate that it has shown, in DER form.
-    pub(super) certificate: Option<Vec<u8>>,
+    /// The certificates that it has shown, in DER form, its own first.
+    pub(super) certificates: Vec<Vec<u8>>,
 }
 
 /// A device that may come in.
@@ -45,24 +45,22 @@ pub(super) struct Admitted {
 /// Shakes hands.
 pub(super) async fn shake_hands(
     handshake: Accept<TcpStream>,
-) -> Result<(Wire<TlsStream<TcpStream>>, Option<Vec<u8>>), End> {
+) -> Result<(Wire<TlsStream<TcpStream>>, Vec<Vec<u8>>), End> {
     let stream = handshake.await.map_err(End::Handshake)?;
-    let shown = stream.get_ref().1.peer_certificates();
-    let certificate = shown
-        .and_then(|chain| chain.first())
-        .map(|certificate| certificate.to_vec());
-    Ok((Wire::new(stream), certificate))
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificates = shown.iter().map(|it| it.to_vec()).collect();
+    Ok((Wire::new(stream), certificates))
 }
 
 /// Waits for the CONNECT.
 pub(super) async fn connect(
     wire: &mut Wire<TlsStream<TcpStream>>,
-    certificate: Option<Vec<u8>>,
+    certificates: Vec<Vec<u8>>,
 ) -> Result<Caller, End> {
     match wire.reader.next().await? {
         Packet::Connect(connect) if connect.protocol.level() == MQTT_LEVEL_311 => Ok(Caller {
             connect: *connect,
-            certificate,
+            certificates,
         }),
         Packet::Connect(_) => Err(End::Malformed(DecodeError::UnsupportedProtocolLevel)),
         other => Err(End::Unexpected {
@@ -75,7 +73,7 @@ pub(super) async fn connect(
 pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Result<Admitted, End> {
     let Caller {
         connect,
-        certificate,
+        certificates,
     } = caller;
     let parts = &door.parts;
     let name = ConnectName::parse(&connect.client_id, connect.username.as_deref());
@@ -92,7 +90,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         .authenticate_device(
             &name,
             connect.password.as_deref(),
-            certificate.as_deref(),
+            certificates.first().map(Vec::as_slice),
             Some(peer.ip()),
         )
         .await?;
@@ -194,6 +192,8 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         | End::TooLarge { .. }
         | End::Will
         | End::Silent { .. }
+        | End::Overstayed { .. }
+        | End::TooManyRequests { .. }
         | End::TakenOver
         | End::NotStored(_)
         | End::Encode(_) => None,

@@ -24,6 +24,7 @@ use super::Room;
 use super::arrive::{self, Admitted};
 use super::end::End;
 use super::message::DeviceMessage;
+use super::provisioning::{self, Claimed, Registering};
 use super::session::Session;
 use super::wire::Wire;
 use crate::auth::{AuthError, Proof};
@@ -66,9 +67,13 @@ pub(super) async fn serve(
     let arriving = Box::pin(arrival(&door, handshake, peer, within));
     let arrived = shutdown.run_until(arriving).await;
     match arrived.unwrap_or(Err(End::Stopping)) {
-        Ok(running) => {
+        Ok(Arrived::Device(running)) => {
             room.proven();
             running.run().await;
+        }
+        Ok(Arrived::Registering(registering)) => {
+            room.proven();
+            registering.run().await;
         }
         Err(end) => {
             door.parts.metrics.mqtt_ended(end.code());
@@ -84,32 +89,47 @@ async fn arrival(
     handshake: Accept<TcpStream>,
     peer: SocketAddr,
     within: Duration,
-) -> Result<Box<Running>, End> {
+) -> Result<Arrived, End> {
     let until = Instant::now() + within;
     let late = |_elapsed| End::Late {
         seconds: within.as_secs(),
     };
     let shaken = tokio::time::timeout_at(until, arrive::shake_hands(handshake)).await;
-    let (mut wire, certificate) = shaken.map_err(late)??;
-    let connecting = arrive::connect(&mut wire, certificate);
+    let (mut wire, certificates) = shaken.map_err(late)??;
+    let connecting = arrive::connect(&mut wire, certificates);
     let connected = tokio::time::timeout_at(until, connecting).await;
     let admitted = match connected.map_err(late)? {
         Ok(caller) => {
             let keep_alive = caller.connect.keep_alive;
-            let admitted = Box::pin(arrive::admit(door, caller, peer)).await;
-            admitted.map(|admitted| (admitted, keep_alive))
+            let patience = patience(keep_alive);
+            if provisioning::is_meant(&caller.connect) {
+                let claimed = Box::pin(provisioning::admit(door, caller, peer)).await;
+                claimed.map(|claimed| Admission::Registering(claimed, patience))
+            } else {
+                let admitted = Box::pin(arrive::admit(door, caller, peer)).await;
+                admitted.map(|admitted| Admission::Device(Box::new(admitted), keep_alive))
+            }
         }
         Err(end) => Err(end),
     };
     match admitted {
-        Ok((admitted, keep_alive)) => {
+        Ok(Admission::Device(admitted, keep_alive)) => {
             wire.reader.proven();
             wire.writer.put(Packet::ConnectAck(ConnectAck {
                 return_code: ConnectAckReason::ConnectionAccepted,
                 session_present: admitted.session_present,
             }))?;
-            let running = Running::new(door.clone(), wire, admitted, peer, keep_alive);
-            Ok(Box::new(running))
+            let running = Running::new(door.clone(), wire, *admitted, peer, keep_alive);
+            Ok(Arrived::Device(Box::new(running)))
+        }
+        // Its packets stay as small as a CONNECT.
+        Ok(Admission::Registering(claimed, patience)) => {
+            wire.writer.put(Packet::ConnectAck(ConnectAck {
+                return_code: ConnectAckReason::ConnectionAccepted,
+                session_present: false,
+            }))?;
+            let registering = Registering::new(door.clone(), wire, claimed, peer, patience);
+            Ok(Arrived::Registering(Box::new(registering)))
         }
         Err(end) => {
             if let Some(return_code) = arrive::refusal(&end) {
@@ -123,6 +143,22 @@ async fn arrival(
             Err(end)
         }
     }
+}
+
+/// Who was let in.
+enum Arrived {
+    /// A device of the hub.
+    Device(Box<Running>),
+    /// One that wants to be registered.
+    Registering(Box<Registering<TlsStream<TcpStream>>>),
+}
+
+/// Who may come in, before it is told.
+enum Admission {
+    /// A device of the hub, and its keep-alive.
+    Device(Box<Admitted>, u16),
+    /// One that wants to be registered, and how long it may be silent.
+    Registering(Claimed, Duration),
 }
 
 /// A device that was let in, and everything under way for it.

@@ -68,6 +68,18 @@ pub(super) enum End {
         /// Its keep-alive.
         seconds: u16,
     },
+    /// It was registered, or not, and stayed.
+    #[error("the {seconds} s for registering are over")]
+    Overstayed {
+        /// How long it may take.
+        seconds: u64,
+    },
+    /// It asked too often.
+    #[error("more than {max} requests to the provisioning service in one connection")]
+    TooManyRequests {
+        /// So many are allowed.
+        max: usize,
+    },
     /// It is not proven (any more).
     #[error(transparent)]
     NotProven(#[from] AuthError),
@@ -113,6 +125,8 @@ impl End {
             Self::TooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Will => "WILL_REFUSED",
             Self::Silent { .. } => "KEEP_ALIVE_MISSED",
+            Self::Overstayed { .. } => "REGISTRATION_OVER",
+            Self::TooManyRequests { .. } => "TOO_MANY_REQUESTS",
             Self::NotProven(error) => error.code(),
             Self::TakenOver => "SESSION_TAKEN_OVER",
             Self::NotStored(_) => "MESSAGE_NOT_STORED",
@@ -134,12 +148,14 @@ impl End {
             | Self::Subscriptions { .. }
             | Self::TooLarge { .. }
             | Self::Will
+            | Self::TooManyRequests { .. }
             | Self::Silent { .. } => true,
             // What is not proven is logged where it is found out.
             Self::Disconnected
             | Self::Lost
             | Self::Broke(_)
             | Self::Late { .. }
+            | Self::Overstayed { .. }
             | Self::Handshake(_)
             | Self::NotProven(_)
             | Self::TakenOver

@@ -10,6 +10,9 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use wire::registry::v1 as registry;
 use wire::registry::v1::credential_service_server::{CredentialService, CredentialServiceServer};
+use wire::registry::v1::provisioning_service_server::{
+    ProvisioningService, ProvisioningServiceServer,
+};
 use wire::twin::v1 as twins;
 use wire::twin::v1::device_twin_service_server::{DeviceTwinService, DeviceTwinServiceServer};
 
@@ -21,6 +24,7 @@ pub(crate) struct State {
     pub(crate) acknowledged: Vec<twins::AcknowledgeDesiredRequest>,
     pub(crate) patches: Vec<twins::PatchReportedRequest>,
     pub(crate) redeemed: Vec<registry::RedeemEnrollmentTokenRequest>,
+    pub(crate) registered: Vec<registry::RegistrationClaim>,
     pub(crate) credential_reads: usize,
     /// The `traceparent` of the last acknowledgement.
     pub(crate) acknowledge_trace: Option<String>,
@@ -45,6 +49,7 @@ impl FakeStore {
         let serving = tonic::transport::Server::builder()
             .add_service(CredentialServiceServer::new(store.clone()))
             .add_service(DeviceTwinServiceServer::new(store.clone()))
+            .add_service(ProvisioningServiceServer::new(store.clone()))
             .serve_with_incoming(incoming);
         tokio::spawn(serving);
         store
@@ -209,5 +214,84 @@ impl DeviceTwinService for FakeStore {
         state.acknowledge_trace = trace;
         state.acknowledged.push(request.into_inner());
         Ok(Response::new(twins::AcknowledgeDesiredResponse {}))
+    }
+}
+
+/// What the fake calls the one operation that it knows.
+pub(crate) const OPERATION: &str = "4.0011.one";
+
+impl FakeStore {
+    /// Devices called `sn-..` may register with a token that says `good`, or with any certificate.
+    fn proven(
+        &self,
+        claim: Option<registry::RegistrationClaim>,
+    ) -> Result<registry::RegistrationClaim, Status> {
+        use registry::registration_claim::Proof;
+        drop(self.present()?);
+        let claim = claim.expect("there is a claim");
+        let is_good = match claim.proof.as_ref() {
+            Some(Proof::SasToken(token)) => token == "good",
+            Some(Proof::Chain(chain)) => !chain.certificates.is_empty(),
+            None => false,
+        };
+        if claim.id_scope == "0neTEST" && claim.registration_id.starts_with("sn-") && is_good {
+            return Ok(claim);
+        }
+        let message = "the registration is refused";
+        Err(refuse(
+            Code::Unauthenticated,
+            "REGISTRATION_REFUSED",
+            message,
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl ProvisioningService for FakeStore {
+    async fn check_registration(
+        &self,
+        request: Request<registry::CheckRegistrationRequest>,
+    ) -> Result<Response<registry::CheckRegistrationResponse>, Status> {
+        self.proven(request.into_inner().claim)?;
+        Ok(Response::new(registry::CheckRegistrationResponse {}))
+    }
+
+    async fn register_device(
+        &self,
+        request: Request<registry::RegisterDeviceRequest>,
+    ) -> Result<Response<registry::Registration>, Status> {
+        let claim = self.proven(request.into_inner().claim)?;
+        if claim.registration_id == "sn-taken" {
+            let message = "devices/sn-taken exists already";
+            return Err(refuse(
+                Code::AlreadyExists,
+                "DEVICE_ALREADY_EXISTS",
+                message,
+            ));
+        }
+        self.state().registered.push(claim);
+        Ok(Response::new(registry::Registration {
+            operation_id: OPERATION.to_owned(),
+            ..registry::Registration::default()
+        }))
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<registry::GetRegistrationRequest>,
+    ) -> Result<Response<registry::Registration>, Status> {
+        let request = request.into_inner();
+        let claim = self.proven(request.claim)?;
+        if request.operation_id != OPERATION {
+            return Err(refuse(Code::NotFound, "NOT_REGISTERED", "register first"));
+        }
+        Ok(Response::new(registry::Registration {
+            device_id: format!("device-of-{}", claim.registration_id),
+            registration_id: claim.registration_id,
+            operation_id: request.operation_id,
+            etag: "MQ==".to_owned(),
+            substatus: "initialAssignment".to_owned(),
+            ..registry::Registration::default()
+        }))
     }
 }

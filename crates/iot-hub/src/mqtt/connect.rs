@@ -35,7 +35,10 @@ pub enum ConnectError {
     #[error("the user name is not {{host}}/{{client id}}/?api-version=... with the same client id")]
     UserName,
     /// It is a device that wants to be provisioned.
-    #[error("this is the hub, not the provisioning service")]
+    #[error(
+        "the user name is not {{idScope}}/registrations/{{registration id}}/api-version=... with the \
+         registration id as the client id"
+    )]
     Provisioning,
 }
 

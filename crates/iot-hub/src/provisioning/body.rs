@@ -54,6 +54,16 @@ pub fn assigning(operation_id: &str) -> Value {
     json!({ "operationId": operation_id, "status": "assigning" })
 }
 
+/// The body of a refusal. Unlike the hub's, its tracking id is a UUID and nothing else.
+pub fn refusal(error_code: u32, tracking_id: &str, message: &str, at: Timestamp) -> Value {
+    json!({
+        "errorCode": error_code,
+        "trackingId": tracking_id,
+        "message": message,
+        "timestampUtc": time(at),
+    })
+}
+
 /// Seven digits, as .NET prints and parses them.
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string()

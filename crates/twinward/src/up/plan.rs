@@ -152,7 +152,8 @@ impl Plan {
             .set("twin_store_token", self.token.expose())
             .set("policy_url", policy.url())
             .set("policy_token", self.token.expose())
-            .set("access_policies_file", policies.to_string_lossy());
+            .set("access_policies_file", policies.to_string_lossy())
+            .set("public_host", shown.public_host.clone());
         loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "policy_ca_file", self.ca());
         loader = set(loader, "admin_listen", self.gateway_admin);

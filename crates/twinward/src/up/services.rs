@@ -4,13 +4,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use service_kit::client::{self, ClientConfig};
 use service_kit::clock::SystemClock;
 use service_kit::shutdown::ShutdownToken;
+use service_kit::tls::ClientTls;
 use tokio::time::{Instant, timeout_at};
+use wire::registry::v1::GetProvisioningRequest;
+use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
 
 use super::EnvFiles;
 use super::plan::{Door, Plan};
 use super::summary::Summary;
+use crate::env_file::variable;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::service::{self, Addresses, Service};
@@ -225,8 +230,39 @@ async fn announce(
             None => return Ok(()),
         }
     }
-    env_files.write(&summary.variables())?;
+    let mut variables = summary.variables();
+    let asked = timeout_at(deadline, id_scope(summary));
+    match shutdown.run_until(asked).await {
+        Some(Ok(id_scope)) => variables.push((variable::DPS_ID_SCOPE, id_scope?)),
+        Some(Err(_)) => return Err(no_scope()),
+        None => return Ok(()),
+    }
+    env_files.write(&variables)?;
     output::write(&summary.text())
+}
+
+/// What devices that register themselves have to be told; twin-store makes it at the first start.
+async fn id_scope(summary: &Summary) -> Result<String, Failure> {
+    let config = ClientConfig {
+        tls: ClientTls {
+            ca_file: summary.ca_file.clone(),
+            ..ClientTls::default()
+        },
+        token: Some(summary.admin_token.clone()),
+        ..ClientConfig::to(summary.twin_store.url())
+    };
+    let connection = client::connect(&config)
+        .map_err(|error| no_scope().because(service_kit::error::chain(&error)))?;
+    let asked = EnrollmentServiceClient::new(connection)
+        .get_provisioning(GetProvisioningRequest {})
+        .await;
+    let known = asked.map_err(|status| no_scope().because(status.message().to_owned()))?;
+    Ok(known.into_inner().id_scope)
+}
+
+fn no_scope() -> Failure {
+    let what = "twin-store does not say which id scope devices register with";
+    Failure::new(Kind::Unavailable, what)
 }
 
 async fn ready(metrics_url: &str) {

@@ -70,7 +70,7 @@ pub(crate) fn name(kind: api::AuthenticationType) -> &'static str {
 }
 
 /// Reads a thumbprint as tools print it: with or without colons, in either case.
-fn thumbprint(text: &str) -> Result<String, String> {
+pub(crate) fn thumbprint(text: &str) -> Result<String, String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     let hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match (hex, digits.len()) {
