@@ -10,8 +10,11 @@ import hmac
 import json
 import ssl
 import subprocess
+import time
 import unittest
-from pathlib import Path
+import urllib.error
+import urllib.parse
+import urllib.request
 
 from azure.iot.device import IoTHubDeviceClient, ProvisioningDeviceClient, X509, exceptions
 
@@ -98,6 +101,65 @@ class ProvisioningTest(unittest.TestCase):
             self.by_key("serial-7", made["primaryKey"], scope="0ne00000000").register()
         with self.assertRaises(exceptions.CredentialError):
             self.by_key("serial-8", made["primaryKey"]).register()
+
+    def https(self, method, path, key=None, body=None):
+        """Status, headers and body of a call that no SDK makes for us."""
+        resource = urllib.parse.quote(f"{self.scope}/registrations/sn-https", safe="")
+        until = int(time.time()) + 600
+        headers = {"Content-Type": "application/json"}
+        if key:
+            message = f"{resource}\n{until}".encode()
+            signed = hmac.digest(base64.b64decode(key), message, hashlib.sha256)
+            sig = urllib.parse.quote(base64.b64encode(signed).decode(), safe="")
+            headers["Authorization"] = (
+                f"SharedAccessSignature sr={resource}&sig={sig}&se={until}&skn=registration"
+            )
+        url = f"https://{self.hub.address}:{self.hub.variables['TWINWARD_HTTPS_PORT']}/{path}"
+        call = urllib.request.Request(url, method=method, headers=headers, data=body)
+        trust = ssl.create_default_context(cafile=self.hub.variables["TWINWARD_CA_FILE"])
+        try:
+            answer = urllib.request.urlopen(call, context=trust, timeout=30)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return answer.status, answer.headers, json.loads(answer.read())
+
+    def test_a_device_registers_over_https(self):
+        made = self.hub.cli("provisioning", "create", "sn-https")
+        root, version = f"{self.scope}/registrations/sn-https", "?api-version=2021-06-01"
+        key = made["primaryKey"]
+        status, _, body = self.https("POST", root + version, key, b"{}")
+        self.assertEqual((status, body["errorCode"] // 1000), (404, 404))
+        body = b'{"registrationId":"sn-https"}'
+        status, headers, body = self.https("PUT", f"{root}/register{version}", key, body)
+        self.assertEqual((status, body["status"]), (202, "assigning"))
+        self.assertEqual(headers["Retry-After"], "1")
+        operation = body["operationId"]
+        self.assertTrue(headers["Location"].endswith(f"{root}/operations/{operation}"))
+        poll = f"{root}/operations/{operation}{version}"
+        status, _, body = self.https("GET", poll, key)
+        self.assertEqual((status, body["status"]), (200, "assigned"))
+        self.assertEqual(body["registrationState"]["assignedHub"], self.hub.address)
+        status, _, state = self.https("POST", root + version, key, b"{}")
+        self.assertEqual((status, state), (200, body["registrationState"]))
+        self.assertEqual(state["deviceId"], "sn-https")
+        # Wrong keys, none, another registration, another scope, another operation, no version.
+        other = base64.b64encode(b"x" * 32).decode()
+        refused = [
+            ("PUT", f"{root}/register{version}", other, b"{}", 401),
+            ("PUT", f"{root}/register{version}", None, b"{}", 401),
+            ("PUT", f"{root[:-5]}other/register{version}", key, b"{}", 401),
+            ("POST", f"0ne00000000/registrations/sn-https{version}", key, b"{}", 401),
+            ("GET", f"{root}/operations/4.0.x{version}", key, None, 404),
+            ("PUT", f"{root}/register", key, b"{}", 400),
+            ("PUT", f"{root}/register{version}", key, b'{"registrationId":"x"}', 400),
+        ]
+        for method, path, shown, content, wanted in refused:
+            status, headers, body = self.https(method, path, shown, content)
+            self.assertEqual(status, wanted, (method, path, body))
+            self.assertEqual(body["errorCode"] // 1000, wanted)
+            self.assertEqual(headers["x-ms-error-code"], str(body["errorCode"]))
+            self.assertIn("trackingId", body)
 
     def certificate(self, name):
         """The authority, and a certificate that it signed for this name."""

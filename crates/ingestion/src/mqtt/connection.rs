@@ -73,7 +73,7 @@ pub(super) async fn serve(
         }
         Ok(Arrived::Registering(registering)) => {
             room.proven();
-            registering.run().await;
+            Box::pin(registering.run()).await;
         }
         Err(end) => {
             door.parts.metrics.mqtt_ended(end.code());

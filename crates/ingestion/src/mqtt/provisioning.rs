@@ -127,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite> Registering<S> {
 
     pub(super) async fn run(mut self) {
         let shutdown = self.registrar.door.parts.shutdown.clone();
-        let served = shutdown.run_until(self.serve()).await;
+        let served = Box::pin(shutdown.run_until(self.serve())).await;
         let end = served.unwrap_or(End::Stopping);
         let registrar = &self.registrar;
         registrar.door.parts.metrics.mqtt_ended(end.code());

@@ -3,7 +3,7 @@
 
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use wire::registry::v1 as api;
@@ -276,7 +276,7 @@ fn asked(args: CreateArgs) -> Result<api::Enrollment, Failure> {
             api::AttestationType::SymmetricKey
         }
         .into(),
-        keys: args.keys_file.as_ref().map(read_keys).transpose()?,
+        keys: args.keys_file.as_deref().map(read_keys).transpose()?,
         thumbprints: shown,
         ca_certificates_pem,
         device_id: args.device_id,
@@ -295,20 +295,18 @@ fn asked(args: CreateArgs) -> Result<api::Enrollment, Failure> {
 }
 
 /// Two lines, the primary key first. What is no key the service says.
-fn read_keys(path: &PathBuf) -> Result<api::SymmetricKeys, Failure> {
+fn read_keys(path: &Path) -> Result<api::SymmetricKeys, Failure> {
     let text = files::read(path)?;
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    match lines[..] {
-        [primary, secondary] => Ok(api::SymmetricKeys {
+    if let [primary, secondary] = lines[..] {
+        return Ok(api::SymmetricKeys {
             primary: primary.to_owned(),
             secondary: secondary.to_owned(),
-        }),
-        _ => {
-            let what = format!("{} does not hold two lines", path.display());
-            let failure = Failure::new(Kind::Invalid, what);
-            Err(failure.advise("the primary key in base64 is needed, and the secondary one below"))
-        }
+        });
     }
+    let what = format!("{} does not hold two lines", path.display());
+    let failure = Failure::new(Kind::Invalid, what);
+    Err(failure.advise("the primary key in base64 is needed, and the secondary one below"))
 }
 
 async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
