@@ -3,6 +3,7 @@
 
 pub(crate) mod configuration;
 pub(crate) mod identity;
+mod object;
 pub(crate) mod twin;
 
 use jiff::Timestamp;
@@ -34,6 +35,11 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError
             _ => ApiError::format(format!("the body is no JSON at {place}")),
         }
     })
+}
+
+/// Reads a body that must be a JSON object.
+pub(crate) fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    read::<object::Object<T>>(body).map(|object| object.0)
 }
 
 /// A field that may be `null`, told apart from one that is not there.

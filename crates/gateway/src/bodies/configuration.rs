@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use twin::query::{ItemValue, Select, Source, Statement};
 use wire::policy::v1::Configuration;
 
-use super::time;
+use super::{object, time};
 use crate::error::ApiError;
 
 /// What a PUT may hold. Everything else is read and ignored, because SDKs send back what they read.
@@ -21,6 +21,7 @@ pub(crate) struct ConfigurationBody {
     content_type: Option<String>,
     target_condition: Option<String>,
     priority: Option<i32>,
+    #[serde(deserialize_with = "object::optional")]
     metrics: Option<Metrics>,
 }
 

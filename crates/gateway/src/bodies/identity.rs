@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wire::registry::v1::{AuthenticationType, Device, Module, Status, SymmetricKeys, Thumbprints};
 
-use super::time;
 use super::twin::thumbprint_pair;
+use super::{object, time};
 use crate::error::ApiError;
 
 /// What a PUT of a device or module may hold; everything else is read and ignored.
@@ -16,7 +16,9 @@ pub(crate) struct IdentityBody {
     pub module_id: Option<String>,
     pub status: Option<String>,
     pub status_reason: Option<String>,
+    #[serde(deserialize_with = "object::optional")]
     pub authentication: Option<Authentication>,
+    #[serde(deserialize_with = "object::optional")]
     pub capabilities: Option<Capabilities>,
     pub managed_by: Option<String>,
 }
@@ -25,7 +27,9 @@ pub(crate) struct IdentityBody {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Authentication {
     r#type: Option<String>,
+    #[serde(deserialize_with = "object::optional")]
     symmetric_key: Option<KeyPair>,
+    #[serde(deserialize_with = "object::optional")]
     x509_thumbprint: Option<ThumbprintPair>,
 }
 
@@ -267,7 +271,7 @@ mod tests {
 
     fn proof(authentication: &Value) -> Result<Proof, ApiError> {
         let body = json!({ "authentication": authentication }).to_string();
-        let body: IdentityBody = crate::bodies::read(body.as_bytes()).expect("a body");
+        let body: IdentityBody = crate::bodies::read_object(body.as_bytes()).expect("a body");
         body.proof()
     }
 
@@ -323,9 +327,11 @@ mod tests {
         assert!(half.to_string().contains("want both"), "{half}");
         let odd = proof(&json!({"type": "password"})).expect_err("odd");
         assert!(odd.to_string().contains("`password`"), "{odd}");
-        let body: IdentityBody = crate::bodies::read(br#"{"status":"off"}"#).expect("a body");
+        let body: IdentityBody =
+            crate::bodies::read_object(br#"{"status":"off"}"#).expect("a body");
         assert!(body.status().is_err());
-        let body: IdentityBody = crate::bodies::read(br#"{"deviceId":"a"}"#).expect("a body");
+        let body: IdentityBody =
+            crate::bodies::read_object(br#"{"deviceId":"a"}"#).expect("a body");
         assert!(body.check_ids("a", None).is_ok() && body.check_ids("b", None).is_err());
     }
 }

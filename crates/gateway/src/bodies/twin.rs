@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use wire::twin::v1::Twin;
 
-use super::{present, time};
+use super::{object, present, time};
 use crate::error::ApiError;
 
 /// What a PATCH or PUT of a twin may hold. Everything else of a twin is read and ignored, also
@@ -14,7 +14,7 @@ use crate::error::ApiError;
 pub(crate) struct TwinBody<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     pub tags: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "object::optional")]
     pub properties: Option<Properties<'a>>,
 }
 
@@ -152,13 +152,33 @@ mod tests {
     #[test]
     fn null_is_told_apart_from_absent_and_text_stays_as_it_was() {
         let body = br#"{"tags":null,"properties":{"desired":{"x":1.10,"y":9007199254740993},"reported":7},"etag":null,"version":null}"#;
-        let body: TwinBody<'_> = crate::bodies::read(body).expect("a body");
+        let body: TwinBody<'_> = crate::bodies::read_object(body).expect("a body");
         assert_eq!(body.tags(), Section::Emptied);
         let desired = r#"{"x":1.10,"y":9007199254740993}"#;
         assert_eq!(body.desired(), Section::Given(desired));
-        let empty: TwinBody<'_> = crate::bodies::read(b"{}").expect("a body");
+        let empty: TwinBody<'_> = crate::bodies::read_object(b"{}").expect("a body");
         assert_eq!(empty.tags(), Section::Absent);
         assert_eq!(empty.desired(), Section::Absent);
+    }
+
+    #[test]
+    fn an_array_is_no_object_whatever_is_in_it() {
+        let refused = |body: &'static [u8]| {
+            let error =
+                crate::bodies::read_object::<TwinBody<'_>>(body).map(|body| format!("{body:?}"));
+            error.expect_err("an array").to_string()
+        };
+        let array = refused(br#"[{"zy":1},[{"dd":1}]]"#);
+        assert!(array.contains("expected a JSON object"), "{array}");
+        refused(br#"{"properties":[{"dd":1}]}"#);
+        let null = crate::bodies::read_object::<TwinBody<'_>>(br#"{"properties":null}"#);
+        assert_eq!(null.expect("SDKs send it").desired(), Section::Absent);
+        let identity = |body: &'static [u8]| {
+            crate::bodies::read_object::<crate::bodies::identity::IdentityBody>(body)
+        };
+        assert!(identity(br#"["arr2","enabled"]"#).is_err());
+        assert!(identity(br#"{"authentication":["sas"]}"#).is_err());
+        assert!(identity(br#"{"authentication":null}"#).is_ok());
     }
 
     #[test]

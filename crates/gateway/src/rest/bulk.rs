@@ -108,7 +108,7 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Answer, ApiError> {
 }
 
 async fn one(session: &Session, item: &str) -> (Head, Result<(), ApiError>) {
-    let head: Head = match bodies::read(item.as_bytes()) {
+    let head: Head = match bodies::read_object(item.as_bytes()) {
         Ok(head) => head,
         Err(error) => return (Head::default(), Err(error)),
     };
@@ -119,7 +119,7 @@ async fn one(session: &Session, item: &str) -> (Head, Result<(), ApiError>) {
 async fn apply(session: &Session, head: &Head, item: &str) -> Result<(), ApiError> {
     let mode = Mode::parse(head.import_mode.as_deref())?;
     let key = key(head)?;
-    let identity: IdentityBody = bodies::read(item.as_bytes())?;
+    let identity: IdentityBody = bodies::read_object(item.as_bytes())?;
     let etag = |if_match: bool, etag: &Option<String>| {
         let etag = etag.as_deref().unwrap_or_default().trim_matches('"');
         if if_match && etag != "*" {
@@ -209,7 +209,7 @@ async fn fill(
     item: &str,
     etag: String,
 ) -> Result<(), ApiError> {
-    let body: TwinBody<'_> = bodies::read(item.as_bytes())?;
+    let body: TwinBody<'_> = bodies::read_object(item.as_bytes())?;
     if body.is_empty() {
         return Ok(());
     }

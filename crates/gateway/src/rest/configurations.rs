@@ -63,7 +63,7 @@ pub(super) async fn get(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
 }
 
 pub(super) async fn put(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
-    let body: ConfigurationBody = bodies::read(call.body)?;
+    let body: ConfigurationBody = bodies::read_object(call.body)?;
     let configuration = Some(body.into_wire(id)?);
     let operator = call.session.operator();
     let mut configurations = call.session.configurations();
@@ -113,7 +113,7 @@ struct Test {
 }
 
 pub(super) async fn test_queries(call: &Call<'_>) -> Result<Answer, ApiError> {
-    let body: Test = bodies::read(call.body)?;
+    let body: Test = bodies::read_object(call.body)?;
     let request = CheckConfigurationQueriesRequest {
         target_condition: body.target_condition.unwrap_or_default(),
         metric_queries: body.custom_metric_queries.unwrap_or_default(),

@@ -55,7 +55,7 @@ pub(super) async fn get(call: &Call<'_>, id: &DeviceId) -> Result<Answer, ApiErr
 
 /// Without `If-Match` it creates, with it it updates (spec §3.4).
 pub(super) async fn put(call: &Call<'_>, id: &DeviceId) -> Result<Answer, ApiError> {
-    let body: IdentityBody = bodies::read(call.body)?;
+    let body: IdentityBody = bodies::read_object(call.body)?;
     body.check_ids(id.as_str(), None)?;
     let device = match &call.if_match {
         None => create(call.session, id, &body).await?,

@@ -40,7 +40,7 @@ pub(super) async fn get(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, Ap
 
 /// Without `If-Match` it creates, with it it updates (spec §3.4).
 pub(super) async fn put(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
-    let body: IdentityBody = bodies::read(call.body)?;
+    let body: IdentityBody = bodies::read_object(call.body)?;
     let module = key.module.as_ref().map(twin::ModuleId::as_str);
     body.check_ids(key.device.as_str(), module)?;
     let module = match &call.if_match {

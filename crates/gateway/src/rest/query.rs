@@ -20,7 +20,7 @@ struct Body {
 }
 
 pub(super) async fn run(call: &Call<'_>) -> Result<Answer, ApiError> {
-    let body: Body = bodies::read(call.body)?;
+    let body: Body = bodies::read_object(call.body)?;
     let text = |name: &http::HeaderName| call.headers.get(name).and_then(|it| it.to_str().ok());
     let page_size = match text(&MAX_ITEM_COUNT) {
         // Some SDKs send the header without a value when nobody chose one.

@@ -19,7 +19,7 @@ pub(super) async fn get(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, Ap
 }
 
 pub(super) async fn patch(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
-    let body: TwinBody<'_> = bodies::read(call.body)?;
+    let body: TwinBody<'_> = bodies::read_object(call.body)?;
     let twin = merge(call.session, key, &body, call.etag()).await?;
     tagged(&twin)
 }
@@ -57,7 +57,7 @@ pub(super) async fn merge(
 }
 
 pub(super) async fn replace(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
-    let body: TwinBody<'_> = bodies::read(call.body)?;
+    let body: TwinBody<'_> = bodies::read_object(call.body)?;
     let section = |section| match section {
         Section::Absent => String::new(),
         Section::Emptied => "{}".to_owned(),

@@ -143,6 +143,7 @@ pub fn update_device(
     let mut record = overlay.get(&key)?.clone();
     check_etag(&record, expected_etag)?;
     let mut changes = Vec::new();
+    let is_authentication_set = update.authentication.is_some();
     if let Some(make) = update.authentication {
         record.identity.authentication = make(&record)?;
         changes.push(ChangeKind::Identity);
@@ -168,7 +169,7 @@ pub fn update_device(
         "status": record.identity.status.as_str(),
         "statusReason": record.identity.status_reason,
         "authentication": record.identity.authentication.as_str(),
-        "authenticationChanged": changes.contains(&ChangeKind::Identity),
+        "authenticationChanged": is_authentication_set,
         "iotEdge": record.identity.iot_edge,
     });
     overlay.audit(AuditEvent::on(&key, "device.update", detail, cause));

@@ -88,7 +88,7 @@ fn read_code(error: &ReadError) -> ErrorCode {
         ReadError::OperationRuns(_) => INVALID_OPERATION,
         ReadError::TooFast(_) => UNAVAILABLE,
         ReadError::History(_) => SERVER_ERROR,
-        ReadError::TooLarge { .. } | ReadError::TooManyOperations { .. } => THROTTLED,
+        ReadError::TooManyOperations { .. } => THROTTLED,
     }
 }
 

@@ -38,14 +38,6 @@ pub enum ReadError {
     /// The stored history cannot be read.
     #[error(transparent)]
     History(#[from] Unreadable),
-    /// What was asked for is too much for one answer.
-    #[error(
-        "the answer would have more than {allowed} bytes; ask for fewer twins or set read_mask"
-    )]
-    TooLarge {
-        /// How much is allowed.
-        allowed: usize,
-    },
     /// There is no such operation.
     #[error("{0} does not exist; ended operations are forgotten after 30 days")]
     NoOperation(String),
@@ -68,9 +60,7 @@ impl ReadError {
             ReadError::NotThen(_) | ReadError::NoOperation(_) => Kind::NotFound,
             ReadError::TooFast(_) => Kind::Unavailable,
             ReadError::History(_) => Kind::DataLoss,
-            ReadError::TooLarge { .. } | ReadError::TooManyOperations { .. } => {
-                Kind::ResourceExhausted
-            }
+            ReadError::TooManyOperations { .. } => Kind::ResourceExhausted,
             ReadError::OperationRuns(_) => Kind::FailedPrecondition,
         }
     }
@@ -83,7 +73,6 @@ impl ReadError {
             ReadError::NotThen(_) => "TWIN_NOT_THERE_THEN",
             ReadError::TooFast(_) => "TWIN_CHANGES_TOO_FAST",
             ReadError::History(_) => "HISTORY_DAMAGED",
-            ReadError::TooLarge { .. } => "ANSWER_TOO_LARGE",
             ReadError::NoOperation(_) => "OPERATION_NOT_FOUND",
             ReadError::OperationRuns(_) => "OPERATION_RUNNING",
             ReadError::TooManyOperations { .. } => "TOO_MANY_OPERATIONS",

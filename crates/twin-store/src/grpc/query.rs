@@ -19,7 +19,7 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::twin_query_service_server::TwinQueryService;
 
 use self::token::{Place, Token};
-use super::{Api, page_size, refuse, report_damaged};
+use super::{Api, PAGE_BYTES, page_size, refuse, report_damaged};
 use crate::encode;
 use crate::error::Error;
 use crate::lookup;
@@ -38,10 +38,6 @@ mod tests;
 pub(super) const QUERY_WITHIN: Duration = Duration::from_mins(1);
 /// A page in the order of keys ends early after this, with what it has and a token.
 const PAGE_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes after which a page ends early. With one more twin it stays below the 4 MiB that gRPC
-/// clients take when nobody tells them otherwise.
-const PAGE_BYTES: usize = 2 * 1024 * 1024;
-
 /// One call, read.
 struct Call {
     statement: Statement,

@@ -387,3 +387,38 @@ async fn a_device_can_read_what_changed_since_a_version() {
     assert_eq!(since(first + 9).await, []);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_batch_of_large_twins_is_answered_in_parts() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    // Each with metadata of some 200 KB: more than gRPC carries if all go into one answer.
+    let values: serde_json::Map<_, _> = (0..2400).map(|n| (format!("k{n}"), json!(n))).collect();
+    let desired = json!(values).to_string();
+    let mut names = Vec::new();
+    for number in 0..48 {
+        let id = format!("d{number:02}");
+        service.create(&id).await;
+        names.push(format!("devices/{id}"));
+        service.desire(&names[number], &desired).await;
+    }
+    names.push("devices/nobody".to_owned());
+    let (mut rest, mut found, mut missing, mut calls) = (names.clone(), Vec::new(), Vec::new(), 0);
+    while !rest.is_empty() {
+        let request = proto::BatchGetTwinsRequest {
+            names: rest.clone(),
+            read_mask: None,
+        };
+        let answer = service.twins().batch_get_twins(request).await;
+        let answer = answer.expect("an answer that fits").into_inner();
+        assert!(answer.unread.len() < rest.len(), "each call gets on");
+        found.extend(answer.twins.into_iter().map(|twin| twin.name));
+        missing.extend(answer.missing);
+        (rest, calls) = (answer.unread, calls + 1);
+    }
+    assert!(calls > 1, "they do not fit in one answer");
+    assert_eq!(missing, [names.pop().unwrap()]);
+    assert_eq!(found, names, "each once, in the order asked for");
+    service.stop().await;
+}

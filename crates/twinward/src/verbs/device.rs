@@ -1,6 +1,7 @@
 //! `twinward device`: who may connect.
 
 pub(crate) mod authentication;
+mod batch;
 mod create;
 mod ensure;
 mod export;

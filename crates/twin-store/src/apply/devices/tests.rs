@@ -392,6 +392,19 @@ fn another_proof_is_a_change_of_the_identity() {
         (changed.identity.etag.number(), changed.identity.iot_edge),
         (2, true)
     );
+    // Who only becomes an Edge device has the proof that it had.
+    let update = DeviceUpdate {
+        iot_edge: Some(false),
+        ..DeviceUpdate::default()
+    };
+    update_device(&mut overlay, &device("d"), update, None, mode, at, &cause()).unwrap();
+    let outcome = overlay.into_outcome();
+    let told = outcome.left.audit.iter();
+    let told: Vec<_> = told
+        .map(|event| event.detail["authenticationChanged"].clone())
+        .collect();
+    assert_eq!(told, [true, false]);
     // Its modules have proofs of their own.
-    assert_eq!(left(overlay).0, ["d {Identity}"]);
+    let touched = outcome.changes.iter().map(|change| change.key.to_string());
+    assert_eq!(touched.collect::<Vec<_>>(), ["d"]);
 }

@@ -292,7 +292,7 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "ServiceUnavailable",
         ),
         (
-            Error::Read(ReadError::TooLarge { allowed: 1 }),
+            Error::Read(ReadError::TooManyOperations { allowed: 1 }),
             429_001,
             "ThrottlingException",
         ),

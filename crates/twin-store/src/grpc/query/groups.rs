@@ -4,8 +4,9 @@ use serde_json::Value;
 use twin::query::statement::ItemValue;
 use twin::query::{Aggregator, Select};
 
+use super::super::PAGE_BYTES;
 use super::token::Place;
-use super::{Answer, Call, PAGE_BYTES, Queries, Row};
+use super::{Answer, Call, Queries, Row};
 use crate::error::Error;
 use crate::record::Damaged;
 use crate::search::{self, Next, Turn};

@@ -8,26 +8,20 @@ use wire::InvalidField;
 use wire::names::identity_name;
 use wire::twin::v1 as proto;
 
-use crate::error::{Error, ReadError};
+use crate::error::Error;
 use crate::grpc::filter::{Filter, show};
 use crate::grpc::list_place::{list_token, place};
 use crate::grpc::read_mask::ReadMask;
 use crate::grpc::token;
-use crate::grpc::{Api, damaged_name, identity, page_size, report_damaged};
+use crate::grpc::{Api, PAGE_BYTES, damaged_name, identity, page_size, report_damaged};
 use crate::record::Damaged;
 use crate::search::Turn;
 use crate::store::{Loaded, Search, Selection, Source};
 
 /// Names of one batch.
 const BATCH_MAX: usize = 1000;
-/// Bytes of one batch's answer: more than a client takes unless it was told to, and little enough
-/// for many calls at once.
-const BATCH_BYTES: usize = 32 * 1024 * 1024;
 /// Twins read from the store at once.
 const CHUNK: u32 = 256;
-/// Bytes after which a page ends early. With one more twin it stays below the 4 MiB that gRPC
-/// clients take when nobody tells them otherwise.
-const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Twins looked at for one page of a filtered list, so that a call ends in time whatever the
 /// filter; a page may then be short, or empty with a token.
 const SCAN_MAX: usize = 5000;
@@ -60,8 +54,16 @@ impl Api {
         let mut answer = proto::BatchGetTwinsResponse::default();
         let mut bytes = 0;
         for chunk in keys.chunks(CHUNK as usize) {
+            if bytes >= PAGE_BYTES {
+                answer.unread.extend(chunk.iter().map(identity_name));
+                continue;
+            }
             let found = self.load(chunk).await?;
             for key in chunk {
+                if bytes >= PAGE_BYTES {
+                    answer.unread.push(identity_name(key));
+                    continue;
+                }
                 match found.get(key) {
                     None => answer.missing.push(identity_name(key)),
                     Some(Err(damaged)) => {
@@ -78,10 +80,6 @@ impl Api {
                             answer.damaged.push(identity_name(key));
                         }
                     },
-                }
-                if bytes > BATCH_BYTES {
-                    let allowed = BATCH_BYTES;
-                    return Err(ReadError::TooLarge { allowed }.into());
                 }
             }
         }

@@ -6,7 +6,6 @@
 
 mod sink;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -16,8 +15,8 @@ use serde_json::{Map, Value};
 use wire::registry::v1 as api;
 use wire::twin::v1 as twins;
 
-use super::ensure;
 use super::line::{Capabilities, Line, Properties, Status, authentication};
+use super::{batch, ensure};
 use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
@@ -29,8 +28,6 @@ use sink::Sink;
 
 /// Devices read in one call.
 const PAGE_SIZE: i32 = 500;
-/// Twins read in one call; the service answers no more.
-const TWINS_MAX: usize = 1000;
 /// Calls about single identities that go on at the same time.
 const CALLS_MAX: usize = 16;
 /// Twins left out that are named.
@@ -178,7 +175,7 @@ impl Export<'_> {
             names.push(device.name.clone());
             names.extend(modules.iter().map(|module| module.name.clone()));
         }
-        let twins = self.twins(&names).await?;
+        let twins = batch::twins(self.connection, names, &["tags_json", "desired_json"]).await?;
         for (device, modules) in devices.into_iter().zip(modules) {
             let Some(twin) = twins.get(&device.name) else {
                 self.left_out.push(device.name);
@@ -239,33 +236,6 @@ impl Export<'_> {
             }
             Err(failure) => Err(failure),
         }
-    }
-
-    async fn twins(&self, names: &[String]) -> Result<HashMap<String, twins::Twin>, Failure> {
-        let mut found = HashMap::new();
-        for names in names.chunks(TWINS_MAX) {
-            let answer = patience::call(self.connection, "cannot read twins", async || {
-                let request = twins::BatchGetTwinsRequest {
-                    names: names.to_vec(),
-                    read_mask: Some(prost_types::FieldMask {
-                        paths: vec!["tags_json".to_owned(), "desired_json".to_owned()],
-                    }),
-                };
-                self.connection
-                    .twins()?
-                    .batch_get_twins(request)
-                    .await
-                    .map_err(Into::into)
-            })
-            .await?;
-            found.extend(
-                answer
-                    .twins
-                    .into_iter()
-                    .map(|twin| (twin.name.clone(), twin)),
-            );
-        }
-        Ok(found)
     }
 }
 

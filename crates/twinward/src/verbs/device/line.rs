@@ -133,6 +133,10 @@ pub(super) struct Item {
 
 /// Reads a line; the error says what is wrong and where in it.
 pub(super) fn parse(number: u64, text: &str) -> Result<Item, String> {
+    // serde would read an array into a line, too, field by field.
+    if text.trim_start().starts_with('[') {
+        return Err("column 1: it is an array; a line is an object".to_owned());
+    }
     let mut line: Line = serde_json::from_str(text).map_err(|error| {
         let words = error.to_string();
         // It is always line 1 of what was parsed, which is not the line of the file.
@@ -326,7 +330,7 @@ mod tests {
         let deep = format!("{{\"deviceId\":\"a\",\"tags\":{}", "{\"a\":".repeat(500));
         for (text, words) in [
             ("", "column 0: EOF"),
-            ("[]", "column"),
+            (r#"["a","m","enabled"]"#, "a line is an object"),
             (r#"{"deviceId":"a"} x"#, "column 18: trailing characters"),
             (r#"{"status":"enabled"}"#, "missing field `deviceId`"),
             (r#"{"deviceId":"a b"}"#, "deviceId: "),

@@ -13,11 +13,24 @@ use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::patience;
-use crate::verbs::device::authentication;
 use crate::verbs::device::line::Item;
+use crate::verbs::device::{authentication, batch};
 
 /// Calls about single identities that go on at the same time.
 const CALLS_MAX: usize = 16;
+
+/// What is compared, and what an update is conditional on.
+const COMPARED: [&str; 9] = [
+    "status",
+    "status_reason",
+    "authentication_type",
+    "primary_thumbprint",
+    "secondary_thumbprint",
+    "iot_edge",
+    "tags_json",
+    "desired_json",
+    "device_etag",
+];
 
 /// Compares, and updates if that is wanted.
 pub(super) struct Existing<'a> {
@@ -51,7 +64,11 @@ impl Existing<'_> {
         &self,
         items: &[&'i Item],
     ) -> Result<Vec<(&'i Item, Outcome)>, Failure> {
-        let twins = self.twins(items).await?;
+        let names = items
+            .iter()
+            .map(|item| wire::names::identity_name(&item.key))
+            .collect();
+        let twins = batch::twins(self.connection, names, &COMPARED).await?;
         let calls = items.iter().map(|item| self.one(item, &twins));
         let outcomes: Vec<_> = futures::stream::iter(calls)
             .buffered(CALLS_MAX)
@@ -62,27 +79,6 @@ impl Existing<'_> {
             done.push((*item, outcome?));
         }
         Ok(done)
-    }
-
-    async fn twins(&self, items: &[&Item]) -> Result<HashMap<String, twins::Twin>, Failure> {
-        let names: Vec<_> = items
-            .iter()
-            .map(|item| wire::names::identity_name(&item.key))
-            .collect();
-        let answer = patience::call(self.connection, "cannot read twins", async || {
-            let request = twins::BatchGetTwinsRequest {
-                names: names.clone(),
-                read_mask: None,
-            };
-            self.connection
-                .twins()?
-                .batch_get_twins(request)
-                .await
-                .map_err(Into::into)
-        })
-        .await?;
-        let twins = answer.twins.into_iter();
-        Ok(twins.map(|twin| (twin.name.clone(), twin)).collect())
     }
 
     async fn one(
