@@ -143,6 +143,7 @@ impl Template {
                 iot_edge: false,
                 managed_by: String::new(),
                 model_id: String::new(),
+                provisioned: None,
                 created_at: self.now,
                 updated_at: self.now,
             },
