@@ -22,6 +22,7 @@ mod provisioning;
 mod replicas;
 mod rest;
 mod restored;
+mod security_messages;
 mod shutdown;
 mod stale_owner;
 mod unread_watches;

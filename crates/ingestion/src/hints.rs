@@ -111,6 +111,6 @@ fn read_notice(hint: &Hint) -> Option<(String, Timestamp)> {
     let opened_at = wire::time::required("receive_time", entry.receive_time).ok()?;
     match entry.content? {
         Content::Session(notice) => Some((notice.instance, opened_at)),
-        Content::Batch(_) => None,
+        Content::Batch(_) | Content::SecurityMessage(_) => None,
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     mqtt_messages: Counter,
     mqtt_not_accepted: Counter,
     method_calls: Family<ReasonLabel, Counter>,
+    security_messages: Counter,
+    security_events: Counter,
 }
 
 impl Metrics {
@@ -87,6 +89,14 @@ impl Metrics {
             mqtt_connections: scope.gauge("mqtt_connections", "Devices connected by MQTT"),
             mqtt_ends: scope.counters("mqtt_ends", "MQTT connections that ended, by reason"),
             mqtt_messages: scope.counter("mqtt_messages", "Messages for applications made durable"),
+            security_messages: scope.counter(
+                "security_messages",
+                "Security messages of devices made durable",
+            ),
+            security_events: scope.counter(
+                "security_events",
+                "Events in security messages made durable",
+            ),
             mqtt_not_accepted: scope.counter(
                 "mqtt_not_accepted",
                 "MQTT connections closed at once because there were too many",
@@ -195,6 +205,12 @@ impl Metrics {
         self.method_calls
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+
+    pub(crate) fn security_message_stored(&self, events: usize) {
+        self.security_messages.inc();
+        self.security_events
+            .inc_by(u64::try_from(events).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn mqtt_not_accepted(&self) {

@@ -9,7 +9,8 @@
 //! Modules in reading order: `listener` (here: accepts, bounds), `connection` (one device: the loop
 //! and its effects), `arrive` (until the CONNACK), `session` and `desired` (the decisions),
 //! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
-//! `message` (what goes to applications), `provisioning` (devices that register first), `wire` (bytes), `end` (why it closed).
+//! `message` (what goes to applications), `security` (what goes into postures), `provisioning`
+//! (devices that register first), `wire` (bytes), `end` (why it closed).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ mod desired;
 mod end;
 mod message;
 mod provisioning;
+pub(crate) mod security;
 mod session;
 mod subscriptions;
 mod wire;

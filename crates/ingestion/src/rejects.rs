@@ -16,8 +16,10 @@ use wire::subjects::rejects_subject;
 
 use crate::admit::{Admission, Rejection};
 use crate::metrics::Metrics;
+use crate::mqtt::security::Judged;
 
-/// Rejects that may wait for the bus: at most 64 KiB each.
+/// Rejects that may wait for the bus: mostly at most 64 KiB each, and a whole security message, 256
+/// KiB, if it is none.
 const QUEUE_MAX: usize = 256;
 
 /// The period of a session's budget.
@@ -82,6 +84,39 @@ impl Rejects {
                 && self
                     .queue
                     .try_send(reject(identity, admission, rejection, trace_parent))
+                    .is_ok();
+            if !kept {
+                self.metrics.reject_not_kept();
+            }
+        }
+    }
+}
+
+impl Rejects {
+    /// Keeps what was rejected of a security message, within the budget.
+    pub(crate) fn keep_parts(
+        &self,
+        identity: &IdentityKey,
+        judged: &Judged,
+        budget: &mut Budget,
+        now: Instant,
+    ) {
+        let (name, key) = (identity_name(identity), judged.key);
+        for (index, rejection) in judged.rejections.iter().enumerate() {
+            self.metrics.event_rejected(rejection.code);
+            let kept = budget.take(now)
+                && self
+                    .queue
+                    .try_send(Reject {
+                        subject: rejects_subject("ingestion"),
+                        // The same message sent again is kept once.
+                        id: format!("{name}/{key}/{index}"),
+                        source: format!("{name} security message {key}"),
+                        code: rejection.code.to_owned(),
+                        reason: rejection.problem.clone(),
+                        traceparent: None,
+                        original: rejection.original.clone().into(),
+                    })
                     .is_ok();
             if !kept {
                 self.metrics.reject_not_kept();

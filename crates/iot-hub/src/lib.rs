@@ -1,5 +1,6 @@
 //! IoT Hub's wire as values: shared keys, SAS tokens, connection strings, thumbprints of
-//! certificates, MQTT's names and topics, direct methods, provisioning, error bodies.
+//! certificates, MQTT's names and topics, direct methods, security messages, provisioning, error
+//! bodies.
 //!
 //! Pure: no sockets, no clock, no randomness; the time and random bytes are arguments. It decides
 //! whether a token proves possession of a key for a resource; which keys an identity has, and what
@@ -16,6 +17,7 @@ pub mod mqtt;
 pub mod percent;
 pub mod provisioning;
 pub mod sas;
+pub mod security;
 pub mod thumbprint;
 
 pub use crate::connection_string::{ConnectionString, ConnectionStringError};

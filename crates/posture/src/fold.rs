@@ -13,9 +13,11 @@ use jiff::Timestamp;
 use crate::event::{Lane, LaneEpoch, SecurityEvent};
 use crate::posture::{Admission, Posture};
 
+mod message;
 mod payload;
 mod session;
 
+pub use self::message::{MessageBatch, fold_message};
 pub use self::session::{SessionChange, SessionNotice, fold_session};
 
 /// Admitted events of one lane of one identity.

@@ -21,5 +21,7 @@ pub mod time;
 pub use crate::agent_config::{AgentConfiguration, InvalidField};
 pub use crate::configuration::{Acknowledgement, ConfigurationState, Timeline};
 pub use crate::event::{EventKind, EventPayload, Lane, LaneEpoch, SecurityEvent};
-pub use crate::fold::{AgentBatch, FoldOutcome, SessionNotice, fold, fold_session};
-pub use crate::posture::Posture;
+pub use crate::fold::{
+    AgentBatch, FoldOutcome, MessageBatch, SessionNotice, fold, fold_message, fold_session,
+};
+pub use crate::posture::{MessageKey, Posture};

@@ -48,6 +48,11 @@ pub const MISSING_RANGES_MAX: usize = 32;
 /// reinstalled takes effect once. More reinstallations within one redelivery are not credible.
 pub const PREVIOUS_EPOCHS_MAX: usize = 4;
 
+/// Security messages of IoT Hub that a posture remembers by their keys. A device sends again what was
+/// not acknowledged; ingestion reads at most 16 ahead of their acknowledgements, and as many again
+/// may be lost with a connection.
+pub const MESSAGE_KEYS_MAX: usize = 32;
+
 /// Most recent entries a posture keeps per activity: enough for a person to see what is going on;
 /// the full record is the event stream.
 pub const RECENT_MAX: usize = 16;

@@ -11,12 +11,14 @@ use serde::{Deserialize, Serialize};
 
 mod activity;
 mod delivery;
+mod messages;
 
 pub use self::activity::{
     Connections, Files, Logins, Processes, RecentConnection, RecentFile, RecentLogin,
     RecentProcess, Snapshot,
 };
 pub use self::delivery::{Delivery, EpochDelivery, LaneDelivery, SequenceRange};
+pub use self::messages::{MessageDelivery, MessageKey, MessageKeyError};
 
 pub(crate) use self::activity::{cut, remember};
 pub(crate) use self::delivery::Admission;

@@ -30,6 +30,7 @@ use super::wire::Wire;
 use crate::auth::{AuthError, Proof};
 use crate::grpc::Door;
 use crate::inlet::Inlet;
+use crate::rejects::Budget;
 use crate::session::Opened;
 use crate::sessions::{Mail, Place};
 use perform::{Answer, Stored};
@@ -174,6 +175,8 @@ struct Running {
     opened: Opened,
     will: Option<DeviceMessage>,
     keep_alive: u16,
+    /// How much of what is wrong with its security messages is kept.
+    reject_budget: Budget,
     /// Acknowledgements, in the order of what they acknowledge, as MQTT wants them.
     acks: FuturesOrdered<BoxFuture<'static, Stored>>,
     /// Questions to others.
@@ -220,6 +223,10 @@ impl Running {
             },
             will,
             keep_alive,
+            reject_budget: Budget::new(
+                door.parts.limits.rejects_per_minute,
+                door.parts.clock.monotonic(),
+            ),
             acks: FuturesOrdered::new(),
             questions: FuturesUnordered::new(),
             proving: false,

@@ -1,7 +1,5 @@
-//! What a device sends for applications: the message as it goes to the bus.
-//!
-//! Security messages, too, travel this way for now: they are marked by their interface id, but
-//! nothing here turns IoT Hub's forms of them into our events.
+//! What a device sends: for applications, as it goes to the bus, or as a security message, for its
+//! posture.
 
 use bytes::Bytes;
 use iot_hub::mqtt::PropertyBag;
@@ -9,6 +7,7 @@ use iot_hub::mqtt::bag::system_name;
 use jiff::Timestamp;
 use wire::bus::v1 as bus_wire;
 
+use super::security::{self, Judged};
 use crate::auth::Proof;
 
 /// The property that stands for the RETAIN flag, which keeps nothing here.
@@ -37,6 +36,12 @@ impl DeviceMessage {
     pub(super) fn into_will(mut self) -> Self {
         self.properties.push(MESSAGE_TYPE, "Will");
         self
+    }
+
+    /// What it comes to as a security message; `None` if it is for applications.
+    pub(super) fn judge(&self, event_bytes_max: usize) -> Option<Judged> {
+        iot_hub::security::is_marked(&self.properties)
+            .then(|| security::judge(&self.properties, &self.body, event_bytes_max))
     }
 
     /// What it counts: body and properties.

@@ -211,7 +211,11 @@ impl Hub {
         let entries = self.telemetry().await;
         let batches = entries.iter().filter_map(|entry| match &entry.content {
             Some(bus_wire::telemetry_entry::Content::Batch(batch)) => Some(batch),
-            Some(bus_wire::telemetry_entry::Content::Session(_)) | None => None,
+            Some(
+                bus_wire::telemetry_entry::Content::Session(_)
+                | bus_wire::telemetry_entry::Content::SecurityMessage(_),
+            )
+            | None => None,
         });
         batches
             .flat_map(|batch| batch.events.iter().map(|event| event.sequence))

@@ -134,6 +134,7 @@ async fn a_stop_acknowledges_what_was_taken_and_says_goodbye() {
         match entry.content.unwrap() {
             Content::Batch(batch) => stored = batch.events[0].sequence,
             Content::Session(notice) => notices.push((notice.connected, notice.instance)),
+            Content::SecurityMessage(message) => panic!("nobody sent {message:?}"),
         }
     }
     assert!(stored >= acknowledged, "{stored} of {acknowledged}");

@@ -14,6 +14,7 @@ mod lifecycle;
 mod methods;
 mod mqtt;
 mod mqtt_client;
+mod mqtt_security;
 mod provisioning;
 mod pushes;
 mod raw;

@@ -383,7 +383,7 @@ async fn the_twin_is_told_of_connections() {
         let entries = hub.telemetry().await;
         let notices = entries.into_iter().filter_map(|entry| match entry.content {
             Some(bus_wire::telemetry_entry::Content::Session(notice)) => Some(notice),
-            Some(bus_wire::telemetry_entry::Content::Batch(_)) | None => None,
+            _ => None,
         });
         notices.collect::<Vec<_>>()
     };

@@ -11,6 +11,7 @@ use crate::event::{
 use crate::limits;
 use crate::posture::Delivery;
 
+mod messages;
 mod order;
 mod sessions;
 
@@ -291,7 +292,9 @@ fn lanes_number_on_their_own() {
         assert_eq!(fold(&mut posture, &of_lane, 1).applied, 1);
     }
     assert_eq!(posture.event_count, 3);
-    let Delivery { high, medium, low } = &posture.delivery;
+    let Delivery {
+        high, medium, low, ..
+    } = &posture.delivery;
     assert_eq!((high.received, medium.received, low.received), (1, 1, 1));
 }
 

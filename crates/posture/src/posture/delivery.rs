@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::MessageDelivery;
 use crate::event::{Lane, LaneEpoch};
 use crate::limits;
 
@@ -20,6 +21,9 @@ pub struct Delivery {
     pub high: LaneDelivery,
     pub medium: LaneDelivery,
     pub low: LaneDelivery,
+    /// Security messages of IoT Hub, which have no lane; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<MessageDelivery>,
 }
 
 impl Delivery {

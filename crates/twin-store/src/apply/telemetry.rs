@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use posture::fold::SessionNotice;
-use posture::{AgentBatch, Timeline, fold, fold_session};
+use posture::{AgentBatch, FoldOutcome, MessageBatch, Timeline, fold, fold_message, fold_session};
 use twin::{IdentityKey, Partition, Writer};
 
 use super::{Cause, ChangeKind, Overlay, Weight};
@@ -32,6 +32,8 @@ pub struct Entry {
 pub enum Content {
     /// Events of one lane.
     Batch(AgentBatch),
+    /// A security message of IoT Hub.
+    Message(MessageBatch),
     /// A session began or ended.
     Session(SessionNotice),
 }
@@ -48,6 +50,23 @@ pub struct Folded {
     /// Entries that have no twin, and why: the identity was deleted or made anew meanwhile, or its
     /// record cannot be read. Index into the entries.
     pub refused: Vec<(usize, String)>,
+}
+
+impl Folded {
+    /// Counts what a fold did, and says how much it weighs.
+    fn count(&mut self, outcome: &FoldOutcome) -> Weight {
+        self.applied += outcome.applied;
+        self.duplicates += outcome.duplicates;
+        self.missing += outcome.new_missing;
+        let facts = outcome.changes;
+        let is_fact =
+            facts.listening_ports || facts.users || facts.system || facts.agent || facts.logins;
+        if is_fact {
+            Weight::Fact
+        } else {
+            Weight::Routine
+        }
+    }
 }
 
 /// Folds entries of a partition in their order.
@@ -74,21 +93,13 @@ pub fn fold_entries(
         let weight = match &entry.content {
             Content::Batch(batch) => {
                 let outcome = fold(&mut record.posture, batch, entry.sequence);
-                folded.applied += outcome.applied;
-                folded.duplicates += outcome.duplicates;
-                folded.missing += outcome.new_missing;
                 timeline.observed_at = outcome.first_observed_at;
-                let facts = outcome.changes;
-                if facts.listening_ports
-                    || facts.users
-                    || facts.system
-                    || facts.agent
-                    || facts.logins
-                {
-                    Weight::Fact
-                } else {
-                    Weight::Routine
-                }
+                folded.count(&outcome)
+            }
+            Content::Message(message) => {
+                let outcome = fold_message(&mut record.posture, message, entry.sequence);
+                timeline.observed_at = outcome.first_observed_at;
+                folded.count(&outcome)
             }
             Content::Session(notice) => {
                 let was = record.posture.agent.connected;
@@ -101,7 +112,9 @@ pub fn fold_entries(
             }
         };
         let why = match &entry.content {
-            Content::Batch(_) => format!("events:{partition}/{}", entry.sequence),
+            Content::Batch(_) | Content::Message(_) => {
+                format!("events:{partition}/{}", entry.sequence)
+            }
             Content::Session(_) => "session".to_owned(),
         };
         let cause = Cause {

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use posture::fold::{SessionChange, SessionNotice};
-use posture::{AgentBatch, LaneEpoch};
+use posture::{AgentBatch, LaneEpoch, MessageBatch, MessageKey, SecurityEvent};
+use wire::agent::v1 as agent;
 use wire::bus::v1 as proto;
 use wire::bus::v1::telemetry_entry;
 use wire::{InvalidField, events, names, time};
@@ -30,6 +31,9 @@ pub(super) fn read(
             agent_version: Some(notice.agent_version).filter(|text| !text.is_empty()),
             at: received_at,
         }),
+        Some(telemetry_entry::Content::SecurityMessage(message)) => {
+            Content::Message(read_message(message, received_at)?)
+        }
         None => {
             return Err(InvalidField::new(
                 "content",
@@ -57,15 +61,7 @@ fn read_batch(
         .parse()
         .map_err(|error| InvalidField::new("batch.epoch", error))?;
     let lane = events::lane_from_wire("batch.lane", batch.lane)?;
-    let events = batch
-        .events
-        .into_iter()
-        .enumerate()
-        .map(|(index, event)| {
-            events::event_from_wire(event)
-                .map_err(|error| error.within(&format!("batch.events[{index}]")))
-        })
-        .collect::<Result<_, _>>()?;
+    let events = read_events("batch.events", batch.events)?;
     Ok(AgentBatch {
         lane,
         epoch,
@@ -75,4 +71,29 @@ fn read_batch(
         settled_through: batch.settled_through,
         received_at,
     })
+}
+
+fn read_message(
+    message: proto::SecurityMessage,
+    received_at: Timestamp,
+) -> Result<MessageBatch, InvalidField> {
+    Ok(MessageBatch {
+        key: MessageKey::new(message.key),
+        events: read_events("security_message.events", message.events)?,
+        rejected: message.rejected,
+        received_at,
+    })
+}
+
+fn read_events(
+    field: &str,
+    list: Vec<agent::SecurityEvent>,
+) -> Result<Vec<SecurityEvent>, InvalidField> {
+    list.into_iter()
+        .enumerate()
+        .map(|(index, event)| {
+            events::event_from_wire(event)
+                .map_err(|error| error.within(&format!("{field}[{index}]")))
+        })
+        .collect()
 }

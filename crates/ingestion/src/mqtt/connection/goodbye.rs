@@ -51,15 +51,8 @@ impl Running {
         let Some(will) = self.will.take().filter(|_| end.opens_the_will()) else {
             return;
         };
-        let parts = &self.door.parts;
-        let message = will.to_wire(&self.proof, parts.clock.now());
-        match parts
-            .application
-            .store_message(self.partition, &message)
-            .await
-        {
-            Ok(()) => parts.metrics.mqtt_message_stored(),
-            Err(error) => tracing::debug!(%error, "a will was not published"),
+        if let Err(error) = self.publish(&will).await {
+            tracing::debug!(%error, "a will was not published");
         }
     }
 

@@ -1,10 +1,12 @@
 //! The effects of one device: publishes, questions to twin-store, packets.
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use rmqtt_codec::v3::Packet;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
 use service_kit::trace;
+use wire::bus::v1::telemetry_entry::Content;
 use wire::twin::v1 as twins;
 
 use super::{Ack, Running};
@@ -191,16 +193,10 @@ impl Running {
     }
 
     fn store(&mut self, message: &DeviceMessage, ack: Ack) {
-        let parts = &self.door.parts;
         let bytes = message.size();
-        let message = message.to_wire(&self.proof, parts.clock.now());
-        let (outbox, partition) = (parts.application.clone(), self.partition);
-        let metrics = parts.metrics.clone();
+        let publishing = self.publish(message);
         let storing = async move {
-            let outcome = outbox.store_message(partition, &message).await;
-            if outcome.is_ok() {
-                metrics.mqtt_message_stored();
-            }
+            let outcome = publishing.await;
             Stored {
                 ack,
                 bytes,
@@ -208,6 +204,40 @@ impl Running {
             }
         };
         self.acks.push_back(storing.boxed());
+    }
+
+    /// Makes a message durable where its readers are: in `TELEMETRY` what is for the posture, in
+    /// `APPLICATION` everything else.
+    pub(super) fn publish(
+        &mut self,
+        message: &DeviceMessage,
+    ) -> BoxFuture<'static, Result<(), bus::PackError>> {
+        let parts = &self.door.parts;
+        let (now, partition) = (parts.clock.now(), self.partition);
+        let metrics = parts.metrics.clone();
+        let Some(judged) = message.judge(parts.session_limits.batch.event_bytes_max) else {
+            let (outbox, message) = (parts.application.clone(), message.to_wire(&self.proof, now));
+            return async move {
+                outbox.store_message(partition, &message).await?;
+                metrics.mqtt_message_stored();
+                Ok(())
+            }
+            .boxed();
+        };
+        let identity = &self.proof.identity;
+        let elapsed = parts.clock.monotonic();
+        let budget = &mut self.reject_budget;
+        parts.rejects.keep_parts(identity, &judged, budget, elapsed);
+        let events = judged.message.events.len();
+        let content = Content::SecurityMessage(judged.message);
+        let entry = notice::entry(&self.proof, now, String::new(), content);
+        let outbox = parts.outbox.clone();
+        async move {
+            outbox.store(partition, entry).await?;
+            metrics.security_message_stored(events);
+            Ok(())
+        }
+        .boxed()
     }
 
     fn ask(&mut self, request: Request) {

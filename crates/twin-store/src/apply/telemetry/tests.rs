@@ -125,3 +125,27 @@ fn sessions_show_whether_the_agent_is_connected() {
     assert_eq!(change.touch.cause.cause, "session");
     assert!(!change.touch.is_routine(), "coming and going is told");
 }
+
+#[test]
+fn a_security_message_has_effect_once() {
+    let mut overlay = overlay([record("d", "g")]);
+    let batch = ports(1, 22);
+    let message = posture::MessageBatch {
+        key: posture::MessageKey::new(5),
+        events: batch.events,
+        rejected: 1,
+        received_at: now(),
+    };
+    let entries = [1, 2].map(|sequence| Entry {
+        content: Content::Message(message.clone()),
+        ..entry("d", "g", sequence, heartbeats([1]))
+    });
+    let folded = fold_entries(&mut overlay, partition(), &entries, now());
+    assert_eq!((folded.applied, folded.duplicates), (1, 2));
+    let posture = &overlay.get(&key("d")).unwrap().posture;
+    assert_eq!(posture.listening_ports[0].port, 22);
+    assert_eq!(posture.version, 2);
+    let changes = overlay.into_outcome().changes;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].touch.cause.timeline.observed_at, Some(now()));
+}
