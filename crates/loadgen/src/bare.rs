@@ -97,6 +97,7 @@ impl Sample {
         let message = api::TelemetryMessage::decode(payload.clone()).ok()?;
         let events = message.entries.iter().map(|entry| match &entry.content {
             Some(Content::Batch(batch)) => batch.events.len() as u64,
+            Some(Content::SecurityMessage(message)) => message.events.len() as u64,
             Some(Content::Session(_)) | None => 0,
         });
         let events = events.sum();

@@ -102,6 +102,9 @@ pub struct Touch {
     pub changes: BTreeSet<ChangeKind>,
     /// Of the decision that tells most; see [`Weight`].
     pub cause: Cause,
+    /// What devices are to be told of the desired section, one JSON object per write of it: the
+    /// patch as it was sent, or what leads to a replacement.
+    pub notifications: Vec<String>,
     /// Of the cause kept.
     weight: Weight,
 }
@@ -116,6 +119,7 @@ impl Touch {
         Touch {
             changes: changes.into_iter().collect(),
             cause,
+            notifications: Vec::new(),
             weight,
         }
     }

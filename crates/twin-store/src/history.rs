@@ -82,8 +82,10 @@ pub fn entry(
     let (Some(delta), Some(record)) = (delta, after.or(before)) else {
         return Ok(None);
     };
+    let notification = touch_notification(touch, &delta);
     Ok(Some(HistoryEntry {
         key: record.key.clone(),
+        notification,
         revision,
         first_revision: revision,
         at: now,
@@ -96,6 +98,35 @@ pub fn entry(
         routine: touch.is_routine() && before.is_some() && after.is_some(),
         trace_parent: touch.cause.trace_parent.clone(),
     }))
+}
+
+/// What the device is to be told, if the patch does not say just that. Of several writes in one
+/// revision, which no device can tell apart, the patch says it all.
+fn touch_notification(touch: &Touch, delta: &Delta) -> Option<String> {
+    let [notification] = &touch.notifications[..] else {
+        return None;
+    };
+    let says_as_much = serde_json::from_str::<Value>(notification)
+        .is_ok_and(|notification| notification == desired_change(&delta.patch));
+    (!says_as_much).then(|| notification.clone())
+}
+
+/// What a patch of a revision does to the desired section; nothing, if what was written was there.
+fn desired_change(patch: &Value) -> Value {
+    let change = patch.get("desired").filter(|change| change.is_object());
+    change.cloned().unwrap_or_else(|| json!({}))
+}
+
+/// The version that a revision made of the desired section, and what devices are told of it; `None`
+/// if it made none.
+pub fn notification(entry: &HistoryEntry) -> Option<(u64, String)> {
+    let patch: Value = serde_json::from_str(&entry.patch).ok()?;
+    let version = patch.get("desiredVersion")?.as_u64()?;
+    let kept = entry.notification.clone();
+    Some((
+        version,
+        kept.unwrap_or_else(|| desired_change(&patch).to_string()),
+    ))
 }
 
 /// Whether an entry may be put together with the last one of its identity: both moved nothing but
@@ -134,6 +165,8 @@ pub fn merge(older: &HistoryEntry, newer: &HistoryEntry) -> Result<HistoryEntry,
         patch: joined.patch.to_string(),
         undo: joined.undo.to_string(),
         routine: older.routine && newer.routine,
+        // Routine ones have none, and of other two the patch says it all.
+        notification: None,
         ..newer.clone()
     })
 }

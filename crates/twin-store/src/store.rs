@@ -472,6 +472,9 @@ pub struct HistoryEntry {
     pub patch: String,
     /// JSON merge patch back again.
     pub undo: String,
+    /// What devices are told of the desired section, a JSON object, if `patch` does not say just
+    /// that: members that were written with the value they had, `null` for what was not there.
+    pub notification: Option<String>,
     /// Only counters and times moved.
     pub routine: bool,
     /// W3C trace context.

@@ -206,6 +206,14 @@ impl Overlay {
         slot.present.insert(record)
     }
 
+    /// Notes what devices are to be told of the desired section that was just put.
+    pub(super) fn notify(&mut self, key: &IdentityKey, notification: String) {
+        let slot = self.slots.get_mut(key);
+        if let Some(open) = slot.and_then(|slot| slot.open.as_mut()) {
+            open.touch.notifications.push(notification);
+        }
+    }
+
     /// The record of an identity, to be changed in place by a decision that folds events and
     /// cannot be refused any more; [`Overlay::folded`] must follow.
     ///
@@ -266,6 +274,8 @@ impl Overlay {
             for step in &slot.done {
                 let kinds: Vec<_> = step.touch.changes.iter().copied().collect();
                 touch.add(&kinds, step.touch.weight, &step.touch.cause);
+                let notifications = step.touch.notifications.iter();
+                touch.notifications.extend(notifications.cloned());
             }
             changes.push(Change {
                 key,

@@ -150,7 +150,9 @@ pub fn write(
         "desiredVersion": record.twin.desired.version.get(),
     });
     overlay.audit(AuditEvent::on(key, write.action, detail, cause));
-    Ok(overlay.put(record, &changes, Weight::Fact, cause).clone())
+    let record = overlay.put(record, &changes, Weight::Fact, cause).clone();
+    notify(overlay, key, &written);
+    Ok(record)
 }
 
 /// Merges what the device says of itself, and answers the section's new version.
@@ -212,6 +214,7 @@ pub fn apply_policies(
     set_twin(&mut record, &write, now, cause, &mut changes);
     let desired_version = record.twin.desired.version;
     overlay.put(record, &changes, Weight::Fact, cause);
+    notify(overlay, key, &write);
     Ok(PoliciesApplied {
         changed: true,
         desired_version,
@@ -268,6 +271,16 @@ fn set_twin(
             cause.trace_parent.clone(),
         );
         changes.push(ChangeKind::Desired);
+    }
+}
+
+/// Keeps what the device is to be told, if it is to be told anything.
+fn notify(overlay: &mut Overlay, key: &IdentityKey, write: &TwinWrite) {
+    if let Some(notification) = &write.notification {
+        // A document of JSON values is printable; without it the difference is told.
+        if let Ok(printed) = serde_json::to_string(notification) {
+            overlay.notify(key, printed);
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 //! The changes come out of the history, which has every version that is still kept, so whoever was
 //! away from hints for a while is told each version all the same.
 
-use serde_json::Value;
 use wire::twin::v1 as proto;
 
 use super::Api;
 use crate::error::Error;
+use crate::history;
 use crate::record::Record;
 use crate::store::{HistoryEntry, HistoryRead};
 
@@ -78,13 +78,7 @@ impl Api {
 
 /// The version that a revision made of the desired section; `None` if it made none.
 fn change_of(entry: &HistoryEntry) -> Option<proto::DesiredChange> {
-    let patch: Value = serde_json::from_str(&entry.patch).ok()?;
-    let version = patch.get("desiredVersion")?.as_u64()?;
-    let patch_json = match patch.get("desired") {
-        Some(change) if change.is_object() => change.to_string(),
-        // What was written was there already.
-        Some(_) | None => "{}".to_owned(),
-    };
+    let (version, patch_json) = history::notification(entry)?;
     Some(proto::DesiredChange {
         version,
         patch_json,

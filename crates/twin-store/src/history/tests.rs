@@ -13,6 +13,7 @@ use crate::testing::{
 #[derive(Debug, Clone)]
 enum Step {
     Patch(Value, Value),
+    Replace(Value),
     Report(Value),
     Fold(u64),
     Disable,
@@ -36,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
     };
     prop_oneof![
         4 => (document(), document()).prop_map(|(tags, desired)| Step::Patch(tags, desired)),
+        2 => document().prop_map(Step::Replace),
         3 => document().prop_map(Step::Report),
         6 => (1_u64..40).prop_map(Step::Fold),
         1 => Just(Step::Disable),
@@ -56,6 +58,14 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
             };
             let patch = operator_write(twins::Form::Patch, sections);
             twins::write(&mut overlay, &key, &patch, at, &cause).ok()?;
+        }
+        Step::Replace(desired) => {
+            let sections = TwinPatch {
+                tags: None,
+                desired: Some(object(desired.clone())),
+            };
+            let replacement = operator_write(twins::Form::Replace, sections);
+            twins::write(&mut overlay, &key, &replacement, at, &cause).ok()?;
         }
         Step::Report(patch) => {
             twins::patch_reported(&mut overlay, &key, &object(patch.clone()), None, at, &cause)
@@ -189,7 +199,60 @@ fn only_routine_revisions_of_one_hour_are_put_together() {
     assert_eq!((merged.first_at, merged.at), (entries[1].at, entries[2].at));
 }
 
+/// What each kind of write has devices told.
+#[test]
+fn devices_are_told_the_patch_as_it_was_sent() {
+    let steps = [
+        Step::Create("g1".into()),
+        Step::Patch(json!({}), json!({"a": 1, "b": {"x": {"y": 1}}})),
+        Step::Patch(json!({}), json!({"a": 1, "c": null})),
+        Step::Replace(json!({"b": {"x": {"z": 2}}})),
+        Step::Report(json!({"a": 1})),
+        Step::Patch(json!({"t": 1}), json!({})),
+    ];
+    let (_, entries) = live(&steps);
+    let told: Vec<_> = entries.iter().filter_map(notification).collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(version, text)| (*version, serde_json::from_str(text).unwrap()))
+        .collect();
+    let wanted: [(u64, Value); 4] = [
+        (1, json!({})),
+        (2, json!({"a": 1, "b": {"x": {"y": 1}}})),
+        (3, json!({"a": 1, "c": null})),
+        (4, json!({"a": null, "b": {"x": {"y": null, "z": 2}}})),
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!(entries[1].notification, None, "the patch says just that");
+}
+
 proptest! {
+    #[test]
+    fn whoever_merges_what_it_is_told_has_the_desired_section(
+        steps in prop::collection::vec(step(), 1..25),
+    ) {
+        let mut steps = steps;
+        steps.insert(0, Step::Create("g00".into()));
+        let (states, entries) = live(&steps);
+        let mut device = json!({});
+        let mut known = 0;
+        for (entry, state) in entries.iter().zip(&states[1..]) {
+            if state.is_null() || entry.changes.contains(&ChangeKind::Created) {
+                // It is another one, and begins anew.
+                (device, known) = (json!({}), 0);
+            }
+            if let Some((version, told)) = notification(entry) {
+                prop_assert_eq!(version, known + 1);
+                known = version;
+                apply(&mut device, &serde_json::from_str(&told).unwrap());
+            }
+            if !state.is_null() {
+                prop_assert_eq!(&device, &state["desired"]);
+                prop_assert_eq!(json!(known), state["desiredVersion"].clone());
+            }
+        }
+    }
+
     #[test]
     fn rewinding_gives_back_every_earlier_document(
         steps in prop::collection::vec(step(), 1..25),

@@ -88,6 +88,9 @@ pub(crate) fn revision(key: &IdentityKey, revision: u64) -> HistoryEntry {
         changes: [ChangeKind::Tags, ChangeKind::Status].into(),
         patch: format!(r#"{{"version":{revision}}}"#),
         undo: format!(r#"{{"version":{}}}"#, revision - 1),
+        notification: revision
+            .is_multiple_of(3)
+            .then(|| r#"{"a":null}"#.to_owned()),
         routine: false,
         trace_parent: revision.is_multiple_of(2).then(|| "00-aa-bb-01".to_owned()),
     }

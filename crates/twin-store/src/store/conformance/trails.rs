@@ -154,6 +154,7 @@ fn routine(key: &IdentityKey, number: u64) -> HistoryEntry {
         routine: true,
         patch: format!(r#"{{"posture":{{"n":{number}}}}}"#),
         undo: format!(r#"{{"posture":{{"n":{}}}}}"#, number - 1),
+        notification: None,
         ..revision(key, number)
     }
 }

@@ -163,6 +163,7 @@ async fn a_zero_character_is_kept_wherever_text_is() {
         changes: std::collections::BTreeSet::new(),
         patch: "{}".to_owned(),
         undo: "{}".to_owned(),
+        notification: None,
         routine: false,
         trace_parent: None,
     };
@@ -342,6 +343,7 @@ async fn routine_revisions_are_put_together() {
         changes: std::collections::BTreeSet::new(),
         patch: format!(r#"{{"posture":{{"eventCount":{revision}}}}}"#),
         undo: format!(r#"{{"posture":{{"eventCount":{}}}}}"#, revision - 1),
+        notification: None,
         routine,
         trace_parent: None,
     };

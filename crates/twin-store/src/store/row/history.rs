@@ -1,4 +1,7 @@
 //! A revision as it lies in a row: columns of its own, and a CRC-32 over all of them.
+//!
+//! What devices are told stands behind the patch, on a line of its own; printed JSON has no line
+//! breaks, and most rows have no such line.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +51,10 @@ pub(crate) fn encode(entry: &HistoryEntry) -> Option<HistoryRow> {
         actor: entry.actor.clone(),
         cause: entry.cause.clone(),
         changes: changes.join(","),
-        patch: entry.patch.clone(),
+        patch: match &entry.notification {
+            Some(notification) => format!("{}\n{notification}", entry.patch),
+            None => entry.patch.clone(),
+        },
         undo: entry.undo.clone(),
         routine: entry.routine,
         trace_parent: entry.trace_parent.clone(),
@@ -72,6 +78,10 @@ pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, 
     for text in row.changes.split(',').filter(|text| !text.is_empty()) {
         changes.insert(kind(text).ok_or_else(|| damaged(format!("{text:?} is no change")))?);
     }
+    let (patch, notification) = match row.patch.split_once('\n') {
+        Some((patch, notification)) => (patch.to_owned(), Some(notification.to_owned())),
+        None => (row.patch, None),
+    };
     Ok(HistoryEntry {
         key,
         revision: Revision::new(row.revision),
@@ -81,8 +91,9 @@ pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, 
         actor: row.actor,
         cause: row.cause,
         changes,
-        patch: row.patch,
+        patch,
         undo: row.undo,
+        notification,
         routine: row.routine,
         trace_parent: row.trace_parent,
     })
