@@ -275,20 +275,20 @@ mod tests {
 
     use super::*;
 
-    fn parse(method: Method, path: &str) -> Option<(String, What)> {
-        let call = Call::parse(&method, path)?;
+    fn parse(method: &Method, path: &str) -> Option<(String, What)> {
+        let call = Call::parse(method, path)?;
         assert_eq!(call.id_scope, "0ne00AB");
         Some((call.registration, call.what))
     }
 
     #[test]
     fn the_three_calls_are_told_from_those_of_the_hub() {
-        let register = parse(Method::PUT, "/0ne00AB/registrations/sn%3A1/register");
+        let register = parse(&Method::PUT, "/0ne00AB/registrations/sn%3A1/register");
         assert_eq!(register, Some(("sn:1".to_owned(), What::Register)));
-        let operation = parse(Method::GET, "/0ne00AB/registrations/a/operations/4.x");
+        let operation = parse(&Method::GET, "/0ne00AB/registrations/a/operations/4.x");
         let wanted = What::Operation("4.x".to_owned());
         assert_eq!(operation, Some(("a".to_owned(), wanted)));
-        let state = parse(Method::POST, "/0ne00AB/registrations/a");
+        let state = parse(&Method::POST, "/0ne00AB/registrations/a");
         assert_eq!(state, Some(("a".to_owned(), What::State)));
         for (method, path) in [
             (Method::GET, "/0ne00AB/registrations/a/register"),
