@@ -328,6 +328,8 @@ impl Interest {
                     created: true,
                     ..none
                 },
+                // That one is gone, a change says by itself.
+                Change::Deleted => none,
                 Change::Tags => Interest { tags: true, ..none },
                 Change::Desired => Interest {
                     desired: true,

@@ -163,6 +163,7 @@ pub fn change_kind(kind: ChangeKind) -> proto::Change {
         ChangeKind::ConfigurationState => proto::Change::ConfigurationState,
         ChangeKind::Status => proto::Change::Status,
         ChangeKind::Identity => proto::Change::Identity,
+        ChangeKind::Deleted => proto::Change::Deleted,
     }
 }
 

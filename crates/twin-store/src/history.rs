@@ -19,8 +19,13 @@ use crate::record::{Damaged, Record, SectionText, TwinText};
 use crate::store::HistoryEntry;
 
 mod delta;
+mod registry;
 
 use delta::{Delta, apply, without_nulls};
+pub use registry::{Registry, forget as forget_registry};
+
+/// The patch of a deletion.
+pub const GONE: &str = "null";
 
 /// An entry of a history that cannot be read; nothing but a damaged store causes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +41,7 @@ pub struct Unreadable {
 
 /// Everything of a record that its history follows, as JSON: `status`, `statusReason`, `tags`,
 /// `desired`, `reported` with their metadata (as stored) and versions, `posture`, `version`,
-/// `etag` (its counter), `generation`. No keys and no other part of the identity.
+/// `etag` (its counter), `generation`, and the members of [`Registry`]. No keys.
 ///
 /// # Errors
 /// A section cannot be read; nothing but a damaged store causes it.
@@ -53,10 +58,12 @@ pub fn document(record: &Record) -> Result<Value, Damaged> {
     }
     document.insert("posture".into(), printed(record, &record.posture)?);
     document.extend(scalars(record));
+    document.extend(registry_members(record)?);
     Ok(Value::Object(document))
 }
 
-/// The revision that a commit makes of a change; none when nothing that is followed changed.
+/// The revision that a commit makes of a change of `key`. Each makes one, also if nothing of the
+/// document changed: that a key was made anew is told by who did it and when.
 ///
 /// Only sections whose text differs are parsed, and only members of the posture that differ are
 /// printed: most commits fold events into a posture, and documents are most of the cost.
@@ -64,28 +71,25 @@ pub fn document(record: &Record) -> Result<Value, Damaged> {
 /// # Errors
 /// A section that changed cannot be read; nothing but a damaged store causes it.
 pub fn entry(
-    before: Option<&Record>,
-    after: Option<&Record>,
+    key: &IdentityKey,
+    [before, after]: [Option<&Record>; 2],
     touch: &Touch,
     revision: Revision,
     now: Timestamp,
-) -> Result<Option<HistoryEntry>, Damaged> {
+) -> Result<HistoryEntry, Damaged> {
     let delta = match (before, after) {
         (Some(before), Some(after)) => changes(before, after)?,
         (None, Some(after)) => Delta::between(&Value::Null, &document(after)?),
         // A record that cannot be read may be deleted; what it was is lost.
-        (Some(before), None) => {
-            Delta::between(&document(before).unwrap_or(json!({})), &Value::Null)
+        (before, None) => {
+            let was = before.and_then(|before| document(before).ok());
+            Delta::between(&was.unwrap_or(json!({})), &Value::Null)
         }
-        (None, None) => None,
     };
-    let (Some(delta), Some(record)) = (delta, after.or(before)) else {
-        return Ok(None);
-    };
-    let notification = touch_notification(touch, &delta);
-    Ok(Some(HistoryEntry {
-        key: record.key.clone(),
-        notification,
+    let delta = delta.unwrap_or_else(Delta::nothing);
+    Ok(HistoryEntry {
+        key: key.clone(),
+        notification: touch_notification(touch, &delta),
         revision,
         first_revision: revision,
         at: now,
@@ -95,9 +99,10 @@ pub fn entry(
         changes: touch.changes.clone(),
         patch: delta.patch.to_string(),
         undo: delta.undo.to_string(),
+        has_registry: true,
         routine: touch.is_routine() && before.is_some() && after.is_some(),
         trace_parent: touch.cause.trace_parent.clone(),
-    }))
+    })
 }
 
 /// What the device is to be told, if the patch does not say just that. Of several writes in one
@@ -148,14 +153,13 @@ pub fn merge(older: &HistoryEntry, newer: &HistoryEntry) -> Result<HistoryEntry,
     let (first, second) = (read(older)?, read(newer)?);
     let joined = first.then(&second).unwrap_or_else(|| {
         // Back where it began: nowhere, or with what it had.
-        let nothing = if second.patch.is_null() {
-            Value::Null
+        if second.patch.is_null() {
+            Delta {
+                patch: Value::Null,
+                undo: Value::Null,
+            }
         } else {
-            json!({})
-        };
-        Delta {
-            patch: nothing.clone(),
-            undo: nothing,
+            Delta::nothing()
         }
     });
     Ok(HistoryEntry {
@@ -164,6 +168,7 @@ pub fn merge(older: &HistoryEntry, newer: &HistoryEntry) -> Result<HistoryEntry,
         changes: older.changes.union(&newer.changes).copied().collect(),
         patch: joined.patch.to_string(),
         undo: joined.undo.to_string(),
+        has_registry: older.has_registry && newer.has_registry,
         routine: older.routine && newer.routine,
         // Routine ones have none, and of other two the patch says it all.
         notification: None,
@@ -306,6 +311,11 @@ fn changes(before: &Record, after: &Record) -> Result<Option<Delta>, Damaged> {
     new.insert("posture".into(), is);
     old.extend(scalars(before));
     new.extend(scalars(after));
+    // Most commits leave the identity alone.
+    if before.identity != after.identity {
+        old.extend(registry_members(before)?);
+        new.extend(registry_members(after)?);
+    }
     Ok(Delta::between(&Value::Object(old), &Value::Object(new)))
 }
 
@@ -317,6 +327,14 @@ fn scalars(record: &Record) -> [(String, Value); 5] {
         ("etag".into(), json!(record.twin.etag.counter())),
         ("generation".into(), json!(record.identity.generation_id)),
     ]
+}
+
+fn registry_members(record: &Record) -> Result<Map<String, Value>, Damaged> {
+    registry::members(&record.identity).map_err(|error| Damaged {
+        key: record.key.to_string(),
+        part: "identity",
+        problem: error.to_string(),
+    })
 }
 
 /// The members of two postures that differ.

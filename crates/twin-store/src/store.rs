@@ -475,6 +475,9 @@ pub struct HistoryEntry {
     /// What devices are told of the desired section, a JSON object, if `patch` does not say just
     /// that: members that were written with the value they had, `null` for what was not there.
     pub notification: Option<String>,
+    /// The patches follow the registry's part of the document, too. Entries from before it was
+    /// followed do not, and what an identity was then is not known.
+    pub has_registry: bool,
     /// Only counters and times moved.
     pub routine: bool,
     /// W3C trace context.

@@ -248,7 +248,7 @@ impl Overlay {
         self.open(key, Weight::Fact);
         let slot = self.slots.entry(key.clone()).or_default();
         if let Some(open) = &mut slot.open {
-            open.touch.add(&[], Weight::Fact, cause);
+            open.touch.add(&[ChangeKind::Deleted], Weight::Fact, cause);
         }
         let was_present = slot.present.take().is_some();
         let was_damaged = self.damaged.remove(key).is_some();
@@ -272,7 +272,9 @@ impl Overlay {
             };
             let mut touch = Touch::default();
             for step in &slot.done {
-                let kinds: Vec<_> = step.touch.changes.iter().copied().collect();
+                // One that was made anew is there; that it was gone between, its steps say.
+                let kinds = step.touch.changes.iter().copied();
+                let kinds: Vec<_> = kinds.filter(|kind| *kind != ChangeKind::Deleted).collect();
                 touch.add(&kinds, step.touch.weight, &step.touch.cause);
                 let notifications = step.touch.notifications.iter();
                 touch.notifications.extend(notifications.cloned());

@@ -22,9 +22,9 @@ pub(super) fn record_change(
     now: Timestamp,
 ) -> Result<Arc<Committed>, store::Error> {
     for step in &change.steps {
-        let (before, after) = (step.before.as_deref(), step.after.as_deref());
-        match history::entry(before, after, &step.touch, step.revision, now) {
-            Ok(entry) => commit.history.extend(entry),
+        let states = [step.before.as_deref(), step.after.as_deref()];
+        match history::entry(&change.key, states, &step.touch, step.revision, now) {
+            Ok(entry) => commit.history.push(entry),
             // What was there before cannot be read; that must not keep it from being mended.
             Err(damaged) => error!(error = %damaged, "a revision is not kept in the history"),
         }

@@ -79,9 +79,11 @@ impl Error {
 
 fn read_code(error: &ReadError) -> ErrorCode {
     match error {
-        ReadError::WatchTooOld | ReadError::WatchToken { .. } | ReadError::Trimmed { .. } => {
-            ARGUMENT_INVALID
-        }
+        ReadError::WatchTooOld
+        | ReadError::WatchToken { .. }
+        | ReadError::Trimmed { .. }
+        | ReadError::RevisionNotYet { .. }
+        | ReadError::TimeNotYet { .. } => ARGUMENT_INVALID,
         ReadError::NotThen(key) if key.module.is_some() => MODULE_NOT_FOUND,
         ReadError::NotThen(_) => DEVICE_NOT_FOUND,
         ReadError::NoOperation(_) => JOB_NOT_FOUND,

@@ -1,5 +1,6 @@
 //! Why a reading call, or an operation over many twins, was refused.
 
+use jiff::Timestamp;
 use service_kit::error::Kind;
 use twin::IdentityKey;
 use wire::names::identity_name;
@@ -29,6 +30,27 @@ pub enum ReadError {
         /// The oldest that can be read.
         oldest: u64,
     },
+    /// The revision asked for is above all that there are.
+    #[error(
+        "revision {asked} of {} does not exist yet; the newest of its partition is {newest}",
+        identity_name(.key)
+    )]
+    RevisionNotYet {
+        /// Whose.
+        key: IdentityKey,
+        /// Which.
+        asked: u64,
+        /// The last one given in its partition.
+        newest: u64,
+    },
+    /// The time asked for has not come.
+    #[error("{asked} lies in the future; it is {now}")]
+    TimeNotYet {
+        /// Which time.
+        asked: Timestamp,
+        /// Our time.
+        now: Timestamp,
+    },
     /// The identity did not exist at the moment asked for, as far as is known.
     #[error("{} did not exist then, as far as its history is kept", identity_name(.0))]
     NotThen(IdentityKey),
@@ -55,7 +77,10 @@ pub enum ReadError {
 impl ReadError {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            ReadError::WatchTooOld | ReadError::Trimmed { .. } => Kind::OutOfRange,
+            ReadError::WatchTooOld
+            | ReadError::Trimmed { .. }
+            | ReadError::RevisionNotYet { .. }
+            | ReadError::TimeNotYet { .. } => Kind::OutOfRange,
             ReadError::WatchToken { .. } => Kind::InvalidArgument,
             ReadError::NotThen(_) | ReadError::NoOperation(_) => Kind::NotFound,
             ReadError::TooFast(_) => Kind::Unavailable,
@@ -70,6 +95,8 @@ impl ReadError {
             ReadError::WatchTooOld => "WATCH_TOKEN_TOO_OLD",
             ReadError::WatchToken { .. } => "WATCH_TOKEN_INVALID",
             ReadError::Trimmed { .. } => "HISTORY_TRIMMED",
+            ReadError::RevisionNotYet { .. } => "REVISION_NOT_YET",
+            ReadError::TimeNotYet { .. } => "TIME_NOT_YET",
             ReadError::NotThen(_) => "TWIN_NOT_THERE_THEN",
             ReadError::TooFast(_) => "TWIN_CHANGES_TOO_FAST",
             ReadError::History(_) => "HISTORY_DAMAGED",

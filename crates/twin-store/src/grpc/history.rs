@@ -13,8 +13,6 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::twin_history_service_server::TwinHistoryService;
 
 use super::caller::Caller;
-use super::filter::show;
-use super::read_mask::ReadMask;
 use super::repeatable::Repeatable;
 use super::token::{self, Kind};
 use super::{Api, etag, identity, page_size, refuse};
@@ -84,7 +82,7 @@ impl Api {
                 let below = read.before.map_or(first, |before| before.min(first));
                 read.before = Some(below);
                 // Of one that cannot be read nobody knows what it changed.
-                let is_wanted = wanted.is_empty() || revision.changes.is_empty();
+                let is_wanted = wanted.is_empty() || !revision.problem.is_empty();
                 if !is_wanted && !revision.changes.iter().any(|kind| wanted.contains(kind)) {
                     continue;
                 }
@@ -126,7 +124,13 @@ impl Api {
     }
 
     async fn then(&self, key: &IdentityKey, moment: Moment) -> Result<Then, Error> {
-        moment::find(&self.store, key, moment).await
+        let found = moment::find(&self.store, key, moment).await;
+        // What never was has no future either.
+        if !matches!(found, Err(Error::NotFound(_))) {
+            let (partition, now) = (self.engine.partition(key), self.clock.now());
+            moment::must_have_come(&self.store, key, moment, partition, now).await?;
+        }
+        found
     }
 
     async fn snapshot(
@@ -152,7 +156,7 @@ impl Api {
         };
         Ok(proto::TwinRevisionSnapshot {
             revision: Some(revision),
-            twin: Some(show(&then.record()?, &ReadMask::default())?),
+            twin: Some(then.twin()?),
         })
     }
 
@@ -163,8 +167,13 @@ impl Api {
         let key = identity("name", &request.name)?;
         let from = required("from", request.from.as_ref())?;
         let to = Moment::read("to", request.to.as_ref())?.unwrap_or(Moment::Now);
-        let before = self.then(&key, from).await?;
-        let after = self.then(&key, to).await?;
+        let mut before = self.then(&key, from).await?;
+        let mut after = self.then(&key, to).await?;
+        // What is not known of one side is no difference.
+        if !before.has_registry() || !after.has_registry() {
+            before.forget_registry();
+            after.forget_registry();
+        }
         Ok(proto::DiffTwinRevisionsResponse {
             from_revision: before.revision().get(),
             to_revision: after.revision().get(),
@@ -186,7 +195,7 @@ impl Api {
         let operator = caller.operator(&request.operator)?;
         let expected = etag(&request.etag);
         let then = self.then(&key, moment).await?;
-        let was = then.record()?.twin.parse(&key)?;
+        let was = then.sections()?;
         let cause = Cause {
             cause: format!("revert:{}", then.revision()),
             ..caller.cause_as(operator, id)

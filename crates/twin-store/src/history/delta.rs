@@ -40,6 +40,11 @@ impl Delta {
         members.into_delta()
     }
 
+    /// The difference of two documents that are the same.
+    pub(super) fn nothing() -> Delta {
+        Members::default().into()
+    }
+
     /// This difference and the one after it, as one; none when the second takes back the first.
     pub(super) fn then(&self, next: &Delta) -> Option<Delta> {
         match (self.is_nested(), next.is_nested()) {
@@ -159,10 +164,16 @@ impl Members {
     }
 
     fn into_delta(self) -> Option<Delta> {
-        (!self.patch.is_empty()).then_some(Delta {
-            patch: Value::Object(self.patch),
-            undo: Value::Object(self.undo),
-        })
+        (!self.patch.is_empty()).then(|| self.into())
+    }
+}
+
+impl From<Members> for Delta {
+    fn from(members: Members) -> Delta {
+        Delta {
+            patch: Value::Object(members.patch),
+            undo: Value::Object(members.undo),
+        }
     }
 }
 

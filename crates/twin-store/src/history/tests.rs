@@ -17,6 +17,7 @@ enum Step {
     Report(Value),
     Fold(u64),
     Disable,
+    Identify(bool),
     Delete,
     Create(String),
 }
@@ -41,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => document().prop_map(Step::Report),
         6 => (1_u64..40).prop_map(Step::Fold),
         1 => Just(Step::Disable),
+        2 => any::<bool>().prop_map(Step::Identify),
         1 => Just(Step::Delete),
         2 => "g[0-9]{2}".prop_map(Step::Create),
     ]
@@ -86,6 +88,20 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
             devices::update_device(&mut overlay, &key.device, update, None, mode, at, &cause)
                 .ok()?;
         }
+        Step::Identify(iot_edge) => {
+            let thumbprint = crate::record::Authentication::SelfSigned {
+                primary: "AB".to_owned(),
+                secondary: None,
+            };
+            let update = devices::DeviceUpdate {
+                authentication: iot_edge.then_some(Box::new(|_: &Record| Ok(thumbprint))),
+                iot_edge: Some(*iot_edge),
+                ..devices::DeviceUpdate::default()
+            };
+            let mode = Mode::Write;
+            devices::update_device(&mut overlay, &key.device, update, None, mode, at, &cause)
+                .ok()?;
+        }
         Step::Delete => devices::delete(&mut overlay, &key, None, Mode::Write, &cause).ok()?,
         Step::Create(generation) => {
             let device = new_device("d", generation);
@@ -110,12 +126,9 @@ fn live(steps: &[Step]) -> (Vec<Value>, Vec<HistoryEntry>) {
         if let Some(after) = &mut after {
             after.revision = revision;
         }
-        let made = entry(present.as_ref(), after.as_ref(), &touch, revision, at).unwrap();
+        let both = [present.as_ref(), after.as_ref()];
+        let made = entry(&key("d"), both, &touch, revision, at).unwrap();
         present = after;
-        let Some(made) = made else {
-            assert_eq!(states.last().unwrap(), &shown(present.as_ref()));
-            continue;
-        };
         states.push(shown(present.as_ref()));
         entries.push(made);
     }
@@ -153,12 +166,28 @@ fn folding_parses_no_section_that_did_not_change() {
     let mut after = before.clone();
     after.posture.event_count += 1;
     let touch = Touch::of([ChangeKind::Posture], Weight::Routine, Cause::default());
-    let made = entry(Some(&before), Some(&after), &touch, Revision::new(9), now())
-        .unwrap()
-        .unwrap();
+    let both = [Some(&before), Some(&after)];
+    let made = entry(&after.key, both, &touch, Revision::new(9), now()).unwrap();
     assert_eq!(made.patch, r#"{"posture":{"eventCount":1}}"#);
     assert_eq!(made.undo, r#"{"posture":{"eventCount":0}}"#);
     assert!(made.routine);
+}
+
+#[test]
+fn what_changes_nothing_that_is_shown_is_a_revision_all_the_same() {
+    let record = record("d", "g1");
+    let touch = Touch::of([ChangeKind::Identity], Weight::Fact, Cause::default());
+    let made = entry(
+        &record.key,
+        [Some(&record); 2],
+        &touch,
+        Revision::new(9),
+        now(),
+    )
+    .unwrap();
+    assert_eq!((made.patch.as_str(), made.undo.as_str()), ("{}", "{}"));
+    let unreadable = entry(&record.key, [None; 2], &touch, Revision::new(9), now()).unwrap();
+    assert_eq!(unreadable.patch, "null", "a damaged twin can be deleted");
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub(crate) fn revision(key: &IdentityKey, revision: u64) -> HistoryEntry {
         notification: revision
             .is_multiple_of(3)
             .then(|| r#"{"a":null}"#.to_owned()),
+        has_registry: !revision.is_multiple_of(3),
         routine: false,
         trace_parent: revision.is_multiple_of(2).then(|| "00-aa-bb-01".to_owned()),
     }

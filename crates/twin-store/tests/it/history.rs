@@ -52,7 +52,7 @@ async fn revisions(mut client: Client, name: &str, page_size: i32) -> Vec<proto:
     }
 }
 
-/// A twin as it can be compared: documents as values, and without what a history does not follow.
+/// A twin as it can be compared: documents as values.
 fn comparable(twin: &proto::Twin) -> (proto::Twin, Vec<Value>) {
     let mut rest = twin.clone();
     let texts = [
@@ -63,11 +63,6 @@ fn comparable(twin: &proto::Twin) -> (proto::Twin, Vec<Value>) {
         std::mem::take(&mut rest.reported_metadata_json),
         std::mem::take(&mut rest.posture_json),
     ];
-    // Of the registry, a snapshot shows what is now.
-    rest.device_etag.clear();
-    rest.status_update_time = None;
-    rest.authentication_type.clear();
-    (rest.revision, rest.update_time) = (0, None);
     let values = texts
         .iter()
         .map(|text| serde_json::from_str(text).expect("JSON"));
@@ -99,27 +94,31 @@ impl Dice {
     }
 }
 
-/// One random write; the twin that it answered or left, and whether it has to be a revision of its
-/// own: a status that stays as it is changes the registry's part alone.
+/// One random write of a module; the twin that it left.
 async fn step(
     service: &Service,
     nats: &NatsServer,
     dice: &mut Dice,
     name: &str,
     sequence: &mut u64,
-) -> (proto::Twin, bool) {
+) -> proto::Twin {
     let device = name.split('/').nth(1).unwrap().to_owned();
-    match dice.roll(8) {
+    match dice.roll(9) {
         0 => {
-            let status = [registry::Status::Enabled, registry::Status::Disabled];
-            let request = registry::UpdateDeviceRequest {
-                name: format!("devices/{device}"),
-                status: status[usize::try_from(dice.roll(2)).unwrap()].into(),
-                status_reason: format!("because {}", dice.roll(4)),
+            let request = registry::UpdateModuleRequest {
+                name: name.to_owned(),
+                managed_by: Some(format!("somebody {}", dice.roll(3))),
                 ..Default::default()
             };
-            service.registry().update_device(request).await.unwrap();
-            return (service.twin(name).await, false);
+            service.registry().update_module(request).await.unwrap();
+        }
+        8 => {
+            let request = registry::RotateKeysRequest {
+                name: name.to_owned(),
+                kind: registry::KeyKind::Swap.into(),
+                ..Default::default()
+            };
+            service.registry().rotate_keys(request).await.unwrap();
         }
         1 => {
             let request = proto::PatchReportedRequest {
@@ -140,13 +139,8 @@ async fn step(
                 desired_json: dice.document().replace("null", "2"),
                 ..Default::default()
             };
-            let written = service
-                .twins()
-                .replace_twin(request)
-                .await
-                .unwrap()
-                .into_inner();
-            return (written, true);
+            let written = service.twins().replace_twin(request).await;
+            return written.unwrap().into_inner();
         }
         3 => {
             *sequence += 1;
@@ -166,16 +160,11 @@ async fn step(
                 },
                 ..Default::default()
             };
-            let written = service
-                .twins()
-                .patch_twin(request)
-                .await
-                .unwrap()
-                .into_inner();
-            return (written, true);
+            let written = service.twins().patch_twin(request).await;
+            return written.unwrap().into_inner();
         }
     }
-    (service.twin(name).await, true)
+    service.twin(name).await
 }
 
 async fn delete(service: &Service, name: &str) {
@@ -195,19 +184,19 @@ async fn every_revision_reads_back_as_the_twin_was_answered_then() {
     let service = Service::start_with(config).await;
     let seed = 0x5eed_0005;
     let mut dice = Dice(seed);
-    let mut answered: BTreeMap<u64, (proto::Twin, bool)> = BTreeMap::new();
+    let mut answered: BTreeMap<u64, proto::Twin> = BTreeMap::new();
     for life in 0..2 {
         service.create("d").await;
         let mut sequence = 0;
         let born = service.twin(MODULE).await;
-        answered.insert(born.revision, (born, true));
+        answered.insert(born.revision, born);
         for _ in 0..40 {
-            let (twin, own) = step(&service, &nats, &mut dice, MODULE, &mut sequence).await;
-            answered.insert(twin.revision, (twin, own));
+            let twin = step(&service, &nats, &mut dice, MODULE, &mut sequence).await;
+            answered.insert(twin.revision, twin);
         }
         if life == 0 {
             delete(&service, "devices/d").await;
-            let last = answered.last_entry().expect("an answer").get().0.clone();
+            let last = answered.last_entry().expect("an answer").get().clone();
             let read = then(service.history(), MODULE, At::Revision(last.revision)).await;
             let read = read
                 .expect("a deleted identity's history stays")
@@ -220,12 +209,11 @@ async fn every_revision_reads_back_as_the_twin_was_answered_then() {
             );
         }
     }
-    for (revision, (twin, own)) in &answered {
+    for (revision, twin) in &answered {
         let read = then(service.history(), MODULE, At::Revision(*revision)).await;
         let read = read.expect("kept").into_inner();
         let meta = read.revision.expect("a revision");
-        assert!(meta.revision <= *revision, "seed {seed:#x}");
-        assert!(meta.revision == *revision || !own, "seed {seed:#x}");
+        assert_eq!(meta.revision, *revision, "seed {seed:#x}");
         let read = read.twin.expect("a twin");
         assert_eq!(
             comparable(&read),
@@ -247,9 +235,7 @@ async fn every_revision_reads_back_as_the_twin_was_answered_then() {
         numbers.is_sorted_by(|a, b| a > b),
         "newest first, each once"
     );
-    let missing = answered
-        .iter()
-        .filter(|(revision, (_, own))| *own && !numbers.contains(revision));
+    let missing = answered.keys().filter(|number| !numbers.contains(number));
     assert_eq!(missing.count(), 0);
     let birth = numbers.last().expect("a first one");
     let before = then(service.history(), MODULE, At::Revision(birth - 1)).await;
@@ -305,6 +291,104 @@ async fn who_changed_what_and_why_is_told_and_can_be_asked_for() {
     };
     let refused = service.history().list_twin_revisions(nobody).await;
     refused_with(refused, "DEVICE_NOT_FOUND");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_registry_said_is_told_as_it_was_then() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let name = "devices/d";
+    let born = service.twin(name).await;
+    assert_eq!(born.authentication_type, "sas");
+    let rotate = registry::RotateKeysRequest {
+        name: name.to_owned(),
+        kind: registry::KeyKind::Primary.into(),
+        ..Default::default()
+    };
+    service.registry().rotate_keys(rotate).await.unwrap();
+    let rotated = service.twin(name).await;
+    let update = |request: registry::UpdateDeviceRequest| {
+        let mut registry = service.registry();
+        async move { registry.update_device(request).await.unwrap() }
+    };
+    let edge = registry::UpdateDeviceRequest {
+        name: name.to_owned(),
+        iot_edge: Some(true),
+        ..Default::default()
+    };
+    update(edge).await;
+    let edge = service.twin(name).await;
+    let signed = registry::UpdateDeviceRequest {
+        name: name.to_owned(),
+        authentication_type: registry::AuthenticationType::SelfSigned.into(),
+        thumbprints: Some(registry::Thumbprints {
+            primary: "AB".repeat(20),
+            secondary: String::new(),
+        }),
+        ..Default::default()
+    };
+    update(signed).await;
+    let signed = service.twin(name).await;
+    assert_eq!(signed.authentication_type, "selfSigned");
+
+    let request = proto::ListTwinRevisionsRequest {
+        name: name.to_owned(),
+        changes: vec![proto::Change::Identity.into()],
+        ..Default::default()
+    };
+    let listed = service.history().list_twin_revisions(request).await;
+    let listed = listed.unwrap().into_inner().revisions;
+    let numbers: Vec<_> = listed.iter().map(|found| found.revision).collect();
+    let all = [&signed, &edge, &rotated].map(|twin| twin.revision);
+    assert_eq!(numbers, all, "each change of the identity is a revision");
+    let patch = |index: usize| serde_json::from_str::<Value>(&listed[index].patch_json).unwrap();
+    assert_eq!(patch(0)["authenticationType"], json!("selfSigned"));
+    assert_eq!(patch(1)["capabilities"], json!({"iotEdge": true}));
+    let shown = patch(2);
+    let members: Vec<_> = shown.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["deviceEtag"], "no key is in the history");
+
+    delete(&service, name).await;
+    let newest = revisions(service.history(), name, 1).await.remove(0);
+    assert_eq!(newest.changes, [i32::from(proto::Change::Deleted)]);
+    assert_eq!(newest.patch_json, "null");
+    for (change, count) in [
+        (proto::Change::Deleted, 1),
+        (proto::Change::Created, 1),
+        (proto::Change::Tags, 0),
+    ] {
+        let request = proto::ListTwinRevisionsRequest {
+            name: name.to_owned(),
+            changes: vec![change.into()],
+            ..Default::default()
+        };
+        let found = service.history().list_twin_revisions(request).await;
+        let found = found.unwrap().into_inner().revisions;
+        assert_eq!(found.len(), count, "{change:?}: {found:?}");
+    }
+    for was in [&born, &rotated, &edge, &signed] {
+        let read = then(service.history(), name, At::Revision(was.revision)).await;
+        let read = read.expect("kept").into_inner().twin.expect("a twin");
+        assert_eq!(comparable(&read), comparable(was));
+    }
+    let request = proto::DiffTwinRevisionsRequest {
+        name: name.to_owned(),
+        from: at(At::Revision(born.revision)),
+        to: at(At::Revision(signed.revision)),
+    };
+    let diff = service.history().diff_twin_revisions(request).await;
+    let diff = diff.unwrap().into_inner().differences;
+    let found: Vec<_> = diff.iter().map(|found| found.path.as_str()).collect();
+    let expected = [
+        "authenticationType",
+        "capabilities.iotEdge",
+        "x509Thumbprint.primaryThumbprint",
+        "x509Thumbprint.secondaryThumbprint",
+    ];
+    assert_eq!(found, expected);
     service.stop().await;
 }
 
@@ -398,6 +482,30 @@ async fn two_moments_are_compared_and_a_twin_is_made_as_it_was() {
         json!("policy:p@1"),
         "what did not differ keeps its writer"
     );
+    for (moment, reason) in [
+        (At::Revision(999_999), "REVISION_NOT_YET"),
+        (
+            At::Time(prost_types::Timestamp {
+                seconds: 4_000_000_000,
+                nanos: 0,
+            }),
+            "TIME_NOT_YET",
+        ),
+    ] {
+        refused_with(then(service.history(), name, moment).await, reason);
+        let diff = proto::DiffTwinRevisionsRequest {
+            name: name.to_owned(),
+            from: at(At::Revision(owned.revision)),
+            to: at(moment),
+        };
+        refused_with(service.history().diff_twin_revisions(diff).await, reason);
+        let revert = proto::RevertTwinRequest {
+            name: name.to_owned(),
+            moment: at(moment),
+            ..Default::default()
+        };
+        refused_with(service.history().revert_twin(revert).await, reason);
+    }
     let stale = proto::RevertTwinRequest {
         name: name.to_owned(),
         moment: at(At::Revision(first.revision)),

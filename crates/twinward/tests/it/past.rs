@@ -48,6 +48,16 @@ async fn what_was_changed_can_be_seen_compared_and_taken_back() {
         &["twin history cam-1"],
     );
 
+    for verb in [
+        &["twin", "get", "cam-1", "--at", "999999"][..],
+        &["twin", "get", "cam-1", "--at", "2100-01-01"],
+        &["twin", "diff", "cam-1", &revision, "999999"],
+        &["twin", "revert", "cam-1", "999999"],
+        &["twin", "revert", "cam-1", "999999", "--dry-run"],
+    ] {
+        up.fails(verb, 5, &["twin history cam-1"]);
+    }
+
     let diff = up.json(&["twin", "diff", "cam-1", &revision]);
     let found: Vec<_> = diff["differences"]
         .as_array()
@@ -77,6 +87,24 @@ async fn what_was_changed_can_be_seen_compared_and_taken_back() {
     assert!(present.get("properties").is_none() && present.get("status").is_none());
     let reverted = up.json(&["twin", "revert", "cam-1", &revision]);
     assert_eq!(reverted["tags"], json!({"site": "hall-3", "a": 1}));
+
+    // Today's thumbprint is not how it proved itself then, nor after it is gone.
+    up.json(&[
+        "device",
+        "update",
+        "cam-1",
+        "--thumbprint",
+        &"AB".repeat(20),
+    ]);
+    let then = |at: &str| up.json(&["twin", "get", "cam-1", "--at", at]);
+    assert_eq!(then(&revision)["authenticationType"], "sas");
+    let identity = ["twin", "history", "cam-1", "--changes", "identity"];
+    let signed = up.json(&identity)[0]["revision"].to_string();
+    up.json(&["device", "delete", "cam-1"]);
+    assert_eq!(then(&revision)["authenticationType"], "sas");
+    assert_eq!(then(&signed)["authenticationType"], "selfSigned");
+    let newest = up.json(&["twin", "history", "cam-1", "--limit", "1"]);
+    assert_eq!(newest[0]["changes"], json!(["deleted"]));
     up.process.stop(SOON).await;
 }
 

@@ -11,13 +11,18 @@ use wire::twin::v1 as proto;
 
 /// The parts of a document that are compared, and their names in the query language. Versions and
 /// metadata follow from the rest.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 11] = [
+    ("authenticationType", "authenticationType"),
+    ("capabilities", "capabilities"),
     ("desired", "properties.desired"),
+    ("managedBy", "managedBy"),
+    ("modelId", "modelId"),
     ("posture", "posture"),
     ("reported", "properties.reported"),
     ("status", "status"),
     ("statusReason", "statusReason"),
     ("tags", "tags"),
+    ("x509Thumbprint", "x509Thumbprint"),
 ];
 
 /// What differs, in the order of paths.

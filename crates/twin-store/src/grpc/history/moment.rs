@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use twin::{IdentityKey, Revision};
+use twin::{IdentityKey, Partition, Revision};
 use wire::InvalidField;
 use wire::time;
 use wire::twin::v1 as proto;
 
+use super::super::filter::show;
+use super::super::read_mask::ReadMask;
 use crate::error::{Error, ReadError};
-use crate::history;
+use crate::history::{self, GONE, Registry};
 use crate::record::{Authentication, Damaged, Identity, IdentityEtag, Record, Status};
 use crate::store::{HistoryEntry, HistoryRead, OrHole, Store};
 
@@ -21,8 +23,8 @@ use crate::store::{HistoryEntry, HistoryRead, OrHole, Store};
 const PAGE: u32 = 64;
 /// Times that the present and its newest entry are read until they fit.
 const TRIES: u32 = 20;
-/// Patch that leads to an identity that is not there.
-const GONE: &str = "null";
+/// How far the clocks of callers may be ahead of ours: what is now for one is no future.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// When.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,29 +87,70 @@ impl Then {
         }
     }
 
-    /// The record as it was. Of the registry, only status and generation are of then.
-    pub(super) fn record(&self) -> Result<Record, Damaged> {
-        let damaged = |part: &'static str, problem: String| Damaged {
+    /// The twin as it was. What the registry said then is empty if nobody knows it any more.
+    pub(super) fn twin(&self) -> Result<proto::Twin, Damaged> {
+        let registry = Registry::read(&self.document);
+        let registry = registry.map_err(|problem| self.damaged("identity", problem))?;
+        let mut twin = show(&self.record()?, &ReadMask::default())?;
+        twin.authentication_type.clear();
+        twin.device_etag.clear();
+        let Some(registry) = registry else {
+            return Ok(twin);
+        };
+        let updated_at = registry.status_updated_at();
+        let updated_at = updated_at.map_err(|problem| self.damaged("statusUpdateTime", problem))?;
+        twin.status_update_time = updated_at.map(time::to_wire);
+        twin.authentication_type = registry.authentication_type;
+        if let Some(thumbprints) = registry.x509_thumbprint {
+            twin.primary_thumbprint = thumbprints.primary_thumbprint;
+            twin.secondary_thumbprint = thumbprints.secondary_thumbprint;
+        }
+        twin.model_id = registry.model_id;
+        twin.iot_edge = registry.capabilities.iot_edge;
+        twin.device_etag = IdentityEtag::from_number(registry.device_etag).to_string();
+        Ok(twin)
+    }
+
+    /// Whether it is known what the registry said then.
+    pub(super) fn has_registry(&self) -> bool {
+        !matches!(Registry::read(&self.document), Ok(None))
+    }
+
+    /// Takes out what the registry said then.
+    pub(super) fn forget_registry(&mut self) {
+        history::forget_registry(&mut self.document);
+    }
+
+    /// The sections as they were.
+    pub(super) fn sections(&self) -> Result<twin::Twin, Damaged> {
+        history::twin_text(&self.key, &self.document)?.parse(&self.key)
+    }
+
+    fn damaged(&self, part: &'static str, problem: String) -> Damaged {
+        Damaged {
             key: self.key.to_string(),
             part,
             problem,
-        };
+        }
+    }
+
+    /// The record as it was, but for what only [`Registry`] tells.
+    fn record(&self) -> Result<Record, Damaged> {
         let text = |part: &'static str| {
             let value = self.document.get(part).and_then(Value::as_str);
-            value.ok_or_else(|| damaged(part, "it is not in the history".to_owned()))
+            value.ok_or_else(|| self.damaged(part, "it is not in the history".to_owned()))
         };
         let posture = self.document.get("posture").cloned().unwrap_or_default();
         let posture = serde_json::from_value(posture)
-            .map_err(|error| damaged("posture", error.to_string()))?;
+            .map_err(|error| self.damaged("posture", error.to_string()))?;
         let status = Status::parse(text("status")?)
-            .ok_or_else(|| damaged("status", "it is none that is known".to_owned()))?;
+            .ok_or_else(|| self.damaged("status", "it is none that is known".to_owned()))?;
         let at = self.time();
-        let present = self.present.as_ref().map(|present| &present.identity);
         let identity = Identity {
             generation_id: text("generation")?.to_owned(),
             status,
             status_reason: text("statusReason")?.to_owned(),
-            ..present.cloned().unwrap_or_else(|| unknown_identity(at))
+            ..unknown_identity(at)
         };
         Ok(Record {
             key: self.key.clone(),
@@ -129,7 +172,7 @@ impl Then {
     }
 }
 
-/// Of an identity that is gone nothing is kept but its history.
+/// What a record needs and a history does not have: keys, for one.
 fn unknown_identity(at: Timestamp) -> Identity {
     Identity {
         generation_id: String::new(),
@@ -147,6 +190,38 @@ fn unknown_identity(at: Timestamp) -> Identity {
     }
 }
 
+/// Refuses a moment that has not come: to answer it with the present would make a typing error look
+/// like a success.
+pub(super) async fn must_have_come(
+    store: &Arc<dyn Store>,
+    key: &IdentityKey,
+    moment: Moment,
+    partition: Partition,
+    now: Timestamp,
+) -> Result<(), Error> {
+    match moment {
+        // Revisions are counted for all twins of a partition, so one between two of this twin's is
+        // a place in its history, and one above all is none.
+        Moment::Revision(asked) => {
+            let heads = store.heads().await?;
+            let newest = heads.get(&partition).copied().unwrap_or(Revision::ZERO);
+            if asked <= newest {
+                return Ok(());
+            }
+            Err(ReadError::RevisionNotYet {
+                key: key.clone(),
+                asked: asked.get(),
+                newest: newest.get(),
+            }
+            .into())
+        }
+        Moment::Time(asked) if asked.duration_since(now) > CLOCK_SKEW => {
+            Err(ReadError::TimeNotYet { asked, now }.into())
+        }
+        Moment::Now | Moment::Time(_) => Ok(()),
+    }
+}
+
 /// Reads what a twin was.
 pub(super) async fn find(
     store: &Arc<dyn Store>,
@@ -158,7 +233,7 @@ pub(super) async fn find(
         Some(record) => history::document(record)?,
         None => Value::Null,
     };
-    // What nothing followed by the history changed has a revision of the twin, but no entry.
+    // Older versions of ours kept no entry of what changed nothing but the registry's part.
     let untouched = present.as_ref().filter(|present| match moment {
         Moment::Now => true,
         Moment::Revision(revision) => present.revision <= revision,
@@ -174,6 +249,7 @@ pub(super) async fn find(
         });
     }
     let mut oldest: Option<(Revision, bool)> = None;
+    let mut registry_is_known = true;
     loop {
         let mut undone = Vec::new();
         for entry in page {
@@ -181,6 +257,10 @@ pub(super) async fn find(
             let entry = entry.map_err(|hole| hole.damaged)?;
             if moment.has_seen(&entry) {
                 document = history::rewind(document, &undone).map_err(ReadError::from)?;
+                registry_is_known &= entry.has_registry;
+                if untouched.is_none() && !registry_is_known {
+                    history::forget_registry(&mut document);
+                }
                 return if document.is_null() {
                     Err(ReadError::NotThen(key.clone()).into())
                 } else {
@@ -192,6 +272,9 @@ pub(super) async fn find(
                     })
                 };
             }
+            // A deletion says what there was, however little is known of what came after.
+            registry_is_known |= entry.patch == GONE;
+            registry_is_known &= entry.has_registry;
             undone.push(entry);
         }
         let Some(last) = undone.last() else {
@@ -263,3 +346,6 @@ async fn entries(
     };
     Ok(store.history(read).await?)
 }
+
+#[cfg(test)]
+mod tests;

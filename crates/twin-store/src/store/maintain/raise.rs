@@ -131,10 +131,8 @@ impl Raise {
         };
         let touch = Touch::of(changes, Weight::Fact, cause);
         let revision = after.revision;
-        let entry = history::entry(Some(&before), Some(&after), &touch, revision, self.at);
-        let entry = entry
-            .map_err(told)?
-            .ok_or("its versions are at their end")?;
+        let states = [Some(&before), Some(&after)];
+        let entry = history::entry(&after.key, states, &touch, revision, self.at).map_err(told)?;
         let twin = twin_row(&after).map_err(|error| error.to_string())?;
         Ok([
             twin,

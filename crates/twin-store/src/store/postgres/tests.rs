@@ -164,6 +164,7 @@ async fn a_zero_character_is_kept_wherever_text_is() {
         patch: "{}".to_owned(),
         undo: "{}".to_owned(),
         notification: None,
+        has_registry: true,
         routine: false,
         trace_parent: None,
     };
@@ -344,6 +345,7 @@ async fn routine_revisions_are_put_together() {
         patch: format!(r#"{{"posture":{{"eventCount":{revision}}}}}"#),
         undo: format!(r#"{{"posture":{{"eventCount":{}}}}}"#, revision - 1),
         notification: None,
+        has_registry: true,
         routine,
         trace_parent: None,
     };

@@ -10,8 +10,12 @@ use twin::{IdentityKey, Revision};
 
 use super::Sum;
 use crate::apply::ChangeKind;
+use crate::history::GONE;
 use crate::record::Damaged;
 use crate::store::HistoryEntry;
+
+/// Stands among the changes of an entry that follows the registry; rows from before have it not.
+const REGISTRY: &str = "registry";
 
 /// A revision, without its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,10 @@ pub(crate) fn instant(nanoseconds: i64) -> Timestamp {
 
 /// Prints a revision; none when a time in it is far from ours.
 pub(crate) fn encode(entry: &HistoryEntry) -> Option<HistoryRow> {
-    let changes: Vec<_> = entry.changes.iter().map(|kind| name(*kind)).collect();
+    let mut changes: Vec<_> = entry.changes.iter().map(|kind| name(*kind)).collect();
+    if entry.has_registry {
+        changes.push(REGISTRY);
+    }
     let mut row = HistoryRow {
         revision: entry.revision.get(),
         first_revision: entry.first_revision.get(),
@@ -75,13 +82,22 @@ pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, 
         return Err(damaged("its checksum does not match".to_owned()));
     }
     let mut changes = BTreeSet::new();
+    let mut has_registry = false;
     for text in row.changes.split(',').filter(|text| !text.is_empty()) {
+        if text == REGISTRY {
+            has_registry = true;
+            continue;
+        }
         changes.insert(kind(text).ok_or_else(|| damaged(format!("{text:?} is no change")))?);
     }
     let (patch, notification) = match row.patch.split_once('\n') {
         Some((patch, notification)) => (patch.to_owned(), Some(notification.to_owned())),
         None => (row.patch, None),
     };
+    // Rows from before deletions had a name.
+    if changes.is_empty() && patch == GONE {
+        changes.insert(ChangeKind::Deleted);
+    }
     Ok(HistoryEntry {
         key,
         revision: Revision::new(row.revision),
@@ -94,6 +110,7 @@ pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, 
         patch,
         undo: row.undo,
         notification,
+        has_registry,
         routine: row.routine,
         trace_parent: row.trace_parent,
     })
@@ -138,6 +155,7 @@ fn name(kind: ChangeKind) -> &'static str {
         ChangeKind::ConfigurationState => "configuration",
         ChangeKind::Status => "status",
         ChangeKind::Identity => "identity",
+        ChangeKind::Deleted => "deleted",
     }
 }
 
@@ -151,6 +169,45 @@ fn kind(name: &str) -> Option<ChangeKind> {
         "configuration" => Some(ChangeKind::ConfigurationState),
         "status" => Some(ChangeKind::Status),
         "identity" => Some(ChangeKind::Identity),
+        "deleted" => Some(ChangeKind::Deleted),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sample::revision;
+    use crate::testing::key;
+
+    /// A row as a version of ours wrote it that knew less.
+    fn old(changes: &str, patch: &str) -> HistoryRow {
+        let mut row = encode(&revision(&key("d"), 7)).expect("near");
+        changes.clone_into(&mut row.changes);
+        patch.clone_into(&mut row.patch);
+        row.checksum = row.sum(&key("d"));
+        row
+    }
+
+    #[test]
+    fn rows_from_before_the_registry_was_followed_say_so() {
+        let mut entry = revision(&key("d"), 7);
+        for follows in [true, false] {
+            entry.has_registry = follows;
+            let row = encode(&entry).expect("near");
+            assert_eq!(decode(key("d"), row), Ok(entry.clone()));
+        }
+        let read = decode(key("d"), old("tags,status", "{}")).expect("readable");
+        assert!(!read.has_registry);
+        assert_eq!(read.changes, [ChangeKind::Tags, ChangeKind::Status].into());
+    }
+
+    #[test]
+    fn rows_from_before_deletions_had_a_name_are_deletions() {
+        let read = decode(key("d"), old("", GONE)).expect("readable");
+        assert_eq!(read.changes, [ChangeKind::Deleted].into());
+        let read = decode(key("d"), old("", "{}")).expect("readable");
+        assert!(read.changes.is_empty());
+        assert!(decode(key("d"), old("vanished", GONE)).is_err());
     }
 }

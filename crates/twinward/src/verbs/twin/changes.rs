@@ -19,9 +19,14 @@ const BOOKKEEPING: [&str; 6] = [
 ];
 
 /// The parts of a twin's document that people look for, in the order in which they are told.
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 11] = [
     "status",
     "statusReason",
+    "authenticationType",
+    "x509Thumbprint",
+    "capabilities",
+    "managedBy",
+    "modelId",
     "tags",
     "desired",
     "reported",
@@ -47,6 +52,8 @@ pub(crate) enum ChangeArg {
     Status,
     /// How it proves itself or what it is was changed
     Identity,
+    /// The identity was deleted
+    Deleted,
 }
 
 impl ChangeArg {
@@ -61,6 +68,7 @@ impl ChangeArg {
             ChangeArg::Configuration => api::Change::ConfigurationState,
             ChangeArg::Status => api::Change::Status,
             ChangeArg::Identity => api::Change::Identity,
+            ChangeArg::Deleted => api::Change::Deleted,
         }
     }
 }
@@ -77,6 +85,7 @@ pub(super) fn name(change: api::Change) -> &'static str {
         api::Change::ConfigurationState => "configuration",
         api::Change::Status => "status",
         api::Change::Identity => "identity",
+        api::Change::Deleted => "deleted",
     }
 }
 

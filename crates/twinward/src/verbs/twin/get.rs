@@ -168,8 +168,9 @@ async fn at(
 
 /// Adds where to look when a moment is not there.
 pub(super) fn explain(failure: Failure, key: &IdentityKey) -> Failure {
-    let gone = failure.kind() == Kind::NotFound || failure.code() == Some("HISTORY_TRIMMED");
-    if gone {
+    let codes = ["HISTORY_TRIMMED", "REVISION_NOT_YET", "TIME_NOT_YET"];
+    let is_none = failure.code().is_some_and(|code| codes.contains(&code));
+    if failure.kind() == Kind::NotFound || is_none {
         return failure.advise(format!("`twinward twin history {key}` lists what is kept"));
     }
     failure

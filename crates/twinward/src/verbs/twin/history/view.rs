@@ -100,8 +100,11 @@ impl View for Revisions {
                 // What everything begins with says nothing.
                 words.retain(|word| word.starts_with("tags.") || word.starts_with("desired."));
                 words.insert(0, "created".to_owned());
-            } else if words.is_empty() {
+            } else if words.is_empty() && !names.is_empty() {
                 words.push(names.join("+"));
+            } else if words.is_empty() {
+                // A secret sealed anew, for instance.
+                words.push("nothing that twins show".to_owned());
             }
             let mut row = vec![
                 revision(message),

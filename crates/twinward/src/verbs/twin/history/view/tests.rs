@@ -60,6 +60,34 @@ fn revisions_tell_who_changed_what_and_why() {
 }
 
 #[test]
+fn every_revision_says_what_it_is() {
+    let view = Revisions::read(vec![
+        revision(9, &[api::Change::Deleted], "null"),
+        revision(8, &[], "{}"),
+        revision(7, &[api::Change::Identity], r#"{"deviceEtag":12}"#),
+        revision(
+            6,
+            &[api::Change::Identity],
+            r#"{"authenticationType":"selfSigned","capabilities":{"iotEdge":true},"deviceEtag":11,
+                "x509Thumbprint":{"primaryThumbprint":"AB","secondaryThumbprint":""}}"#,
+        ),
+    ]);
+    let shown = text(&view.unwrap());
+    let what: Vec<_> = shown
+        .lines()
+        .skip(1)
+        .map(|line| {
+            line.split_once("97e5c")
+                .map_or(line, |(_, what)| what.trim())
+        })
+        .collect();
+    // A line ends where the paper does.
+    let signed = "authenticationType=selfSigned  x50…";
+    let expected = ["deleted", "nothing that twins show", "identity", signed];
+    assert_eq!(what, expected, "{shown}");
+}
+
+#[test]
 fn a_damaged_patch_is_told_and_not_shown() {
     let failure = Revisions::read(vec![revision(7, &[], "{")]).err().unwrap();
     assert!(
