@@ -51,9 +51,10 @@ impl Service<http::Request<Body>> for River {
 
     fn call(&mut self, _: http::Request<Body>) -> Self::Future {
         let flows = Arc::clone(&self.flowing);
-        let silence = futures::stream::poll_fn(move |_| {
-            let _lives_as_long = &flows;
-            Poll::<Option<Result<_, Status>>>::Pending
+        let silence = futures::stream::unfold(flows, async |flows| {
+            std::future::pending::<()>().await;
+            let never: Result<_, Status> = Err(Status::cancelled("it has no end"));
+            Some((never, flows))
         });
         let body = Body::new(http_body_util::StreamBody::new(silence));
         let response = http::Response::builder().header("content-type", "application/grpc");
