@@ -27,7 +27,7 @@ struct MethodBody<'a> {
 }
 
 pub(super) async fn invoke(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
-    let body: MethodBody<'_> = bodies::read(call.body)?;
+    let body: MethodBody<'_> = bodies::read_object(call.body)?;
     let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
     let request = InvokeMethodRequest {
         name: modules::name(key),
