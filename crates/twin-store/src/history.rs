@@ -1,9 +1,8 @@
 //! What a revision of a twin keeps: the change from the document before, and the way back.
 //!
 //! A twin as it was is its present document with the undo patches of the newer revisions applied,
-//! newest first; so reading an old revision needs no snapshot, and forgetting old revisions breaks
-//! nothing. Revisions in which only counters and times moved may be put together ([`merge`]).
-//! Everything here is pure; stores keep the entries, the engine makes them. No secret gets in.
+//! newest first: no snapshot is needed, and forgetting old revisions breaks nothing. Revisions in which
+//! only counters and times moved may be put together ([`merge`]). All pure; no secret gets in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
