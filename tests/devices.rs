@@ -1,5 +1,5 @@
 //! Device programs written for IoT Hub: the real Azure device SDK for Python, unmodified, against
-//! `twinward up`, over MQTT on port 8883 of loopback addresses of their own.
+//! `twinward up`, over MQTT on port 8883 and WebSocket on port 443 of loopback addresses of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn the_device_sdk_connects_reports_and_follows_its_twin() {
     let lines = sdk.lines();
     assert!(status.success(), "{}", lines.join("\n"));
     assert!(
-        lines.iter().any(|line| line.starts_with("Ran 6 tests")),
+        lines.iter().any(|line| line.starts_with("Ran 9 tests")),
         "{}",
         lines.join("\n")
     );

@@ -26,4 +26,5 @@ mod security_messages;
 mod shutdown;
 mod stale_owner;
 mod unread_watches;
+mod websocket;
 mod who_may_call;

@@ -214,6 +214,7 @@ fn spawn(
             ("ADMIN_LISTEN", local(admin)),
             ("TWIN_STORE_URL", url(ports.twin_store)),
             ("TWIN_STORE_TOKEN", TOKEN.to_owned()),
+            ("TOKEN", TOKEN.to_owned()),
         ]),
         Part::TwinStore => settings.extend([
             ("LISTEN", local(listen)),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
+use service_kit::client::ServiceAddress;
 use service_kit::clock::SharedClock;
 use service_kit::config::{Problem, Problems, Validate as _};
 use service_kit::health::{Component, Health};
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::rest::{self, Api};
+use crate::websocket::{self, Devices};
 
 /// Name in metrics and reports.
 const SERVICE: &str = "gateway";
@@ -137,11 +139,18 @@ impl App {
             &self.config.twin_store.client(),
             &self.config.policy.client(),
         )?;
+        let metrics = Metrics::register(&scope);
+        let ingestion = self.config.ingestion().map(ServiceAddress::client);
+        let stop = tasks.shutdown_token();
+        let (devices, beginnings) = Devices::new(ingestion, metrics.clone(), stop.clone());
+        let carrying = websocket::run(beginnings, stop);
+        tasks.spawn("websockets", OnFailure::StopService, carrying);
         let api = Api {
             hub: hub.clone(),
             policies: self.policies,
             clock: self.clock,
-            metrics: Metrics::register(&scope),
+            metrics,
+            devices,
             host: self.config.public_host.clone(),
             failures: Arc::default(),
         };

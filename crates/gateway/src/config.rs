@@ -37,6 +37,11 @@ pub struct Config {
     /// The policy service, which keeps configurations: `policy_url`, `policy_ca_file`,
     /// `policy_cert_file`, `policy_key_file`, `policy_token`.
     pub policy: ServiceAddress,
+    /// ingestion, for devices that come by MQTT over WebSocket (`/$iothub/websocket`):
+    /// `ingestion_url`, `ingestion_ca_file`, `ingestion_cert_file`, `ingestion_key_file`,
+    /// `ingestion_token`, which is ingestion's `token`. Without a URL (default) they are answered
+    /// 404.
+    pub ingestion: ServiceAddress,
     /// The shared access policies with their keys (TOML); made with fresh keys when absent. Every
     /// replica needs the same. Default `data/gateway/access-policies.toml`.
     pub access_policies_file: PathBuf,
@@ -56,6 +61,7 @@ impl Default for Config {
             connections: ConnectionLimits::default(),
             twin_store: ServiceAddress::default(),
             policy: ServiceAddress::at(ServiceAddress::POLICY_URL),
+            ingestion: ServiceAddress::at(""),
             access_policies_file: PathBuf::from("data/gateway/access-policies.toml"),
             drain_within: Duration::secs(10),
         }
@@ -67,6 +73,7 @@ impl Validate for Config {
         ListenerTls::KEYS,
         ServiceAddress::KEYS_OF_TWIN_STORE,
         ServiceAddress::KEYS_OF_POLICY,
+        ServiceAddress::KEYS_OF_INGESTION,
     ];
 
     fn validate(&self, problems: &mut Problems) {
@@ -74,6 +81,9 @@ impl Validate for Config {
         problems.spelled_out("", &self.web());
         problems.spelled_out(ServiceAddress::KEYS_OF_TWIN_STORE.prefix, &self.twin_store);
         problems.spelled_out(ServiceAddress::KEYS_OF_POLICY.prefix, &self.policy);
+        if let Some(ingestion) = self.ingestion() {
+            problems.spelled_out(ServiceAddress::KEYS_OF_INGESTION.prefix, ingestion);
+        }
         let none = self.tls.client_ca_file.is_none();
         let why = "is not used here: callers prove themselves by SAS or bearer tokens";
         problems.require(none, "tls_client_ca_file", why);
@@ -86,11 +96,18 @@ impl Validate for Config {
 }
 
 impl Config {
+    /// Where devices are carried to, if they are.
+    pub(crate) fn ingestion(&self) -> Option<&ServiceAddress> {
+        Some(&self.ingestion).filter(|ingestion| !ingestion.url.is_empty())
+    }
+
     /// How the REST API is served.
     pub(crate) fn web(&self) -> WebConfig {
         WebConfig {
             listen: self.listen,
             tls: self.tls.server(),
+            // Devices may prove themselves by it; ingestion judges it.
+            ask_for_certificates: self.ingestion().is_some(),
             allow_insecure: self.allow_insecure,
             connections: self.connections.clone(),
             ..WebConfig::default()

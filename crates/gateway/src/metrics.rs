@@ -1,6 +1,6 @@
 //! The numbers of the gateway. Labels have few values; never an id.
 
-use service_kit::metrics::{Counter, EncodeLabelSet, Family, HistogramFamily, Scope};
+use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, HistogramFamily, Scope};
 
 /// A call and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,6 +25,17 @@ pub(crate) struct Metrics {
     pub requests: HistogramFamily<RequestLabels>,
     /// Errors answered, by IoT Hub's number.
     pub errors: Family<ErrorLabels, Counter>,
+    /// Devices connected by WebSocket.
+    pub websockets: Gauge,
+    /// Connections by WebSocket that ended, by reason.
+    websocket_ends: Family<EndLabels, Counter>,
+}
+
+/// Why a WebSocket ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    /// The stable code.
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -33,6 +44,15 @@ impl Metrics {
         Metrics {
             requests: scope.latencies("request_seconds", "Time to answer a REST call"),
             errors: scope.counters("errors", "Errors answered, by IoT Hub's number"),
+            websockets: scope.gauge("websockets", "Devices connected by WebSocket"),
+            websocket_ends: scope.counters("websocket_ends", "WebSockets that ended, by reason"),
         }
+    }
+
+    /// A WebSocket ended.
+    pub(crate) fn websocket_ended(&self, reason: &'static str) {
+        self.websocket_ends
+            .get_or_create(&EndLabels { reason })
+            .inc();
     }
 }

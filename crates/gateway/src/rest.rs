@@ -22,6 +22,7 @@ use crate::hub::{Hub, Session};
 use crate::metrics::{ErrorLabels, Metrics, RequestLabels};
 use crate::registrations::{self, Failures};
 use crate::route::Route;
+use crate::websocket::{self, Devices};
 
 mod bulk;
 mod configurations;
@@ -50,6 +51,7 @@ pub(crate) struct Api {
     pub host: String,
     /// Who failed to register.
     pub failures: Arc<Failures>,
+    pub devices: Devices,
 }
 
 /// The body of an answer.
@@ -150,7 +152,7 @@ async fn handle(State(api): State<Api>, request: Request) -> Response {
     let work = async {
         let mut label = "unknown";
         let now = api.clock.now();
-        let answered = answer(&api, request, &mut label).await;
+        let answered = respond(&api, request, &mut label).await;
         if let Err(error) = &answered {
             let code = error.number();
             api.metrics
@@ -160,7 +162,7 @@ async fn handle(State(api): State<Api>, request: Request) -> Response {
             tracing::debug!(call = label, code, name = error.name(), %error, "a call was refused");
         }
         let response = match answered {
-            Ok(answer) => answer.into_response(),
+            Ok(response) => response,
             Err(error) => error.at(now).into_response(),
         };
         let status = response.status().as_u16();
@@ -177,6 +179,19 @@ async fn handle(State(api): State<Api>, request: Request) -> Response {
         response
     };
     work.instrument(span).await
+}
+
+async fn respond(
+    api: &Api,
+    request: Request,
+    label: &mut &'static str,
+) -> Result<Response, ApiError> {
+    if websocket::is_asked_for(&request) {
+        *label = "websocket";
+        return api.devices.open(request).await;
+    }
+    let answer = answer(api, request, label).await?;
+    Ok(answer.into_response())
 }
 
 async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result<Answer, ApiError> {

@@ -23,6 +23,7 @@ use service_kit::units::{ByteSize, Duration};
 use tokio_util::sync::CancellationToken;
 use twin::PartitionCount;
 use wire::agent::v1::agent_service_server::AgentServiceServer;
+use wire::link::v1::device_link_service_server::DeviceLinkServiceServer;
 use wire::subjects;
 
 use crate::admit::BatchLimits;
@@ -30,14 +31,17 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::grpc::enroll::Enroller;
+use crate::grpc::link::Link;
 use crate::grpc::{Door, Parts};
 use crate::hints::Listening;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
 use crate::metrics::Metrics;
 use crate::mqtt::Listener;
+
 use crate::nursery::{Beginnings, Nursery};
 use crate::outbox::{Outbox, Worker};
+use crate::permissions::RULES;
 use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
@@ -123,6 +127,7 @@ impl App {
         let shutdown = ShutdownToken::new();
         let parts = Parts {
             session_limits: session_limits(&limits),
+            connect_within: config.connections.prove_within.get(),
             auth: Authenticator::new(
                 config.public_host.clone(),
                 limits.auth_failures_per_minute,
@@ -159,6 +164,8 @@ impl App {
         let service = AgentServiceServer::new(door.clone()).max_decoding_message_size(decode_max);
         let server = server
             .add_open_service(service)
+            .add_service(DeviceLinkServiceServer::new(Link::new(door.clone())))
+            .rules(RULES)
             .reflection(wire::FILE_DESCRIPTOR_SET)?
             .metrics(&scope);
         Ok(Self {
@@ -280,17 +287,21 @@ fn as_len(count: impl TryInto<usize>) -> usize {
 }
 
 fn grpc_config(config: &Config) -> GrpcConfig {
-    // Agents prove themselves with SAS tokens, so their service is open. Nothing else is, and
-    // nobody knows this token.
-    let token = format!(
-        "{}{}",
-        uuid::Uuid::new_v4().simple(),
-        uuid::Uuid::new_v4().simple()
-    );
+    // Agents prove themselves with SAS tokens, so their service is open. Nothing else is; without
+    // a configured token it is one that nobody knows.
+    let token = if config.token.is_empty() {
+        Secret::new(format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        ))
+    } else {
+        config.token.clone()
+    };
     GrpcConfig {
         tls: config.tls.server(),
         connections: config.connections.clone(),
-        token: Some(Secret::new(token)),
+        token: Some(token),
         allow_insecure: config.allow_insecure,
         max_message: ByteSize::bytes(config.limits.batch_bytes_max.get() * DECODE_FACTOR),
         // Sessions end by themselves well before; this cuts those whose peer does not listen.

@@ -87,10 +87,10 @@ impl Authenticator {
         &self,
         name: &ConnectName,
         password: Option<&[u8]>,
-        certificate: Option<&[u8]>,
+        certificates: &[Vec<u8>],
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
-        let proving = self.prove_device(name, password, certificate);
+        let proving = self.prove_device(name, password, certificates);
         self.limited(peer, proving).await
     }
 
@@ -145,7 +145,7 @@ impl Authenticator {
         &self,
         name: &ConnectName,
         password: Option<&[u8]>,
-        certificate: Option<&[u8]>,
+        certificates: &[Vec<u8>],
     ) -> Result<Proof, AuthError> {
         let host = &self.shared.host;
         if !name.is_for(host) {
@@ -155,7 +155,7 @@ impl Authenticator {
             });
         }
         let identity = name.identity.clone();
-        let evidence = match (password, certificate) {
+        let evidence = match (password, certificates.first()) {
             (Some(password), _) => {
                 let text = std::str::from_utf8(password).unwrap_or_default();
                 let token = SasToken::parse(text)?;

@@ -8,6 +8,7 @@ use bus::NatsSettings;
 use serde::{Deserialize, Serialize};
 use service_kit::client::ServiceAddress;
 use service_kit::config::{Problems, SpelledOut, Validate};
+use service_kit::secret::Secret;
 use service_kit::server::ConnectionLimits;
 use service_kit::tls::{ListenerTls, ServerTls};
 use service_kit::units::{ByteSize, Duration};
@@ -33,6 +34,9 @@ pub struct Config {
     pub mqtt_cert_file: Option<PathBuf>,
     /// PEM file with the key of `mqtt_cert_file`. Needed if and only if that is set.
     pub mqtt_key_file: Option<PathBuf>,
+    /// Token by which the gateway shows that it may bring devices, which come to it by MQTT over
+    /// WebSocket; at least 16 characters. Empty (default): nobody may.
+    pub token: Secret,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
@@ -115,6 +119,7 @@ impl Default for Config {
             mqtt_listen: None,
             mqtt_cert_file: None,
             mqtt_key_file: None,
+            token: Secret::default(),
             allow_insecure: false,
             connections: ConnectionLimits {
                 unproven_max: 16_384,
@@ -152,6 +157,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// Shortest token: as everywhere in a hub.
+const TOKEN_CHARACTERS_MIN: usize = 16;
 
 /// Largest batch that may be configured: what a packed bus message holds, less the frame of its
 /// entry and the rejected sequences that travel with it.
@@ -204,6 +212,11 @@ impl Validate for Config {
             self.mqtt_listen.is_none() || self.mqtt_tls().is_some(),
             "mqtt_listen",
             "needs a certificate: set mqtt_cert_file and mqtt_key_file",
+        );
+        problems.require(
+            self.token.is_empty() || self.token.expose().len() >= TOKEN_CHARACTERS_MIN,
+            "token",
+            "must have at least 16 characters",
         );
         let replicas = bus::Replicas::new(self.stream_replicas).is_some();
         problems.require(replicas, "stream_replicas", "must be 1, 3 or 5");

@@ -4,6 +4,7 @@
 //! hops after are `outbox` (events) and `twins` (requests).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use service_kit::clock::SharedClock;
@@ -27,6 +28,7 @@ use crate::sessions::Sessions;
 use crate::twins::TwinStore;
 
 pub(crate) mod enroll;
+pub(crate) mod link;
 mod open_session;
 
 /// Everything a call needs. Clones share it.
@@ -40,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) instance: String,
     pub(crate) limits: Limits,
     pub(crate) session_limits: SessionLimits,
+    /// How long a device may take until its CONNECT.
+    pub(crate) connect_within: Duration,
     pub(crate) bus: bus::Bus,
     pub(crate) auth: Authenticator,
     pub(crate) enroller: Enroller,

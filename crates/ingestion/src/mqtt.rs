@@ -22,11 +22,13 @@ use service_kit::shutdown::ShutdownToken;
 use service_kit::tasks::{OnFailure, Tasks};
 use service_kit::tls::ServerTls;
 use service_kit::tls::devices::DeviceTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::Error;
 use crate::grpc::Door;
+use arrive::Way;
 
 mod answer;
 mod arrive;
@@ -57,15 +59,47 @@ pub(crate) struct Listener {
 
 /// A place among the connections; given back when dropped.
 pub(crate) struct Room {
-    _open: OwnedSemaphorePermit,
+    /// `None` on a link: there the gateway and the gRPC listener count.
+    _open: Option<OwnedSemaphorePermit>,
     /// Given back as soon as the device is let in.
     unproven: Option<OwnedSemaphorePermit>,
+    /// Who else wants to know that it was.
+    let_in: Option<oneshot::Sender<()>>,
 }
 
 impl Room {
+    /// For a device that somebody else has counted, and who is to be told that it was let in.
+    pub(crate) fn counted_elsewhere(let_in: oneshot::Sender<()>) -> Self {
+        Self {
+            _open: None,
+            unproven: None,
+            let_in: Some(let_in),
+        }
+    }
+
     fn proven(&mut self) {
         self.unproven = None;
+        if let Some(let_in) = self.let_in.take() {
+            // Who hung up meanwhile need not know.
+            let _ = let_in.send(());
+        }
     }
+}
+
+/// Serves a device that comes over a link, with the certificates that it has shown, until either
+/// side ends it.
+pub(crate) async fn serve_link<S>(
+    door: Door,
+    stream: S,
+    certificates: Vec<Vec<u8>>,
+    peer: SocketAddr,
+    room: Room,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let within = door.parts.connect_within;
+    let way = Way::Link(Box::new(stream), certificates);
+    connection::serve(door, way, peer, room, within).await;
 }
 
 impl Listener {
@@ -133,8 +167,9 @@ impl Listener {
 
     fn room(&self) -> Option<Room> {
         Some(Room {
-            _open: Arc::clone(&self.open).try_acquire_owned().ok()?,
+            _open: Some(Arc::clone(&self.open).try_acquire_owned().ok()?),
             unproven: Some(Arc::clone(&self.unproven).try_acquire_owned().ok()?),
+            let_in: None,
         })
     }
 
@@ -147,7 +182,7 @@ impl Listener {
     ) -> futures::future::BoxFuture<'static, ()> {
         // Small messages should not wait for more to come; without it things only get slower.
         let _ = tcp.set_nodelay(true);
-        let handshake = self.tls.acceptor().accept(tcp);
-        connection::serve(door.clone(), handshake, peer, room, self.within).boxed()
+        let way = Way::Tls(Box::new(self.tls.acceptor().accept(tcp)));
+        connection::serve(door.clone(), way, peer, room, self.within).boxed()
     }
 }

@@ -147,6 +147,12 @@ impl ServiceAddress {
     /// Where the policy service listens if nobody says.
     pub const POLICY_URL: &'static str = "http://127.0.0.1:8440";
 
+    /// How services spell out where ingestion is.
+    pub const KEYS_OF_INGESTION: SpelledOut = SpelledOut {
+        prefix: "ingestion_",
+        field: "ingestion",
+    };
+
     /// The defaults for this URL.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {

@@ -60,6 +60,15 @@ pub mod device {
     }
 }
 
+/// Generated code of `proto/twinward/link/v1`: devices that come through the gateway.
+pub mod link {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/twinward.link.v1.rs"));
+    }
+}
+
 /// Generated code of `proto/twinward/bus/v1`: messages between our services on NATS.
 pub mod bus {
     /// Version 1.

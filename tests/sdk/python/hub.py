@@ -1,6 +1,6 @@
 """A hub for one test class: `twinward up` on a loopback address of its own.
 
-The SDK connects to port 8883 and no other, so each hub takes an address of 127.0.0.0/8 instead. The
+The SDK connects to port 8883 and no other, or to 443 by WebSocket, so each hub takes an address of 127.0.0.0/8 instead. The
 connection strings carry that address, and the hub's certificate has it.
 """
 
@@ -31,16 +31,17 @@ def wait_for(what, look, within=SOON):
 
 
 def free_address():
-    """A loopback address whose port 8883 is free."""
+    """A loopback address whose ports 8883 and 443 are free."""
     for _ in range(100):
         address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
-        with socket.socket() as probe:
+        with socket.socket() as mqtt, socket.socket() as https:
             try:
-                probe.bind((address, 8883))
+                mqtt.bind((address, 8883))
+                https.bind((address, 443))
                 return address
             except OSError:
                 continue
-    raise AssertionError("no loopback address has its port 8883 free")
+    raise AssertionError("no loopback address has its ports 8883 and 443 free for us")
 
 
 class Hub:
@@ -57,7 +58,7 @@ class Hub:
         command = [PROGRAM, "up", "--any-port", "--data-dir", self.path / "data"]
         command += ["--env-file", self.env_file, "--host", self.address]
         command += ["--mqtt-listen", f"{self.address}:8883"]
-        command += ["--gateway-listen", f"{self.address}:0"]
+        command += ["--gateway-listen", f"{self.address}:443"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         wait_for("the hub", self._is_up)
         self.variables = {}
@@ -104,9 +105,9 @@ class Hub:
     def desire(self, device, patch):
         self.cli("twin", "patch", device, "--desired", json.dumps(patch))
 
-    def metric(self, name):
-        """A counter of ingestion, over all its labels."""
-        url = self.variables["TWINWARD_INGESTION_METRICS_URL"] + "/metrics"
+    def metric(self, name, service="INGESTION"):
+        """A counter of a service, over all its labels."""
+        url = self.variables[f"TWINWARD_{service}_METRICS_URL"] + "/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         found = [line for line in lines if line.split("{")[0].split(" ")[0].endswith(name)]

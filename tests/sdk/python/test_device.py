@@ -46,18 +46,50 @@ class DeviceTest(unittest.TestCase):
             client.send_message(message)
         self.assertEqual(self.hub.metric("mqtt_messages_total") - before, 3)
 
+    def test_over_websocket(self):
+        connection = self.hub.create("socketed")
+        client = self.client(connection, websockets=True)
+        client.connect()
+        self.assertEqual(self.hub.metric("websockets", "GATEWAY"), 1)
+        told = self.following(client)
+        # Larger than what any buffer on the way holds.
+        client.send_message("x" * 200_000)
+        client.patch_twin_reported_properties({"large": "y" * 4000})
+        version = client.get_twin()["desired"]["$version"]
+        self.hub.desire("socketed", {"a": 1})
+        self.assertEqual(told.get(timeout=SOON), {"a": 1, "$version": version + 1})
+        # One session for an identity, whichever way it comes: the new one drops the old one.
+        other = self.client(connection)
+        other.connect()
+        wait_for("the old one to be gone", lambda: not client.connected)
+        client.disconnect()
+        other.send_message("hello")
+
+    def test_a_wrong_key_over_websocket_is_a_credential_error(self):
+        wrong = self.hub.create("socket-keyed").split("SharedAccessKey=")[0]
+        client = self.client(wrong + "SharedAccessKey=" + "QUFB" * 10 + "QUE=", websockets=True)
+        with self.assertRaises(exceptions.CredentialError):
+            client.connect()
+
+    def test_a_certificate_over_websocket(self):
+        self.certified("socket-certified", websockets=True)
+
     def test_a_certificate_signed_by_the_device_itself(self):
-        directory = self.hub.path / "device"
+        self.certified("certified")
+
+    def certified(self, name, **options):
+        directory = self.hub.path / name
         command = [PROGRAM, "certs", "init", "--dir", directory, "--client", "device"]
         subprocess.run(command, check=True, capture_output=True)
         pem = (directory / "device.pem").read_text()
         thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
-        self.hub.create("certified", "--thumbprint", thumbprint)
+        self.hub.create(name, "--thumbprint", thumbprint)
         client = IoTHubDeviceClient.create_from_x509_certificate(
             x509=X509(str(directory / "device.pem"), str(directory / "device.key")),
             hostname=self.hub.address,
-            device_id="certified",
+            device_id=name,
             server_verification_cert=self.hub.ca(),
+            **options,
         )
         self.addCleanup(client.shutdown)
         client.connect()

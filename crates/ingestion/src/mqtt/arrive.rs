@@ -11,14 +11,13 @@ use rmqtt_codec::types::{MQTT_LEVEL_311, QoS};
 use rmqtt_codec::v3::{Connect, ConnectAckReason, LastWill, Packet};
 use tokio::net::TcpStream;
 use tokio_rustls::Accept;
-use tokio_rustls::server::TlsStream;
 use twin::IdentityKey;
 
 use super::end::End;
 use super::message::DeviceMessage;
 use super::session::{Persistence, Session, check_size};
 use super::subscriptions::{self, Subscriptions};
-use super::wire::Wire;
+use super::wire::{AnyStream, Wire};
 use crate::auth::{AuthError, Proof};
 use crate::grpc::Door;
 use crate::sessions::Place;
@@ -42,19 +41,31 @@ pub(super) struct Admitted {
     pub(super) client_type: String,
 }
 
-/// Shakes hands.
-pub(super) async fn shake_hands(
-    handshake: Accept<TcpStream>,
-) -> Result<(Wire<TlsStream<TcpStream>>, Vec<Vec<u8>>), End> {
-    let stream = handshake.await.map_err(End::Handshake)?;
-    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates = shown.iter().map(|it| it.to_vec()).collect();
-    Ok((Wire::new(stream), certificates))
+/// How a device comes.
+pub(super) enum Way {
+    /// Over TCP, with the TLS handshake still to be made.
+    Tls(Box<Accept<TcpStream>>),
+    /// Over a link, with the certificates that it has shown at the other end.
+    Link(AnyStream, Vec<Vec<u8>>),
+}
+
+/// Shakes hands, if that is still to be done.
+pub(super) async fn shake_hands(way: Way) -> Result<(Wire<AnyStream>, Vec<Vec<u8>>), End> {
+    match way {
+        Way::Link(stream, certificates) => Ok((Wire::new(stream), certificates)),
+        Way::Tls(handshake) => {
+            let stream = handshake.await.map_err(End::Handshake)?;
+            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificates = shown.iter().map(|it| it.to_vec()).collect();
+            let stream: AnyStream = Box::new(stream);
+            Ok((Wire::new(stream), certificates))
+        }
+    }
 }
 
 /// Waits for the CONNECT.
 pub(super) async fn connect(
-    wire: &mut Wire<TlsStream<TcpStream>>,
+    wire: &mut Wire<AnyStream>,
     certificates: Vec<Vec<u8>>,
 ) -> Result<Caller, End> {
     match wire.reader.next().await? {
@@ -90,7 +101,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         .authenticate_device(
             &name,
             connect.password.as_deref(),
-            certificates.first().map(Vec::as_slice),
+            &certificates,
             Some(peer.ip()),
         )
         .await?;

@@ -14,19 +14,16 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use rmqtt_codec::v3::{ConnectAck, ConnectAckReason, Packet};
 use service_kit::backoff::{Backoff, Policy};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::Accept;
-use tokio_rustls::server::TlsStream;
 use twin::Partition;
 
 use super::Room;
-use super::arrive::{self, Admitted};
+use super::arrive::{self, Admitted, Way};
 use super::end::End;
 use super::message::DeviceMessage;
 use super::provisioning::{self, Claimed, Registering};
 use super::session::Session;
-use super::wire::Wire;
+use super::wire::{AnyStream, Wire};
 use crate::auth::{AuthError, Proof};
 use crate::grpc::Door;
 use crate::inlet::Inlet;
@@ -54,18 +51,18 @@ const SILENCE_MAX: Duration = Duration::from_secs(1767);
 const PROOF_SLEEP_MAX: Duration = Duration::from_hours(1);
 
 /// Both ways of a device.
-type DeviceWire = Wire<TlsStream<TcpStream>>;
+type DeviceWire = Wire<AnyStream>;
 
 /// Lets a device in and serves it until either side ends it.
 pub(super) async fn serve(
     door: Door,
-    handshake: Accept<TcpStream>,
+    way: Way,
     peer: SocketAddr,
     mut room: Room,
     within: Duration,
 ) {
     let shutdown = door.parts.shutdown.clone();
-    let arriving = Box::pin(arrival(&door, handshake, peer, within));
+    let arriving = Box::pin(arrival(&door, way, peer, within));
     let arrived = shutdown.run_until(arriving).await;
     match arrived.unwrap_or(Err(End::Stopping)) {
         Ok(Arrived::Device(running)) => {
@@ -87,7 +84,7 @@ pub(super) async fn serve(
 /// Up to the CONNACK, whichever it is.
 async fn arrival(
     door: &Door,
-    handshake: Accept<TcpStream>,
+    way: Way,
     peer: SocketAddr,
     within: Duration,
 ) -> Result<Arrived, End> {
@@ -95,7 +92,7 @@ async fn arrival(
     let late = |_elapsed| End::Late {
         seconds: within.as_secs(),
     };
-    let shaken = tokio::time::timeout_at(until, arrive::shake_hands(handshake)).await;
+    let shaken = tokio::time::timeout_at(until, arrive::shake_hands(way)).await;
     let (mut wire, certificates) = shaken.map_err(late)??;
     let connecting = arrive::connect(&mut wire, certificates);
     let connected = tokio::time::timeout_at(until, connecting).await;
@@ -151,7 +148,7 @@ enum Arrived {
     /// A device of the hub.
     Device(Box<Running>),
     /// One that wants to be registered.
-    Registering(Box<Registering<TlsStream<TcpStream>>>),
+    Registering(Box<Registering<AnyStream>>),
 }
 
 /// Who may come in, before it is told.

@@ -28,6 +28,14 @@ const READ_BYTES: usize = 512;
 /// Bytes that may wait for a slow reader before it is not listened to any more.
 const OUT_BYTES_MAX: usize = 64 << 10;
 
+/// What a device is connected by: TLS here, or a link to the gateway.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// One of them.
+pub(super) type AnyStream = Box<dyn Stream>;
+
 /// Both directions of a connection.
 pub(super) struct Wire<S> {
     pub(super) reader: Reader<S>,

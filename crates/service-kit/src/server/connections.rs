@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use futures::task::AtomicWaker;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Shown;
@@ -146,6 +147,7 @@ impl Connections {
             calls: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             certificate: OnceLock::new(),
+            chain: OnceLock::new(),
             reported: AtomicBool::new(false),
         });
         unproven.peers.insert(id, Arc::downgrade(&peer));
@@ -222,6 +224,8 @@ pub(crate) struct Peer {
     waker: AtomicWaker,
     /// The client's certificate; set with the handshake if it showed one.
     certificate: OnceLock<Shown>,
+    /// All that it showed, in DER form, its own first; of listeners that let others judge it.
+    chain: OnceLock<Vec<Vec<u8>>>,
     reported: AtomicBool,
 }
 
@@ -237,6 +241,15 @@ impl Peer {
 
     pub(crate) fn shown(&self, certificate: Shown) {
         let _ = self.certificate.set(certificate);
+    }
+
+    /// All certificates that the client has shown, unjudged; none if nobody here judges them.
+    pub(crate) fn chain(&self) -> &[Vec<u8>] {
+        self.chain.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn keep_chain(&self, chain: &[CertificateDer<'_>]) {
+        let _ = self.chain.set(chain.iter().map(|it| it.to_vec()).collect());
     }
 
     /// It has made a call that anybody may make: it is no longer in a hurry, and still the first

@@ -61,6 +61,7 @@ impl Incoming {
             stream,
             hurry: Some(Box::pin(tokio::time::sleep(within))),
             within,
+            keeps_chain: self.tls.as_ref().is_some_and(|tls| tls.asks_anybody()),
             peer,
         }
     }
@@ -110,6 +111,8 @@ pub(super) struct Connection {
     /// Until when it must have made a call; `None` once it has.
     hurry: Option<Pin<Box<Sleep>>>,
     within: Duration,
+    /// Whether somebody will judge the certificates that were shown.
+    keeps_chain: bool,
     peer: Arc<Peer>,
 }
 
@@ -158,8 +161,13 @@ impl Connection {
         };
         match ready!(Pin::new(handshake).poll(cx)) {
             Ok(stream) => {
-                if let Some([certificate, ..]) = stream.get_ref().1.peer_certificates() {
-                    self.peer.shown(Shown::read(certificate));
+                if let Some(chain) = stream.get_ref().1.peer_certificates() {
+                    if let [certificate, ..] = chain {
+                        self.peer.shown(Shown::read(certificate));
+                    }
+                    if self.keeps_chain {
+                        self.peer.keep_chain(chain);
+                    }
                 }
                 self.stream = Transport::Secure(Box::new(stream));
                 Poll::Ready(Ok(()))

@@ -28,7 +28,7 @@ use crate::server::{ConnectionLimits, PeerHandle, ServerError};
 use crate::shutdown::ShutdownToken;
 use crate::tasks::{OnFailure, Tasks};
 use crate::tls::client::HTTP1;
-use crate::tls::server::ServerSide;
+use crate::tls::server::{ServerSide, Serves};
 use crate::tls::{self, ServerTls};
 use crate::units::Duration;
 
@@ -44,6 +44,9 @@ pub struct WebConfig {
     pub listen: SocketAddr,
     /// The certificate to show. Unset (default): plain text, which only this machine may reach.
     pub tls: Option<ServerTls>,
+    /// Asks clients for a certificate and takes any: whose it is, and what its owner may do, is for
+    /// the router to find out ([`Visitor::certificates`]). Default false.
+    pub ask_for_certificates: bool,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
@@ -61,6 +64,7 @@ impl Default for WebConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
+            ask_for_certificates: false,
             allow_insecure: false,
             connections: ConnectionLimits::default(),
             head_within: Duration::secs(60),
@@ -91,6 +95,12 @@ impl Visitor {
         self.0.0.proven();
     }
 
+    /// The certificates that it has shown, in DER form, its own first. It has the key of that one;
+    /// nothing else about them was checked. None if they were not asked for.
+    pub fn certificates(&self) -> &[Vec<u8>] {
+        self.0.0.chain()
+    }
+
     /// Where it comes from.
     pub fn address(&self) -> SocketAddr {
         self.0.0.address()
@@ -113,7 +123,14 @@ impl WebServer {
         let insecure = config.allow_insecure.into();
         tls::check_listener(config.listen, config.tls.as_ref(), insecure)?;
         let tls = match &config.tls {
-            Some(files) => Some(Arc::new(ServerSide::load(files, HTTP1)?)),
+            Some(files) => {
+                let serves = if config.ask_for_certificates {
+                    Serves::Anybody(HTTP1)
+                } else {
+                    Serves::Callers(HTTP1)
+                };
+                Some(Arc::new(ServerSide::load_for(serves, files)?))
+            }
             None => None,
         };
         let bind_error = |source| ServerError::Bind {

@@ -15,6 +15,8 @@ use crate::tls::{ClientAuth, Pair, ServerTls, TlsError, VERSIONS, authorities, p
 pub(crate) enum Serves {
     /// Those whom the settings believe, in this protocol.
     Callers(&'static [u8]),
+    /// Callers in this protocol, among them devices that show whatever certificate they have.
+    Anybody(&'static [u8]),
     /// Devices, which show whatever certificate they have and agree on no protocol.
     Devices,
 }
@@ -45,7 +47,9 @@ impl Files {
         let builder =
             ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS)?;
         let builder = match (serves, &settings.client_ca_file, &self.client_authorities) {
-            (Serves::Devices, _, _) => builder.with_client_cert_verifier(AnyCertificate::new()),
+            (Serves::Devices | Serves::Anybody(_), _, _) => {
+                builder.with_client_cert_verifier(AnyCertificate::new())
+            }
             (Serves::Callers(_), Some(path), Some(pem)) => {
                 let roots = Arc::new(authorities("client authorities", path, pem)?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
@@ -69,7 +73,7 @@ impl Files {
             source,
         };
         let mut config = builder.with_single_cert(certs, key).map_err(pair)?;
-        if let Serves::Callers(protocol) = serves {
+        if let Serves::Callers(protocol) | Serves::Anybody(protocol) = serves {
             config.alpn_protocols.push(protocol.to_vec());
         }
         Ok(config)
@@ -105,6 +109,11 @@ impl ServerSide {
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&current.1)
+    }
+
+    /// Whether certificates are asked for that nobody has judged in the handshake.
+    pub(crate) fn asks_anybody(&self) -> bool {
+        matches!(self.serves, Serves::Anybody(_))
     }
 
     /// Looks at the files, and takes them over if they changed and are usable. Blocks.

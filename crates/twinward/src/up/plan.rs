@@ -119,7 +119,8 @@ impl Plan {
         let mut loader = self
             .loader::<ingestion::App>()
             .set("twin_store_url", twin_store.url())
-            .set("twin_store_token", self.token.expose());
+            .set("twin_store_token", self.token.expose())
+            .set("token", self.token.expose());
         // When twin-store has a certificate, who must be believed is what the operator named.
         loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "listen", self.ingestion.grpc);
@@ -142,7 +143,7 @@ impl Plan {
     /// The gateway shows the certificate that devices see, unless it has one of its own.
     pub(super) fn gateway(
         &self,
-        (twin_store, policy): (&Door, &Door),
+        (twin_store, policy, ingestion): (&Door, &Door, &Door),
         shown: &ingestion::Config,
     ) -> Result<gateway::Config, Failure> {
         let policies = self.data_dir.join("gateway").join("access-policies.toml");
@@ -152,10 +153,13 @@ impl Plan {
             .set("twin_store_token", self.token.expose())
             .set("policy_url", policy.url())
             .set("policy_token", self.token.expose())
+            .set("ingestion_url", ingestion.url())
+            .set("ingestion_token", self.token.expose())
             .set("access_policies_file", policies.to_string_lossy())
             .set("public_host", shown.public_host.clone());
         loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "policy_ca_file", self.ca());
+        loader = set(loader, "ingestion_ca_file", self.ca());
         loader = set(loader, "admin_listen", self.gateway_admin);
         let config = load::<gateway::App>(&loader)?;
         if config.listen == gateway::Config::default().listen {

@@ -125,7 +125,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     let config = plan.twin_store()?;
     let (ingestion_config, _) = plan.ingestion(&nowhere)?;
     plan.policy(&nowhere)?;
-    plan.gateway((&nowhere, &nowhere), &ingestion_config)?;
+    plan.gateway((&nowhere, &nowhere, &nowhere), &ingestion_config)?;
 
     let twin_store_tls = config.tls.cert_file.is_some();
     let twin_store: twin_store::App = build_one(config).await?;
@@ -148,7 +148,11 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
         addresses: Service::addresses(&policy),
         tls: policy_tls,
     };
-    let gateway_config = plan.gateway((&store_door, &policy_door), &shown)?;
+    let ingestion_door = Door {
+        addresses: Service::addresses(&ingestion),
+        tls: agent_tls,
+    };
+    let gateway_config = plan.gateway((&store_door, &policy_door, &ingestion_door), &shown)?;
     let gateway_tls = gateway_config.tls.cert_file.is_some();
     let gateway: gateway::App = build_one(gateway_config).await?;
     let owner = gateway.policies().named(OWNER).cloned();
@@ -158,10 +162,7 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     let summary = Summary {
         host,
         mqtt: ingestion::App::addresses(&ingestion).mqtt,
-        ingestion: Door {
-            addresses: Service::addresses(&ingestion),
-            tls: agent_tls,
-        },
+        ingestion: ingestion_door,
         twin_store: store_door,
         policy: policy_door,
         gateway: Door {
