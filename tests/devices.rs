@@ -27,7 +27,7 @@ async fn the_device_sdk_connects_reports_and_follows_its_twin() {
     let lines = sdk.lines();
     assert!(status.success(), "{}", lines.join("\n"));
     assert!(
-        lines.iter().any(|line| line.starts_with("Ran 9 tests")),
+        lines.iter().any(|line| line.starts_with("Ran 10 tests")),
         "{}",
         lines.join("\n")
     );

@@ -61,7 +61,7 @@ async fn mqtt_comes_through_the_gateway_however_it_is_cut_into_frames() {
     let message = publish(&device, &vec![b'x'; 100_000]);
     socket.send(WHOLE, &message).await;
     assert_eq!(socket.data(4).await, [0x40, 2, 0, 7]);
-    let open = hub.metric(Part::Ingestion, "ingestion_mqtt_connections");
+    let open = hub.metric(Part::Ingestion, "twinward_ingestion_mqtt_connections");
     assert_eq!(open.await, Some(1.0));
     // MQTT's goodbye closes the socket, too, with a word.
     socket.send(WHOLE, &[0xe0, 0]).await;
@@ -90,7 +90,7 @@ async fn who_may_not_come_in_is_told_by_mqtt_and_who_speaks_something_else_by_we
         (CLOSE, 1003_u16.to_be_bytes().to_vec())
     );
     let mut socket = Socket::open(port).await;
-    socket.send(WHOLE, b"GET / HTTP/1.1\r\n\r\n").await;
+    socket.send(WHOLE, &ACCEPTED).await;
     assert_eq!(socket.frame().await, (CLOSE, vec![3, 232]));
 
     let refused = handshake(port, "Sec-WebSocket-Protocol: amqp").await.0;

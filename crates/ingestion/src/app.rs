@@ -27,7 +27,7 @@ use wire::link::v1::device_link_service_server::DeviceLinkServiceServer;
 use wire::subjects;
 
 use crate::admit::BatchLimits;
-use crate::auth::Authenticator;
+use crate::auth::{self, Authenticator};
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::grpc::enroll::Enroller;
@@ -90,6 +90,10 @@ impl App {
     pub async fn build(config: Config, clock: SharedClock) -> Result<Self, Error> {
         let partitions = check(&config)?;
         let server = GrpcServer::bind(&grpc_config(&config)).await?;
+        let authorities = match config.device_ca_file.clone() {
+            Some(path) => Some(auth::read_authorities(path).await?),
+            None => None,
+        };
         let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
             (Some(address), Some(tls)) => {
                 Some(Listener::bind(address, &tls, &config.connections).await?)
@@ -130,6 +134,7 @@ impl App {
             connect_within: config.connections.prove_within.get(),
             auth: Authenticator::new(
                 config.public_host.clone(),
+                authorities,
                 limits.auth_failures_per_minute,
                 store.clone(),
                 clock.clone(),

@@ -12,6 +12,7 @@ use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
+use service_kit::tls::authorities::Authorities;
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 use wire::registry::v1 as registry;
@@ -23,11 +24,13 @@ use crate::metrics::Metrics;
 use crate::twins::TwinStore;
 
 mod cache;
+mod certificate;
 mod error;
 pub(crate) mod limiter;
 mod proof;
 mod registering;
 
+pub(crate) use certificate::read_authorities;
 pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
@@ -43,6 +46,8 @@ pub(crate) struct Authenticator {
 
 struct Shared {
     host: String,
+    /// Who may sign certificates of devices.
+    authorities: Option<Authorities>,
     store: TwinStore,
     clock: SharedClock,
     metrics: Metrics,
@@ -54,6 +59,7 @@ impl Authenticator {
     /// Proves tokens for the hub's host name.
     pub(crate) fn new(
         host: String,
+        authorities: Option<Authorities>,
         failures_per_minute: u32,
         store: TwinStore,
         clock: SharedClock,
@@ -64,6 +70,7 @@ impl Authenticator {
         Self {
             shared: Arc::new(Shared {
                 host,
+                authorities,
                 store,
                 clock,
                 metrics,
@@ -138,7 +145,7 @@ impl Authenticator {
         let identity = token.identity().ok_or_else(|| AuthError::NoIdentity {
             resource: crate::text::shorten(token.resource().to_string(), 256),
         })?;
-        self.prove_evidence(identity, Evidence::Token(token)).await
+        self.prove_token(identity, token).await
     }
 
     async fn prove_device(
@@ -155,32 +162,55 @@ impl Authenticator {
             });
         }
         let identity = name.identity.clone();
-        let evidence = match (password, certificates.first()) {
+        match (password, certificates.first()) {
             (Some(password), _) => {
                 let text = std::str::from_utf8(password).unwrap_or_default();
                 let token = SasToken::parse(text)?;
                 if token.identity().as_ref() != Some(&identity) {
                     return Err(AuthError::AnotherIdentity { identity });
                 }
-                Evidence::Token(token)
+                self.prove_token(identity, token).await
             }
-            (None, Some(certificate)) => Evidence::Certificate(Thumbprints::of(certificate)),
-            (None, None) => return Err(AuthError::NothingShown),
-        };
-        self.prove_evidence(identity, evidence).await
+            (None, Some(certificate)) => {
+                let credentials = self.credentials(&identity).await?;
+                let evidence = if credentials.by_authority {
+                    self.signed(&identity, certificates)?
+                } else {
+                    Evidence::Certificate(Thumbprints::of(certificate))
+                };
+                self.prove_evidence(identity, evidence, &credentials)
+            }
+            (None, None) => Err(AuthError::NothingShown),
+        }
     }
 
-    async fn prove_evidence(
+    /// That an authority of ours has signed what was shown, for this identity and for now.
+    fn signed(&self, identity: &IdentityKey, chain: &[Vec<u8>]) -> Result<Evidence, AuthError> {
+        let authorities = self.shared.authorities.as_ref();
+        let authorities = authorities.ok_or_else(|| AuthError::NoAuthorities {
+            identity: identity.clone(),
+        })?;
+        certificate::check(authorities, identity, chain, self.shared.clock.now())
+    }
+
+    async fn prove_token(
+        &self,
+        identity: IdentityKey,
+        token: SasToken,
+    ) -> Result<Proof, AuthError> {
+        // Before anybody is asked: an expired token needs no keys to be refused.
+        check_time(&token, self.shared.clock.now())?;
+        let credentials = self.credentials(&identity).await?;
+        self.prove_evidence(identity, Evidence::Token(token), &credentials)
+    }
+
+    fn prove_evidence(
         &self,
         identity: IdentityKey,
         evidence: Evidence,
+        credentials: &Credentials,
     ) -> Result<Proof, AuthError> {
-        if let Evidence::Token(token) = &evidence {
-            // Before anybody is asked: an expired token needs no keys to be refused.
-            check_time(token, self.shared.clock.now())?;
-        }
-        let credentials = self.credentials(&identity).await?;
-        self.check(&evidence, &identity, &credentials)?;
+        self.check(&evidence, &identity, credentials)?;
         Ok(Proof {
             identity,
             generation_id: credentials.generation_id.clone(),
@@ -205,6 +235,14 @@ impl Authenticator {
                     return Err(AuthError::WrongCertificate {
                         identity: identity.clone(),
                         thumbprint: shown.sha256().to_owned(),
+                    });
+                }
+            }
+            Evidence::Signed { until } => {
+                certificate::check_time(identity, *until, self.shared.clock.now())?;
+                if !credentials.by_authority {
+                    return Err(AuthError::NotByAuthority {
+                        identity: identity.clone(),
                     });
                 }
             }
@@ -267,6 +305,8 @@ fn read(identity: &IdentityKey, credentials: registry::Credentials) -> Credentia
         registry::Status::Enabled => Standing::Enabled,
         registry::Status::Disabled | registry::Status::Unspecified => Standing::Disabled,
     };
+    let by_authority =
+        credentials.authentication_type() == registry::AuthenticationType::CertificateAuthority;
     let pair = credentials.keys.unwrap_or_default();
     let mut keys = Vec::with_capacity(2);
     for text in [pair.primary, pair.secondary] {
@@ -284,6 +324,7 @@ fn read(identity: &IdentityKey, credentials: registry::Credentials) -> Credentia
         .filter(|thumbprint| !thumbprint.is_empty())
         .collect();
     Credentials {
+        by_authority,
         generation_id: credentials.generation_id,
         standing,
         keys,

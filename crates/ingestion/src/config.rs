@@ -37,6 +37,11 @@ pub struct Config {
     /// Token by which the gateway shows that it may bring devices, which come to it by MQTT over
     /// WebSocket; at least 16 characters. Empty (default): nobody may.
     pub token: Secret,
+    /// PEM file with the authorities whose certificates prove devices and modules that are registered
+    /// with the authentication `certificateAuthority`; at most 25. Read at start. Whoever has a key of
+    /// theirs can be any such device, so they should sign nothing else. Unset (default): none, and
+    /// such devices are refused.
+    pub device_ca_file: Option<PathBuf>,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
@@ -119,6 +124,7 @@ impl Default for Config {
             mqtt_listen: None,
             mqtt_cert_file: None,
             mqtt_key_file: None,
+            device_ca_file: None,
             token: Secret::default(),
             allow_insecure: false,
             connections: ConnectionLimits {

@@ -32,6 +32,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The authorities of devices cannot be used.
+    #[error("cannot use the authorities of devices in {}: {problem}", path.display())]
+    DeviceAuthorities {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The certificate of the door for devices cannot be used.
     #[error("cannot set up TLS for MQTT")]
     MqttTls(#[source] service_kit::tls::TlsError),
@@ -59,9 +67,11 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Config { .. } | Self::TwinStore(_) => Kind::InvalidArgument,
-            Self::Door(_) | Self::MqttDoor { .. } | Self::MqttTls(_) | Self::Admin(_) => {
-                Kind::FailedPrecondition
-            }
+            Self::Door(_)
+            | Self::MqttDoor { .. }
+            | Self::MqttTls(_)
+            | Self::DeviceAuthorities { .. }
+            | Self::Admin(_) => Kind::FailedPrecondition,
             Self::Bus(_) | Self::Streams(_) | Self::Hints(_) => Kind::Unavailable,
             Self::Run(_) => Kind::Internal,
         }
@@ -70,9 +80,11 @@ impl Classified for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Config { .. } => "CONFIG_INVALID",
-            Self::Door(_) | Self::MqttDoor { .. } | Self::MqttTls(_) | Self::Admin(_) => {
-                "LISTEN_FAILED"
-            }
+            Self::Door(_)
+            | Self::MqttDoor { .. }
+            | Self::MqttTls(_)
+            | Self::DeviceAuthorities { .. }
+            | Self::Admin(_) => "LISTEN_FAILED",
             Self::Bus(_) => "BUS_UNAVAILABLE",
             Self::Streams(_) => "STREAMS_UNAVAILABLE",
             Self::Hints(_) => "HINTS_UNAVAILABLE",

@@ -144,6 +144,13 @@ impl Authority {
         Ok(files)
     }
 
+    /// The certificate of a device or module, which proves it where this authority is trusted.
+    pub(crate) fn device(&self, identity: &str, file: &str) -> Result<PairFiles, CertError> {
+        let files = self.files(file);
+        self.sign(&files, identity, &[], ExtendedKeyUsagePurpose::ClientAuth)?;
+        Ok(files)
+    }
+
     fn files(&self, name: &str) -> PairFiles {
         PairFiles {
             cert: self.directory.join(format!("{name}.pem")),

@@ -58,6 +58,7 @@ class Hub:
         command = [PROGRAM, "up", "--any-port", "--data-dir", self.path / "data"]
         command += ["--env-file", self.env_file, "--host", self.address]
         command += ["--mqtt-listen", f"{self.address}:8883"]
+        command += ["--config", self.config()]
         command += ["--gateway-listen", f"{self.address}:443"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         wait_for("the hub", self._is_up)
@@ -66,6 +67,20 @@ class Hub:
             if line.startswith("export "):
                 name, value = line[len("export ") :].split("=", 1)
                 self.variables[name] = value.strip("'")
+
+    def config(self):
+        """An authority for devices, which the command line has made, and ingestion trusting it."""
+        self.certificate("unused")
+        path = self.path / "up.toml"
+        path.write_text(f'[ingestion]\ndevice_ca_file = "{self.devices}/ca.pem"\n')
+        return path
+
+    def certificate(self, identity):
+        """The files of a certificate that the authority has signed."""
+        self.devices = self.path / "devices"
+        command = [PROGRAM, "certs", "device", identity, "--dir", self.devices, "--file", "last"]
+        subprocess.run(command, check=True, capture_output=True)
+        return str(self.devices / "last.pem"), str(self.devices / "last.key")
 
     def _is_up(self):
         if self.process.poll() is not None:

@@ -74,6 +74,29 @@ class DeviceTest(unittest.TestCase):
     def test_a_certificate_over_websocket(self):
         self.certified("socket-certified", websockets=True)
 
+    def test_a_certificate_signed_by_an_authority(self):
+        self.hub.create("signed", "--auth", "ca")
+
+        def client(name, **options):
+            cert, key = self.hub.certificate(name)
+            made = IoTHubDeviceClient.create_from_x509_certificate(
+                x509=X509(cert, key),
+                hostname=self.hub.address,
+                device_id="signed",
+                server_verification_cert=self.hub.ca(),
+                **options,
+            )
+            self.addCleanup(made.shutdown)
+            return made
+
+        for options in ({}, {"websockets": True}):
+            device = client("signed", **options)
+            device.connect()
+            device.send_message("hello")
+            device.disconnect()
+            with self.assertRaises(exceptions.CredentialError):
+                client("another", **options).connect()
+
     def test_a_certificate_signed_by_the_device_itself(self):
         self.certified("certified")
 

@@ -45,6 +45,8 @@ pub(crate) struct Credentials {
     pub(crate) keys: Vec<SymmetricKey>,
     /// Of the certificates that do, in hex.
     pub(crate) thumbprints: Vec<String>,
+    /// Certificates do that an authority of ours has signed for it.
+    pub(crate) by_authority: bool,
 }
 
 /// What is known of an identity; `None`: that it does not exist.
@@ -131,6 +133,7 @@ mod tests {
             standing: Standing::Enabled,
             keys: vec![SymmetricKey::generate([7; 32])],
             thumbprints: Vec::new(),
+            by_authority: false,
         }))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use iot_hub::SasError;
 use iot_hub::mqtt::ConnectError;
+use jiff::Timestamp;
 use service_kit::error::{Classified, IotHubCode, Kind};
 use twin::IdentityKey;
 
@@ -59,6 +60,45 @@ pub(crate) enum AuthError {
         identity: IdentityKey,
         /// Of the certificate.
         thumbprint: String,
+    },
+    /// Its certificates are to be signed by an authority, and none is trusted here.
+    #[error("{identity} proves itself by an authority, and none is trusted here (device_ca_file)")]
+    NoAuthorities {
+        /// Who connects.
+        identity: IdentityKey,
+    },
+    /// No authority that is trusted here has signed the certificate.
+    #[error("the client certificate shown for {identity} is not to be trusted: {problem}")]
+    NotSigned {
+        /// Who connects.
+        identity: IdentityKey,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The certificate has ended.
+    #[error("the client certificate of {identity} ended at {ended_at}")]
+    CertificateExpired {
+        /// Who connects, or is connected.
+        identity: IdentityKey,
+        /// When it ended.
+        ended_at: Timestamp,
+    },
+    /// The certificate is somebody else's.
+    #[error(
+        "the common name of the client certificate is {}, it must be `{identity}`",
+        found.as_ref().map_or("missing, or there are several".to_owned(), |name| format!("`{name}`"))
+    )]
+    WrongCommonName {
+        /// Who connects.
+        identity: IdentityKey,
+        /// Its name, if it has one.
+        found: Option<String>,
+    },
+    /// It does not prove itself by an authority any more.
+    #[error("{identity} does not prove itself by an authority any more")]
+    NotByAuthority {
+        /// Who is connected.
+        identity: IdentityKey,
     },
     /// There is no such identity (any more).
     #[error("{identity} is not registered here, or was deleted")]
@@ -116,6 +156,11 @@ impl AuthError {
             Self::WrongHost { .. } => "NAME_FOR_ANOTHER_HOST",
             Self::AnotherIdentity { .. } => "TOKEN_FOR_ANOTHER_IDENTITY",
             Self::WrongCertificate { .. } => "WRONG_CERTIFICATE",
+            Self::NoAuthorities { .. } => "AUTHORITIES_MISSING",
+            Self::NotSigned { .. } => "CERTIFICATE_NOT_SIGNED",
+            Self::CertificateExpired { .. } => "CERTIFICATE_EXPIRED",
+            Self::WrongCommonName { .. } => "WRONG_COMMON_NAME",
+            Self::NotByAuthority { .. } => "NOT_BY_AUTHORITY",
             Self::Unknown { .. } => "IDENTITY_NOT_FOUND",
             Self::CreatedAgain { .. } => "IDENTITY_CREATED_AGAIN",
             Self::Disabled { .. } => "IDENTITY_DISABLED",
@@ -136,6 +181,11 @@ impl AuthError {
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
             | Self::WrongCertificate { .. }
+            | Self::NoAuthorities { .. }
+            | Self::NotSigned { .. }
+            | Self::CertificateExpired { .. }
+            | Self::WrongCommonName { .. }
+            | Self::NotByAuthority { .. }
             | Self::Unknown { .. }
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. } => true,
@@ -158,6 +208,11 @@ impl Classified for AuthError {
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
             | Self::WrongCertificate { .. }
+            | Self::NoAuthorities { .. }
+            | Self::NotSigned { .. }
+            | Self::CertificateExpired { .. }
+            | Self::WrongCommonName { .. }
+            | Self::NotByAuthority { .. }
             | Self::CreatedAgain { .. } => Kind::Unauthenticated,
             Self::Name(_) => Kind::InvalidArgument,
             Self::Unknown { .. } => Kind::NotFound,
@@ -187,6 +242,11 @@ impl Classified for AuthError {
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
             | Self::WrongCertificate { .. }
+            | Self::NoAuthorities { .. }
+            | Self::NotSigned { .. }
+            | Self::CertificateExpired { .. }
+            | Self::WrongCommonName { .. }
+            | Self::NotByAuthority { .. }
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. }
             | Self::TooManyFailures { .. }
@@ -205,6 +265,11 @@ impl Classified for AuthError {
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
             | Self::WrongCertificate { .. }
+            | Self::NoAuthorities { .. }
+            | Self::NotSigned { .. }
+            | Self::CertificateExpired { .. }
+            | Self::WrongCommonName { .. }
+            | Self::NotByAuthority { .. }
             | Self::Unknown { .. }
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. }

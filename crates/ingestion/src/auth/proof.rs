@@ -4,7 +4,7 @@ use iot_hub::{SasError, SasToken, Thumbprints};
 use jiff::Timestamp;
 use twin::IdentityKey;
 
-use crate::auth::AuthError;
+use crate::auth::{AuthError, certificate};
 
 /// A proven identity.
 #[derive(Debug, Clone)]
@@ -23,6 +23,11 @@ pub(super) enum Evidence {
     Token(SasToken),
     /// A certificate whose key it has.
     Certificate(Thumbprints),
+    /// A certificate that an authority of ours has signed for the identity, and whose key it has.
+    Signed {
+        /// When it ends.
+        until: Timestamp,
+    },
 }
 
 impl Proof {
@@ -34,6 +39,7 @@ impl Proof {
                 .saturating_add(iot_hub::sas::CLOCK_SKEW)
                 .unwrap_or(Timestamp::MAX),
             Evidence::Certificate(_) => Timestamp::MAX,
+            Evidence::Signed { until } => *until,
         }
     }
 
@@ -42,6 +48,7 @@ impl Proof {
         match &self.evidence {
             Evidence::Token(token) => check_time(token, now),
             Evidence::Certificate(_) => Ok(()),
+            Evidence::Signed { until } => certificate::check_time(&self.identity, *until, now),
         }
     }
 }

@@ -114,6 +114,18 @@ impl Hub {
         self.running = Some(running);
     }
 
+    /// The page of its metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let address = self.addresses.admin;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.unwrap();
+        page
+    }
+
     /// Registers an identity with its key and an empty twin.
     pub(crate) fn register(&self, path: &str) {
         let name = identity_name(&identity(path));

@@ -13,6 +13,7 @@ mod hub;
 mod lifecycle;
 mod methods;
 mod mqtt;
+mod mqtt_authority;
 mod mqtt_client;
 mod mqtt_security;
 mod provisioning;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use rcgen::{CertificateParams, KeyPair};
+use ingestion::Config;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAckReason, Packet};
 use rustls::pki_types::pem::PemObject;
@@ -23,6 +26,8 @@ use crate::hub::{HOST, Hub, SOON, good_token};
 /// A certificate of a device, signed by itself.
 pub(crate) struct DeviceCert {
     pub(crate) der: CertificateDer<'static>,
+    /// Those that it shows behind its own.
+    others: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
@@ -33,6 +38,60 @@ impl DeviceCert {
         let certificate = params.self_signed(&key).unwrap();
         Self {
             der: certificate.der().clone(),
+            others: Vec::new(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+}
+
+/// An authority of devices.
+pub(crate) struct DeviceAuthority {
+    pub(crate) pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    /// Those between it and the root.
+    above: Vec<CertificateDer<'static>>,
+}
+
+impl DeviceAuthority {
+    fn params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    pub(crate) fn new(name: &str) -> Self {
+        let (key, params) = (KeyPair::generate().unwrap(), Self::params(name));
+        Self {
+            pem: params.self_signed(&key).unwrap().pem(),
+            issuer: Issuer::new(params, key),
+            above: Vec::new(),
+        }
+    }
+
+    /// One that this one has signed.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let (key, params) = (KeyPair::generate().unwrap(), Self::params(name));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+            above: vec![certificate.der().clone()],
+        }
+    }
+
+    /// A certificate for a common name, until the end of a year.
+    pub(crate) fn sign(&self, name: &str, last_year: i32) -> DeviceCert {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        DeviceCert {
+            der: certificate.der().clone(),
+            others: self.above.clone(),
             key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
         }
     }
@@ -40,8 +99,14 @@ impl DeviceCert {
 
 /// A hub with the devices' door open.
 pub(crate) async fn hub() -> (Hub, TestCerts) {
+    hub_with(|_| {}).await
+}
+
+/// The same with other settings.
+pub(crate) async fn hub_with(change: impl FnOnce(&mut Config)) -> (Hub, TestCerts) {
     let certs = TestCerts::new();
     let hub = Hub::start_with(|config| {
+        change(config);
         config.mqtt_listen = Some("127.0.0.1:0".parse().unwrap());
         config.mqtt_cert_file = Some(certs.server_certificate());
         config.mqtt_key_file = Some(certs.server_key());
@@ -81,6 +146,11 @@ pub(crate) fn publish(topic: &str, qos: QoS, body: &str) -> Publish {
     }
 }
 
+fn chain(cert: &DeviceCert) -> Vec<CertificateDer<'static>> {
+    let own = std::iter::once(&cert.der);
+    own.chain(&cert.others).cloned().collect()
+}
+
 pub(crate) fn id(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
 }
@@ -104,7 +174,7 @@ impl Client {
             .with_root_certificates(roots);
         let config = match shown {
             Some(cert) => builder
-                .with_client_auth_cert(vec![cert.der.clone()], cert.key.clone_key())
+                .with_client_auth_cert(chain(cert), cert.key.clone_key())
                 .unwrap(),
             None => builder.with_no_client_auth(),
         };

@@ -100,6 +100,11 @@ impl Authorities {
     }
 }
 
+/// When a certificate in DER form ends; none if it cannot be read.
+pub fn ends_at(certificate: &[u8]) -> Option<Timestamp> {
+    crate::auth::Shown::read(&CertificateDer::from(certificate)).until
+}
+
 /// The common name of a certificate in DER form; none if it has none or more than one.
 pub fn common_name(certificate: &[u8]) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
@@ -133,6 +138,7 @@ mod tests {
         assert_eq!(authorities.count(), 1);
         authorities.signed(&[&device], now).expect("it did");
         assert_eq!(common_name(&device).as_deref(), Some("sn-1"));
+        assert!(ends_at(&device).is_some_and(|end| end > now));
         let (other, stranger) = pair("sn-1");
         let refused = authorities.signed(&[&stranger], now);
         assert!(matches!(refused, Err(AuthoritiesError::NotTheirs(_))));
@@ -155,5 +161,6 @@ mod tests {
         let error = Authorities::parse(bad).unwrap_err().to_string();
         assert!(error.contains("place 1"), "{error}");
         assert_eq!(common_name(b"no certificate"), None);
+        assert_eq!(ends_at(b"no certificate"), None);
     }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use service_kit::error::chain;
+use twin::IdentityKey;
 
 use crate::certs::{Authority, CertError};
 use crate::exit::Kind;
@@ -21,6 +22,31 @@ use crate::output::{self, Output};
 pub(crate) enum CertsCommand {
     /// Make an authority, and a server and client certificates signed by it
     Init(InitArgs),
+    /// Make the certificate of a device or module, signed by an authority for devices
+    Device(DeviceArgs),
+}
+
+/// Arguments of `certs device`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The authority is made if there is none. It is not the one of `certs init`: whoever \
+                        has a certificate of it is the device that the certificate names. Ingestion \
+                        trusts it by `device_ca_file`, and the device is to be registered with \
+                        `--auth ca`.\n\n\
+                        Examples:\n  \
+                        twinward certs device cam-1\n  \
+                        twinward certs device cam-1/DefenderIotMicroAgent --dir /etc/twinward/devices"
+)]
+pub(crate) struct DeviceArgs {
+    /// The device, or DEVICE/MODULE
+    #[arg(value_name = "DEVICE[/MODULE]", value_parser = IdentityKey::parse_path)]
+    identity: IdentityKey,
+    /// Where the authority and the files are
+    #[arg(long, value_name = "DIR", default_value = "device-certs")]
+    dir: PathBuf,
+    /// Name of the files [default: the identity, with '_' for '/' and whatever files should not have]
+    #[arg(long, value_name = "NAME", value_parser = file_name)]
+    file: Option<String>,
 }
 
 /// Arguments of `certs init`.
@@ -52,7 +78,37 @@ pub(crate) struct InitArgs {
 pub(crate) fn run(command: CertsCommand, output: &Output) -> Result<(), Failure> {
     match command {
         CertsCommand::Init(args) => init(args, output),
+        CertsCommand::Device(args) => device(args, output),
     }
+}
+
+fn device(args: DeviceArgs, output: &Output) -> Result<(), Failure> {
+    let cannot = |error: CertError| {
+        Failure::new(Kind::Failed, "cannot make the certificate").because(chain(&error))
+    };
+    let identity = args.identity.to_string();
+    let plain = |letter: char| match letter {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => letter,
+        _ => '_',
+    };
+    let file = match args.file {
+        Some(file) => file,
+        None => file_name(&identity.chars().map(plain).collect::<String>()).map_err(|why| {
+            Failure::new(
+                Kind::Usage,
+                format!("no file can be called as {identity}: {why}"),
+            )
+            .advise("name it with --file")
+        })?,
+    };
+    let authority = Authority::open(&args.dir, output.now()).map_err(cannot)?;
+    let files = authority.device(&identity, &file).map_err(cannot)?;
+    output::write(&format!(
+        "authority  {}\ndevice     {}  {}\n",
+        authority.ca_file().display(),
+        files.cert.display(),
+        files.key.display()
+    ))
 }
 
 fn init(args: InitArgs, output: &Output) -> Result<(), Failure> {
