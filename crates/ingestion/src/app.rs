@@ -96,7 +96,7 @@ impl App {
         };
         let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
             (Some(address), Some(tls)) => {
-                Some(Listener::bind(address, &tls, &config.connections).await?)
+                Some(Listener::bind(address, &tls, &config.connections, &config.limits).await?)
             }
             (None, _) | (_, None) => None,
         };
@@ -135,7 +135,7 @@ impl App {
             auth: Authenticator::new(
                 config.public_host.clone(),
                 authorities,
-                limits.auth_failures_per_minute,
+                &limits,
                 store.clone(),
                 clock.clone(),
                 metrics.clone(),

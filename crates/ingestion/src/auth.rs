@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
@@ -20,6 +21,7 @@ use wire::registry::v1 as registry;
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
 use crate::auth::limiter::Limiter;
 use crate::auth::proof::check_time;
+use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::twins::TwinStore;
 
@@ -52,7 +54,12 @@ struct Shared {
     clock: SharedClock,
     metrics: Metrics,
     cache: Mutex<Cache>,
-    limiter: Mutex<Limiter>,
+    limiter: Mutex<Limiter<Option<IpAddr>>>,
+    /// Of each identity from each address, so that one that is wrong takes nothing from the others
+    /// behind its address, and nobody can lock an identity out from elsewhere.
+    of_identity: Mutex<Limiter<(Option<IpAddr>, IdentityKey)>>,
+    /// Sessions that an identity begins: only what is proven counts.
+    connects: Mutex<Limiter<IdentityKey>>,
 }
 
 impl Authenticator {
@@ -60,12 +67,14 @@ impl Authenticator {
     pub(crate) fn new(
         host: String,
         authorities: Option<Authorities>,
-        failures_per_minute: u32,
+        limits: &Limits,
         store: TwinStore,
         clock: SharedClock,
         metrics: Metrics,
     ) -> Self {
-        let limiter = Mutex::new(Limiter::new(failures_per_minute));
+        let limiter = Mutex::new(Limiter::new(limits.auth_failures_per_minute));
+        let of_identity = Limiter::new(limits.identity_failures_per_minute);
+        let connects = Limiter::new(limits.identity_connects_per_minute);
         let cache = Mutex::default();
         Self {
             shared: Arc::new(Shared {
@@ -76,6 +85,8 @@ impl Authenticator {
                 metrics,
                 cache,
                 limiter,
+                of_identity: Mutex::new(of_identity),
+                connects: Mutex::new(connects),
             }),
         }
     }
@@ -97,8 +108,30 @@ impl Authenticator {
         certificates: &[Vec<u8>],
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
+        let both = (peer, name.identity.clone());
+        let now = self.shared.clock.monotonic();
+        if let Err(wait) = lock(&self.shared.of_identity).check(&both, now) {
+            let error = AuthError::TooManyFailures { wait };
+            self.note_failure(&error, peer);
+            return Err(error);
+        }
         let proving = self.prove_device(name, password, certificates);
-        self.limited(peer, proving).await
+        let outcome = self.limited(peer, proving).await;
+        if outcome.as_ref().is_err_and(AuthError::is_the_peers_fault) {
+            let now = self.shared.clock.monotonic();
+            lock(&self.shared.of_identity).failed(both, now);
+        }
+        outcome
+    }
+
+    /// Notes that a proven identity begins a session by MQTT; answers how long it must wait if it
+    /// does that too often.
+    pub(crate) fn connects(&self, identity: &IdentityKey) -> Result<(), Duration> {
+        let now = self.shared.clock.monotonic();
+        let mut connects = lock(&self.shared.connects);
+        connects.check(identity, now)?;
+        connects.failed(identity.clone(), now);
+        Ok(())
     }
 
     /// Notes a failure that happened before there was anybody to prove.
@@ -111,7 +144,7 @@ impl Authenticator {
         peer: Option<IpAddr>,
         proving: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
-        let limited = lock(&self.shared.limiter).check(peer, self.shared.clock.monotonic());
+        let limited = lock(&self.shared.limiter).check(&peer, self.shared.clock.monotonic());
         let outcome = match limited {
             Err(wait) => Err(AuthError::TooManyFailures { wait }),
             Ok(()) => proving.await,

@@ -104,6 +104,23 @@ pub struct Limits {
     /// Failed authentications per minute and peer address before the peer must wait. Default 60: a
     /// site behind one address may hold a few agents with wrong keys.
     pub auth_failures_per_minute: u32,
+    /// Failed authentications per minute of one identity from one address before it must wait there.
+    /// Default 10: fewer than of an address, so that a device with a wrong key costs the others
+    /// behind that address nothing.
+    pub identity_failures_per_minute: u32,
+    /// Sessions by MQTT that one identity may begin per minute before it must wait. Default 60: each
+    /// ends the one before, and two devices with one key do nothing else.
+    pub identity_connects_per_minute: u32,
+    /// Connections to the MQTT listener per minute and address before they are closed at once.
+    /// Default 12000: each costs the half of a millisecond, and a large site may come back at the
+    /// same time.
+    pub address_connects_per_minute: u32,
+    /// Connections to the MQTT listener that one address may have without a CONNACK. Default 2048:
+    /// an eighth of all, so that one address leaves room for others.
+    pub address_unproven_max: u32,
+    /// Packets per second of one MQTT connection that are read; who sends more is read later.
+    /// Default 1000: as fast as messages of one device become durable.
+    pub device_packets_per_second: u32,
     /// Failed enrolments per minute and peer address before the peer must wait. Default 30.
     pub enroll_failures_per_minute: u32,
     /// Rejected events per minute and session that are kept in `REJECTS`; the rest is counted
@@ -157,6 +174,11 @@ impl Default for Limits {
             waiting_bytes_max: ByteSize::mib(256),
             sessions_max: 50_000,
             auth_failures_per_minute: 60,
+            identity_failures_per_minute: 10,
+            identity_connects_per_minute: 60,
+            address_connects_per_minute: 12_000,
+            address_unproven_max: 2048,
+            device_packets_per_second: 1000,
             enroll_failures_per_minute: 30,
             rejects_per_minute: 60,
             backlog_bytes_max: ByteSize::mib(64),
@@ -265,6 +287,23 @@ impl Validate for Limits {
             (
                 "enroll_failures_per_minute",
                 u64::from(self.enroll_failures_per_minute),
+            ),
+            (
+                "identity_failures_per_minute",
+                u64::from(self.identity_failures_per_minute),
+            ),
+            (
+                "identity_connects_per_minute",
+                u64::from(self.identity_connects_per_minute),
+            ),
+            (
+                "address_connects_per_minute",
+                u64::from(self.address_connects_per_minute),
+            ),
+            ("address_unproven_max", u64::from(self.address_unproven_max)),
+            (
+                "device_packets_per_second",
+                u64::from(self.device_packets_per_second),
             ),
             ("waiting_bytes_max", self.waiting_bytes_max.get()),
             ("backlog_bytes_max", self.backlog_bytes_max.get()),

@@ -26,16 +26,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::config::Limits;
 use crate::error::Error;
 use crate::grpc::Door;
+use addresses::Addresses;
 use arrive::Way;
 
+mod addresses;
 mod answer;
 mod arrive;
 mod connection;
 mod desired;
 mod end;
 mod message;
+mod pace;
 mod provisioning;
 pub(crate) mod security;
 mod session;
@@ -55,13 +59,17 @@ pub(crate) struct Listener {
     open: Arc<Semaphore>,
     /// Connections that may be without a CONNACK: whoever reaches the port costs us that much.
     unproven: Arc<Semaphore>,
+    /// How much of that one address may have.
+    addresses: Addresses,
 }
 
 /// A place among the connections; given back when dropped.
 pub(crate) struct Room {
     /// `None` on a link: there the gateway and the gRPC listener count.
     _open: Option<OwnedSemaphorePermit>,
-    /// Given back as soon as the device is let in.
+    /// Given back as soon as the device is let in, as the next.
+    of_address: Option<addresses::Place>,
+    /// `None` on a link, too.
     unproven: Option<OwnedSemaphorePermit>,
     /// Who else wants to know that it was.
     let_in: Option<oneshot::Sender<()>>,
@@ -72,12 +80,14 @@ impl Room {
     pub(crate) fn counted_elsewhere(let_in: oneshot::Sender<()>) -> Self {
         Self {
             _open: None,
+            of_address: None,
             unproven: None,
             let_in: Some(let_in),
         }
     }
 
     fn proven(&mut self) {
+        self.of_address = None;
         self.unproven = None;
         if let Some(let_in) = self.let_in.take() {
             // Who hung up meanwhile need not know.
@@ -108,6 +118,7 @@ impl Listener {
         address: SocketAddr,
         tls: &ServerTls,
         limits: &ConnectionLimits,
+        of_address: &Limits,
     ) -> Result<Self, Error> {
         let tls = DeviceTls::load(tls).map_err(Error::MqttTls)?;
         let cannot = |source| Error::MqttDoor { address, source };
@@ -124,6 +135,7 @@ impl Listener {
             within: limits.prove_within.get(),
             open: semaphore(limits.max),
             unproven: semaphore(limits.unproven_max),
+            addresses: Addresses::new(of_address),
         })
     }
 
@@ -147,9 +159,9 @@ impl Listener {
             };
             match accepted {
                 Ok((tcp, peer)) => {
-                    let Some(room) = self.room() else {
+                    let Some(room) = self.room(&door, peer) else {
                         door.parts.metrics.mqtt_not_accepted();
-                        tracing::debug!(%peer, "connection refused: there are too many");
+                        tracing::debug!(%peer, "connection refused: there are too many, or of its address");
                         continue;
                     };
                     let session = self.welcome(&door, tcp, peer, room);
@@ -165,8 +177,10 @@ impl Listener {
         }
     }
 
-    fn room(&self) -> Option<Room> {
+    fn room(&self, door: &Door, peer: SocketAddr) -> Option<Room> {
+        let now = door.parts.clock.monotonic();
         Some(Room {
+            of_address: Some(self.addresses.arrive(peer.ip(), now)?),
             _open: Some(Arc::clone(&self.open).try_acquire_owned().ok()?),
             unproven: Some(Arc::clone(&self.unproven).try_acquire_owned().ok()?),
             let_in: None,

@@ -1,11 +1,11 @@
-//! Makes a peer that fails again and again wait.
+//! Makes a peer that fails again and again wait, or whoever else does too often what costs us.
 //!
 //! Pure: the time is an argument. Keys cannot be guessed in any number of attempts; this keeps a
 //! broken or hostile peer from spending our CPU, twin-store's, and the log. Success costs nothing,
 //! so that a whole site may connect through one address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 /// The period of a limit.
@@ -15,15 +15,15 @@ const PERIOD: Duration = Duration::from_mins(1);
 /// is, everyone: an attacker with that many addresses must not be able to fill our memory.
 const PEERS_MAX: usize = 16_384;
 
-/// Allows each peer a number of failures per minute.
+/// Allows each peer a number of failures per minute. A peer is an address, an identity, or both.
 #[derive(Debug)]
-pub(crate) struct Limiter {
+pub(crate) struct Limiter<K> {
     per_minute: u32,
     /// When each peer's account will be even: every failure moves it on by a share of the period.
-    even_at: HashMap<Option<IpAddr>, Instant>,
+    even_at: HashMap<K, Instant>,
 }
 
-impl Limiter {
+impl<K: Eq + Hash> Limiter<K> {
     /// Allows `per_minute` failures per minute, at least one.
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
@@ -33,8 +33,8 @@ impl Limiter {
     }
 
     /// Whether a peer may try now; if not, how long it must wait.
-    pub(crate) fn check(&self, peer: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
-        let Some(even_at) = self.even_at.get(&peer) else {
+    pub(crate) fn check(&self, peer: &K, now: Instant) -> Result<(), Duration> {
+        let Some(even_at) = self.even_at.get(peer) else {
             return Ok(());
         };
         // The account may be overdrawn by one period, less the share of the failure to come.
@@ -46,7 +46,7 @@ impl Limiter {
     }
 
     /// Notes a failure.
-    pub(crate) fn failed(&mut self, peer: Option<IpAddr>, now: Instant) {
+    pub(crate) fn failed(&mut self, peer: K, now: Instant) {
         if self.even_at.len() >= PEERS_MAX && !self.even_at.contains_key(&peer) {
             self.even_at.retain(|_, even_at| *even_at > now);
             if self.even_at.len() >= PEERS_MAX {
@@ -66,6 +66,8 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
@@ -75,16 +77,19 @@ mod tests {
         let mut limiter = Limiter::new(6);
         let start = Instant::now();
         for _ in 0..6 {
-            assert_eq!(limiter.check(PEER, start), Ok(()));
+            assert_eq!(limiter.check(&PEER, start), Ok(()));
             limiter.failed(PEER, start);
         }
-        assert_eq!(limiter.check(PEER, start), Err(Duration::from_secs(10)));
+        assert_eq!(limiter.check(&PEER, start), Err(Duration::from_secs(10)));
         assert_eq!(
-            limiter.check(None, start),
+            limiter.check(&None, start),
             Ok(()),
             "others are not concerned"
         );
-        assert_eq!(limiter.check(PEER, start + Duration::from_secs(10)), Ok(()));
+        assert_eq!(
+            limiter.check(&PEER, start + Duration::from_secs(10)),
+            Ok(())
+        );
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Classified for EnrollError {
 pub(crate) struct Enroller {
     host: String,
     store: TwinStore,
-    limiter: Mutex<Limiter>,
+    limiter: Mutex<Limiter<Option<IpAddr>>>,
     clock: SharedClock,
     metrics: Metrics,
 }
@@ -139,7 +139,7 @@ impl Enroller {
         request: agent::EnrollRequest,
         peer: Option<IpAddr>,
     ) -> Result<String, EnrollError> {
-        let allowed = self.limited(|limiter, now| limiter.check(peer, now));
+        let allowed = self.limited(|limiter, now| limiter.check(&peer, now));
         let outcome = match allowed {
             Err(wait) => Err(EnrollError::TooManyFailures { wait }),
             Ok(()) => self.redeem(request).await,
@@ -204,7 +204,10 @@ impl Enroller {
         Ok(string.to_secret_string().to_string())
     }
 
-    fn limited<T>(&self, act: impl FnOnce(&mut Limiter, std::time::Instant) -> T) -> T {
+    fn limited<T>(
+        &self,
+        act: impl FnOnce(&mut Limiter<Option<IpAddr>>, std::time::Instant) -> T,
+    ) -> T {
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut limiter, self.clock.monotonic())
     }

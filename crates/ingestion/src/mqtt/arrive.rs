@@ -105,6 +105,10 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
             Some(peer.ip()),
         )
         .await?;
+    parts
+        .auth
+        .connects(&proof.identity)
+        .map_err(|wait| End::TooOften { wait })?;
     let will = connect
         .last_will
         .map(|will| read_will(will, &proof.identity))
@@ -183,6 +187,7 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         // To be tried again.
         End::NotProven(AuthError::Unavailable(_) | AuthError::TooManyFailures { .. })
         | End::TooMany { .. }
+        | End::TooOften { .. }
         | End::Stopping
         | End::NotRemembered(_)
         | End::NotFollowed(_) => Some(ConnectAckReason::ServiceUnavailable),

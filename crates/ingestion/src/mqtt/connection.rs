@@ -21,6 +21,7 @@ use super::Room;
 use super::arrive::{self, Admitted, Way};
 use super::end::End;
 use super::message::DeviceMessage;
+use super::pace::Pace;
 use super::provisioning::{self, Claimed, Registering};
 use super::session::Session;
 use super::wire::{AnyStream, Wire};
@@ -252,9 +253,13 @@ impl Running {
         let mut proof_ends = Box::pin(tokio::time::sleep(self.proof_left()));
         let patience = patience(self.keep_alive);
         let mut silence = Box::pin(tokio::time::sleep(patience));
+        let per_second = self.door.parts.limits.device_packets_per_second;
+        let mut pace = Pace::new(per_second, Instant::now());
+        let mut pause = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let mut paced = false;
         loop {
             let takes = self.wire.writer.has_room();
-            let wants = takes && self.session.may_read();
+            let wants = takes && self.session.may_read() && !paced;
             let reads = wants && self.inlet.is_open();
             let outcome = tokio::select! {
                 biased;
@@ -269,11 +274,20 @@ impl Running {
                 written = self.wire.writer.step(), if self.wire.writer.has_work() => written,
                 received = self.wire.reader.next(), if reads => match received {
                     Ok(packet) => {
-                        silence.as_mut().reset(Instant::now() + patience);
+                        let now = Instant::now();
+                        silence.as_mut().reset(now + patience);
+                        if let Some(until) = pace.on_packet(now) {
+                            pause.as_mut().reset(until);
+                            paced = true;
+                        }
                         self.on_packet(packet)
                     }
                     Err(end) => Err(end),
                 },
+                () = &mut pause, if paced => {
+                    paced = false;
+                    Ok(())
+                }
                 () = &mut silence => {
                     silence.as_mut().reset(Instant::now() + patience);
                     // Whom we do not read for reasons of our own cannot be heard.

@@ -1,6 +1,7 @@
 //! Why a connection of a device ended, or was not let in.
 
 use std::io;
+use std::time::Duration;
 
 use bus::PackError;
 use iot_hub::mqtt::TopicError;
@@ -98,6 +99,12 @@ pub(super) enum End {
     /// The service stops.
     #[error("the service stops")]
     Stopping,
+    /// It connects too often.
+    #[error("it connects too often; try again in {} s", .wait.as_secs() + 1)]
+    TooOften {
+        /// How long it must wait.
+        wait: Duration,
+    },
     /// There are too many sessions.
     #[error("this instance has its {max} sessions")]
     TooMany {
@@ -133,6 +140,7 @@ impl End {
             Self::NotRemembered(_) => "SUBSCRIPTIONS_NOT_KEPT",
             Self::NotFollowed(_) => "TWIN_UNAVAILABLE",
             Self::Stopping => "SERVICE_STOPPING",
+            Self::TooOften { .. } => "TOO_MANY_CONNECTS",
             Self::TooMany { .. } => "TOO_MANY_SESSIONS",
             Self::Encode(_) => "DEFECT",
         }
@@ -149,7 +157,8 @@ impl End {
             | Self::TooLarge { .. }
             | Self::Will
             | Self::TooManyRequests { .. }
-            | Self::Silent { .. } => true,
+            | Self::Silent { .. }
+            | Self::TooOften { .. } => true,
             // What is not proven is logged where it is found out.
             Self::Disconnected
             | Self::Lost

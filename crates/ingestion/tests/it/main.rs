@@ -15,6 +15,7 @@ mod methods;
 mod mqtt;
 mod mqtt_authority;
 mod mqtt_client;
+mod mqtt_limits;
 mod mqtt_security;
 mod provisioning;
 mod pushes;

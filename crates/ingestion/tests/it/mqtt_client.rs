@@ -1,5 +1,6 @@
 //! A client of MQTT that does what it is told, also what no SDK would do.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use testkit::TestCerts;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::codec::Framed;
@@ -146,6 +147,13 @@ pub(crate) fn publish(topic: &str, qos: QoS, body: &str) -> Publish {
     }
 }
 
+/// A connection from an address of this machine.
+pub(crate) async fn tcp_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((from, 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
 fn chain(cert: &DeviceCert) -> Vec<CertificateDer<'static>> {
     let own = std::iter::once(&cert.der);
     own.chain(&cert.others).cloned().collect()
@@ -158,6 +166,17 @@ pub(crate) fn id(number: u16) -> NonZeroU16 {
 impl Client {
     /// Shakes hands, in a version of TLS and with a certificate.
     pub(crate) async fn dial(
+        hub: &Hub,
+        certs: &TestCerts,
+        version: &'static SupportedProtocolVersion,
+        shown: Option<&DeviceCert>,
+    ) -> Self {
+        Self::dial_from([127, 0, 0, 1], hub, certs, version, shown).await
+    }
+
+    /// The same from an address of this machine.
+    pub(crate) async fn dial_from(
+        from: [u8; 4],
         hub: &Hub,
         certs: &TestCerts,
         version: &'static SupportedProtocolVersion,
@@ -179,7 +198,7 @@ impl Client {
             None => builder.with_no_client_auth(),
         };
         let address = hub.addresses.mqtt.expect("the door is open");
-        let tcp = TcpStream::connect(address).await.unwrap();
+        let tcp = tcp_from(from, address).await;
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, tcp).await.expect("a handshake");

@@ -1,0 +1,179 @@
+//! One device (or stranger) that does too much of something, and another that does not notice.
+
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use rmqtt_codec::types::QoS;
+use rmqtt_codec::v3::ConnectAckReason::{ConnectionAccepted, NotAuthorized, ServiceUnavailable};
+use rmqtt_codec::v3::Packet;
+use rustls::version::TLS13;
+use tokio::io::AsyncReadExt;
+
+use crate::hub::{Hub, SOON, key_of, token};
+use crate::mqtt_client::{Client, connect, good_connect, hub, hub_with, id, tcp_from};
+
+const TWINS: &str = "$iothub/twin/res/#";
+const GET: &str = "$iothub/twin/GET/?$rid=1";
+
+/// Far more than another device needs, and far less than any limit makes somebody wait.
+const NOT_DELAYED: Duration = Duration::from_secs(5);
+
+/// Asserts that a device that has done nothing is served: a request about its twin is answered.
+async fn is_served(client: &mut Client) {
+    let began = Instant::now();
+    client.publish(GET, QoS::AtMostOnce, "").await;
+    let (topic, _) = client.message().await;
+    assert_eq!(topic, "$iothub/twin/res/200/?$rid=1");
+    let took = began.elapsed();
+    assert!(took < NOT_DELAYED, "{took:?}");
+}
+
+/// A device that is connected and has subscribed to answers.
+async fn another(hub: &Hub, certs: &testkit::TestCerts) -> Client {
+    hub.register("another");
+    let (mut client, _) = Client::connected(hub, certs, "another").await;
+    client.subscribe(TWINS).await;
+    client
+}
+
+#[tokio::test]
+async fn guessing_keys_of_a_device_is_stopped_and_costs_no_other_device_behind_the_address() {
+    let (hub, certs) = hub_with(|config| {
+        config.limits.identity_failures_per_minute = 3;
+        config.limits.auth_failures_per_minute = 10;
+    })
+    .await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let wrong = token("d", &key_of("a guess"), SignedDuration::from_hours(1));
+    let guess = || connect("d", Some(wrong.clone()));
+    for turn in 0..20 {
+        let (mut client, code, _) = Client::try_connect(&hub, &certs, guess()).await;
+        let wanted = if turn < 3 {
+            NotAuthorized
+        } else {
+            ServiceUnavailable
+        };
+        assert_eq!(code, wanted, "turn {turn}");
+        client.is_closed().await;
+    }
+    is_served(&mut calm).await;
+    // A third one comes in from the same address, and the device itself from its own.
+    hub.register("third");
+    Client::connected(&hub, &certs, "third").await;
+    let mut device = Client::dial_from([127, 0, 0, 9], &hub, &certs, &TLS13, None).await;
+    let (code, _) = device.call(good_connect("d")).await;
+    assert_eq!(
+        code, ConnectionAccepted,
+        "nobody locks it out from elsewhere"
+    );
+    assert!(hub.metrics().await.contains("reason=\"TOO_MANY_FAILURES\""));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn two_devices_with_one_key_do_not_push_each_other_out_for_ever() {
+    let (hub, certs) = hub_with(|config| config.limits.identity_connects_per_minute = 3).await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let mut last = None;
+    for _ in 0..3 {
+        last = Some(Client::connected(&hub, &certs, "d").await.0);
+    }
+    for _ in 0..5 {
+        let (_, code, _) = Client::try_connect(&hub, &certs, good_connect("d")).await;
+        assert_eq!(code, ServiceUnavailable);
+    }
+    last.expect("three came in").is_quiet().await;
+    is_served(&mut calm).await;
+    assert!(hub.metrics().await.contains("reason=\"TOO_MANY_CONNECTS\""));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_address_leave_room_for_others() {
+    let (hub, certs) = hub_with(|config| {
+        config.limits.address_unproven_max = 8;
+        config.connections.prove_within = service_kit::units::Duration::secs(600);
+    })
+    .await;
+    hub.register("d");
+    let door = hub.addresses.mqtt.expect("the door is open");
+    let from = [127, 0, 0, 66];
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(tcp_from(from, door).await);
+    }
+    // Accepted in the order in which they came, so the next ones are over the limit.
+    for _ in 0..20 {
+        let mut over = tcp_from(from, door).await;
+        let read = tokio::time::timeout(SOON, over.read(&mut [0; 1])).await;
+        let read = read.expect("it is closed at once");
+        assert!(read.is_err() || read.is_ok_and(|count| count == 0));
+    }
+    Client::connected(&hub, &certs, "d").await;
+    // One that goes makes room.
+    held.pop();
+    testkit::wait_for("room", SOON, async || {
+        let mut next = tcp_from(from, door).await;
+        let mut byte = [0; 1];
+        let silent = tokio::time::timeout(Duration::from_millis(200), next.read(&mut byte));
+        silent.await.is_err().then_some(())
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_sends_too_fast_is_read_slowly_and_loses_nothing() {
+    let (hub, certs) = hub_with(|config| config.limits.device_packets_per_second = 20).await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let (mut fast, _) = Client::connected(&hub, &certs, "d").await;
+    let began = Instant::now();
+    for _ in 0..60 {
+        fast.send(Packet::PingRequest).await;
+    }
+    is_served(&mut calm).await;
+    for _ in 0..60 {
+        assert_eq!(fast.next().await, Some(Packet::PingResponse));
+    }
+    // Twenty at once, the others at twenty a second.
+    assert!(began.elapsed() >= Duration::from_millis(1900));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_over_a_bound_ends_its_own_connection_alone() {
+    let (hub, certs) = hub().await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let huge = "x".repeat(60_000);
+    let (mut client, _) = Client::connected(&hub, &certs, "d").await;
+    client.publish(&huge, QoS::AtLeastOnce, "").await;
+    client.is_closed().await;
+    is_served(&mut calm).await;
+    // Thousands of subscriptions, in one packet and one after the other.
+    let method = |number: u32| format!("$iothub/methods/POST/m{number}/#");
+    let filter = |number| (method(number).into(), QoS::AtLeastOnce);
+    let (mut client, _) = Client::connected(&hub, &certs, "d").await;
+    let topic_filters = (0..5000).map(filter).collect();
+    let packet_id = id(1);
+    client
+        .send(Packet::Subscribe {
+            packet_id,
+            topic_filters,
+        })
+        .await;
+    client.is_closed().await;
+    is_served(&mut calm).await;
+    // What was refused is not kept either.
+    let (_, present) = Client::connected(&hub, &certs, "d").await;
+    assert!(!present);
+    assert!(
+        hub.metrics()
+            .await
+            .contains("reason=\"TOO_MANY_SUBSCRIPTIONS\"")
+    );
+    hub.stop().await;
+}
