@@ -15,6 +15,8 @@ mod devices;
 mod enrollment;
 mod killed_in_mid_stream;
 mod loop_end_to_end;
+mod node;
+mod odd_requests;
 mod offline_agent;
 mod one_trace;
 mod policy_counts;

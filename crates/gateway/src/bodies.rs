@@ -3,6 +3,8 @@
 
 pub(crate) mod configuration;
 pub(crate) mod identity;
+pub(crate) mod job;
+pub(crate) mod job_query;
 mod object;
 pub(crate) mod twin;
 

@@ -9,6 +9,7 @@ use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::registry::v1::provisioning_service_client::ProvisioningServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
+use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
 use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 
@@ -108,6 +109,11 @@ impl Session {
 
     pub(crate) fn queries(&self) -> TwinQueryServiceClient<Connection> {
         TwinQueryServiceClient::new(self.doors.twin_store.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn bulk(&self) -> TwinBulkServiceClient<Connection> {
+        TwinBulkServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 

@@ -16,6 +16,7 @@ use service_kit::trace;
 use tracing::{Instrument as _, Span, field};
 
 use crate::access::{self, AccessPolicies};
+use crate::bodies;
 use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
 use crate::hub::{Hub, Session};
@@ -28,11 +29,15 @@ mod bulk;
 mod configurations;
 mod devices;
 mod methods;
+mod job_rows;
+mod jobs;
 mod modules;
 mod query;
 mod statistics;
 mod twins;
 
+/// The description of the API, for programs that make clients and tests of it.
+pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
 /// The header that says what the rows of a query are.
 const ITEM_TYPE: HeaderName = HeaderName::from_static("x-ms-item-type");
 /// The header with which the next page is asked for.
@@ -199,6 +204,9 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
     let path = parts.uri.path();
     let route = Route::parse(&parts.method, path)?;
     *label = route.label();
+    if route == Route::OpenApi {
+        return Ok(Answer::ok(bodies::read(OPENAPI.as_bytes())?));
+    }
     let now = api.clock.now();
     let caller = access::caller(&api.policies, &parts.headers, &route, path, now)?;
     if let (access::Caller::Policy(_), Some(visitor)) = (&caller, parts.extensions.get::<Visitor>())
@@ -239,11 +247,17 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         Route::GetConfiguration(id) => configurations::get(&call, &id).await,
         Route::PutConfiguration(id) => configurations::put(&call, &id).await,
         Route::DeleteConfiguration(id) => configurations::delete(&call, &id).await,
+        Route::PutJob(id) => jobs::put(&call, &id, now).await,
+        Route::GetJob(id) => jobs::get(&call, &id, now).await,
+        Route::CancelJob(id) => jobs::cancel(&call, &id, now).await,
+        Route::QueryJobs => jobs::list(&call, &parts.uri, now).await,
         Route::TestQueries => configurations::test_queries(&call).await,
         Route::InvokeMethod(key) => methods::invoke(&call, &key).await,
         Route::DeviceStatistics => statistics::devices(&call).await,
         Route::ServiceStatistics => statistics::service(&call).await,
         Route::ApplyContent(id) => devices::apply_content(&call, &id).await,
+        // Answered above, to everybody.
+        Route::OpenApi => Ok(Answer::no_content()),
     }?;
     // A bearer token is proven once twin-store has answered it.
     if let Some(visitor) = parts.extensions.get::<Visitor>() {

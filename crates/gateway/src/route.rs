@@ -10,6 +10,8 @@ use crate::error::ApiError;
 /// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// The description of all calls, for everybody.
+    OpenApi,
     ListDevices,
     Bulk,
     Query,
@@ -30,6 +32,11 @@ pub(crate) enum Route {
     DeleteConfiguration(String),
     TestQueries,
     InvokeMethod(IdentityKey),
+    /// twin-store judges ids.
+    PutJob(String),
+    GetJob(String),
+    CancelJob(String),
+    QueryJobs,
     DeviceStatistics,
     ServiceStatistics,
     /// `applyConfigurationContent`: content for IoT Edge devices, which we refuse by name.
@@ -58,6 +65,7 @@ impl Route {
             }),
         };
         let route = match (method.as_str(), &segments[..]) {
+            ("GET", ["openapi.json"]) => Self::OpenApi,
             ("GET", ["devices"]) => Self::ListDevices,
             ("POST", ["devices"]) => Self::Bulk,
             ("POST", ["devices", "query"]) => Self::Query,
@@ -86,6 +94,10 @@ impl Route {
             ("POST", ["twins", id, "modules", of, "methods"]) => {
                 Self::InvokeMethod(twin(id, Some(of))?)
             }
+            ("GET", ["jobs", "v2", "query"]) => Self::QueryJobs,
+            ("GET", ["jobs", "v2", id]) => Self::GetJob((*id).to_owned()),
+            ("PUT", ["jobs", "v2", id]) => Self::PutJob((*id).to_owned()),
+            ("POST", ["jobs", "v2", id, "cancel"]) => Self::CancelJob((*id).to_owned()),
             ("GET", ["statistics", "devices"]) => Self::DeviceStatistics,
             ("GET", ["statistics", "service"]) => Self::ServiceStatistics,
             _ => return Err(ApiError::no_such_call(method, path)),
@@ -96,6 +108,8 @@ impl Route {
     /// A caller may make the call with any one of these.
     pub(crate) fn rights(&self) -> &'static [Right] {
         match self {
+            // Nobody is asked who calls; see `rest`.
+            Self::OpenApi => &[],
             Self::ListDevices
             | Self::GetDevice(_)
             | Self::ListModules(_)
@@ -111,6 +125,10 @@ impl Route {
             | Self::ReplaceTwin(_)
             | Self::InvokeMethod(_)
             | Self::ServiceStatistics
+            | Self::PutJob(_)
+            | Self::GetJob(_)
+            | Self::CancelJob(_)
+            | Self::QueryJobs
             | Self::ApplyContent(_) => &[Right::ServiceConnect],
             // The documentation names one here and the other there (spec §5.3).
             Self::PutConfiguration(_) | Self::DeleteConfiguration(_) => {
@@ -126,6 +144,7 @@ impl Route {
     /// Its name in metrics and spans; no ids.
     pub(crate) fn label(&self) -> &'static str {
         match self {
+            Self::OpenApi => "openapi",
             Self::ListDevices => "list_devices",
             Self::Bulk => "bulk",
             Self::Query => "query",
@@ -145,6 +164,10 @@ impl Route {
             Self::DeleteConfiguration(_) => "delete_configuration",
             Self::TestQueries => "test_configuration_queries",
             Self::InvokeMethod(_) => "invoke_method",
+            Self::PutJob(_) => "put_job",
+            Self::GetJob(_) => "get_job",
+            Self::CancelJob(_) => "cancel_job",
+            Self::QueryJobs => "query_jobs",
             Self::DeviceStatistics => "device_statistics",
             Self::ServiceStatistics => "service_statistics",
             Self::ApplyContent(_) => "apply_configuration_content",
@@ -175,5 +198,7 @@ fn module(id: &str, of: &str) -> Result<IdentityKey, ApiError> {
     })
 }
 
+#[cfg(test)]
+mod described;
 #[cfg(test)]
 mod tests;

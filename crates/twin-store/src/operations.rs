@@ -31,6 +31,11 @@ pub use take_back::Undo;
 
 /// Operations that may go on at once: each has a share of the writer.
 pub const RUNNING_MAX: usize = 16;
+/// Jobs that have not ended, also those that wait for their time: each is a row that the runner
+/// reads every second.
+pub const JOBS_MAX: usize = 100;
+/// How the id of a job's operation begins. It is greater than any other id, which are hexadecimal.
+pub const JOB_PREFIX: &str = "job.";
 
 /// What an operation does.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +116,17 @@ pub struct Operation {
     pub lost: u64,
     /// Why it failed; empty unless it did.
     pub error: String,
+    /// What makes it a job.
+    pub job: Option<Job>,
+}
+
+/// What makes an operation a job of IoT Hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// When it begins.
+    pub start_at: Timestamp,
+    /// Seconds after its start when it fails unless it has ended; none: never.
+    pub seconds_max: Option<u32>,
 }
 
 impl Operation {
@@ -143,7 +159,21 @@ impl Operation {
             ending: None,
             lost: 0,
             error: String::new(),
+            job: None,
         }
+    }
+
+    /// When it may begin. The twins are judged as of this time.
+    pub fn due_at(&self) -> Timestamp {
+        let start = self.job.map_or(self.created_at, |job| job.start_at);
+        start.max(self.created_at)
+    }
+
+    /// When it fails, unless it has ended.
+    pub fn fails_at(&self) -> Option<Timestamp> {
+        let seconds = self.job?.seconds_max?;
+        let span = jiff::SignedDuration::from_secs(i64::from(seconds));
+        self.due_at().checked_add(span).ok()
     }
 
     /// Whether it comes to further twins.
@@ -220,6 +250,16 @@ impl Operation {
 /// Resource name of an operation.
 pub fn name(id: &OperationId) -> String {
     format!("operations/{}", id.0)
+}
+
+/// The operation of a job.
+pub fn of_job(id: &str) -> OperationId {
+    OperationId(format!("{JOB_PREFIX}{id}"))
+}
+
+/// The job that an operation is.
+pub fn job_of(id: &OperationId) -> Option<&str> {
+    id.0.strip_prefix(JOB_PREFIX)
 }
 
 /// What became of one twin.

@@ -69,7 +69,7 @@ use crate::id::IdentityKey;
 use crate::twin::Twin;
 
 pub use aggregate::{Aggregator, TooManyGroups};
-pub use ast::{Attribute, Expr, Path, Root};
+pub use ast::{Attribute, CompareOp, Expr, Literal, Path, Root};
 pub use datum::Datum;
 pub use error::{QueryError, QueryErrorKind};
 pub use group::GroupPosition;

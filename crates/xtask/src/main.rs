@@ -8,6 +8,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod programs;
 mod step;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measures on this machine.
     Bench(bench::Arguments),
+    /// Sends odd requests to a real hub.
+    Fuzz(fuzz::Arguments),
     /// Becomes a program that ends with its parent; for `demo` itself.
     #[command(hide = true)]
     Guard(demo::guard::Arguments),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Guard(arguments) => demo::guard::run(&arguments),
     };
     match outcome {

@@ -135,6 +135,10 @@ impl Step {
                     tests.env(tools::postgres::VARIABLE, folder);
                 }
                 tests.env(tools::azure::VARIABLE, tools::azure::ensure()?);
+                tests.env(
+                    tools::azure::SCHEMATHESIS_VARIABLE,
+                    tools::azure::schemathesis()?,
+                );
                 let (node, sdk) = tools::node::ensure()?;
                 tests.env(tools::node::PROGRAM_VARIABLE, node);
                 tests.env(tools::node::SDK_VARIABLE, sdk);

@@ -4,16 +4,19 @@ Needs TWINWARD_SERVICE_CONNECTION_STRING, and REQUESTS_CA_BUNDLE for the hub's a
 name of each step that held; ends with a traceback at the first that did not.
 """
 
+import datetime
 import os
+import time
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
+from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
 from azure.iot.hub.models import (
     Configuration,
     ConfigurationContent,
     ConfigurationMetrics,
     ConfigurationQueriesTestInput,
     ExportImportDevice,
+    JobRequest,
     QuerySpecification,
     Twin,
     TwinProperties,
@@ -227,6 +230,71 @@ def configurations(_):
     assert hub.get_configurations() == []
 
 
+def jobs(registry):
+    hub = IoTHubJobManager.from_connection_string(HUB)
+
+    def request(condition, tags, **more):
+        twin = Twin(etag="*", tags=tags, properties=TwinProperties(desired={"fps": 9}))
+        return JobRequest(
+            type="scheduleUpdateTwin", update_twin=twin, query_condition=condition, **more
+        )
+
+    def ended(job):
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            found = hub.get_scheduled_job(job)
+            if found.status in ("completed", "failed", "cancelled"):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"the job {job} does not end: {found}")
+
+    wanted = request("tags.group = 'q'", {"done": True}, max_execution_time_in_seconds=60)
+    begun = hub.create_scheduled_job("job-1", wanted)
+    assert begun.job_id == "job-1" and begun.type == "scheduleUpdateTwin", begun
+    assert begun.status in ("queued", "running", "completed"), begun
+    refused(409, "JobAlreadyExists", hub.create_scheduled_job, "job-1", wanted)
+    done = ended("job-1")
+    assert done.status == "completed" and done.end_time >= done.created_time, done
+    counts = done.device_job_statistics
+    assert (counts.device_count, counts.succeeded_count, counts.failed_count) == (5, 5, 0), counts
+    assert registry.get_twin("query-3").tags["done"] is True
+    assert registry.get_twin("query-3").properties.desired["fps"] == 9
+    # A time ahead: the job waits for it, and begins.
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=2)
+    waits = hub.create_scheduled_job("job-2", request("*", {"late": 1}, start_time=soon))
+    assert waits.status == "scheduled", waits
+    later = soon + datetime.timedelta(days=3)
+    hub.create_scheduled_job("job-3", request("*", {"never": 1}, start_time=later))
+    assert hub.cancel_scheduled_job("job-3").status == "cancelled"
+    assert "never" not in registry.get_twin("query-0").tags
+    done = ended("job-2")
+    assert done.status == "completed" and done.end_time >= soon, done
+    assert registry.get_twin("query-0").tags["late"] == 1
+    rows, token, pages = [], None, 0
+    spec = QuerySpecification(
+        query="SELECT * FROM devices.jobs WHERE devices.jobs.jobId = 'job-1'"
+        " AND devices.jobs.status = 'completed'"
+    )
+    while True:
+        page = registry.query_iot_hub(spec, token, 2)
+        rows += [row.device_id for row in page.items]
+        pages += 1
+        token = page.continuation_token
+        if not token:
+            break
+    assert rows == [f"query-{number}" for number in range(5)] and pages == 3, (rows, pages)
+    refused(404, "JobNotFound", hub.get_scheduled_job, "nothing")
+    refused(404, "JobNotFound", hub.cancel_scheduled_job, "nothing")
+    refused(
+        400, "ArgumentInvalid", hub.create_scheduled_job, "bad", request("tags.x = ", {"a": 1})
+    )
+    refused(
+        400,
+        "InvalidOperation",
+        hub.create_scheduled_job, "bad", JobRequest(type="scheduleDeviceMethod"),
+    )
+
+
 def rights(hub):
     wrong = HUB.replace("SharedAccessKey=", "SharedAccessKey=AAAA")
     refused(
@@ -236,7 +304,7 @@ def rights(hub):
 
 def main():
     hub = IoTHubRegistryManager.from_connection_string(HUB)
-    for step in (devices, modules, twins, queries, bulk, configurations, rights):
+    for step in (devices, modules, twins, queries, bulk, configurations, jobs, rights):
         step(hub)
         print("ok", step.__name__, flush=True)
     for device in hub.get_devices():

@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use wire::twin::v1::{QueryTwinsRequest, RowKind};
 
-use super::{Answer, CONTINUATION, Call, ITEM_TYPE, MAX_ITEM_COUNT};
+use super::{Answer, CONTINUATION, Call, ITEM_TYPE, MAX_ITEM_COUNT, job_rows};
 use crate::bodies;
+use crate::bodies::job_query::JobQuery;
 use crate::error::ApiError;
 use crate::headers;
 
@@ -27,10 +28,14 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Answer, ApiError> {
         None | Some("") => PAGE,
         Some(count) => headers::number("x-ms-max-item-count", count, 1, PAGE_MAX)?,
     };
+    let continuation = text(&CONTINUATION).unwrap_or_default();
+    if let Some(query) = JobQuery::parse(&body.query)? {
+        return job_rows::page(call, &query, page_size, continuation).await;
+    }
     let request = QueryTwinsRequest {
         query: body.query,
         page_size,
-        page_token: text(&CONTINUATION).unwrap_or_default().to_owned(),
+        page_token: continuation.to_owned(),
     };
     let mut queries = call.session.queries();
     let page = queries.query_twins(call.session.request(request)).await?;

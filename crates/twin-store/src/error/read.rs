@@ -66,6 +66,15 @@ pub enum ReadError {
     /// The operation has to end first.
     #[error("{0} has not ended; wait for it or cancel it first")]
     OperationRuns(String),
+    /// There is a job of this id.
+    #[error("there is a job {0} already; ended jobs are forgotten after 30 days")]
+    JobExists(String),
+    /// As many jobs as allowed wait or go on.
+    #[error("{allowed} jobs wait or go on already; wait for one to end or cancel one")]
+    TooManyJobs {
+        /// How many may.
+        allowed: usize,
+    },
     /// As many operations as allowed go on.
     #[error("{allowed} operations go on already; wait for one to end or cancel one")]
     TooManyOperations {
@@ -85,7 +94,10 @@ impl ReadError {
             ReadError::NotThen(_) | ReadError::NoOperation(_) => Kind::NotFound,
             ReadError::TooFast(_) => Kind::Unavailable,
             ReadError::History(_) => Kind::DataLoss,
-            ReadError::TooManyOperations { .. } => Kind::ResourceExhausted,
+            ReadError::TooManyOperations { .. } | ReadError::TooManyJobs { .. } => {
+                Kind::ResourceExhausted
+            }
+            ReadError::JobExists(_) => Kind::AlreadyExists,
             ReadError::OperationRuns(_) => Kind::FailedPrecondition,
         }
     }
@@ -102,6 +114,8 @@ impl ReadError {
             ReadError::History(_) => "HISTORY_DAMAGED",
             ReadError::NoOperation(_) => "OPERATION_NOT_FOUND",
             ReadError::OperationRuns(_) => "OPERATION_RUNNING",
+            ReadError::JobExists(_) => "JOB_EXISTS",
+            ReadError::TooManyJobs { .. } => "TOO_MANY_JOBS",
             ReadError::TooManyOperations { .. } => "TOO_MANY_OPERATIONS",
         }
     }

@@ -17,13 +17,14 @@ use super::{Api, identity, page_size, refuse, token};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    Operation, Outcome, RUNNING_MAX, State, TwinResult, Work, decide, name, source_text, survey,
+    JOBS_MAX, Job, Operation, Outcome, RUNNING_MAX, State, TwinResult, Work, decide, job_of, name,
+    of_job, source_text, survey,
 };
 use crate::store::{Loaded, OperationId, Selection};
 
 mod convert;
 
-use convert::{operation_id, page_token, place, to_wire_operation, to_wire_result, update};
+use convert::{job, operation_id, page_token, place, to_wire_operation, to_wire_result, update};
 
 /// How long a wait lasts when the caller does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
@@ -66,9 +67,10 @@ impl Api {
                 ..proto::Operation::default()
             });
         }
+        let job = job(request.job.as_ref(), self.clock.now())?;
         let work = Work::Update(update);
         self.begin(
-            work,
+            (work, job),
             cause,
             repeatable,
             request.rate_per_second,
@@ -79,22 +81,38 @@ impl Api {
 
     async fn begin(
         &self,
-        work: Work,
+        (work, job): (Work, Option<(String, Job)>),
         cause: Cause,
         repeatable: Option<Repeatable>,
         rate: u32,
         action: &'static str,
     ) -> Result<proto::Operation, Error> {
-        let id = OperationId(uuid::Uuid::now_v7().to_string());
+        let id = match &job {
+            Some((id, _)) => of_job(id),
+            None => OperationId(uuid::Uuid::now_v7().to_string()),
+        };
+        let job = job.map(|(_, job)| job);
+        let selections = vec![Selection::Running, Selection::Operation(id.clone())];
         let begun = self
-            .decide_once(repeatable, Selection::Running, move |overlay, now| {
+            .decide_once(repeatable, selections, move |overlay, now| {
                 // Here, where no other can begin in between, and where a repetition is answered first.
-                if overlay.running_operations() >= RUNNING_MAX {
+                if let Some(job) = job_of(&id) {
+                    if overlay.operation(&id)?.is_some() {
+                        return Err(ReadError::JobExists(job.to_owned()).into());
+                    }
+                    if overlay.running_jobs() >= JOBS_MAX {
+                        let allowed = JOBS_MAX;
+                        return Err(ReadError::TooManyJobs { allowed }.into());
+                    }
+                } else if overlay.running_operations() >= RUNNING_MAX {
                     let allowed = RUNNING_MAX;
                     return Err(ReadError::TooManyOperations { allowed }.into());
                 }
                 let (actor, trace) = (cause.actor.clone(), cause.trace_parent.clone());
-                let operation = Operation::begin(id, work, actor, trace, rate, now);
+                let operation = Operation {
+                    job,
+                    ..Operation::begin(id, work, actor, trace, rate, now)
+                };
                 overlay.put_operation(operation.to_row());
                 audit(overlay, &operation, action, cause.actor.to_string());
                 Ok(to_wire_operation(&operation))
@@ -118,8 +136,14 @@ impl Api {
             return Err(ReadError::OperationRuns(undone.name()).into());
         }
         let work = Work::Undo { of: id };
-        self.begin(work, cause, repeatable, undone.rate, "operation.undo")
-            .await
+        self.begin(
+            (work, None),
+            cause,
+            repeatable,
+            undone.rate,
+            "operation.undo",
+        )
+        .await
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Operation, Error> {
@@ -201,9 +225,19 @@ impl Api {
         request: proto::ListOperationsRequest,
     ) -> Result<proto::ListOperationsResponse, Error> {
         let size = page_size(request.page_size)?;
-        let after = place(&request.page_token, "ListOperations")?.map(OperationId);
-        let page = self.store.operations(after, size).await?;
+        let list = if request.jobs_only {
+            "ListJobs"
+        } else {
+            "ListOperations"
+        };
+        let after = place(&request.page_token, list)?.map(OperationId);
+        let mut page = self.store.operations(after, size).await?;
         super::report_damaged(&page.damaged);
+        if request.jobs_only {
+            // Jobs come before all others.
+            page.next = page.next.filter(|id| job_of(id).is_some());
+            page.records.retain(|row| job_of(&row.id).is_some());
+        }
         let mut operations = Vec::with_capacity(page.records.len());
         for row in &page.records {
             match Operation::from_row(row) {
@@ -214,7 +248,7 @@ impl Api {
         Ok(proto::ListOperationsResponse {
             next_page_token: page
                 .next
-                .map(|id| page_token("ListOperations", id.0))
+                .map(|id| page_token(list, id.0))
                 .unwrap_or_default(),
             operations,
         })

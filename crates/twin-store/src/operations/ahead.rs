@@ -20,7 +20,7 @@ impl Runner {
         match &operation.work {
             Work::Update(update) => {
                 let condition = condition(update).map_err(Stop::Never)?;
-                count(&self.store, update, &condition, operation.created_at)
+                count(&self.store, update, &condition, operation.due_at())
                     .await
                     .map_err(|error| read_failed(&error))
             }
@@ -55,7 +55,7 @@ impl Runner {
         let search = Search {
             source: update.source,
             condition: condition.scope().clone(),
-            now: operation.created_at,
+            now: operation.due_at(),
             after: operation.after.clone(),
             limit,
         };
@@ -67,7 +67,7 @@ impl Runner {
         let mut keys = Vec::new();
         for record in &page.records {
             let twin = lookup::of_record(record);
-            let matches = condition.matches_at(&twin, operation.created_at);
+            let matches = condition.matches_at(&twin, operation.due_at());
             // A damaged twin may match; that it cannot be written is said of it in the results.
             if matches || twin.damage().is_some() {
                 keys.push(record.key.clone());

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use twin::{IdentityKey, Map, Writer};
 
 use super::take_back::{SectionUndo, Undo};
-use super::{Operation, Outcome, State, TwinResult, Update, Work};
+use super::{Job, Operation, Outcome, State, TwinResult, Update, Work};
 use crate::record::Damaged;
 use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 
@@ -33,6 +33,14 @@ struct OperationBody {
     #[serde(default)]
     lost: u64,
     error: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<JobBody>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JobBody {
+    start_at: String,
+    seconds_max: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,6 +109,10 @@ pub(super) fn print_operation(operation: &Operation) -> String {
         ending: operation.ending.map(|state| state_text(state).to_owned()),
         lost: operation.lost,
         error: operation.error.clone(),
+        job: operation.job.map(|job| JobBody {
+            start_at: job.start_at.to_string(),
+            seconds_max: job.seconds_max,
+        }),
     };
     // Texts, numbers and JSON objects: nothing that JSON cannot say.
     serde_json::to_string(&body).unwrap_or_default()
@@ -162,6 +174,13 @@ pub(super) fn read_operation(row: &OperationRow) -> Result<Operation, Damaged> {
         ending: body.ending.as_deref().map(state).transpose()?,
         lost: body.lost,
         error: body.error,
+        job: match body.job {
+            Some(job) => Some(Job {
+                start_at: at(&job.start_at)?,
+                seconds_max: job.seconds_max,
+            }),
+            None => None,
+        },
     })
 }
 

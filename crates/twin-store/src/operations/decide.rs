@@ -180,7 +180,7 @@ fn still_matches(
         return Ok(false);
     };
     let twin = lookup::of_record(overlay.get(key)?);
-    let matches = condition.matches_at(&twin, operation.created_at);
+    let matches = condition.matches_at(&twin, operation.due_at());
     lookup::undamaged(&key.to_string(), &twin)?;
     Ok(matches)
 }

@@ -111,7 +111,8 @@ impl Runner {
                 return Vec::new();
             }
         };
-        running.retain(|operation| !under_way.contains(&operation.id));
+        let now = self.clock.now();
+        running.retain(|operation| !under_way.contains(&operation.id) && operation.due_at() <= now);
         running.truncate(RUNNING_MAX - under_way.len());
         running
     }
@@ -159,6 +160,7 @@ impl Runner {
         let mut counted = Instant::now();
         while operation.state == State::Running {
             let started = self.clock.monotonic();
+            operation = self.unless_late(operation).await?;
             let settles = !operation.goes_on();
             let is_due = counted.elapsed() >= LOOK;
             if settles || (is_due && operation.handed_over > 0) {
@@ -184,6 +186,21 @@ impl Runner {
             }
         }
         Ok(operation)
+    }
+
+    /// Lets a job fail whose time is over.
+    async fn unless_late(&self, operation: Operation) -> Result<Operation, Stop> {
+        let now = self.clock.now();
+        let late = operation.fails_at().is_some_and(|at| at <= now);
+        if !late || !operation.goes_on() {
+            return Ok(operation);
+        }
+        self.amend(&operation.id, move |operation| {
+            "it did not end within its maximum execution time".clone_into(&mut operation.error);
+            operation.stop(State::Failed, now);
+        })
+        .await
+        .map_err(|error| stop(&error))
     }
 
     /// Counts what became of the twins, also of those that were handed over, and ends the operation

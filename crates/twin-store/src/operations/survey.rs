@@ -15,12 +15,11 @@ use crate::store::{self, Loaded, OperationId, Search, Selection, Store};
 /// Twins looked at at once while they are counted.
 const COUNT_CHUNK: u32 = 1000;
 
-/// Operations that have not ended, the oldest first. One that cannot be read is reported and left
+/// Operations that have not ended, in the order of their begin. One that cannot be read is reported and left
 /// alone.
 pub(crate) async fn running(store: &Arc<dyn Store>) -> Result<Vec<Operation>, store::Error> {
     let mut running = read(store, Selection::Running).await?;
-    // Their ids are in the order of their begin.
-    running.sort_by(|one, other| one.id.cmp(&other.id));
+    running.sort_by(|one, other| (one.due_at(), &one.id).cmp(&(other.due_at(), &other.id)));
     Ok(running)
 }
 

@@ -9,6 +9,7 @@ mod enrollment;
 mod fleet;
 mod history;
 mod informer;
+mod jobs;
 mod lifecycle;
 mod provisioning;
 mod query;

@@ -100,6 +100,7 @@ pub(crate) async fn run(
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
         operator,
         rate_per_second: args.rate,
+        job: None,
     };
     let started = connection
         .operations()?

@@ -168,6 +168,7 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
         let request = api::ListOperationsRequest {
             page_size: page_size(args.limit, have),
             page_token,
+            jobs_only: false,
         };
         let page = connection
             .operations()?

@@ -1,5 +1,5 @@
 //! The Azure SDKs for Python, pinned with their dependencies in `tests/sdk/python/requirements.txt`:
-//! the stories that use them need them on Python's path.
+//! the stories that use them need them on Python's path. schemathesis is fetched in the same way.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,65 +12,110 @@ use crate::workspace;
 
 /// Names the folder of the installed SDKs to the tests, and before all others to us.
 pub(crate) const VARIABLE: &str = "TWINWARD_AZURE_SDK";
+/// Names the folder of schemathesis, as [`VARIABLE`] does that of the SDKs.
+pub(crate) const SCHEMATHESIS_VARIABLE: &str = "TWINWARD_SCHEMATHESIS";
 /// Where the pins are.
 const REQUIREMENTS: &str = "tests/sdk/python/requirements.txt";
 /// What must be there afterwards.
 const PROOF: &str = "azure/iot/hub/__init__.py";
 
+/// A folder of packages for Python, pinned by versions and hashes.
+struct Packages {
+    /// What people call them.
+    what: &'static str,
+    /// The variable that names a folder with them.
+    variable: &'static str,
+    requirements: &'static str,
+    proof: &'static str,
+    /// How their folders are called.
+    folder: &'static str,
+}
+
+const AZURE: Packages = Packages {
+    what: "the Azure SDKs for Python",
+    variable: VARIABLE,
+    requirements: REQUIREMENTS,
+    proof: PROOF,
+    folder: "azure-sdk",
+};
+
+/// schemathesis, which makes odd requests of the gateway's description.
+const SCHEMATHESIS: Packages = Packages {
+    what: "schemathesis",
+    variable: SCHEMATHESIS_VARIABLE,
+    requirements: "tests/sdk/rest/requirements.txt",
+    proof: "schemathesis/__init__.py",
+    folder: "schemathesis",
+};
+
 /// The folder of the SDKs, fetched if they are not there.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
-        let named = PathBuf::from(named);
-        let good = named.join(PROOF).is_file();
+    AZURE.ensure()
+}
+
+/// The folder of schemathesis, fetched if it is not there.
+pub(crate) fn schemathesis() -> Result<PathBuf> {
+    SCHEMATHESIS.ensure()
+}
+
+impl Packages {
+    fn ensure(&self) -> Result<PathBuf> {
+        let (what, variable, proof) = (self.what, self.variable, self.proof);
+        if let Some(named) = std::env::var_os(variable).filter(|named| !named.is_empty()) {
+            let named = PathBuf::from(named);
+            let good = named.join(proof).is_file();
+            ensure!(
+                good,
+                "{variable} names {}, which has no {proof} in it",
+                named.display()
+            );
+            return Ok(named);
+        }
+        let requirements = workspace::root().join(self.requirements);
+        let pins = fs::read(&requirements)
+            .with_context(|| format!("cannot read {}", self.requirements))?;
+        // Its name says what is in it, so moved pins are fetched anew.
+        let name = format!("{}-{:016x}", self.folder, fingerprint(&pins));
+        let home = workspace::tools().join(name);
+        if home.join(proof).is_file() {
+            return Ok(home);
+        }
+        check_pip_for(what, "")?;
+        eprintln!("fetching {what} into {}", home.display());
+        let tools = workspace::tools();
+        fs::create_dir_all(&tools).with_context(|| format!("cannot make {}", tools.display()))?;
+        let aside = tempfile::Builder::new()
+            .prefix("fetching-")
+            .tempdir_in(&tools)?;
+        let installed = aside.path().join("installed");
+        // One dependency, paho-mqtt, has no wheel; its source is pure Python and pinned by its hash.
+        let status = Command::new("python3")
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .args([
+                "--require-hashes",
+                "--no-deps",
+                "--prefer-binary",
+                "--requirement",
+            ])
+            .arg(&requirements)
+            .arg("--target")
+            .arg(&installed)
+            .env("PIP_ROOT_USER_ACTION", "ignore")
+            .status()
+            .context("cannot start python3")?;
         ensure!(
-            good,
-            "{VARIABLE} names {}, which has no {PROOF} in it",
-            named.display()
+            status.success(),
+            "pip could not fetch {what}; its words are above"
         );
-        return Ok(named);
+        move_into_place(&installed, &home)?;
+        Ok(home)
     }
-    let requirements = workspace::root().join(REQUIREMENTS);
-    let pins = fs::read(&requirements).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
-    // Its name says what is in it, so moved pins are fetched anew.
-    let home = workspace::tools().join(format!("azure-sdk-{:016x}", fingerprint(&pins)));
-    if home.join(PROOF).is_file() {
-        return Ok(home);
-    }
-    check_pip_for("the Azure SDKs for Python", "")?;
-    eprintln!("fetching the Azure SDKs for Python into {}", home.display());
-    let tools = workspace::tools();
-    fs::create_dir_all(&tools).with_context(|| format!("cannot make {}", tools.display()))?;
-    let aside = tempfile::Builder::new()
-        .prefix("fetching-")
-        .tempdir_in(&tools)?;
-    let installed = aside.path().join("installed");
-    // One dependency, paho-mqtt, has no wheel; its source is pure Python and pinned by its hash.
-    let status = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ])
-        .args([
-            "--require-hashes",
-            "--no-deps",
-            "--prefer-binary",
-            "--requirement",
-        ])
-        .arg(&requirements)
-        .arg("--target")
-        .arg(&installed)
-        .env("PIP_ROOT_USER_ACTION", "ignore")
-        .status()
-        .context("cannot start python3")?;
-    ensure!(
-        status.success(),
-        "pip could not fetch the Azure SDKs; its words are above"
-    );
-    move_into_place(&installed, &home)?;
-    Ok(home)
 }
 
 /// FNV-1a: short, and the same with every compiler.

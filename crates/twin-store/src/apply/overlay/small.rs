@@ -4,6 +4,7 @@ use twin::DeviceId;
 
 use super::Overlay;
 use crate::error::Error;
+use crate::operations::job_of;
 use crate::store::{
     EnrollmentState, EnrollmentToken, EnrollmentUse, OperationId, OperationResultRow, OperationRow,
     ProvisioningKey, ProvisioningKind, ProvisioningRow, ProvisioningWrite, RequestAnswer,
@@ -58,9 +59,18 @@ impl Overlay {
         row.transpose().map_err(|damaged| damaged.clone().into())
     }
 
-    /// How many of the long-running operations that were loaded or decided have not ended.
+    /// How many of the long-running operations that were loaded or decided have not ended; jobs do
+    /// not count.
     pub fn running_operations(&self) -> usize {
-        let running = self.operations.values().flatten().filter(|row| !row.ended);
+        let running = self.operations.values().flatten();
+        let running = running.filter(|row| !row.ended && job_of(&row.id).is_none());
+        running.count()
+    }
+
+    /// How many of the jobs that were loaded or decided have not ended.
+    pub fn running_jobs(&self) -> usize {
+        let running = self.operations.values().flatten();
+        let running = running.filter(|row| !row.ended && job_of(&row.id).is_some());
         running.count()
     }
 

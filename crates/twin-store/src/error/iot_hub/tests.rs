@@ -312,6 +312,16 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             "JobNotFound",
         ),
         (
+            Error::Read(ReadError::JobExists("x".to_owned())),
+            409_002,
+            "JobAlreadyExists",
+        ),
+        (
+            Error::Read(ReadError::TooManyJobs { allowed: 1 }),
+            429_004,
+            "ThrottlingMaxActiveJobCountExceeded",
+        ),
+        (
             Error::Read(ReadError::OperationRuns("operations/x".to_owned())),
             400_003,
             "InvalidOperation",

@@ -1,20 +1,25 @@
 //! Operations as messages: what is asked read, what is kept printed.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use twin::{Stamp, Twin, TwinPatch};
+use twin::{DeviceId, Stamp, Twin, TwinPatch};
 use wire::InvalidField;
 use wire::names::identity_name;
-use wire::time::to_wire;
+use wire::time::{optional, to_wire};
 use wire::twin::v1 as proto;
 
 use crate::error::Error;
 use crate::grpc::object;
 use crate::grpc::token::{self, Kind};
 use crate::operations::{
-    Operation, Outcome, State, TwinResult, Update, Work, name, source_of, source_text,
+    Job, Operation, Outcome, State, TwinResult, Update, Work, job_of, name, source_of, source_text,
 };
 use crate::store::{OperationId, Source};
+
+/// How far ahead a job may be planned.
+const START_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(366 * 24);
+/// Longest time of a job: as long as ended ones are kept.
+const JOB_SECONDS_MAX: u32 = 30 * 24 * 60 * 60;
 
 /// Where the next page of a list starts.
 #[derive(Serialize, Deserialize)]
@@ -60,14 +65,60 @@ pub(super) fn update(asked: &proto::BulkUpdate, now: Timestamp) -> Result<Update
 }
 
 pub(super) fn operation_id(field: &str, name: &str) -> Result<OperationId, Error> {
-    let id = name
-        .strip_prefix("operations/")
-        .and_then(|id| uuid::Uuid::parse_str(id).ok());
+    let id = name.strip_prefix("operations/").and_then(|id| {
+        let id = OperationId(id.to_owned());
+        match job_of(&id) {
+            Some(job) => DeviceId::parse(job).is_ok().then_some(id),
+            None => {
+                let id = uuid::Uuid::parse_str(&id.0).ok()?;
+                Some(OperationId(id.to_string()))
+            }
+        }
+    });
     let id = id.ok_or_else(|| {
-        let problem = format!("{name:?} is not of the form \"operations/{{uuid}}\"");
+        let problem = format!(
+            "{name:?} is not of the form \"operations/{{uuid}}\" or \"operations/job.{{job}}\""
+        );
         InvalidField::new(field, problem)
     })?;
-    Ok(OperationId(id.to_string()))
+    Ok(id)
+}
+
+/// Reads what makes an operation a job, with its id.
+pub(super) fn job(
+    asked: Option<&proto::Job>,
+    now: Timestamp,
+) -> Result<Option<(String, Job)>, Error> {
+    let Some(asked) = asked else {
+        return Ok(None);
+    };
+    if DeviceId::parse(&asked.job_id).is_err() {
+        let problem = format!(
+            "is {:?}; allowed are 1 to 128 ASCII letters, digits and `-:.+%_#*?!(),=@;$'`",
+            asked.job_id
+        );
+        return Err(InvalidField::new("job.job_id", problem).into());
+    }
+    let start_at = optional("job.start_time", asked.start_time)?.unwrap_or(now);
+    let latest = now.checked_add(START_AHEAD_MAX);
+    if latest.is_ok_and(|latest| start_at > latest) {
+        let problem = format!("is {start_at}; allowed is at most a year ahead");
+        return Err(InvalidField::new("job.start_time", problem).into());
+    }
+    let seconds_max = match &asked.max_execution_time {
+        None => None,
+        Some(time) => {
+            let seconds = u32::try_from(time.seconds).ok();
+            let seconds = seconds.filter(|seconds| (1..=JOB_SECONDS_MAX).contains(seconds));
+            let problem = || format!("is {} s; allowed are 1 s to 30 days", time.seconds);
+            Some(seconds.ok_or_else(|| InvalidField::new("job.max_execution_time", problem()))?)
+        }
+    };
+    let job = Job {
+        start_at,
+        seconds_max,
+    };
+    Ok(Some((asked.job_id.clone(), job)))
 }
 
 pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
@@ -108,6 +159,18 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
         end_time: operation.ended_at.and_then(time),
         actor: operation.actor.to_string(),
         error: operation.error.clone(),
+        job: operation.job.zip(job_of(&operation.id)).map(|(job, id)| {
+            let limit = job.seconds_max.map(|seconds| prost_types::Duration {
+                seconds: i64::from(seconds),
+                nanos: 0,
+            });
+            proto::Job {
+                job_id: id.to_owned(),
+                start_time: Some(to_wire(job.start_at)),
+                max_execution_time: limit,
+            }
+        }),
+        begun: operation.total.is_some(),
     }
 }
 

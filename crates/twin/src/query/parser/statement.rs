@@ -229,7 +229,7 @@ impl Parser<'_> {
             let error = self.error_at(place, "devices or devices.modules");
             return Err(error
                 .of_kind(QueryErrorKind::Unsupported)
-                .with_hint("devices.jobs is served with jobs, which are not here yet"));
+                .with_hint("the REST API answers SELECT * FROM devices.jobs"));
         }
         Err(self.unexpected("modules").with_hint(hint))
     }

@@ -1,0 +1,105 @@
+"""Odd requests of every kind against a real hub: schemathesis over the description that the gateway
+serves, until the gateway has answered as many as wanted.
+
+`fuzz.py COUNT [SEED]`. Needs schemathesis on the path of Python, and TWINWARD_BIN. No answer may be a
+server's error, the hub must serve and be healthy afterwards, no line of its log may tell of a panic,
+and its memory must not have grown with the number of requests.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
+
+from hub import Hub  # noqa: E402
+
+# Requests of each operation in a round; a new seed makes other ones.
+ROUND = 150
+# What a hub may grow by after its first round: caches, and the devices and jobs that were made.
+GROWTH_BYTES_MAX = 256 * 1024 * 1024
+
+
+def token(connection):
+    """A token of the owner's policy for the whole hub, good for a day."""
+    fields = dict(field.split("=", 1) for field in connection.split(";"))
+    resource = urllib.parse.quote(fields["HostName"], safe="")
+    expires = int(time.time()) + 86400
+    key = base64.b64decode(fields["SharedAccessKey"])
+    signature = hmac.new(key, f"{resource}\n{expires}".encode(), hashlib.sha256).digest()
+    signature = urllib.parse.quote(base64.b64encode(signature), safe="")
+    policy = fields["SharedAccessKeyName"]
+    return f"SharedAccessSignature sr={resource}&sig={signature}&se={expires}&skn={policy}"
+
+
+def answered(hub):
+    """How many calls the gateway has answered, by status."""
+    url = hub.variables["TWINWARD_GATEWAY_METRICS_URL"] + "/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    found = {}
+    pattern = r'request_seconds_count\{[^}]*status="(\d+)"[^}]*\} (\d+)'
+    for status, count in re.findall(pattern, text):
+        found[status] = found.get(status, 0) + int(count)
+    return found
+
+
+def resident(hub):
+    """Bytes of memory that the hub holds."""
+    status = Path(f"/proc/{hub.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+
+
+def a_round(hub, authorization, seed):
+    url = f"https://{hub.address}:{hub.variables['TWINWARD_HTTPS_PORT']}"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]
+    command += ["--header", f"Authorization: {authorization}"]
+    command += ["--tls-verify", hub.variables["TWINWARD_CA_FILE"]]
+    command += ["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--mode", "all"]
+    command += ["--max-examples", str(ROUND), "--workers", "2", "--seed", str(seed)]
+    command += ["--suppress-health-check", "all", "--warnings", "off", "--no-color", "--no-shrink"]
+    command += ["--request-timeout", "60", "--generation-database", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=hub.path)
+    if done.returncode != 0:
+        print(done.stdout[-8000:], done.stderr[-4000:], flush=True)
+        raise AssertionError(f"schemathesis ended with {done.returncode} (seed {seed})")
+
+
+def main():
+    wanted = int(sys.argv[1])
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    hub = Hub()
+    try:
+        authorization = token(hub.variables["TWINWARD_SERVICE_CONNECTION_STRING"])
+        started, first = time.monotonic(), None
+        while sum(answered(hub).values()) < wanted:
+            a_round(hub, authorization, seed)
+            seed += 1
+            first = first or resident(hub)
+            counts = answered(hub)
+            total, seconds = sum(counts.values()), time.monotonic() - started
+            print(f"{total} requests in {seconds:.0f} s, {resident(hub) >> 20} MiB", flush=True)
+        errors = {status: count for status, count in counts.items() if status >= "500"}
+        assert not errors, f"the gateway answered {errors}"
+        grown = resident(hub) - first
+        assert grown < GROWTH_BYTES_MAX, f"the hub grew by {grown >> 20} MiB"
+        # Still there, and as healthy as before.
+        made = hub.create("after-all")
+        assert "DeviceId=after-all" in made, made
+        log = (hub.path / "up.log").read_text(errors="replace")
+        assert "panicked" not in log, log[-4000:]
+        print(f"statuses {dict(sorted(counts.items()))}")
+        print(f"ok {sum(counts.values())} requests", flush=True)
+    finally:
+        hub.close()
+
+
+main()
