@@ -18,6 +18,19 @@ pub const DOMAIN: &str = "twinward";
 /// The key, in the metadata of an `ErrorInfo`, under which the log has the cause.
 pub const CORRELATION_ID: &str = "correlation_id";
 
+// A refusal travels in the header block of HTTP/2, of which a peer takes 16 KiB as a whole; from a
+// longer one it learns nothing but that the connection was misused. Messages can hold what a caller
+// sent, so both parts have a share, and what is over it is cut.
+
+/// Bytes of a message as it travels.
+const MESSAGE_BYTES_MAX: usize = 3 * 1024;
+/// Bytes of all violations together; base64 makes a third more of them.
+const VIOLATIONS_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of one text of a violation, or of one fact.
+const TEXT_BYTES_MAX: usize = 1024;
+/// Stands for what was cut.
+const CUT: &str = " (cut)";
+
 impl Kind {
     /// The gRPC code of an answer to a call that failed this way.
     pub fn code(self) -> Code {
@@ -70,7 +83,7 @@ pub fn to_status<E: Classified + 'static>(error: &E) -> Status {
     let mut metadata: HashMap<String, String> = error
         .metadata()
         .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
+        .map(|(key, value)| (key.to_owned(), cut(value, TEXT_BYTES_MAX, char::len_utf8)))
         .collect();
     let code = error.iot_hub();
     metadata.insert(iot_hub::CODE.to_owned(), code.number().to_string());
@@ -90,7 +103,7 @@ pub fn to_status<E: Classified + 'static>(error: &E) -> Status {
         message
     } else {
         add_violations(&mut details, kind, error.reason(), error.violations());
-        error.to_string()
+        cut(error.to_string(), MESSAGE_BYTES_MAX, escaped)
     };
     details.set_error_info(error.reason(), DOMAIN, metadata);
     if let Some(delay) = error.retry_after() {
@@ -105,6 +118,7 @@ fn add_violations(
     reason: &str,
     violations: Vec<Violation>,
 ) {
+    let violations = fitting(violations);
     if violations.is_empty() {
         return;
     }
@@ -125,6 +139,49 @@ fn add_violations(
             .collect();
         details.set_bad_request(violations);
     }
+}
+
+/// The first violations, as many as have room.
+fn fitting(violations: Vec<Violation>) -> Vec<Violation> {
+    let mut room = VIOLATIONS_BYTES_MAX;
+    let mut kept = Vec::new();
+    for violation in violations {
+        let violation = Violation {
+            subject: cut(violation.subject, TEXT_BYTES_MAX, char::len_utf8),
+            description: cut(violation.description, TEXT_BYTES_MAX, char::len_utf8),
+            ..violation
+        };
+        let bytes = violation.subject.len() + violation.description.len() + violation.rule.len();
+        let Some(left) = room.checked_sub(bytes) else {
+            break;
+        };
+        room = left;
+        kept.push(violation);
+    }
+    kept
+}
+
+/// Bytes of a character in `grpc-message`, which escapes all but printable ASCII.
+fn escaped(character: char) -> usize {
+    if (character.is_ascii_graphic() || character == ' ') && character != '%' {
+        1
+    } else {
+        3 * character.len_utf8()
+    }
+}
+
+/// A text of at most so many bytes, as `bytes` counts them.
+fn cut(mut text: String, max: usize, bytes: fn(char) -> usize) -> String {
+    let mut taken = 0;
+    let over = text.char_indices().find(|(_, character)| {
+        taken += bytes(*character);
+        taken > max
+    });
+    if let Some((place, _)) = over {
+        text.truncate(place);
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// A peer's refusal, read back from its `tonic::Status`.

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::programs::Profile;
 use crate::tools::{self, NATS_VARIABLE, Tool};
-use crate::workspace;
+use crate::{programs, workspace};
 
 /// Arguments of `fuzz`.
 #[derive(Debug, clap::Args)]
@@ -38,20 +39,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn rest(count: u64, seed: u64) -> Result<()> {
     let nats = tools::ensure(Tool::NatsServer)?;
     let packages = tools::azure::schemathesis()?;
-    let mut build = workspace::cargo();
-    build.args(["build", "--locked", "--quiet", "--release"]);
-    let built = build.args(["--package", "twinward", "--bins"]).status();
-    ensure!(
-        built.context("cannot run cargo")?.success(),
-        "the build failed"
-    );
+    let programs = programs::build(Profile::Release, &["twinward"])?;
     let script = workspace::root().join("tests/sdk/rest/fuzz.py");
     let status = Command::new("python3")
         .arg(script)
         .args([count.to_string(), seed.to_string()])
         .env("PYTHONPATH", packages)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("TWINWARD_BIN", workspace::target().join("release/twinward"))
+        .env("TWINWARD_BIN", programs.get("twinward")?)
         .env(NATS_VARIABLE, nats)
         .status()
         .context("cannot start python3")?;

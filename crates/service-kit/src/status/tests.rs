@@ -155,3 +155,45 @@ fn a_connection_that_breaks_under_a_call_is_unavailability() {
     let answered = Status::unknown("transport error");
     assert_eq!(RemoteError::from(answered).kind, Kind::Internal);
 }
+
+/// A refusal that repeats what a hostile caller sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Long(String);
+
+impl Classified for Long {
+    fn kind(&self) -> Kind {
+        Kind::InvalidArgument
+    }
+
+    fn reason(&self) -> &'static str {
+        "LONG"
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        vec![Violation::new(self.0.clone(), self.0.clone()); 200]
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        vec![("name", self.0.clone())]
+    }
+}
+
+#[test]
+fn a_refusal_always_fits_into_the_headers_it_travels_in() {
+    // What hyper takes as a whole, less room for the other headers.
+    const HEADERS_MAX: usize = 15 * 1024;
+    for text in ["a", "ä", "\u{0}", "%", "\u{1F980}"] {
+        let status = to_status(&Long(text.repeat(50_000)));
+        let message: usize = status.message().chars().map(escaped).sum();
+        let bytes = message + status.details().len().div_ceil(3) * 4;
+        assert!(bytes < HEADERS_MAX, "{text:?}: {bytes}");
+        let error = RemoteError::from(status);
+        assert_eq!(
+            (error.kind(), error.reason()),
+            (Kind::InvalidArgument, "LONG")
+        );
+        assert!(error.to_string().ends_with(CUT));
+        assert!(!error.violations().is_empty());
+    }
+}

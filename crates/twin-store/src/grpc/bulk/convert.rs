@@ -67,13 +67,11 @@ pub(super) fn update(asked: &proto::BulkUpdate, now: Timestamp) -> Result<Update
 pub(super) fn operation_id(field: &str, name: &str) -> Result<OperationId, Error> {
     let id = name.strip_prefix("operations/").and_then(|id| {
         let id = OperationId(id.to_owned());
-        match job_of(&id) {
-            Some(job) => DeviceId::parse(job).is_ok().then_some(id),
-            None => {
-                let id = uuid::Uuid::parse_str(&id.0).ok()?;
-                Some(OperationId(id.to_string()))
-            }
+        if let Some(job) = job_of(&id) {
+            return DeviceId::parse(job).is_ok().then_some(id);
         }
+        let id = uuid::Uuid::parse_str(&id.0).ok()?;
+        Some(OperationId(id.to_string()))
     });
     let id = id.ok_or_else(|| {
         let problem = format!(
