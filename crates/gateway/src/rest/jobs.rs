@@ -136,8 +136,8 @@ pub(super) async fn list(
         let mut bulk = call.session.bulk();
         let found = bulk.list_operations(call.session.request(request)).await?;
         let found = found.into_inner();
-        let taken = found.operations.iter().filter(|it| filter.takes(it, now));
-        shown.extend(taken.map(|operation| print(operation, now)));
+        let of_page = found.operations.iter().filter(|it| filter.takes(it, now));
+        shown.extend(of_page.map(|operation| print(operation, now)));
         token = found.next_page_token;
         if token.is_empty() {
             break;
