@@ -1,4 +1,4 @@
-//! The OpenAPI description and the table of calls say the same.
+//! The description of the API and the table of calls say the same.
 
 use std::collections::BTreeSet;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
 
 use jiff::{SignedDuration, Timestamp};
+use service_kit::clock::SystemClock;
 use testkit::{NatsServer, wait_for};
 use wire::time::to_wire;
 use wire::twin::v1 as proto;
@@ -12,7 +13,7 @@ use crate::bulk::{Client, create, ended, get, patch, results, start};
 use crate::service::{SOON, Service, refused_with};
 
 fn now() -> Timestamp {
-    Timestamp::now()
+    SystemClock::shared().now()
 }
 
 fn job(id: &str, from_now: SignedDuration) -> proto::StartBulkUpdateRequest {
