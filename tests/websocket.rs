@@ -244,7 +244,7 @@ impl Socket {
         match u16::try_from(payload.len()) {
             Ok(short) if short < 126 => frame.push(0x80 | u8::try_from(short).expect("short")),
             Ok(length) => {
-                frame.push(0x80 | 126);
+                frame.push(0x80 | 0x7e);
                 frame.extend(length.to_be_bytes());
             }
             Err(_) => {

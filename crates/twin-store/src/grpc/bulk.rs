@@ -6,25 +6,25 @@ use serde_json::json;
 use service_kit::trace;
 use tonic::{Request, Response, Status};
 use wire::InvalidField;
-use wire::names::identity_name;
 use wire::twin::v1 as proto;
 use wire::twin::v1::twin_bulk_service_server::TwinBulkService;
 
 use super::caller::Caller;
 use super::filter::Filter;
 use super::repeatable::Repeatable;
-use super::{Api, identity, page_size, refuse, token};
+use super::{Api, refuse};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    JOBS_MAX, Job, Operation, Outcome, RUNNING_MAX, State, TwinResult, Work, decide, job_of, name,
-    of_job, source_text, survey,
+    JOBS_MAX, Job, Operation, RUNNING_MAX, State, Work, decide, job_of, name, of_job, source_text,
+    survey,
 };
 use crate::store::{Loaded, OperationId, Selection};
 
 mod convert;
+mod pages;
 
-use convert::{job, operation_id, page_token, place, to_wire_operation, to_wire_result, update};
+use convert::{job, operation_id, to_wire_operation, update};
 
 /// How long a wait lasts when the caller does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
@@ -34,10 +34,6 @@ const WAIT_MAX: Duration = Duration::from_mins(5);
 const WAIT_LOOK: Duration = Duration::from_millis(100);
 /// How long a cancellation waits for the other replicas. One that has just died is succeeded sooner.
 const CANCEL_WITHIN: Duration = Duration::from_secs(8);
-/// Results looked at for one page of one outcome.
-const SCAN_MAX: usize = 10_000;
-/// Rows read at once.
-const CHUNK: u32 = 500;
 
 impl Api {
     async fn begin_update(
@@ -218,95 +214,6 @@ impl Api {
         }
         // The other replicas settle what was handed over to them.
         self.until_ended(&id, CANCEL_WITHIN).await
-    }
-
-    async fn operations_page(
-        &self,
-        request: proto::ListOperationsRequest,
-    ) -> Result<proto::ListOperationsResponse, Error> {
-        let size = page_size(request.page_size)?;
-        let list = if request.jobs_only {
-            "ListJobs"
-        } else {
-            "ListOperations"
-        };
-        let after = place(&request.page_token, list)?.map(OperationId);
-        let mut page = self.store.operations(after, size).await?;
-        super::report_damaged(&page.damaged);
-        if request.jobs_only {
-            // Jobs come before all others.
-            page.next = page.next.filter(|id| job_of(id).is_some());
-            page.records.retain(|row| job_of(&row.id).is_some());
-        }
-        let mut operations = Vec::with_capacity(page.records.len());
-        for row in &page.records {
-            match Operation::from_row(row) {
-                Ok(operation) => operations.push(to_wire_operation(&operation)),
-                Err(damaged) => super::report_damaged(&[damaged]),
-            }
-        }
-        Ok(proto::ListOperationsResponse {
-            next_page_token: page
-                .next
-                .map(|id| page_token(list, id.0))
-                .unwrap_or_default(),
-            operations,
-        })
-    }
-
-    async fn results_page(
-        &self,
-        request: proto::ListOperationResultsRequest,
-    ) -> Result<proto::ListOperationResultsResponse, Error> {
-        let id = operation_id("parent", &request.parent)?;
-        let size = page_size(request.page_size)? as usize;
-        let Ok(outcome) = proto::Outcome::try_from(request.outcome) else {
-            let problem = format!("{} is none that is known", request.outcome);
-            return Err(InvalidField::new("outcome", problem).into());
-        };
-        self.operation(&id).await?;
-        let list = token::fingerprint([&id.0, outcome.as_str_name()]);
-        let mut after = match place(&request.page_token, &list)? {
-            Some(name) => Some(identity("page_token", &name)?),
-            None => None,
-        };
-        let mut answer = proto::ListOperationResultsResponse::default();
-        let mut looked_at = 0;
-        loop {
-            let page = self
-                .store
-                .operation_results(id.clone(), after, CHUNK)
-                .await?;
-            super::report_damaged(&page.damaged);
-            looked_at += page.records.len();
-            for row in &page.records {
-                let result = match TwinResult::from_row(row) {
-                    // It is told once something has become of it.
-                    Ok(result) if result.outcome == Outcome::Pending => continue,
-                    Ok(result) => to_wire_result(&result),
-                    Err(damaged) => {
-                        super::report_damaged(&[damaged]);
-                        continue;
-                    }
-                };
-                if outcome != proto::Outcome::Unspecified && result.outcome() != outcome {
-                    continue;
-                }
-                answer.results.push(result);
-                if answer.results.len() >= size {
-                    answer.next_page_token = page_token(&list, identity_name(&row.key));
-                    return Ok(answer);
-                }
-            }
-            let Some(next) = page.next else {
-                return Ok(answer);
-            };
-            if looked_at >= SCAN_MAX {
-                answer.next_page_token = page_token(&list, identity_name(&next));
-                return Ok(answer);
-            }
-            after = Some(next);
-        }
     }
 }
 
