@@ -248,7 +248,7 @@ impl Socket {
                 frame.extend(length.to_be_bytes());
             }
             Err(_) => {
-                frame.push(0x80 | 127);
+                frame.push(0x80 | 0x7f);
                 let length = u64::try_from(payload.len()).expect("64 bits");
                 frame.extend(length.to_be_bytes());
             }

@@ -128,6 +128,8 @@ impl Step {
                 let nats = tools::ensure(Tool::NatsServer)?;
                 let mut tests = workspace::cargo();
                 tests.args(["test", "--locked", "--quiet", "--workspace"]);
+                // Who reads the log of a failed gate wants to know everything that is wrong.
+                tests.arg("--no-fail-fast");
                 tests.env(NATS_VARIABLE, nats);
                 let postgres = tools::ensure(Tool::Postgres)?;
                 // Its folder: it starts other programs that lie beside it.
