@@ -228,7 +228,11 @@ mod tests {
     use super::*;
 
     /// What the other services serve. Whatever else is in the contracts is twin-store's.
-    const OTHERS: [&str; 2] = ["/twinward.agent.v1.", "/twinward.policy.v1."];
+    const OTHERS: [&str; 3] = [
+        "/twinward.agent.v1.",
+        "/twinward.link.v1.",
+        "/twinward.policy.v1.",
+    ];
 
     #[test]
     fn every_method_has_exactly_one_rule_and_every_rule_a_method() {

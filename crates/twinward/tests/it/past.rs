@@ -55,7 +55,7 @@ async fn what_was_changed_can_be_seen_compared_and_taken_back() {
         &["twin", "revert", "cam-1", "999999"],
         &["twin", "revert", "cam-1", "999999", "--dry-run"],
     ] {
-        up.fails(verb, 5, &["twin history cam-1"]);
+        up.fails(verb, 8, &["twin history cam-1"]);
     }
 
     let diff = up.json(&["twin", "diff", "cam-1", &revision]);

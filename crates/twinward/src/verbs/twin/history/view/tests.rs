@@ -76,10 +76,7 @@ fn every_revision_says_what_it_is() {
     let what: Vec<_> = shown
         .lines()
         .skip(1)
-        .map(|line| {
-            line.split_once("97e5c")
-                .map_or(line, |(_, what)| what.trim())
-        })
+        .map(|line| line.split_once("…  ").map_or(line, |(_, what)| what.trim()))
         .collect();
     // A line ends where the paper does.
     let signed = "authenticationType=selfSigned  x50…";
