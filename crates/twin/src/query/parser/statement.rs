@@ -201,6 +201,7 @@ impl Parser<'_> {
         let name = match self.peek() {
             Token::Word(word) if !is_reserved(word) => word.clone(),
             Token::Quoted(name) => name.clone(),
+            Token::Text(name) if !name.is_empty() => name.clone(),
             Token::Word(word) => {
                 let hint = format!("this word is a keyword; as a name it is written [[{word}]]");
                 return Err(self.unexpected("a name").with_hint(hint));
@@ -320,7 +321,7 @@ impl Parser<'_> {
     ) -> Result<OrderKey, QueryError> {
         let place = self.next;
         let named = match self.peek() {
-            Token::Word(name) | Token::Quoted(name) if !self.is_dotted() => {
+            Token::Word(name) | Token::Quoted(name) | Token::Text(name) if !self.is_dotted() => {
                 let exact = items.iter().position(|item| item.name == *name);
                 // Attributes are read in any case, so a name that hides one has to be as well.
                 let alike = |item: &Item| item.name.eq_ignore_ascii_case(name);

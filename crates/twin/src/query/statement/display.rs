@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 
 use super::{Direction, Item, ItemValue, OrderBy, OrderKey, Select, Source, Statement};
+use crate::query::ast::Literal;
 use crate::query::lexer::is_word;
 use crate::query::parser::is_reserved;
 
@@ -85,6 +86,9 @@ impl fmt::Display for Source {
 fn name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     if is_word(name) && !is_reserved(name) {
         f.write_str(name)
+    } else if name.trim_end_matches(']').contains("]]") {
+        // Only what closes a quoted name cannot stand in one.
+        Literal::Text(name.to_owned()).fmt(f)
     } else {
         write!(f, "[[{name}]]")
     }

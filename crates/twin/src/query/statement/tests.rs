@@ -601,3 +601,22 @@ fn a_query_that_is_too_long_or_not_served_is_told_apart() {
     assert_eq!(error.kind, QueryErrorKind::Unsupported);
     assert_eq!(error.error_code().to_string(), "400004 ArgumentInvalid");
 }
+
+#[test]
+fn a_name_that_brackets_cannot_hold_is_quoted_as_a_text() {
+    for text in [
+        "SELECT COUNT(), tags.']]a' FROM devices GROUP BY tags.']]a' ORDER BY tags.']]a' DESC",
+        "SELECT MAX(tags.']]a') AS ']]m' FROM devices ORDER BY ']]m'",
+        "SELECT tags.']]a', properties.desired.']]a' FROM devices",
+        "SELECT tags.a AS 'x]]y' FROM devices ORDER BY 'x]]y'",
+    ] {
+        let statement = Statement::parse(text).unwrap();
+        let again = Statement::parse(&statement.to_string());
+        assert_eq!(
+            again.map(|again| again.to_string()),
+            Ok(statement.to_string()),
+            "{text}"
+        );
+    }
+    assert!(Statement::parse("SELECT tags.a AS '' FROM devices").is_err());
+}
