@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use bus::{Bus, BusConfig, Credentials, Outgoing, PullOptions, Sequence, StreamSpec};
 use bytes::Bytes;
 use futures::future::try_join_all;
+use loadgen::hub::Hub;
+use loadgen::latency::{Latencies, Summary};
 use prost::Message as _;
 use service_kit::shutdown::ShutdownToken;
 use tokio::time::Instant;
@@ -16,8 +18,7 @@ use twin::{Partition, PartitionCount};
 use wire::bus::v1 as api;
 use wire::bus::v1::telemetry_entry::Content;
 
-use crate::hub::Hub;
-use crate::stats::{Latencies, Summary, add, get};
+use crate::stats::{add, get};
 
 /// Messages kept per partition: enough for the sizes to be the real ones.
 const KEPT_PER_PARTITION: usize = 128;

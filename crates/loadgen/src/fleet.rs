@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use iot_hub::key::SymmetricKey;
+use loadgen::hub::Hub;
 use tonic::Code;
 use twin::{DeviceId, IdentityKey, ModuleId};
 use wire::policy::v1 as policy_api;
@@ -15,7 +16,6 @@ use wire::twin::v1::twin_service_client::TwinServiceClient;
 
 use crate::args::Arguments;
 use crate::events::ALLOWED_PORT;
-use crate::hub::Hub;
 
 /// The security module of a device.
 const MODULE: &str = "DefenderIotMicroAgent";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use service_kit::client::{self, ClientConfig, Connection};
@@ -10,21 +10,29 @@ use service_kit::secret::Secret;
 
 /// The doors of a running hub.
 #[derive(Debug, Clone)]
-pub(crate) struct Hub {
+pub struct Hub {
     /// Stands in tokens.
-    pub(crate) host: String,
-    pub(crate) agent_url: String,
-    pub(crate) twin_store_url: String,
-    pub(crate) policy_url: String,
+    pub host: String,
+    /// The agents' door.
+    pub agent_url: String,
+    /// Where twin-store serves.
+    pub twin_store_url: String,
+    /// Where the policy service serves.
+    pub policy_url: String,
+    /// Where devices connect by MQTT over TLS, on this machine; none if they cannot.
+    pub mqtts_port: Option<u16>,
+    /// The authority that devices have to believe; none if it is a public one.
+    pub ca_file: Option<PathBuf>,
     /// Without the token.
-    pub(crate) nats_url: String,
-    pub(crate) nats_token: Option<Secret>,
+    pub nats_url: String,
+    /// What stood before the address.
+    pub nats_token: Option<Secret>,
     admin_token: Secret,
 }
 
 impl Hub {
     /// Reads the file.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read {}: is the hub up?", path.display()))?;
         Self::from_variables(&variables(&text))
@@ -39,12 +47,16 @@ impl Hub {
                 .with_context(|| format!("{name} is missing"))
         };
         let nats = get("TWINWARD_NATS_URL")?;
+        let port = variables.get("TWINWARD_MQTTS_PORT");
+        let port = port.map(|port| port.parse().context("TWINWARD_MQTTS_PORT"));
         let (nats_url, nats_token) = split_token(&nats);
         Ok(Self {
             host: get("TWINWARD_HOST")?,
             agent_url: get("TWINWARD_AGENT_URL")?,
             twin_store_url: get("TWINWARD_TWIN_STORE_URL")?,
             policy_url: get("TWINWARD_POLICY_URL")?,
+            mqtts_port: port.transpose()?,
+            ca_file: variables.get("TWINWARD_CA_FILE").map(PathBuf::from),
             nats_url,
             nats_token,
             admin_token: Secret::new(get("TWINWARD_ADMIN_TOKEN")?),
@@ -52,7 +64,7 @@ impl Hub {
     }
 
     /// A channel to a service, with the administrator's token.
-    pub(crate) fn service(&self, url: &str) -> Result<Connection> {
+    pub fn service(&self, url: &str) -> Result<Connection> {
         let config = ClientConfig {
             token: Some(self.admin_token.clone()),
             ..ClientConfig::to(url)
@@ -61,7 +73,7 @@ impl Hub {
     }
 
     /// A channel of one agent's own.
-    pub(crate) fn agent_door(&self) -> Result<Connection> {
+    pub fn agent_door(&self) -> Result<Connection> {
         client::connect(&ClientConfig::to(&self.agent_url))
             .with_context(|| format!("cannot prepare a channel to {}", self.agent_url))
     }
@@ -97,6 +109,7 @@ mod tests {
         export TWINWARD_TWIN_STORE_URL='http://127.0.0.1:2'\n\
         export TWINWARD_POLICY_URL='http://127.0.0.1:3'\n\
         export TWINWARD_ADMIN_TOKEN='it'\\''s'\n\
+        export TWINWARD_MQTTS_PORT='5'\n\
         export TWINWARD_NATS_URL='nats://secret@127.0.0.1:4'\n";
 
     #[test]
@@ -104,6 +117,7 @@ mod tests {
         let hub = Hub::from_variables(&variables(FILE)).unwrap();
         assert_eq!(hub.agent_url, "http://127.0.0.1:1");
         assert_eq!(hub.admin_token.expose(), "it's");
+        assert_eq!((hub.mqtts_port, hub.ca_file.clone()), (Some(5), None));
         assert_eq!(hub.nats_url, "nats://127.0.0.1:4");
         assert_eq!(hub.nats_token.unwrap().expose(), "secret");
     }

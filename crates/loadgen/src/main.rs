@@ -4,7 +4,7 @@
 //! event to the configuration that it causes; and it counts what was acknowledged, so that tests
 //! can hold it against what is in the twins. It starts no service and judges no twin.
 //!
-//! Reading order: [`args`] → [`hub`] (where everything is) → [`fleet`] (devices and policy) →
+//! Reading order: [`args`] → `hub` of the library (where everything is) → [`fleet`] (devices and policy) →
 //! [`agent`] with [`lane`] and [`turn`] (one agent) → [`stats`] → [`bare`] (JetStream alone) →
 //! [`report`].
 
@@ -16,7 +16,6 @@ mod args;
 mod bare;
 mod events;
 mod fleet;
-mod hub;
 mod lane;
 mod report;
 mod stats;
@@ -28,6 +27,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
+use loadgen::{files, hub::Hub};
 use service_kit::shutdown::{self, ShutdownToken};
 use service_kit::tasks::{OnFailure, Tasks};
 use tokio::sync::mpsc;
@@ -37,7 +37,6 @@ use agent::{Agent, Finished, Plan, Signals};
 use args::Arguments;
 use bare::{Samples, Streams};
 use fleet::Member;
-use hub::Hub;
 use report::Report;
 use stats::{Stats, get};
 
@@ -45,8 +44,6 @@ use stats::{Stats, get};
 const CONNECT_GRACE: Duration = Duration::from_secs(30);
 /// How often the number of open sessions is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// File descriptors for everything but the agents.
-const OTHER_FILES: u64 = 256;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -67,7 +64,7 @@ fn main() -> ExitCode {
 
 /// Does the run and prints what it came to; true when nothing was lost.
 async fn run(arguments: &Arguments) -> Result<bool> {
-    allow_files(arguments.agents)?;
+    files::allow(arguments.agents)?;
     let hub = Hub::read(&arguments.env_file)?;
     let interrupted = ShutdownToken::new();
     shutdown::on_signals(&interrupted).context("cannot listen to signals")?;
@@ -245,22 +242,4 @@ async fn publish_bare(
         all.push(bare::publish(&bus, &samples, streams, time).await?);
     }
     Ok(all)
-}
-
-/// Every agent has a connection of its own, and many systems allow a process 1024 files at first.
-fn allow_files(agents: u32) -> Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
-    let needed = u64::from(agents) + OTHER_FILES;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < needed) {
-        ensure!(
-            limit.maximum.is_none_or(|maximum| maximum >= needed),
-            "{agents} agents need {needed} open files, and this system allows {:?}",
-            limit.maximum
-        );
-        limit.current = limit.maximum.or(Some(needed));
-        setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
-    }
-    Ok(())
 }

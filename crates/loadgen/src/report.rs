@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use loadgen::latency::Summary;
 use serde_json::{Value, json};
 
 use crate::agent::Finished;
 use crate::args::Arguments;
 use crate::bare::Bare;
-use crate::stats::{Stats, Summary, get};
+use crate::stats::{Stats, get};
 
 /// Reasons of errors that are shown.
 const REASONS_SHOWN: usize = 10;

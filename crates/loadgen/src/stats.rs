@@ -3,59 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
-/// Longest duration told apart, in microseconds; longer ones count as this.
-const LONGEST_MICROS: u64 = 120_000_000;
-/// Significant digits: 0.1 %.
-const DIGITS: u8 = 3;
-
-/// Durations, without keeping each.
-#[derive(Debug)]
-pub(crate) struct Latencies(Mutex<Histogram<u64>>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS)
-            .expect("the bounds and the digits are valid constants");
-        Self(Mutex::new(histogram))
-    }
-}
-
-impl Latencies {
-    pub(crate) fn record(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let mut histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        histogram.saturating_record(micros);
-    }
-
-    pub(crate) fn summary(&self) -> Option<Summary> {
-        let histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if histogram.is_empty() {
-            return None;
-        }
-        let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
-        Some(Summary {
-            count: histogram.len(),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            max: Duration::from_micros(histogram.max()),
-        })
-    }
-}
-
-/// What is told of many durations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Summary {
-    pub(crate) count: u64,
-    pub(crate) p50: Duration,
-    pub(crate) p90: Duration,
-    pub(crate) p99: Duration,
-    pub(crate) max: Duration,
-}
+use loadgen::latency::Latencies;
 
 /// Counts and durations of a run.
 #[derive(Debug, Default)]
@@ -107,22 +56,6 @@ pub(crate) fn get(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_those_of_the_durations() {
-        let latencies = Latencies::default();
-        assert_eq!(latencies.summary(), None);
-        for millis in 1..=100 {
-            latencies.record(Duration::from_millis(millis));
-        }
-        let summary = latencies.summary().unwrap();
-        let near = |found: Duration, millis: u64| {
-            found.abs_diff(Duration::from_millis(millis)) < Duration::from_micros(100)
-        };
-        assert_eq!(summary.count, 100);
-        assert!(near(summary.p50, 50) && near(summary.p90, 90) && near(summary.p99, 99));
-        assert!(near(summary.max, 100), "{summary:?}");
-    }
 
     #[test]
     fn errors_are_counted_by_reason() {

@@ -1,29 +1,20 @@
 //! `cargo xtask bench`: measurements on this machine, each beside what the machine could do bare.
 
+mod connections;
 mod query;
 mod render;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::demo::guard;
+use crate::hub::Hub;
 use crate::programs::{self, Profile};
 use crate::tools::{self, Tool};
-use crate::workspace;
 use render::Machine;
-
-/// `twinward up` allows itself two minutes.
-const UP_WITHIN: Duration = Duration::from_secs(130);
-/// It allows itself 20 s to stop.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The further runs: their names and their share of the rate at full speed.
 const SHARES: [(&str, f64); 2] = [("half speed", 0.5), ("tenth speed", 0.1)];
@@ -41,6 +32,8 @@ enum Which {
     Loop(LoopArguments),
     /// How long queries over a million twins take, on both stores
     Query(query::QueryArguments),
+    /// Memory of 10,000 idle MQTT connections, and what happens when all of them are cut off at once
+    Connections(connections::ConnectionsArguments),
 }
 
 /// Arguments of `bench loop`.
@@ -81,22 +74,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.which {
         Which::Loop(arguments) => bench_loop(arguments),
         Which::Query(arguments) => query::run(arguments),
+        Which::Connections(arguments) => connections::run(arguments),
     }
 }
 
 fn bench_loop(arguments: &LoopArguments) -> Result<()> {
     let nats = tools::ensure(Tool::NatsServer)?;
     let built = programs::build(Profile::Release, &["twinward", "loadgen"])?;
-    // Not in the system's temporary directory: where that is memory, nothing would be durable.
-    let target = workspace::root().join("target");
-    fs::create_dir_all(&target)?;
-    let directory = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(&target)?;
-    let hub = Hub::start(&built.get("twinward")?, &nats, directory.path())?;
+    let hub = Hub::start(&built.get("twinward")?, &nats, "bench-")?;
     let loadgen = Loadgen {
         program: built.get("twinward-loadgen")?,
-        env_file: hub.env_file.clone(),
+        env_file: hub.env_file().to_owned(),
         arguments,
     };
     eprintln!(
@@ -185,78 +173,6 @@ impl Loadgen<'_> {
         // It ends with an error too when it measured losses; what it found is shown then.
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("twinward-loadgen failed with {}", output.status))
-    }
-}
-
-/// A hub of the benchmark's own. Stopped when dropped, whatever happened.
-struct Hub {
-    process: Child,
-    env_file: PathBuf,
-}
-
-impl Hub {
-    fn start(program: &Path, nats: &Path, directory: &Path) -> Result<Self> {
-        let env_file = directory.join("hub.env");
-        let log = fs::File::create(directory.join("twinward.log"))?;
-        let process = guard::command(program)
-            .args(["up", "--any-port", "--data-dir"])
-            .arg(directory.join("hub"))
-            .arg("--env-file")
-            .arg(&env_file)
-            .arg("--nats-server")
-            .arg(nats)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start twinward")?;
-        let mut hub = Self { process, env_file };
-        let deadline = Instant::now() + UP_WITHIN;
-        while !hub.env_file.exists() {
-            if let Some(status) = hub.process.try_wait()? {
-                let log = fs::read_to_string(directory.join("twinward.log")).unwrap_or_default();
-                bail!("twinward has ended with {status}; it said:\n{log}");
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "twinward was not ready within {UP_WITHIN:?}"
-            );
-            std::thread::sleep(LOOK);
-        }
-        Ok(hub)
-    }
-
-    /// Stops it in good order; not ending is an error.
-    fn stop(mut self) -> Result<()> {
-        self.terminate();
-        let deadline = Instant::now() + STOPS_WITHIN;
-        loop {
-            if let Some(status) = self.process.try_wait()? {
-                ensure!(status.success(), "twinward ended with {status}");
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "twinward did not stop within {STOPS_WITHIN:?}"
-            );
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn terminate(&self) {
-        // It may have ended by itself; then there is nothing to do. It is not waited for yet, so
-        // the number is still its own.
-        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        if !matches!(self.process.try_wait(), Ok(None)) {
-            return;
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -9,6 +9,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod hub;
 mod programs;
 mod step;
 mod test;
