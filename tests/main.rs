@@ -16,6 +16,7 @@ mod enrollment;
 mod killed_in_mid_stream;
 mod loop_end_to_end;
 mod node;
+mod odd_packets;
 mod odd_requests;
 mod offline_agent;
 mod one_trace;

@@ -315,6 +315,11 @@ impl Up {
             .unwrap_or_else(|| panic!("the env file names no {name}"))
     }
 
+    /// The file with its variables.
+    pub(crate) fn env_file(&self) -> PathBuf {
+        env_file(self.folder.path())
+    }
+
     /// The agents' door.
     pub(crate) fn agent_url(&self) -> String {
         self.variable("TWINWARD_AGENT_URL").to_owned()

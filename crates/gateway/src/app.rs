@@ -20,6 +20,7 @@ use crate::access::{AccessError, AccessPolicies, Caller};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::rates::Meter;
 use crate::rest::{self, Api};
 use crate::websocket::{self, Devices};
 
@@ -145,6 +146,7 @@ impl App {
         let (devices, beginnings) = Devices::new(ingestion, metrics.clone(), stop.clone());
         let carrying = websocket::run(beginnings, stop);
         tasks.spawn("websockets", OnFailure::StopService, carrying);
+        let meter = Meter::new(self.config.rates.clone(), metrics.throttled.clone());
         let api = Api {
             hub: hub.clone(),
             policies: self.policies,
@@ -153,6 +155,7 @@ impl App {
             devices,
             host: self.config.public_host.clone(),
             failures: Arc::default(),
+            meter: Arc::new(meter),
         };
         let twin_store = self.health.component("twin-store");
         let greeting = greet(hub, twin_store, tasks.shutdown_token());

@@ -12,6 +12,8 @@ use service_kit::server::web::WebConfig;
 use service_kit::tls::ListenerTls;
 use service_kit::units::Duration;
 
+use crate::rates::Rates;
+
 /// Configuration of the gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,6 +47,8 @@ pub struct Config {
     /// The shared access policies with their keys (TOML); made with fresh keys when absent. Every
     /// replica needs the same. Default `data/gateway/access-policies.toml`.
     pub access_policies_file: PathBuf,
+    /// How often each caller may call.
+    pub rates: Rates,
     /// How long a stop may take before what is left is dropped. Default 10s.
     pub drain_within: Duration,
 }
@@ -63,6 +67,7 @@ impl Default for Config {
             policy: ServiceAddress::at(ServiceAddress::POLICY_URL),
             ingestion: ServiceAddress::at(""),
             access_policies_file: PathBuf::from("data/gateway/access-policies.toml"),
+            rates: Rates::default(),
             drain_within: Duration::secs(10),
         }
     }
@@ -90,6 +95,7 @@ impl Validate for Config {
         let host = !self.public_host.is_empty() && !self.public_host.contains(['/', ':', ';']);
         let why = "must be a host name without scheme and port";
         problems.require(host, "public_host", why);
+        problems.nested("rates", &self.rates);
         let patient = !self.drain_within.is_zero();
         problems.require(patient, "drain_within", "must be longer than nothing");
     }

@@ -16,6 +16,7 @@ mod error;
 mod headers;
 mod hub;
 mod metrics;
+pub mod rates;
 mod registrations;
 mod rest;
 mod route;

@@ -2,6 +2,8 @@
 
 use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, HistogramFamily, Scope};
 
+use crate::rates::Throttled;
+
 /// A call and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
@@ -25,6 +27,8 @@ pub(crate) struct Metrics {
     pub requests: HistogramFamily<RequestLabels>,
     /// Errors answered, by IoT Hub's number.
     pub errors: Family<ErrorLabels, Counter>,
+    /// Requests refused because there were too many.
+    pub throttled: Throttled,
     /// Devices connected by WebSocket.
     pub websockets: Gauge,
     /// Connections by WebSocket that ended, by reason.
@@ -44,6 +48,10 @@ impl Metrics {
         Metrics {
             requests: scope.latencies("request_seconds", "Time to answer a REST call"),
             errors: scope.counters("errors", "Errors answered, by IoT Hub's number"),
+            throttled: scope.counters(
+                "throttled",
+                "Requests refused because there were too many of one caller, by kind of caller",
+            ),
             websockets: scope.gauge("websockets", "Devices connected by WebSocket"),
             websocket_ends: scope.counters("websocket_ends", "WebSockets that ended, by reason"),
         }

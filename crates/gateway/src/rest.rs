@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
 use crate::hub::{Hub, Session};
 use crate::metrics::{ErrorLabels, Metrics, RequestLabels};
+use crate::rates::Meter;
 use crate::registrations::{self, Failures};
 use crate::route::Route;
 use crate::websocket::{self, Devices};
@@ -56,6 +57,8 @@ pub(crate) struct Api {
     pub host: String,
     /// Who failed to register.
     pub failures: Arc<Failures>,
+    /// How often everybody calls.
+    pub meter: Arc<Meter>,
     pub devices: Devices,
 }
 
@@ -201,16 +204,25 @@ async fn respond(
 
 async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result<Answer, ApiError> {
     let (parts, body) = request.into_parts();
+    let visitor = parts.extensions.get::<Visitor>();
+    let address = visitor.map(|visitor| visitor.address().ip());
+    let second = api.clock.monotonic();
+    let proves_nothing = |error| api.meter.unproven(error, address, second);
     let path = parts.uri.path();
-    let route = Route::parse(&parts.method, path)?;
+    let route = Route::parse(&parts.method, path).map_err(proves_nothing)?;
     *label = route.label();
     if route == Route::OpenApi {
         return Ok(Answer::ok(bodies::read(OPENAPI.as_bytes())?));
     }
     let now = api.clock.now();
-    let caller = access::caller(&api.policies, &parts.headers, &route, path, now)?;
-    if let (access::Caller::Policy(_), Some(visitor)) = (&caller, parts.extensions.get::<Visitor>())
-    {
+    let caller = access::caller(&api.policies, &parts.headers, &route, path, now);
+    let caller = caller.map_err(proves_nothing)?;
+    let counted = api.meter.calls(&caller, address, second);
+    counted.map_err(|error| match route {
+        Route::InvokeMethod(_) => error.of_method(),
+        _ => error,
+    })?;
+    if let (access::Caller::Policy(_), Some(visitor)) = (&caller, visitor) {
         visitor.let_in();
     }
     headers::check_version(&parts.uri)?;
@@ -258,9 +270,13 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         Route::ApplyContent(id) => devices::apply_content(&call, &id).await,
         // Answered above, to everybody.
         Route::OpenApi => Ok(Answer::no_content()),
-    }?;
+    };
+    let answer = answer.map_err(|error| match error.status() {
+        StatusCode::UNAUTHORIZED => proves_nothing(error),
+        _ => error,
+    })?;
     // A bearer token is proven once twin-store has answered it.
-    if let Some(visitor) = parts.extensions.get::<Visitor>() {
+    if let Some(visitor) = visitor {
         visitor.let_in();
     }
     Ok(answer)

@@ -20,6 +20,7 @@ use service_kit::server::{GrpcConfig, GrpcServer};
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
 use service_kit::units::{ByteSize, Duration};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use twin::PartitionCount;
 use wire::agent::v1::agent_service_server::AgentServiceServer;
@@ -54,6 +55,10 @@ const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// Largest message that is read from the stream at all, as a multiple of the largest batch. What is
 /// between is answered with `MESSAGE_TOO_LARGE`, what is over it ends the stream.
 const DECODE_FACTOR: u64 = 4;
+
+/// Devices that are looked up at once. It keeps twin-store and the bus busy; with more at once what
+/// others ask of them would stand behind a whole fleet that connects.
+const ADMITTED_AT_ONCE: usize = 64;
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +153,7 @@ impl App {
                 metrics.clone(),
             ),
             sessions: Sessions::new(as_len(limits.sessions_max), config.instance.clone()),
+            admitting: Semaphore::new(ADMITTED_AT_ONCE),
             calls: Calls::default(),
             instance: config.instance,
             limits,

@@ -45,8 +45,10 @@ pub struct Config {
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
-    /// How many may connect, and how soon they must prove themselves. Default 16384 unproven ones:
-    /// a whole fleet may come back at the same time, and prove itself as fast as twin-store answers.
+    /// How many may connect, and how soon they must prove themselves. Default 16384 unproven ones,
+    /// of one address as well: a whole fleet may come back at the same time, through one balancer, and
+    /// proves itself as fast as twin-store answers. Devices by MQTT have a limit of their own for that,
+    /// `limits.address_unproven_max`.
     pub connections: ConnectionLimits,
     /// The hub's host name: it stands in connection strings and in the resource of every SAS
     /// token, so changing it invalidates both. Without scheme and port. Default `localhost`.
@@ -146,6 +148,7 @@ impl Default for Config {
             allow_insecure: false,
             connections: ConnectionLimits {
                 unproven_max: 16_384,
+                address_unproven_max: 16_384,
                 ..ConnectionLimits::default()
             },
             public_host: "localhost".to_owned(),

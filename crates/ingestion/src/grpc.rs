@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::agent::v1 as agent;
@@ -48,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) auth: Authenticator,
     pub(crate) enroller: Enroller,
     pub(crate) sessions: Sessions,
+    /// Devices whose proof, place and subscriptions are being looked up.
+    pub(crate) admitting: Semaphore,
     pub(crate) calls: Calls,
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,

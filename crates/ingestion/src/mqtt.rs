@@ -10,7 +10,8 @@
 //! and its effects), `arrive` (until the CONNACK), `session` and `desired` (the decisions),
 //! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
 //! `message` (what goes to applications), `security` (what goes into postures), `provisioning`
-//! (devices that register first), `wire` (bytes), `end` (why it closed).
+//! (devices that register first), `wire` (bytes), `turns` (a crowd's handshakes),
+//! `end` (why it closed).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::error::Error;
 use crate::grpc::Door;
 use addresses::Addresses;
 use arrive::Way;
+use turns::Turns;
 
 mod addresses;
 mod answer;
@@ -44,6 +46,7 @@ mod provisioning;
 pub(crate) mod security;
 mod session;
 mod subscriptions;
+mod turns;
 mod wire;
 
 /// How long accepting rests when the system has no more to give (descriptors, memory).
@@ -61,6 +64,8 @@ pub(crate) struct Listener {
     unproven: Arc<Semaphore>,
     /// How much of that one address may have.
     addresses: Addresses,
+    /// Handshakes take a while to reckon, and a fleet makes all of them at once.
+    handshakes: Turns,
 }
 
 /// A place among the connections; given back when dropped.
@@ -122,7 +127,7 @@ impl Listener {
     ) -> Result<Self, Error> {
         let tls = DeviceTls::load(tls).map_err(Error::MqttTls)?;
         let cannot = |source| Error::MqttDoor { address, source };
-        let tcp = TcpListener::bind(address).await.map_err(cannot)?;
+        let tcp = service_kit::system::listen(address).map_err(cannot)?;
         let address = tcp.local_addr().map_err(cannot)?;
         let semaphore = |max: u32| {
             let max = usize::try_from(max).unwrap_or(usize::MAX);
@@ -136,6 +141,7 @@ impl Listener {
             open: semaphore(limits.max),
             unproven: semaphore(limits.unproven_max),
             addresses: Addresses::new(of_address),
+            handshakes: Turns::of_half_the_cores(),
         })
     }
 
@@ -196,7 +202,8 @@ impl Listener {
     ) -> futures::future::BoxFuture<'static, ()> {
         // Small messages should not wait for more to come; without it things only get slower.
         let _ = tcp.set_nodelay(true);
-        let way = Way::Tls(Box::new(self.tls.acceptor().accept(tcp)));
+        let handshake = self.tls.acceptor().accept(tcp);
+        let way = Way::Tls(Box::pin(self.handshakes.take_for(handshake)));
         connection::serve(door.clone(), way, peer, room, self.within).boxed()
     }
 }

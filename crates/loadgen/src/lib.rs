@@ -7,4 +7,5 @@ pub mod files;
 pub mod hub;
 pub mod latency;
 pub mod mqtt;
+pub mod probe;
 pub mod process;

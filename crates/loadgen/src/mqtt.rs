@@ -92,13 +92,19 @@ impl Door {
 
     /// Connects from an address of this machine and shakes hands.
     pub async fn dial(&self, from: Ipv4Addr) -> std::io::Result<TlsStream<TcpStream>> {
+        let tcp = self.dial_tcp(from).await?;
+        self.tls.connect(self.name.clone(), tcp).await
+    }
+
+    /// Connects from an address of this machine, and says nothing.
+    pub async fn dial_tcp(&self, from: Ipv4Addr) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         // Else a port that was used a moment ago could not be used towards another address.
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::from((from, 0)))?;
         let tcp = socket.connect(self.address).await?;
         tcp.set_nodelay(true)?;
-        self.tls.connect(self.name.clone(), tcp).await
+        Ok(tcp)
     }
 
     /// Connects and says hello; also answers whether the hub knew the session.

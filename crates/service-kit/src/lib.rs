@@ -90,6 +90,7 @@ mod https;
 pub mod malformed;
 pub mod rpc;
 pub mod server;
+pub mod system;
 pub mod tls;
 
 /// Adds generated gRPC services to a [`server::GrpcServer`], each with the server's limit on the

@@ -32,6 +32,7 @@ use crate::malformed::MalformedLayer;
 use crate::metrics::Scope;
 use crate::rpc::{RpcMetrics, TraceLayer};
 use crate::secret::Secret;
+use crate::system;
 use crate::tasks::{OnFailure, Tasks};
 use crate::tls::{self, ServerTls, TlsError, client::HTTP2, server::ServerSide};
 use crate::units::{ByteSize, Duration};
@@ -223,7 +224,7 @@ impl GrpcServer {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(bind_error)?;
+        let listener = system::listen(config.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         Ok(Self {
             config: config.clone(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use service_kit::clock::SystemClock;
 use service_kit::config::{Loader, Validate, document, effective};
 use service_kit::shutdown::{self, ShutdownToken};
+use service_kit::system;
 use service_kit::telemetry::{self, TelemetryConfig};
 
 use crate::exit::Kind;
@@ -71,9 +72,19 @@ pub(crate) async fn run<S: Service>(args: ServiceArgs) -> Result<(), Failure> {
         telemetry::init(&telemetry_config, S::NAME).map_err(|error| cannot_log(&error))?;
     let shutdown = ShutdownToken::new();
     shutdown::on_signals(&shutdown).map_err(|error| cannot_listen_to_signals(&error))?;
+    allow_many_connections();
     let result = serve::<S>(config, shutdown).await;
     telemetry.shutdown().await;
     result
+}
+
+/// Each connection is a file.
+pub(crate) fn allow_many_connections() {
+    match system::raise_open_files() {
+        Ok(files) => tracing::info!(files, "files that may be open at once"),
+        // What there is may be enough.
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
 }
 
 async fn serve<S: Service>(config: S::Config, shutdown: ShutdownToken) -> Result<(), Failure> {

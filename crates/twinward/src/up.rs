@@ -163,6 +163,7 @@ pub(crate) async fn run(
         .map_err(|error| serve::cannot_log(&error))?;
     let shutdown = ShutdownToken::new();
     shutdown::on_signals(&shutdown).map_err(|error| serve::cannot_listen_to_signals(&error))?;
+    serve::allow_many_connections();
 
     // On the heap: it holds four services.
     let work = Box::pin(run_all(

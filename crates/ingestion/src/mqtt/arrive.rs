@@ -4,6 +4,7 @@
 //! just closes for a broken network and try for ever.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use iot_hub::mqtt::{ConnectName, DeviceTopic, FilterKind};
 use rmqtt_codec::error::DecodeError;
@@ -17,6 +18,7 @@ use super::end::End;
 use super::message::DeviceMessage;
 use super::session::{Persistence, Session, check_size};
 use super::subscriptions::{self, Subscriptions};
+use super::turns::Paced;
 use super::wire::{AnyStream, Wire};
 use crate::auth::{AuthError, Proof};
 use crate::grpc::Door;
@@ -44,7 +46,7 @@ pub(super) struct Admitted {
 /// How a device comes.
 pub(super) enum Way {
     /// Over TCP, with the TLS handshake still to be made.
-    Tls(Box<Accept<TcpStream>>),
+    Tls(Pin<Box<Paced<Accept<TcpStream>>>>),
     /// Over a link, with the certificates that it has shown at the other end.
     Link(AnyStream, Vec<Vec<u8>>),
 }
@@ -96,6 +98,8 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
             return Err(error.into());
         }
     };
+    // Nobody is waited for from here on but services of ours, so a place is soon free again.
+    let _place = parts.admitting.acquire().await;
     let proof = parts
         .auth
         .authenticate_device(

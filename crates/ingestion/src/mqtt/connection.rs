@@ -235,13 +235,15 @@ impl Running {
         }
     }
 
-    async fn run(mut self) {
+    /// Boxed, because a future keeps what it takes by value twice: once as it came.
+    async fn run(mut self: Box<Self>) {
         self.door.parts.metrics.mqtt_connected();
         self.place.mailbox().take_methods();
         self.tell_connected();
         self.look_later();
         let end = self.serve().await;
-        self.say_goodbye(&end).await;
+        // Boxed, so that nobody has it with him who is not going yet.
+        Box::pin(self.say_goodbye(&end)).await;
         self.door.parts.metrics.mqtt_disconnected();
         self.door.parts.metrics.mqtt_ended(end.code());
     }

@@ -6,7 +6,7 @@
 //! was not cut off; and it proves that no device has lost what it subscribed to. It starts no
 //! service.
 //!
-//! Reading order: [`args`] → [`fleet`] (the devices) → [`probe`] (the one that is not cut off) → here
+//! Reading order: [`args`] → [`fleet`] (the devices) → `probe` of the library (the one that is not cut off) → here
 //! (the phases) → [`report`].
 
 // It talks to a person on a terminal, or to the program that started it.
@@ -14,7 +14,6 @@
 
 mod args;
 mod fleet;
-mod probe;
 mod report;
 
 use std::process::ExitCode;
@@ -26,6 +25,7 @@ use clap::Parser as _;
 use loadgen::devices::{self, Device};
 use loadgen::hub::Hub;
 use loadgen::mqtt::Door;
+use loadgen::probe::Probe;
 use loadgen::{files, process};
 use serde_json::json;
 use service_kit::shutdown::ShutdownToken;
@@ -34,7 +34,6 @@ use tokio::time::{Instant, sleep};
 
 use args::Arguments;
 use fleet::{Counts, Fleet};
-use probe::Probe;
 use report::{Memory, Report};
 
 /// How often a count is looked at.

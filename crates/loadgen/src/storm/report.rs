@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use loadgen::latency::Summary;
+use loadgen::probe::Measured;
 use serde_json::{Value, json};
 
 use crate::fleet::Counts;
-use crate::probe::Measured;
 
 /// Bytes of the hub's process.
 #[derive(Debug, Clone, Copy)]

@@ -7,8 +7,9 @@
 //! room last. Proven is who made a call that its service let in; who only asks for health stays as
 //! long as nobody needs the place.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -35,6 +36,9 @@ pub struct ConnectionLimits {
     /// Most connections that have not proven themselves yet; over it the oldest of them is closed.
     /// Default 1024.
     pub unproven_max: u32,
+    /// Most unproven connections of one address; over it new ones of that address are closed at once,
+    /// so that it leaves room for others. Default 512: half of all.
+    pub address_unproven_max: u32,
     /// How long a new connection may take until its first call is let in, the TLS handshake
     /// included and our own answers not. Default 10s.
     pub prove_within: Duration,
@@ -45,6 +49,7 @@ impl Default for ConnectionLimits {
         Self {
             max: 65_536,
             unproven_max: 1024,
+            address_unproven_max: 512,
             prove_within: Duration::secs(10),
         }
     }
@@ -54,6 +59,8 @@ impl Validate for ConnectionLimits {
     fn validate(&self, problems: &mut Problems) {
         problems.require(self.max > 0, "max", "must be at least 1");
         problems.require(self.unproven_max > 0, "unproven_max", "must be at least 1");
+        let some = self.address_unproven_max > 0;
+        problems.require(some, "address_unproven_max", "must be at least 1");
         let patient = !self.prove_within.is_zero();
         problems.require(patient, "prove_within", "must be longer than nothing");
     }
@@ -78,15 +85,35 @@ pub(crate) struct Connections {
 struct Unproven {
     next: u64,
     /// Oldest first.
-    peers: BTreeMap<u64, Weak<Peer>>,
+    peers: BTreeMap<u64, (IpAddr, Weak<Peer>)>,
+    /// How many of them each address has.
+    of_address: HashMap<IpAddr, u32>,
     /// The others, which are only looked for when all are cut.
     proven: BTreeMap<u64, Weak<Peer>>,
 }
 
 impl Unproven {
+    fn enter(&mut self, peer: &Arc<Peer>) {
+        *self.of_address.entry(peer.address.ip()).or_default() += 1;
+        let address = peer.address.ip();
+        self.peers.insert(peer.id, (address, Arc::downgrade(peer)));
+    }
+
+    /// Takes one out, whatever became of it.
+    fn leave(&mut self, id: u64) -> Option<Weak<Peer>> {
+        let (address, peer) = self.peers.remove(&id)?;
+        if let Entry::Occupied(mut count) = self.of_address.entry(address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(peer)
+    }
+
     /// Who makes room: the oldest that waits for no answer, or else the oldest.
     fn first_to_go(&self) -> Option<u64> {
-        let idle = self.peers.iter().take(LOOK_AT).find(|(_, peer)| {
+        let idle = self.peers.iter().take(LOOK_AT).find(|(_, (_, peer))| {
             peer.upgrade()
                 .is_none_or(|peer| peer.calls.load(Ordering::Acquire) == 0)
         });
@@ -126,6 +153,12 @@ impl Connections {
     /// Takes a new connection in; `None` if there is no room for it.
     pub(crate) fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
         let mut unproven = self.unproven();
+        let of_address = unproven.of_address.get(&address.ip());
+        if of_address.is_some_and(|count| *count >= self.limits.address_unproven_max) {
+            drop(unproven);
+            self.count_closed();
+            return None;
+        }
         let full = self.open.load(Ordering::Relaxed) >= as_len(self.limits.max);
         if full || unproven.peers.len() >= as_len(self.limits.unproven_max) {
             let Some(id) = unproven.first_to_go() else {
@@ -133,7 +166,7 @@ impl Connections {
                 self.count_closed();
                 return None;
             };
-            if let Some(peer) = unproven.peers.remove(&id).and_then(|peer| peer.upgrade()) {
+            if let Some(peer) = unproven.leave(id).and_then(|peer| peer.upgrade()) {
                 peer.evict();
             }
         }
@@ -150,7 +183,7 @@ impl Connections {
             chain: OnceLock::new(),
             reported: AtomicBool::new(false),
         });
-        unproven.peers.insert(id, Arc::downgrade(&peer));
+        unproven.enter(&peer);
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         drop(unproven);
         self.show_open(open);
@@ -161,7 +194,12 @@ impl Connections {
     /// end by itself: nobody asks it for its next message.
     pub(crate) fn cut(&self) {
         let unproven = self.unproven();
-        for peer in unproven.peers.values().chain(unproven.proven.values()) {
+        for peer in unproven
+            .peers
+            .values()
+            .map(|(_, peer)| peer)
+            .chain(unproven.proven.values())
+        {
             if let Some(peer) = peer.upgrade() {
                 peer.cut();
             }
@@ -170,7 +208,7 @@ impl Connections {
 
     fn forget(&self, id: u64) {
         let mut unproven = self.unproven();
-        unproven.peers.remove(&id);
+        unproven.leave(id);
         unproven.proven.remove(&id);
     }
 
@@ -268,7 +306,7 @@ impl Peer {
         }
         let mut unproven = self.connections.unproven();
         self.standing.store(Standing::PROVEN, Ordering::Release);
-        if let Some(peer) = unproven.peers.remove(&self.id) {
+        if let Some(peer) = unproven.leave(self.id) {
             unproven.proven.insert(self.id, peer);
         }
     }
@@ -361,6 +399,36 @@ mod tests {
         let third = admit(&all).expect("room");
         assert!(first.is_evicted(), "asking for health proves nothing");
         assert!(!proven.is_evicted() && !second.is_evicted() && !third.is_evicted());
+    }
+
+    #[test]
+    fn an_address_has_so_many_unproven_ones_and_leaves_room_for_others() {
+        let all = Connections::new(ConnectionLimits {
+            address_unproven_max: 2,
+            ..ConnectionLimits::default()
+        });
+        let (first, _second) = (admit(&all).expect("room"), admit(&all).expect("room"));
+        assert!(admit(&all).is_none(), "there are two of it");
+        let other = all.admit("127.0.0.2:1".parse().expect("an address"));
+        assert!(other.is_some());
+        first.proven();
+        let third = admit(&all).expect("the first is proven");
+        assert!(admit(&all).is_none());
+        third.gone();
+        assert!(admit(&all).is_some(), "the third is gone");
+    }
+
+    #[test]
+    fn who_is_evicted_or_leaves_is_counted_no_more() {
+        let all = connections(10, 2);
+        let peers: Vec<_> = (0..9).map(|_| admit(&all).expect("room")).collect();
+        let counted = |all: &Connections| all.unproven().of_address.values().sum::<u32>();
+        assert_eq!(counted(&all), 2);
+        for peer in &peers {
+            peer.gone();
+        }
+        assert_eq!(counted(&all), 0);
+        assert!(all.unproven().of_address.is_empty());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::server::connections::Connections;
 use crate::server::incoming::{Connection, Incoming};
 use crate::server::{ConnectionLimits, PeerHandle, ServerError};
 use crate::shutdown::ShutdownToken;
+use crate::system;
 use crate::tasks::{OnFailure, Tasks};
 use crate::tls::client::HTTP1;
 use crate::tls::server::{ServerSide, Serves};
@@ -137,7 +138,7 @@ impl WebServer {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(bind_error)?;
+        let listener = system::listen(config.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         Ok(Self {
             config: config.clone(),

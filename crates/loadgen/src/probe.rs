@@ -1,14 +1,10 @@
-//! A device that is not cut off, and what a back end asks of it again and again: whether anything
-//! starves while all others come back.
+//! A well-behaved device, and what a back end asks of it again and again: whether anything starves
+//! while others do what they do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use loadgen::devices::{self, Device};
-use loadgen::hub::Hub;
-use loadgen::latency::{Latencies, Summary};
-use loadgen::mqtt::{Client, DESIRED_TOPIC, Door, Session};
 use rmqtt_codec::v3::Packet;
 use service_kit::client::Connection;
 use service_kit::tasks::{OnFailure, Tasks};
@@ -16,6 +12,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use wire::device::v1 as device_api;
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
+
+use crate::devices::{self, Device};
+use crate::hub::Hub;
+use crate::latency::{Latencies, Summary};
+use crate::mqtt::{Client, DESIRED_TOPIC, Door, Session};
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -26,8 +27,8 @@ const LEAF: &str = "probe";
 /// Where the device comes from: an address of its own.
 const FROM: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 2, 0, 1);
 
-/// The device that stays.
-pub(crate) struct Probe {
+/// The well-behaved device.
+pub struct Probe {
     hub: Arc<Hub>,
     device: Device,
     commands: DeviceCommandServiceClient<Connection>,
@@ -37,21 +38,18 @@ pub(crate) struct Probe {
 
 /// What was measured in one phase.
 #[derive(Debug, Default)]
-pub(crate) struct Measured {
-    pub(crate) methods: Option<Summary>,
-    pub(crate) changes: Option<Summary>,
+pub struct Measured {
+    /// From the call of a direct method to its answer.
+    pub methods: Option<Summary>,
+    /// From a write to the desired section to the device's knowing of it.
+    pub changes: Option<Summary>,
     /// What went wrong, by the first few errors.
-    pub(crate) errors: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 impl Probe {
     /// Connects it and has it answer for as long as it may.
-    pub(crate) async fn connect(
-        hub: &Hub,
-        door: &Door,
-        device: Device,
-        tasks: &Tasks,
-    ) -> Result<Self> {
+    pub async fn connect(hub: &Hub, door: &Door, device: Device, tasks: &Tasks) -> Result<Self> {
         let hello = door.hello(&device, Session::Clean, 0);
         let (mut client, _) = door.connect(FROM, hello).await?;
         client.subscribe().await?;
@@ -66,7 +64,7 @@ impl Probe {
     }
 
     /// Asks again and again until something is over.
-    pub(crate) async fn measure(&self, tasks: &Tasks, over: impl Future<Output = ()>) -> Measured {
+    pub async fn measure(&self, tasks: &Tasks, over: impl Future<Output = ()>) -> Measured {
         let (ended_sender, ended) = watch::channel(false);
         let (methods, changes) = (
             Arc::new(Latencies::default()),
