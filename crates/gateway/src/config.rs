@@ -112,8 +112,8 @@ impl Config {
         WebConfig {
             listen: self.listen,
             tls: self.tls.server(),
-            // Devices may prove themselves by it; ingestion judges it.
-            ask_for_certificates: self.ingestion().is_some(),
+            // Devices may prove themselves by it; ingestion judges it, or twin-store.
+            ask_for_certificates: true,
             allow_insecure: self.allow_insecure,
             connections: self.connections.clone(),
             ..WebConfig::default()

@@ -1,7 +1,8 @@
-//! twin-store and the policy service as the gateway needs them. Calls on behalf of a policy go out under the gateway's own
-//! name, after the policy was checked; calls with a bearer token carry that token and nothing of
+//! twin-store and the policy service as the gateway needs them. Calls on behalf of a policy go out with the
+//! gateway's own proof and the policy's name, after the policy was checked; calls with a bearer token carry that token and nothing of
 //! ours, so that they judge it.
 
+use service_kit::auth::ON_BEHALF_OF;
 use service_kit::client::{self, ClientConfig, ClientError, Connection};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -56,6 +57,15 @@ impl Hub {
                 policy: client::connect(&bare(policy))?,
             },
         })
+    }
+
+    /// The services for what the gateway asks itself.
+    pub(crate) fn own(&self) -> Session {
+        Session {
+            doors: self.own.clone(),
+            authorization: None,
+            operator: String::new(),
+        }
     }
 
     /// The services for one caller.
@@ -132,9 +142,14 @@ impl Session {
         self.operator.clone()
     }
 
-    /// A call with what proves the caller.
+    /// A call with what proves the caller, or the name of whom we have proven ourselves.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
+        if let Ok(name) = self.operator.parse::<MetadataValue<Ascii>>()
+            && !self.operator.is_empty()
+        {
+            request.metadata_mut().insert(ON_BEHALF_OF, name);
+        }
         if let Some(value) = &self.authorization {
             request
                 .metadata_mut()

@@ -144,7 +144,7 @@ impl Meter {
             }
         };
         let share = share(Duration::from_secs(1), self.rates.requests_per_second);
-        self.charge(who, share, BURST, now)
+        self.charge(&who, share, BURST, now)
     }
 
     /// Somebody has proven nothing, and is to be told `error`.
@@ -158,7 +158,7 @@ impl Meter {
             return error;
         };
         let who = Who::Address(address);
-        self.charge(who, self.unproven_share(), UNPROVEN_BURST, now)
+        self.charge(&who, self.unproven_share(), UNPROVEN_BURST, now)
             .err()
             .unwrap_or(error)
     }
@@ -179,7 +179,7 @@ impl Meter {
 
     fn charge(
         &self,
-        who: Who,
+        who: &Who,
         share: Option<Duration>,
         burst: Duration,
         now: Instant,
@@ -188,7 +188,7 @@ impl Meter {
             return Ok(());
         };
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if accounts.len() >= CALLERS_MAX && !accounts.contains_key(&who) {
+        if accounts.len() >= CALLERS_MAX && !accounts.contains_key(who) {
             accounts.retain(|_, account| account.even_at > now);
             if accounts.len() >= CALLERS_MAX {
                 accounts.clear();

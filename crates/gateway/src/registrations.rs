@@ -3,7 +3,7 @@
 //! `POST /{idScope}/registrations/{id}`.
 //!
 //! What a device proves is twin-store's to judge. Errors have the provisioning service's form, which is
-//! another than the hub's. Certificates are not asked for here: devices that have one use MQTT.
+//! another than the hub's.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,7 +25,6 @@ use wire::registry::v1 as registry;
 use wire::registry::v1::registration_claim::Proof;
 use wire::time::optional;
 
-use crate::access::Caller;
 use crate::error::ApiError;
 use crate::headers::{self, JSON};
 use crate::rest::{Api, read};
@@ -165,13 +164,15 @@ async fn tell(api: &Api, call: &Call, request: Request) -> Result<Told, ApiError
     headers::check_version(&parts.uri)?;
     let registration = RegistrationId::parse(&call.registration)
         .map_err(|error| ApiError::argument(format!("`{}` {error}", call.registration)))?;
+    let visitor = parts.extensions.get::<Visitor>();
+    let certificates = visitor.map(Visitor::certificates).unwrap_or_default();
     let claim = registry::RegistrationClaim {
         id_scope: call.id_scope.clone(),
         registration_id: registration.to_string(),
-        proof: Some(Proof::SasToken(token(&parts.headers)?)),
+        proof: Some(proof(&parts.headers, certificates)?),
     };
     let body = read(body, BODY_MAX).await?;
-    let session = api.hub.of(Caller::Policy("registrations".to_owned()))?;
+    let session = api.hub.own();
     let mut door = session.provisioning();
     let known = match &call.what {
         What::Register => {
@@ -226,16 +227,20 @@ async fn tell(api: &Api, call: &Call, request: Request) -> Result<Told, ApiError
 }
 
 /// The token that a device shows.
-fn token(headers: &HeaderMap) -> Result<String, ApiError> {
+/// What the device shows: a signature, or else the certificates that its connection began with.
+fn proof(headers: &HeaderMap, certificates: &[Vec<u8>]) -> Result<Proof, ApiError> {
     let shown = headers.get(header::AUTHORIZATION);
-    let text = shown.and_then(|value| value.to_str().ok());
-    text.map(str::to_owned).ok_or_else(|| {
-        ApiError::new(
-            401_002,
-            "Unauthorized",
-            "the header Authorization is missing; a shared access signature is needed",
-        )
-    })
+    if let Some(text) = shown.and_then(|value| value.to_str().ok()) {
+        return Ok(Proof::SasToken(text.to_owned()));
+    }
+    if shown.is_none() && !certificates.is_empty() {
+        return Ok(Proof::Chain(registry::CertificateChain {
+            certificates: certificates.to_vec(),
+        }));
+    }
+    let problem = "the header Authorization with a shared access signature is needed, or a client \
+                   certificate";
+    Err(ApiError::new(401_002, "Unauthorized", problem))
 }
 
 impl Told {

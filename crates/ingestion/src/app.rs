@@ -28,7 +28,7 @@ use wire::link::v1::device_link_service_server::DeviceLinkServiceServer;
 use wire::subjects;
 
 use crate::admit::BatchLimits;
-use crate::auth::{self, Authenticator};
+use crate::auth::{Authenticator, Trusted};
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::grpc::enroll::Enroller;
@@ -86,6 +86,8 @@ pub struct App {
     methods: methods::Listening,
     beginnings: Beginnings,
     workers: Vec<Worker>,
+    /// The authorities of devices, and how often their file is looked at.
+    trusted: Option<(Trusted, Duration)>,
     rejected: tokio::sync::mpsc::Receiver<bus::Reject>,
 }
 
@@ -96,13 +98,17 @@ impl App {
         let partitions = check(&config)?;
         let server = GrpcServer::bind(&grpc_config(&config)).await?;
         let authorities = match config.device_ca_file.clone() {
-            Some(path) => Some(auth::read_authorities(path).await?),
+            Some(path) => Some(Trusted::read(path).await?),
             None => None,
         };
+        let trusted = authorities.clone().zip(Some(config.tls.reload_every));
         let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
-            (Some(address), Some(tls)) => {
-                Some(Listener::bind(address, &tls, &config.connections, &config.limits).await?)
-            }
+            (Some(address), Some(tls)) => Some(Listener::bind(
+                address,
+                &tls,
+                &config.connections,
+                &config.limits,
+            )?),
             (None, _) | (_, None) => None,
         };
         let admin = AdminServer::bind(&AdminConfig {
@@ -193,6 +199,7 @@ impl App {
             methods,
             beginnings,
             workers,
+            trusted,
             rejected,
         })
     }
@@ -257,6 +264,10 @@ impl App {
         );
         tasks.spawn("backlog", OnFailure::StopService, backlog);
 
+        if let Some((trusted, every)) = self.trusted {
+            let following = trusted.follow(every.get(), stop.clone());
+            tasks.spawn("authorities of devices", OnFailure::Log, following);
+        }
         if let Some(mqtt) = self.mqtt {
             mqtt.serve(&tasks, &self.door, &stop);
         }

@@ -13,7 +13,6 @@ use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
-use service_kit::tls::authorities::Authorities;
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 use wire::registry::v1 as registry;
@@ -31,11 +30,12 @@ mod error;
 pub(crate) mod limiter;
 mod proof;
 mod registering;
+mod trusted;
 
-pub(crate) use certificate::read_authorities;
 pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
+pub(crate) use trusted::Trusted;
 
 /// Where the token stands in a call's metadata.
 const AUTHORIZATION: &str = "authorization";
@@ -49,7 +49,7 @@ pub(crate) struct Authenticator {
 struct Shared {
     host: String,
     /// Who may sign certificates of devices.
-    authorities: Option<Authorities>,
+    authorities: Option<Trusted>,
     store: TwinStore,
     clock: SharedClock,
     metrics: Metrics,
@@ -66,7 +66,7 @@ impl Authenticator {
     /// Proves tokens for the hub's host name.
     pub(crate) fn new(
         host: String,
-        authorities: Option<Authorities>,
+        authorities: Option<Trusted>,
         limits: &Limits,
         store: TwinStore,
         clock: SharedClock,
@@ -219,11 +219,17 @@ impl Authenticator {
 
     /// That an authority of ours has signed what was shown, for this identity and for now.
     fn signed(&self, identity: &IdentityKey, chain: &[Vec<u8>]) -> Result<Evidence, AuthError> {
-        let authorities = self.shared.authorities.as_ref();
-        let authorities = authorities.ok_or_else(|| AuthError::NoAuthorities {
+        let trusted = self.shared.authorities.as_ref();
+        let trusted = trusted.ok_or_else(|| AuthError::NoAuthorities {
             identity: identity.clone(),
         })?;
-        certificate::check(authorities, identity, chain, self.shared.clock.now())
+        let current = trusted.current();
+        let now = self.shared.clock.now();
+        Ok(Evidence::Signed {
+            until: certificate::check(&current.authorities, identity, chain, now)?,
+            chain: chain.into(),
+            edition: current.edition,
+        })
     }
 
     async fn prove_token(
@@ -271,8 +277,16 @@ impl Authenticator {
                     });
                 }
             }
-            Evidence::Signed { until } => {
+            Evidence::Signed {
+                until,
+                chain,
+                edition,
+            } => {
                 certificate::check_time(identity, *until, self.shared.clock.now())?;
+                let trusted = self.shared.authorities.as_ref();
+                if trusted.is_some_and(|it| it.current().edition != *edition) {
+                    self.signed(identity, chain)?;
+                }
                 if !credentials.by_authority {
                     return Err(AuthError::NotByAuthority {
                         identity: identity.clone(),

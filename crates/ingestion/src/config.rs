@@ -38,7 +38,8 @@ pub struct Config {
     /// WebSocket; at least 16 characters. Empty (default): nobody may.
     pub token: Secret,
     /// PEM file with the authorities whose certificates prove devices and modules that are registered
-    /// with the authentication `certificateAuthority`; at most 25. Read at start. Whoever has a key of
+    /// with the authentication `certificateAuthority`; at most 25. A changed file is taken over by itself
+    /// (`tls_reload_every`), and who was let in by an authority that is gone is sent away. Whoever has a key of
     /// theirs can be any such device, so they should sign nothing else. Unset (default): none, and
     /// such devices are refused.
     pub device_ca_file: Option<PathBuf>,

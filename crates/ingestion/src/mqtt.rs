@@ -118,8 +118,8 @@ pub(crate) async fn serve_link<S>(
 }
 
 impl Listener {
-    /// Binds the address and reads the certificate.
-    pub(crate) async fn bind(
+    /// Binds the address and reads the certificate. To be called inside the runtime.
+    pub(crate) fn bind(
         address: SocketAddr,
         tls: &ServerTls,
         limits: &ConnectionLimits,

@@ -11,6 +11,7 @@
 //! [`principal`].
 
 mod authenticator;
+mod behalf;
 mod certificate;
 mod config;
 pub mod coverage;
@@ -24,6 +25,7 @@ mod vouching;
 use std::net::SocketAddr;
 
 pub(crate) use authenticator::Credentials;
+pub use behalf::ON_BEHALF_OF;
 pub(crate) use certificate::Shown;
 pub(crate) use certificate::common_name;
 pub use config::AuthConfig;

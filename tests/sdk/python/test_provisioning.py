@@ -102,7 +102,7 @@ class ProvisioningTest(unittest.TestCase):
         with self.assertRaises(exceptions.CredentialError):
             self.by_key("serial-8", made["primaryKey"]).register()
 
-    def https(self, method, path, key=None, body=None):
+    def https(self, method, path, key=None, body=None, shown=None):
         """Status, headers and body of a call that no SDK makes for us."""
         resource = urllib.parse.quote(f"{self.scope}/registrations/sn-https", safe="")
         until = int(time.time()) + 600
@@ -117,6 +117,8 @@ class ProvisioningTest(unittest.TestCase):
         url = f"https://{self.hub.address}:{self.hub.variables['TWINWARD_HTTPS_PORT']}/{path}"
         call = urllib.request.Request(url, method=method, headers=headers, data=body)
         trust = ssl.create_default_context(cafile=self.hub.variables["TWINWARD_CA_FILE"])
+        if shown:
+            trust.load_cert_chain(shown.certificate_file, shown.key_file)
         try:
             answer = urllib.request.urlopen(call, context=trust, timeout=30)
         except urllib.error.HTTPError as error:
@@ -197,6 +199,23 @@ class ProvisioningTest(unittest.TestCase):
         thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
         self.hub.cli("provisioning", "create", "x-single", "--thumbprint", thumbprint)
         self.assertIn("$version", self.by_certificate("x-single", shown)["reported"])
+
+    def test_a_device_registers_over_https_by_its_certificate(self):
+        directory, shown = self.certificate("x-https")
+        authority = str(directory / "ca.pem")
+        self.hub.cli("provisioning", "create", "x-https-plant", "--group", "--ca-file", authority)
+        root, version = f"{self.scope}/registrations/x-https", "?api-version=2021-06-01"
+        register = ("PUT", f"{root}/register{version}")
+        status, _, body = self.https(*register, body=b"{}", shown=shown)
+        self.assertEqual((status, body["status"]), (202, "assigning"))
+        poll = f"{root}/operations/{body['operationId']}{version}"
+        status, _, body = self.https("GET", poll, shown=shown)
+        self.assertEqual((status, body["status"]), (200, "assigned"))
+        self.assertEqual(body["registrationState"]["deviceId"], "x-https")
+        # Another's certificate, and none.
+        _, stranger = self.certificate("x-https-stranger")
+        self.assertEqual(self.https(*register, body=b"{}", shown=stranger)[0], 401)
+        self.assertEqual(self.https(*register, body=b"{}")[0], 401)
 
     def test_a_device_of_a_group_by_its_authority(self):
         directory, shown = self.certificate("x-grouped")

@@ -4,45 +4,24 @@
 //! what it would take for a broken network. Lists of revoked certificates are not consulted, as in
 //! IoT Hub: an identity is disabled in the registry.
 
-use std::path::PathBuf;
-
 use jiff::Timestamp;
 use service_kit::tls::authorities::{Authorities, common_name, ends_at};
 use twin::IdentityKey;
 
 use crate::auth::AuthError;
-use crate::auth::proof::Evidence;
-use crate::error::Error;
-
-/// Authorities that may be trusted, as in IoT Hub: each is tried for every certificate.
-const AUTHORITIES_MAX: usize = 25;
 
 /// Certificates of a chain that are looked at; there are three or four.
 const CHAIN_MAX: usize = 10;
 
-/// Reads the authorities that a service trusts with devices.
-pub(crate) async fn read_authorities(path: PathBuf) -> Result<Authorities, Error> {
-    let read = tokio::fs::read_to_string(&path).await;
-    let parsed = read
-        .map_err(|error| error.to_string())
-        .and_then(|pem| Authorities::parse(&pem).map_err(|error| error.to_string()))
-        .and_then(|authorities| match authorities.count() {
-            count if count > AUTHORITIES_MAX => Err(format!(
-                "it holds {count} certificates; at most {AUTHORITIES_MAX} are allowed"
-            )),
-            _ => Ok(authorities),
-        });
-    parsed.map_err(|problem| Error::DeviceAuthorities { path, problem })
-}
-
 /// Whether a chain that was shown proves an identity: one of the authorities has signed it, it is for
 /// now, and its common name is the identity's.
+/// Answers when it ends.
 pub(super) fn check(
     authorities: &Authorities,
     identity: &IdentityKey,
     chain: &[Vec<u8>],
     now: Timestamp,
-) -> Result<Evidence, AuthError> {
+) -> Result<Timestamp, AuthError> {
     let not_signed = |problem: String| AuthError::NotSigned {
         identity: identity.clone(),
         problem,
@@ -66,7 +45,7 @@ pub(super) fn check(
             found: found.map(|name| crate::text::shorten(name, 256)),
         });
     }
-    Ok(Evidence::Signed { until })
+    Ok(until)
 }
 
 /// Whether a certificate's time is over.

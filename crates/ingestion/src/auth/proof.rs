@@ -1,5 +1,7 @@
 //! What proves an identity, for as long as its session lives.
 
+use std::sync::Arc;
+
 use iot_hub::{SasError, SasToken, Thumbprints};
 use jiff::Timestamp;
 use twin::IdentityKey;
@@ -27,6 +29,10 @@ pub(super) enum Evidence {
     Signed {
         /// When it ends.
         until: Timestamp,
+        /// What was shown, for authorities that are trusted later.
+        chain: Arc<[Vec<u8>]>,
+        /// Which authorities have judged it.
+        edition: u64,
     },
 }
 
@@ -39,7 +45,7 @@ impl Proof {
                 .saturating_add(iot_hub::sas::CLOCK_SKEW)
                 .unwrap_or(Timestamp::MAX),
             Evidence::Certificate(_) => Timestamp::MAX,
-            Evidence::Signed { until } => *until,
+            Evidence::Signed { until, .. } => *until,
         }
     }
 
@@ -48,7 +54,7 @@ impl Proof {
         match &self.evidence {
             Evidence::Token(token) => check_time(token, now),
             Evidence::Certificate(_) => Ok(()),
-            Evidence::Signed { until } => certificate::check_time(&self.identity, *until, now),
+            Evidence::Signed { until, .. } => certificate::check_time(&self.identity, *until, now),
         }
     }
 }

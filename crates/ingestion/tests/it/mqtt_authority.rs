@@ -5,7 +5,7 @@ use rustls::version::{TLS12, TLS13};
 use wire::names::identity_name;
 use wire::registry::v1 as registry;
 
-use crate::hub::{Hub, identity};
+use crate::hub::{Hub, SOON, identity};
 use crate::mqtt_client::{Client, DeviceAuthority, DeviceCert, connect, good_connect, hub_with};
 
 /// Registers an identity that proves itself by an authority.
@@ -104,6 +104,38 @@ async fn whoever_no_longer_proves_itself_by_an_authority_is_disconnected() {
     })
     .await;
     client.is_closed().await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn authorities_are_exchanged_while_devices_are_connected() {
+    let (former, next) = (DeviceAuthority::new("former"), DeviceAuthority::new("next"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("devices.pem");
+    std::fs::write(&file, &former.pem).unwrap();
+    let (hub, certs) = hub_with(|config| {
+        config.device_ca_file = Some(file.clone());
+        config.tls.reload_every = service_kit::units::Duration::millis(20);
+    })
+    .await;
+    register(&hub, "d");
+    register(&hub, "e");
+    let old = former.sign("d", 2090);
+    let mut client = Client::dial(&hub, &certs, &TLS13, Some(&old)).await;
+    assert_eq!(client.call(connect("d", None)).await.0, ConnectionAccepted);
+
+    std::fs::write(&file, &next.pem).unwrap();
+    let new = next.sign("e", 2090);
+    testkit::wait_for("the next authority to be trusted", SOON, async || {
+        let mut client = Client::dial(&hub, &certs, &TLS13, Some(&new)).await;
+        (client.call(connect("e", None)).await.0 == ConnectionAccepted).then_some(())
+    })
+    .await;
+    // As with every look of its session.
+    hub.change_identity("d", |known| known).await;
+    client.is_closed().await;
+    let mut again = Client::dial(&hub, &certs, &TLS13, Some(&old)).await;
+    assert_eq!(again.call(connect("d", None)).await.0, NotAuthorized);
     hub.stop().await;
 }
 

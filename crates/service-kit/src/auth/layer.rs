@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::auth::authenticator::{Authenticator, Credentials};
+use crate::auth::behalf;
 use crate::auth::refusal::Refusal;
 use crate::auth::vouching::{CALLER, Vouching};
 use crate::auth::{AuthError, Insecure, Permission, Principal, Via};
@@ -175,7 +176,8 @@ impl AuthLayer {
             return vouching.principal(said).map_err(Refusal::Voucher);
         }
         let shown = peer.and_then(Peer::certificate);
-        self.authenticator.authenticate(headers, shown).await
+        let principal = self.authenticator.authenticate(headers, shown).await?;
+        behalf::principal(principal, headers)
     }
 
     fn count(&self, decided: &Result<Principal, Refusal>, permission: Option<Permission>) {

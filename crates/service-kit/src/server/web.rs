@@ -119,7 +119,11 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Checks the configuration, reads its files and binds the address.
+    /// Checks the configuration, reads its files and binds the address. To be called inside the runtime.
+    #[expect(
+        clippy::unused_async,
+        reason = "callers need not change when reading files waits one day"
+    )]
     pub async fn bind(config: &WebConfig) -> Result<Self, ServerError> {
         let insecure = config.allow_insecure.into();
         tls::check_listener(config.listen, config.tls.as_ref(), insecure)?;
