@@ -149,6 +149,15 @@ pub enum PublishError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The queue is at its bound and refuses new messages until some are removed.
+    #[error("the queue {subject} is full")]
+    QueueFull {
+        /// Published to.
+        subject: String,
+        /// The server's words.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// No stream takes the subject, or JetStream is not up yet.
     #[error("no stream takes {subject}")]
     NoStream {
@@ -187,13 +196,16 @@ pub enum PublishError {
 impl PublishError {
     /// Whether the caller should slow down rather than give up.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Full { .. })
+        matches!(self, Self::Full { .. } | Self::QueueFull { .. })
     }
 
     /// Whether the same message may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::NoStream { .. } | Self::TimedOut { .. } => true,
+            Self::Full { .. }
+            | Self::QueueFull { .. }
+            | Self::NoStream { .. }
+            | Self::TimedOut { .. } => true,
             Self::TooLarge { .. } | Self::Refused { .. } => false,
         }
     }

@@ -14,7 +14,7 @@
 //!
 //! Modules in reading order: [`config`] and [`connection`] (who we talk to), [`streams`] (what must
 //! exist), [`message`] (what travels), [`publish`] and [`mod@packer`] (the way in), [`pull`] (the way
-//! out), [`reject`] (poison), [`hints`] (fire-and-forget notices), [`requests`] (questions and answers), [`error`].
+//! out), [`queues`] (of devices), [`reject`] (poison), [`hints`] (fire-and-forget notices), [`requests`] (questions and answers), [`error`].
 
 pub mod config;
 pub mod connection;
@@ -24,6 +24,7 @@ pub mod message;
 pub mod packer;
 pub mod publish;
 pub mod pull;
+pub mod queues;
 pub mod reject;
 pub mod requests;
 pub mod settings;
@@ -39,6 +40,7 @@ pub use message::{Headers, Outgoing, Sequence};
 pub use packer::{Encoded, Packer, PackerOptions, PackerWorker, Receipt, packer};
 pub use publish::{DurablePublisher, PublishOptions, Published};
 pub use pull::{Fetched, Pull, PullOptions};
+pub use queues::Queued;
 pub use reject::Reject;
 pub use requests::{Question, Questions};
 pub use settings::NatsSettings;

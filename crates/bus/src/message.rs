@@ -46,6 +46,8 @@ impl Headers {
     /// The server drops a second message with the same value within the stream's duplicate
     /// window, so a publish may be repeated without harm.
     pub const MESSAGE_ID: &'static str = "Nats-Msg-Id";
+    /// After how many seconds the server removes the message; streams of queues take it alone.
+    pub const TIME_TO_LIVE: &'static str = "Nats-TTL";
     /// W3C trace context: which trace and span caused this message.
     pub const TRACEPARENT: &'static str = "traceparent";
 

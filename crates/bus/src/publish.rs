@@ -191,6 +191,9 @@ fn judge_refusal(subject: String, cause: Cause) -> PublishError {
     };
     // The store reports every failure under one code, and only the words tell a bound from a
     // broken disk.
+    if code == ErrorCode::STREAM_STORE_FAILED && words.contains("per subject") {
+        return PublishError::QueueFull { subject, source };
+    }
     let at_bound = code == ErrorCode::STREAM_STORE_FAILED && words.contains("maximum");
     let no_space = code == ErrorCode::STORAGE_RESOURCES_EXCEEDED
         || code == ErrorCode::INSUFFICIENT_RESOURCES

@@ -52,6 +52,11 @@ pub struct StreamSpec {
     pub max_age: Option<Duration>,
     /// Whether of each subject only the newest message is kept, as of a table of values.
     pub newest_only: bool,
+    /// How many messages of each subject there may be, as of queues; more are refused. `None`: any
+    /// number. Messages of queues may end by themselves ([`Outgoing::expires_after`]).
+    ///
+    /// [`Outgoing::expires_after`]: crate::Outgoing::expires_after
+    pub queue_max: Option<u16>,
     /// What happens at the bound.
     pub when_full: WhenFull,
     /// For the operator who lists streams.
@@ -67,6 +72,7 @@ impl StreamSpec {
             max_bytes,
             max_age: None,
             newest_only: false,
+            queue_max: None,
             when_full: WhenFull::RefuseNew,
             description: "admitted device telemetry of one partition; trimmed by twin-store",
         }
@@ -80,6 +86,7 @@ impl StreamSpec {
             max_bytes,
             max_age: Some(TWINS_KEPT),
             newest_only: false,
+            queue_max: None,
             when_full: WhenFull::DropOldest,
             description: "changes of the twins of one partition, in order",
         }
@@ -93,6 +100,7 @@ impl StreamSpec {
             max_bytes,
             max_age: Some(REJECTS_KEPT),
             newest_only: false,
+            queue_max: None,
             when_full: WhenFull::DropOldest,
             description: "messages that could not be used, with the reason",
         }
@@ -110,6 +118,7 @@ impl StreamSpec {
             max_bytes,
             max_age: Some(APPLICATION_KEPT),
             newest_only: false,
+            queue_max: None,
             when_full: WhenFull::DropOldest,
             description: "messages of devices for applications",
         }
@@ -129,7 +138,29 @@ impl StreamSpec {
             max_bytes,
             max_age: None,
             newest_only: true,
+            queue_max: None,
             when_full: WhenFull::DropOldest,
+            description,
+        }
+    }
+
+    /// A queue per subject, each of so many messages at most; see [`crate::queues`].
+    pub fn queues(
+        name: impl Into<String>,
+        subject: impl Into<String>,
+        max_bytes: u64,
+        queue_max: u16,
+        max_age: Duration,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            subject: subject.into(),
+            max_bytes,
+            max_age: Some(max_age),
+            newest_only: false,
+            queue_max: Some(queue_max),
+            when_full: WhenFull::RefuseNew,
             description,
         }
     }
@@ -142,7 +173,14 @@ impl StreamSpec {
             description: Some(self.description.to_owned()),
             max_bytes: i64::try_from(self.max_bytes).unwrap_or(i64::MAX),
             max_messages: -1,
-            max_messages_per_subject: if self.newest_only { 1 } else { -1 },
+            max_messages_per_subject: match self.queue_max {
+                Some(max) => max.into(),
+                None if self.newest_only => 1,
+                None => -1,
+            },
+            discard_new_per_subject: self.queue_max.is_some(),
+            // Once allowed, the server does not let it be taken back.
+            allow_message_ttl: base.allow_message_ttl || self.queue_max.is_some(),
             max_age: self.max_age.unwrap_or(Duration::ZERO),
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,

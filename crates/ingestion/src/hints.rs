@@ -31,6 +31,7 @@ impl Listening {
         for subject in [
             subjects::PUSH_SUBJECTS,
             subjects::IDENTITY_SUBJECTS,
+            subjects::MESSAGE_SUBJECTS,
             subjects::SESSION_SUBJECTS,
         ] {
             hints.push(bus.listen(subject).await?);
@@ -100,6 +101,8 @@ fn hand_on(hint: &Hint, sessions: &Sessions, auth: &Authenticator) {
     } else if hint.subject.starts_with("identity.") {
         auth.forget(&identity);
         sessions.identity_changed(&identity);
+    } else if hint.subject.starts_with("message.") {
+        sessions.message_waits(&identity);
     } else if let Some((instance, opened_at)) = read_notice(hint) {
         sessions.opened_elsewhere(&identity, &instance, opened_at);
     }

@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     mqtt_connections: Gauge,
     mqtt_ends: Family<ReasonLabel, Counter>,
     mqtt_messages: Counter,
+    device_messages: Family<ReasonLabel, Counter>,
     mqtt_not_accepted: Counter,
     method_calls: Family<ReasonLabel, Counter>,
     security_messages: Counter,
@@ -100,6 +101,10 @@ impl Metrics {
             mqtt_not_accepted: scope.counter(
                 "mqtt_not_accepted",
                 "MQTT connections closed at once because there were too many",
+            ),
+            device_messages: scope.counters(
+                "device_messages",
+                "Messages that left the queues of devices, by what became of them",
             ),
             method_calls: scope.counters("method_calls", "Calls of direct methods, by outcome"),
         }
@@ -211,6 +216,12 @@ impl Metrics {
         self.security_messages.inc();
         self.security_events
             .inc_by(u64::try_from(events).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn device_message(&self, reason: &'static str) {
+        self.device_messages
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
     }
 
     pub(crate) fn mqtt_not_accepted(&self) {

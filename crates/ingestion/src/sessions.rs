@@ -24,6 +24,8 @@ pub(crate) struct Mail {
     pub(crate) identity_changed: bool,
     /// The desired section changed, to the highest version named; 0 when none was.
     pub(crate) desired: Option<u64>,
+    /// A message waits in the device's queue.
+    pub(crate) messages: bool,
     /// Methods to be called, in the order in which they came.
     pub(crate) calls: Vec<MethodCall>,
 }
@@ -186,10 +188,18 @@ impl Sessions {
         });
     }
 
+    /// Says that a message waits for a device.
+    pub(crate) fn message_waits(&self, identity: &IdentityKey) {
+        self.tell(identity, |mail| mail.messages = true);
+    }
+
     /// Says that hints may have been lost: everybody looks again.
     pub(crate) fn look_again(&self) {
         for entry in lock(&self.shared.open).by_identity.values() {
-            entry.mailbox.put(|mail| mail.desired = Some(0));
+            entry.mailbox.put(|mail| {
+                mail.desired = Some(0);
+                mail.messages = true;
+            });
         }
     }
 

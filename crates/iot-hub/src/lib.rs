@@ -12,6 +12,7 @@
 pub mod connection_string;
 pub mod error_body;
 pub mod key;
+pub mod message;
 pub mod method;
 pub mod mqtt;
 pub mod percent;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus::{Bus, BusConfig, Replicas, StreamSpec};
+use iot_hub::message::{QUEUE_MAX, TIME_TO_LIVE_MAX};
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
 use service_kit::auth::Vouching;
 use service_kit::clock::SharedClock;
@@ -295,6 +296,12 @@ impl App {
         tasks.spawn("operations", OnFailure::StopService, runner.run());
         let heads = watch::follow_heads(feed, self.engine.watch(), shutdown.clone());
         tasks.spawn("watch-heads", OnFailure::StopService, heads);
+        let queues = outbox::drop_queues(
+            self.bus.clone(),
+            self.store.clone(),
+            self.engine.watch(),
+        );
+        tasks.spawn("queues", OnFailure::StopService, queues);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
         tasks.spawn(
@@ -360,6 +367,14 @@ fn streams(config: &Config, count: PartitionCount) -> Vec<StreamSpec> {
         subjects::REJECTS_SUBJECTS,
         config.rejects_stream_bytes.get(),
     )];
+    specs.push(StreamSpec::queues(
+        subjects::DEVICE_MESSAGES_STREAM,
+        subjects::DEVICE_MESSAGES_SUBJECTS,
+        config.device_messages_stream_bytes.get(),
+        QUEUE_MAX,
+        TIME_TO_LIVE_MAX,
+        "messages that wait for devices, a queue for each",
+    ));
     for partition in count.partitions() {
         specs.push(StreamSpec::telemetry(
             subjects::telemetry_stream(partition),

@@ -72,6 +72,9 @@ pub struct Config {
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
     /// a hub. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
+    /// Bound of the `DEVICE_MESSAGES` stream on disk, the queues of messages for devices. Over it no
+    /// message is taken. Default 256 MiB.
+    pub device_messages_stream_bytes: ByteSize,
     /// What keeps the twins: `sqlite`, a file in `data_dir`, or `postgres`, a database that several
     /// replicas share. Default `sqlite`.
     pub store: StoreKind,
@@ -133,6 +136,7 @@ impl Default for Config {
             telemetry_stream_bytes: ByteSize::mib(1024),
             twins_stream_bytes: ByteSize::mib(256),
             rejects_stream_bytes: ByteSize::mib(256),
+            device_messages_stream_bytes: ByteSize::mib(256),
             store: StoreKind::default(),
             postgres: PostgresSettings::default(),
             replica: ReplicaSettings::default(),
@@ -250,6 +254,10 @@ impl Validate for Config {
             ("telemetry_stream_bytes", self.telemetry_stream_bytes),
             ("twins_stream_bytes", self.twins_stream_bytes),
             ("rejects_stream_bytes", self.rejects_stream_bytes),
+            (
+                "device_messages_stream_bytes",
+                self.device_messages_stream_bytes,
+            ),
         ] {
             problems.require(size.get() >= 1024 * 1024, key, "must be at least 1 MiB");
         }

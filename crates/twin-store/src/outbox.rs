@@ -22,6 +22,7 @@ use wire::subjects;
 
 use crate::apply::ChangeKind;
 use crate::engine::{Committed, Engine, OutboxEnd};
+use crate::grpc::commands::messages;
 use crate::metrics::Metrics;
 use crate::store::{self, LogEntry, Store, failpoint};
 
@@ -248,6 +249,29 @@ pub async fn send_hints(bus: Bus, engine: Engine) {
             // Sessions compare versions by themselves now and then, so a lost hint costs time only.
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 warn!(missed, "hints were left out");
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Removes the queues of devices that were deleted, until the writer has ended. What is missed here
+/// ends by itself, and no device gets it: each generation has a queue of its own.
+pub async fn drop_queues(
+    bus: Bus,
+    store: Arc<dyn Store>,
+    mut changes: broadcast::Receiver<Arc<Committed>>,
+) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if change.record.is_none() && change.key.module.is_none() => {
+                if let Err(error) = messages::drop_old(&bus, &*store, &change.key).await {
+                    debug!(error = chain(&error), "queues of a device were not removed");
+                }
+            }
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                debug!(missed, "queues of devices that are gone may end by themselves");
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }

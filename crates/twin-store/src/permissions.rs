@@ -209,6 +209,23 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         DevicesCommand,
     ),
     (
+        "/twinward.device.v1.DeviceCommandService/SendMessage",
+        DevicesCommand,
+    ),
+    (
+        "/twinward.device.v1.DeviceCommandService/ListMessages",
+        DevicesCommand,
+    ),
+    // It is a part of what the registry says of a device.
+    (
+        "/twinward.device.v1.DeviceCommandService/CountMessages",
+        RegistryRead,
+    ),
+    (
+        "/twinward.device.v1.DeviceCommandService/PurgeMessages",
+        DevicesCommand,
+    ),
+    (
         "/twinward.registry.v1.AuditService/ListAuditEntries",
         AuditRead,
     ),

@@ -7,14 +7,18 @@
 //! | what could not be used | `REJECTS` | `rejects.{service}` |
 //! | messages of devices for applications | `APPLICATION` | `application.{partition}` |
 //! | MQTT sessions that outlive their connection | `MQTT_SESSIONS` | `mqtt-session.{token}` |
+//! | how often messages went to a device in vain | `MQTT_SESSIONS` | `mqtt-session.{token}.deliveries` |
+//! | messages from the cloud for a device | `DEVICE_MESSAGES` | `device-message.{token}.{generation}` |
 //! | desired changed, for ingestion | – | `push.{token}` |
 //! | identity changed, for ingestion | – | `identity.{token}` |
+//! | a message waits for a device, for ingestion | – | `message.{token}` |
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
 //! | who holds the session of a device? | – | `find-session` |
 //! | calls for the sessions of one instance of ingestion | – | `method.{instance}` |
 //!
 //! A token is the identity in URL-safe base64, because device ids may hold characters that mean
-//! something in a subject (`.`, `*`, `>`).
+//! something in a subject (`.`, `*`, `>`); so is a generation. Each generation of a device has a queue
+//! of its own, so that none ever gets what was meant for an older one.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use twin::{IdentityKey, Partition};
@@ -32,12 +36,19 @@ pub const APPLICATION_SUBJECTS: &str = "application.*";
 /// Stream of MQTT sessions: of each identity the newest.
 pub const MQTT_SESSIONS_STREAM: &str = "MQTT_SESSIONS";
 /// All subjects of [`MQTT_SESSIONS_STREAM`].
-pub const MQTT_SESSIONS_SUBJECTS: &str = "mqtt-session.*";
+pub const MQTT_SESSIONS_SUBJECTS: &str = "mqtt-session.>";
+
+/// Stream of the queues of messages for devices.
+pub const DEVICE_MESSAGES_STREAM: &str = "DEVICE_MESSAGES";
+/// All subjects of [`DEVICE_MESSAGES_STREAM`].
+pub const DEVICE_MESSAGES_SUBJECTS: &str = "device-message.*.*";
 
 /// Push hints for any identity.
 pub const PUSH_SUBJECTS: &str = "push.*";
 /// Identity hints for any identity.
 pub const IDENTITY_SUBJECTS: &str = "identity.*";
+/// Hints of messages for any identity.
+pub const MESSAGE_SUBJECTS: &str = "message.*";
 /// Session notices for any identity.
 pub const SESSION_SUBJECTS: &str = "session.*";
 
@@ -79,6 +90,27 @@ pub fn mqtt_session_subject(key: &IdentityKey) -> String {
     format!("mqtt-session.{}", token(key))
 }
 
+/// Subject of how often messages went to one identity in vain.
+pub fn mqtt_deliveries_subject(key: &IdentityKey) -> String {
+    format!("mqtt-session.{}.deliveries", token(key))
+}
+
+/// Subject of the queue of messages for one generation of a device.
+pub fn device_messages_subject(key: &IdentityKey, generation_id: &str) -> String {
+    let generation = BASE64_URL_SAFE_NO_PAD.encode(generation_id);
+    format!("device-message.{}.{generation}", token(key))
+}
+
+/// Subjects of the queues of all generations of a device.
+pub fn device_messages_subjects(key: &IdentityKey) -> String {
+    format!("device-message.{}.*", token(key))
+}
+
+/// Subject of hints of messages for one identity.
+pub fn message_subject(key: &IdentityKey) -> String {
+    format!("message.{}", token(key))
+}
+
 /// Subject of the rejects of a service.
 pub fn rejects_subject(service: &str) -> String {
     format!("rejects.{service}")
@@ -99,10 +131,10 @@ pub fn session_subject(key: &IdentityKey) -> String {
     format!("session.{}", token(key))
 }
 
-/// The identity whose push, identity or session subject this is; `None` for any other subject.
+/// The identity whose push, identity, message or session subject this is; `None` for any other subject.
 pub fn identity_of_subject(subject: &str) -> Option<IdentityKey> {
     let (kind, token) = subject.split_once('.')?;
-    if !matches!(kind, "push" | "identity" | "session") {
+    if !matches!(kind, "push" | "identity" | "message" | "session") {
         return None;
     }
     let path = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
@@ -135,6 +167,7 @@ mod tests {
                 push_subject(&key),
                 identity_subject(&key),
                 session_subject(&key),
+                message_subject(&key),
             ] {
                 assert_eq!(
                     identity_of_subject(&subject),
@@ -143,6 +176,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn each_generation_has_a_queue_of_its_own() {
+        let key = IdentityKey::parse_path("cam.1*").unwrap();
+        let queue = |generation| device_messages_subject(&key, generation);
+        assert_eq!(queue("1.2"), "device-message.Y2FtLjEq.MS4y");
+        assert_ne!(queue("1"), queue("2"));
+        let all = device_messages_subjects(&key);
+        assert_eq!(all, "device-message.Y2FtLjEq.*");
+        let deliveries = mqtt_deliveries_subject(&key);
+        assert_eq!(deliveries, "mqtt-session.Y2FtLjEq.deliveries");
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Classified for EnsureError {
 impl Classified for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Full { .. } => Kind::ResourceExhausted,
+            Self::Full { .. } | Self::QueueFull { .. } => Kind::ResourceExhausted,
             Self::NoStream { .. } => Kind::Unavailable,
             Self::TimedOut { .. } => Kind::DeadlineExceeded,
             Self::TooLarge { .. } | Self::Refused { .. } => Kind::Internal,
@@ -63,6 +63,7 @@ impl Classified for PublishError {
     fn reason(&self) -> &str {
         match self {
             Self::Full { .. } => "STREAM_FULL",
+            Self::QueueFull { .. } => "QUEUE_FULL",
             Self::NoStream { .. } => "STREAM_MISSING",
             Self::TimedOut { .. } => "PUBLISH_TIMED_OUT",
             Self::TooLarge { .. } => "PUBLISH_TOO_LARGE",

@@ -1,14 +1,18 @@
 //! What twin-store said, in the words of IoT Hub's devices: status in the topic, body in JSON.
 
+use std::num::NonZeroU16;
+
 use bytes::Bytes;
 use iot_hub::ErrorBody;
+use iot_hub::message::SystemProperties;
 use iot_hub::mqtt::ServiceTopic;
 use jiff::Timestamp;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::Packet;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
-use twin::ErrorCode;
+use twin::{DeviceId, ErrorCode};
+use wire::bus::v1::DeviceBoundMessage;
 use wire::twin::v1::{DesiredChange, DesiredSection};
 
 use crate::methods::MethodCall;
@@ -56,6 +60,45 @@ pub(super) fn method(call: &MethodCall) -> Packet {
         rid: &call.rid,
     };
     publish(topic.to_string(), call.payload.clone())
+}
+
+/// A message from the cloud, with the id by which it is acknowledged and whether it went out before.
+pub(super) fn message(
+    device: &DeviceId,
+    message: DeviceBoundMessage,
+    acknowledged: Option<(NonZeroU16, bool)>,
+) -> Packet {
+    // Only messages with an end are delivered; one that no calendar has is not told.
+    let expiry = wire::time::required("expire_time", message.expire_time);
+    let expiry = expiry.map(|at| format!("{at:.3}")).unwrap_or_default();
+    let system = SystemProperties {
+        message_id: &message.message_id,
+        correlation_id: &message.correlation_id,
+        user_id: &message.user_id,
+        content_type: &message.content_type,
+        content_encoding: &message.content_encoding,
+        expiry: &expiry,
+    };
+    let properties = message.properties.iter();
+    let properties = properties.map(|it| (&*it.name, &*it.value));
+    let properties = iot_hub::message::bag(device.as_str(), system, properties);
+    let topic = ServiceTopic::DeviceBound {
+        device: device.as_str(),
+        properties: &properties,
+    };
+    Packet::Publish(Box::new(Publish {
+        dup: acknowledged.is_some_and(|(_, again)| again),
+        retain: false,
+        qos: if acknowledged.is_some() {
+            QoS::AtLeastOnce
+        } else {
+            QoS::AtMostOnce
+        },
+        topic: topic.to_string().into(),
+        packet_id: acknowledged.map(|(id, _)| id),
+        payload: message.payload.into(),
+        properties: None,
+    }))
 }
 
 fn failure(rid: &str, number: u32, message: &str, tracking_id: &str, now: Timestamp) -> Packet {

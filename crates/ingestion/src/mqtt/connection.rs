@@ -34,6 +34,7 @@ use crate::sessions::{Mail, Place};
 use perform::{Answer, Stored};
 
 mod goodbye;
+mod messages;
 mod perform;
 
 /// How often a session looks at the desired section and proves itself again though nobody said
@@ -179,6 +180,8 @@ struct Running {
     acks: FuturesOrdered<BoxFuture<'static, Stored>>,
     /// Questions to others.
     questions: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Messages that are done with, on their way out of the queue.
+    removals: FuturesUnordered<BoxFuture<'static, ()>>,
     /// A proof is under way.
     proving: bool,
     /// The identity changed since that proof began, so its outcome may be old.
@@ -227,6 +230,7 @@ impl Running {
             ),
             acks: FuturesOrdered::new(),
             questions: FuturesUnordered::new(),
+            removals: FuturesUnordered::new(),
             proving: false,
             prove_once_more: false,
             look: Box::pin(tokio::time::sleep(LOOK.cap)),
@@ -261,6 +265,9 @@ impl Running {
         let mut paced = false;
         loop {
             let takes = self.wire.writer.has_room();
+            if takes {
+                self.look_for_messages();
+            }
             let wants = takes && self.session.may_read() && !paced;
             let reads = wants && self.inlet.is_open();
             let outcome = tokio::select! {
@@ -273,6 +280,7 @@ impl Running {
                 }
                 Some(stored) = self.acks.next() => self.on_stored(stored),
                 Some(answer) = self.questions.next() => self.on_answer(answer),
+                Some(()) = self.removals.next() => Ok(()),
                 written = self.wire.writer.step(), if self.wire.writer.has_work() => written,
                 received = self.wire.reader.next(), if reads => match received {
                     Ok(packet) => {
@@ -321,6 +329,9 @@ impl Running {
         if mail.identity_changed {
             self.prove_once_more = self.proving;
             self.prove_again();
+        }
+        if mail.messages {
+            self.session.on_message_hint();
         }
         // Whoever does not read what it is sent would have us keep calls that nobody waits for.
         if self.wire.writer.has_room() {

@@ -6,20 +6,27 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
+use bus::Sequence;
 use bytes::Bytes;
 use iot_hub::mqtt::{DeviceTopic, Filter, FilterKind};
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Packet, SubscribeReturnCode};
 use twin::IdentityKey;
+use wire::bus::v1::DeviceBoundMessage;
 use wire::twin::v1::DesiredChange;
 
 use super::answer;
 use super::desired::{Desired, Look};
 use super::end::End;
+use super::inbox::{Counts, Delivery, Inbox, Look as Reading};
 use super::message::DeviceMessage;
 use super::subscriptions::Subscriptions;
 use super::wire::MESSAGE_BYTES_MAX;
 use crate::methods::MethodCall;
+
+pub(super) use effect::{Effect, Outcome, Request};
+
+mod effect;
 
 /// Publishes of one device that may wait for their acknowledgement. SDKs have a handful on the way.
 const ACKS_MAX: usize = 16;
@@ -31,76 +38,6 @@ const BYTES_MAX: usize = 1 << 20;
 /// because a second patch must not overtake the first.
 const REQUESTS_MAX: usize = 8;
 
-/// What the loop has to do.
-#[derive(Debug, PartialEq)]
-pub(super) enum Effect {
-    /// Make a message durable, then call [`Session::on_stored`] and acknowledge it if it wants that.
-    Store {
-        /// The message.
-        message: DeviceMessage,
-        /// What to acknowledge.
-        ack: Option<NonZeroU16>,
-    },
-    /// Acknowledge in turn, after what is being stored; then call [`Session::on_stored`].
-    Ack(NonZeroU16),
-    /// Ask, then call [`Session::on_answered`].
-    Ask(Request),
-    /// Refuse a request at once.
-    Refuse {
-        /// The request's id.
-        rid: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// Send a packet.
-    Send(Packet),
-    /// Give an answer of the device to whoever called the method.
-    Answered {
-        /// Of the call.
-        rid: String,
-        /// As the device chose it.
-        status: i32,
-        /// What it sent.
-        payload: Bytes,
-    },
-    /// Say that a method was not called, since the device has not subscribed to it.
-    Decline {
-        /// Of the call.
-        rid: String,
-    },
-    /// Read what changed in the desired section since this version, then call
-    /// [`Session::on_changes`] or [`Session::on_no_changes`].
-    LookSince(u64),
-}
-
-/// What others have to answer.
-#[derive(Debug, PartialEq)]
-pub(super) enum Request {
-    /// Read both sections.
-    GetTwin {
-        /// The request's id.
-        rid: String,
-    },
-    /// Merge into reported.
-    PatchReported {
-        /// The request's id.
-        rid: String,
-        /// The patch.
-        patch_json: String,
-        /// The version that must be the present one; 0: any.
-        base_version: u64,
-    },
-    /// Keep the subscriptions, and find out where the desired section stands.
-    Remember {
-        /// To keep; `None`: what is kept is the same, or nothing is to be.
-        keep: Option<Subscriptions>,
-        /// Whether the desired section is followed from now on.
-        follow: bool,
-        /// The answer for the device, once it is done.
-        reply: Packet,
-    },
-}
-
 /// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -109,6 +46,7 @@ pub(super) struct Session {
     /// Whether they outlive the connection.
     persistent: bool,
     desired: Desired,
+    inbox: Inbox,
     /// Requests that wait; the one on its way is not among them.
     requests: VecDeque<Request>,
     asking: bool,
@@ -134,6 +72,7 @@ impl Session {
             subscriptions,
             persistent: persistence == Persistence::Kept,
             desired,
+            inbox: Inbox::default(),
             requests: VecDeque::new(),
             asking: false,
             acks: 0,
@@ -178,8 +117,11 @@ impl Session {
             }
             Packet::PingRequest => Ok(vec![Effect::Send(Packet::PingResponse)]),
             Packet::Disconnect => Err(End::Disconnected),
-            // Nothing of ours wants one, and an old one of a session that was taken up is harmless.
-            Packet::PublishAck { .. } => Ok(Vec::new()),
+            // One that acknowledges nothing is of a session that was taken up, and harmless.
+            Packet::PublishAck { packet_id } => {
+                let done = self.inbox.on_acknowledged(packet_id);
+                Ok(done.map(completed).into_iter().collect())
+            }
             Packet::PublishReceived { .. }
             | Packet::PublishRelease { .. }
             | Packet::PublishComplete { .. } => Err(End::Qos2),
@@ -233,8 +175,9 @@ impl Session {
         look(self.desired.on_hint(version))
     }
 
-    /// It is time to look at the desired section.
+    /// It is time to look at the desired section and the queue.
     pub(super) fn on_tick(&mut self) -> Vec<Effect> {
+        self.inbox.on_hint();
         look(self.desired.on_tick())
     }
 
@@ -261,6 +204,59 @@ impl Session {
             return vec![Effect::Decline { rid: call.rid }];
         }
         vec![Effect::Send(answer::method(&call))]
+    }
+
+    /// Somebody says that a message waits.
+    pub(super) fn on_message_hint(&mut self) {
+        self.inbox.on_hint();
+    }
+
+    /// What to read of the device's queue now; then [`Session::on_message`] or
+    /// [`Session::on_no_message`].
+    pub(super) fn next_message(&mut self) -> Option<Reading> {
+        let granted = self.subscriptions.granted(&FilterKind::DeviceBound);
+        self.inbox.look(granted)
+    }
+
+    /// How often messages went out in earlier connections.
+    pub(super) fn on_message_counts(&mut self, counts: Counts) {
+        self.inbox.on_counts(counts);
+    }
+
+    /// The same, to be kept for later ones; none: nothing changed.
+    pub(super) fn message_counts(&self) -> Option<Counts> {
+        self.inbox.to_keep()
+    }
+
+    /// No message waits, or it cannot be read.
+    pub(super) fn on_no_message(&mut self) {
+        self.inbox.on_nothing();
+    }
+
+    /// The next message; none: what is there is not to be delivered.
+    pub(super) fn on_message(
+        &mut self,
+        sequence: Sequence,
+        message: Option<DeviceBoundMessage>,
+    ) -> Vec<Effect> {
+        let remove = |outcome| Effect::Remove { sequence, outcome };
+        let Some(message) = message else {
+            self.inbox.on_unfit(sequence);
+            return vec![remove(Outcome::Expired)];
+        };
+        let device = &self.identity.device;
+        match self.inbox.on_read(sequence) {
+            Delivery::Once => {
+                let packet = answer::message(device, message, None);
+                vec![Effect::Send(packet), remove(Outcome::Sent)]
+            }
+            Delivery::Until { id, again } => {
+                let packet = answer::message(device, message, Some((id, again)));
+                vec![Effect::Send(packet)]
+            }
+            Delivery::InVain => vec![remove(Outcome::InVain)],
+            Delivery::Later => Vec::new(),
+        }
     }
 
     fn on_publish(&mut self, publish: Publish) -> Result<Vec<Effect>, End> {
@@ -379,6 +375,11 @@ pub(super) fn check_size(message: &DeviceMessage) -> Result<(), End> {
         return Err(End::TooLarge { bytes, max });
     }
     Ok(())
+}
+
+fn completed(sequence: Sequence) -> Effect {
+    let outcome = Outcome::Completed;
+    Effect::Remove { sequence, outcome }
 }
 
 fn look(look: Look) -> Vec<Effect> {

@@ -46,6 +46,12 @@ impl Subscriptions {
         self.0.iter().any(|(filter, _)| filter.kind() == kind)
     }
 
+    /// With what quality of service a kind is subscribed to; none: it is not.
+    pub(super) fn granted(&self, kind: &FilterKind) -> Option<QoS> {
+        let found = self.0.iter().find(|(filter, _)| filter.kind() == kind);
+        found.map(|(_, qos)| *qos)
+    }
+
     /// Whether a direct method is subscribed to, by its name or with all others.
     pub(super) fn have_method(&self, name: &str) -> bool {
         self.0.iter().any(|(filter, _)| match filter.kind() {

@@ -7,6 +7,7 @@
 mod agent;
 mod authentication;
 mod delivery;
+mod device_messages;
 mod enrolment;
 mod fake_store;
 mod hub;

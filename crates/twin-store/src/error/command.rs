@@ -50,6 +50,29 @@ pub enum CommandError {
         /// Its size.
         bytes: usize,
     },
+    /// As many messages as allowed wait already.
+    #[error(
+        "{} messages wait for {} already; no more are allowed until it takes some, they end, or the \
+         queue is purged",
+        iot_hub::message::QUEUE_MAX,
+        identity_name(.0)
+    )]
+    QueueFull(IdentityKey),
+    /// A message is too large.
+    #[error(
+        "the message has {bytes} bytes with its properties; at most {} are allowed",
+        iot_hub::message::MESSAGE_BYTES_MAX
+    )]
+    MessageTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A message did not get into its queue, or nobody knows whether it did.
+    #[error("the message was not sent, or it is not known that it was; try again")]
+    NotSent(#[source] bus::PublishError),
+    /// A queue cannot be looked at.
+    #[error("the queues of devices cannot be reached at the moment; try again")]
+    Queue(#[source] bus::EnsureError),
     /// The bus is away.
     #[error("devices cannot be reached at the moment; try again")]
     Bus(#[source] bus::AskError),
@@ -60,9 +83,9 @@ impl CommandError {
         match self {
             Self::NotOnline(_) | Self::BadAnswer { .. } => Kind::FailedPrecondition,
             Self::NotAnswered { .. } => Kind::DeadlineExceeded,
-            Self::Busy(_) => Kind::ResourceExhausted,
-            Self::PayloadTooLarge { .. } => Kind::InvalidArgument,
-            Self::Bus(_) => Kind::Unavailable,
+            Self::Busy(_) | Self::QueueFull(_) => Kind::ResourceExhausted,
+            Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => Kind::InvalidArgument,
+            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => Kind::Unavailable,
         }
     }
 
@@ -73,7 +96,10 @@ impl CommandError {
             Self::Busy(_) => "TOO_MANY_CALLS",
             Self::BadAnswer { .. } => "METHOD_ANSWER_UNUSABLE",
             Self::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
-            Self::Bus(_) => "BUS_UNREACHABLE",
+            Self::QueueFull(_) => "QUEUE_FULL",
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::NotSent(_) => "MESSAGE_NOT_SENT",
+            Self::Bus(_) | Self::Queue(_) => "BUS_UNREACHABLE",
         }
     }
 
@@ -84,8 +110,9 @@ impl CommandError {
             Self::Busy(_) => ErrorCode::new(429_001, "ThrottlingException"),
             // No status that a client tries again on: the device has done it.
             Self::BadAnswer { .. } => ErrorCode::new(400_012, "DeserializationError"),
-            Self::PayloadTooLarge { .. } => ErrorCode::new(413_001, "MessageTooLarge"),
-            Self::Bus(_) => ErrorCode::new(503_001, "ServiceUnavailable"),
+            Self::QueueFull(_) => ErrorCode::new(403_004, "DeviceMaximumQueueDepthExceeded"),
+            Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => ErrorCode::new(413_001, "MessageTooLarge"),
+            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => ErrorCode::new(503_001, "ServiceUnavailable"),
         }
     }
 }

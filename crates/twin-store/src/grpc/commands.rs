@@ -1,8 +1,8 @@
 //! `DeviceCommandService`: what back ends ask of devices.
 //!
-//! It checks, writes down who asks for what, and passes it on over the bus to the instance of
-//! ingestion that holds the device's session; which one that is it asks anew for each call. It
-//! knows no connection itself.
+//! It checks, writes down who asks for what, and passes calls of methods on over the bus to the
+//! instance of ingestion that holds the device's session; which one that is it asks anew for each
+//! call. Messages it puts into the device's queue. It knows no connection itself.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -31,6 +31,7 @@ use crate::store::Selection;
 use invocation::Invocation;
 
 mod invocation;
+pub(crate) mod messages;
 
 /// Calls of methods that may wait at one replica: each holds its payload for minutes, at the most
 /// 128 MiB together.
@@ -142,6 +143,40 @@ impl DeviceCommandService for Api {
             .await
             .map(Response::new)
             .map_err(refuse)
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<proto::SendMessageRequest>,
+    ) -> Result<Response<proto::SendMessageResponse>, Status> {
+        let caller = Caller::of(&request);
+        let sent = self.send(&caller, request.into_inner()).await;
+        sent.map(Response::new).map_err(refuse)
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<proto::ListMessagesRequest>,
+    ) -> Result<Response<proto::ListMessagesResponse>, Status> {
+        let listed = self.queued(request.into_inner()).await;
+        listed.map(Response::new).map_err(refuse)
+    }
+
+    async fn count_messages(
+        &self,
+        request: Request<proto::CountMessagesRequest>,
+    ) -> Result<Response<proto::CountMessagesResponse>, Status> {
+        let counted = self.counts(request.into_inner()).await;
+        counted.map(Response::new).map_err(refuse)
+    }
+
+    async fn purge_messages(
+        &self,
+        request: Request<proto::PurgeMessagesRequest>,
+    ) -> Result<Response<proto::PurgeMessagesResponse>, Status> {
+        let caller = Caller::of(&request);
+        let purged = self.purge(&caller, request.into_inner()).await;
+        purged.map(Response::new).map_err(refuse)
     }
 }
 

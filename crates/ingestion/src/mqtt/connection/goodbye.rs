@@ -30,7 +30,10 @@ impl Running {
             let _ = tokio::time::timeout(FLUSH_WITHIN, self.flush()).await;
         }
         let _ = tokio::time::timeout(GOODBYE_WITHIN, self.wire.writer.finish()).await;
+        // What is left comes again, which is harmless.
+        let _ = tokio::time::timeout(FLUSH_WITHIN, self.finish_removals()).await;
         let told = async {
+            self.keep_counts().await;
             self.publish_will(end).await;
             self.tell_disconnected().await;
         };

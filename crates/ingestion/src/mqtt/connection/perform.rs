@@ -15,6 +15,7 @@ use crate::methods::MethodCall;
 use crate::mqtt::answer;
 use crate::mqtt::end::End;
 use crate::mqtt::message::DeviceMessage;
+use crate::mqtt::queue::Found;
 use crate::mqtt::session::{Effect, Request};
 use crate::mqtt::subscriptions;
 use crate::notice;
@@ -48,6 +49,8 @@ pub(super) enum Answer {
     },
     /// It was read what changed in the desired section, or not.
     Changes(Result<twins::DesiredSection, Refused>),
+    /// The queue of the device was read, or not.
+    Message(Result<Found, bus::EnsureError>),
     /// The identity was proven again, or not.
     Proven(Result<(), AuthError>),
     /// The twin and the other instances were told.
@@ -88,6 +91,7 @@ impl Running {
                 Effect::Decline { rid } => {
                     self.door.parts.calls.declined(&self.proof.identity, &rid);
                 }
+                Effect::Remove { sequence, outcome } => self.remove(sequence, outcome),
                 Effect::LookSince(version) => self.look_since(version),
             }
         }
@@ -116,6 +120,7 @@ impl Running {
         let effects = match answer {
             Answer::Told => return Ok(()),
             Answer::Proven(outcome) => return self.on_proven(outcome),
+            Answer::Message(found) => return self.on_message(found),
             Answer::Twin { rid, outcome } => {
                 let packet = match outcome {
                     Ok(sections) => answer::twin(&rid, &sections),
