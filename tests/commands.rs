@@ -13,11 +13,21 @@ const WITHIN: Duration = Duration::from_mins(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sdk_calls_methods_of_devices_with_the_device_sdk() {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/python/test_commands.py");
-    let mut sdk = ProcessBuilder::new("commands", "python3")
+    run("test_commands.py", 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_from_the_cloud_reach_devices_with_the_device_sdk() {
+    run("test_messages.py", 7).await;
+}
+
+/// Runs a script of the SDK, which has so many tests.
+async fn run(name: &str, tests: usize) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/python");
+    let mut sdk = ProcessBuilder::new(name, "python3")
         .arg("-W")
         .arg("ignore")
-        .arg(script)
+        .arg(folder.join(name))
         .env("PYTHONPATH", sdk_folder())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("TWINWARD_BIN", workspace_binary("twinward"))
@@ -26,8 +36,9 @@ async fn the_service_sdk_calls_methods_of_devices_with_the_device_sdk() {
     let status = sdk.wait_exit(WITHIN).await;
     let lines = sdk.lines();
     assert!(status.success(), "{}", lines.join("\n"));
+    let ran = format!("Ran {tests} tests");
     assert!(
-        lines.iter().any(|line| line.starts_with("Ran 6 tests")),
+        lines.iter().any(|line| line.starts_with(&ran)),
         "{}",
         lines.join("\n")
     );

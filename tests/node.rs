@@ -1,9 +1,11 @@
-//! Back-end programs written for IoT Hub in JavaScript: the real Azure service SDK for Node,
-//! unmodified, against `twinward up`, over HTTPS, with a shared access policy.
+//! Programs written for IoT Hub in JavaScript: the real Azure SDKs for Node, unmodified, against
+//! `twinward up`. Back ends come over HTTPS with a shared access policy, devices by MQTT, also over
+//! WebSocket.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use testkit::ProcessBuilder;
+use testkit::{ProcessBuilder, workspace_binary};
 
 use crate::support::SOON;
 use crate::support::hub::Up;
@@ -12,6 +14,24 @@ use crate::support::hub::Up;
 const SDK: &str = "TWINWARD_AZURE_SDK_NODE";
 /// The program that `cargo xtask test` has found or fetched.
 const NODE: &str = "TWINWARD_NODE";
+
+/// The suite of devices starts a hub of its own, twice, and every device comes in two ways.
+const DEVICES_WITHIN: Duration = Duration::from_mins(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_device_sdk_for_node_does_all_that_devices_do() {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/node/device.js");
+    let mut sdk = ProcessBuilder::new("device sdk for node", node())
+        .arg(script)
+        .env("NODE_PATH", modules())
+        .env("TWINWARD_BIN", workspace_binary("twinward"))
+        .allow("")
+        .spawn();
+    let status = sdk.wait_exit(DEVICES_WITHIN).await;
+    let lines = sdk.lines();
+    assert!(status.success(), "{}", lines.join("\n"));
+    assert_eq!(lines.last().map(String::as_str), Some("ok all"));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sdk_for_node_manages_the_hub() {

@@ -31,6 +31,7 @@ mod configurations;
 mod devices;
 mod job_rows;
 mod jobs;
+mod messages;
 mod methods;
 mod modules;
 mod query;
@@ -235,6 +236,7 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         if_match,
         body: &body,
     };
+    let shows_counts = route.shows_message_counts();
     let answer = match route {
         Route::ListDevices => {
             let top = headers::parameter(&parts.uri, "top")?;
@@ -264,6 +266,8 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         Route::CancelJob(id) => jobs::cancel(&call, &id, now).await,
         Route::QueryJobs => jobs::list(&call, &parts.uri, now).await,
         Route::TestQueries => configurations::test_queries(&call).await,
+        Route::SendMessage => messages::send(&call, now).await,
+        Route::PurgeMessages(id) => messages::purge(&call, &id).await,
         Route::InvokeMethod(key) => methods::invoke(&call, &key).await,
         Route::DeviceStatistics => statistics::devices(&call).await,
         Route::ServiceStatistics => statistics::service(&call).await,
@@ -271,10 +275,13 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         // Answered above, to everybody.
         Route::OpenApi => Ok(Answer::no_content()),
     };
-    let answer = answer.map_err(|error| match error.status() {
+    let mut answer = answer.map_err(|error| match error.status() {
         StatusCode::UNAUTHORIZED => proves_nothing(error),
         _ => error,
     })?;
+    if shows_counts {
+        messages::show_counts(&session, &mut answer).await;
+    }
     // A bearer token is proven once twin-store has answered it.
     if let Some(visitor) = visitor {
         visitor.let_in();

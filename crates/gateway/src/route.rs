@@ -32,6 +32,9 @@ pub(crate) enum Route {
     DeleteConfiguration(String),
     TestQueries,
     InvokeMethod(IdentityKey),
+    /// A header says to whom.
+    SendMessage,
+    PurgeMessages(DeviceId),
     /// twin-store judges ids.
     PutJob(String),
     GetJob(String),
@@ -74,6 +77,11 @@ impl Route {
             ("DELETE", ["devices", id]) => Self::DeleteDevice(device(id)?),
             ("POST", ["devices", id, "applyConfigurationContent"]) => {
                 Self::ApplyContent(device(id)?)
+            }
+            ("DELETE", ["devices", id, "commands"]) => Self::PurgeMessages(device(id)?),
+            // Its own SDKs and documents disagree on the case.
+            ("POST", ["messages", bound]) if bound.eq_ignore_ascii_case("deviceBound") => {
+                Self::SendMessage
             }
             ("GET", ["devices", id, "modules"]) => Self::ListModules(device(id)?),
             ("GET", ["devices", id, "modules", of]) => Self::GetModule(module(id, of)?),
@@ -124,6 +132,7 @@ impl Route {
             | Self::PatchTwin(_)
             | Self::ReplaceTwin(_)
             | Self::InvokeMethod(_)
+            | Self::SendMessage
             | Self::ServiceStatistics
             | Self::PutJob(_)
             | Self::GetJob(_)
@@ -131,7 +140,7 @@ impl Route {
             | Self::QueryJobs
             | Self::ApplyContent(_) => &[Right::ServiceConnect],
             // The documentation names one here and the other there (spec §5.3).
-            Self::PutConfiguration(_) | Self::DeleteConfiguration(_) => {
+            Self::PutConfiguration(_) | Self::DeleteConfiguration(_) | Self::PurgeMessages(_) => {
                 &[Right::RegistryWrite, Right::ServiceConnect]
             }
             Self::Query
@@ -164,6 +173,8 @@ impl Route {
             Self::DeleteConfiguration(_) => "delete_configuration",
             Self::TestQueries => "test_configuration_queries",
             Self::InvokeMethod(_) => "invoke_method",
+            Self::SendMessage => "send_message",
+            Self::PurgeMessages(_) => "purge_messages",
             Self::PutJob(_) => "put_job",
             Self::GetJob(_) => "get_job",
             Self::CancelJob(_) => "cancel_job",
@@ -171,6 +182,17 @@ impl Route {
             Self::DeviceStatistics => "device_statistics",
             Self::ServiceStatistics => "service_statistics",
             Self::ApplyContent(_) => "apply_configuration_content",
+        }
+    }
+
+    /// Whether its answer shows devices or their twins, which say how many messages wait.
+    pub(crate) fn shows_message_counts(&self) -> bool {
+        match self {
+            Self::GetTwin(key) | Self::PatchTwin(key) | Self::ReplaceTwin(key) => {
+                key.module.is_none()
+            }
+            Self::ListDevices | Self::GetDevice(_) | Self::PutDevice(_) | Self::Query => true,
+            _ => false,
         }
     }
 

@@ -296,11 +296,7 @@ impl App {
         tasks.spawn("operations", OnFailure::StopService, runner.run());
         let heads = watch::follow_heads(feed, self.engine.watch(), shutdown.clone());
         tasks.spawn("watch-heads", OnFailure::StopService, heads);
-        let queues = outbox::drop_queues(
-            self.bus.clone(),
-            self.store.clone(),
-            self.engine.watch(),
-        );
+        let queues = outbox::drop_queues(self.bus.clone(), self.store.clone(), self.engine.watch());
         tasks.spawn("queues", OnFailure::StopService, queues);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);

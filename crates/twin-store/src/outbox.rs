@@ -271,7 +271,10 @@ pub async fn drop_queues(
             }
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                debug!(missed, "queues of devices that are gone may end by themselves");
+                debug!(
+                    missed,
+                    "queues of devices that are gone may end by themselves"
+                );
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }

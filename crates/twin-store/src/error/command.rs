@@ -111,8 +111,12 @@ impl CommandError {
             // No status that a client tries again on: the device has done it.
             Self::BadAnswer { .. } => ErrorCode::new(400_012, "DeserializationError"),
             Self::QueueFull(_) => ErrorCode::new(403_004, "DeviceMaximumQueueDepthExceeded"),
-            Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => ErrorCode::new(413_001, "MessageTooLarge"),
-            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => ErrorCode::new(503_001, "ServiceUnavailable"),
+            Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => {
+                ErrorCode::new(413_001, "MessageTooLarge")
+            }
+            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => {
+                ErrorCode::new(503_001, "ServiceUnavailable")
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod history;
 mod informer;
 mod jobs;
 mod lifecycle;
+mod messages;
 mod provisioning;
 mod query;
 mod registry;

@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod invoke;
 mod line;
+mod messages;
 mod rotate;
 mod update;
 mod view;
@@ -52,6 +53,10 @@ pub(crate) enum DeviceCommand {
     Disable(StatusArgs),
     /// Call a direct method of a device that is connected, and print its answer
     Invoke(invoke::InvokeDeviceArgs),
+    /// Put a message into the queue of a device, which gets it when it is connected
+    Send(messages::SendArgs),
+    /// List the messages that wait for a device, or remove them
+    Messages(messages::MessagesArgs),
     /// Make a new key for a device or module, or let its two keys change places
     RotateKeys(RotateArgs),
     /// Create or update devices and modules from a file, one JSON object a line
@@ -140,6 +145,8 @@ pub(crate) async fn run(
             set_status(args, api::Status::Disabled, connection, output).await
         }
         DeviceCommand::Invoke(args) => invoke::device(args, connection, output).await,
+        DeviceCommand::Send(args) => messages::send(args, connection, output).await,
+        DeviceCommand::Messages(args) => messages::messages(args, connection, output).await,
         DeviceCommand::RotateKeys(args) => rotate(args, connection, output).await,
         DeviceCommand::Import(args) => import::run(args, connection, output).await,
         DeviceCommand::Export(args) => export::run(args, connection, output).await,

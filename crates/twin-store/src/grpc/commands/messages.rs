@@ -278,7 +278,9 @@ fn read(request: proto::SendMessageRequest) -> Result<Sending, Error> {
         ("content_encoding", &request.content_encoding),
     ] {
         if text.contains(char::is_control) {
-            return Err(InvalidField::new(field, "has control characters; none are allowed").into());
+            return Err(
+                InvalidField::new(field, "has control characters; none are allowed").into(),
+            );
         }
     }
     let time_to_live = timeout(

@@ -112,7 +112,7 @@ async fn invoke(
 }
 
 /// A duration as messages carry it; twin-store says what is allowed.
-fn duration(given: Duration) -> prost_types::Duration {
+pub(super) fn duration(given: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(given.get()).unwrap_or(prost_types::Duration {
         seconds: i64::MAX,
         nanos: 0,
