@@ -211,7 +211,7 @@ impl Agent {
                 }
                 false
             }
-            Down::Welcome(_) | Down::ReportedPatched(_) | Down::Twin(_) => false,
+            Down::Welcome(_) | Down::ReportedPatched(_) | Down::Twin(_) | Down::Method(_) => false,
             // A part behind ingestion is away for the moment; the agent will be asked again.
             Down::Error(error) => {
                 assert!(error.retryable, "{error:?}");
@@ -242,6 +242,7 @@ pub(crate) fn hello(applied_desired_version: u64) -> Up {
         session_id: uuid::Uuid::new_v4().to_string(),
         applied_desired_version,
         generation_id: String::new(),
+        takes_methods: false,
     })
 }
 

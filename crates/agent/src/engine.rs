@@ -29,6 +29,7 @@ use crate::spool::{self, Sequence, Spool};
 
 mod exchange;
 mod follow;
+mod methods;
 
 /// How long events may gather before they are made durable together. One fsync costs about as much as
 /// fifty events; a kill within this time loses what the collector had just seen.

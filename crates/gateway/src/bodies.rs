@@ -5,6 +5,7 @@ pub(crate) mod configuration;
 pub(crate) mod identity;
 pub(crate) mod job;
 pub(crate) mod job_query;
+pub(crate) mod method;
 mod object;
 pub(crate) mod twin;
 

@@ -16,6 +16,7 @@ use wire::agent::v1::open_session_request::Message;
 use wire::agent::v1::open_session_response::Message as Response;
 
 use crate::admit::{BatchLimits, admit};
+use crate::methods::MethodCall;
 use crate::push::{Fetch, Pusher};
 use crate::text::shorten;
 
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     /// Generation of the identity, whose versions the agent's are compared with.
     generation_id: String,
     opened: bool,
+    /// Whether the agent takes calls of direct methods.
+    takes_methods: bool,
     /// Batches whose publish has not been answered.
     batches: usize,
     /// Requests that wait; the one on its way is not among them.
@@ -68,6 +71,7 @@ impl Session {
             limits,
             generation_id: generation_id.into(),
             opened: false,
+            takes_methods: false,
             batches: 0,
             requests: VecDeque::new(),
             asking: false,
@@ -103,6 +107,7 @@ impl Session {
             | Message::PatchReported(_)
             | Message::AcknowledgeDesired(_)
             | Message::GetTwin(_)
+            | Message::MethodResponse(_)
                 if !self.opened =>
             {
                 let words = "the first message of a session must be hello";
@@ -115,6 +120,30 @@ impl Session {
                 Ok(()) => self.ask(Request::GetTwin(get)),
                 Err(problem) => self.refuse_field("", &problem),
             },
+            Message::MethodResponse(response) => self.on_method_response(response),
+        }
+    }
+
+    /// Whether calls of direct methods may be given to the agent.
+    pub(crate) fn takes_methods(&self) -> bool {
+        self.takes_methods
+    }
+
+    /// Somebody calls a direct method. One for an agent that takes none, or does not take what it is
+    /// sent, has not gone out.
+    pub(crate) fn on_call(&mut self, call: MethodCall) -> Vec<Effect> {
+        let room = self.responses.len() < RESPONSES_MAX;
+        match String::from_utf8(call.payload.to_vec()) {
+            Ok(payload_json) if self.takes_methods && room => {
+                let request = agent::MethodRequest {
+                    call_id: call.rid,
+                    method_name: call.name,
+                    payload_json,
+                };
+                self.responses.push_back(Response::Method(request));
+                Vec::new()
+            }
+            Ok(_) | Err(_) => vec![Effect::Decline { rid: call.rid }],
         }
     }
 
@@ -182,11 +211,13 @@ impl Session {
             return self.refuse_field("", &problem);
         }
         self.opened = true;
+        self.takes_methods = hello.takes_methods;
         let agent::Hello {
             agent_version,
             session_id,
             applied_desired_version,
             generation_id,
+            takes_methods: _,
         } = hello;
         // A version of an identity that was deleted since says nothing about the one of today.
         let decided_on = if generation_id.is_empty() || generation_id == self.generation_id {
@@ -230,6 +261,14 @@ impl Session {
             return self.refuse(&patch.request_id, "MESSAGE_TOO_LARGE", &words);
         }
         self.ask(Request::PatchReported(patch))
+    }
+
+    fn on_method_response(&mut self, response: agent::MethodResponse) -> Vec<Effect> {
+        if let Err(problem) = check_request_id(&response.call_id) {
+            return self.refuse_field("", &problem);
+        }
+        // What an answer may be is for whoever called to judge.
+        vec![Effect::Answered(response)]
     }
 
     fn on_acknowledge(&mut self, mut acknowledge: agent::AcknowledgeDesired) -> Vec<Effect> {
@@ -293,7 +332,10 @@ fn request_id(message: &Message) -> &str {
     let id = match message {
         Message::PatchReported(patch) => patch.request_id.as_str(),
         Message::GetTwin(get) => get.request_id.as_str(),
-        Message::Hello(_) | Message::Events(_) | Message::AcknowledgeDesired(_) => "",
+        Message::Hello(_)
+        | Message::Events(_)
+        | Message::AcknowledgeDesired(_)
+        | Message::MethodResponse(_) => "",
     };
     if id.len() <= REQUEST_ID_BYTES_MAX {
         id

@@ -224,6 +224,7 @@ impl Agent {
             session_id: Uuid::new_v4().to_string(),
             applied_desired_version: self.applied_version,
             generation_id: String::new(),
+            takes_methods: false,
         };
         self.outbox.clear();
         self.outbox.push_back(Message::Hello(hello));
@@ -281,7 +282,8 @@ impl Agent {
             Some(Answer::EventsAck(ack)) => self.acknowledged(&ack),
             Some(Answer::Desired(desired)) => self.configure(desired),
             Some(Answer::Error(error)) => self.stats.error(&error.reason),
-            Some(Answer::ReportedPatched(_) | Answer::Twin(_)) | None => {}
+            // It says that it takes no methods.
+            Some(Answer::ReportedPatched(_) | Answer::Twin(_) | Answer::Method(_)) | None => {}
         }
     }
 
@@ -369,7 +371,8 @@ impl Agent {
                     Message::Events(batch) => batch.lane() == agent::Lane::High,
                     Message::PatchReported(_)
                     | Message::AcknowledgeDesired(_)
-                    | Message::GetTwin(_) => false,
+                    | Message::GetTwin(_)
+                    | Message::MethodResponse(_) => false,
                 };
                 let place = self
                     .outbox

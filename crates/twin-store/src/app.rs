@@ -290,6 +290,7 @@ impl App {
             self.store.clone(),
             self.engine.clone(),
             clock,
+            Arc::new(commands::Calls::new(self.bus.clone())),
             begun,
             shutdown.clone(),
         );

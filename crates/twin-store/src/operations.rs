@@ -12,6 +12,9 @@
 //! more, also one that is cancelled: whoever is told that it has ended can rely on it that nothing
 //! is written in its name any more.
 
+use std::time::Duration;
+
+use iot_hub::MethodName;
 use jiff::Timestamp;
 use twin::{IdentityKey, Map, Writer};
 
@@ -21,6 +24,7 @@ use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 mod ahead;
 mod assigned;
 mod body;
+pub mod calls;
 pub mod decide;
 pub mod runner;
 pub(crate) mod survey;
@@ -60,6 +64,61 @@ pub struct Update {
     pub tags: Option<Map>,
     /// To merge into desired.
     pub desired: Option<Map>,
+    /// Instead of both: a direct method to be called.
+    pub call: Option<Call>,
+}
+
+/// A direct method that an operation calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Which.
+    pub method: MethodName,
+    /// JSON.
+    pub payload: String,
+    /// How long a device may take.
+    pub response_within: Duration,
+    /// How long to wait for a device that is not connected.
+    pub connect_within: Duration,
+}
+
+/// What a device answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// As the device chose it.
+    pub status: i32,
+    /// JSON.
+    pub payload: String,
+}
+
+/// How far the call of a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// It has begun, and nobody knows yet what came of it.
+    Begun,
+    /// The device answered; a payload that is too large to be kept is `null`.
+    Answered(Answer),
+}
+
+/// Largest payload of an answer that is kept with an operation, so that the results of a job over
+/// a hundred thousand devices stay below a gigabyte.
+const ANSWER_BYTES_MAX: usize = 8 << 10;
+
+impl Called {
+    /// An answer as it is kept, and what is said if not all of it is.
+    fn answered(answer: Answer) -> (Called, String) {
+        let bytes = answer.payload.len();
+        if bytes <= ANSWER_BYTES_MAX {
+            return (Called::Answered(answer), String::new());
+        }
+        let kept = Answer {
+            payload: "null".to_owned(),
+            ..answer
+        };
+        let reason = format!(
+            "the payload of its answer has {bytes} bytes; {ANSWER_BYTES_MAX} at most are kept"
+        );
+        (Called::Answered(kept), reason)
+    }
 }
 
 /// Where an operation stands.
@@ -160,6 +219,14 @@ impl Operation {
             lost: 0,
             error: String::new(),
             job: None,
+        }
+    }
+
+    /// What it calls of which devices, if it calls a method.
+    pub fn call(&self) -> Option<(&Update, &Call)> {
+        match &self.work {
+            Work::Update(update) => Some((update, update.call.as_ref()?)),
+            Work::Undo { .. } => None,
         }
     }
 
@@ -290,6 +357,8 @@ pub struct TwinResult {
     pub at: Timestamp,
     /// How to take it back, or, while it is pending, what is to be taken back.
     pub undo: Option<Undo>,
+    /// How far the call is, if it is to be called.
+    pub call: Option<Called>,
 }
 
 impl TwinResult {
@@ -302,6 +371,7 @@ impl TwinResult {
             revision: 0,
             at: now,
             undo,
+            call: None,
         }
     }
 

@@ -47,6 +47,7 @@ impl Engine {
                     session_id: session_id.to_string(),
                     applied_desired_version: self.store.decision().map_or(0, |last| last.version),
                     generation_id: self.store.generation_id().to_owned(),
+                    takes_methods: true,
                 }));
             }
             LinkEvent::Received(response) => {
@@ -72,6 +73,7 @@ impl Engine {
             Incoming::ReportedPatched(patched) => self.on_reported(&patched),
             Incoming::Twin(_) => tracing::debug!("a twin that was not asked for"),
             Incoming::Error(error) => self.on_error(&error),
+            Incoming::Method(request) => self.on_method(request).await,
         }
     }
 

@@ -19,7 +19,7 @@ use wire::agent::v1::open_session_request::Message as FromAgent;
 use wire::agent::v1::open_session_response::Message as ToAgent;
 use wire::agent::v1::{
     DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, MessageError,
-    OpenSessionRequest, OpenSessionResponse, ReportedPatched, Welcome,
+    MethodRequest, OpenSessionRequest, OpenSessionResponse, ReportedPatched, Welcome,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ pub(crate) struct Mood {
 struct Servant {
     record: Record,
     mood: Arc<Mutex<Mood>>,
-    pushes: broadcast::Sender<DesiredConfiguration>,
+    pushes: broadcast::Sender<ToAgent>,
     stop: ShutdownToken,
 }
 
@@ -72,7 +72,7 @@ struct Servant {
 pub(crate) struct Door {
     pub(crate) address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
-    pushes: broadcast::Sender<DesiredConfiguration>,
+    pushes: broadcast::Sender<ToAgent>,
     stop: ShutdownToken,
 }
 
@@ -122,7 +122,20 @@ impl Door {
             document_json: document.to_string(),
             trace_parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
         };
-        self.pushes.send(desired).expect("an open session");
+        self.say(ToAgent::Desired(desired));
+    }
+
+    /// Calls a method.
+    pub(crate) fn call(&self, call_id: &str, method: &str) {
+        self.say(ToAgent::Method(MethodRequest {
+            call_id: call_id.to_owned(),
+            method_name: method.to_owned(),
+            payload_json: "null".to_owned(),
+        }));
+    }
+
+    fn say(&self, message: ToAgent) {
+        self.pushes.send(message).expect("an open session");
     }
 }
 
@@ -174,7 +187,7 @@ impl AgentService for Servant {
                         _ => return,
                     },
                     () = stop.triggered() => return,
-                    Ok(desired) = pushes.recv() => Some(ToAgent::Desired(desired)),
+                    Ok(message) = pushes.recv() => Some(message),
                 };
                 if let Some(message) = answer {
                     let response = OpenSessionResponse {
@@ -217,7 +230,9 @@ fn answer(message: &FromAgent, mood: &mut Mood) -> Option<ToAgent> {
                 ..MessageError::default()
             }))
         }
-        FromAgent::AcknowledgeDesired(_) | FromAgent::GetTwin(_) => None,
+        FromAgent::AcknowledgeDesired(_) | FromAgent::GetTwin(_) | FromAgent::MethodResponse(_) => {
+            None
+        }
     }
 }
 

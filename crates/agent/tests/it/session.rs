@@ -317,3 +317,76 @@ async fn a_service_that_takes_the_call_and_says_nothing_is_left() {
     assert!(agent.process.wait_exit(DEADLINE).await.success());
     agent.process.assert_clean_log();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_is_called_and_answered_and_collecting_sends_what_is_seen() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    let data_dir = directory();
+    let more = ["--connection-string", CONNECTION_STRING];
+    let agent = Agent::start(&data_dir, door.address, &more);
+    // The first look at everything is over when its events have come.
+    record
+        .wait("the first events", |messages| {
+            let takes = messages.iter().any(|message| match message {
+                FromAgent::Hello(hello) => hello.takes_methods,
+                _ => false,
+            });
+            let told = messages
+                .iter()
+                .any(|message| matches!(message, FromAgent::Events(_)));
+            (takes && told).then_some(())
+        })
+        .await;
+    let answer = async |call_id: &str| {
+        record
+            .wait("the answer", |messages| {
+                messages.iter().find_map(|message| match message {
+                    FromAgent::MethodResponse(answer) if answer.call_id == call_id => {
+                        let payload: serde_json::Value =
+                            serde_json::from_str(&answer.payload_json).ok()?;
+                        Some((answer.status, payload))
+                    }
+                    _ => None,
+                })
+            })
+            .await
+    };
+    door.call("1", "ping");
+    let (status, payload) = answer("1").await;
+    assert_eq!(status, 200);
+    assert!(payload["agentVersion"].is_string(), "{payload}");
+    door.call("2", "reboot");
+    let (status, payload) = answer("2").await;
+    assert_eq!(status, 404);
+    assert_eq!(payload["methods"], json!(["collectNow", "ping"]));
+
+    // No port changed, and the interval is half an hour.
+    let snapshots = |messages: &[FromAgent]| {
+        let mut count = 0;
+        for message in messages {
+            if let FromAgent::Events(batch) = message {
+                let of_ports =
+                    |payload: &Option<Payload>| matches!(payload, Some(Payload::ListeningPorts(_)));
+                count += batch
+                    .events
+                    .iter()
+                    .filter(|it| of_ports(&it.payload))
+                    .count();
+            }
+        }
+        count
+    };
+    let before = snapshots(&record.messages());
+    door.call("3", "collectNow");
+    let (status, payload) = answer("3").await;
+    assert_eq!(status, 200);
+    let collectors = payload["collectors"].as_array().expect("a list");
+    assert!(!collectors.is_empty());
+    record
+        .wait("what was collected", |messages| {
+            (snapshots(messages) > before).then_some(())
+        })
+        .await;
+    agent.process.stop(DEADLINE).await;
+}

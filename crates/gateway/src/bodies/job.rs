@@ -7,8 +7,12 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use wire::twin::v1::{BulkUpdate, Job, Operation, OperationResult, OperationState, Outcome};
+use wire::twin::v1::{
+    BulkUpdate, Job, MethodCall, Operation, OperationResult, OperationState, Outcome,
+};
 
+use super::method::MethodBody;
+use super::object;
 use super::twin::{Section, TwinBody};
 use super::{NEVER, time};
 use crate::error::ApiError;
@@ -28,6 +32,8 @@ pub(crate) struct JobBody<'a> {
     /// Read twice: for its etag, and as a patch.
     #[serde(borrow)]
     update_twin: Option<&'a RawValue>,
+    #[serde(borrow, deserialize_with = "object::optional")]
+    cloud_to_device_method: Option<MethodBody<'a>>,
     query_condition: Option<String>,
     start_time: Option<String>,
     max_execution_time_in_seconds: Option<i64>,
@@ -39,7 +45,7 @@ struct Tag {
     etag: Option<String>,
 }
 
-/// A job that patches twins, as twin-store wants it.
+/// A job, as twin-store wants it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
     pub update: BulkUpdate,
@@ -48,28 +54,36 @@ pub(crate) struct Asked {
 
 impl JobBody<'_> {
     /// Reads what is asked for.
-    pub(crate) fn into_wire(self, id: &str) -> Result<Asked, ApiError> {
-        if let Some(named) = self.job_id.filter(|named| named != id) {
+    pub(crate) fn into_wire(mut self, id: &str) -> Result<Asked, ApiError> {
+        if let Some(named) = self.job_id.as_ref().filter(|named| *named != id) {
             return Err(ApiError::argument(format!(
                 "the body names the job `{named}`, the path `{id}`"
             )));
         }
         match self.kind.as_deref() {
-            Some(kind) if kind.eq_ignore_ascii_case(UPDATE_TWIN) => {}
+            Some(kind) if kind.eq_ignore_ascii_case(UPDATE_TWIN) => {
+                let update = self.patch()?;
+                self.asked(id, update)
+            }
             Some(kind) if kind.eq_ignore_ascii_case(DEVICE_METHOD) => {
-                return Err(ApiError::new(
-                    400_003,
-                    "InvalidOperation",
-                    format!("jobs of the type {DEVICE_METHOD} are not served here"),
-                ));
+                let method = self.cloud_to_device_method.take().ok_or_else(|| {
+                    ApiError::argument("cloudToDeviceMethod is missing; want a method to call")
+                })?;
+                let update = BulkUpdate {
+                    method: Some(method.into_wire()?),
+                    ..BulkUpdate::default()
+                };
+                self.asked(id, update)
             }
-            other => {
-                return Err(ApiError::argument(format!(
-                    "type is `{}`; want {UPDATE_TWIN}",
-                    other.unwrap_or_default()
-                )));
-            }
+            other => Err(ApiError::argument(format!(
+                "type is `{}`; want {UPDATE_TWIN} or {DEVICE_METHOD}",
+                other.unwrap_or_default()
+            ))),
         }
+    }
+
+    /// What is to be written.
+    fn patch(&self) -> Result<BulkUpdate, ApiError> {
         let twin = self
             .update_twin
             .filter(|twin| twin.get() != "null")
@@ -88,6 +102,15 @@ impl JobBody<'_> {
                 "updateTwin.{name} is null; a job merges, so name the keys that shall go with null"
             ))),
         };
+        Ok(BulkUpdate {
+            tags_patch_json: section("tags", twin.tags())?,
+            desired_patch_json: section("properties.desired", twin.desired())?,
+            ..BulkUpdate::default()
+        })
+    }
+
+    /// With whom and when.
+    fn asked(self, id: &str, update: BulkUpdate) -> Result<Asked, ApiError> {
         let condition = self.query_condition.unwrap_or_default();
         if condition.trim().is_empty() {
             return Err(ApiError::argument(
@@ -97,8 +120,7 @@ impl JobBody<'_> {
         let update = BulkUpdate {
             source: "devices".to_owned(),
             condition,
-            tags_patch_json: section("tags", twin.tags())?,
-            desired_patch_json: section("properties.desired", twin.desired())?,
+            ..update
         };
         let start_time = match self.start_time.as_deref() {
             None | Some("") => None,
@@ -166,14 +188,6 @@ fn waits(operation: &Operation, now: Timestamp) -> bool {
 pub(crate) fn print(operation: &Operation, now: Timestamp) -> Value {
     let job = operation.job.clone().unwrap_or_default();
     let update = operation.bulk_update.clone().unwrap_or_default();
-    let object = |json: &str| serde_json::from_str::<Map<String, Value>>(json).ok();
-    let mut twin = json!({ "etag": "*" });
-    if let Some(tags) = object(&update.tags_patch_json) {
-        twin["tags"] = tags.into();
-    }
-    if let Some(desired) = object(&update.desired_patch_json) {
-        twin["properties"] = json!({ "desired": desired });
-    }
     let done = operation.succeeded + operation.failed + operation.skipped;
     let pending = if operation.state() == OperationState::Running {
         operation.total.saturating_sub(done)
@@ -182,13 +196,12 @@ pub(crate) fn print(operation: &Operation, now: Timestamp) -> Value {
     };
     let mut shown = json!({
         "jobId": job.job_id,
-        "type": UPDATE_TWIN,
+        "type": kind(operation),
         "status": status(operation, now),
         "queryCondition": update.condition,
         "createdTime": time(operation.create_time.as_ref()),
         "startTime": time(job.start_time.as_ref()),
         "maxExecutionTimeInSeconds": job.max_execution_time.map_or(0, |time| time.seconds),
-        "updateTwin": twin,
         "deviceJobStatistics": {
             "deviceCount": operation.total,
             "failedCount": operation.failed,
@@ -197,6 +210,10 @@ pub(crate) fn print(operation: &Operation, now: Timestamp) -> Value {
             "pendingCount": pending,
         },
     });
+    match &update.method {
+        Some(method) => shown["cloudToDeviceMethod"] = print_method(method),
+        None => shown["updateTwin"] = print_patch(&update),
+    }
     if operation.end_time.is_some() {
         shown["endTime"] = time(operation.end_time.as_ref());
     }
@@ -205,6 +222,43 @@ pub(crate) fn print(operation: &Operation, now: Timestamp) -> Value {
         shown["statusMessage"] = operation.error.clone().into();
     }
     shown
+}
+
+/// Which type a job is of.
+pub(crate) fn kind(operation: &Operation) -> &'static str {
+    let update = operation.bulk_update.as_ref();
+    match update.and_then(|update| update.method.as_ref()) {
+        Some(_) => DEVICE_METHOD,
+        None => UPDATE_TWIN,
+    }
+}
+
+fn print_patch(update: &BulkUpdate) -> Value {
+    let object = |json: &str| serde_json::from_str::<Map<String, Value>>(json).ok();
+    let mut twin = json!({ "etag": "*" });
+    if let Some(tags) = object(&update.tags_patch_json) {
+        twin["tags"] = tags.into();
+    }
+    if let Some(desired) = object(&update.desired_patch_json) {
+        twin["properties"] = json!({ "desired": desired });
+    }
+    twin
+}
+
+fn print_method(method: &MethodCall) -> Value {
+    let seconds = |time: Option<prost_types::Duration>| time.map_or(0, |time| time.seconds);
+    json!({
+        "methodName": method.method_name,
+        "payload": any_json(&method.payload_json),
+        "responseTimeoutInSeconds": seconds(method.response_timeout),
+        "connectTimeoutInSeconds": seconds(method.connect_timeout),
+    })
+}
+
+/// JSON of a caller or a device. What our reader does not take (a number beyond its range) is shown
+/// as text.
+fn any_json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
 /// What became of one device in a job: a row of `devices.jobs`.
@@ -224,7 +278,7 @@ pub(crate) fn row(operation: &Operation, result: &OperationResult) -> Map<String
     for (key, value) in [
         ("deviceId", Value::from(device)),
         ("jobId", job.job_id.into()),
-        ("jobType", UPDATE_TWIN.into()),
+        ("jobType", kind(operation).into()),
         ("status", status.into()),
         ("startTimeUtc", start),
         ("endTimeUtc", at.clone()),
@@ -234,6 +288,14 @@ pub(crate) fn row(operation: &Operation, result: &OperationResult) -> Map<String
         if value != NEVER {
             row.insert(key.to_owned(), value);
         }
+    }
+    if let Some(answer) = &result.method {
+        let response = json!({
+            "status": answer.status,
+            "payload": any_json(&answer.payload_json),
+        });
+        let outcome = json!({ "deviceMethodResponse": response });
+        row.insert("outcome".to_owned(), outcome);
     }
     if !result.reason.is_empty() {
         let code = if result.outcome() == Outcome::Failed {
@@ -279,6 +341,46 @@ mod tests {
     }
 
     #[test]
+    fn a_method_is_read_and_shown_with_what_the_device_answered() {
+        let asked = read(&json!({
+            "type": "scheduleDeviceMethod",
+            "cloudToDeviceMethod": {
+                "methodName": "reboot", "payload": {"a": 1.5}, "responseTimeoutInSeconds": 60,
+            },
+            "queryCondition": "deviceId IN ['d']",
+        }))
+        .expect("it is good");
+        let method = asked.update.method.clone().expect("a method");
+        assert_eq!(method.payload_json, r#"{"a":1.5}"#);
+        assert_eq!(method.response_timeout.map(|it| it.seconds), Some(60));
+        assert_eq!(asked.update.condition, "deviceId IN ['d']");
+        let operation = Operation {
+            bulk_update: Some(asked.update),
+            job: Some(asked.job),
+            ..Operation::default()
+        };
+        let shown = print(&operation, Timestamp::UNIX_EPOCH);
+        assert_eq!(shown["type"], "scheduleDeviceMethod");
+        assert_eq!(shown["cloudToDeviceMethod"]["methodName"], "reboot");
+        assert_eq!(shown["cloudToDeviceMethod"]["payload"], json!({"a": 1.5}));
+        assert!(shown.get("updateTwin").is_none());
+        let result = OperationResult {
+            twin: "devices/d".to_owned(),
+            outcome: Outcome::Succeeded.into(),
+            method: Some(wire::twin::v1::MethodAnswer {
+                status: 418,
+                payload_json: "[1]".to_owned(),
+            }),
+            ..OperationResult::default()
+        };
+        let row = row(&operation, &result);
+        assert_eq!(row["jobType"], "scheduleDeviceMethod");
+        assert_eq!(row["status"], "completed");
+        let response = &row["outcome"]["deviceMethodResponse"];
+        assert_eq!(response, &json!({"status": 418, "payload": [1]}));
+    }
+
+    #[test]
     fn what_no_job_can_do_is_refused_with_its_reason() {
         let good = json!({
             "type": "scheduleUpdateTwin",
@@ -289,7 +391,11 @@ mod tests {
         for (key, value, words) in [
             ("jobId", json!("k"), "names the job `k`"),
             ("type", json!("other"), "type is `other`"),
-            ("type", json!("scheduleDeviceMethod"), "not served"),
+            (
+                "type",
+                json!("scheduleDeviceMethod"),
+                "cloudToDeviceMethod is missing",
+            ),
             ("updateTwin", Value::Null, "updateTwin is missing"),
             ("updateTwin", json!({"etag": "AAA=", "tags": {}}), "etag"),
             ("updateTwin", json!({"tags": null}), "tags is null"),

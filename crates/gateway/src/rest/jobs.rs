@@ -1,4 +1,4 @@
-//! Jobs v2: updates of many twins that begin at a time, over twin-store's long-running operations
+//! Jobs v2: updates of many twins and calls of many devices that begin at a time, over twin-store's long-running operations
 //! (spec iot-hub-twins §7.7).
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use wire::twin::v1::{
 
 use super::{Answer, CONTINUATION, Call, ITEM_TYPE, MAX_ITEM_COUNT};
 use crate::bodies;
-use crate::bodies::job::{JobBody, UPDATE_TWIN, print, status};
+use crate::bodies::job::{JobBody, kind, print, status};
 use crate::error::ApiError;
 use crate::headers;
 
@@ -79,7 +79,7 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|wanted| wanted.eq_ignore_ascii_case(found))
         };
-        is(&self.kind, UPDATE_TWIN) && is(&self.status, status(operation, now))
+        is(&self.kind, kind(operation)) && is(&self.status, status(operation, now))
     }
 }
 

@@ -1,40 +1,26 @@
 //! Direct methods (spec iot-hub-twins §7.6): the device's own status is in the body, and the answer's
 //! status is 200 whenever there is one.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use twin::IdentityKey;
 use wire::device::v1::{InvokeMethodRequest, InvokeMethodResponse};
 
 use super::{Answer, Call, modules};
 use crate::bodies;
+use crate::bodies::method::MethodBody;
 use crate::error::ApiError;
 
 /// Refusals that come in form B: the device was not there, or did not answer.
 const OF_METHODS: [u32; 2] = [404_103, 504_101];
 
-/// A call of a method.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MethodBody<'a> {
-    method_name: String,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
-    #[serde(default)]
-    response_timeout_in_seconds: Option<i64>,
-    #[serde(default)]
-    connect_timeout_in_seconds: Option<i64>,
-}
-
 pub(super) async fn invoke(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
     let body: MethodBody<'_> = bodies::read_object(call.body)?;
-    let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
+    let method = body.into_wire()?;
     let request = InvokeMethodRequest {
         name: modules::name(key),
-        method_name: body.method_name,
-        payload_json: body.payload.map(RawValue::get).unwrap_or_default().into(),
-        response_timeout: body.response_timeout_in_seconds.map(seconds),
-        connect_timeout: body.connect_timeout_in_seconds.map(seconds),
+        method_name: method.method_name,
+        payload_json: method.payload_json,
+        response_timeout: method.response_timeout,
+        connect_timeout: method.connect_timeout,
         operator: call.session.operator(),
     };
     let answer = answer(call, request).await.map_err(|status| {

@@ -175,7 +175,7 @@ impl Running {
             let reads = wants && (self.inlet.is_open() || !may_be_held);
             let outcome = tokio::select! {
                 biased;
-                mail = self.place.mailbox().take() => self.on_mail(&mail),
+                mail = self.place.mailbox().take() => self.on_mail(mail),
                 () = &mut stopped => Err(SessionEnd::Stopping),
                 () = &mut proof_ends => {
                     proof_ends.as_mut().reset(Instant::now() + self.proof_left());
@@ -214,8 +214,9 @@ impl Running {
         self.stores.is_empty() && self.questions.is_empty() && !self.session.has_response()
     }
 
-    fn on_mail(&mut self, mail: &Mail) -> Result<(), SessionEnd> {
+    fn on_mail(&mut self, mail: Mail) -> Result<(), SessionEnd> {
         if mail.taken_over {
+            self.decline(mail.calls);
             return Err(SessionEnd::TakenOver);
         }
         if mail.identity_changed {
@@ -224,6 +225,10 @@ impl Running {
         }
         if let Some(version) = mail.desired {
             let effects = self.session.on_hint(version);
+            self.perform(effects);
+        }
+        for call in mail.calls {
+            let effects = self.session.on_call(call);
             self.perform(effects);
         }
         Ok(())

@@ -21,6 +21,13 @@ pub(crate) enum Effect {
     Ask(Request),
     /// Read the desired section, then call [`super::Session::on_section`] or [`super::Session::on_no_section`].
     FetchDesired,
+    /// Give an answer of the agent to whoever called the method.
+    Answered(agent::MethodResponse),
+    /// Say that a method was not called.
+    Decline {
+        /// Of the call.
+        rid: String,
+    },
     /// A message was refused; count it.
     Refused(&'static str),
 }

@@ -25,6 +25,7 @@ fn hello(applied_desired_version: u64) -> agent::OpenSessionRequest {
         session_id: "0d4b4a1e-93a0-4f3c-9a3f-000000000001".to_owned(),
         applied_desired_version,
         generation_id: String::new(),
+        takes_methods: false,
     }))
 }
 
@@ -227,4 +228,54 @@ fn messages_over_their_size_are_named() {
         patch_json: "x".repeat(9 << 10),
     }));
     assert!(check_refused(&mut session, large, "MESSAGE_TOO_LARGE").contains("at most 8192"));
+}
+
+#[test]
+fn calls_wait_for_the_stream_as_answers_do_and_no_longer() {
+    let call = |rid: &str| MethodCall {
+        rid: rid.to_owned(),
+        name: "ping".to_owned(),
+        payload: "null".into(),
+    };
+    let declined = |rid: &str| {
+        vec![Effect::Decline {
+            rid: rid.to_owned(),
+        }]
+    };
+    let mut session = open();
+    assert!(!session.takes_methods());
+    assert_eq!(session.on_call(call("1")), declined("1"), "it takes none");
+    let mut session = Session::new(LIMITS, GENERATION);
+    let Some(Message::Hello(mut hello)) = hello(0).message else {
+        panic!("a hello");
+    };
+    hello.takes_methods = true;
+    session.on_message(request(Message::Hello(hello)));
+    assert!(session.takes_methods());
+    for number in 0..RESPONSES_MAX {
+        assert_eq!(session.on_call(call(&number.to_string())), []);
+    }
+    assert_eq!(session.on_call(call("more")), declined("more"));
+    let Some(Response::Method(first)) = next(&mut session) else {
+        panic!("no call");
+    };
+    assert_eq!((&*first.call_id, &*first.payload_json), ("0", "null"));
+    let binary = MethodCall {
+        payload: bytes::Bytes::from_static(b"\xff"),
+        ..call("binary")
+    };
+    assert_eq!(session.on_call(binary), declined("binary"));
+    let answer = agent::MethodResponse {
+        call_id: "0".to_owned(),
+        status: 200,
+        payload_json: "1".to_owned(),
+    };
+    let effects = session.on_message(request(Message::MethodResponse(answer.clone())));
+    assert_eq!(effects, [Effect::Answered(answer)]);
+    let long = agent::MethodResponse {
+        call_id: "x".repeat(REQUEST_ID_BYTES_MAX + 1),
+        ..agent::MethodResponse::default()
+    };
+    let message = request(Message::MethodResponse(long));
+    check_refused(&mut session, message, "INVALID_FIELD");
 }

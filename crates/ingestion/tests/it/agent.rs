@@ -136,6 +136,7 @@ pub(crate) fn hello_of(applied_desired_version: u64, generation_id: &str) -> Mes
         session_id: "0d4b4a1e-93a0-4f3c-9a3f-000000000001".to_owned(),
         applied_desired_version,
         generation_id: generation_id.to_owned(),
+        takes_methods: false,
     })
 }
 

@@ -232,3 +232,54 @@ async fn a_stop_gives_up_what_waits_and_a_new_run_is_another_place() {
     assert!(matches!(nobody, Err(AskError::Nobody { .. })), "{nobody:?}");
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_on_the_stream_is_called_if_it_takes_methods() {
+    use wire::agent::v1 as agent;
+    use wire::agent::v1::open_session_request::Message;
+    use wire::agent::v1::open_session_response::Message as Told;
+
+    let hub = Hub::start().await;
+    let mut deaf = hub.agent("deaf/m").await;
+    hub.register("d/m");
+    let token = crate::hub::good_token("d/m");
+    let mut called = hub.connect(&token).await.expect("a good token");
+    let hello = agent::Hello {
+        session_id: uuid::Uuid::new_v4().to_string(),
+        applied_desired_version: 1,
+        takes_methods: true,
+        ..agent::Hello::default()
+    };
+    called.say(Message::Hello(hello)).await;
+    let place = found(&hub, "d", "m").await;
+    assert_eq!(find(&hub, "deaf", "m").await, None, "it takes none");
+    let mut asked = call("d", "collect", SOON);
+    asked.module_id = "m".to_owned();
+    let work = async {
+        let Ok(Told::Method(request)) = called.next().await else {
+            panic!("no call");
+        };
+        assert_eq!(request.method_name, "collect");
+        assert_eq!(request.payload_json, "{\"a\":1.50}");
+        let response = |call_id: &str, status| {
+            Message::MethodResponse(agent::MethodResponse {
+                call_id: call_id.to_owned(),
+                status,
+                payload_json: "[1]".to_owned(),
+            })
+        };
+        // None of these is its answer.
+        called.send(response("unknown", 500)).await;
+        deaf.send(response(&request.call_id, 500)).await;
+        // What it says next is answered, so the other's word has arrived.
+        deaf.send(Message::GetTwin(agent::GetTwin::default())).await;
+        assert!(matches!(deaf.next().await, Ok(Told::Twin(_))));
+        called.send(response(&request.call_id, 202)).await;
+    };
+    let (outcome, ()) = tokio::join!(ask(&hub, &place, asked.clone()), work);
+    assert_eq!(outcome, answered(202, "[1]"));
+    called.leave().await;
+    let outcome = ask(&hub, &place, asked).await;
+    assert_eq!(outcome, failed(MethodFailure::NotOnline), "it has left");
+    hub.stop().await;
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use service_kit::auth::Permission;
 use service_kit::trace;
 use tonic::{Request, Response, Status};
 use wire::InvalidField;
@@ -48,6 +49,9 @@ impl Api {
             .bulk_update
             .ok_or_else(|| InvalidField::new("bulk_update", "must be given"))?;
         let update = update(&asked, self.clock.now())?;
+        if update.call.is_some() {
+            caller.check(Permission::DevicesCommand, "call methods of devices")?;
+        }
         let actor = caller.operator(&request.operator)?;
         let cause = caller.cause_as(actor, &request.request_id);
         // Before what is asked of it here, so that it is told as any query is.
@@ -130,6 +134,13 @@ impl Api {
         let undone = self.operation(&id).await?;
         if undone.state == State::Running {
             return Err(ReadError::OperationRuns(undone.name()).into());
+        }
+        if undone.call().is_some() {
+            let problem = format!(
+                "{} called methods, which cannot be taken back",
+                undone.name()
+            );
+            return Err(InvalidField::new("name", problem).into());
         }
         let work = Work::Undo { of: id };
         self.begin(
@@ -224,6 +235,7 @@ fn audit(overlay: &mut Overlay, operation: &Operation, action: &'static str, act
             "condition": update.condition,
             "tags": update.tags.is_some(),
             "desired": update.desired.is_some(),
+            "method": update.call.as_ref().map(|call| call.method.as_str()),
         }),
         Work::Undo { of } => json!({ "undoOf": name(of) }),
     };

@@ -58,6 +58,11 @@ impl Caller {
         }
     }
 
+    /// Refuses a caller who lacks a permission beyond that of its call.
+    pub(super) fn check(&self, permission: Permission, action: &str) -> Result<(), Error> {
+        check(&self.principal, permission, action).map_err(Error::from)
+    }
+
     /// In whose name an operator's write is made: the caller's own, or the name that it gives. Only
     /// a service that has looked who its own caller is may name somebody else.
     pub(super) fn operator(&self, given: &str) -> Result<Writer, Error> {

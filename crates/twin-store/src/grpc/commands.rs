@@ -30,6 +30,10 @@ use crate::store::Selection;
 
 use invocation::Invocation;
 
+pub(crate) use calls::Calls;
+pub(super) use calls::{print_call, read_call};
+
+mod calls;
 mod invocation;
 pub(crate) mod messages;
 

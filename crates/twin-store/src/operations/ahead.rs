@@ -77,7 +77,9 @@ impl Runner {
         keys.extend(damaged.filter_map(|damaged| IdentityKey::parse_path(&damaged.key).ok()));
         keys.sort();
         let last = page.records.last().map(|record| record.key.clone());
-        let (ours, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| self.owns(key));
+        // Whom to call is only noted.
+        let writes = |key: &IdentityKey| update.call.is_none() && self.owns(key);
+        let (ours, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(writes);
         let now = self.clock.now();
         let hand_over = |key| TwinResult::pending(key, None, now);
         Ok(Chunk {

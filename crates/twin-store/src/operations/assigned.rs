@@ -67,7 +67,9 @@ impl Runner {
         let known: BTreeSet<_> = operations.iter().map(|one| one.id.clone()).collect();
         assigned.places.retain(|id, _| known.contains(id));
         let mut complete = true;
-        for operation in operations.iter().filter(|one| one.handed_over > 0) {
+        // Calls are whoever's who walks.
+        let ours = |one: &&Operation| one.handed_over > 0 && one.call().is_none();
+        for operation in operations.iter().filter(ours) {
             if let Err(error) = self.serve_one(&operation.id, assigned).await {
                 warn!(
                     error = chain(&error),

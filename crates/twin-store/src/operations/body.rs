@@ -1,11 +1,14 @@
 //! How operations and results are stored: JSON with fields that may be added to, never reused.
 
+use std::time::Duration;
+
+use iot_hub::MethodName;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use twin::{IdentityKey, Map, Writer};
 
 use super::take_back::{SectionUndo, Undo};
-use super::{Job, Operation, Outcome, State, TwinResult, Update, Work};
+use super::{Answer, Call, Called, Job, Operation, Outcome, State, TwinResult, Update, Work};
 use crate::record::Damaged;
 use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 
@@ -51,10 +54,28 @@ enum WorkBody {
         condition: String,
         tags: Option<Map>,
         desired: Option<Map>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<CallBody>,
     },
     Undo {
         of: String,
     },
+}
+
+#[derive(Serialize, Deserialize)]
+struct CallBody {
+    method: String,
+    payload: String,
+    response_within_ms: u64,
+    connect_within_ms: u64,
+}
+
+/// An answer of a device; without a status, it was called and nothing is known.
+#[derive(Serialize, Deserialize)]
+struct CalledBody {
+    status: Option<i32>,
+    #[serde(default)]
+    payload: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +85,8 @@ struct ResultBody {
     revision: u64,
     at: String,
     undo: Option<UndoBody>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call: Option<CalledBody>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +110,7 @@ pub(super) fn print_operation(operation: &Operation) -> String {
             condition: update.condition.clone(),
             tags: update.tags.clone(),
             desired: update.desired.clone(),
+            call: update.call.as_ref().map(print_call),
         },
         Work::Undo { of } => WorkBody::Undo { of: of.0.clone() },
     };
@@ -136,12 +160,14 @@ pub(super) fn read_operation(row: &OperationRow) -> Result<Operation, Damaged> {
             condition,
             tags,
             desired,
+            call,
         } => Work::Update(Update {
             source: source_of(&source)
                 .ok_or_else(|| damaged(format!("the source {source:?} is not known")))?,
             condition,
             tags,
             desired,
+            call: call.map(read_call).transpose().map_err(damaged)?,
         }),
         WorkBody::Undo { of } => Work::Undo {
             of: OperationId(of),
@@ -203,6 +229,26 @@ fn state_of(text: &str) -> Option<State> {
     }
 }
 
+fn print_call(call: &Call) -> CallBody {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    CallBody {
+        method: call.method.to_string(),
+        payload: call.payload.clone(),
+        response_within_ms: millis(call.response_within),
+        connect_within_ms: millis(call.connect_within),
+    }
+}
+
+fn read_call(body: CallBody) -> Result<Call, String> {
+    let method = MethodName::parse(&body.method);
+    Ok(Call {
+        method: method.map_err(|error| format!("{:?} {error}", body.method))?,
+        payload: body.payload,
+        response_within: Duration::from_millis(body.response_within_ms),
+        connect_within: Duration::from_millis(body.connect_within_ms),
+    })
+}
+
 pub(super) fn print_result(result: &TwinResult) -> String {
     let outcome = match result.outcome {
         Outcome::Succeeded => "succeeded",
@@ -224,6 +270,16 @@ pub(super) fn print_result(result: &TwinResult) -> String {
             generation: undo.generation.clone(),
             tags: undo.tags.as_ref().map(section),
             desired: undo.desired.as_ref().map(section),
+        }),
+        call: result.call.as_ref().map(|call| match call {
+            Called::Begun => CalledBody {
+                status: None,
+                payload: String::new(),
+            },
+            Called::Answered(answer) => CalledBody {
+                status: Some(answer.status),
+                payload: answer.payload.clone(),
+            },
         }),
     };
     serde_json::to_string(&body).unwrap_or_default()
@@ -261,6 +317,13 @@ pub(super) fn read_result(row: &OperationResultRow) -> Result<TwinResult, Damage
             generation: undo.generation,
             tags: undo.tags.map(section),
             desired: undo.desired.map(section),
+        }),
+        call: body.call.map(|call| match call.status {
+            Some(status) => Called::Answered(Answer {
+                status,
+                payload: call.payload,
+            }),
+            None => Called::Begun,
         }),
     })
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use twin::query::Vocabulary;
 use twin::{Condition, IdentityKey, TwinPatch};
 
-use super::{Operation, Outcome, State, TwinResult, Undo, Update, Work};
+use super::{Called, Operation, Outcome, State, TwinResult, Undo, Update, Work};
 use crate::apply::twins::{self, Conditions, Form, OperatorWrite};
 use crate::apply::{Cause, Mode, Overlay};
 use crate::error::Error;
@@ -185,6 +185,39 @@ fn still_matches(
     Ok(matches)
 }
 
+/// Whether a device is called now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is.
+    Yes,
+    /// Not here and now.
+    No,
+    /// Not at all, and why.
+    Never(&'static str),
+}
+
+/// Notes that a device is about to be called, unless the operation was stopped.
+///
+/// # Errors
+/// The operation is gone, or its row cannot be read.
+pub fn begin_call(
+    overlay: &mut Overlay,
+    id: &OperationId,
+    key: IdentityKey,
+    now: Timestamp,
+) -> Result<Begun, Error> {
+    let operation = load(overlay, id)?;
+    if operation.state != State::Running || operation.ending.is_some() {
+        return Ok(Begun::No);
+    }
+    let result = TwinResult {
+        call: Some(Called::Begun),
+        ..TwinResult::pending(key, None, now)
+    };
+    overlay.put_result(result.to_row(id));
+    Ok(Begun::Yes)
+}
+
 /// Changes an operation that still runs, and answers it.
 ///
 /// # Errors
@@ -296,5 +329,6 @@ fn result(key: &IdentityKey, done: Result<Done, Error>, now: Timestamp) -> TwinR
         revision: done.revision,
         at: now,
         undo: done.undo,
+        call: None,
     }
 }

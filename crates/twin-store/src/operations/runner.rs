@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use twin::IdentityKey;
 
+use super::calls::Devices;
 use super::decide::{self, Chunk};
 use super::survey::{Count, running};
 use super::{Operation, RUNNING_MAX, State};
@@ -43,6 +44,7 @@ pub struct Runner {
     pub(super) store: Arc<dyn Store>,
     pub(super) engine: Engine,
     pub(super) clock: SharedClock,
+    pub(super) devices: Arc<dyn Devices>,
     begun: Arc<Notify>,
     pub(super) shutdown: ShutdownToken,
 }
@@ -61,6 +63,7 @@ impl Runner {
         store: Arc<dyn Store>,
         engine: Engine,
         clock: SharedClock,
+        devices: Arc<dyn Devices>,
         begun: Arc<Notify>,
         shutdown: ShutdownToken,
     ) -> Runner {
@@ -68,6 +71,7 @@ impl Runner {
             store,
             engine,
             clock,
+            devices,
             begun,
             shutdown,
         }
@@ -120,7 +124,14 @@ impl Runner {
     /// Carries one operation out as far as it goes.
     async fn walk(&self, operation: Operation) -> OperationId {
         let id = operation.id.clone();
-        match self.steps(operation).await {
+        let calls = self.call_all(operation.clone());
+        let steps = self.steps(operation);
+        let walked = tokio::select! {
+            biased;
+            walked = steps => walked,
+            () = calls => Err(Stop::Later),
+        };
+        match walked {
             Ok(operation) => info!(
                 operation = id.0,
                 succeeded = operation.succeeded,
@@ -192,7 +203,9 @@ impl Runner {
     async fn unless_late(&self, operation: Operation) -> Result<Operation, Stop> {
         let now = self.clock.now();
         let late = operation.fails_at().is_some_and(|at| at <= now);
-        if !late || !operation.goes_on() {
+        // A job that calls goes on when its walk is over, too.
+        let calls = operation.call().is_some() && operation.ending.is_none();
+        if !late || !(operation.goes_on() || calls) {
             return Ok(operation);
         }
         self.amend(&operation.id, move |operation| {

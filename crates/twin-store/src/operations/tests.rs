@@ -22,6 +22,7 @@ fn update(condition: &str, desired: serde_json::Value) -> Operation {
         condition: condition.to_owned(),
         tags: None,
         desired: Some(object(desired)),
+        call: None,
     };
     let actor = Writer::Operator("alice".to_owned());
     Operation::begin(id(), Work::Update(update), actor, None, 0, now())
@@ -79,9 +80,40 @@ fn what_is_stored_is_read_back() {
         revision: 9,
         at: now(),
         undo: Some(Undo::of(&before, &after).unwrap()),
+        call: None,
     };
     let row = result.to_row(&id());
     assert_eq!(TwinResult::from_row(&row).unwrap(), result);
+    let answer = |payload: String| Answer {
+        status: -7,
+        payload,
+    };
+    let (large, said) = Called::answered(answer("1".repeat(ANSWER_BYTES_MAX + 1)));
+    assert_eq!(large, Called::Answered(answer("null".to_owned())));
+    assert!(said.contains("8193 bytes"), "{said}");
+    let (small, said) = Called::answered(answer("[1.50]".to_owned()));
+    assert!(said.is_empty());
+    for called in [Called::Begun, small] {
+        let result = TwinResult {
+            call: Some(called),
+            ..TwinResult::pending(key("d"), None, now())
+        };
+        assert_eq!(TwinResult::from_row(&result.to_row(&id())).unwrap(), result);
+    }
+    let mut calling = update("*", json!({}));
+    calling.work = Work::Update(Update {
+        source: Source::Devices,
+        condition: "*".to_owned(),
+        tags: None,
+        desired: None,
+        call: Some(Call {
+            method: MethodName::parse("reboot").unwrap(),
+            payload: "[1e400]".to_owned(),
+            response_within: Duration::from_secs(7),
+            connect_within: Duration::ZERO,
+        }),
+    });
+    assert_eq!(Operation::from_row(&calling.to_row()).unwrap(), calling);
     let broken = OperationResultRow {
         body: row.body.replace("succeeded", "won"),
         ..row

@@ -95,6 +95,7 @@ pub(crate) async fn run(
             condition: args.condition,
             tags_patch_json: ObjectArg::print(args.tags)?,
             desired_patch_json: ObjectArg::print(args.desired)?,
+            method: None,
         }),
         validate_only: args.dry_run,
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),

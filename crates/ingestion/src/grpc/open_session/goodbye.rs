@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bus::PackError;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use service_kit::status::to_status;
 
 use super::{Running, has_room};
@@ -19,6 +19,10 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 impl Running {
     /// Ends the session: acknowledges what is still being published, says why, and tells the twin.
     pub(super) async fn say_goodbye(&mut self, end: &SessionEnd) {
+        self.place.mailbox().take_no_methods();
+        if let Some(mail) = self.place.mailbox().take().now_or_never() {
+            self.decline(mail.calls);
+        }
         let flushes = match end {
             SessionEnd::Left | SessionEnd::NotStored(_) => false,
             SessionEnd::Finished

@@ -18,6 +18,7 @@ use super::refusal::Refusal;
 use crate::admit::Admission;
 use crate::auth::AuthError;
 use crate::error::SessionEnd;
+use crate::methods::MethodCall;
 use crate::notice;
 use crate::session::{Effect, Opened, Request};
 use crate::twins::Refused;
@@ -79,11 +80,28 @@ impl Running {
                 }
                 Effect::Ask(request) => self.ask(request),
                 Effect::FetchDesired => self.fetch_desired(),
+                Effect::Answered(response) => {
+                    let calls = &self.door.parts.calls;
+                    let payload = response.payload_json.into_bytes().into();
+                    let identity = &self.proof.identity;
+                    calls.answered(identity, &response.call_id, response.status, &payload);
+                }
+                Effect::Decline { rid } => {
+                    self.door.parts.calls.declined(&self.proof.identity, &rid);
+                }
                 Effect::Refused(reason) => {
                     self.door.parts.metrics.message_refused(reason);
                     tracing::debug!(identity = %self.proof.identity, reason, "message refused");
                 }
             }
+        }
+    }
+
+    /// Says of calls that they have not gone out.
+    pub(super) fn decline(&self, calls: Vec<MethodCall>) {
+        for call in calls {
+            let identity = &self.proof.identity;
+            self.door.parts.calls.declined(identity, &call.rid);
         }
     }
 
@@ -191,6 +209,9 @@ impl Running {
         let stored = async move { outbox.store(partition, entry).await.map(|()| None) };
         self.stores.push_back(stored.boxed());
         self.opened = Some(opened);
+        if self.session.takes_methods() {
+            self.place.mailbox().take_methods();
+        }
         self.look_later();
     }
 

@@ -9,10 +9,11 @@ use wire::time::{optional, to_wire};
 use wire::twin::v1 as proto;
 
 use crate::error::Error;
-use crate::grpc::object;
 use crate::grpc::token::{self, Kind};
+use crate::grpc::{commands, object};
 use crate::operations::{
-    Job, Operation, Outcome, State, TwinResult, Update, Work, job_of, name, source_of, source_text,
+    Called, Job, Operation, Outcome, State, TwinResult, Update, Work, job_of, name, source_of,
+    source_text,
 };
 use crate::store::{OperationId, Source};
 
@@ -45,9 +46,17 @@ pub(super) fn update(asked: &proto::BulkUpdate, now: Timestamp) -> Result<Update
         condition: asked.condition.clone(),
         tags: object("bulk_update.tags_patch_json", &asked.tags_patch_json)?,
         desired: object("bulk_update.desired_patch_json", &asked.desired_patch_json)?,
+        call: asked.method.as_ref().map(commands::read_call).transpose()?,
     };
+    if update.call.is_some() {
+        if update.tags.is_some() || update.desired.is_some() {
+            let problem = "has a method and a patch; one of them is allowed";
+            return Err(InvalidField::new("bulk_update", problem).into());
+        }
+        return Ok(update);
+    }
     if update.tags.is_none() && update.desired.is_none() {
-        let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
+        let problem = "is empty; give tags_patch_json, desired_patch_json or method";
         return Err(InvalidField::new("bulk_update", problem).into());
     }
     let patch = TwinPatch {
@@ -137,6 +146,7 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
                 condition: update.condition.clone(),
                 tags_patch_json: text(&update.tags),
                 desired_patch_json: text(&update.desired),
+                method: update.call.as_ref().map(commands::print_call),
             };
             (Some(update), String::new())
         }
@@ -185,6 +195,13 @@ pub(super) fn to_wire_result(result: &TwinResult) -> proto::OperationResult {
         reason: result.reason.clone(),
         revision: result.revision,
         time: Some(to_wire(result.at)),
+        method: match &result.call {
+            Some(Called::Answered(answer)) => Some(proto::MethodAnswer {
+                status: answer.status,
+                payload_json: answer.payload.clone(),
+            }),
+            Some(Called::Begun) | None => None,
+        },
     }
 }
 

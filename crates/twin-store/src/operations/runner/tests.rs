@@ -1,16 +1,23 @@
 #![allow(clippy::disallowed_methods)] // what is under test needs no supervisor
 
+use std::sync::Mutex;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use iot_hub::MethodName;
 use serde_json::json;
 use service_kit::clock::ManualClock;
 use service_kit::metrics::Registry;
 use testkit::wait_for;
+use tokio::sync::Semaphore;
 use twin::{IdentityKey, Partition, PartitionCount, Writer};
 
 use super::*;
 use crate::apply::{Cause, Limits, Mode, devices};
 use crate::engine::{self, Keep};
+use crate::error::CommandError;
 use crate::metrics::Metrics;
-use crate::operations::{Update, Work};
+use crate::operations::{Answer, Call, Called, Outcome, TwinResult, Update, Work};
 use crate::store::model::ModelStore;
 use crate::store::{PartitionState, Source};
 use crate::testing::{device, new_device, now, object};
@@ -18,6 +25,85 @@ use crate::testing::{device, new_device, now, object};
 const SOON: Duration = Duration::from_mins(1);
 /// More than one chunk.
 const DEVICES: usize = 150;
+
+/// Devices that answer calls with their own id, as soon as they have a permit.
+struct Fleet {
+    permits: Arc<Semaphore>,
+    called: Arc<Mutex<Vec<IdentityKey>>>,
+    at_once: Arc<Mutex<(usize, usize)>>,
+}
+
+impl Fleet {
+    fn new(permits: usize) -> Arc<Fleet> {
+        Arc::new(Fleet {
+            permits: Arc::new(Semaphore::new(permits)),
+            called: Arc::default(),
+            at_once: Arc::default(),
+        })
+    }
+
+    fn called(&self) -> Vec<IdentityKey> {
+        self.called.lock().unwrap().clone()
+    }
+
+    /// The most calls that waited at the same time.
+    fn most_at_once(&self) -> usize {
+        self.at_once.lock().unwrap().1
+    }
+}
+
+impl Devices for Fleet {
+    fn call(&self, key: IdentityKey, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
+        assert_eq!(call, reboot());
+        self.called.lock().unwrap().push(key.clone());
+        let (permits, at_once) = (self.permits.clone(), self.at_once.clone());
+        async move {
+            {
+                let mut counts = at_once.lock().unwrap();
+                counts.0 += 1;
+                counts.1 = counts.1.max(counts.0);
+            }
+            permits.acquire().await.expect("open").forget();
+            at_once.lock().unwrap().0 -= 1;
+            if key.device.as_str() == "d7" {
+                return Err(CommandError::NotOnline(key).into());
+            }
+            Ok(Answer {
+                status: 200,
+                payload: format!("\"{key}\""),
+            })
+        }
+        .boxed()
+    }
+}
+
+fn reboot() -> Call {
+    Call {
+        method: MethodName::parse("reboot").unwrap(),
+        payload: "null".to_owned(),
+        response_within: Duration::from_secs(5),
+        connect_within: Duration::ZERO,
+    }
+}
+
+fn calls() -> Work {
+    let Work::Update(update) = update() else {
+        panic!("an update");
+    };
+    Work::Update(Update {
+        desired: None,
+        call: Some(reboot()),
+        ..update
+    })
+}
+
+async fn results(store: &ModelStore, id: &OperationId) -> Vec<TwinResult> {
+    let page = store.operation_results(id.clone(), None, 1000).await;
+    let rows = page.unwrap().records;
+    rows.iter()
+        .map(|row| TwinResult::from_row(row).unwrap())
+        .collect()
+}
 
 /// A replica that owns some of the partitions of a shared store.
 struct Replica {
@@ -51,12 +137,18 @@ impl Replica {
 
     /// Has it work on operations.
     fn serve(&self) {
+        self.serve_with(Fleet::new(Semaphore::MAX_PERMITS), &self.shutdown);
+    }
+
+    /// The same with these devices, until told to stop.
+    fn serve_with(&self, devices: Arc<Fleet>, shutdown: &ShutdownToken) {
         let runner = Runner::new(
             self.store.clone(),
             self.engine.clone(),
             ManualClock::at(now()),
+            devices,
             self.begun.clone(),
-            self.shutdown.clone(),
+            shutdown.clone(),
         );
         tokio::spawn(runner.run());
     }
@@ -115,6 +207,7 @@ fn update() -> Work {
         condition: "*".to_owned(),
         tags: None,
         desired: Some(object(json!({"a": 1}))),
+        call: None,
     })
 }
 
@@ -297,6 +390,104 @@ async fn a_result_that_cannot_be_read_stops_neither_an_operation_nor_its_undo() 
     assert_eq!((undone.succeeded, undone.failed), (all - 2, 2));
     let back = count(&store, 3, "{}").await;
     assert_eq!(back, [all - elsewhere - 1, elsewhere - 1]);
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn a_job_calls_every_device_once_and_a_few_at_a_time() {
+    let store = ModelStore::new();
+    let (replicas, _) = pair(&store).await;
+    let fleet = Fleet::new(Semaphore::MAX_PERMITS);
+    // Both look, and whoever owns the first partition calls all.
+    let others = Fleet::new(Semaphore::MAX_PERMITS);
+    replicas[0].serve_with(fleet.clone(), &replicas[0].shutdown);
+    replicas[1].serve_with(others.clone(), &replicas[1].shutdown);
+    let id = replicas[0].begin(calls()).await;
+    let done = ended(&store, &id).await;
+    assert_eq!(done.state, State::Succeeded, "{done:?}");
+    let all = u64::try_from(DEVICES).unwrap();
+    assert_eq!((done.succeeded, done.failed), (all - 1, 1));
+    let mut called = fleet.called();
+    called.sort();
+    called.dedup();
+    assert_eq!((called.len(), fleet.called().len()), (DEVICES, DEVICES));
+    assert!(others.called().is_empty());
+    assert!(fleet.most_at_once() <= 16, "{}", fleet.most_at_once());
+    for result in results(&store, &id).await {
+        let key = result.key.to_string();
+        if key == "d7" {
+            assert_eq!((result.outcome, result.call), (Outcome::Failed, None));
+            assert!(result.reason.contains("not connected"), "{}", result.reason);
+            continue;
+        }
+        let answer = Answer {
+            status: 200,
+            payload: format!("\"{key}\""),
+        };
+        assert_eq!(result.outcome, Outcome::Succeeded, "{key}");
+        assert_eq!(result.call, Some(Called::Answered(answer)), "{key}");
+    }
+    // Nothing was written.
+    assert_eq!(count(&store, 1, "{}").await.iter().sum::<u64>(), all);
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn calls_that_had_begun_when_the_service_ended_are_not_made_again() {
+    let store = ModelStore::new();
+    let (replicas, _) = pair(&store).await;
+    let silent = Fleet::new(0);
+    let first = ShutdownToken::new();
+    replicas[0].serve_with(silent.clone(), &first);
+    let id = replicas[0].begin(calls()).await;
+    wait_for("calls to be under way", SOON, async || {
+        (silent.called().len() == 16).then_some(())
+    })
+    .await;
+    first.trigger();
+    let fleet = Fleet::new(Semaphore::MAX_PERMITS);
+    replicas[0].serve_with(fleet.clone(), &replicas[0].shutdown);
+    let done = ended(&store, &id).await;
+    assert_eq!(done.state, State::Succeeded, "{done:?}");
+    let lost = silent.called();
+    assert!(fleet.called().iter().all(|key| !lost.contains(key)));
+    assert_eq!(fleet.called().len(), DEVICES - 16);
+    for result in results(&store, &id).await {
+        if lost.contains(&result.key) {
+            assert_eq!(result.outcome, Outcome::Failed);
+            assert!(result.reason.contains("not known"), "{}", result.reason);
+        }
+    }
+    for replica in replicas {
+        replica.shutdown.trigger();
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_stopped_calls_nobody_any_more_and_waits_for_whom_it_called() {
+    let store = ModelStore::new();
+    let (replicas, _) = pair(&store).await;
+    let fleet = Fleet::new(0);
+    replicas[0].serve_with(fleet.clone(), &replicas[0].shutdown);
+    let id = replicas[0].begin(calls()).await;
+    until(&store, &id, "the walk's end", |one| one.walked).await;
+    wait_for("calls to be under way", SOON, async || {
+        (fleet.called().len() == 16).then_some(())
+    })
+    .await;
+    let stopped = replicas[0].cancel(&id).await;
+    assert_eq!(stopped.state, State::Running, "it waits for answers");
+    fleet.permits.add_permits(1000);
+    let done = ended(&store, &id).await;
+    assert_eq!(done.state, State::Cancelled, "{done:?}");
+    assert_eq!(fleet.called().len(), 16);
+    let all = u64::try_from(DEVICES).unwrap();
+    assert_eq!(done.succeeded + done.failed, 16);
+    assert_eq!(done.skipped, all - 16);
     for replica in replicas {
         replica.shutdown.trigger();
     }

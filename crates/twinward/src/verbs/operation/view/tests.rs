@@ -17,6 +17,7 @@ fn operation(state: api::OperationState) -> api::Operation {
             condition: "tags.site = 'hall-3'".to_owned(),
             tags_patch_json: r#"{"site":"hall-4"}"#.to_owned(),
             desired_patch_json: String::new(),
+            method: None,
         }),
         total: 1200,
         succeeded: 1100,
@@ -84,6 +85,7 @@ fn results_tell_why_a_twin_was_left_alone() {
         reason: "it was deleted meanwhile".to_owned(),
         revision: 0,
         time: Some(at(-4)),
+        method: None,
     };
     let rows = vec![result_row(&skipped)];
     let paper = crate::output::Paper {
