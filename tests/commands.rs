@@ -13,12 +13,17 @@ const WITHIN: Duration = Duration::from_mins(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sdk_calls_methods_of_devices_with_the_device_sdk() {
-    run("test_commands.py", 6).await;
+    run("test_commands.py", 7).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_from_the_cloud_reach_devices_with_the_device_sdk() {
     run("test_messages.py", 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_messages_reach_devices_at_each_of_two_instances() {
+    run("test_replicas.py", 2).await;
 }
 
 /// Runs a script of the SDK, which has so many tests.

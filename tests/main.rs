@@ -7,6 +7,7 @@
 
 mod support;
 
+mod agent_methods;
 mod bad_input;
 mod bulk_over_a_kill;
 mod commands;

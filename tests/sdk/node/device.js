@@ -11,6 +11,7 @@ const { X509Certificate } = require('crypto');
 const fs = require('fs');
 const path = require('path');
 const { Client, Message } = require('azure-iot-device');
+const { JobClient, Registry } = require('azure-iothub');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 const { Hub, PROGRAM, waitFor } = require('./hub');
 
@@ -143,6 +144,40 @@ async function methods() {
   }
 }
 
+async function methodJobs() {
+  const service = hub.variables.TWINWARD_SERVICE_CONNECTION_STRING;
+  const jobs = JobClient.fromConnectionString(service);
+  const client = await connected(hub.create('job-there'));
+  client.onDeviceMethod('reboot', (request, response) => {
+    response.send(207, { got: request.payload }, (error) => assert.ifError(error));
+  });
+  const call = () => hub.ask('device', 'invoke', 'job-there', 'reboot');
+  await waitFor('the method', () => call().catch(() => false));
+  hub.create('job-away');
+  const method = { methodName: 'reboot', payload: { now: true }, responseTimeoutInSeconds: 20 };
+  const who = "deviceId IN ['job-there', 'job-away']";
+  const begun = await jobs.scheduleDeviceMethod('node-reboot', who, method, new Date(), 120);
+  assert.strictEqual(begun.jobStatus.type, 'scheduleDeviceMethod');
+  const job = await waitFor('the job', async () => {
+    const found = (await jobs.getJob('node-reboot')).jobStatus;
+    return found.status === 'completed' && found;
+  });
+  assert.strictEqual(job.deviceJobStatistics.succeededCount, 1);
+  assert.strictEqual(job.deviceJobStatistics.failedCount, 1);
+  const registry = Registry.fromConnectionString(service);
+  const query = registry.createQuery(
+    "SELECT * FROM devices.jobs WHERE devices.jobs.jobId = 'node-reboot'",
+  );
+  const rows = new Map((await query.next()).result.map((row) => [row.deviceId, row]));
+  const answered = rows.get('job-there');
+  assert.strictEqual(answered.status, 'completed');
+  const response = { status: 207, payload: { got: { now: true } } };
+  assert.deepStrictEqual(answered.outcome.deviceMethodResponse, response);
+  assert.strictEqual(rows.get('job-away').status, 'failed');
+  assert.match(rows.get('job-away').error.description, /not connected/);
+  await left(client);
+}
+
 async function messages() {
   for (const [name, transport] of [
     ['told-mqtt', Mqtt],
@@ -200,7 +235,8 @@ async function restart() {
 async function main() {
   hub = await Hub.start();
   try {
-    for (const step of [telemetry, wrongKeys, certificates, twins, methods, messages, restart]) {
+    const steps = [telemetry, wrongKeys, certificates, twins, methods, methodJobs, messages];
+    for (const step of [...steps, restart]) {
       await step();
       console.log(`ok ${step.name}`);
     }

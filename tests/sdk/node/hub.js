@@ -5,6 +5,7 @@
 const assert = require('assert');
 const { execFileSync, spawn } = require('child_process');
 const fs = require('fs');
+const https = require('https');
 const net = require('net');
 const os = require('os');
 const path = require('path');
@@ -76,6 +77,8 @@ class Hub {
       if (found) this.variables[found[1]] = found[2].replace(/^'|'$/g, '');
     }
     this.ca = fs.readFileSync(this.variables.TWINWARD_CA_FILE, 'utf8');
+    // The service SDK takes no authority of its own, and Node reads its variable before we know it.
+    https.globalAgent.options.ca = this.ca;
   }
 
   log() {

@@ -290,7 +290,7 @@ def jobs(registry):
     )
     refused(
         400,
-        "InvalidOperation",
+        "ArgumentInvalid",
         hub.create_scheduled_job, "bad", JobRequest(type="scheduleDeviceMethod"),
     )
 

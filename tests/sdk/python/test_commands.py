@@ -10,8 +10,8 @@ import unittest
 from pathlib import Path
 
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, MethodResponse
-from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import CloudToDeviceMethod
+from azure.iot.hub import IoTHubJobManager, IoTHubRegistryManager
+from azure.iot.hub.models import CloudToDeviceMethod, JobRequest, QuerySpecification
 from msrest.exceptions import HttpOperationError
 
 from hub import PROGRAM, SOON, Hub, wait_for
@@ -149,6 +149,47 @@ class MethodTest(unittest.TestCase):
             response = caught.exception.response
             self.assertEqual(response.status_code, status, response.text)
             self.assertEqual(response.headers["iothub-errorcode"], wanted)
+
+    def test_a_job_that_calls_a_method_of_many_devices(self):
+        calls = []
+
+        def answer(request):
+            calls.append(request.payload)
+            return 207, {"done": request.name}
+
+        for name in ("worker-1", "worker-2"):
+            self.device(name, answer)
+            self.invoke(name, "awake", {}, connect_timeout_in_seconds=30)
+        calls.clear()
+        self.hub.create("worker-away")
+        jobs = IoTHubJobManager.from_connection_string(
+            self.hub.variables["TWINWARD_SERVICE_CONNECTION_STRING"]
+        )
+        asked = JobRequest(
+            job_id="reboot-all",
+            type="scheduleDeviceMethod",
+            cloud_to_device_method=CloudToDeviceMethod(
+                method_name="reboot", payload={"now": True}, response_timeout_in_seconds=20
+            ),
+            query_condition="deviceId IN ['worker-1', 'worker-2', 'worker-away']",
+            max_execution_time_in_seconds=120,
+        )
+        begun = jobs.create_scheduled_job("reboot-all", asked)
+        self.assertEqual((begun.job_id, begun.type), ("reboot-all", "scheduleDeviceMethod"))
+
+        def ended():
+            job = jobs.get_scheduled_job("reboot-all")
+            return job if job.status == "completed" else None
+
+        job = wait_for("the job", ended)
+        counts = job.device_job_statistics
+        self.assertEqual((counts.device_count, counts.succeeded_count), (3, 2))
+        self.assertEqual(counts.failed_count, 1)
+        self.assertEqual(calls, [{"now": True}] * 2)
+        query = "SELECT * FROM devices.jobs WHERE devices.jobs.jobId = 'reboot-all'"
+        rows = self.service.query_iot_hub(QuerySpecification(query=query)).items
+        rows = {row.as_dict()["device_id"]: row for row in rows}
+        self.assertEqual(set(rows), {"worker-1", "worker-2", "worker-away"})
 
     def test_the_command_line(self):
         self.device("typed", lambda request: (201, {"got": request.payload}))
