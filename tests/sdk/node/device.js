@@ -59,7 +59,6 @@ async function telemetry() {
       // Returns when the hub has acknowledged it.
       await client.sendEvent(message);
     }
-    await client.sendEventBatch([new Message('1'), new Message('2')]);
     await left(client);
   }
 }

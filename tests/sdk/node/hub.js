@@ -13,6 +13,16 @@ const path = require('path');
 const PROGRAM = process.env.TWINWARD_BIN;
 const SOON = 60_000;
 
+// The service SDK takes no authority of its own, and Node reads its variable for one before the hub has
+// made it: so each request to a hub of ours is told whom to trust, and nothing else is changed.
+const trusted = new Map();
+const request = https.request;
+https.request = function (options, ...rest) {
+  const host = typeof options === 'object' && (options.hostname || options.host);
+  const ca = trusted.get(host);
+  return request.call(this, ca ? { ca, ...options } : options, ...rest);
+};
+
 /** What `look` sees, as soon as it sees something. */
 async function waitFor(what, look) {
   const until = Date.now() + SOON;
@@ -77,8 +87,7 @@ class Hub {
       if (found) this.variables[found[1]] = found[2].replace(/^'|'$/g, '');
     }
     this.ca = fs.readFileSync(this.variables.TWINWARD_CA_FILE, 'utf8');
-    // The service SDK takes no authority of its own, and Node reads its variable before we know it.
-    https.globalAgent.options.ca = this.ca;
+    trusted.set(this.address, this.ca);
   }
 
   log() {

@@ -96,7 +96,6 @@ class MessageTest(unittest.TestCase):
         self.assertEqual(message.correlation_id, "c-1")
         self.assertEqual(message.content_type, "application/json")
         self.assertEqual(message.content_encoding, "utf-8")
-        self.assertEqual(message.to, "/devices/whole/messages/deviceBound")
         self.assertEqual(message.custom_properties, {"colour": "red & blue/ö"})
         self.assertIsNotNone(message.expiry_time_utc)
         self.wait_until_none_waits("whole")

@@ -79,19 +79,23 @@ class ReplicasTest(unittest.TestCase):
         if at:
             connection += f";GatewayHostName={at.address}"
         client = IoTHubDeviceClient.create_from_connection_string(
-            connection, server_verification_cert=self.hub.ca() + self.second.ca
+            connection,
+            server_verification_cert=self.hub.ca() + self.second.ca,
+            # Two clients of one device that both came back would drop each other for ever.
+            connection_retry=False,
         )
         self.addCleanup(client.shutdown)
-        client.connect()
 
         def handle(request):
             answer = {"at": "second" if at else "first"}
             response = MethodResponse.create_from_method_request(request, 200, answer)
             client.send_method_response(response)
 
-        client.on_method_request_received = handle
         told = queue.Queue()
+        # Before it connects: what waits for it comes at once, because its subscription is kept.
         client.on_message_received = told.put
+        client.on_method_request_received = handle
+        client.connect()
         return client, told
 
     def invoke(self, device):
