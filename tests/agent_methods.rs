@@ -24,7 +24,10 @@ async fn an_operator_has_the_agent_collect_now() {
     let before = seen.posture()["listeningPortsSnapshot"]["observedAt"].clone();
     let answered = invoke(&hub, "ping").await;
     assert_eq!(answered["status"], 200);
-    assert!(answered["payload"]["agentVersion"].is_string(), "{answered}");
+    assert!(
+        answered["payload"]["agentVersion"].is_string(),
+        "{answered}"
+    );
     let answered = invoke(&hub, "collectNow").await;
     assert_eq!(answered["status"], 200);
     let collectors = answered["payload"]["collectors"].as_array();

@@ -28,6 +28,7 @@ use crate::session::Session;
 use crate::spool::{self, Sequence, Spool};
 
 mod exchange;
+mod expire;
 mod follow;
 mod methods;
 
@@ -43,9 +44,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A service that owes an acknowledgement for longer is not going to give it on this connection.
 const ACKNOWLEDGEMENT_OVERDUE: Duration = Duration::from_mins(1);
-
-/// How often the engine looks for events that waited too long; the limit is in minutes.
-const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 
 /// What this agent calls itself.
 pub(crate) const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -350,23 +348,6 @@ impl Engine {
         if since.elapsed() > ACKNOWLEDGEMENT_OVERDUE {
             tracing::warn!("the service owes an acknowledgement for too long");
             self.reset_session();
-        }
-    }
-
-    /// `IothubModule_MessageTimeout`: what waits for longer without a service is given up, and counted.
-    fn expire(&mut self) {
-        let now = Instant::now();
-        if self.state.expire_at.is_some_and(|at| now < at) {
-            return;
-        }
-        self.state.expire_at = Some(now + EXPIRE_EVERY);
-        let kept_for = self.state.configuration.message_timeout.0;
-        let Ok(before) = self.clock.now().checked_sub(kept_for) else {
-            return;
-        };
-        match block_in_place(|| self.spool.expire(before)) {
-            Ok(()) => self.commit_soon(),
-            Err(error) => tracing::error!(error = chain(&error), "cannot drop old events"),
         }
     }
 

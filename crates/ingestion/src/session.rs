@@ -11,17 +11,19 @@ use jiff::Timestamp;
 use service_kit::error::IotHubCode;
 use wire::InvalidField;
 use wire::agent::v1 as agent;
-use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::agent::v1::open_session_request::Message;
 use wire::agent::v1::open_session_response::Message as Response;
 
 use crate::admit::{BatchLimits, admit};
 use crate::methods::MethodCall;
 use crate::push::{Fetch, Pusher};
-use crate::text::shorten;
 
+mod check;
 mod effect;
 
+use check::{
+    REQUEST_ID_BYTES_MAX, check_acknowledge, check_hello, check_request_id, cut_to_limits,
+};
 pub(crate) use effect::{Effect, Opened, Request};
 
 /// Requests to twin-store that one session may have waiting. They are answered one after the other,
@@ -30,9 +32,6 @@ const REQUESTS_MAX: usize = 8;
 
 /// Answers that may wait for a slow reader before its stream is not read any more.
 const RESPONSES_MAX: usize = 16;
-
-/// Most characters of a request id: it is only echoed, a UUID needs 36.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// What bounds a session.
 #[derive(Debug, Clone, Copy)]
@@ -341,66 +340,6 @@ fn request_id(message: &Message) -> &str {
         id
     } else {
         ""
-    }
-}
-
-fn check_request_id(id: &str) -> Result<(), InvalidField> {
-    check_length("request_id", id, REQUEST_ID_BYTES_MAX)
-}
-
-fn check_length(field: &str, text: &str, max: usize) -> Result<(), InvalidField> {
-    if text.len() <= max {
-        return Ok(());
-    }
-    let problem = format!("has {} bytes; at most {max} are allowed", text.len());
-    Err(InvalidField::new(field, problem))
-}
-
-fn check_hello(hello: &agent::Hello) -> Result<(), InvalidField> {
-    check_length(
-        "hello.agent_version",
-        &hello.agent_version,
-        posture::limits::NAME_BYTES_MAX,
-    )?;
-    check_length(
-        "hello.generation_id",
-        &hello.generation_id,
-        posture::limits::NAME_BYTES_MAX,
-    )?;
-    match uuid::Uuid::try_parse(&hello.session_id) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(InvalidField::new(
-            "hello.session_id",
-            format!("is no UUID: {error}"),
-        )),
-    }
-}
-
-fn check_acknowledge(acknowledge: &agent::AcknowledgeDesired) -> Result<(), InvalidField> {
-    match acknowledge.outcome() {
-        Outcome::Applied | Outcome::Rejected => {}
-        Outcome::Unspecified => {
-            let problem = format!(
-                "is {}; allowed are OUTCOME_APPLIED (1) and OUTCOME_REJECTED (2)",
-                acknowledge.outcome
-            );
-            return Err(InvalidField::new("acknowledge_desired.outcome", problem));
-        }
-    }
-    wire::time::optional("acknowledge_desired.apply_time", acknowledge.apply_time)?;
-    Ok(())
-}
-
-/// Cuts what the agent says about its decision: refusing a long reason would leave the operator
-/// without any.
-fn cut_to_limits(acknowledge: &mut agent::AcknowledgeDesired) {
-    use posture::limits::{INVALID_FIELDS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
-
-    let reason = std::mem::take(&mut acknowledge.reason);
-    acknowledge.reason = shorten(reason, REASON_BYTES_MAX);
-    acknowledge.invalid_fields.truncate(INVALID_FIELDS_MAX);
-    for field in &mut acknowledge.invalid_fields {
-        *field = shorten(std::mem::take(field), NAME_BYTES_MAX);
     }
 }
 

@@ -12,9 +12,6 @@
 //! more, also one that is cancelled: whoever is told that it has ended can rely on it that nothing
 //! is written in its name any more.
 
-use std::time::Duration;
-
-use iot_hub::MethodName;
 use jiff::Timestamp;
 use twin::{IdentityKey, Map, Writer};
 
@@ -24,6 +21,7 @@ use crate::store::{OperationId, OperationResultRow, OperationRow, Source};
 mod ahead;
 mod assigned;
 mod body;
+mod called;
 pub mod calls;
 pub mod decide;
 pub mod runner;
@@ -31,6 +29,7 @@ pub(crate) mod survey;
 pub mod take_back;
 
 pub(crate) use body::{source_of, source_text};
+pub use called::{Answer, Call, Called};
 pub use take_back::Undo;
 
 /// Operations that may go on at once: each has a share of the writer.
@@ -66,59 +65,6 @@ pub struct Update {
     pub desired: Option<Map>,
     /// Instead of both: a direct method to be called.
     pub call: Option<Call>,
-}
-
-/// A direct method that an operation calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// Which.
-    pub method: MethodName,
-    /// JSON.
-    pub payload: String,
-    /// How long a device may take.
-    pub response_within: Duration,
-    /// How long to wait for a device that is not connected.
-    pub connect_within: Duration,
-}
-
-/// What a device answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// As the device chose it.
-    pub status: i32,
-    /// JSON.
-    pub payload: String,
-}
-
-/// How far the call of a device is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Called {
-    /// It has begun, and nobody knows yet what came of it.
-    Begun,
-    /// The device answered; a payload that is too large to be kept is `null`.
-    Answered(Answer),
-}
-
-/// Largest payload of an answer that is kept with an operation, so that the results of a job over
-/// a hundred thousand devices stay below a gigabyte.
-const ANSWER_BYTES_MAX: usize = 8 << 10;
-
-impl Called {
-    /// An answer as it is kept, and what is said if not all of it is.
-    fn answered(answer: Answer) -> (Called, String) {
-        let bytes = answer.payload.len();
-        if bytes <= ANSWER_BYTES_MAX {
-            return (Called::Answered(answer), String::new());
-        }
-        let kept = Answer {
-            payload: "null".to_owned(),
-            ..answer
-        };
-        let reason = format!(
-            "the payload of its answer has {bytes} bytes; {ANSWER_BYTES_MAX} at most are kept"
-        );
-        (Called::Answered(kept), reason)
-    }
 }
 
 /// Where an operation stands.

@@ -8,6 +8,7 @@
 mod goodbye;
 mod perform;
 mod refusal;
+mod span;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -318,7 +319,7 @@ impl Running {
         let now = self.door.parts.clock.now();
         if let Some(mut response) = self.session.next_response(now) {
             if let Some(Response::Desired(section)) = &mut response.message {
-                perform::trace_push(&self.proof.identity, section);
+                span::trace_push(&self.proof.identity, section);
                 self.door.parts.metrics.pushed();
             }
             permit.send(Ok(response));

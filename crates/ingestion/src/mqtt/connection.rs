@@ -25,7 +25,7 @@ use super::pace::Pace;
 use super::provisioning::{self, Claimed, Registering};
 use super::session::Session;
 use super::wire::{AnyStream, Wire};
-use crate::auth::{AuthError, Proof};
+use crate::auth::Proof;
 use crate::grpc::Door;
 use crate::inlet::Inlet;
 use crate::rejects::Budget;
@@ -36,6 +36,7 @@ use perform::{Answer, Stored};
 mod goodbye;
 mod messages;
 mod perform;
+mod proof;
 
 /// How often a session looks at the desired section and proves itself again though nobody said
 /// that anything changed: between half of this and this, so that sessions spread.
@@ -47,10 +48,6 @@ const LOOK: Policy = Policy {
 
 /// The longest silence that is allowed whatever a device asks for, as in IoT Hub.
 const SILENCE_MAX: Duration = Duration::from_secs(1767);
-
-/// The longest single sleep until the proof ends. The wall clock may be stepped meanwhile, and
-/// timers have a limit that tokens do not have.
-const PROOF_SLEEP_MAX: Duration = Duration::from_hours(1);
 
 /// Both ways of a device.
 type DeviceWire = Wire<AnyStream>;
@@ -362,32 +359,6 @@ impl Running {
         // Without a budget there is always another delay.
         let delay = self.look_backoff.next_delay().unwrap_or(LOOK.cap);
         self.look.as_mut().reset(Instant::now() + delay);
-    }
-
-    fn on_proven(&mut self, outcome: Result<(), AuthError>) -> Result<(), End> {
-        self.proving = false;
-        if std::mem::take(&mut self.prove_once_more) {
-            self.prove_again();
-        }
-        match outcome {
-            // That twin-store is away proves nothing; the next look asks again.
-            Ok(()) | Err(AuthError::Unavailable(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// How long to sleep until the proof may have ended.
-    fn proof_left(&self) -> Duration {
-        let now = self.door.parts.clock.now();
-        let left = self.proof.ends_at().duration_since(now);
-        Duration::try_from(left)
-            .unwrap_or(Duration::ZERO)
-            .min(PROOF_SLEEP_MAX)
-    }
-
-    fn check_proof_time(&self) -> Result<(), End> {
-        self.proof.check_time(self.door.parts.clock.now())?;
-        Ok(())
     }
 }
 

@@ -1,3 +1,4 @@
+use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::agent::v1::security_event::Payload;
 
 use super::*;

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use iot_hub::MethodName;
 use serde_json::json;
 
+use super::called::ANSWER_BYTES_MAX;
 use super::decide::{self, Chunk, Next, Step};
 use super::take_back::TakeBack;
 use super::*;

@@ -4,9 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
-use service_kit::trace;
 use tracing::Instrument;
-use twin::IdentityKey;
 use wire::agent::v1 as agent;
 use wire::agent::v1::open_session_response::Message as Response;
 use wire::bus::v1 as bus_wire;
@@ -15,6 +13,7 @@ use wire::twin::v1 as twins;
 
 use super::Running;
 use super::refusal::Refusal;
+use super::span::{continue_trace, request_span};
 use crate::admit::Admission;
 use crate::auth::AuthError;
 use crate::error::SessionEnd;
@@ -25,9 +24,6 @@ use crate::twins::Refused;
 
 /// How long the twin's "disconnected" may take. It is a courtesy: the next "connected" says it too.
 const DISCONNECTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// A `traceparent` of version 00 has exactly this many characters.
-const TRACE_PARENT_BYTES: usize = 55;
 
 /// Resolves when an entry is durable; with the acknowledgement, if it was a batch.
 pub(super) type Stored = BoxFuture<'static, Result<Option<agent::EventsAck>, bus::PackError>>;
@@ -45,25 +41,6 @@ pub(super) enum Answer {
     Proven(Result<(), AuthError>),
     /// The other instances were told of the session.
     Told,
-}
-
-/// Lets the push be a part of the trace of the change that caused it, and the agent's work a part
-/// of the push.
-pub(super) fn trace_push(identity: &IdentityKey, section: &mut agent::DesiredConfiguration) {
-    let span = tracing::info_span!(parent: None, "push", %identity, version = section.version);
-    section.trace_parent = continue_trace(&span, std::mem::take(&mut section.trace_parent));
-    span.in_scope(|| tracing::debug!("desired section given to the agent"));
-}
-
-/// Makes a span continue what `trace_parent` names, and returns how others continue the span. When
-/// this process has no tracer, the trace passes through unchanged.
-fn continue_trace(span: &tracing::Span, trace_parent: String) -> String {
-    let known = trace::set_parent(span, &trace_parent);
-    match trace::traceparent_of(span) {
-        Some(ours) => ours,
-        None if known || trace_parent.len() == TRACE_PARENT_BYTES => trace_parent,
-        None => String::new(),
-    }
 }
 
 impl Running {
@@ -345,35 +322,6 @@ impl Running {
             self.door.parts.auth.forget(&self.proof.identity);
             self.prove_again();
         }
-    }
-}
-
-/// The span of a request; an acknowledgement continues the trace of its push.
-fn request_span(identity: &IdentityKey, request: Request) -> (tracing::Span, Request) {
-    match request {
-        Request::Acknowledge {
-            mut acknowledge,
-            push_time,
-        } => {
-            let version = acknowledge.version;
-            let span = tracing::info_span!(parent: None, "acknowledge", %identity, version);
-            trace::set_parent(&span, &std::mem::take(&mut acknowledge.trace_parent));
-            (
-                span,
-                Request::Acknowledge {
-                    acknowledge,
-                    push_time,
-                },
-            )
-        }
-        Request::PatchReported(_) => (
-            tracing::info_span!(parent: None, "patch_reported", %identity),
-            request,
-        ),
-        Request::GetTwin(_) => (
-            tracing::info_span!(parent: None, "get_twin", %identity),
-            request,
-        ),
     }
 }
 
