@@ -31,7 +31,7 @@ use crate::config::Limits;
 use crate::error::Error;
 use crate::grpc::Door;
 use addresses::Addresses;
-use arrive::Way;
+use arrive::{Unshaken, Way};
 use turns::Turns;
 
 mod addresses;
@@ -204,8 +204,11 @@ impl Listener {
     ) -> futures::future::BoxFuture<'static, ()> {
         // Small messages should not wait for more to come; without it things only get slower.
         let _ = tcp.set_nodelay(true);
-        let handshake = self.tls.acceptor().accept(tcp);
-        let way = Way::Tls(Box::pin(self.handshakes.take_for(handshake)));
+        let way = Way::Tls(Box::new(Unshaken {
+            tcp,
+            acceptor: self.tls.acceptor(),
+            turns: self.handshakes.clone(),
+        }));
         connection::serve(door.clone(), way, peer, room, self.within).boxed()
     }
 }

@@ -4,21 +4,24 @@
 //! just closes for a broken network and try for ever.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use iot_hub::mqtt::{ConnectName, DeviceTopic, FilterKind};
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::types::{MQTT_LEVEL_311, QoS};
 use rmqtt_codec::v3::{Connect, ConnectAckReason, LastWill, Packet};
 use tokio::net::TcpStream;
-use tokio_rustls::Accept;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use twin::IdentityKey;
 
 use super::end::End;
 use super::message::DeviceMessage;
 use super::session::{Persistence, Session, check_size};
 use super::subscriptions::{self, Subscriptions};
-use super::turns::Paced;
+use super::turns::Turns;
 use super::wire::{AnyStream, Wire};
 use crate::auth::{AuthError, Proof};
 use crate::grpc::Door;
@@ -46,17 +49,72 @@ pub(super) struct Admitted {
 /// How a device comes.
 pub(super) enum Way {
     /// Over TCP, with the TLS handshake still to be made.
-    Tls(Pin<Box<Paced<Accept<TcpStream>>>>),
+    Tls(Box<Unshaken>),
     /// Over a link, with the certificates that it has shown at the other end.
     Link(AnyStream, Vec<Vec<u8>>),
 }
 
+/// A connection with its handshake still to be made.
+pub(super) struct Unshaken {
+    pub(super) tcp: TcpStream,
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) turns: Turns,
+}
+
+impl Unshaken {
+    /// Makes the handshake, within a time that does not count what we make the device wait.
+    async fn shake_hands(self, until: &mut Until) -> Result<TlsStream<TcpStream>, End> {
+        // Who says nothing needs no turn.
+        until
+            .wait(self.tcp.readable())
+            .await?
+            .map_err(End::Handshake)?;
+        let mut handshake = self.acceptor.accept(self.tcp);
+        let queued = Instant::now();
+        let first = self.turns.first_step(&mut handshake).await;
+        until.at += queued.elapsed();
+        let shaken = match first {
+            Poll::Ready(shaken) => shaken,
+            Poll::Pending => until.wait(handshake).await?,
+        };
+        shaken.map_err(End::Handshake)
+    }
+}
+
+/// Until when a device has to have shown what it has to show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    at: Instant,
+    within: Duration,
+}
+
+impl Until {
+    /// From now on.
+    pub(super) fn within(within: Duration) -> Self {
+        Self {
+            at: Instant::now() + within,
+            within,
+        }
+    }
+
+    /// Waits for something that the device does.
+    pub(super) async fn wait<F: Future>(&self, something: F) -> Result<F::Output, End> {
+        let waited = tokio::time::timeout_at(self.at, something).await;
+        waited.map_err(|_elapsed| End::Late {
+            seconds: self.within.as_secs(),
+        })
+    }
+}
+
 /// Shakes hands, if that is still to be done.
-pub(super) async fn shake_hands(way: Way) -> Result<(Wire<AnyStream>, Vec<Vec<u8>>), End> {
+pub(super) async fn shake_hands(
+    way: Way,
+    until: &mut Until,
+) -> Result<(Wire<AnyStream>, Vec<Vec<u8>>), End> {
     match way {
         Way::Link(stream, certificates) => Ok((Wire::new(stream), certificates)),
-        Way::Tls(handshake) => {
-            let stream = handshake.await.map_err(End::Handshake)?;
+        Way::Tls(unshaken) => {
+            let stream = unshaken.shake_hands(until).await?;
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates = shown.iter().map(|it| it.to_vec()).collect();
             let stream: AnyStream = Box::new(stream);

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use twin::Partition;
 
 use super::Room;
-use super::arrive::{self, Admitted, Way};
+use super::arrive::{self, Admitted, Until, Way};
 use super::end::End;
 use super::message::DeviceMessage;
 use super::pace::Pace;
@@ -87,15 +87,10 @@ async fn arrival(
     peer: SocketAddr,
     within: Duration,
 ) -> Result<Arrived, End> {
-    let until = Instant::now() + within;
-    let late = |_elapsed| End::Late {
-        seconds: within.as_secs(),
-    };
-    let shaken = tokio::time::timeout_at(until, arrive::shake_hands(way)).await;
-    let (mut wire, certificates) = shaken.map_err(late)??;
+    let mut until = Until::within(within);
+    let (mut wire, certificates) = arrive::shake_hands(way, &mut until).await?;
     let connecting = arrive::connect(&mut wire, certificates);
-    let connected = tokio::time::timeout_at(until, connecting).await;
-    let admitted = match connected.map_err(late)? {
+    let admitted = match until.wait(connecting).await? {
         Ok(caller) => {
             let keep_alive = caller.connect.keep_alive;
             let patience = patience(keep_alive);
@@ -376,6 +371,17 @@ fn patience(keep_alive: u16) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn size_of_future<A, B, C, D, E, F>(_of: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Tens of thousands of devices are quiet most of the time, and each keeps this much.
+    #[test]
+    fn a_quiet_device_keeps_little() {
+        let (task, device) = (size_of_future(serve), size_of::<Running>());
+        assert!(task + device < 3072, "{task} + {device} bytes");
+    }
 
     #[test]
     fn a_device_may_be_silent_for_one_and_a_half_times_its_keep_alive() {

@@ -3,21 +3,19 @@
 //! When a whole fleet comes back at once, each of its handshakes is ready to be reckoned, and takes
 //! a good part of a millisecond. If all of them stood in the runtime's queue, whatever else is to be
 //! done (a direct method, a change of configuration) would stand behind them. So they queue up here,
-//! and only as many as have a turn are in the runtime's. A turn lasts while something is reckoned and
-//! never while somebody is waited for, so that nobody can hold one by being slow.
+//! and only as many as have a turn are in the runtime's. A turn lasts while the costly first step is
+//! reckoned and never while somebody is waited for, so that nobody can hold one by being slow; what
+//! follows it is cheap and not made to wait, so that who has begun also ends.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
+use futures::future::poll_fn;
 use tokio::sync::Semaphore;
-use tokio_util::sync::PollSemaphore;
 
-/// The turns that there are.
+/// The turns that there are. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Turns {
-    turns: Arc<Semaphore>,
-}
+pub(super) struct Turns(Arc<Semaphore>);
 
 impl Turns {
     /// As many as leave half of the processor to everything else, and at least one.
@@ -27,34 +25,14 @@ impl Turns {
     }
 
     fn new(turns: usize) -> Self {
-        Self {
-            turns: Arc::new(Semaphore::new(turns)),
-        }
+        Self(Arc::new(Semaphore::new(turns)))
     }
 
-    /// Has each step of some work wait for a turn.
-    pub(super) fn take_for<F: Future + Unpin>(&self, work: F) -> Paced<F> {
-        Paced {
-            turns: PollSemaphore::new(Arc::clone(&self.turns)),
-            work,
-        }
-    }
-}
-
-/// Work that waits for its turns.
-#[derive(Debug)]
-pub(super) struct Paced<F> {
-    turns: PollSemaphore,
-    work: F,
-}
-
-impl<F: Future + Unpin> Future for Paced<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    /// Has the first step of some work reckoned when it is its turn. First come, first served.
+    pub(super) async fn first_step<F: Future + Unpin>(&self, work: &mut F) -> Poll<F::Output> {
         // Never closed; without turns there would be none to wait for.
-        let _turn = ready!(self.turns.poll_acquire(context));
-        Pin::new(&mut self.work).poll(context)
+        let _turn = self.0.acquire().await;
+        poll_fn(|context| Poll::Ready(std::pin::Pin::new(&mut *work).poll(context))).await
     }
 }
 
@@ -63,7 +41,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::FutureExt as _;
-    use futures::future::{BoxFuture, poll_fn};
+    use futures::future::BoxFuture;
 
     use super::*;
 
@@ -83,28 +61,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_gets_as_many_turns_as_it_needs() {
+    async fn everybody_gets_a_turn_and_ends_without_another_one() {
         let turns = Turns::new(1);
         let done = Arc::new(AtomicUsize::new(0));
-        let all = (0..20).map(|_| turns.take_for(steps(3, Arc::clone(&done))));
+        let all = (0..20).map(|_| {
+            let (turns, mut work) = (turns.clone(), steps(3, Arc::clone(&done)));
+            async move {
+                assert!(turns.first_step(&mut work).await.is_pending());
+                work.await;
+            }
+        });
         futures::future::join_all(all).await;
         assert_eq!(done.load(Ordering::Relaxed), 60);
-        assert_eq!(turns.turns.available_permits(), 1, "all are given back");
+        assert_eq!(turns.0.available_permits(), 1, "all are given back");
     }
 
     #[tokio::test]
     async fn nothing_is_reckoned_without_a_turn_and_no_turn_is_kept_while_waiting() {
         let turns = Turns::new(1);
         let done = Arc::new(AtomicUsize::new(0));
-        let held = turns.turns.clone().acquire_owned().await.unwrap();
-        let mut first = std::pin::pin!(turns.take_for(steps(1, Arc::clone(&done))));
+        let held = turns.0.clone().acquire_owned().await.unwrap();
+        let mut work = steps(1, Arc::clone(&done));
+        let mut first = std::pin::pin!(turns.first_step(&mut work));
         assert!(first.as_mut().now_or_never().is_none());
         assert_eq!(done.load(Ordering::Relaxed), 0);
         drop(held);
-        first.await;
+        assert!(first.await.is_ready());
         // Somebody who never answers holds nothing.
-        let silent = turns.take_for(futures::future::pending::<()>().boxed());
-        assert!(silent.now_or_never().is_none());
-        assert_eq!(turns.turns.available_permits(), 1);
+        let mut silent = futures::future::pending::<()>().boxed();
+        assert!(turns.first_step(&mut silent).await.is_pending());
+        assert_eq!(turns.0.available_permits(), 1);
     }
 }
