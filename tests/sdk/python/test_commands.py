@@ -2,6 +2,7 @@
 both unmodified, and a hub of ours between them.
 """
 
+import base64
 import json
 import os
 import threading
@@ -190,6 +191,21 @@ class MethodTest(unittest.TestCase):
         rows = self.service.query_iot_hub(QuerySpecification(query=query)).items
         rows = {row.as_dict()["device_id"]: row for row in rows}
         self.assertEqual(set(rows), {"worker-1", "worker-2", "worker-away"})
+
+    def test_the_audit_log_names_the_access_policy(self):
+        self.device("audited", lambda request: (200, None))
+        self.invoke("audited", "m", {})
+        key = base64.b64encode(b"k" * 32).decode()
+        self.service.create_device_with_sas("audited-too", key, key, "enabled")
+
+        def actors():
+            entries = map(json.loads, self.hub.cli_text("audit", "list").splitlines())
+            found = {(e["action"], e["resource"]): e["actor"] for e in entries}
+            wanted = [("method.invoke", "devices/audited"), ("device.create", "devices/audited-too")]
+            return [found[it] for it in wanted] if all(it in found for it in wanted) else None
+
+        owner = "operator:sas/iothubowner"
+        self.assertEqual(wait_for("the entries", actors), [owner, owner])
 
     def test_the_command_line(self):
         self.device("typed", lambda request: (201, {"got": request.payload}))

@@ -94,11 +94,12 @@ fn publish(random: &mut Random, id: &str, packet_id: NonZeroU16) -> Publish {
 
 /// What comes after the CONNACK: mostly packets with something wrong, some without, some bytes.
 pub(crate) fn next(random: &mut Random, id: &str) -> Vec<u8> {
-    if random.one_in(8) {
+    if random.one_in(16) {
         return random.bytes(300);
     }
     let bytes = encode(packet(random, id));
-    if random.one_in(3) {
+    // What is spoilt mostly ends the connection, and what comes behind something good gets further.
+    if random.one_in(2) {
         return bytes;
     }
     spoil(random, bytes)
