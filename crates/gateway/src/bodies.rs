@@ -45,6 +45,19 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, A
     read::<object::Object<T>>(body).map(|object| object.0)
 }
 
+/// As [`read_object`], for a body of which something is kept as values: of a key that stands twice in an
+/// object one value would be lost without a word.
+pub(crate) fn read_values<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    let read = read_object(body)?;
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    match ::twin::duplicate_key(text) {
+        None => Ok(read),
+        Some(path) => Err(ApiError::argument(format!(
+            "{path}: the key is there a second time (an object has each key once)"
+        ))),
+    }
+}
+
 /// A field that may be `null`, told apart from one that is not there.
 pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
@@ -52,4 +65,23 @@ where
     T: Deserialize<'de>,
 {
     T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_stands_twice_is_refused_where_values_are_kept() {
+        let body = br#"{"content": {"deviceContent": {"a": {"b": 1, "b": 2}}}}"#;
+        let refused = read_values::<serde_json::Map<String, Value>>(body).expect_err("twice");
+        let says = "content.deviceContent.a.b: the key is there a second time";
+        assert!(refused.to_string().starts_with(says), "{refused}");
+        assert_eq!(refused.number(), 400_004);
+        let fine = br#"{"a": {"b": 1}, "b": 2}"#;
+        let read: serde_json::Map<String, Value> = read_values(fine).expect("once each");
+        assert_eq!(read.len(), 2);
+        let broken = read_values::<serde_json::Map<String, Value>>(b"{").expect_err("no JSON");
+        assert_eq!(broken.number(), 400_006);
+    }
 }

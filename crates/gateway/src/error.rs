@@ -132,16 +132,19 @@ impl From<Status> for ApiError {
         let number = error.fact("iot_hub_code").and_then(|it| it.parse().ok());
         let name = error.fact("iot_hub_name");
         let (number, name) = number.zip(name).unwrap_or_else(|| of_kind(error.kind()));
-        let details: Vec<String> = error
-            .violations()
-            .into_iter()
-            .map(|violation| format!("{}: {}", violation.subject, violation.description))
-            .collect();
-        let message = if details.is_empty() {
-            error.to_string()
-        } else {
-            format!("{error}: {}", details.join("; "))
-        };
+        let mut message = error.to_string();
+        // Most messages tell what is wrong with each place already; what they leave out is added.
+        let told = message.clone();
+        let mut between = ": ";
+        for violation in error.violations() {
+            let (place, what) = (violation.subject, violation.description);
+            let line = format!("{place}: ");
+            let is_told = told.starts_with(&line) || told.contains(&format!(" {line}"));
+            if !is_told {
+                message.extend([between, &line, &what]);
+                between = "; ";
+            }
+        }
         Self {
             retry_after: error.retry_after().map(|delay| delay.as_secs().max(1)),
             ..Self::new(number, name, message)
@@ -211,5 +214,54 @@ impl fmt::Display for Tracking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at.strftime("%m/%d/%Y %H:%M:%S");
         write!(f, "{}-G:0-TimeStamp:{at}", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service_kit::error::Violation;
+    use service_kit::status::to_status;
+
+    use super::*;
+
+    /// A refusal of twin-store.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Refused(&'static str);
+
+    impl service_kit::error::Classified for Refused {
+        fn kind(&self) -> Kind {
+            Kind::InvalidArgument
+        }
+
+        fn reason(&self) -> &'static str {
+            "SECTION_INVALID"
+        }
+
+        fn violations(&self) -> Vec<Violation> {
+            vec![
+                Violation::new("tags.a", "is 1; allowed is 2"),
+                Violation::new("a", "is 3; allowed is 4"),
+            ]
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_place_is_told_once() {
+        for (message, expected) in [
+            (
+                "2 rules are broken: tags.a: 1 (2); a: 3 (4)",
+                "2 rules are broken: tags.a: 1 (2); a: 3 (4)",
+            ),
+            ("tags.a: 1 (2)", "tags.a: 1 (2): a: is 3; allowed is 4"),
+            (
+                "it cannot be",
+                "it cannot be: tags.a: is 1; allowed is 2; a: is 3; allowed is 4",
+            ),
+        ] {
+            let error = ApiError::from(to_status(&Refused(message)));
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(error.number(), 400_004);
+        }
     }
 }

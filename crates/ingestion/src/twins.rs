@@ -144,6 +144,7 @@ impl TwinStore {
             name: identity_name(identity),
             patch_json,
             expected_version,
+            ..Default::default()
         };
         let answered = self.twins.clone().patch_reported(bounded(request)).await;
         Ok(answer(answered)?.version)

@@ -92,6 +92,7 @@ pub mod rpc;
 pub mod server;
 pub mod system;
 pub mod tls;
+mod undetailed;
 
 /// Adds generated gRPC services to a [`server::GrpcServer`], each with the server's limit on the
 /// size of messages. (A macro, because what tonic generates shares no trait to set it by.)

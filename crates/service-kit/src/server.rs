@@ -35,6 +35,7 @@ use crate::secret::Secret;
 use crate::system;
 use crate::tasks::{OnFailure, Tasks};
 use crate::tls::{self, ServerTls, TlsError, client::HTTP2, server::ServerSide};
+use crate::undetailed::UndetailedLayer;
 use crate::units::{ByteSize, Duration};
 
 pub use connections::ConnectionLimits;
@@ -217,7 +218,6 @@ impl GrpcServer {
         };
         let auth = AuthLayer::for_listener(credentials, SystemClock::shared(), config.listen)?;
         let server = Server::builder()
-            .timeout(config.call_timeout.get())
             .http2_keepalive_interval(Some(config.keep_alive.get()))
             .http2_keepalive_timeout(Some(config.keep_alive.get()));
         let tls = match &config.tls {
@@ -349,6 +349,9 @@ impl GrpcServer {
         let serving = self
             .server
             .layer(self.trace)
+            .layer(UndetailedLayer {
+                within: self.config.call_timeout.get(),
+            })
             .layer(MalformedLayer)
             .layer(self.auth)
             .serve_with_incoming_shutdown(

@@ -37,6 +37,7 @@ use wire::twin::v1::twin_service_server::TwinServiceServer;
 use crate::config::{Config, StoreKind};
 use crate::engine::{self, Control, Engine, OutboxEnd, Writer};
 use crate::forward::{ForwardLayer, Owners};
+use crate::grpc::enrollments::individuals::Individuals;
 use crate::grpc::{Api, commands, watch};
 use crate::metrics::Metrics;
 use crate::operations::runner::Runner;
@@ -237,6 +238,7 @@ impl App {
             metrics: self.metrics.clone(),
             shutdown: shutdown.clone(),
             security_module_on_create: self.config.security_module_on_create,
+            individuals: Arc::new(Individuals::new(self.config.enrollments_max)),
             peers: forward.peers(),
         };
         service_kit::add_services!(

@@ -104,6 +104,9 @@ pub struct Config {
     pub devices_max: u64,
     /// Modules of all devices together, as `devices_max`. Default 1000000.
     pub modules_max: u64,
+    /// Enrolments of single devices that register themselves; one more is refused
+    /// (`TOO_MANY_ENROLLMENTS`). Of groups there are 100 at most. Default 1000000, as in Azure's service.
+    pub enrollments_max: u64,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
     /// How many revisions of a twin are kept at most. Default 1000.
@@ -147,6 +150,7 @@ impl Default for Config {
             security_module_on_create: false,
             devices_max: IDENTITIES_MAX,
             modules_max: IDENTITIES_MAX,
+            enrollments_max: IDENTITIES_MAX,
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
             history_coalesce: Duration::secs(3600),
@@ -274,6 +278,7 @@ impl Validate for Config {
         for (key, most) in [
             ("devices_max", self.devices_max),
             ("modules_max", self.modules_max),
+            ("enrollments_max", self.enrollments_max),
         ] {
             problems.require(most > 0, key, "must be at least 1");
         }

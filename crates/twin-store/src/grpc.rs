@@ -30,7 +30,7 @@ mod credentials;
 mod desired_changes;
 mod device_twins;
 mod enrollment;
-mod enrollments;
+pub(crate) mod enrollments;
 mod etag;
 mod filter;
 mod history;
@@ -70,6 +70,8 @@ pub struct Api {
     pub(crate) shutdown: ShutdownToken,
     /// Every new device gets its security module.
     pub(crate) security_module_on_create: bool,
+    /// Enrolments of single devices, of which there may be so many.
+    pub(crate) individuals: Arc<enrollments::individuals::Individuals>,
     /// The other replicas; none: there is one only.
     pub(crate) peers: Option<Arc<dyn peers::Directory>>,
 }
@@ -147,9 +149,19 @@ fn page_size(size: i32) -> Result<u32, Error> {
 }
 
 /// Bytes after which a page ends early. The largest twin, with the metadata of two full sections and
-/// its posture, has less than 3 MiB, so that with one more it stays below the 4 MiB that gRPC clients
-/// take when nobody tells them otherwise.
+/// its posture, has less than 3 MiB; one for which there is no room any more ([`has_room`]) begins the
+/// next page.
 const PAGE_BYTES: usize = 1024 * 1024;
+
+/// The most that an answer of several twins holds: what gRPC clients take, less room for the names and the
+/// token beside them.
+const ANSWER_BYTES: usize = 4 * 1024 * 1024 - 256 * 1024;
+
+/// Whether an answer of so many bytes has room for something of this size. The first always finds room:
+/// it cannot be had in smaller parts.
+fn has_room(bytes: usize, next: usize) -> bool {
+    bytes == 0 || bytes.saturating_add(next) <= ANSWER_BYTES
+}
 
 /// A page token is the resource name after which the page starts.
 fn page_start(token: &str) -> Result<Option<IdentityKey>, Error> {
@@ -201,6 +213,14 @@ mod tests {
             assert!(error.contains(field) && error.contains(path), "{error}");
         }
         assert!(object("tags_json", "").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_answer_stays_below_what_clients_take_unless_one_twin_alone_is_larger() {
+        assert!(has_room(0, 10 * ANSWER_BYTES));
+        assert!(has_room(1, ANSWER_BYTES - 1));
+        assert!(!has_room(1, ANSWER_BYTES));
+        assert!(!has_room(PAGE_BYTES - 1, usize::MAX));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod body;
 mod called;
 pub mod calls;
 pub mod decide;
+pub(crate) mod foresee;
 pub mod runner;
 pub(crate) mod survey;
 pub mod take_back;

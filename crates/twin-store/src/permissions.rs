@@ -133,6 +133,22 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         RegistryWrite,
     ),
     (
+        "/twinward.registry.v1.RegistryService/BatchGetModules",
+        RegistryRead,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchCreateModules",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchUpdateModules",
+        RegistryWrite,
+    ),
+    (
+        "/twinward.registry.v1.RegistryService/BatchDeleteModules",
+        RegistryWrite,
+    ),
+    (
         "/twinward.registry.v1.RegistryService/EnsureSecurityModules",
         RegistryWrite,
     ),

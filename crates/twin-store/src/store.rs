@@ -167,6 +167,10 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Page<ProvisioningRow, ProvisioningKey>, Error>>;
 
+    /// How many enrolments of single devices there are; those that are damaged count. It goes through all
+    /// of them.
+    fn individual_enrollments(&self) -> BoxFuture<'_, Result<u64, Error>>;
+
     /// Removes a bounded amount of what is older than it has to be kept: history, audit entries
     /// stay, answers to requests, ended operations, expired tokens. Answers whether there is more.
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>>;

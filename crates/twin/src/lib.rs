@@ -34,7 +34,7 @@ mod testing;
 pub use code::ErrorCode;
 pub use id::{DeviceId, IdError, IdentityKey, ModuleId};
 pub use metadata::{MetadataError, NodeMeta, Stamp};
-pub use parse::parse_document;
+pub use parse::{duplicate_key, parse_document};
 pub use partition::{Partition, PartitionCount, partition_of};
 pub use query::{Condition, QueryError, Statement, TwinView};
 pub use section::{Section, SectionKind};

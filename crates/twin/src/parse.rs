@@ -1,36 +1,44 @@
 //! From the JSON text of a write to a document.
 //!
 //! JSON readers turn an integer beyond 64 bits into a float, and so into another number, without a
-//! word. Whoever takes documents from outside reads them here: such an integer is refused with its
-//! path, like every other one out of range.
+//! word, and keep one value of a key that stands twice in an object. Whoever takes documents from
+//! outside reads them here: such an integer is refused with its path, like every other one out of
+//! range, and so is such a key.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde_json::Value;
 
 use crate::Map;
 use crate::section::SectionKind;
-use crate::validate::{Rule, Step, Violation, Violations};
+use crate::validate::{Rule, Step, Violation, Violations, path_below};
 
 /// Brackets within each other at which a text is refused unread. The exact limit of a document is
 /// judged later, with the path; this one only keeps the reader's stack safe.
 const BRACKETS_MAX: usize = 100;
+
+/// Breaches that are noted in one text: more than are ever told, and a bound on what a text of nothing else
+/// costs.
+const FOUND_MAX: usize = 1000;
 
 /// Reads what is to become of, or be merged into, a section. Rules of the document are judged when
 /// it is written.
 pub fn parse_document(text: &str, kind: SectionKind) -> Result<Map, Violations> {
     let refuse =
         |rule: Rule, actual: String| Violations::of(vec![Violation::new(rule, kind, &[], actual)]);
-    let scan = Scan::of(text);
+    let scan = Scan::of(text, kind);
     if scan.depth > BRACKETS_MAX {
         let found = format!("more than {BRACKETS_MAX} levels of nesting");
         return Err(refuse(Rule::Depth, found));
     }
     match serde_json::from_str(text) {
-        Ok(Value::Object(document)) if scan.too_large.is_empty() => Ok(document),
-        Ok(Value::Object(_)) => Err(too_large(text, kind, &scan.too_large)),
+        Ok(Value::Object(document)) if scan.found.is_empty() => Ok(document),
+        Ok(Value::Object(_)) => Err(Violations::of(scan.found)),
         Ok(other) => Err(refuse(Rule::NotAnObject, name_of(&other).to_owned())),
         // An integer of hundreds of digits is not even a float.
-        Err(error) if !scan.too_large.is_empty() && is_out_of_range(&error) => {
-            Err(too_large(text, kind, &scan.too_large))
+        Err(error) if scan.is_too_large && is_out_of_range(&error) => {
+            Err(Violations::of(scan.found))
         }
         Err(error) => Err(refuse(Rule::Malformed, error.to_string())),
     }
@@ -51,30 +59,65 @@ fn name_of(value: &Value) -> &'static str {
     }
 }
 
+/// The first key that one object of a JSON text holds twice, as a path from the text's root. Readers keep
+/// one of the two values without a word. For texts that are no section of a twin; those are judged by
+/// [`parse_document`].
+pub fn duplicate_key(text: &str) -> Option<String> {
+    let mut walk = Walk::default();
+    let pieces = Pieces { text, next: 0 };
+    for (_, piece) in pieces {
+        if walk.take(&piece) == Seen::Again {
+            let path = path_below(&walk.steps());
+            return Some(path);
+        }
+    }
+    None
+}
+
 /// What a text holds that a reader would pass over, found without reading it.
 struct Scan {
     /// Brackets within each other at most.
     depth: usize,
-    /// Where integers begin that do not fit 64 bits.
-    too_large: Vec<usize>,
+    /// Whether an integer does not fit 64 bits.
+    is_too_large: bool,
+    /// What is wrong; empty if the brackets are too many to look further.
+    found: Vec<Violation>,
 }
 
 impl Scan {
-    fn of(text: &str) -> Scan {
+    fn of(text: &str, kind: SectionKind) -> Scan {
         let mut scan = Scan {
             depth: 0,
-            too_large: Vec::new(),
+            is_too_large: false,
+            found: Vec::new(),
         };
-        let mut depth = 0_usize;
+        let mut walk = Walk::default();
         let pieces = Pieces { text, next: 0 };
-        for (offset, piece) in pieces {
-            match piece {
-                Piece::Open(_) => depth += 1,
-                Piece::Close => depth = depth.saturating_sub(1),
-                Piece::Number(number) if is_beyond_64_bits(number) => scan.too_large.push(offset),
-                Piece::Number(_) | Piece::Text(_) | Piece::Comma => {}
+        for (_, piece) in pieces {
+            let seen = walk.take(&piece);
+            scan.depth = scan.depth.max(walk.levels.len());
+            if scan.depth > BRACKETS_MAX {
+                return scan;
             }
-            scan.depth = scan.depth.max(depth);
+            let breach = match piece {
+                Piece::Number(number) if is_beyond_64_bits(number) => {
+                    scan.is_too_large = true;
+                    let shown = crate::validate::quote(number);
+                    let actual = format!("the integer {}", shown.trim_matches('"'));
+                    Some((Rule::IntegerRange, actual))
+                }
+                _ if seen == Seen::Again => {
+                    let actual = "the key is there a second time".to_owned();
+                    Some((Rule::DuplicateKey, actual))
+                }
+                _ => None,
+            };
+            if let Some((rule, actual)) = breach
+                && scan.found.len() < FOUND_MAX
+            {
+                let violation = Violation::new(rule, kind, &walk.steps(), actual);
+                scan.found.push(violation);
+            }
         }
         scan
     }
@@ -85,53 +128,88 @@ fn is_beyond_64_bits(number: &str) -> bool {
     is_integer && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
 }
 
-/// The integers, each with its path.
-fn too_large(text: &str, kind: SectionKind, places: &[usize]) -> Violations {
-    enum Level {
-        Object { key: String, expects_key: bool },
-        Array { index: usize },
-    }
-    let mut levels: Vec<Level> = Vec::new();
-    let mut found = Vec::new();
-    let pieces = Pieces { text, next: 0 };
-    for (offset, piece) in pieces {
+/// Where in a text one is.
+#[derive(Default)]
+struct Walk<'t> {
+    levels: Vec<Level<'t>>,
+}
+
+enum Level<'t> {
+    Object {
+        keys: HashSet<Cow<'t, str>>,
+        key: Cow<'t, str>,
+        expects_key: bool,
+    },
+    Array {
+        index: usize,
+    },
+}
+
+/// What a piece is to its place.
+#[derive(PartialEq, Eq)]
+enum Seen {
+    /// A key that its object has already.
+    Again,
+    /// Anything else.
+    Other,
+}
+
+impl<'t> Walk<'t> {
+    fn take(&mut self, piece: &Piece<'t>) -> Seen {
         match piece {
-            Piece::Open('{') => levels.push(Level::Object {
-                key: String::new(),
+            Piece::Open('{') => self.levels.push(Level::Object {
+                keys: HashSet::new(),
+                key: Cow::Borrowed(""),
                 expects_key: true,
             }),
-            Piece::Open(_) => levels.push(Level::Array { index: 0 }),
+            Piece::Open(_) => self.levels.push(Level::Array { index: 0 }),
             Piece::Close => {
-                levels.pop();
+                self.levels.pop();
             }
-            Piece::Comma => match levels.last_mut() {
+            Piece::Comma => match self.levels.last_mut() {
                 Some(Level::Object { expects_key, .. }) => *expects_key = true,
                 Some(Level::Array { index }) => *index += 1,
                 None => {}
             },
             Piece::Text(quoted) => {
-                if let Some(Level::Object { key, expects_key }) = levels.last_mut()
+                if let Some(Level::Object {
+                    keys,
+                    key,
+                    expects_key,
+                }) = self.levels.last_mut()
                     && std::mem::take(expects_key)
                 {
-                    *key = serde_json::from_str(quoted).unwrap_or_default();
+                    *key = unquoted(quoted);
+                    if !keys.insert(key.clone()) {
+                        return Seen::Again;
+                    }
                 }
-            }
-            Piece::Number(number) if places.contains(&offset) => {
-                let steps: Vec<_> = levels
-                    .iter()
-                    .map(|level| match level {
-                        Level::Object { key, .. } => Step::Key(key),
-                        Level::Array { index } => Step::Index(*index),
-                    })
-                    .collect();
-                let shown = crate::validate::quote(number);
-                let actual = format!("the integer {}", shown.trim_matches('"'));
-                found.push(Violation::new(Rule::IntegerRange, kind, &steps, actual));
             }
             Piece::Number(_) => {}
         }
+        Seen::Other
     }
-    Violations::of(found)
+
+    fn steps(&self) -> Vec<Step<'_>> {
+        let mut steps = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            steps.push(match level {
+                Level::Object { key, .. } => Step::Key(key),
+                Level::Array { index } => Step::Index(*index),
+            });
+        }
+        steps
+    }
+}
+
+/// What a key says: the same one may be written with escapes and without.
+fn unquoted(quoted: &str) -> Cow<'_, str> {
+    let plain = quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    match plain.filter(|plain| !plain.contains('\\')) {
+        Some(plain) => Cow::Borrowed(plain),
+        // What is no JSON is refused whatever its keys are.
+        None => Cow::Owned(serde_json::from_str(quoted).unwrap_or_default()),
+    }
 }
 
 /// A piece of a JSON text, as far as it matters here. Words, blanks and colons are passed over;
@@ -253,6 +331,43 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_stands_twice_is_refused_with_its_path_however_it_is_written() {
+        let text = r#"{"x": 1, "a": [{"b": {"k": 1, "l": 2, "k": 1}}], "x": {"y": 2},
+            "fine": {"x": 1, "k": ["k", "k"]}, "a b": 1, "\u0061 b": null}"#;
+        let (listed, message) = refusal(text);
+        let twice = |path: &str| (format!("properties.desired.{path}"), Rule::DuplicateKey);
+        assert_eq!(listed, [twice("a[0].b.k"), twice("x"), twice("[[a b]]")]);
+        let says = "properties.desired.x: the key is there a second time (an object has each key \
+                    once)";
+        assert!(message.contains(says), "{message}");
+        let (listed, _) = refusal(r#"{"k": 1, "k": 18446744073709551616}"#);
+        let both = [Rule::DuplicateKey, Rule::IntegerRange];
+        assert_eq!(
+            listed,
+            both.map(|rule| ("properties.desired.k".to_owned(), rule))
+        );
+        let many = format!("{{{}\"k\":1}}", "\"k\":1,".repeat(100_000));
+        let violations = read(&many).expect_err("twice");
+        assert_eq!(violations.count(), FOUND_MAX);
+        let (listed, _) = refusal(r#"{"k": 1, "k": }"#);
+        assert_eq!(listed, [("properties.desired".to_owned(), Rule::Malformed)]);
+    }
+
+    #[test]
+    fn the_first_key_that_stands_twice_is_found_in_any_text() {
+        let twice = |text| duplicate_key(text);
+        assert_eq!(twice(r#"{"a":{"b":[{"c":1},{"c":1}]},"b":"a"}"#), None);
+        assert_eq!(
+            twice(r#"[{"a":{"b":1,"b":2,"a":1}},{"a":1,"a":2}]"#).as_deref(),
+            Some("[0].a.b")
+        );
+        assert_eq!(twice(r#"{"a":1,"a":2}"#).as_deref(), Some("a"));
+        for text in ["", "]]}}", "{\"a", "{{{{", "{,,,:\"\\"] {
+            assert_eq!(twice(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_document_is_told() {
         for (text, rule, says) in [
             (
@@ -310,6 +425,7 @@ mod tests {
 
         #[test]
         fn any_text_is_read_as_json_is_or_refused(text: String) {
+            prop_assume!(duplicate_key(&text).is_none());
             let expected = serde_json::from_str::<Value>(&text).ok().and_then(|v| v.as_object().cloned());
             prop_assert_eq!(read(&text).ok(), expected);
         }

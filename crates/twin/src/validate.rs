@@ -16,7 +16,7 @@ use crate::limits::{
 use crate::section::SectionKind;
 
 pub use cost::Cost;
-pub(crate) use judge::{Judge, Step, WriteForm, is_ignored};
+pub(crate) use judge::{Judge, Step, WriteForm, is_ignored, path_below};
 
 /// A rule that a write can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +49,8 @@ pub enum Rule {
     Malformed,
     /// A document is an object.
     NotAnObject,
+    /// An object has each key once.
+    DuplicateKey,
 }
 
 impl Rule {
@@ -64,7 +66,8 @@ impl Rule {
             | Rule::NullInArray
             | Rule::NullInSettings
             | Rule::Malformed
-            | Rule::NotAnObject => ViolationKind::Invalid,
+            | Rule::NotAnObject
+            | Rule::DuplicateKey => ViolationKind::Invalid,
             Rule::SectionSize | Rule::SectionText | Rule::SectionValues | Rule::WriteCount => {
                 ViolationKind::TooLarge
             }
@@ -88,6 +91,7 @@ impl Rule {
             Rule::WriteCount => "WRITE_COUNT",
             Rule::Malformed => "MALFORMED",
             Rule::NotAnObject => "NOT_AN_OBJECT",
+            Rule::DuplicateKey => "DUPLICATE_KEY",
         }
     }
 
@@ -131,6 +135,7 @@ impl Rule {
             Rule::WriteCount => "this section cannot be written any more".into(),
             Rule::Malformed => "the text of a JSON object".into(),
             Rule::NotAnObject => "a JSON object".into(),
+            Rule::DuplicateKey => "an object has each key once".into(),
         }
     }
 }

@@ -30,7 +30,10 @@ impl ObjectArg {
             return Ok(Self::File(PathBuf::from(text)));
         }
         match serde_json::from_str(text) {
-            Ok(Value::Object(members)) => Ok(Self::Given(members)),
+            Ok(Value::Object(members)) => match twin::duplicate_key(text) {
+                None => Ok(Self::Given(members)),
+                Some(path) => Err(format!("{path}: the key is there a second time")),
+            },
             Ok(_) => Err("a JSON object is needed, for instance '{\"key\": \"value\"}'".to_owned()),
             Err(error) => Err(format!("not JSON: {error}")),
         }
@@ -73,6 +76,10 @@ mod tests {
         for (text, words) in [
             ("[]", "a JSON object is needed"),
             ("{", "not JSON"),
+            (
+                r#"{"a": {"b": 1, "b": 2}}"#,
+                "a.b: the key is there a second time",
+            ),
             ("", "a file"),
         ] {
             assert!(

@@ -63,7 +63,7 @@ pub(super) async fn get(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
 }
 
 pub(super) async fn put(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
-    let body: ConfigurationBody = bodies::read_object(call.body)?;
+    let body: ConfigurationBody = bodies::read_values(call.body)?;
     let configuration = Some(body.into_wire(id)?);
     let operator = call.session.operator();
     let mut configurations = call.session.configurations();

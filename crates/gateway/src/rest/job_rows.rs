@@ -108,6 +108,7 @@ async fn all(call: &Call<'_>) -> Result<Vec<Operation>, ApiError> {
             page_size: JOBS_PAGE,
             page_token,
             jobs_only: true,
+            ..Default::default()
         };
         let mut bulk = call.session.bulk();
         let page = bulk.list_operations(call.session.request(request)).await?;

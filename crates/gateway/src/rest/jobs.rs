@@ -60,7 +60,10 @@ pub(super) async fn read(call: &Call<'_>, id: &str) -> Result<Operation, ApiErro
 }
 
 pub(super) async fn cancel(call: &Call<'_>, id: &str, now: Timestamp) -> Result<Answer, ApiError> {
-    let request = CancelOperationRequest { name: name(id) };
+    let request = CancelOperationRequest {
+        name: name(id),
+        ..Default::default()
+    };
     let mut bulk = call.session.bulk();
     let cancelled = bulk.cancel_operation(call.session.request(request)).await?;
     Ok(Answer::ok(print(&cancelled.into_inner(), now)))
@@ -132,6 +135,7 @@ pub(super) async fn list(
             page_size: room,
             page_token: token,
             jobs_only: true,
+            ..Default::default()
         };
         let mut bulk = call.session.bulk();
         let found = bulk.list_operations(call.session.request(request)).await?;

@@ -25,6 +25,7 @@ pub(super) async fn list(call: &Call<'_>, device: &DeviceId) -> Result<Answer, A
         parent: devices::name(device),
         view: IdentityView::Full.into(),
         read_mask: None,
+        ..Default::default()
     };
     let mut registry = call.session.registry();
     let modules = registry.list_modules(call.session.request(request)).await?;

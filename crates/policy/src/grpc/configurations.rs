@@ -240,6 +240,11 @@ fn object(field: &str, json: &str) -> Result<Option<Map>, Error> {
     if json.is_empty() {
         return Ok(None);
     }
+    if let Some(path) = twin::duplicate_key(json) {
+        let problem =
+            format!("{path}: the key is there a second time; an object has each key once");
+        return Err(InvalidField::new(field, problem).into());
+    }
     serde_json::from_str(json)
         .map(Some)
         .map_err(|error| InvalidField::new(field, format!("must be a JSON object: {error}")).into())

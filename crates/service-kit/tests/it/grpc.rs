@@ -165,7 +165,7 @@ async fn a_call_without_the_token_is_refused_with_a_reason() {
             Kind::Unauthenticated,
             "TOKEN_WRONG",
         ),
-        (Some(TOKEN), Kind::NotFound, "UNKNOWN"),
+        (Some(TOKEN), Kind::NotFound, "NOT_FOUND"),
     ] {
         let mut config = ClientConfig::to(&url);
         config.token = token.map(Secret::new);

@@ -17,8 +17,8 @@ use super::{Api, refuse};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    JOBS_MAX, Job, Operation, RUNNING_MAX, State, Work, decide, job_of, name, of_job, source_text,
-    survey,
+    JOBS_MAX, Job, Operation, RUNNING_MAX, State, Work, decide, foresee, job_of, name, of_job,
+    source_text, survey,
 };
 use crate::store::{Loaded, OperationId, Selection};
 
@@ -128,7 +128,8 @@ impl Api {
         request: proto::UndoOperationRequest,
     ) -> Result<proto::Operation, Error> {
         let id = operation_id("name", &request.name)?;
-        let repeatable = Repeatable::read("UndoOperation", caller, &request.request_id, &request)?;
+        let repeatable = Repeatable::read("UndoOperation", caller, &request.request_id, &request)?
+            .filter(|_| !request.validate_only);
         let actor = caller.operator(&request.operator)?;
         let cause = caller.cause_as(actor, &request.request_id);
         let undone = self.operation(&id).await?;
@@ -143,6 +144,9 @@ impl Api {
             return Err(InvalidField::new("name", problem).into());
         }
         let work = Work::Undo { of: id };
+        if request.validate_only {
+            return self.foresee_undo(work, &cause).await;
+        }
         self.begin(
             (work, None),
             cause,
@@ -151,6 +155,20 @@ impl Api {
             "operation.undo",
         )
         .await
+    }
+
+    /// What an undo would come to, as the twins are now.
+    async fn foresee_undo(&self, work: Work, cause: &Cause) -> Result<proto::Operation, Error> {
+        let (now, none) = (self.clock.now(), OperationId(String::new()));
+        let undo = Operation::begin(none, work, cause.actor.clone(), None, 0, now);
+        let foreseen = foresee::undo(&self.store, self.engine.count(), undo, now).await?;
+        Ok(proto::Operation {
+            name: String::new(),
+            state: proto::OperationState::Unspecified.into(),
+            create_time: None,
+            update_time: None,
+            ..to_wire_operation(&foreseen)
+        })
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Operation, Error> {
@@ -204,25 +222,24 @@ impl Api {
         request: proto::CancelOperationRequest,
     ) -> Result<Operation, Error> {
         let id = operation_id("name", &request.name)?;
+        let repeatable =
+            Repeatable::read("CancelOperation", caller, &request.request_id, &request)?;
         let actor = caller.cause("").actor.to_string();
         let asked = id.clone();
-        let operation = self
-            .engine
-            .decide(Selection::Operation(id.clone()), move |overlay, now| {
-                let mut cancelled = false;
-                let operation = decide::amend(overlay, &asked, |operation| {
-                    cancelled = operation.ending.is_none();
-                    operation.stop(State::Cancelled, now);
-                })?;
-                if cancelled {
-                    audit(overlay, &operation, "operation.cancel", actor);
-                }
-                Ok(operation)
-            })
-            .await?;
-        if operation.state != State::Running {
-            return Ok(operation);
-        }
+        let selection = Selection::Operation(id.clone());
+        // That it was cancelled is remembered; how it stands is read, since it may have ended meanwhile.
+        self.decide_once::<()>(repeatable, selection, move |overlay, now| {
+            let mut cancelled = false;
+            let operation = decide::amend(overlay, &asked, |operation| {
+                cancelled = operation.ending.is_none();
+                operation.stop(State::Cancelled, now);
+            })?;
+            if cancelled {
+                audit(overlay, &operation, "operation.cancel", actor);
+            }
+            Ok(())
+        })
+        .await?;
         // The other replicas settle what was handed over to them.
         self.until_ended(&id, CANCEL_WITHIN).await
     }

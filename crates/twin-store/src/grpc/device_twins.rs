@@ -9,6 +9,7 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::device_twin_service_server::DeviceTwinService;
 
 use super::caller::Caller;
+use super::repeatable::Repeatable;
 use super::{Api, identity, object, refuse};
 use crate::apply::twins;
 use crate::error::Error;
@@ -47,7 +48,7 @@ impl Api {
         &self,
         caller: &Caller,
         request: proto::PatchReportedRequest,
-    ) -> Result<u64, Error> {
+    ) -> Result<proto::PatchReportedResponse, Error> {
         let key = identity("name", &request.name)?;
         let patch = object("patch_json", &request.patch_json)?
             .ok_or_else(|| InvalidField::new("patch_json", "must be a JSON object"))?;
@@ -58,14 +59,17 @@ impl Api {
                     .map_err(|error| InvalidField::new("expected_version", error))?,
             ),
         };
-        let cause = caller.cause_as(Writer::Device, "");
-        let version = self
-            .engine
-            .decide(Selection::One(key.clone()), move |overlay, now| {
-                twins::patch_reported(overlay, &key, &patch, expected, now, &cause)
+        let id = &request.request_id;
+        let repeatable = Repeatable::read("PatchReported", caller, id, &request)?;
+        let cause = caller.cause_as(Writer::Device, id);
+        let selection = Selection::One(key.clone());
+        self.decide_once(repeatable, selection, move |overlay, now| {
+            let version = twins::patch_reported(overlay, &key, &patch, expected, now, &cause)?;
+            Ok(proto::PatchReportedResponse {
+                version: version.get(),
             })
-            .await?;
-        Ok(version.get())
+        })
+        .await
     }
 
     async fn acknowledge(
@@ -125,11 +129,10 @@ impl DeviceTwinService for Api {
         request: Request<proto::PatchReportedRequest>,
     ) -> Result<Response<proto::PatchReportedResponse>, Status> {
         let caller = Caller::of(&request);
-        let version = self
-            .report(&caller, request.into_inner())
+        self.report(&caller, request.into_inner())
             .await
-            .map_err(refuse)?;
-        Ok(Response::new(proto::PatchReportedResponse { version }))
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn acknowledge_desired(

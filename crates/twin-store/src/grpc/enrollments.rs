@@ -20,6 +20,7 @@ use crate::provisioning::{self, Enrollment, ProvisioningError, new_scope, read_s
 use crate::store::{Loaded, ProvisioningKey, ProvisioningKind, Selection};
 
 mod convert;
+pub(crate) mod individuals;
 mod reseal;
 
 use convert::{Changes, message, read_new};
@@ -77,8 +78,19 @@ impl Api {
         let selections = [Selection::Groups, Selection::Provisioning(enrollment.key())];
         let sealer = self.sealer.clone();
         let repeatable = repeatable.filter(|_| mode == Mode::Write);
+        let individuals =
+            (enrollment.kind == ProvisioningKind::Individual).then(|| self.individuals.clone());
+        if let Some(individuals) = &individuals {
+            individuals.count(&self.engine, self.store.as_ref()).await?;
+        }
         self.decide_once(repeatable, selections, move |overlay, _| {
+            if let Some(individuals) = &individuals {
+                individuals.admit()?;
+            }
             create(overlay, &enrollment, mode, &cause)?;
+            if let Some(individuals) = individuals.filter(|_| mode == Mode::Write) {
+                individuals.made();
+            }
             let view = match mode {
                 Mode::Write => View::Full,
                 // Nobody will ever have keys that are not kept.

@@ -13,10 +13,13 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::twin_history_service_server::TwinHistoryService;
 
 use super::caller::Caller;
+use super::filter::show;
+use super::read_mask::ReadMask;
 use super::repeatable::Repeatable;
 use super::token::{self, Kind};
-use super::{Api, etag, identity, page_size, refuse};
-use crate::apply::twins::{self, Conditions, Form, OperatorWrite};
+use super::twin_writes::conditions;
+use super::{Api, identity, page_size, refuse};
+use crate::apply::twins::{self, Form, OperatorWrite};
 use crate::apply::{Cause, Mode, Overlay};
 use crate::encode;
 use crate::error::Error;
@@ -138,6 +141,7 @@ impl Api {
         request: proto::GetTwinRevisionRequest,
     ) -> Result<proto::TwinRevisionSnapshot, Error> {
         let key = identity("name", &request.name)?;
+        let mask = ReadMask::parse(request.read_mask.as_ref())?;
         let then = self
             .then(&key, required("moment", request.moment.as_ref())?)
             .await?;
@@ -154,9 +158,11 @@ impl Api {
                 ..proto::TwinRevision::default()
             },
         };
+        let mut twin = then.twin()?;
+        mask.apply(&mut twin);
         Ok(proto::TwinRevisionSnapshot {
             revision: Some(revision),
-            twin: Some(then.twin()?),
+            twin: Some(twin),
         })
     }
 
@@ -193,7 +199,12 @@ impl Api {
         let repeatable =
             Repeatable::read("RevertTwin", caller, id, &request)?.filter(|_| mode == Mode::Write);
         let operator = caller.operator(&request.operator)?;
-        let expected = etag(&request.etag);
+        let mask = ReadMask::parse(request.read_mask.as_ref())?;
+        let conditions = conditions(
+            &request.etag,
+            request.expected_desired_version,
+            &request.only_if,
+        )?;
         let then = self.then(&key, moment).await?;
         let was = then.sections()?;
         let cause = Cause {
@@ -218,15 +229,12 @@ impl Api {
                         was.desired.document(),
                     )),
                 },
-                conditions: Conditions {
-                    etag: expected,
-                    ..Conditions::default()
-                },
+                conditions,
                 mode,
                 action: "twin.revert",
             };
             let record = twins::write(overlay, &key, &write, now, &cause)?;
-            Ok(encode::twin(&record)?)
+            Ok(show(&record, &mask)?)
         })
         .await
     }

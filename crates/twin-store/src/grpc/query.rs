@@ -19,7 +19,7 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::twin_query_service_server::TwinQueryService;
 
 use self::token::{Place, Token};
-use super::{Api, PAGE_BYTES, page_size, refuse, report_damaged};
+use super::{Api, PAGE_BYTES, has_room, page_size, refuse, report_damaged};
 use crate::encode;
 use crate::error::Error;
 use crate::lookup;
@@ -120,9 +120,13 @@ impl Queries<'_> {
         let mut rows = Answer::none();
         rows.damaged = found.damaged;
         rows.next = found.next.map(Place::Key);
-        let mut bytes = 0;
+        let (mut bytes, mut behind) = (0, None);
         for record in found.records {
             match call.row(&record) {
+                Ok(row) if !has_room(bytes, row.bytes()) => {
+                    rows.next = behind.map(Place::Key);
+                    break;
+                }
                 Ok(row) => {
                     bytes += row.bytes();
                     rows.rows.push(row);
@@ -133,6 +137,7 @@ impl Queries<'_> {
                 rows.next = Some(Place::Key(record.key));
                 break;
             }
+            behind = Some(record.key);
         }
         Ok(rows)
     }
@@ -158,8 +163,13 @@ impl Queries<'_> {
         let mut rows = Answer::none();
         rows.damaged = damaged;
         let (mut bytes, count) = (0, page.rows.len());
+        let mut behind = None;
         for (index, (position, raw)) in page.rows.into_iter().enumerate() {
             match raw.parse().and_then(|record| call.row(&record)) {
+                Ok(row) if !has_room(bytes, row.bytes()) => {
+                    rows.next = behind.map(Place::Position);
+                    break;
+                }
                 Ok(row) => {
                     bytes += row.bytes();
                     rows.rows.push(row);
@@ -169,10 +179,9 @@ impl Queries<'_> {
             let last = index + 1 == count;
             if (last && page.more) || (!last && bytes >= PAGE_BYTES) {
                 rows.next = Some(Place::Position(position));
-            }
-            if bytes >= PAGE_BYTES {
                 break;
             }
+            behind = Some(position);
         }
         Ok(rows)
     }

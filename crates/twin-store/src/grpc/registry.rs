@@ -15,6 +15,7 @@ use crate::record::Status as RecordStatus;
 
 mod batch;
 mod devices;
+mod module_lists;
 mod modules;
 mod read;
 mod upkeep;
@@ -139,7 +140,7 @@ impl RegistryService for Api {
     ) -> Result<Response<proto::ListModulesResponse>, Status> {
         let asked = request.get_ref();
         let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
-        answer(self.modules_of(request.into_inner(), show).await)
+        answer(self.list_of_modules(request.into_inner(), show).await)
     }
 
     async fn delete_module(
@@ -206,6 +207,42 @@ impl RegistryService for Api {
             self.batch_delete(&caller, &origin, request.into_inner())
                 .await,
         )
+    }
+
+    async fn batch_get_modules(
+        &self,
+        request: Request<proto::BatchGetModulesRequest>,
+    ) -> Result<Response<proto::BatchGetModulesResponse>, Status> {
+        let asked = request.get_ref();
+        let show = Show::permitted(&request, asked.view, asked.read_mask.as_ref())?;
+        answer(self.batch_get_modules(request.into_inner(), show).await)
+    }
+
+    async fn batch_create_modules(
+        &self,
+        request: Request<proto::BatchCreateModulesRequest>,
+    ) -> Result<Response<proto::BatchModulesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
+        let request = request.into_inner();
+        answer(self.batch_create_modules(&caller, &origin, request).await)
+    }
+
+    async fn batch_update_modules(
+        &self,
+        request: Request<proto::BatchUpdateModulesRequest>,
+    ) -> Result<Response<proto::BatchModulesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
+        let request = request.into_inner();
+        answer(self.batch_update_modules(&caller, &origin, request).await)
+    }
+
+    async fn batch_delete_modules(
+        &self,
+        request: Request<proto::BatchDeleteModulesRequest>,
+    ) -> Result<Response<proto::BatchModulesResponse>, Status> {
+        let (caller, origin) = (Caller::of(&request), self.origin(&request));
+        let request = request.into_inner();
+        answer(self.batch_delete_modules(&caller, &origin, request).await)
     }
 
     async fn ensure_security_modules(

@@ -61,7 +61,7 @@ impl Repeatable {
     }
 
     /// The answer of the first call, if this one repeats it.
-    fn known<A: Message + Default>(
+    pub(super) fn known<A: Message + Default>(
         &self,
         sealer: &Sealer,
         overlay: &Overlay,

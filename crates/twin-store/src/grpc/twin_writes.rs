@@ -5,12 +5,12 @@ use wire::InvalidField;
 use wire::twin::v1 as proto;
 
 use super::caller::Caller;
-use super::filter::Filter;
+use super::filter::{Filter, show};
+use super::read_mask::ReadMask;
 use super::repeatable::Repeatable;
 use super::{Api, etag, identity, object};
 use crate::apply::Mode;
 use crate::apply::twins::{self, Conditions, Form, OnlyIf, OperatorWrite};
-use crate::encode;
 use crate::error::Error;
 use crate::store::Selection;
 
@@ -20,6 +20,7 @@ struct Asked {
     operator: String,
     request_id: String,
     repeatable: Option<Repeatable>,
+    mask: ReadMask,
     write: OperatorWrite,
 }
 
@@ -37,6 +38,7 @@ impl Api {
             let problem = "both patches are empty; give tags_patch_json or desired_patch_json";
             return Err(InvalidField::new("desired_patch_json", problem).into());
         }
+        let mask = ReadMask::parse(request.read_mask.as_ref())?;
         let id = &request.request_id;
         let repeatable = Repeatable::read("PatchTwin", caller, id, &request)?;
         let write = OperatorWrite {
@@ -55,6 +57,7 @@ impl Api {
             operator: request.operator,
             request_id: request.request_id,
             repeatable,
+            mask,
             write,
         };
         self.write_twin(caller, asked).await
@@ -74,6 +77,7 @@ impl Api {
                            take everything out of one";
             return Err(InvalidField::new("desired_json", problem).into());
         }
+        let mask = ReadMask::parse(request.read_mask.as_ref())?;
         let id = &request.request_id;
         let repeatable = Repeatable::read("ReplaceTwin", caller, id, &request)?;
         let write = OperatorWrite {
@@ -92,6 +96,7 @@ impl Api {
             operator: request.operator,
             request_id: request.request_id,
             repeatable,
+            mask,
             write,
         };
         self.write_twin(caller, asked).await
@@ -101,13 +106,13 @@ impl Api {
         let key = identity("name", &asked.name)?;
         let operator = caller.operator(&asked.operator)?;
         let cause = caller.cause_as(operator, &asked.request_id);
-        let write = asked.write;
+        let (write, mask) = (asked.write, asked.mask);
         // What is only tried leaves nothing that a repetition could be answered with.
         let repeatable = asked.repeatable.filter(|_| write.mode == Mode::Write);
         let selection = Selection::One(key.clone());
         self.decide_once(repeatable, selection, move |overlay, now| {
             let record = twins::write(overlay, &key, &write, now, &cause)?;
-            Ok(encode::twin(&record)?)
+            Ok(show(&record, &mask)?)
         })
         .await
     }

@@ -120,7 +120,7 @@ pub fn assigned(overlay: &mut Overlay, operation: &Operation, step: &Step, now: 
 }
 
 /// Writes to each twin as the operation wants, and tells what became of it.
-fn carry_out(
+pub(super) fn carry_out(
     overlay: &mut Overlay,
     operation: &Operation,
     step: &Step,

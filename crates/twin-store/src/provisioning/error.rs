@@ -29,6 +29,15 @@ pub enum ProvisioningError {
         /// How many.
         allowed: usize,
     },
+    /// There are as many of single devices as there may be.
+    #[error(
+        "the hub has {allowed} enrolments of single devices already, as many as `enrollments_max` \
+         allows; remove one, or enrol devices as a group"
+    )]
+    TooManyIndividuals {
+        /// How many.
+        allowed: u64,
+    },
     /// Keys were to be derived from a group that has none.
     #[error("{0} does not prove itself by keys, so there are none to derive others from")]
     NoKeys(String),
@@ -71,9 +80,9 @@ impl ProvisioningError {
                 Kind::AlreadyExists
             }
             ProvisioningError::Etag { .. } => Kind::Aborted,
-            ProvisioningError::TooManyGroups { .. } | ProvisioningError::NoKeys(_) => {
-                Kind::FailedPrecondition
-            }
+            ProvisioningError::TooManyGroups { .. }
+            | ProvisioningError::TooManyIndividuals { .. }
+            | ProvisioningError::NoKeys(_) => Kind::FailedPrecondition,
             ProvisioningError::Refused => Kind::Unauthenticated,
             ProvisioningError::Disabled { .. } => Kind::PermissionDenied,
         }
@@ -85,6 +94,7 @@ impl ProvisioningError {
             ProvisioningError::Exists(_) => "ENROLLMENT_ALREADY_EXISTS",
             ProvisioningError::Etag { .. } => "ETAG_MISMATCH",
             ProvisioningError::TooManyGroups { .. } => "TOO_MANY_ENROLLMENT_GROUPS",
+            ProvisioningError::TooManyIndividuals { .. } => "TOO_MANY_ENROLLMENTS",
             ProvisioningError::NoKeys(_) => "NO_KEYS",
             ProvisioningError::Refused => "REGISTRATION_REFUSED",
             ProvisioningError::Disabled { .. } => "ENROLLMENT_DISABLED",
@@ -104,9 +114,9 @@ impl ProvisioningError {
             ProvisioningError::Exists(_) => ErrorCode::new(409_201, "EnrollmentConflict"),
             ProvisioningError::DeviceTaken { .. } => ErrorCode::new(409_001, "DeviceAlreadyExists"),
             ProvisioningError::Etag { .. } => ErrorCode::PRECONDITION_FAILED,
-            ProvisioningError::TooManyGroups { .. } | ProvisioningError::NoKeys(_) => {
-                ErrorCode::new(400_003, "InvalidOperation")
-            }
+            ProvisioningError::TooManyGroups { .. }
+            | ProvisioningError::TooManyIndividuals { .. }
+            | ProvisioningError::NoKeys(_) => ErrorCode::new(400_003, "InvalidOperation"),
             ProvisioningError::Refused | ProvisioningError::Disabled { .. } => {
                 ErrorCode::new(401_002, "Unauthorized")
             }

@@ -13,8 +13,8 @@ use twin::{IdentityKey, Partition, Revision};
 use super::{
     AuditPage, Claims, Commit, EnrollmentToken, Error, HistoryEntry, HistoryRead, IndexEntry,
     Loaded, LogEntry, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan,
-    Population, ProvisioningKey, ProvisioningRow, Replica, ReplicaId, Retention, Search, Selection,
-    Store, TokenHash, Trimmed,
+    Population, ProvisioningKey, ProvisioningKind, ProvisioningRow, Replica, ReplicaId, Retention,
+    Search, Selection, Store, TokenHash, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use state::State;
@@ -275,6 +275,14 @@ impl Store for ModelStore {
                 .filter(|one| one.operation == operation)
                 .filter(|one| after.as_ref().is_none_or(|after| one.key > *after));
             Ok(page(later.cloned(), limit, |row| row.key.clone()))
+        })
+    }
+
+    fn individual_enrollments(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        self.with(|state| {
+            let keys = state.provisioning.keys();
+            let individuals = keys.filter(|key| key.kind == ProvisioningKind::Individual);
+            Ok(individuals.count() as u64)
         })
     }
 

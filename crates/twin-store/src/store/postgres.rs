@@ -293,6 +293,10 @@ impl Store for PostgresStore {
         self.noting(read, notes).boxed()
     }
 
+    fn individual_enrollments(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        self.repeat(move |client| provisioning::individuals(client).boxed())
+    }
+
     fn provisioning(
         &self,
         after: ProvisioningKey,

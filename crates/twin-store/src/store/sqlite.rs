@@ -290,6 +290,10 @@ impl Store for SqliteStore {
         })
     }
 
+    fn individual_enrollments(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        self.read(provisioning::individuals)
+    }
+
     fn provisioning(
         &self,
         after: ProvisioningKey,

@@ -221,6 +221,7 @@ async fn a_cancelled_operation_stops_between_two_twins_and_what_was_written_stay
     refused_with(early, "OPERATION_RUNNING");
     let cancel = proto::CancelOperationRequest {
         name: started.name.clone(),
+        ..Default::default()
     };
     let cancelled = service
         .bulk()
@@ -315,6 +316,19 @@ async fn what_others_wrote_since_is_not_taken_back() {
         name: started.name.clone(),
         ..Default::default()
     };
+    let before = service.twin(&names[2]).await;
+    let trial = proto::UndoOperationRequest {
+        validate_only: true,
+        ..undo.clone()
+    };
+    let would = service.bulk().undo_operation(trial).await;
+    let would = would.unwrap().into_inner();
+    assert_eq!(
+        (would.total, would.succeeded, would.skipped, would.failed),
+        (3, 2, 1, 0)
+    );
+    assert_eq!((would.name.as_str(), &would.undo_of), ("", &started.name));
+    assert_eq!(service.twin(&names[2]).await, before, "nothing is written");
     let undone = service
         .bulk()
         .undo_operation(undo)

@@ -29,6 +29,7 @@ async fn then(
         moment: Some(proto::Moment {
             at: Some(At::Revision(revision)),
         }),
+        ..Default::default()
     };
     service.history().get_twin_revision(request).await
 }

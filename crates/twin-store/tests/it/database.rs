@@ -121,6 +121,7 @@ async fn what_two_replicas_wrote_for_a_cancelled_operation_is_taken_back_as_a_wh
     .await;
     let cancel = proto::CancelOperationRequest {
         name: started.name.clone(),
+        ..Default::default()
     };
     let cancelled = services[1].bulk().cancel_operation(cancel).await;
     let cancelled = cancelled.expect("stopped").into_inner();

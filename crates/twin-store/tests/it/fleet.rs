@@ -376,8 +376,11 @@ async fn keys_are_sealed_anew_when_the_master_key_changes() {
     settings.master_key = Secret::new(BASE64_STANDARD.encode([5_u8; 32]));
     settings.previous_master_key_files = vec![folder.path().join("master.key")];
     let service = Service::start_with(settings.clone()).await;
-    let reseal = async || {
-        let request = proto::ResealSecretsRequest::default();
+    let reseal = async |id: &str| {
+        let request = proto::ResealSecretsRequest {
+            request_id: id.to_owned(),
+            ..proto::ResealSecretsRequest::default()
+        };
         let page = service
             .registry()
             .reseal_secrets(request)
@@ -387,8 +390,9 @@ async fn keys_are_sealed_anew_when_the_master_key_changes() {
         assert!(page.next_page_token.is_empty());
         (page.resealed, page.current, page.failed.len())
     };
-    assert_eq!(reseal().await, (2, 0, 0));
-    assert_eq!(reseal().await, (0, 2, 0));
+    assert_eq!(reseal(REQUEST).await, (2, 0, 0));
+    assert_eq!(reseal("").await, (0, 2, 0));
+    assert_eq!(reseal(REQUEST).await, (2, 0, 0), "answered the same");
     assert_eq!(
         service.device("d").await.etag,
         made.etag,

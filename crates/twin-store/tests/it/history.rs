@@ -30,6 +30,7 @@ async fn then(
     let request = proto::GetTwinRevisionRequest {
         name: name.to_owned(),
         moment: at(moment),
+        ..Default::default()
     };
     client.get_twin_revision(request).await
 }
@@ -125,6 +126,7 @@ async fn step(
                 name: name.to_owned(),
                 patch_json: dice.document(),
                 expected_version: 0,
+                ..Default::default()
             };
             service
                 .device_twins()
@@ -256,6 +258,7 @@ async fn who_changed_what_and_why_is_told_and_can_be_asked_for() {
         name: MODULE.to_owned(),
         patch_json: r#"{"b":2}"#.to_owned(),
         expected_version: 0,
+        ..Default::default()
     };
     service.device_twins().patch_reported(report).await.unwrap();
     let all = revisions(service.history(), MODULE, 0).await;
@@ -509,11 +512,45 @@ async fn two_moments_are_compared_and_a_twin_is_made_as_it_was() {
     let stale = proto::RevertTwinRequest {
         name: name.to_owned(),
         moment: at(At::Revision(first.revision)),
-        etag: first.etag,
+        etag: first.etag.clone(),
         ..Default::default()
     };
-    let refused = service.history().revert_twin(stale).await;
+    let refused = service.history().revert_twin(stale.clone()).await;
     refused_with(refused, "ETAG_MISMATCH");
+    let present = service.twin(name).await;
+    let bound = |version, only_if: &str| proto::RevertTwinRequest {
+        etag: String::new(),
+        expected_desired_version: version,
+        only_if: only_if.to_owned(),
+        read_mask: Some(prost_types::FieldMask {
+            paths: vec!["desired_json".to_owned()],
+        }),
+        ..stale.clone()
+    };
+    let revert = async |request| service.history().revert_twin(request).await;
+    let other_version = bound(present.desired_version + 1, "");
+    refused_with(revert(other_version).await, "VERSION_MISMATCH");
+    let no_longer = bound(0, "NOT is_defined(properties.desired.owned)");
+    refused_with(revert(no_longer).await, "CONDITION_FALSE");
+    let unreadable = revert(bound(0, "properties.desired.owned =")).await;
+    assert_eq!(refused_with(unreadable, "INVALID_QUERY"), ["only_if"]);
+    assert_eq!(service.twin(name).await, present, "nothing was written");
+    let both = bound(present.desired_version, "properties.desired.owned = 1");
+    let reverted = revert(both).await.unwrap().into_inner();
+    assert_eq!(value(&reverted.desired_json), value(&first.desired_json));
+    assert_eq!(reverted.desired_metadata_json, "", "not asked for");
+    assert_eq!(reverted.desired_version, 0, "not asked for");
+    let then = proto::GetTwinRevisionRequest {
+        name: name.to_owned(),
+        moment: at(At::Revision(first.revision)),
+        read_mask: Some(prost_types::FieldMask {
+            paths: vec!["tags_json".to_owned()],
+        }),
+    };
+    let then = service.history().get_twin_revision(then).await.unwrap();
+    let then = then.into_inner().twin.unwrap();
+    assert_eq!((then.tags_json.as_str(), then.etag), ("{}", first.etag));
+    assert_eq!(then.desired_json, "", "not asked for");
     service.stop().await;
 }
 

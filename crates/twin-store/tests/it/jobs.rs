@@ -97,6 +97,7 @@ async fn jobs_are_listed_apart_cancelled_before_their_time_and_fail_after_it() {
 
     let cancel = proto::CancelOperationRequest {
         name: jobs[0].clone(),
+        ..Default::default()
     };
     let cancelled = service.bulk().cancel_operation(cancel).await.unwrap();
     assert_eq!(

@@ -74,6 +74,44 @@ async fn full_device(service: &Service, id: &str) -> proto::Device {
 }
 
 #[tokio::test]
+async fn there_are_no_more_enrolments_of_single_devices_than_the_setting_allows() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = config(&nats, folder.path());
+    settings.enrollments_max = 2;
+    let service = Service::start_with(settings.clone()).await;
+    create(&service, single("a")).await;
+    create(&service, group("g")).await;
+    create(&service, single("b")).await;
+    let one_more = |service: &Service| {
+        let request = proto::CreateEnrollmentRequest {
+            enrollment: Some(single("c")),
+            ..proto::CreateEnrollmentRequest::default()
+        };
+        let mut enrollments = service.enrollments();
+        async move { enrollments.create_enrollment(request).await }
+    };
+    let refused = refusal(one_more(&service).await);
+    assert_eq!(refused.reason(), "TOO_MANY_ENROLLMENTS");
+    assert!(
+        refused.to_string().contains("`enrollments_max`"),
+        "{refused}"
+    );
+    create(&service, group("h")).await;
+    service.stop().await;
+    let service = Service::start_with(settings).await;
+    refused_with(one_more(&service).await, "TOO_MANY_ENROLLMENTS");
+    let remove = proto::DeleteEnrollmentRequest {
+        name: "enrollments/a".to_owned(),
+        ..proto::DeleteEnrollmentRequest::default()
+    };
+    let removed = service.enrollments().delete_enrollment(remove).await;
+    removed.expect("removed");
+    one_more(&service).await.expect("there is room again");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_device_of_a_group_is_made_with_its_derived_keys_and_found_again_after_a_restart() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -341,6 +341,7 @@ async fn devices_are_read_together_and_only_what_is_asked_for() {
         parent: "devices/a".to_owned(),
         view: proto::IdentityView::Full.into(),
         read_mask: Some(mask(&["keys"])),
+        ..proto::ListModulesRequest::default()
     };
     let listed = service.registry().list_modules(list).await.unwrap();
     let module = &listed.get_ref().modules[0];
@@ -399,7 +400,7 @@ async fn what_cannot_be_read_is_named_in_lists() {
         let list = proto::ListModulesRequest {
             parent: parent.to_owned(),
             view: proto::IdentityView::Full.into(),
-            read_mask: None,
+            ..proto::ListModulesRequest::default()
         };
         let listed = service.registry().list_modules(list).await;
         listed.unwrap().into_inner()

@@ -143,6 +143,37 @@ fn asks() -> Vec<(&'static str, Ask)> {
                 ..twins::UndoOperationRequest::default()
             }
         };
+        "CancelOperationRequest": bulk.cancel_operation(service, other) {
+            // One that runs until it is cancelled: its time has not come.
+            let start = twins::StartBulkUpdateRequest {
+                bulk_update: Some(twins::BulkUpdate {
+                    source: "devices".to_owned(),
+                    condition: "*".to_owned(),
+                    tags_patch_json: json(false),
+                    ..twins::BulkUpdate::default()
+                }),
+                job: Some(twins::Job {
+                    job_id: "later".to_owned(),
+                    start_time: Some(in_an_hour(service).await),
+                    ..twins::Job::default()
+                }),
+                ..twins::StartBulkUpdateRequest::default()
+            };
+            match service.bulk().start_bulk_update(start).await {
+                Ok(_) => {}
+                Err(exists) => assert_eq!(exists.code(), tonic::Code::AlreadyExists),
+            }
+            twins::CancelOperationRequest {
+                name: format!("operations/job.{}", if other { "other" } else { "later" }),
+                ..twins::CancelOperationRequest::default()
+            }
+        };
+        "PatchReportedRequest": device_twins.patch_reported(service, other)
+            twins::PatchReportedRequest {
+                name: "devices/d".to_owned(),
+                patch_json: json(other),
+                ..twins::PatchReportedRequest::default()
+            };
         "RecordAuditEntryRequest": audit.record_audit_entry(service, other)
             registry::RecordAuditEntryRequest {
                 actor: "operator:admin".to_owned(),
@@ -157,6 +188,15 @@ fn asks() -> Vec<(&'static str, Ask)> {
             etag: if other { "*".to_owned() } else { String::new() },
             ..registry::DeleteModuleRequest::default()
         };
+        "EnsureSecurityModulesRequest": registry.ensure_security_modules(service, other)
+            registry::EnsureSecurityModulesRequest {
+                page_size: if other { 2 } else { 1 },
+                ..registry::EnsureSecurityModulesRequest::default()
+            };
+        "ResealSecretsRequest": registry.reseal_secrets(service, other) registry::ResealSecretsRequest {
+            page_size: if other { 2 } else { 1 },
+            ..registry::ResealSecretsRequest::default()
+        };
         "DeleteDeviceRequest": registry.delete_device(service, other) registry::DeleteDeviceRequest {
             name: "devices/d".to_owned(),
             etag: if other { "*".to_owned() } else { String::new() },
@@ -166,8 +206,21 @@ fn asks() -> Vec<(&'static str, Ask)> {
     .into()
 }
 
-/// Waits until no operation runs, and counts the administrative changes.
-async fn changes(service: &Service) -> u64 {
+/// Calls that find nothing to do here; where they do, is tried in `fleet`.
+const IDLE: [&str; 1] = ["ResealSecretsRequest"];
+
+/// By the clock of the service.
+async fn in_an_hour(service: &Service) -> prost_types::Timestamp {
+    let device = service.device("d").await;
+    let now = device.create_time.expect("it was created");
+    prost_types::Timestamp {
+        seconds: now.seconds + 3600,
+        nanos: 0,
+    }
+}
+
+/// Waits until no operation runs, and counts the administrative changes and what a device reported.
+async fn changes(service: &Service) -> (u64, u64) {
     wait_for("every operation to end", SOON, async || {
         let list = twins::ListOperationsRequest::default();
         let all = service.bulk().list_operations(list).await.expect("listed");
@@ -181,7 +234,15 @@ async fn changes(service: &Service) -> u64 {
     let verify = registry::VerifyAuditRequest {};
     let verified = service.audit().verify_audit(verify).await.expect("read");
     let chains = verified.into_inner().chains;
-    chains.iter().map(|chain| chain.entries).sum()
+    let entries = chains.iter().map(|chain| chain.entries).sum();
+    let get = twins::GetTwinRequest {
+        name: "devices/d".to_owned(),
+        read_mask: None,
+    };
+    // Before it is created and after it is removed there is none.
+    let twin = service.twins().get_twin(get).await;
+    let reported = twin.map_or(0, |twin| twin.get_ref().reported_version);
+    (entries, reported)
 }
 
 #[tokio::test]
@@ -195,7 +256,7 @@ async fn a_repeated_call_is_answered_the_same_and_writes_once_whatever_it_is() {
         let first = ask(&service, id.clone(), false).await;
         let first = first.unwrap_or_else(|status| panic!("{name}: {status}"));
         let after = changes(&service).await;
-        assert!(after > before, "{name} is a change");
+        assert_eq!(after != before, !IDLE.contains(&name), "{name} is a change");
         let again = ask(&service, id.clone(), false).await;
         let again = again.unwrap_or_else(|status| panic!("{name}: {status}"));
         assert_eq!(again.get_ref(), first.get_ref(), "{name}");

@@ -171,6 +171,7 @@ async fn a_page_of_large_twins_ends_before_it_is_too_large_for_a_client() {
             name,
             patch_json: large.to_string(),
             expected_version: 0,
+            ..Default::default()
         };
         service.device_twins().patch_reported(report).await.unwrap();
     }

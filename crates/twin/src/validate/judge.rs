@@ -237,6 +237,21 @@ impl<'a> Judge<'a> {
 /// A path from the twin's root: `properties.desired.net.ports[2]`.
 pub(super) fn path_text(kind: SectionKind, path: &[Step<'_>]) -> String {
     let mut text = kind.path().to_owned();
+    push_steps(&mut text, path);
+    text
+}
+
+/// A path from the root of a text that is no section.
+pub(crate) fn path_below(path: &[Step<'_>]) -> String {
+    let mut text = String::new();
+    push_steps(&mut text, path);
+    match text.strip_prefix('.') {
+        Some(below) => below.to_owned(),
+        None => text,
+    }
+}
+
+fn push_steps(text: &mut String, path: &[Step<'_>]) {
     for step in path {
         match step {
             Step::Key(key) if is_plain(key) => {
@@ -250,7 +265,6 @@ pub(super) fn path_text(kind: SectionKind, path: &[Step<'_>]) -> String {
             Step::Index(index) => text.extend(["[", &index.to_string(), "]"]),
         }
     }
-    text
 }
 
 /// Whether a key can stand in a path as it is.

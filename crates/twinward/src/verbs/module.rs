@@ -52,10 +52,19 @@ pub(crate) struct CreateArgs {
 
 /// Arguments of `module list`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  twinward module list cam-1")]
+#[command(after_help = "Examples:\n  twinward module list cam-1\n  \
+    twinward module list cam-1 --filter \"connectionState = 'Connected'\"")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     device: DeviceArg,
+    /// Only modules for whose twin this condition holds (IoT Hub's query language, what follows WHERE)
+    #[arg(
+        long,
+        value_name = "CONDITION",
+        default_value_t,
+        hide_default_value = true
+    )]
+    filter: String,
 }
 
 /// Arguments of `module get`.
@@ -117,6 +126,7 @@ pub(crate) async fn run(
             let id = &args.device.device;
             let request = api::ListModulesRequest {
                 parent: device::name(id),
+                filter: args.filter,
                 ..Default::default()
             };
             let what = format!("cannot list the modules of device {id}");

@@ -15,8 +15,8 @@ use crate::failure::Failure;
 use crate::output::progress::Progress;
 use crate::output::{Format, Output, plural, table};
 
+use view::{Foreseen, OperationsView, RESULT_COLUMNS, ResultView};
 pub(crate) use view::{Matching, OperationView};
-use view::{OperationsView, RESULT_COLUMNS, ResultView};
 
 /// The most that a page may hold.
 const PAGE_MAX: u64 = 1000;
@@ -70,11 +70,48 @@ pub(crate) struct OperationArg {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     twinward operation list\n  \
+    twinward operation list --state running --state failed --by operator:alice\n  \
     twinward operation list --limit 0 -o json | jq '.[] | select(.failed > 0)'")]
 pub(crate) struct ListArgs {
     /// At most so many operations; 0: all
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: u64,
+    /// Only operations in this state; may be given several times
+    #[arg(long = "state", value_enum, value_name = "STATE")]
+    states: Vec<StateArg>,
+    /// Only operations that this one began, as it is shown in the list
+    #[arg(
+        long = "by",
+        value_name = "ACTOR",
+        default_value_t,
+        hide_default_value = true
+    )]
+    actor: String,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StateArg {
+    /// It goes on
+    Running,
+    /// It came to all twins
+    Succeeded,
+    /// Somebody stopped it
+    Cancelled,
+    /// It could not go on
+    Failed,
+}
+
+impl StateArg {
+    fn to_wire(self) -> i32 {
+        let state = match self {
+            StateArg::Running => api::OperationState::Running,
+            StateArg::Succeeded => api::OperationState::Succeeded,
+            StateArg::Cancelled => api::OperationState::Cancelled,
+            StateArg::Failed => api::OperationState::Failed,
+        };
+        state.into()
+    }
 }
 
 /// Arguments of `operation results`.
@@ -109,6 +146,7 @@ pub(crate) enum OutcomeArg {
 /// Arguments of `operation undo`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
+    twinward operation undo 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3 --dry-run\n  \
     twinward operation undo 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3 --wait\n  \
     twinward operation results NEW --outcome skipped")]
 pub(crate) struct UndoArgs {
@@ -117,6 +155,9 @@ pub(crate) struct UndoArgs {
     /// Wait until it has ended; exits with 1 unless every twin was written
     #[arg(long)]
     wait: bool,
+    /// Say how many twins would be written and left alone; begin nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// UUID of this request: repeating it within an hour begins nothing new
     #[arg(long, value_name = "UUID")]
     request_id: Option<Uuid>,
@@ -146,6 +187,7 @@ pub(crate) async fn run(
         OperationCommand::Cancel(args) => {
             let request = api::CancelOperationRequest {
                 name: args.operation,
+                ..Default::default()
             };
             let what = format!("cannot cancel operation {}", short(&request.name));
             let answer = connection.operations()?.cancel_operation(request).await;
@@ -169,6 +211,9 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             page_size: page_size(args.limit, have),
             page_token,
             jobs_only: false,
+            states: args.states.iter().map(|state| state.to_wire()).collect(),
+            actor: args.actor.clone(),
+            ..Default::default()
         };
         let page = connection
             .operations()?
@@ -258,11 +303,15 @@ async fn undo(args: UndoArgs, connection: &Connection, output: &Output) -> Resul
         operator: args
             .operator
             .unwrap_or_else(|| connection.operator().to_owned()),
+        validate_only: args.dry_run,
     };
     let answer = connection.operations()?.undo_operation(request).await;
     let started = answer
         .map_err(|status| connection.refused(&what, status))?
         .into_inner();
+    if args.dry_run {
+        return output.show(&Foreseen(started));
+    }
     if args.wait {
         return follow(started.name, connection, output).await;
     }

@@ -87,6 +87,9 @@ pub(crate) async fn run(
         ingestion.part.count("agentsConnected", sessions, text);
     }
     let devices = answers(&mut twin_store.part, count_devices(connection).await);
+    if devices.is_none() {
+        twin_store.part.scope(id_scope(connection).await);
+    }
     let backlog = number(
         &twin_store.metrics,
         "twinward_twin_store_telemetry_backlog_messages",
@@ -217,6 +220,19 @@ async fn count_devices(connection: &Connection) -> Result<Counted, Failure> {
             plural(statistics.modules, "module", "modules"),
         ),
     ])
+}
+
+/// What devices that register themselves have to be told; none if it cannot be read, which the part's
+/// state says already.
+async fn id_scope(connection: &Connection) -> Option<String> {
+    let request = api::GetProvisioningRequest {};
+    let answer = connection
+        .enrollments()
+        .ok()?
+        .get_provisioning(request)
+        .await;
+    let scope = answer.ok()?.into_inner().id_scope;
+    (!scope.is_empty()).then_some(scope)
 }
 
 async fn count_policies(connection: &Connection) -> Result<Counted, Failure> {

@@ -272,7 +272,20 @@ async fn many_twins_are_changed_by_an_operation_that_can_be_undone() {
     let results = up.json_lines(&["operation", "results", name, "--limit", "0"]);
     assert_eq!(results.len(), 50);
     up.json(&["twin", "patch", "cam-7", "--tags", r#"{"site":"z"}"#]);
+    let foreseen = up.json(&["operation", "undo", name, "--dry-run"]);
     let undone = up.json(&["operation", "undo", name, "--wait"]);
+    for count in ["total", "succeeded", "failed", "skipped"] {
+        assert_eq!(foreseen[count], undone[count], "{foreseen:#} {undone:#}");
+    }
+    let listed = |states: &[&str]| {
+        let mut verb = vec!["operation", "list"];
+        for state in states {
+            verb.extend(["--state", state]);
+        }
+        up.json(&verb).as_array().map(Vec::len)
+    };
+    assert_eq!(listed(&["running", "failed"]), Some(0));
+    assert_eq!(listed(&["succeeded"]), listed(&[]));
     assert_eq!(
         (&undone["succeeded"], &undone["skipped"]),
         (&json!(49), &json!(1)),

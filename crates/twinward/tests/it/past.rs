@@ -85,6 +85,9 @@ async fn what_was_changed_can_be_seen_compared_and_taken_back() {
     let present = up.json(&["twin", "get", "cam-1", "--fields", "tags"]);
     assert_eq!(present["tags"], json!({"site": "hall-4"}));
     assert!(present.get("properties").is_none() && present.get("status").is_none());
+    let elsewhere = "tags.site = 'hall-9'";
+    let unless = ["twin", "revert", "cam-1", &revision, "--if", elsewhere];
+    up.fails(&unless, 8, &[elsewhere]);
     let reverted = up.json(&["twin", "revert", "cam-1", &revision]);
     assert_eq!(reverted["tags"], json!({"site": "hall-3", "a": 1}));
 

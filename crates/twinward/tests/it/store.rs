@@ -60,10 +60,15 @@ async fn security_modules_are_made_where_they_are_missing() {
         up.json(&ensure),
         json!({"created": 0, "existing": 3, "failed": 0})
     );
+    let group = ["provisioning", "create", "hall-3", "--group"];
+    up.json(&group);
     let resealed = up.json(&["store", "reseal"]);
     assert_eq!(
-        (&resealed["resealed"], &resealed["failed"]),
-        (&json!(0), &json!(0))
+        resealed,
+        json!({
+            "resealed": 0, "current": 6, "failed": 0,
+            "enrollments": {"resealed": 0, "current": 1, "failed": 0}
+        })
     );
     let status = up.json(&["status"]);
     let store = status["parts"]
@@ -71,6 +76,9 @@ async fn security_modules_are_made_where_they_are_missing() {
         .unwrap()
         .iter()
         .find(|p| p["name"] == "twin-store");
+    let scope = up.json(&["provisioning", "scope"]);
+    assert!(scope["idScope"].is_string(), "{scope:#}");
+    assert_eq!(store.unwrap()["idScope"], scope["idScope"], "{status:#}");
     let counts = &store.unwrap()["counts"];
     assert_eq!(
         (&counts["devices"], &counts["modules"]),

@@ -235,6 +235,11 @@ fn all() -> Vec<(Error, u32, &'static str)> {
             400_003,
             "InvalidOperation",
         ),
+        (
+            ProvisioningError::TooManyIndividuals { allowed: 100 }.into(),
+            400_003,
+            "InvalidOperation",
+        ),
         (Error::TokenRefused, 401_002, "IotHubUnauthorizedAccess"),
         (
             Error::EnrollmentDenied {

@@ -128,13 +128,16 @@ pub(super) fn job(
     Ok(Some((asked.job_id.clone(), job)))
 }
 
-pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
-    let state = match operation.state {
+pub(super) fn state(state: State) -> proto::OperationState {
+    match state {
         State::Running => proto::OperationState::Running,
         State::Succeeded => proto::OperationState::Succeeded,
         State::Cancelled => proto::OperationState::Cancelled,
         State::Failed => proto::OperationState::Failed,
-    };
+    }
+}
+
+pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
     let text = |patch: &Option<twin::Map>| {
         let patch = patch.clone().map(serde_json::Value::Object);
         patch.map(|patch| patch.to_string()).unwrap_or_default()
@@ -155,7 +158,7 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
     let time = |at: Timestamp| Some(to_wire(at));
     proto::Operation {
         name: operation.name(),
-        state: state.into(),
+        state: state(operation.state).into(),
         bulk_update,
         undo_of,
         total: operation.total.unwrap_or(0),

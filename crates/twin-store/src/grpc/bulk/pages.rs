@@ -1,53 +1,122 @@
 //! Operations and their results, page by page.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use wire::InvalidField;
 use wire::names::identity_name;
+use wire::time::optional;
 use wire::twin::v1 as proto;
 
-use super::convert::{operation_id, page_token, place, to_wire_operation, to_wire_result};
+use super::convert::{operation_id, page_token, place, state, to_wire_operation, to_wire_result};
 use crate::error::Error;
 use crate::grpc::{Api, identity, page_size, report_damaged, token};
 use crate::operations::{Operation, Outcome, TwinResult, job_of};
 use crate::store::OperationId;
 
-/// Results looked at for one page of one outcome.
+/// Rows looked at for one page, so that a call ends in time whatever is asked for; a page may then be
+/// short, or empty with a token.
 const SCAN_MAX: usize = 10_000;
 /// Rows read at once.
 const CHUNK: u32 = 500;
+
+/// Which operations a list is asked for.
+struct Wanted {
+    jobs_only: bool,
+    /// As the contract numbers them; empty: all.
+    states: BTreeSet<i32>,
+    /// Empty: whoever began it.
+    actor: String,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+}
+
+impl Wanted {
+    fn read(request: &proto::ListOperationsRequest) -> Result<Wanted, Error> {
+        for (index, state) in request.states.iter().enumerate() {
+            match proto::OperationState::try_from(*state) {
+                Ok(proto::OperationState::Unspecified) | Err(_) => {
+                    let field = format!("states[{index}]");
+                    let problem = format!("{state} is no state; see the enum OperationState");
+                    return Err(InvalidField::new(field, problem).into());
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(Wanted {
+            jobs_only: request.jobs_only,
+            states: request.states.iter().copied().collect(),
+            actor: request.actor.clone(),
+            from: optional("start_time", request.start_time)?,
+            to: optional("end_time", request.end_time)?,
+        })
+    }
+
+    /// What a page token of this list is bound to.
+    fn fingerprint(&self) -> String {
+        token::fingerprint([
+            "ListOperations",
+            &format!("{} {:?}", self.jobs_only, self.states),
+            &self.actor,
+            &format!("{:?} {:?}", self.from, self.to),
+        ])
+    }
+
+    fn holds(&self, operation: &Operation) -> bool {
+        let state: i32 = state(operation.state).into();
+        let begun = operation.created_at;
+        (self.states.is_empty() || self.states.contains(&state))
+            && (self.actor.is_empty() || self.actor == operation.actor.to_string())
+            && self.from.is_none_or(|from| begun >= from)
+            && self.to.is_none_or(|to| begun < to)
+    }
+}
 
 impl Api {
     pub(super) async fn operations_page(
         &self,
         request: proto::ListOperationsRequest,
     ) -> Result<proto::ListOperationsResponse, Error> {
-        let size = page_size(request.page_size)?;
-        let list = if request.jobs_only {
-            "ListJobs"
-        } else {
-            "ListOperations"
-        };
-        let after = place(&request.page_token, list)?.map(OperationId);
-        let mut page = self.store.operations(after, size).await?;
-        report_damaged(&page.damaged);
-        if request.jobs_only {
-            // Jobs come before all others.
-            page.next = page.next.filter(|id| job_of(id).is_some());
-            page.records.retain(|row| job_of(&row.id).is_some());
-        }
-        let mut operations = Vec::with_capacity(page.records.len());
-        for row in &page.records {
-            match Operation::from_row(row) {
-                Ok(operation) => operations.push(to_wire_operation(&operation)),
-                Err(damaged) => report_damaged(&[damaged]),
+        let size = page_size(request.page_size)? as usize;
+        let wanted = Wanted::read(&request)?;
+        let list = wanted.fingerprint();
+        let mut after = place(&request.page_token, &list)?.map(OperationId);
+        let mut answer = proto::ListOperationsResponse::default();
+        let mut looked_at = 0;
+        loop {
+            let mut page = self.store.operations(after, CHUNK).await?;
+            report_damaged(&page.damaged);
+            if wanted.jobs_only {
+                // Jobs come before all others.
+                page.next = page.next.filter(|id| job_of(id).is_some());
+                page.records.retain(|row| job_of(&row.id).is_some());
             }
+            looked_at += page.records.len();
+            let count = page.records.len();
+            for (number, row) in page.records.iter().enumerate() {
+                match Operation::from_row(row) {
+                    Ok(operation) if wanted.holds(&operation) => {
+                        answer.operations.push(to_wire_operation(&operation));
+                    }
+                    Ok(_) => {}
+                    Err(damaged) => report_damaged(&[damaged]),
+                }
+                if answer.operations.len() >= size {
+                    if number + 1 < count || page.next.is_some() {
+                        answer.next_page_token = page_token(&list, row.id.0.clone());
+                    }
+                    return Ok(answer);
+                }
+            }
+            let Some(next) = page.next else {
+                return Ok(answer);
+            };
+            if looked_at >= SCAN_MAX {
+                answer.next_page_token = page_token(&list, next.0);
+                return Ok(answer);
+            }
+            after = Some(next);
         }
-        Ok(proto::ListOperationsResponse {
-            next_page_token: page
-                .next
-                .map(|id| page_token(list, id.0))
-                .unwrap_or_default(),
-            operations,
-        })
     }
 
     pub(super) async fn results_page(

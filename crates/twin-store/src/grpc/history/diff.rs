@@ -2,7 +2,8 @@
 //!
 //! A leaf is a value that is no object; an empty object counts as one. Arrays are compared whole,
 //! as they are written whole. What was an object and is something else now is all its leaves gone
-//! and one new leaf.
+//! and one new leaf. A section that is empty is as good as none: that it came to hold something is told by
+//! what it holds.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ const PARTS: [(&str, &str); 11] = [
 pub(super) fn differences(before: &Value, after: &Value) -> Vec<proto::Difference> {
     let mut found = BTreeMap::new();
     for (part, path) in PARTS {
-        compare(path, before.get(part), after.get(part), &mut found);
+        compare(path, held(before, part), held(after, part), &mut found);
     }
     let difference = |(path, (before, after)): (String, (Option<&Value>, Option<&Value>))| {
         let json = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
@@ -40,6 +41,13 @@ pub(super) fn differences(before: &Value, after: &Value) -> Vec<proto::Differenc
         }
     };
     found.into_iter().map(difference).collect()
+}
+
+/// A part of a document, unless it is there and empty.
+fn held<'a>(document: &'a Value, part: &str) -> Option<&'a Value> {
+    let value = document.get(part)?;
+    let is_empty = value.as_object().is_some_and(serde_json::Map::is_empty);
+    (!is_empty).then_some(value)
 }
 
 type Leaves<'a> = BTreeMap<String, (Option<&'a Value>, Option<&'a Value>)>;
@@ -151,6 +159,10 @@ mod tests {
         let emptied = json!({"tags": {"a": {}}});
         check(&after, &emptied, &["tags.a: 5 -> {}"]);
         check(&emptied, &emptied, &[]);
+        let empty = json!({"tags": {}});
+        check(&empty, &after, &["tags.a:  -> 5"]);
+        check(&after, &empty, &["tags.a: 5 -> "]);
+        check(&empty, &Value::Null, &[]);
     }
 
     fn document() -> impl Strategy<Value = Value> {
@@ -184,8 +196,11 @@ mod tests {
         #[test]
         fn it_is_the_difference_of_the_sets_of_leaves(before in document(), after in document()) {
             let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-            leaves("tags", &before, &mut old);
-            leaves("tags", &after, &mut new);
+            for (side, found) in [(&before, &mut old), (&after, &mut new)] {
+                if *side != json!({}) {
+                    leaves("tags", side, found);
+                }
+            }
             let paths: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
             let text = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
             let expected: Vec<_> = paths

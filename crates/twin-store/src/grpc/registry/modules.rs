@@ -1,42 +1,67 @@
-//! Modules: create, list, change.
+//! Modules: create, change, delete.
 
+use jiff::Timestamp;
 use twin::{IdentityKey, ModuleId, TwinPatch};
 use wire::InvalidField;
-use wire::names::identity_name;
 use wire::registry::v1 as proto;
 
 use super::super::authentication::Wanted;
 use super::super::caller::Caller;
-use super::super::identity::{Show, View, module_message, new_identity};
+use super::super::identity::{View, module_message, new_identity};
 use super::super::repeatable::Repeatable;
-use super::super::{Api, device, etag, identity, module, object, report_damaged};
-use super::devices::Delete;
+use super::super::{Api, etag, identity, module, object};
+use super::devices::{Condition, Delete};
 use super::only_if;
-use crate::apply::Mode;
-use crate::apply::devices::{self, ModuleUpdate};
+use crate::apply::devices::{self, ModuleUpdate, NewIdentity};
+use crate::apply::{Cause, Mode, Overlay};
 use crate::error::Error;
 use crate::record::Status;
-use crate::store::{self, Loaded, Selection};
+use crate::secrets::Sealer;
+use crate::store::Selection;
 
 /// Longest word on who manages a module; it is shown in lists.
 const MANAGED_BY_MAX: usize = 128;
 
+/// A checked request to make a module.
+pub(super) struct CreateModule {
+    pub(super) key: IdentityKey,
+    new: NewIdentity,
+    mode: Mode,
+    cause: Cause,
+    pub(super) repeatable: Option<Repeatable>,
+}
+
+/// A checked request to change a module.
+pub(super) struct UpdateModule {
+    pub(super) key: IdentityKey,
+    update: ModuleUpdate,
+    etag: Option<String>,
+    only_if: Condition,
+    mode: Mode,
+    cause: Cause,
+    pub(super) repeatable: Option<Repeatable>,
+}
+
+/// The module that a request is to make.
+pub(super) fn new_module(request: &proto::CreateModuleRequest) -> Result<IdentityKey, Error> {
+    let parent = identity("parent", &request.parent)?;
+    if parent.module.is_some() {
+        return Err(Error::ModuleOfModule {
+            parent: request.parent.clone(),
+        });
+    }
+    let id = ModuleId::parse(&request.module_id)
+        .map_err(|error| InvalidField::new("module_id", error))?;
+    Ok(IdentityKey::new_module(parent.device, id))
+}
+
 impl Api {
-    pub(super) async fn add_module(
+    pub(super) fn read_create_module(
         &self,
         caller: &Caller,
         request: proto::CreateModuleRequest,
-    ) -> Result<proto::Module, Error> {
-        let parent = identity("parent", &request.parent)?;
-        if parent.module.is_some() {
-            return Err(Error::ModuleOfModule {
-                parent: request.parent,
-            });
-        }
-        let parent = parent.device;
-        let id = ModuleId::parse(&request.module_id)
-            .map_err(|error| InvalidField::new("module_id", error))?;
-        let key = IdentityKey::new_module(parent.clone(), id);
+    ) -> Result<CreateModule, Error> {
+        let key = new_module(&request)?;
         let repeatable = Repeatable::read("CreateModule", caller, &request.request_id, &request)?;
         let mode = Mode::new(request.validate_only);
         let wanted = Wanted::read(
@@ -50,29 +75,34 @@ impl Api {
             tags: object("tags_json", &request.tags_json)?,
             desired: object("desired_json", &request.desired_json)?,
         };
-        let cause = caller.cause(&request.request_id);
+        Ok(CreateModule {
+            key,
+            new,
+            mode,
+            cause: caller.cause(&request.request_id),
+            repeatable: repeatable.filter(|_| mode == Mode::Write),
+        })
+    }
+
+    pub(super) async fn add_module(
+        &self,
+        caller: &Caller,
+        request: proto::CreateModuleRequest,
+    ) -> Result<proto::Module, Error> {
+        let asked = self.read_create_module(caller, request)?;
         let sealer = self.sealer.clone();
-        let repeatable = repeatable.filter(|_| mode == Mode::Write);
-        self.decide_once(
-            repeatable,
-            Selection::Family(parent),
-            move |overlay, now| {
-                let record = devices::create_module(overlay, &key, new, mode, now, &cause)?;
-                let view = match mode {
-                    Mode::Write => View::Full,
-                    Mode::Validate => View::Basic,
-                };
-                module_message(&sealer, &record, view)
-            },
-        )
+        let selection = Selection::Family(asked.key.device.clone());
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, now| {
+            asked.decide(&sealer, overlay, now)
+        })
         .await
     }
 
-    pub(super) async fn change_module(
+    pub(super) fn read_update_module(
         &self,
         caller: &Caller,
         request: proto::UpdateModuleRequest,
-    ) -> Result<proto::Module, Error> {
+    ) -> Result<UpdateModule, Error> {
         let key = module("name", &request.name)?;
         let repeatable = Repeatable::read("UpdateModule", caller, &request.request_id, &request)?;
         let mode = Mode::new(request.validate_only);
@@ -87,64 +117,66 @@ impl Api {
                            managed_by";
             return Err(InvalidField::new("authentication_type", problem).into());
         }
-        let update = ModuleUpdate {
-            authentication: self.authenticate(wanted),
-            managed_by,
-        };
-        let condition = only_if(&request.only_if)?;
-        let (expected, cause) = (etag(&request.etag), caller.cause(&request.request_id));
-        let sealer = self.sealer.clone();
-        let repeatable = repeatable.filter(|_| mode == Mode::Write);
-        self.decide_once(
-            repeatable,
-            Selection::One(key.clone()),
-            move |overlay, now| {
-                condition.check(overlay, &key, now)?;
-                let expected = expected.as_deref();
-                let record =
-                    devices::update_module(overlay, &key, update, expected, mode, now, &cause)?;
-                module_message(&sealer, &record, View::Basic)
+        Ok(UpdateModule {
+            key,
+            update: ModuleUpdate {
+                authentication: self.authenticate(wanted),
+                managed_by,
             },
-        )
-        .await
+            etag: etag(&request.etag),
+            only_if: only_if(&request.only_if)?,
+            mode,
+            cause: caller.cause(&request.request_id),
+            repeatable: repeatable.filter(|_| mode == Mode::Write),
+        })
     }
 
-    pub(super) async fn modules_of(
+    pub(super) async fn change_module(
         &self,
-        request: proto::ListModulesRequest,
-        show: Show<proto::Module>,
-    ) -> Result<proto::ListModulesResponse, Error> {
-        let device = device("parent", &request.parent)?;
-        // Also for a device whose own record is damaged, hence no `?` on anything but its absence.
-        match self.read(IdentityKey::new_device(device.clone())).await {
-            Ok(_) | Err(Error::Store(store::Error::Damaged(_))) => {}
-            Err(error) => return Err(error),
-        }
-        let loaded = self.store.load(vec![Selection::Family(device)]).await?;
-        let mut answer = proto::ListModulesResponse::default();
-        for item in loaded {
-            match item {
-                Loaded::Whole(record) if record.key.module.is_some() => {
-                    let unreadable = &mut answer.unreadable_keys;
-                    let module = show.listed(&self.sealer, &record, unreadable)?;
-                    answer.modules.push(module);
-                }
-                Loaded::Damaged(selection, damaged) => {
-                    report_damaged(&[damaged]);
-                    if let Selection::One(key) = selection
-                        && key.module.is_some()
-                    {
-                        answer.damaged.push(identity_name(&key));
-                    }
-                }
-                Loaded::Whole(_)
-                | Loaded::Token(..)
-                | Loaded::Request(_)
-                | Loaded::Operation(_)
-                | Loaded::Provisioning(_) => {}
-            }
-        }
-        Ok(answer)
+        caller: &Caller,
+        request: proto::UpdateModuleRequest,
+    ) -> Result<proto::Module, Error> {
+        let asked = self.read_update_module(caller, request)?;
+        let sealer = self.sealer.clone();
+        let selection = Selection::One(asked.key.clone());
+        self.decide_once(asked.repeatable.clone(), selection, move |overlay, now| {
+            asked.decide(&sealer, overlay, now)
+        })
+        .await
+    }
+}
+
+impl CreateModule {
+    /// Makes the module, and answers it with its keys.
+    pub(super) fn decide(
+        self,
+        sealer: &Sealer,
+        overlay: &mut Overlay,
+        now: Timestamp,
+    ) -> Result<proto::Module, Error> {
+        let (key, mode) = (&self.key, self.mode);
+        let record = devices::create_module(overlay, key, self.new, mode, now, &self.cause)?;
+        let view = match mode {
+            Mode::Write => View::Full,
+            Mode::Validate => View::Basic,
+        };
+        module_message(sealer, &record, view)
+    }
+}
+
+impl UpdateModule {
+    /// Changes the module, and answers it without keys.
+    pub(super) fn decide(
+        self,
+        sealer: &Sealer,
+        overlay: &mut Overlay,
+        now: Timestamp,
+    ) -> Result<proto::Module, Error> {
+        self.only_if.check(overlay, &self.key, now)?;
+        let (key, etag, cause) = (&self.key, self.etag.as_deref(), &self.cause);
+        let update = self.update;
+        let record = devices::update_module(overlay, key, update, etag, self.mode, now, cause)?;
+        module_message(sealer, &record, View::Basic)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading devices: one, some, all that match.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twin::IdentityKey;
 use wire::InvalidField;
@@ -12,14 +12,17 @@ use super::super::identity::Show;
 use super::super::list_place::{list_token, place};
 use super::super::{Api, damaged_name, device, page_size, report_damaged, token};
 use crate::error::Error;
-use crate::record::Record;
+use crate::record::{Damaged, Record};
 use crate::store::{Loaded, Search, Selection, Source};
 
 /// Devices looked at for one page of a filtered list, so that a call ends in time whatever the
 /// filter; a page may then be short, or empty with a token.
-const SCAN_MAX: usize = 5000;
+pub(super) const SCAN_MAX: usize = 5000;
 /// Names of one batch.
 pub(super) const NAMES_MAX: usize = 1000;
+
+/// What is stored under some names; nothing under those that are not there.
+pub(super) type Found = BTreeMap<IdentityKey, Result<Box<Record>, Damaged>>;
 
 impl Api {
     pub(super) async fn read(&self, key: IdentityKey) -> Result<Record, Error> {
@@ -39,21 +42,7 @@ impl Api {
             Ok(IdentityKey::new_device(device))
         };
         let keys = named(&request.names, read)?;
-        let selections = keys.iter().cloned().map(Selection::One).collect();
-        let mut found = BTreeMap::new();
-        for loaded in self.store.load(selections).await? {
-            match loaded {
-                Loaded::Whole(record) => drop(found.insert(record.key.clone(), Ok(record))),
-                Loaded::Damaged(Selection::One(key), damaged) => {
-                    found.insert(key, Err(damaged));
-                }
-                Loaded::Damaged(..)
-                | Loaded::Token(..)
-                | Loaded::Request(_)
-                | Loaded::Operation(_)
-                | Loaded::Provisioning(_) => {}
-            }
-        }
+        let found = self.by_key(&keys).await?;
         let mut answer = proto::BatchGetDevicesResponse::default();
         for key in keys {
             match found.get(&key) {
@@ -70,6 +59,26 @@ impl Api {
             }
         }
         Ok(answer)
+    }
+
+    /// Records by name, as far as they are there.
+    pub(super) async fn by_key(&self, keys: &[IdentityKey]) -> Result<Found, Error> {
+        let selections: BTreeSet<_> = keys.iter().cloned().map(Selection::One).collect();
+        let mut found = Found::new();
+        for loaded in self.store.load(selections.into_iter().collect()).await? {
+            match loaded {
+                Loaded::Whole(record) => drop(found.insert(record.key.clone(), Ok(record))),
+                Loaded::Damaged(Selection::One(key), damaged) => {
+                    found.insert(key, Err(damaged));
+                }
+                Loaded::Damaged(..)
+                | Loaded::Token(..)
+                | Loaded::Request(_)
+                | Loaded::Operation(_)
+                | Loaded::Provisioning(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     pub(super) async fn list(

@@ -1,7 +1,12 @@
 //! Upkeep of the registry, a page at a time: security modules for all, keys sealed anew, counts.
+//!
+//! A call with a request id is answered the same when it is repeated. On several replicas the answer is
+//! kept with the part of the one that was asked; if it dies before, the repetition finds done what the
+//! others did, and counts it so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message;
 use serde_json::json;
 use twin::query::Scope;
 use twin::{Condition, IdentityKey, ModuleId};
@@ -14,10 +19,11 @@ use super::super::authentication::resealed;
 use super::super::caller::Caller;
 use super::super::identity::plain_identity;
 use super::super::peers::{Origin, Owner};
+use super::super::repeatable::Repeatable;
 use super::super::{Api, damaged_name, device, identity, page_size, page_start, page_token};
 use super::batch;
 use super::read::named;
-use crate::apply::{AuditEvent, Mode, credentials, devices};
+use crate::apply::{AuditEvent, Cause, Mode, credentials, devices};
 use crate::error::Error;
 use crate::record::{Authentication, Record, Status};
 use crate::store::{Loaded, Page, Search, Selection, Source, everything};
@@ -80,9 +86,28 @@ impl Api {
         origin: &Origin,
         request: proto::EnsureSecurityModulesRequest,
     ) -> Result<proto::EnsureSecurityModulesResponse, Error> {
+        let id = &request.request_id;
+        let repeatable = Repeatable::read("EnsureSecurityModules", caller, id, &request)?;
+        let repeatable = repeatable.filter(|_| !request.validate_only);
+        if let Some(answer) = self.answered(repeatable.as_ref()).await? {
+            return Ok(answer);
+        }
         let validate_only = request.validate_only;
-        let (mut answer, others) = self.ensure_own(caller, origin, request).await?;
-        for (owner, names) in others.into_values() {
+        let asked = Asked {
+            source: Source::Devices,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            names: request.names,
+        };
+        let mut page = self.looked_at(&asked).await?;
+        let damaged = page.damaged.iter();
+        let mut answer = proto::EnsureSecurityModulesResponse {
+            next_page_token: page_token(page.next.as_ref()),
+            damaged: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
+            ..proto::EnsureSecurityModulesResponse::default()
+        };
+        // The others first: our commit remembers the answer, so it has to be whole.
+        for (owner, names) in self.keep_own(origin, &mut page).into_values() {
             let request = proto::EnsureSecurityModulesRequest {
                 names,
                 validate_only,
@@ -99,29 +124,19 @@ impl Api {
             answer.failed.extend(part.failed);
             answer.damaged.extend(part.damaged);
         }
-        Ok(answer)
+        let mode = Mode::new(validate_only);
+        let cause = caller.cause(&request.request_id);
+        self.ensure_own(page, answer, mode, cause, repeatable).await
     }
 
     async fn ensure_own(
         &self,
-        caller: &Caller,
-        origin: &Origin,
-        request: proto::EnsureSecurityModulesRequest,
-    ) -> Result<(proto::EnsureSecurityModulesResponse, Others), Error> {
-        let asked = Asked {
-            source: Source::Devices,
-            page_size: request.page_size,
-            page_token: request.page_token,
-            names: request.names,
-        };
-        let mut page = self.looked_at(&asked).await?;
-        let damaged = page.damaged.iter();
-        let mut answer = proto::EnsureSecurityModulesResponse {
-            next_page_token: page_token(page.next.as_ref()),
-            damaged: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
-            ..proto::EnsureSecurityModulesResponse::default()
-        };
-        let others = self.keep_own(origin, &mut page);
+        page: Page,
+        mut answer: proto::EnsureSecurityModulesResponse,
+        mode: Mode,
+        cause: Cause,
+        repeatable: Option<Repeatable>,
+    ) -> Result<proto::EnsureSecurityModulesResponse, Error> {
         let key_of = |record: &Record| {
             IdentityKey::new_module(record.key.device.clone(), ModuleId::security())
         };
@@ -138,9 +153,9 @@ impl Api {
             .into_iter()
             .filter(|key| !present.contains(key))
             .collect();
-        answer.existing = u32::try_from(present.len()).unwrap_or(u32::MAX);
-        if missing.is_empty() {
-            return Ok((answer, others));
+        answer.existing += u32::try_from(present.len()).unwrap_or(u32::MAX);
+        if missing.is_empty() && repeatable.is_none() {
+            return Ok(answer);
         }
         let new = missing
             .into_iter()
@@ -153,24 +168,39 @@ impl Api {
             .iter()
             .map(|(key, _)| Selection::Family(key.device.clone()))
             .collect();
-        let mode = Mode::new(request.validate_only);
-        let cause = caller.cause("");
-        self.engine
-            .decide(selections, move |overlay, now| {
-                for (key, identity) in new {
-                    overlay.begin();
-                    match devices::create_module(overlay, &key, identity, mode, now, &cause) {
-                        Ok(_) => answer.created += 1,
-                        // Somebody made it meanwhile, or removed its device: nothing is missing.
-                        Err(Error::AlreadyExists(_)) => answer.existing += 1,
-                        Err(Error::NotFound(_)) => {}
-                        Err(error) => {
-                            let name = identity_name(&IdentityKey::new_device(key.device));
-                            answer.failed.push(batch::result(name, Err(error)));
-                        }
+        self.decide_once(repeatable, selections, move |overlay, now| {
+            for (key, identity) in new {
+                overlay.begin();
+                match devices::create_module(overlay, &key, identity, mode, now, &cause) {
+                    Ok(_) => answer.created += 1,
+                    // Somebody made it meanwhile, or removed its device: nothing is missing.
+                    Err(Error::AlreadyExists(_)) => answer.existing += 1,
+                    Err(Error::NotFound(_)) => {}
+                    Err(error) => {
+                        let name = identity_name(&IdentityKey::new_device(key.device));
+                        answer.failed.push(batch::device_refused(name, error));
                     }
                 }
-                Ok((answer, others))
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// What a call with this id was answered before. It is asked again when the answer is decided on;
+    /// here it keeps a repetition from looking at a page that is another by now.
+    async fn answered<A: Message + Default + 'static>(
+        &self,
+        repeatable: Option<&Repeatable>,
+    ) -> Result<Option<A>, Error> {
+        let Some(repeatable) = repeatable.cloned() else {
+            return Ok(None);
+        };
+        let selection = repeatable.selection();
+        let sealer = self.sealer.clone();
+        self.engine
+            .decide(selection, move |overlay, _| {
+                repeatable.known(&sealer, overlay)
             })
             .await
     }
@@ -182,8 +212,25 @@ impl Api {
         origin: &Origin,
         request: proto::ResealSecretsRequest,
     ) -> Result<proto::ResealSecretsResponse, Error> {
-        let (mut answer, others) = self.reseal_own(caller, origin, request).await?;
-        for (owner, names) in others.into_values() {
+        let id = &request.request_id;
+        let repeatable = Repeatable::read("ResealSecrets", caller, id, &request)?;
+        if let Some(answer) = self.answered(repeatable.as_ref()).await? {
+            return Ok(answer);
+        }
+        let asked = Asked {
+            source: Source::All,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            names: request.names,
+        };
+        let mut page = self.looked_at(&asked).await?;
+        let damaged = page.damaged.iter();
+        let mut answer = proto::ResealSecretsResponse {
+            next_page_token: page_token(page.next.as_ref()),
+            failed: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
+            ..proto::ResealSecretsResponse::default()
+        };
+        for (owner, names) in self.keep_own(origin, &mut page).into_values() {
             let request = proto::ResealSecretsRequest {
                 names,
                 ..proto::ResealSecretsRequest::default()
@@ -198,29 +245,17 @@ impl Api {
             answer.current += part.current;
             answer.failed.extend(part.failed);
         }
-        Ok(answer)
+        let cause = caller.cause(&request.request_id);
+        self.reseal_own(page, answer, cause, repeatable).await
     }
 
     async fn reseal_own(
         &self,
-        caller: &Caller,
-        origin: &Origin,
-        request: proto::ResealSecretsRequest,
-    ) -> Result<(proto::ResealSecretsResponse, Others), Error> {
-        let asked = Asked {
-            source: Source::All,
-            page_size: request.page_size,
-            page_token: request.page_token,
-            names: request.names,
-        };
-        let mut page = self.looked_at(&asked).await?;
-        let damaged = page.damaged.iter();
-        let mut answer = proto::ResealSecretsResponse {
-            next_page_token: page_token(page.next.as_ref()),
-            failed: damaged.map(|damaged| damaged_name(&damaged.key)).collect(),
-            ..proto::ResealSecretsResponse::default()
-        };
-        let others = self.keep_own(origin, &mut page);
+        page: Page,
+        mut answer: proto::ResealSecretsResponse,
+        cause: Cause,
+        repeatable: Option<Repeatable>,
+    ) -> Result<proto::ResealSecretsResponse, Error> {
         let mut stale = Vec::new();
         for record in page.records {
             match resealed(&self.sealer, &record) {
@@ -232,26 +267,24 @@ impl Api {
                 Err(_) => answer.failed.push(identity_name(&record.key)),
             }
         }
-        if stale.is_empty() {
-            return Ok((answer, others));
+        if stale.is_empty() && repeatable.is_none() {
+            return Ok(answer);
         }
         let selections: Vec<_> = stale
             .iter()
             .map(|(key, ..)| Selection::One(key.clone()))
             .collect();
-        let cause = caller.cause("");
-        self.engine
-            .decide(selections, move |overlay, _| {
-                for (key, old, anew) in stale {
-                    if credentials::reseal(overlay, &key, &old, anew, &cause) {
-                        let detail = json!({});
-                        overlay.audit(AuditEvent::on(&key, "keys.reseal", detail, &cause));
-                        answer.resealed += 1;
-                    }
+        self.decide_once(repeatable, selections, move |overlay, _| {
+            for (key, old, anew) in stale {
+                if credentials::reseal(overlay, &key, &old, anew, &cause) {
+                    let detail = json!({});
+                    overlay.audit(AuditEvent::on(&key, "keys.reseal", detail, &cause));
+                    answer.resealed += 1;
                 }
-                Ok((answer, others))
-            })
-            .await
+            }
+            Ok(answer)
+        })
+        .await
     }
 
     /// Leaves in a page what is for us to do, and answers who does the rest. Asked by another

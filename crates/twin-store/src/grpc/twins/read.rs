@@ -13,7 +13,7 @@ use crate::grpc::filter::{Filter, show};
 use crate::grpc::list_place::{list_token, place};
 use crate::grpc::read_mask::ReadMask;
 use crate::grpc::token;
-use crate::grpc::{Api, PAGE_BYTES, damaged_name, identity, page_size, report_damaged};
+use crate::grpc::{Api, PAGE_BYTES, damaged_name, has_room, identity, page_size, report_damaged};
 use crate::record::Damaged;
 use crate::search::Turn;
 use crate::store::{Loaded, Search, Selection, Source};
@@ -71,6 +71,9 @@ impl Api {
                         answer.damaged.push(identity_name(key));
                     }
                     Some(Ok(record)) => match show(record, &mask) {
+                        Ok(twin) if !has_room(bytes, twin.encoded_len()) => {
+                            answer.unread.push(identity_name(key));
+                        }
                         Ok(twin) => {
                             bytes += twin.encoded_len();
                             answer.twins.push(twin);
@@ -118,6 +121,7 @@ impl Api {
         };
         let mut answer = proto::ListTwinsResponse::default();
         let (mut scanned, mut bytes) = (0, 0);
+        let mut behind = after.clone();
         let mut turn = Turn::begin();
         loop {
             let search = Search {
@@ -143,6 +147,12 @@ impl Api {
                     Err(damaged) => Err(damaged),
                 };
                 match shown {
+                    Ok(twin) if !has_room(bytes, twin.encoded_len()) => {
+                        if let Some(behind) = &behind {
+                            answer.next_page_token = list_token(&list, behind, now);
+                        }
+                        return Ok(answer);
+                    }
                     Ok(twin) => {
                         bytes += twin.encoded_len();
                         answer.twins.push(twin);
@@ -157,6 +167,7 @@ impl Api {
                     answer.next_page_token = list_token(&list, &record.key, now);
                     return Ok(answer);
                 }
+                behind = Some(record.key.clone());
             }
             after = page.next;
             match &after {

@@ -162,6 +162,7 @@ pub(super) async fn enrolments_are_listed_by_id_replaced_and_removed(opener: Ope
     let first = (vec![a], Some("a".to_owned()));
     assert_eq!(list(Individual, "", 1).await, first);
     assert_eq!(list(Individual, "a", 1).await, (vec![b.clone()], None));
+    assert_eq!(store.individual_enrollments().await.expect("counted"), 2);
     let group = enrolment(Group, "a", "2");
     assert_eq!(list(Group, "", 9).await, (vec![group.clone()], None));
     let scope = Selection::Provisioning(ProvisioningKey::scope());

@@ -5,7 +5,7 @@ use service_kit::error::chain;
 use tokio_postgres::Row;
 
 use super::operations::{Reading, lossy};
-use super::{execute, query};
+use super::{engine, execute, query};
 use crate::record::Damaged;
 use crate::store::row::sums;
 use crate::store::{
@@ -92,6 +92,22 @@ pub(super) async fn list(
             return Ok(page);
         }
     }
+}
+
+/// How many of single devices there are.
+pub(super) async fn individuals(client: &Client) -> Result<u64, Error> {
+    let action = "count enrolments";
+    let sql = "SELECT count(*) FROM provisioning WHERE kind = $1";
+    let rows = query(
+        client,
+        action,
+        sql,
+        &[&ProvisioningKind::Individual.as_str()],
+    )
+    .await?;
+    let count = rows.first().map(|row| row.try_get::<_, i64>(0));
+    let count = count.transpose().map_err(engine(action))?;
+    Ok(u64::try_from(count.unwrap_or_default()).unwrap_or_default())
 }
 
 fn decode(kind: ProvisioningKind, row: &Row) -> Result<ProvisioningRow, Damaged> {

@@ -74,6 +74,16 @@ pub(super) fn list(
     page(rows, limit, action, read, |row| row.key.clone())
 }
 
+/// How many of single devices there are.
+pub(super) fn individuals(connection: &Connection) -> Result<u64, Error> {
+    let kind = ProvisioningKind::Individual.as_str();
+    connection
+        .prepare_cached("SELECT count(*) FROM provisioning WHERE kind = ?1")
+        .and_then(|mut statement| statement.query_row([kind], |row| row.get::<_, i64>(0)))
+        .map(|count| u64::try_from(count).unwrap_or_default())
+        .map_err(engine("count enrolments"))
+}
+
 fn decode(kind: ProvisioningKind, row: &rusqlite::Row<'_>) -> Result<ProvisioningRow, Damaged> {
     let key = ProvisioningKey {
         kind,

@@ -6,10 +6,10 @@
 
 mod sink;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire::registry::v1 as api;
@@ -28,8 +28,8 @@ use sink::Sink;
 
 /// Devices read in one call.
 const PAGE_SIZE: i32 = 500;
-/// Calls about single identities that go on at the same time.
-const CALLS_MAX: usize = 16;
+/// Modules read in one call; the service answers no more.
+const MODULES_PAGE_SIZE: i32 = 1000;
 /// Twins left out that are named.
 const NAMED_MAX: usize = 20;
 
@@ -159,24 +159,20 @@ impl Export<'_> {
     }
 
     async fn page(&mut self, devices: Vec<api::Device>, sink: &mut Sink) -> Result<(), Failure> {
-        let modules = if self.args.devices_only {
-            vec![Vec::new(); devices.len()]
+        let mut modules = if self.args.devices_only {
+            HashMap::new()
         } else {
-            let mut modules = Vec::new();
-            for answer in self.modules(&devices).await? {
-                self.left_out.extend(answer.damaged);
-                self.without_keys(answer.unreadable_keys);
-                modules.push(answer.modules);
-            }
-            modules
+            self.modules(&devices).await?
         };
         let mut names = Vec::new();
-        for (device, modules) in devices.iter().zip(&modules) {
+        for device in &devices {
             names.push(device.name.clone());
-            names.extend(modules.iter().map(|module| module.name.clone()));
+            let modules = modules.get(&device.device_id).into_iter().flatten();
+            names.extend(modules.map(|module| module.name.clone()));
         }
         let twins = batch::twins(self.connection, names, &["tags_json", "desired_json"]).await?;
-        for (device, modules) in devices.into_iter().zip(modules) {
+        for device in devices {
+            let modules = modules.remove(&device.device_id).unwrap_or_default();
             let Some(twin) = twins.get(&device.name) else {
                 self.left_out.push(device.name);
                 continue;
@@ -201,41 +197,43 @@ impl Export<'_> {
         self.left_out.extend(names.into_iter().map(told));
     }
 
-    /// The modules of each device.
+    /// The modules of these devices, by the devices' ids.
     async fn modules(
-        &self,
+        &mut self,
         devices: &[api::Device],
-    ) -> Result<Vec<api::ListModulesResponse>, Failure> {
-        let calls = devices.iter().map(|device| self.modules_of(&device.name));
-        let modules: Vec<_> = futures::stream::iter(calls)
-            .buffered(CALLS_MAX)
-            .collect()
-            .await;
-        modules.into_iter().collect()
-    }
-
-    async fn modules_of(&self, device: &str) -> Result<api::ListModulesResponse, Failure> {
-        let listed = patience::call(self.connection, "cannot list modules", async || {
-            let request = api::ListModulesRequest {
-                parent: device.to_owned(),
-                view: self.view().into(),
-                read_mask: None,
-            };
-            self.connection
-                .registry()?
-                .list_modules(request)
-                .await
-                .map_err(Into::into)
-        })
-        .await;
-        match listed {
-            Ok(answer) => Ok(answer),
-            // The device was deleted since it was listed; its twin is missing, too, and says so.
-            Err(failure) if failure.kind() == Kind::NotFound => {
-                Ok(api::ListModulesResponse::default())
+    ) -> Result<HashMap<String, Vec<api::Module>>, Failure> {
+        let names: Vec<_> = devices.iter().map(|device| device.name.clone()).collect();
+        let mut found: HashMap<String, Vec<api::Module>> = HashMap::new();
+        let mut page_token = String::new();
+        // Of no devices in particular would be of all.
+        while !names.is_empty() {
+            let page = patience::call(self.connection, "cannot list modules", async || {
+                let request = api::ListModulesRequest {
+                    devices: names.clone(),
+                    view: self.view().into(),
+                    page_size: MODULES_PAGE_SIZE,
+                    page_token: page_token.clone(),
+                    ..Default::default()
+                };
+                self.connection
+                    .registry()?
+                    .list_modules(request)
+                    .await
+                    .map_err(Into::into)
+            })
+            .await?;
+            self.left_out.extend(page.damaged);
+            self.without_keys(page.unreadable_keys);
+            for module in page.modules {
+                let id = module.device_id.clone();
+                found.entry(id).or_default().push(module);
             }
-            Err(failure) => Err(failure),
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
         }
+        Ok(found)
     }
 }
 

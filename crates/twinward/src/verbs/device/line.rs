@@ -145,6 +145,10 @@ pub(super) fn parse(number: u64, text: &str) -> Result<Item, String> {
             None => words,
         }
     })?;
+    // Of the two values serde would keep one without a word.
+    if let Some(path) = twin::duplicate_key(text) {
+        return Err(format!("{path}: the key is there a second time"));
+    }
     let device = DeviceId::parse(&line.device_id).map_err(|error| format!("deviceId: {error}"))?;
     let key = match line.module_id.as_deref() {
         None | Some("") => IdentityKey::new_device(device),
@@ -348,6 +352,10 @@ mod tests {
             ),
             (r#"{"deviceId":"a","tags":[]}"#, "invalid type: sequence"),
             (r#"{"deviceId":"a","deviceId":"b"}"#, "duplicate field"),
+            (
+                r#"{"deviceId":"a","properties":{"desired":{"x":[{"y":1,"y":2}]}}}"#,
+                "properties.desired.x[0].y: the key is there a second time",
+            ),
             (deep.as_str(), "recursion limit"),
         ] {
             let error = parse(1, text).unwrap_err();

@@ -230,6 +230,42 @@ impl View for Matching {
     }
 }
 
+/// What an undo would come to.
+pub(super) struct Foreseen(pub(super) api::Operation);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ForeseenData<'a> {
+    dry_run: bool,
+    undo_of: &'a str,
+    total: u64,
+    succeeded: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl View for Foreseen {
+    fn data(&self) -> impl Serialize {
+        ForeseenData {
+            dry_run: true,
+            undo_of: &self.0.undo_of,
+            total: self.0.total,
+            succeeded: self.0.succeeded,
+            failed: self.0.failed,
+            skipped: self.0.skipped,
+        }
+    }
+
+    fn text(&self, _paper: &Paper) -> String {
+        let written = plural(self.0.succeeded, "twin", "twins");
+        let troubles = match troubles(&self.0).as_str() {
+            "" => String::new(),
+            words => format!(", {words}"),
+        };
+        format!("{written} would be written{troubles}; nothing was begun\n")
+    }
+}
+
 /// What became of one twin.
 pub(super) struct ResultView(pub(super) api::OperationResult);
 

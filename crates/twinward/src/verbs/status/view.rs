@@ -60,6 +60,9 @@ pub(super) struct Part {
     /// The same as numbers, for programs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     counts: BTreeMap<&'static str, u64>,
+    /// With which devices register themselves.
+    #[serde(rename = "idScope", skip_serializing_if = "Option::is_none")]
+    id_scope: Option<String>,
 }
 
 impl Part {
@@ -72,6 +75,7 @@ impl Part {
             address,
             details: Vec::new(),
             counts: BTreeMap::new(),
+            id_scope: None,
         }
     }
 
@@ -109,6 +113,13 @@ impl Part {
     pub(super) fn count(&mut self, name: &'static str, number: u64, detail: String) {
         self.counts.insert(name, number);
         self.details.push(detail);
+    }
+
+    /// Says with which id scope devices register themselves.
+    pub(super) fn scope(&mut self, id_scope: Option<String>) {
+        self.details
+            .extend(id_scope.iter().map(|scope| format!("id scope {scope}")));
+        self.id_scope = id_scope;
     }
 
     /// Adds it unless something is said already: one reason for one trouble is enough.

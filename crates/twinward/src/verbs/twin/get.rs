@@ -152,6 +152,7 @@ async fn at(
     let request = api::GetTwinRevisionRequest {
         name: wire::names::identity_name(key),
         moment: Some(moment.to_wire(output.now())?),
+        read_mask: None,
     };
     let what = format!("cannot get the twin of {key} as it was");
     let answer = connection

@@ -90,6 +90,7 @@ pub(super) async fn run(
         validate_only: args.write.dry_run,
         request_id: args.write.request_id(),
         etag: args.write.etag,
+        read_mask: None,
     };
     let twin = connection
         .twins()?
@@ -168,6 +169,8 @@ mod tests {
             ("{}", "holds no patch"),
             ("desired: {}\nproperties: {desired: {}}", "both"),
             ("desired: [1]", "line 1"),
+            ("tags:\n  a: 1\n  a: 2\n", "duplicate"),
+            (r#"{"tags": {"a": {"b": 1, "b": 2}}}"#, "duplicate"),
         ] {
             std::fs::write(&path, text).unwrap();
             let failure = read(&path).unwrap_err();

@@ -52,6 +52,7 @@ pub(super) async fn run(
         validate_only: args.write.dry_run,
         request_id: args.write.request_id(),
         etag: args.write.etag,
+        read_mask: None,
     };
     let what = format!("cannot replace the twin of {key}");
     let twin = connection

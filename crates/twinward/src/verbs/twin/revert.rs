@@ -5,7 +5,7 @@ use wire::twin::v1 as api;
 
 use super::get::explain;
 use super::view::TwinView;
-use super::write::{WriteArgs, show_proposed};
+use super::write::{ConditionArgs, WriteArgs, show_proposed};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::identity_args::IdentityArg;
@@ -18,7 +18,8 @@ use crate::when::Moment;
     after_help = "What the device reports, the posture and the status stay as they are. History \
     is not rewritten:\nthe revert is a revision of its own, and can be reverted.\n\nExamples:\n  \
     twinward twin revert cam-1 1017 --dry-run\n  \
-    twinward twin revert cam-1 '2h ago'"
+    twinward twin revert cam-1 '2h ago'\n  \
+    twinward twin revert cam-1 1017 --if \"tags.site = 'hall-3'\""
 )]
 pub(crate) struct RevertArgs {
     #[command(flatten)]
@@ -26,6 +27,8 @@ pub(crate) struct RevertArgs {
     /// To which revision, or to which time: `2h ago`, `2026-11-23` or RFC 3339
     #[arg(value_name = "REVISION|TIME", value_parser = Moment::parse)]
     moment: Moment,
+    #[command(flatten)]
+    condition: ConditionArgs,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -44,6 +47,9 @@ pub(super) async fn run(
         validate_only: args.write.dry_run,
         request_id: args.write.request_id(),
         etag: args.write.etag,
+        expected_desired_version: args.condition.if_version,
+        only_if: args.condition.only_if,
+        read_mask: None,
     };
     let what = format!("cannot revert the twin of {key}");
     let twin = connection

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use futures::StreamExt as _;
 use tonic::Code;
 use twin::IdentityKey;
 use uuid::Uuid;
@@ -16,10 +15,6 @@ use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::patience;
 use crate::verbs::device::line::Item;
-
-/// Calls about single identities that go on at the same time: enough to keep the store's group
-/// commit busy.
-const CALLS_MAX: usize = 16;
 
 /// Some lines on their way.
 pub(super) struct Batch<'a> {
@@ -47,10 +42,10 @@ impl Batch<'_> {
             let attempted = self.create_devices(&devices).await?;
             self.sort(&devices, attempted, &mut existing);
         }
-        let calls = futures::stream::iter(modules.iter().map(|item| self.create_module(item)));
-        let attempted: Vec<_> = calls.buffered(CALLS_MAX).collect().await;
-        let attempted = attempted.into_iter().collect::<Result<Vec<_>, _>>()?;
-        self.sort(&modules, attempted, &mut existing);
+        if !modules.is_empty() {
+            let attempted = self.create_modules(&modules).await?;
+            self.sort(&modules, attempted, &mut existing);
+        }
         if existing.is_empty() {
             return Ok(());
         }
@@ -141,15 +136,50 @@ impl Batch<'_> {
         Uuid::new_v4().to_string()
     }
 
-    async fn create_module(&self, item: &Item) -> Result<Attempted, Failure> {
-        let line = &item.line;
-        let Some(module) = &item.key.module else {
-            return Ok(Attempted::Failed("is no module".to_owned()));
-        };
+    async fn create_modules(&self, items: &[&Item]) -> Result<Vec<Attempted>, Failure> {
+        let requests: Vec<_> = items.iter().map(|item| self.module(item)).collect();
+        let answer = patience::call(self.connection, "cannot create modules", async || {
+            let request = api::BatchCreateModulesRequest {
+                requests: requests.clone(),
+            };
+            let answer = self
+                .connection
+                .registry()?
+                .batch_create_modules(request)
+                .await;
+            answer.map_err(Into::into)
+        })
+        .await?;
+        if answer.results.len() != items.len() {
+            return Err(Failure::new(Kind::Internal, "cannot create modules")
+                .because("the answer has another number of results than there were modules"));
+        }
+        let results = items.iter().zip(answer.results);
+        let attempted = results.map(|(item, result)| match result.error {
+            None => Attempted::Created,
+            Some(error) if error.code == i32::from(Code::AlreadyExists) => Attempted::Exists,
+            // In a dry run the device of an earlier line is not there.
+            Some(error) if error.code == i32::from(Code::NotFound) && self.is_to_come(item) => {
+                Attempted::Created
+            }
+            Some(error) => Attempted::Failed(error.message),
+        });
+        Ok(attempted.collect())
+    }
+
+    /// Whether the device of a module would have been made by this import.
+    fn is_to_come(&self, item: &Item) -> bool {
         let parent = IdentityKey::new_device(item.key.device.clone());
-        let request = api::CreateModuleRequest {
+        self.settings.dry_run && self.seen.contains_key(&parent.to_string())
+    }
+
+    fn module(&self, item: &Item) -> api::CreateModuleRequest {
+        let line = &item.line;
+        let parent = IdentityKey::new_device(item.key.device.clone());
+        let id = item.key.module.as_ref();
+        api::CreateModuleRequest {
             parent: wire::names::identity_name(&parent),
-            module_id: module.to_string(),
+            module_id: id.map(ToString::to_string).unwrap_or_default(),
             keys: line.keys().filter(|_| self.settings.with_keys),
             authentication_type: line.authentication_type().into(),
             thumbprints: line.thumbprints(),
@@ -158,37 +188,6 @@ impl Batch<'_> {
             desired_json: line.desired_json(),
             validate_only: self.settings.dry_run,
             request_id: self.request_id(),
-        };
-        let what = "cannot create a module";
-        let created = patience::call(self.connection, what, async || {
-            let answer = self
-                .connection
-                .registry()?
-                .create_module(request.clone())
-                .await;
-            answer.map_err(Into::into)
-        })
-        .await;
-        let Err(failure) = created else {
-            return Ok(Attempted::Created);
-        };
-        match failure.kind() {
-            Kind::Conflict => Ok(Attempted::Exists),
-            // In a dry run the device of an earlier line is not there.
-            Kind::NotFound
-                if self.settings.dry_run && self.seen.contains_key(&parent.to_string()) =>
-            {
-                Ok(Attempted::Created)
-            }
-            Kind::NotFound | Kind::Invalid | Kind::Precondition => {
-                Ok(Attempted::Failed(failure.details_on_one_line()))
-            }
-            Kind::Failed
-            | Kind::Usage
-            | Kind::Unavailable
-            | Kind::Denied
-            | Kind::Internal
-            | Kind::Interrupted(_) => Err(failure),
         }
     }
 }

@@ -69,7 +69,8 @@ impl Existing<'_> {
             .map(|item| wire::names::identity_name(&item.key))
             .collect();
         let twins = batch::twins(self.connection, names, &COMPARED).await?;
-        let calls = items.iter().map(|item| self.one(item, &twins));
+        let rests = self.rests(items).await?;
+        let calls = items.iter().map(|item| self.one(item, &twins, &rests));
         let outcomes: Vec<_> = futures::stream::iter(calls)
             .buffered(CALLS_MAX)
             .collect()
@@ -85,17 +86,16 @@ impl Existing<'_> {
         &self,
         item: &Item,
         twins: &HashMap<String, twins::Twin>,
+        rests: &HashMap<String, Rest>,
     ) -> Result<Outcome, Failure> {
         let name = wire::names::identity_name(&item.key);
         let Some(twin) = twins.get(&name) else {
             let why = "it was deleted meanwhile, or what is stored of it is damaged";
             return Ok(Outcome::Failed(why.to_owned()));
         };
-        let rest = match self.rest(item, &name).await {
-            Ok(rest) => rest,
-            Err(failure) => return about_a_line(failure),
-        };
-        let differences = match self.compare(item, twin, &rest) {
+        let unasked = Rest::default();
+        let rest = rests.get(&name).unwrap_or(&unasked);
+        let differences = match self.compare(item, twin, rest) {
             Ok(differences) => differences,
             Err(problem) => return Ok(Outcome::Failed(problem)),
         };
@@ -120,51 +120,66 @@ impl Existing<'_> {
         Ok(Outcome::Updated(names))
     }
 
-    /// Read only for lines that ask for it: a call for each identity would make a comparison slow.
-    async fn rest(&self, item: &Item, name: &str) -> Result<Rest, Failure> {
-        let with_keys = self.settings.with_keys && item.line.has_keys();
-        let view = if with_keys {
+    /// What the lines that ask for it are compared with, by name; read in a call for all devices and one
+    /// for all modules.
+    async fn rests(&self, items: &[&Item]) -> Result<HashMap<String, Rest>, Failure> {
+        let with_keys = |item: &Item| self.settings.with_keys && item.line.has_keys();
+        let (mut devices, mut modules) = (Vec::new(), Vec::new());
+        for item in items {
+            let name = wire::names::identity_name(&item.key);
+            if item.key.module.is_none() {
+                devices.extend(with_keys(item).then_some(name));
+            } else {
+                let asks = with_keys(item) || item.line.managed_by.is_some();
+                modules.extend(asks.then_some(name));
+            }
+        }
+        let view = if self.settings.with_keys {
             api::IdentityView::Full
         } else {
             api::IdentityView::Basic
         };
-        let what = "cannot read an identity";
-        if item.key.module.is_none() {
-            if !with_keys {
-                return Ok(Rest::default());
-            }
-            let device = patience::call(self.connection, what, async || {
-                let request = api::GetDeviceRequest {
-                    name: name.to_owned(),
+        let mut rests = HashMap::new();
+        let what = "cannot read identities";
+        if !devices.is_empty() {
+            let answer = patience::call(self.connection, what, async || {
+                let request = api::BatchGetDevicesRequest {
+                    names: devices.clone(),
                     view: view.into(),
                     read_mask: None,
                 };
-                let answer = self.connection.registry()?.get_device(request).await;
+                let answer = self.connection.registry()?.batch_get_devices(request).await;
                 answer.map_err(Into::into)
             })
             .await?;
-            return Ok(Rest {
-                keys: device.keys,
-                managed_by: String::new(),
-            });
+            rests.extend(answer.devices.into_iter().map(|device| {
+                let rest = Rest {
+                    keys: device.keys,
+                    managed_by: String::new(),
+                };
+                (device.name, rest)
+            }));
         }
-        if !with_keys && item.line.managed_by.is_none() {
-            return Ok(Rest::default());
+        if !modules.is_empty() {
+            let answer = patience::call(self.connection, what, async || {
+                let request = api::BatchGetModulesRequest {
+                    names: modules.clone(),
+                    view: view.into(),
+                    read_mask: None,
+                };
+                let answer = self.connection.registry()?.batch_get_modules(request).await;
+                answer.map_err(Into::into)
+            })
+            .await?;
+            rests.extend(answer.modules.into_iter().map(|module| {
+                let rest = Rest {
+                    keys: module.keys,
+                    managed_by: module.managed_by,
+                };
+                (module.name, rest)
+            }));
         }
-        let module = patience::call(self.connection, what, async || {
-            let request = api::GetModuleRequest {
-                name: name.to_owned(),
-                view: view.into(),
-                read_mask: None,
-            };
-            let answer = self.connection.registry()?.get_module(request).await;
-            answer.map_err(Into::into)
-        })
-        .await?;
-        Ok(Rest {
-            keys: module.keys,
-            managed_by: module.managed_by,
-        })
+        Ok(rests)
     }
 
     /// What a line does not say is as it should be.

@@ -103,4 +103,21 @@ fn a_dry_run_says_how_many_match() {
         text(&Matching(operation(api::OperationState::Unspecified))),
         "1200 twins match; nothing was written\n"
     );
+    let undo = api::Operation {
+        undo_of: "operations/0193f2c1".to_owned(),
+        ..operation(api::OperationState::Unspecified)
+    };
+    let view = Foreseen(undo);
+    assert_eq!(
+        text(&view),
+        "1100 twins would be written, 2 failed, 1 skipped; nothing was begun\n"
+    );
+    let expected = serde_json::json!({
+        "dryRun": true, "undoOf": "operations/0193f2c1",
+        "total": 1200, "succeeded": 1100, "failed": 2, "skipped": 1
+    });
+    assert_eq!(
+        serde_json::from_str::<Value>(&json(&view)).unwrap(),
+        expected
+    );
 }
