@@ -1,5 +1,6 @@
 //! Odd requests of every kind against the REST API of `twinward up`: none is a server's error, and the
-//! hub serves afterwards. `cargo xtask fuzz rest` sends more of them.
+//! hub serves afterwards. `cargo xtask fuzz rest` sends more of them. And too many of them: who calls too
+//! often is told so.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,4 +41,19 @@ fn folder() -> PathBuf {
         panic!("{SCHEMATHESIS} is not set: `cargo xtask test` fetches it and sets it");
     };
     PathBuf::from(folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_too_often_is_told_so_and_nobody_else_is() {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/rest/rates.py");
+    let mut run = ProcessBuilder::new("rates", "python3")
+        .arg(script)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TWINWARD_BIN", workspace_binary("twinward"))
+        .allow("")
+        .spawn();
+    let status = run.wait_exit(WITHIN).await;
+    let lines = run.lines();
+    assert!(status.success(), "{}", lines.join("\n"));
+    assert_eq!(lines.last().map(String::as_str), Some("ok"));
 }

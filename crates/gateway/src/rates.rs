@@ -134,6 +134,8 @@ impl Meter {
             Caller::Bearer(token) => {
                 // Tokens can be made up, and each costs twin-store a look.
                 if let Some(wait) = address.and_then(|address| self.overdrawn(address, now)) {
+                    let labels = ThrottledLabels { caller: "address" };
+                    self.throttled.get_or_create(&labels).inc();
                     return Err(too_many(wait));
                 }
                 let mut hash = [0; digest::SHA256_OUTPUT_LEN];
@@ -296,6 +298,7 @@ mod tests {
         // Whether a token is good costs twin-store a look; whether a key is costs nothing.
         assert!(meter.calls(&bearer("made up"), HERE, now).is_err());
         assert!(meter.calls(&policy("a"), HERE, now).is_ok());
+        assert_eq!(refused(&meter, "address"), 2);
         let there = Some(IpAddr::from([10, 0, 0, 1]));
         assert!(meter.calls(&bearer("made up"), there, now).is_ok());
         let later = now + Duration::from_mins(1);
