@@ -38,7 +38,8 @@
 //! - `NOW()`: the time of evaluation, which the caller passes. Nothing here reads a clock.
 //! - `AS_DATE(text)`: the instant of an RFC 3339 date; without an offset it is UTC.
 //! - `DATE_ADD(unit, number, date)` and `DATE_DIFF(unit, from, to)`, where unit is one of
-//!   `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'`; differences have fractions.
+//!   `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'`; differences have fractions. `DATE_ADD` takes
+//!   whole `'month'`s and `'year'`s of the calendar in UTC as well, to the last day of a shorter month.
 //!
 //! So `lastActivityTime < DATE_ADD('hour', -1, NOW())` finds who was silent for an hour.
 
@@ -127,6 +128,18 @@ pub enum Scope {
     Where(Expr),
 }
 
+/// What there is to say of a condition on a twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is exactly true.
+    Holds,
+    /// It is false, or undefined.
+    HoldsNot,
+    /// Judging it took more steps than a twin may take
+    /// ([`crate::limits::QUERY_STEPS_MAX`]): nobody knows.
+    Undecided,
+}
+
 impl Scope {
     /// Whether it holds for a twin at a time, which is what `NOW()` means.
     pub fn holds_at(&self, twin: &dyn Lookup, now: Timestamp) -> bool {
@@ -211,6 +224,16 @@ impl Condition {
     /// Whether it is exactly true of the twin, whenever that is: `NOW()` is undefined.
     pub fn matches(&self, twin: &dyn Lookup) -> bool {
         self.holds(twin, None)
+    }
+
+    /// What there is to say of it, whenever that is. For whoever must not take a condition that was
+    /// not decided for one that does not hold.
+    pub fn judge(&self, twin: &dyn Lookup) -> Judgement {
+        match &self.scope {
+            Scope::Everything => Judgement::Holds,
+            Scope::Nothing => Judgement::HoldsNot,
+            Scope::Where(expr) => eval::judge(expr, twin, None),
+        }
     }
 
     /// Whether it is exactly true of the twin at a time, which is what `NOW()` means.

@@ -112,7 +112,7 @@ pub(crate) fn counting(query: &str) -> Option<String> {
         Select::All => true,
         Select::Items(items) => items
             .iter()
-            .all(|item| matches!(item.value, ItemValue::Path(_))),
+            .all(|item| matches!(item.value, ItemValue::Value(_))),
     };
     if !plain || !statement.group_by().is_empty() || statement.top().is_some() {
         return None;

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::lookup;
 use crate::record::{Damaged, Record};
 use crate::search::{self, Next};
-use crate::store::{Search, Source, Store};
+use crate::store::{Estimates, Search, Source, Store};
 
 mod groups;
 mod token;
@@ -152,7 +152,7 @@ impl Queries<'_> {
         let paths = call.statement.paths();
         let damaged = search::each(self.store, call.search(), &paths, |seen| {
             let key = seen.raw.key().clone();
-            let position = call.statement.position(seen.twin, key);
+            let position = call.statement.position(seen.twin, key, call.token.now);
             if window.wants(&position) {
                 window.offer(position, seen.raw.clone());
             }
@@ -228,6 +228,7 @@ impl Call {
             now: self.token.now,
             after: None,
             limit: search::CHUNK,
+            estimates: Estimates::default(),
         }
     }
 
@@ -248,7 +249,7 @@ impl Call {
             Select::All => Ok(Row::Twin(Box::new(encode::twin(record)?))),
             Select::Items(_) => {
                 let twin = lookup::of_record(record);
-                let row = self.statement.project(&twin);
+                let row = self.statement.project(&twin, self.token.now);
                 search::whole(record, &twin)?;
                 Ok(Row::Raw(Value::Object(row).to_string()))
             }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::datum::{Datum, json_number};
@@ -21,6 +22,7 @@ use crate::limits::{QUERY_GROUPS_BYTES_MAX, QUERY_GROUPS_MAX};
 pub struct Aggregator<'s> {
     statement: &'s Statement,
     items: &'s [Item],
+    now: Timestamp,
     groups: BTreeMap<GroupKey, Group>,
     bytes: usize,
 }
@@ -67,8 +69,9 @@ struct Extreme {
 }
 
 impl<'s> Aggregator<'s> {
-    /// For a query that is aggregated; of any other it gives the rows without duplicates.
-    pub fn new(statement: &'s Statement) -> Aggregator<'s> {
+    /// For a query that is aggregated; of any other it gives the rows without duplicates. `now` is
+    /// what `NOW()` means.
+    pub fn new(statement: &'s Statement, now: Timestamp) -> Aggregator<'s> {
         let items = match statement.select() {
             Select::All => &[],
             Select::Items(items) => items.as_slice(),
@@ -76,6 +79,7 @@ impl<'s> Aggregator<'s> {
         Aggregator {
             statement,
             items,
+            now,
             groups: BTreeMap::new(),
             bytes: 0,
         }
@@ -83,10 +87,14 @@ impl<'s> Aggregator<'s> {
 
     /// Counts in a twin that the query takes.
     pub fn add(&mut self, twin: &dyn Lookup) -> Result<(), TooManyGroups> {
-        let facts = Facts::new(twin, None);
+        let now = self.now;
+        eval::bounded(twin, Some(now), |facts| self.add_facts(facts))
+    }
+
+    fn add_facts(&mut self, facts: &Facts<'_>) -> Result<(), TooManyGroups> {
         let mut key = GroupKey::new();
-        for path in self.statement.group_by() {
-            let value = eval::resolve(path, &facts);
+        for expr in self.statement.group_by() {
+            let value = eval::value(expr, facts);
             let text = match value {
                 Datum::Array(_) | Datum::Object(_) => value.to_json().map(|json| json.to_string()),
                 _ => None,
@@ -94,17 +102,16 @@ impl<'s> Aggregator<'s> {
             key.push((SortValue::of(&value), text));
         }
         if !self.groups.contains_key(&key) {
-            let group = self.new_group(&key, &facts)?;
+            let group = self.new_group(&key, facts)?;
             self.groups.insert(key.clone(), group);
         }
         let mut grown = 0;
         if let Some(group) = self.groups.get_mut(&key) {
             for (tally, item) in group.tallies.iter_mut().zip(self.items) {
-                if let Some(path) = item.value.path() {
-                    grown += tally.add(&eval::resolve(path, &facts));
-                } else {
-                    tally.add(&Datum::Undefined);
-                }
+                grown += match &item.value {
+                    ItemValue::Aggregate(_, expr) => tally.add(&eval::value(expr, facts)),
+                    ItemValue::Count | ItemValue::Value(_) => tally.add(&Datum::Undefined),
+                };
             }
         }
         self.grow(grown)
@@ -157,9 +164,9 @@ impl<'s> Aggregator<'s> {
         let orders = self.statement.order_by().iter().map(|order| {
             let value = match &order.key {
                 OrderKey::Item(index) => place(shown.get(*index)),
-                OrderKey::Path(path) => {
+                OrderKey::Value(expr) => {
                     let mut keys = self.statement.group_by().iter().zip(key);
-                    let found = keys.find(|(own, _)| *own == path);
+                    let found = keys.find(|(own, _)| *own == expr);
                     found.map_or(SortValue::Undefined, |(_, (place, _))| place.clone())
                 }
             };
@@ -182,9 +189,9 @@ impl<'s> Aggregator<'s> {
         };
         // Twice: once to find the group, once to show its key.
         self.grow(2 * key.iter().map(key_bytes).sum::<usize>())?;
-        let paths = self.statement.group_by().iter();
+        let exprs = self.statement.group_by().iter();
         Ok(Group {
-            key: paths.map(|path| eval::resolve_json(path, facts)).collect(),
+            key: exprs.map(|expr| eval::json(expr, facts)).collect(),
             tallies: self.items.iter().map(|item| self.tally(item)).collect(),
         })
     }
@@ -199,8 +206,8 @@ impl<'s> Aggregator<'s> {
 
     fn tally(&self, item: &Item) -> Tally {
         match &item.value {
-            ItemValue::Path(path) => {
-                let place = self.statement.group_by().iter().position(|own| own == path);
+            ItemValue::Value(expr) => {
+                let place = self.statement.group_by().iter().position(|own| own == expr);
                 Tally::Key(place.unwrap_or(usize::MAX))
             }
             ItemValue::Count | ItemValue::Aggregate(Aggregate::Count, _) => Tally::Count(0),

@@ -6,6 +6,7 @@
 
 mod attribute;
 mod display;
+pub(in crate::query) use display::Sum;
 mod function;
 
 use std::collections::BTreeSet;

@@ -19,6 +19,7 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Judgement;
 use super::ast::{ArithmeticOp, CompareOp, Expr, MemberOp, Path, Set};
 use super::datum::Datum;
 use super::lookup::Lookup;
@@ -29,6 +30,18 @@ pub(super) use path::{resolve, resolve_json};
 
 /// Whether the condition is exactly true of a twin.
 pub(super) fn holds(expr: &Expr, twin: &dyn Lookup, now: Option<Timestamp>) -> bool {
+    match judge(expr, twin, now) {
+        Judgement::Holds => true,
+        Judgement::HoldsNot => false,
+        Judgement::Undecided => {
+            twin.give_up();
+            false
+        }
+    }
+}
+
+/// What there is to say of the condition on a twin.
+pub(super) fn judge(expr: &Expr, twin: &dyn Lookup, now: Option<Timestamp>) -> Judgement {
     let steps = Steps::default();
     let facts = Facts {
         steps: Some(&steps),
@@ -37,10 +50,40 @@ pub(super) fn holds(expr: &Expr, twin: &dyn Lookup, now: Option<Timestamp>) -> b
     let truth = truth(expr, &facts);
     if steps.are_used_up() {
         // What was not looked at any more was undefined, of which `NOT IS_DEFINED` makes a truth.
-        twin.give_up();
-        return false;
+        return Judgement::Undecided;
     }
-    truth == Some(true)
+    if truth == Some(true) {
+        Judgement::Holds
+    } else {
+        Judgement::HoldsNot
+    }
+}
+
+/// Works on a twin with no more steps than it may take. If they are not enough, the twin is told, and
+/// what was made of it must not be taken for the truth.
+pub(super) fn bounded<T>(
+    twin: &dyn Lookup,
+    now: Option<Timestamp>,
+    work: impl FnOnce(&Facts<'_>) -> T,
+) -> T {
+    let steps = Steps::default();
+    let facts = Facts {
+        steps: Some(&steps),
+        ..Facts::new(twin, now)
+    };
+    let made = work(&facts);
+    if steps.are_used_up() {
+        twin.give_up();
+    }
+    made
+}
+
+/// An expression's value as JSON: of a path as it is stored there.
+pub(super) fn json(expr: &Expr, facts: &Facts<'_>) -> Option<Value> {
+    match expr {
+        Expr::Path(path) => resolve_json(path, facts),
+        _ => value(expr, facts).to_json(),
+    }
 }
 
 /// What an expression is evaluated over: the twin, the elements of the `EXISTS` around, and the
@@ -123,7 +166,8 @@ fn any(truths: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     result
 }
 
-fn value<'e>(expr: &'e Expr, facts: &Facts<'e>) -> Datum<'e> {
+/// An expression's value.
+pub(super) fn value<'e>(expr: &'e Expr, facts: &Facts<'e>) -> Datum<'e> {
     if !facts.step(1) {
         return Datum::Undefined;
     }

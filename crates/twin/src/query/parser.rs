@@ -3,6 +3,7 @@
 //! Every way into a nested condition passes [`Parser::nested`], which is what keeps a hostile text
 //! from exhausting the stack.
 
+mod keys;
 mod path;
 mod primary;
 mod statement;

@@ -1,5 +1,6 @@
 //! The rows of a query that is not aggregated.
 
+use jiff::Timestamp;
 use serde_json::{Map as JsonMap, Value, json};
 
 use super::ast::{Attribute, Path, Root};
@@ -10,17 +11,18 @@ use crate::Map;
 use crate::section::SectionKind;
 
 /// The items of one twin. What it lacks is left out (spec 8.1).
-pub(super) fn of_items(items: &[Item], twin: &dyn Lookup) -> Map {
-    let facts = Facts::new(twin, None);
-    let mut row = Map::new();
-    for item in items {
-        if let ItemValue::Path(path) = &item.value
-            && let Some(value) = eval::resolve_json(path, &facts)
-        {
-            row.insert(item.name.clone(), value);
+pub(super) fn of_items(items: &[Item], twin: &dyn Lookup, now: Timestamp) -> Map {
+    eval::bounded(twin, Some(now), |facts| {
+        let mut row = Map::new();
+        for item in items {
+            if let ItemValue::Value(expr) = &item.value
+                && let Some(value) = eval::json(expr, facts)
+            {
+                row.insert(item.name.clone(), value);
+            }
         }
-    }
-    row
+        row
+    })
 }
 
 /// The whole twin, as the service side sees it (spec 1.1). Tags are left out if they are empty, a

@@ -3,15 +3,20 @@
 //!
 //! ```text
 //! statement = SELECT [TOP n] ("*" | item {"," item}) FROM source
-//!             [WHERE condition] [GROUP BY path {"," path}] [ORDER BY key {"," key}]
-//! item      = path [AS name] | COUNT "(" ")" [AS name] | (AVG|SUM|MIN|MAX) "(" path ")" [AS name]
+//!             [WHERE condition] [GROUP BY group {"," group}] [ORDER BY key {"," key}]
+//! item      = sum [AS name] | COUNT "(" ")" [AS name] | (AVG|SUM|MIN|MAX) "(" sum ")" [AS name]
 //! source    = devices | devices.modules
-//! key       = (path | name of an item) [ASC | DESC]
+//! group     = sum | name of an item
+//! key       = (sum | name of an item) [ASC | DESC]
 //! ```
+//!
+//! A `sum` is a path, or any other expression of conditions: functions, dates, arithmetic, and a
+//! condition in parentheses.
 //!
 //! What IoT Hub leaves open is decided so:
 //! - An item without `AS` is named by the last name of its path, an attribute by its canonical
-//!   name, an aggregate by its function in lower case (`count`). Of several with the same name the
+//!   name, an aggregate or a function by its name in lower case (`count`), any other expression
+//!   `value`. Of several with the same name the
 //!   second is `a_2`, and so on; a name given twice with `AS` is refused.
 //! - A value that is missing is left out of its row. So is an average, sum, least or greatest of
 //!   nothing; a count of nothing is 0.
@@ -20,6 +25,8 @@
 //! - `AVG` and `SUM` take the numbers, `MIN` and `MAX` the numbers and texts; other values count
 //!   as missing. A text is greater than any number.
 //! - Aggregates and `GROUP BY` work on `devices.modules` too.
+//! - What `NOW()` means stays the same from page to page of an answer.
+//! - The name of an item goes before an attribute in `ORDER BY`, and behind it in `GROUP BY`.
 //! - Without `ORDER BY`, twins come in the order of their ids, groups in that of their keys.
 
 mod display;
@@ -56,7 +63,7 @@ pub struct Statement {
     pub(super) select: Select,
     pub(super) source: Source,
     pub(super) condition: Option<Expr>,
-    pub(super) group_by: Vec<Path>,
+    pub(super) group_by: Vec<Expr>,
     pub(super) order_by: Vec<OrderBy>,
 }
 
@@ -70,7 +77,7 @@ pub enum Select {
 }
 
 /// One value of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Item {
     /// Where it comes from.
     pub value: ItemValue,
@@ -79,14 +86,14 @@ pub struct Item {
 }
 
 /// Where a value of an answer comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ItemValue {
-    /// A place in the twin.
-    Path(Path),
+    /// Each twin.
+    Value(Expr),
     /// `COUNT()`
     Count,
-    /// Another aggregate of the values at a place.
-    Aggregate(Aggregate, Path),
+    /// Another aggregate of the values of many twins.
+    Aggregate(Aggregate, Expr),
 }
 
 /// What is made of the values of many twins.
@@ -114,7 +121,7 @@ pub enum Source {
 }
 
 /// One key of the order of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OrderBy {
     /// What is compared.
     pub key: OrderKey,
@@ -123,10 +130,10 @@ pub struct OrderBy {
 }
 
 /// What rows are ordered by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum OrderKey {
-    /// A place in the twin; of a grouped answer, one of its `GROUP BY`.
-    Path(Path),
+    /// A value of the twin; of a grouped answer, one of its `GROUP BY`.
+    Value(Expr),
     /// An item of a grouped answer, by its place in the list.
     Item(usize),
 }
@@ -162,16 +169,18 @@ impl ItemValue {
     /// The name it has in a row if the query gives it none.
     pub(super) fn natural_name(&self) -> String {
         match self {
-            ItemValue::Path(path) => path.last_name().to_owned(),
+            ItemValue::Value(Expr::Path(path)) => path.last_name().to_owned(),
+            ItemValue::Value(Expr::Call { function, .. }) => function.name().to_lowercase(),
+            ItemValue::Value(_) => "value".to_owned(),
             ItemValue::Count => Aggregate::Count.name().to_lowercase(),
             ItemValue::Aggregate(aggregate, _) => aggregate.name().to_lowercase(),
         }
     }
 
-    /// The place in the twin that it looks at.
-    pub fn path(&self) -> Option<&Path> {
+    /// What of a twin it is made of.
+    pub fn expr(&self) -> Option<&Expr> {
         match self {
-            ItemValue::Path(path) | ItemValue::Aggregate(_, path) => Some(path),
+            ItemValue::Value(expr) | ItemValue::Aggregate(_, expr) => Some(expr),
             ItemValue::Count => None,
         }
     }
@@ -204,7 +213,7 @@ impl Statement {
     }
 
     /// What makes a group.
-    pub fn group_by(&self) -> &[Path] {
+    pub fn group_by(&self) -> &[Expr] {
         &self.group_by
     }
 
@@ -220,7 +229,7 @@ impl Statement {
 
     /// Whether a row is made of many twins: [`super::Aggregator`] answers it.
     pub fn is_aggregated(&self) -> bool {
-        let aggregate = |item: &Item| !matches!(item.value, ItemValue::Path(_));
+        let aggregate = |item: &Item| !matches!(item.value, ItemValue::Value(_));
         let by_item = match &self.select {
             Select::All => false,
             Select::Items(items) => items.iter().any(aggregate),
@@ -233,12 +242,13 @@ impl Statement {
     pub fn paths(&self) -> BTreeSet<Path> {
         let mut paths = self.condition.as_ref().map(Expr::paths).unwrap_or_default();
         if let Select::Items(items) = &self.select {
-            paths.extend(items.iter().filter_map(|item| item.value.path().cloned()));
+            let exprs = items.iter().filter_map(|item| item.value.expr());
+            paths.extend(exprs.flat_map(Expr::paths));
         }
-        paths.extend(self.group_by.iter().cloned());
+        paths.extend(self.group_by.iter().flat_map(Expr::paths));
         for order in &self.order_by {
-            if let OrderKey::Path(path) = &order.key {
-                paths.insert(path.clone());
+            if let OrderKey::Value(expr) = &order.key {
+                paths.extend(expr.paths());
             }
         }
         paths
@@ -259,25 +269,28 @@ impl Statement {
                 .is_none_or(|condition| eval::holds(condition, twin, Some(now)))
     }
 
-    /// The row of a twin, of a query that is not aggregated.
-    pub fn project(&self, twin: &dyn Lookup) -> Map {
+    /// The row of a twin, of a query that is not aggregated. `now` is what `NOW()` means.
+    pub fn project(&self, twin: &dyn Lookup, now: Timestamp) -> Map {
         match &self.select {
             Select::All => row::whole(twin),
-            Select::Items(items) => row::of_items(items, twin),
+            Select::Items(items) => row::of_items(items, twin, now),
         }
     }
 
-    /// Where the row of a twin stands in the answer of a query that is not aggregated.
-    pub fn position(&self, twin: &dyn Lookup, identity: IdentityKey) -> Position {
-        let facts = Facts::new(twin, None);
-        let values = self.order_by.iter().map(|order| {
-            let value = match &order.key {
-                OrderKey::Path(path) => SortValue::of(&eval::resolve(path, &facts)),
-                OrderKey::Item(_) => SortValue::Undefined,
-            };
-            (value, order.direction)
+    /// Where the row of a twin stands in the answer of a query that is not aggregated. `now` is what
+    /// `NOW()` means.
+    pub fn position(&self, twin: &dyn Lookup, identity: IdentityKey, now: Timestamp) -> Position {
+        let values = eval::bounded(twin, Some(now), |facts| {
+            let values = self.order_by.iter().map(|order| {
+                let value = match &order.key {
+                    OrderKey::Value(expr) => SortValue::of(&eval::value(expr, facts)),
+                    OrderKey::Item(_) => SortValue::Undefined,
+                };
+                (value, order.direction)
+            });
+            values.collect()
         });
-        Position::new(values.collect(), identity)
+        Position::new(values, identity)
     }
 
     /// The directions of its order, in which a position of its answer has values.

@@ -19,7 +19,7 @@ impl Queries<'_> {
             rows.rows.push(Row::Raw(Value::Object(row).to_string()));
             return Ok(rows);
         }
-        let mut aggregator = Aggregator::new(&call.statement);
+        let mut aggregator = Aggregator::new(&call.statement, call.token.now);
         let paths = call.statement.paths();
         rows.damaged = search::each(self.store, call.search(), &paths, |seen| {
             let added = aggregator.add(seen.twin);

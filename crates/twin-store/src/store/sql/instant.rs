@@ -4,7 +4,7 @@
 //! digits of fractions are written by one rule, and each place has its own: a constant is written by
 //! the rule of what it is compared with.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use twin::query::ast::{CompareOp, Expr, Function, Literal, TimeUnit};
 use twin::query::datum::{NEVER, parse_instant};
 
@@ -122,7 +122,8 @@ fn known(operand: &Operand) -> Result<Timestamp, Residual> {
     parse_instant(text).ok_or(Residual)
 }
 
-const fn turned(op: CompareOp) -> CompareOp {
+/// The operator with its sides changed.
+pub(super) const fn turned(op: CompareOp) -> CompareOp {
     match op {
         CompareOp::Equal => CompareOp::Equal,
         CompareOp::NotEqual => CompareOp::NotEqual,
@@ -155,15 +156,14 @@ fn constant(expr: &Expr, now: Timestamp) -> Option<Timestamp> {
         (Function::AsDate, [date]) => date_of(date, now),
         (Function::DateAdd, [Expr::Literal(Literal::Text(unit)), number, date]) => {
             let unit = TimeUnit::by_name(unit)?;
-            let seconds = operand::constant(number)? * f64::from(unit.seconds());
-            let span = SignedDuration::try_from_secs_f64(seconds).ok()?;
-            date_of(date, now)?.checked_add(span).ok()
+            unit.add(operand::constant(number)?, date_of(date, now)?)
         }
         _ => None,
     }
 }
 
-fn date_of(expr: &Expr, now: Timestamp) -> Option<Timestamp> {
+/// The instant that an expression is, or that its text shows, whatever twin is looked at.
+pub(super) fn date_of(expr: &Expr, now: Timestamp) -> Option<Timestamp> {
     match expr {
         Expr::Literal(Literal::Text(text)) => parse_instant(text),
         _ => constant(expr, now),

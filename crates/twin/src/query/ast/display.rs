@@ -39,6 +39,9 @@ fn binding(expr: &Expr) -> Binding {
     }
 }
 
+/// An expression where no operator of a condition may stand outside of parentheses.
+pub(in crate::query) struct Sum<'a>(pub(in crate::query) &'a Expr);
+
 /// An operand of an operator, in parentheses if it binds less tightly than it must there.
 struct Operand<'a>(&'a Expr, Binding);
 
@@ -50,6 +53,12 @@ impl fmt::Display for Operand<'_> {
         } else {
             expr.fmt(f)
         }
+    }
+}
+
+impl fmt::Display for Sum<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Operand(self.0, Binding::Sum).fmt(f)
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp};
+
 use crate::limits::QUERY_ARGUMENTS_MAX;
 
 /// A function.
@@ -185,8 +188,8 @@ impl Function {
     }
 }
 
-/// A unit of time, as `DATE_ADD` and `DATE_DIFF` take it. All are of fixed length: months and
-/// years are not, and an answer must not depend on which one was counted from.
+/// A unit of time, as `DATE_ADD` takes it. `DATE_DIFF` takes those of fixed length: how many months
+/// lie between two dates depends on which one is counted from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeUnit {
     /// `'second'`
@@ -199,16 +202,22 @@ pub enum TimeUnit {
     Day,
     /// `'week'`: seven days.
     Week,
+    /// `'month'` of the calendar in UTC; where a month has no such day, its last one.
+    Month,
+    /// `'year'`: twelve months.
+    Year,
 }
 
 impl TimeUnit {
     /// All units with their names.
-    pub(in crate::query) const NAMES: [(&'static str, TimeUnit); 5] = [
+    pub(in crate::query) const NAMES: [(&'static str, TimeUnit); 7] = [
         ("second", TimeUnit::Second),
         ("minute", TimeUnit::Minute),
         ("hour", TimeUnit::Hour),
         ("day", TimeUnit::Day),
         ("week", TimeUnit::Week),
+        ("month", TimeUnit::Month),
+        ("year", TimeUnit::Year),
     ];
 
     /// The unit of that name, in any case.
@@ -218,14 +227,34 @@ impl TimeUnit {
         found.map(|(_, unit)| *unit)
     }
 
-    /// Its length in seconds.
-    pub fn seconds(self) -> u32 {
+    /// Its length in seconds; none if it has different ones.
+    pub fn seconds(self) -> Option<u32> {
         match self {
-            TimeUnit::Second => 1,
-            TimeUnit::Minute => 60,
-            TimeUnit::Hour => 3_600,
-            TimeUnit::Day => 86_400,
-            TimeUnit::Week => 604_800,
+            TimeUnit::Second => Some(1),
+            TimeUnit::Minute => Some(60),
+            TimeUnit::Hour => Some(3_600),
+            TimeUnit::Day => Some(86_400),
+            TimeUnit::Week => Some(604_800),
+            TimeUnit::Month | TimeUnit::Year => None,
         }
+    }
+
+    /// The instant that many units later. Months and years are added whole, or not at all; none as
+    /// well if there is no such instant.
+    pub fn add(self, number: f64, at: Timestamp) -> Option<Timestamp> {
+        if let Some(seconds) = self.seconds() {
+            let span = SignedDuration::try_from_secs_f64(number * f64::from(seconds)).ok()?;
+            return at.checked_add(span).ok();
+        }
+        if number.fract() != 0.0 {
+            return None;
+        }
+        let count: i64 = format!("{number:.0}").parse().ok()?;
+        let span = match self {
+            TimeUnit::Year => Span::new().try_years(count),
+            _ => Span::new().try_months(count),
+        };
+        let later = at.to_zoned(TimeZone::UTC).checked_add(span.ok()?).ok()?;
+        Some(later.timestamp())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Number;
 
 use super::steps::weight;
@@ -199,15 +199,16 @@ fn date_add(unit: &Datum<'_>, number: &Datum<'_>, date: &Datum<'_>) -> Option<Da
     let Datum::Number(number) = number else {
         return None;
     };
-    let seconds = number * f64::from(unit_of(unit)?.seconds());
-    let span = SignedDuration::try_from_secs_f64(seconds).ok()?;
-    Some(Datum::Instant(date.instant()?.checked_add(span).ok()?))
+    let later = unit_of(unit)?.add(*number, date.instant()?)?;
+    Some(Datum::Instant(later))
 }
 
 fn date_diff(unit: &Datum<'_>, from: &Datum<'_>, to: &Datum<'_>) -> Option<Datum<'static>> {
     let span = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
     let seconds = span(from.instant()?, to.instant()?);
-    Some(Datum::finite(seconds / f64::from(unit_of(unit)?.seconds())))
+    Some(Datum::finite(
+        seconds / f64::from(unit_of(unit)?.seconds()?),
+    ))
 }
 
 fn unit_of(unit: &Datum<'_>) -> Option<TimeUnit> {

@@ -100,6 +100,13 @@ impl Parser<'_> {
         Err(self.unknown_root(start, first))
     }
 
+    /// Whether a path may begin with that word.
+    pub(super) fn is_root(&self, name: &str) -> bool {
+        const SECTIONS: [&str; 5] = ["tags", "properties", "desired", "reported", "posture"];
+        let is_section = |section: &str| section.eq_ignore_ascii_case(name);
+        SECTIONS.into_iter().any(is_section) || self.attribute(name).is_some()
+    }
+
     /// The attribute of that name, if it can be named here.
     fn attribute(&self, name: &str) -> Option<Attribute> {
         Attribute::by_name(name).filter(|attribute| match self.vocabulary {

@@ -121,10 +121,15 @@ impl Parser<'_> {
                 Expr::Literal(Literal::Text(text)) => TimeUnit::by_name(text),
                 _ => None,
             };
-            if unit.is_none() {
-                let error = self.error_at(place, "a unit of time");
-                return Err(error.with_hint("there are 'second', 'minute', 'hour', 'day', 'week'"));
-            }
+            let hint = match unit {
+                None => "there are 'second', 'minute', 'hour', 'day', 'week', 'month', 'year'",
+                Some(unit) if function == Function::DateDiff && unit.seconds().is_none() => {
+                    "months and years have different lengths: count 'day' or 'week'"
+                }
+                Some(_) => return Ok(arg),
+            };
+            let error = self.error_at(place, "a unit of time");
+            return Err(error.with_hint(hint));
         }
         Ok(arg)
     }

@@ -1,17 +1,14 @@
 //! Queries: what stands around the condition.
 
 use super::super::Vocabulary;
-use super::super::ast::Path;
+use super::super::ast::{Expr, Function, Sum};
 use super::super::error::{QueryError, QueryErrorKind};
 use super::super::hint::nearest;
 use super::super::lexer::Token;
-use super::super::order::Direction;
-use super::super::statement::{
-    Aggregate, Item, ItemValue, OrderBy, OrderKey, Select, Source, Statement,
-};
+use super::super::statement::{Aggregate, Item, ItemValue, Select, Source, Statement};
 use super::Parser;
 use super::primary::is_reserved;
-use crate::limits::{QUERY_GROUP_KEYS_MAX, QUERY_ITEMS_MAX, QUERY_ORDER_KEYS_MAX, QUERY_TOP_MAX};
+use crate::limits::{QUERY_ITEMS_MAX, QUERY_TOP_MAX};
 
 /// Reads a whole query.
 pub(in crate::query) fn parse(text: &str) -> Result<Statement, QueryError> {
@@ -20,11 +17,11 @@ pub(in crate::query) fn parse(text: &str) -> Result<Statement, QueryError> {
 }
 
 /// An item and where it stands, to point at it later.
-struct PlacedItem {
-    item: Item,
+pub(super) struct PlacedItem {
+    pub(super) item: Item,
     place: usize,
     /// Its name is the author's, and not that of its value.
-    named: bool,
+    pub(super) named: bool,
 }
 
 impl Parser<'_> {
@@ -38,7 +35,7 @@ impl Parser<'_> {
         let items = self.select_list()?;
         self.expect_keyword(
             "FROM",
-            "an item is a path, or COUNT(), AVG, SUM, MIN, MAX of a path",
+            "an item is a value, or COUNT(), AVG, SUM, MIN, MAX of a value",
         )?;
         let source = self.source()?;
         let condition = if self.take_keyword("WHERE") {
@@ -46,7 +43,7 @@ impl Parser<'_> {
         } else {
             None
         };
-        let group_by = self.group_by()?;
+        let group_by = self.group_by(&items)?;
         self.check_items(list, &items, &group_by)?;
         let grouped = !group_by.is_empty() || items.iter().any(|i| is_aggregate(&i.item));
         let items: Vec<Item> = items.into_iter().map(|placed| placed.item).collect();
@@ -74,7 +71,7 @@ impl Parser<'_> {
         })
     }
 
-    fn expect_keyword(&mut self, keyword: &str, hint: &str) -> Result<(), QueryError> {
+    pub(super) fn expect_keyword(&mut self, keyword: &str, hint: &str) -> Result<(), QueryError> {
         if self.take_keyword(keyword) {
             return Ok(());
         }
@@ -158,30 +155,26 @@ impl Parser<'_> {
 
     fn item_value(&mut self) -> Result<ItemValue, QueryError> {
         let Token::Word(word) = self.peek().clone() else {
-            return Err(self.unexpected("`*`, a path or an aggregate"));
+            if matches!(self.peek(), Token::End) {
+                return Err(self.unexpected("`*`, a value or an aggregate"));
+            }
+            return Ok(ItemValue::Value(self.sum()?));
         };
         if !self.is_call() {
             if is_reserved(&word) {
-                return Err(self.unexpected("`*`, a path or an aggregate"));
+                return Err(self.unexpected("`*`, a value or an aggregate"));
             }
-            return Ok(ItemValue::Path(self.path()?));
+            return Ok(ItemValue::Value(self.sum()?));
         }
         let Some(aggregate) = Aggregate::by_name(&word) else {
-            let error = self.unexpected("a path or an aggregate");
-            let names = Aggregate::NAMES.iter().map(|(name, _)| *name);
-            return Err(match nearest(&word, names) {
-                Some(meant) => error.with_hint(format!("did you mean {meant}?")),
-                None => error.with_hint(
-                    "functions stand after WHERE; there are COUNT(), and AVG, SUM, MIN, MAX of a path",
-                ),
-            });
+            return self.item_call(&word);
         };
         self.advance();
         self.advance();
         let value = if aggregate == Aggregate::Count {
             ItemValue::Count
         } else {
-            ItemValue::Aggregate(aggregate, self.path()?)
+            ItemValue::Aggregate(aggregate, self.sum()?)
         };
         let closed = self.take_sign(")");
         match value {
@@ -190,10 +183,26 @@ impl Parser<'_> {
                 Err(error.with_hint("to count what has a value: WHERE IS_DEFINED(path)"))
             }
             _ if !closed => {
-                Err(self.unexpected(&format!("`)`: {} takes a path", aggregate.name())))
+                Err(self.unexpected(&format!("`)`: {} takes one value", aggregate.name())))
             }
             value => Ok(value),
         }
+    }
+
+    /// A function, or a misspelled aggregate.
+    fn item_call(&mut self, word: &str) -> Result<ItemValue, QueryError> {
+        if Function::by_name(word).is_some() || word.eq_ignore_ascii_case("EXISTS") {
+            return Ok(ItemValue::Value(self.sum()?));
+        }
+        let error = self.unexpected("a value or an aggregate");
+        let aggregates = Aggregate::NAMES.iter().map(|(name, _)| *name);
+        let functions = Function::NAMES.iter().map(|(name, _)| *name);
+        Err(match nearest(word, aggregates.chain(functions)) {
+            Some(meant) => error.with_hint(format!("did you mean {meant}?")),
+            None => error.with_hint(
+                "there are COUNT(), AVG, SUM, MIN, MAX of a value, and the functions of conditions",
+            ),
+        })
     }
 
     /// A name after `AS`.
@@ -230,27 +239,9 @@ impl Parser<'_> {
             let error = self.error_at(place, "devices or devices.modules");
             return Err(error
                 .of_kind(QueryErrorKind::Unsupported)
-                .with_hint("the REST API answers SELECT * FROM devices.jobs"));
+                .with_hint("the REST API answers queries of devices.jobs"));
         }
         Err(self.unexpected("modules").with_hint(hint))
-    }
-
-    fn group_by(&mut self) -> Result<Vec<Path>, QueryError> {
-        let mut paths = Vec::new();
-        if !self.take_keyword("GROUP") {
-            return Ok(paths);
-        }
-        self.expect_keyword("BY", "GROUP BY tags.site")?;
-        loop {
-            if paths.len() == QUERY_GROUP_KEYS_MAX {
-                let expected = format!("at most {QUERY_GROUP_KEYS_MAX} paths after GROUP BY");
-                return Err(self.unexpected(&expected));
-            }
-            paths.push(self.path()?);
-            if !self.take_sign(",") {
-                return Ok(paths);
-            }
-        }
     }
 
     /// Items of a grouped answer are aggregates or what it is grouped by.
@@ -258,7 +249,7 @@ impl Parser<'_> {
         &self,
         list: usize,
         items: &[PlacedItem],
-        group_by: &[Path],
+        group_by: &[Expr],
     ) -> Result<(), QueryError> {
         let aggregated = items.iter().any(|placed| is_aggregate(&placed.item));
         if !aggregated && group_by.is_empty() {
@@ -271,86 +262,15 @@ impl Parser<'_> {
             );
         }
         for PlacedItem { item, place, .. } in items {
-            let ItemValue::Path(path) = &item.value else {
+            let ItemValue::Value(expr) = &item.value else {
                 continue;
             };
-            if !group_by.contains(path) {
-                let error = self.error_at(*place, "an aggregate, or a path of GROUP BY");
-                return Err(error.with_hint(format!("add it: GROUP BY {path}")));
+            if !group_by.contains(expr) {
+                let error = self.error_at(*place, "an aggregate, or a value of GROUP BY");
+                return Err(error.with_hint(format!("add it: GROUP BY {}", Sum(expr))));
             }
         }
         Ok(())
-    }
-
-    fn order_by(
-        &mut self,
-        items: &[Item],
-        group_by: &[Path],
-        grouped: bool,
-    ) -> Result<Vec<OrderBy>, QueryError> {
-        let mut keys = Vec::new();
-        if !self.take_keyword("ORDER") {
-            return Ok(keys);
-        }
-        self.expect_keyword("BY", "ORDER BY tags.site DESC")?;
-        loop {
-            if keys.len() == QUERY_ORDER_KEYS_MAX {
-                let expected = format!("at most {QUERY_ORDER_KEYS_MAX} keys after ORDER BY");
-                return Err(self.unexpected(&expected));
-            }
-            let key = self.order_key(items, group_by, grouped)?;
-            let direction = if self.take_keyword("DESC") {
-                Direction::Descending
-            } else {
-                self.take_keyword("ASC");
-                Direction::Ascending
-            };
-            keys.push(OrderBy { key, direction });
-            if !self.take_sign(",") {
-                return Ok(keys);
-            }
-        }
-    }
-
-    /// The name of an item goes before a path, as in other dialects.
-    fn order_key(
-        &mut self,
-        items: &[Item],
-        group_by: &[Path],
-        grouped: bool,
-    ) -> Result<OrderKey, QueryError> {
-        let place = self.next;
-        let named = match self.peek() {
-            Token::Word(name) | Token::Quoted(name) | Token::Text(name) if !self.is_dotted() => {
-                let exact = items.iter().position(|item| item.name == *name);
-                // Attributes are read in any case, so a name that hides one has to be as well.
-                let alike = |item: &Item| item.name.eq_ignore_ascii_case(name);
-                exact.or_else(|| items.iter().position(alike))
-            }
-            _ => None,
-        };
-        if let Some(index) = named {
-            self.advance();
-            return Ok(match &items[index].value {
-                ItemValue::Path(path) => OrderKey::Path(path.clone()),
-                ItemValue::Count | ItemValue::Aggregate(..) => OrderKey::Item(index),
-            });
-        }
-        if self.is_call() {
-            let error = self.unexpected("a path, or the name of an item");
-            return Err(error.with_hint("name the aggregate: SELECT COUNT() AS n … ORDER BY n"));
-        }
-        let path = self.path()?;
-        if grouped && !group_by.contains(&path) {
-            let error = self.error_at(place, "a path of GROUP BY, or the name of an item");
-            return Err(error.with_hint(format!("add it: GROUP BY {path}")));
-        }
-        Ok(OrderKey::Path(path))
-    }
-
-    fn is_dotted(&self) -> bool {
-        let after = self.tokens.get(self.next + 1);
-        after.is_some_and(|placed| placed.token == Token::Sign("."))
     }
 }
 
@@ -375,5 +295,5 @@ fn number_names(items: &mut [PlacedItem]) {
 }
 
 fn is_aggregate(item: &Item) -> bool {
-    !matches!(item.value, ItemValue::Path(_))
+    !matches!(item.value, ItemValue::Value(_))
 }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use super::{Direction, Item, ItemValue, OrderBy, OrderKey, Select, Source, Statement};
-use crate::query::ast::Literal;
+use crate::query::ast::{Literal, Sum};
 use crate::query::lexer::is_word;
 use crate::query::parser::is_reserved;
 
@@ -23,7 +23,8 @@ impl fmt::Display for Statement {
         }
         if !self.group_by.is_empty() {
             f.write_str(" GROUP BY ")?;
-            joined(f, &self.group_by)?;
+            let keys: Vec<_> = self.group_by.iter().map(Sum).collect();
+            joined(f, &keys)?;
         }
         for (index, order) in self.order_by.iter().enumerate() {
             f.write_str(if index == 0 { " ORDER BY " } else { ", " })?;
@@ -36,15 +37,15 @@ impl fmt::Display for Statement {
 impl Statement {
     fn order(&self, f: &mut fmt::Formatter<'_>, order: &OrderBy) -> fmt::Result {
         match (&order.key, &self.select) {
-            (OrderKey::Path(path), Select::Items(items)) => {
+            (OrderKey::Value(expr), Select::Items(items)) => {
                 // Another item may have taken the name that the path would be read as.
-                let own = |item: &&Item| matches!(&item.value, ItemValue::Path(p) if p == path);
+                let own = |item: &&Item| matches!(&item.value, ItemValue::Value(e) if e == expr);
                 match items.iter().find(own) {
                     Some(item) => name(f, &item.name)?,
-                    None => path.fmt(f)?,
+                    None => Sum(expr).fmt(f)?,
                 }
             }
-            (OrderKey::Path(path), Select::All) => path.fmt(f)?,
+            (OrderKey::Value(expr), Select::All) => Sum(expr).fmt(f)?,
             (OrderKey::Item(index), Select::Items(items)) => {
                 if let Some(item) = items.get(*index) {
                     name(f, &item.name)?;
@@ -62,9 +63,11 @@ impl Statement {
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            ItemValue::Path(path) => path.fmt(f)?,
+            ItemValue::Value(expr) => Sum(expr).fmt(f)?,
             ItemValue::Count => f.write_str("COUNT()")?,
-            ItemValue::Aggregate(aggregate, path) => write!(f, "{}({path})", aggregate.name())?,
+            ItemValue::Aggregate(aggregate, expr) => {
+                write!(f, "{}({})", aggregate.name(), Sum(expr))?;
+            }
         }
         if self.name == self.value.natural_name() {
             return Ok(());

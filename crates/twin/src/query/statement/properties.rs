@@ -30,11 +30,16 @@ fn items(aggregated: bool) -> impl Strategy<Value = Vec<Item>> {
         Aggregate::Greatest,
     ]);
     let value = prop_oneof![
-        3 => path().prop_map(ItemValue::Path),
+        3 => path().prop_map(|path| ItemValue::Value(Expr::Path(path))),
+        2 => condition().prop_map(ItemValue::Value),
         1 => Just(ItemValue::Count),
-        1 => (aggregate, path()).prop_map(|(aggregate, path)| ItemValue::Aggregate(aggregate, path)),
+        1 => (aggregate, path()).prop_map(|(aggregate, path)| {
+            ItemValue::Aggregate(aggregate, Expr::Path(path))
+        }),
     ]
-    .prop_filter("of one kind", move |value| aggregated || matches!(value, ItemValue::Path(_)));
+    .prop_filter("of one kind", move |value| {
+        aggregated || matches!(value, ItemValue::Value(_))
+    });
     let item = (value, prop::option::of(name())).prop_map(|(value, name)| Item {
         name: name.unwrap_or_else(|| value.natural_name()),
         value,
@@ -59,19 +64,19 @@ fn statement() -> impl Strategy<Value = Statement> {
         select,
         prop_oneof![Just(Source::Devices), Just(Source::Modules)],
         prop::option::of(condition()),
-        prop::collection::vec(path(), 0..2),
+        prop::collection::vec(path().prop_map(Expr::Path), 0..2),
         prop::collection::vec((path(), any::<bool>(), any::<prop::sample::Index>()), 0..3),
     )
         .prop_map(|(top, select, source, condition, more_keys, orders)| {
             let items = select.unwrap_or_default();
             let grouped = items
                 .iter()
-                .any(|item| !matches!(item.value, ItemValue::Path(_)));
+                .any(|item| !matches!(item.value, ItemValue::Value(_)));
             let mut group_by = Vec::new();
             if grouped {
                 // Every item that is no aggregate has to be a key.
                 group_by.extend(items.iter().filter_map(|item| match &item.value {
-                    ItemValue::Path(path) => Some(path.clone()),
+                    ItemValue::Value(expr) => Some(expr.clone()),
                     _ => None,
                 }));
                 group_by.extend(more_keys);
@@ -103,7 +108,7 @@ fn statement() -> impl Strategy<Value = Statement> {
 
 fn order_key(
     items: &[Item],
-    group_by: &[Path],
+    group_by: &[Expr],
     grouped: bool,
     path: Path,
     index: prop::sample::Index,
@@ -112,7 +117,7 @@ fn order_key(
         let alone = path.keys.is_empty() && !matches!(path.root, Root::Desired | Root::Reported);
         let own = items
             .iter()
-            .any(|item| item.value == ItemValue::Path(path.clone()));
+            .any(|item| item.value == ItemValue::Value(Expr::Path(path.clone())));
         alone
             && !own
             && items
@@ -120,18 +125,19 @@ fn order_key(
                 .any(|item| item.name.eq_ignore_ascii_case(&path.to_string()))
     };
     if !grouped {
-        return (!hidden(&path)).then_some(OrderKey::Path(path));
+        return (!hidden(&path)).then_some(OrderKey::Value(Expr::Path(path)));
     }
     let place = index.index(items.len() + group_by.len());
     match items.get(place) {
         Some(Item {
-            value: ItemValue::Path(path),
+            value: ItemValue::Value(expr),
             ..
-        }) => Some(OrderKey::Path(path.clone())),
+        }) => Some(OrderKey::Value(expr.clone())),
         Some(_) => Some(OrderKey::Item(place)),
         None => {
-            let path = group_by[place - items.len()].clone();
-            (!hidden(&path)).then_some(OrderKey::Path(path))
+            let key = group_by[place - items.len()].clone();
+            let is_hidden = matches!(&key, Expr::Path(path) if hidden(path));
+            (!is_hidden).then_some(OrderKey::Value(key))
         }
     }
 }
@@ -198,7 +204,7 @@ proptest! {
                 prop_assert_eq!(again.to_string(), statement.to_string());
                 with_view(1, &json!({"a": 1}), |view| {
                     statement.matches(view, at(0));
-                    statement.project(view);
+                    statement.project(view, at(0));
                 });
             }
             Err(error) => {
@@ -224,7 +230,7 @@ proptest! {
         let text = "SELECT tags.k AS k, COUNT() AS n, SUM(tags.v) AS s, AVG(tags.v) AS a, \
                     MIN(tags.v) AS least, MAX(tags.v) AS most FROM devices GROUP BY tags.k";
         let statement = Statement::parse(text).unwrap();
-        let mut aggregator = Aggregator::new(&statement);
+        let mut aggregator = Aggregator::new(&statement, at(0));
         let mut model: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for (device, tags) in twins.iter().enumerate() {
             with_view(device, tags, |view| aggregator.add(view)).unwrap();
@@ -273,7 +279,7 @@ fn pages(
     let statement = Statement::parse(text).unwrap();
     let (mut place, mut pages) = (None, Vec::new());
     loop {
-        let mut aggregator = Aggregator::new(&statement);
+        let mut aggregator = Aggregator::new(&statement, at(0));
         let twins = if pages.is_empty() { before } else { after };
         for (device, tags) in twins.iter().enumerate() {
             with_view(device, tags, |view| aggregator.add(view)).unwrap();
@@ -337,7 +343,7 @@ proptest! {
 fn groups_are_bounded_in_number_and_in_bytes() {
     let statement =
         Statement::parse("SELECT tags.k, COUNT() FROM devices GROUP BY tags.k").unwrap();
-    let mut aggregator = Aggregator::new(&statement);
+    let mut aggregator = Aggregator::new(&statement, at(0));
     for device in 0..10_000 {
         with_view(device, &json!({"k": device}), |view| aggregator.add(view)).unwrap();
     }
@@ -349,7 +355,7 @@ fn groups_are_bounded_in_number_and_in_bytes() {
     );
     assert_eq!(aggregator.into_rows().len(), 10_000);
 
-    let mut aggregator = Aggregator::new(&statement);
+    let mut aggregator = Aggregator::new(&statement, at(0));
     let refused = (0..10_000).find(|device| {
         let tags = json!({"k": format!("{device:04096}")});
         with_view(*device, &tags, |view| aggregator.add(view)).is_err()
@@ -359,7 +365,7 @@ fn groups_are_bounded_in_number_and_in_bytes() {
     // The least and greatest texts of many groups are kept as well.
     let text = "SELECT MAX(tags.v) FROM devices GROUP BY tags.k";
     let statement = Statement::parse(text).unwrap();
-    let mut aggregator = Aggregator::new(&statement);
+    let mut aggregator = Aggregator::new(&statement, at(0));
     let refused = (0..10_000).find(|device| {
         let tags = json!({"k": device, "v": "x".repeat(4096)});
         with_view(*device, &tags, |view| aggregator.add(view)).is_err()

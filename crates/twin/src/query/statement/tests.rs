@@ -93,7 +93,7 @@ fn parse(text: &str) -> Statement {
 #[track_caller]
 fn rows(text: &str, twins: &[Stored]) -> Vec<Value> {
     let statement = parse(text);
-    let mut aggregator = Aggregator::new(&statement);
+    let mut aggregator = Aggregator::new(&statement, at(3600));
     let top = statement
         .top()
         .map_or(usize::MAX, |top| usize::try_from(top).unwrap());
@@ -107,8 +107,8 @@ fn rows(text: &str, twins: &[Stored]) -> Vec<Value> {
             aggregator.add(&view).unwrap();
         } else {
             window.offer(
-                statement.position(&view, twin.key()),
-                statement.project(&view),
+                statement.position(&view, twin.key(), at(3600)),
+                statement.project(&view, at(3600)),
             );
         }
     }
@@ -164,6 +164,71 @@ fn projections_name_their_values_and_leave_out_what_is_missing() {
             "hz": 5, "load": 1.0, "$version": 9, "t": "2026-01-01T00:00:00.1234567Z",
             "iotEdge": false, "status": "Applied", "primaryThumbprint": null,
             "failedLogins": 7, "tags": {"floor": "attic"},
+        })]
+    );
+}
+
+#[test]
+fn values_are_computed_wherever_they_may_stand() {
+    let fleet = fleet();
+    assert_eq!(
+        rows(
+            "SELECT deviceId, UPPER(tags.site) AS site, tags.floor * 10 + 1 AS room, LENGTH(tags.site), \
+             DATE_DIFF('minute', lastActivityTime, NOW()) AS age, (tags.floor > 2) AS high, \
+             NOW() AS at FROM devices ORDER BY DATE_DIFF('hour', NOW(), NOW()), -tags.floor",
+            &fleet
+        ),
+        [
+            json!({"deviceId": "d4", "age": 60, "at": "2026-01-01T01:00:00.1234567Z"}),
+            json!({"deviceId": "d2", "site": "LYON", "room": 41, "length": 4, "age": 60,
+                   "high": true, "at": "2026-01-01T01:00:00.1234567Z"}),
+            json!({"deviceId": "d1", "site": "LYON", "room": 21, "length": 4, "age": 60,
+                   "high": false, "at": "2026-01-01T01:00:00.1234567Z"}),
+            json!({"deviceId": "d3", "site": "NICE", "room": 11, "length": 4, "age": 60,
+                   "high": false, "at": "2026-01-01T01:00:00.1234567Z"}),
+        ]
+    );
+    for group in ["LOWER(tags.site)", "site"] {
+        assert_eq!(
+            rows(
+                &format!(
+                    "SELECT LOWER(tags.site) AS site, COUNT() AS n, AVG(tags.floor * 2) AS twice, \
+                     MAX(DATE_ADD('day', 1, lastActivityTime)) AS next \
+                     FROM devices WHERE IS_DEFINED(tags.site) GROUP BY {group} \
+                     ORDER BY LOWER(tags.site) DESC"
+                ),
+                &fleet
+            ),
+            [
+                json!({"site": "nice", "n": 1, "twice": 2, "next": "2026-01-02T00:00:00.1234567Z"}),
+                json!({"site": "lyon", "n": 2, "twice": 6, "next": "2026-01-02T00:00:00.1234567Z"}),
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_value_that_takes_too_many_steps_is_told_of() {
+    let list = vec![1; 2000];
+    let twin = Stored::new("d1", &json!({"a": list}));
+    let costly = "(EXISTS(x IN tags.a WHERE EXISTS(y IN tags.a WHERE x + y = 0)))";
+    let twin = twin.view();
+    let statement = parse(&format!("SELECT {costly} AS found FROM devices"));
+    assert!(!twin.is_undecided());
+    statement.project(&twin, at(0));
+    assert!(twin.is_undecided());
+}
+
+#[test]
+fn months_and_years_are_those_of_the_calendar() {
+    let twins = [Stored::new("d1", &json!({"at": "2024-01-31T12:00:00Z"}))];
+    let text = "SELECT DATE_ADD('month', 1, tags.at) AS a, DATE_ADD('year', 1, '2024-02-29') AS b, \
+                DATE_ADD('month', -2, tags.at) AS c, DATE_ADD('month', 0.5, tags.at) AS d FROM devices";
+    assert_eq!(
+        rows(text, &twins),
+        [json!({
+            "a": "2024-02-29T12:00:00.0000000Z", "b": "2025-02-28T00:00:00.0000000Z",
+            "c": "2023-11-30T12:00:00.0000000Z",
         })]
     );
 }
@@ -504,7 +569,7 @@ fn the_name_of_an_item_goes_before_an_attribute_in_the_order() {
         ),
     ] {
         let statement = parse(text);
-        let OrderKey::Path(found) = &statement.order_by()[0].key else {
+        let OrderKey::Value(found) = &statement.order_by()[0].key else {
             panic!("{text}");
         };
         assert_eq!(found.to_string(), path, "{text}");
@@ -575,6 +640,12 @@ fn mistakes_are_told_with_place_and_hint() {
         "SELECT CUONT() FROM devices",
         "SELECT tags.a AS group FROM devices",
         "SELECT tags.a FROM devices ORDER BY COUNT()",
+        "SELECT LOWER(tags.a), COUNT() FROM devices GROUP BY tags.a",
+        "SELECT COUNT() AS n FROM devices GROUP BY n",
+        "SELECT COUNT() AS n FROM devices GROUP BY LOWER(tags.a) ORDER BY UPPER(tags.a)",
+        "SELECT LOWR(tags.a) FROM devices",
+        "SELECT AVG(tags.a, tags.b) FROM devices",
+        "SELECT * FROM devices WHERE DATE_DIFF('month', createTime, NOW()) > 1",
         "SELECT COUNT() AS n FROM devices GROUP BY tags.a ORDER BY tags.b",
         "SELECT * FROM devices WHERE DATE_ADD('hours', 1, NOW()) > NOW()",
         "SELECT * FROM devices WHERE SUBSTRING(tags.a) = 'x'",
