@@ -34,6 +34,7 @@ use crate::rejects::Rejects;
 use crate::store::{Contents, Store};
 use crate::sweep::Sweeper;
 use crate::twin_store::TwinStore;
+use crate::undecided::Undecided;
 use crate::writer::Writer;
 
 /// Name in metrics and reports.
@@ -139,10 +140,12 @@ impl App {
         let progress = Progress::new(self.contents.sweep);
         let rejects = Rejects::new(self.bus.clone(), metrics.clone(), stop.clone());
         let positions = Positions::new(self.store.clone());
+        let undecided = Undecided::default();
         let writer = Writer::new(
             policies.clone(),
             twins.clone(),
             rejects.clone(),
+            undecided.clone(),
             self.clock.clone(),
             metrics.clone(),
             stop.clone(),
@@ -221,7 +224,7 @@ impl App {
             policies.noted(),
         ));
         let api = PolicyServiceServer::new(PolicyApi::new(
-            policies, progress, counts, explainer, metrics,
+            policies, progress, counts, undecided, explainer, metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
         let grpc = service_kit::add_services!(grpc, api, configurations);

@@ -177,6 +177,8 @@ impl Counts {
             twins_pending: count(&tally.pending),
             twins_rejected: count(&tally.rejected),
             in_step_time: in_step.filter(|_| is_this).map(to_wire),
+            // Told by whoever decides; what is followed here does not match.
+            ..proto::PolicyStatus::default()
         }
     }
 

@@ -5,15 +5,18 @@
 //! lost, repeated or late evaluation ends in the same settings. What a policy may overwrite is
 //! `twin::settings`' rule; here it is asked and not repeated.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use twin::query::{self, Attribute, Path, Root, Vocabulary};
+use serde_json::Value;
+use twin::query::{self, Judgement, Vocabulary};
 use twin::settings::{PolicyChange, PolicyOutcome};
-use twin::{Condition, PolicyWrite, Violations};
-use wire::twin::v1::Change;
+use twin::{Condition, Map, PolicyWrite, Section, Violations, Writer};
 
-use crate::policy_doc::{Policy, Scope};
+use crate::explain::leaves_of;
+pub(crate) use crate::interest::Interest;
+use crate::policy_doc::{Policy, PolicyId, Scope};
 use crate::twin_document::TwinDocument;
 
 /// A policy in force.
@@ -38,6 +41,29 @@ pub(crate) enum Verdict {
     NotTargeted,
     /// Its target takes the twin, but `when` does not hold.
     NotWhen,
+    /// Judging this condition took more steps than a twin may take, and the other one does not rule
+    /// the twin out. Nobody knows whether the policy applies: what it has set stays as it is, and
+    /// nothing is added.
+    Undecided(Part),
+}
+
+/// A condition of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `target`
+    Target,
+    /// `when`
+    When,
+}
+
+impl Part {
+    /// As the policy's file has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Part::Target => "target",
+            Part::When => "when",
+        }
+    }
 }
 
 impl ActivePolicy {
@@ -45,13 +71,80 @@ impl ActivePolicy {
     pub(crate) fn verdict(&self, twin: &TwinDocument) -> Verdict {
         let view = twin.view();
         if self.policy.scope() != twin.scope() {
-            Verdict::OtherScope
-        } else if !self.policy.target().matches(&view) {
-            Verdict::NotTargeted
-        } else if self.policy.when().is_some_and(|when| !when.matches(&view)) {
-            Verdict::NotWhen
-        } else {
-            Verdict::Applies
+            return Verdict::OtherScope;
+        }
+        let target = self.policy.target().judge(&view);
+        if target == Judgement::HoldsNot {
+            return Verdict::NotTargeted;
+        }
+        let when = self.policy.when().map(|when| when.judge(&view));
+        match (target, when.unwrap_or(Judgement::Holds)) {
+            (_, Judgement::HoldsNot) => Verdict::NotWhen,
+            (Judgement::Undecided, _) => Verdict::Undecided(Part::Target),
+            (_, Judgement::Undecided) => Verdict::Undecided(Part::When),
+            (_, Judgement::Holds) => Verdict::Applies,
+        }
+    }
+
+    /// What it wants on a twin that it applies to.
+    fn write(&self) -> PolicyWrite {
+        PolicyWrite {
+            policy: self.policy.id().to_string(),
+            revision: self.revision,
+            settings: self.policy.settings().clone(),
+        }
+    }
+}
+
+/// What the policies of a set want of a twin.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// Those that apply, in the order of precedence.
+    pub applicable: Vec<Arc<ActivePolicy>>,
+    /// Those of which nobody knows, and why.
+    pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
+    /// What is to be there, in the order of precedence: what the one want, and what the others have
+    /// set already.
+    pub writes: Vec<PolicyWrite>,
+}
+
+/// What a policy has set in a section, as the writes that would set it again: one for each of the
+/// revisions that its leaves carry.
+fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
+    let mut by_revision: BTreeMap<u64, Map> = BTreeMap::new();
+    for leaf in leaves_of(section) {
+        let Writer::Policy { id: own, revision } = &leaf.writer else {
+            continue;
+        };
+        if own == id.as_str() {
+            let settings = by_revision.entry(*revision).or_default();
+            put(settings, &leaf.path, leaf.value);
+        }
+    }
+    let writes = by_revision.into_iter();
+    writes
+        .map(|(revision, settings)| PolicyWrite {
+            policy: id.to_string(),
+            revision,
+            settings,
+        })
+        .collect()
+}
+
+/// Puts a leaf into its place. Leaves of one section never lie within each other.
+fn put(object: &mut Map, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            object.insert(key.clone(), value);
+        }
+        [key, rest @ ..] => {
+            let inner = object
+                .entry(key.clone())
+                .or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(inner) = inner {
+                put(inner, rest, value);
+            }
         }
     }
 }
@@ -102,14 +195,30 @@ impl PolicySet {
         changed.created || changed.desired || self.scope(scope).looks_at.meets(changed)
     }
 
-    /// The policies that apply to a twin, in the order of precedence: the first that sets a leaf
-    /// wins it.
+    /// The policies that apply to a twin, in the order of precedence.
+    #[cfg(test)]
     pub(crate) fn applicable(&self, twin: &TwinDocument) -> Vec<Arc<ActivePolicy>> {
-        let all = &self.scope(twin.scope()).policies;
-        all.iter()
-            .filter(|active| active.verdict(twin) == Verdict::Applies)
-            .cloned()
-            .collect()
+        self.wanted(twin).applicable
+    }
+
+    /// What the policies want of a twin; of two that want the same leaf the first wins it.
+    pub(crate) fn wanted(&self, twin: &TwinDocument) -> Wanted {
+        let mut wanted = Wanted::default();
+        for active in &self.scope(twin.scope()).policies {
+            match active.verdict(twin) {
+                Verdict::Applies => {
+                    wanted.writes.push(active.write());
+                    wanted.applicable.push(Arc::clone(active));
+                }
+                Verdict::Undecided(part) => {
+                    let kept = kept(active.policy.id(), twin.desired());
+                    wanted.writes.extend(kept);
+                    wanted.undecided.push((Arc::clone(active), part));
+                }
+                Verdict::OtherScope | Verdict::NotTargeted | Verdict::NotWhen => {}
+            }
+        }
+        wanted
     }
 
     /// All of them, in no order.
@@ -187,8 +296,8 @@ impl PolicySet {
 pub(crate) enum Decision {
     /// Everything holds already. No call is made, so the loop ends.
     Holds,
-    /// It must be written: these policies apply (none: what policies set is taken out).
-    Write(Vec<Arc<ActivePolicy>>),
+    /// It must be written: this is to be there (nothing: what policies set is taken out).
+    Write(Vec<PolicyWrite>),
     /// The settings would break a limit of this twin.
     Breaks(Violations),
 }
@@ -196,34 +305,41 @@ pub(crate) enum Decision {
 /// What policies make of a twin: the one evaluation behind decisions, explanations and previews.
 #[derive(Debug)]
 pub(crate) struct Evaluated {
-    /// The policies that apply, in the order of precedence.
-    pub applicable: Vec<Arc<ActivePolicy>>,
+    /// What is wanted, and by whom.
+    pub wanted: Wanted,
     /// What they make of its desired section, or which of its limits they would break.
     pub outcome: Result<PolicyOutcome, Violations>,
 }
 
 /// Evaluates one twin. `at` is the time of what would be written.
 pub(crate) fn evaluate(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Evaluated {
-    let applicable = policies.applicable(twin);
-    let outcome = twin::apply_policy_settings(twin.desired(), &writes(&applicable), at);
-    Evaluated {
-        applicable,
-        outcome,
-    }
+    let wanted = policies.wanted(twin);
+    let outcome = twin::apply_policy_settings(twin.desired(), &wanted.writes, at);
+    Evaluated { wanted, outcome }
+}
+
+/// What is decided on a twin.
+#[derive(Debug, Clone)]
+pub(crate) struct Decided {
+    /// What has to happen.
+    pub decision: Decision,
+    /// The policies of which nobody knows whether they apply, and why.
+    pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
 }
 
 /// Decides on one twin. `at` does not change the decision.
-pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decision {
-    let Evaluated {
-        applicable,
-        outcome,
-    } = evaluate(policies, twin, at);
-    match outcome {
+pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decided {
+    let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
+    let decision = match outcome {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
             PolicyChange::Unchanged => Decision::Holds,
-            PolicyChange::Changed { .. } => Decision::Write(applicable),
+            PolicyChange::Changed { .. } => Decision::Write(wanted.writes),
         },
+    };
+    Decided {
+        decision,
+        undecided: wanted.undecided,
     }
 }
 
@@ -233,151 +349,6 @@ fn said(condition: &Condition) -> String {
         query::Scope::Everything => "(1 = 1)".to_owned(),
         query::Scope::Nothing => "(1 = 0)".to_owned(),
         query::Scope::Where(_) => format!("({condition})"),
-    }
-}
-
-/// What policies want, in the same order.
-pub(crate) fn writes(applicable: &[Arc<ActivePolicy>]) -> Vec<PolicyWrite> {
-    let write = |active: &Arc<ActivePolicy>| PolicyWrite {
-        policy: active.policy.id().to_string(),
-        revision: active.revision,
-        settings: active.policy.settings().clone(),
-    };
-    applicable.iter().map(write).collect()
-}
-
-/// Parts of a twin: that conditions look at, or that a commit changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "a set with one flag per part of a twin"
-)]
-pub(crate) struct Interest {
-    created: bool,
-    tags: bool,
-    desired: bool,
-    reported: bool,
-    posture: bool,
-    configuration: bool,
-    status: bool,
-}
-
-impl Interest {
-    /// Everything: for a change that we do not know.
-    pub(crate) const ALL: Interest = Interest {
-        created: true,
-        tags: true,
-        desired: true,
-        reported: true,
-        posture: true,
-        configuration: true,
-        status: true,
-    };
-
-    /// What the conditions of a policy look at. Ids never change, so they are not part of it.
-    pub(crate) fn of(policy: &Policy) -> Interest {
-        let mut interest = Interest::default();
-        let conditions = [Some(policy.target()), policy.when()];
-        for path in conditions
-            .into_iter()
-            .flatten()
-            .flat_map(twin::Condition::paths)
-        {
-            interest = interest.with(Interest::of_path(&path));
-        }
-        interest
-    }
-
-    fn of_path(path: &Path) -> Interest {
-        let none = Interest::default();
-        match path.root {
-            Root::Attribute(Attribute::Status) => Interest {
-                status: true,
-                ..none
-            },
-            // Ids never change, and a condition over changes can name no other attribute.
-            Root::Attribute(_) | Root::Variable { .. } => none,
-            Root::Tags => Interest { tags: true, ..none },
-            Root::Desired => Interest {
-                desired: true,
-                ..none
-            },
-            Root::Reported => Interest {
-                reported: true,
-                ..none
-            },
-            // The state of the configuration changes with every push, most of posture does not.
-            Root::Posture => {
-                let configuration = path.keys.first().is_none_or(|key| key == "configuration");
-                Interest {
-                    posture: true,
-                    configuration,
-                    ..none
-                }
-            }
-        }
-    }
-
-    /// What a commit changed.
-    pub(crate) fn of_changes(changes: impl IntoIterator<Item = Change>) -> Interest {
-        let none = Interest::default();
-        changes.into_iter().fold(none, |all, change| {
-            all.with(match change {
-                Change::Unspecified => Interest::ALL,
-                Change::Created => Interest {
-                    created: true,
-                    ..none
-                },
-                // That one is gone, a change says by itself.
-                Change::Deleted => none,
-                Change::Tags => Interest { tags: true, ..none },
-                Change::Desired => Interest {
-                    desired: true,
-                    ..none
-                },
-                Change::Reported => Interest {
-                    reported: true,
-                    ..none
-                },
-                Change::Posture => Interest {
-                    posture: true,
-                    ..none
-                },
-                Change::ConfigurationState => Interest {
-                    configuration: true,
-                    ..none
-                },
-                Change::Status | Change::Identity => Interest {
-                    status: true,
-                    ..none
-                },
-            })
-        })
-    }
-
-    /// Both together.
-    #[must_use]
-    pub(crate) fn with(self, other: Interest) -> Interest {
-        Interest {
-            created: self.created || other.created,
-            tags: self.tags || other.tags,
-            desired: self.desired || other.desired,
-            reported: self.reported || other.reported,
-            posture: self.posture || other.posture,
-            configuration: self.configuration || other.configuration,
-            status: self.status || other.status,
-        }
-    }
-
-    /// Whether both have a part in common.
-    fn meets(self, other: Interest) -> bool {
-        (self.created && other.created)
-            || (self.tags && other.tags)
-            || (self.desired && other.desired)
-            || (self.reported && other.reported)
-            || (self.posture && other.posture)
-            || (self.configuration && other.configuration)
-            || (self.status && other.status)
     }
 }
 

@@ -13,7 +13,7 @@ use twin::query::Path;
 use twin::settings::{LostLeaf, PolicyChange};
 use twin::{Condition, Map, NodeMeta, Section, Violations, Writer};
 
-use crate::evaluate::{ActivePolicy, PolicySet, Verdict, evaluate};
+use crate::evaluate::{ActivePolicy, Part, PolicySet, Verdict, Wanted, evaluate};
 use crate::standing::{Standing, standings};
 use crate::twin_document::TwinDocument;
 
@@ -97,7 +97,7 @@ pub(crate) struct Judged {
     pub verdict: Verdict,
     /// If it applies: how far its settings are.
     pub standing: Option<Standing>,
-    /// If a condition does not hold: what it looks at.
+    /// If a condition does not hold, or nobody knows: what it looks at.
     pub facts: Vec<Fact>,
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn explain(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) 
         leaf.pending = is_pending(leaf, twin.desired());
     }
     for lost in lost {
-        if let Some(overruled) = overruled(lost, &evaluated.applicable) {
+        if let Some(overruled) = overruled(lost, &evaluated.wanted) {
             place(overruled, section, &mut leaves);
         }
     }
@@ -183,16 +183,22 @@ fn value_at<'d>(document: &'d Map, path: &[String]) -> Option<&'d Value> {
 }
 
 /// What was lost, as the loser wanted it.
-pub(crate) fn overruled(lost: &LostLeaf, applicable: &[Arc<ActivePolicy>]) -> Option<Overruled> {
-    let of = |writer: &Writer| match writer {
-        Writer::Policy { id, .. } => applicable
-            .iter()
-            .find(|active| active.policy.id().as_str() == id),
-        Writer::Operator(_) | Writer::Device | Writer::System => None,
-    };
-    let loser = of(&lost.writer)?;
+pub(crate) fn overruled(lost: &LostLeaf, wanted: &Wanted) -> Option<Overruled> {
+    fn of<'p>(
+        writer: &Writer,
+        mut policies: impl Iterator<Item = &'p Arc<ActivePolicy>>,
+    ) -> Option<&'p Arc<ActivePolicy>> {
+        match writer {
+            Writer::Policy { id, .. } => policies.find(|active| active.policy.id().as_str() == id),
+            Writer::Operator(_) | Writer::Device | Writer::System => None,
+        }
+    }
+    // One of which nobody knows wants nothing new, but holds what it has.
+    let loser = of(&lost.writer, wanted.applicable.iter())?;
+    let holders = wanted.undecided.iter().map(|(active, _)| active);
+    let winner = of(&lost.winner, wanted.applicable.iter().chain(holders));
     // An object that stays without any policy counts as an operator's, whoever is noted for it.
-    let reason = of(&lost.winner).map_or(Reason::Operator, |winner| {
+    let reason = winner.map_or(Reason::Operator, |winner| {
         match winner.policy.priority().cmp(&loser.policy.priority()) {
             Ordering::Greater => Reason::Priority,
             Ordering::Equal | Ordering::Less => Reason::CreatedLater,
@@ -244,8 +250,8 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
             .find(|(other, _)| other.policy.id() == active.policy.id());
         let failing = match verdict {
             Verdict::Applies | Verdict::OtherScope => None,
-            Verdict::NotTargeted => Some(active.policy.target()),
-            Verdict::NotWhen => active.policy.when(),
+            Verdict::NotTargeted | Verdict::Undecided(Part::Target) => Some(active.policy.target()),
+            Verdict::NotWhen | Verdict::Undecided(Part::When) => active.policy.when(),
         };
         Judged {
             active: Arc::clone(active),

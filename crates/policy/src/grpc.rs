@@ -19,6 +19,7 @@ use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::progress::Progress;
 use crate::resource;
 use crate::store::{self, By, StoredPolicy};
+use crate::undecided::Undecided;
 
 mod configurations;
 mod explain;
@@ -38,6 +39,7 @@ pub(crate) struct PolicyApi {
     policies: Policies,
     progress: Progress,
     counts: Counts,
+    undecided: Undecided,
     explainer: Explainer,
     metrics: Metrics,
 }
@@ -48,6 +50,7 @@ impl PolicyApi {
         policies: Policies,
         progress: Progress,
         counts: Counts,
+        undecided: Undecided,
         explainer: Explainer,
         metrics: Metrics,
     ) -> PolicyApi {
@@ -55,6 +58,7 @@ impl PolicyApi {
             policies,
             progress,
             counts,
+            undecided,
             explainer,
             metrics,
         }
@@ -110,10 +114,21 @@ impl PolicyApi {
         Ok(self.shown(&stored))
     }
 
+    fn status(&self, stored: &StoredPolicy) -> proto::PolicyStatus {
+        let told = self
+            .undecided
+            .of(stored.policy.id(), stored.effective_revision);
+        proto::PolicyStatus {
+            twins_undecided: told.count,
+            undecided_twins: told.names,
+            ..self.counts.of(stored)
+        }
+    }
+
     /// A policy with all that is known of it.
     fn shown(&self, stored: &StoredPolicy) -> proto::Policy {
         proto::Policy {
-            status: Some(self.counts.of(stored)),
+            status: Some(self.status(stored)),
             ..resource::to_wire_policy(stored, self.progress.of(stored))
         }
     }

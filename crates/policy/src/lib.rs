@@ -26,6 +26,7 @@ pub mod resource;
 
 mod evaluate;
 mod explain;
+mod interest;
 mod preview;
 mod standing;
 mod twin_document;
@@ -39,6 +40,7 @@ mod progress;
 mod audit;
 mod rejects;
 mod twin_store;
+mod undecided;
 mod writer;
 
 mod consumer;

@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     pub messages: Counter,
     /// Twins by what came of their evaluation.
     pub evaluations: Family<ResultLabel, Counter>,
+    /// Policies of which it was not known whether they apply, over all evaluations.
+    pub undecided: Counter,
     /// Decisions made again because the twin changed in between.
     pub conflicts: Counter,
     /// What was rejected, by reason.
@@ -65,6 +67,10 @@ impl Metrics {
         Metrics {
             messages: scope.counter("messages", "Messages of twin changes read"),
             evaluations: scope.counters("evaluations", "Changed twins by what came of them"),
+            undecided: scope.counter(
+                "undecided",
+                "Conditions of policies that took more steps than a twin may take",
+            ),
             conflicts: scope.counter("conflicts", "Decisions made again after a conflict"),
             rejects: scope.counters("rejects", "Changes and twins that could not be used"),
             backlog: scope.gauges(

@@ -88,7 +88,7 @@ pub(crate) fn forecast(
         lost = outcome
             .lost
             .iter()
-            .filter_map(|lost| overruled(lost, &evaluated.applicable))
+            .filter_map(|lost| overruled(lost, &evaluated.wanted))
             .filter(|lost| lost.policy_id == id.as_str())
             .collect();
         match outcome.change {

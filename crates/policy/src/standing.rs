@@ -12,7 +12,7 @@ use posture::configuration::{ConfigurationState, PushState};
 use twin::settings::PolicyChange;
 use twin::{NodeMeta, Writer};
 
-use crate::evaluate::{ActivePolicy, PolicySet, writes};
+use crate::evaluate::{ActivePolicy, PolicySet, Wanted};
 use crate::twin_document::TwinDocument;
 
 /// What became of a policy's settings on a twin that it applies to.
@@ -46,11 +46,13 @@ pub(crate) fn standings(
     twin: &TwinDocument,
     at: Timestamp,
 ) -> Vec<(Arc<ActivePolicy>, Standing)> {
-    let applicable = policies.applicable(twin);
+    let Wanted {
+        applicable, writes, ..
+    } = policies.wanted(twin);
     if applicable.is_empty() {
         return Vec::new();
     }
-    let outcome = twin::apply_policy_settings(twin.desired(), &writes(&applicable), at);
+    let outcome = twin::apply_policy_settings(twin.desired(), &writes, at);
     let section = match &outcome {
         Err(_) => None,
         Ok(outcome) => Some(match &outcome.change {

@@ -3,7 +3,6 @@
 //! The loop makes no decision beyond trying again: when the twin changed in between it is read and
 //! decided on afresh, with the policies that are in force then.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +13,18 @@ use service_kit::clock::SharedClock;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::trace;
 use tracing::{Instrument, debug, field};
+use twin::PolicyWrite;
 use wire::names::identity_name;
 use wire::time::to_wire;
 use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
 
-use crate::evaluate::{ActivePolicy, Decision, decide};
+use crate::evaluate::{Decision, decide};
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
 use crate::twin_document::TwinDocument;
 use crate::twin_store::{Failure, TwinStore};
+use crate::undecided::Undecided;
 
 /// Between decisions on a twin that others write to as well.
 const CONFLICTS: Policy = Policy {
@@ -83,6 +84,7 @@ pub(crate) struct Writer {
     policies: Policies,
     twins: TwinStore,
     rejects: Rejects,
+    undecided: Undecided,
     clock: SharedClock,
     metrics: Metrics,
     shutdown: ShutdownToken,
@@ -94,6 +96,7 @@ impl Writer {
         policies: Policies,
         twins: TwinStore,
         rejects: Rejects,
+        undecided: Undecided,
         clock: SharedClock,
         metrics: Metrics,
         shutdown: ShutdownToken,
@@ -102,6 +105,7 @@ impl Writer {
             policies,
             twins,
             rejects,
+            undecided,
             clock,
             metrics,
             shutdown,
@@ -110,7 +114,7 @@ impl Writer {
 
     /// Looks at a twin and writes to it if it must be.
     pub(crate) async fn carry_out(&self, work: Work) -> Effect {
-        let decision = decide(&self.policies.set(), &work.twin, self.clock.now());
+        let decision = self.decide(&work.twin);
         // Most twins hold; they cost neither a call nor a span.
         let effect = if let Decision::Holds = decision {
             Effect::Held
@@ -138,7 +142,7 @@ impl Writer {
         let mut conflicts = Backoff::new(CONFLICTS);
         loop {
             let decided_at = self.clock.now();
-            let applicable = match decision {
+            let writes = match decision {
                 Decision::Holds => return Effect::Held,
                 Decision::Breaks(violations) => {
                     let message = violations.to_string();
@@ -146,12 +150,9 @@ impl Writer {
                         .reject(&twin, Reason::SettingsBreakLimit, message)
                         .await;
                 }
-                Decision::Write(applicable) => applicable,
+                Decision::Write(writes) => writes,
             };
-            match self
-                .write(&twin, &applicable, &work.timeline, decided_at)
-                .await
-            {
+            match self.write(&twin, &writes, &work.timeline, decided_at).await {
                 Ok(effect) => return effect,
                 Err(Failure::Conflict) => {}
                 Err(failure) => return self.give_up(&twin, failure).await,
@@ -180,21 +181,29 @@ impl Writer {
                         .await;
                 }
             };
-            decision = decide(&self.policies.set(), &twin, self.clock.now());
+            decision = self.decide(&twin);
         }
+    }
+
+    fn decide(&self, twin: &TwinDocument) -> Decision {
+        let decided = decide(&self.policies.set(), twin, self.clock.now());
+        let found = u64::try_from(decided.undecided.len()).unwrap_or(u64::MAX);
+        self.metrics.undecided.inc_by(found);
+        self.undecided.note(twin.key(), &decided.undecided);
+        decided.decision
     }
 
     async fn write(
         &self,
         twin: &TwinDocument,
-        applicable: &[Arc<ActivePolicy>],
+        writes: &[PolicyWrite],
         timeline: &Timeline,
         decided_at: Timestamp,
     ) -> Result<Effect, Failure> {
         let request = ApplyPolicySettingsRequest {
             name: identity_name(twin.key()),
             expected_desired_version: twin.desired().version().get(),
-            policies: applicable.iter().map(|active| settings(active)).collect(),
+            policies: writes.iter().map(settings).collect(),
             timeline: Some(Timeline {
                 decide_time: Some(to_wire(decided_at)),
                 ..*timeline
@@ -238,7 +247,10 @@ impl Writer {
         match failure {
             // A conflict outside of a write cannot be; what changed comes as a change.
             Failure::Conflict => Effect::Superseded,
-            Failure::Gone => Effect::Gone,
+            Failure::Gone => {
+                self.undecided.note(twin.key(), &[]);
+                Effect::Gone
+            }
             Failure::Refused(message) => self.reject(twin, Reason::SettingsRefused, message).await,
             Failure::Unfinished(_) => Effect::Unfinished,
             Failure::Stopped => Effect::Stopped,
@@ -263,10 +275,10 @@ impl Writer {
     }
 }
 
-fn settings(active: &ActivePolicy) -> PolicySettings {
+fn settings(write: &PolicyWrite) -> PolicySettings {
     PolicySettings {
-        policy_id: active.policy.id().to_string(),
-        policy_revision: active.revision,
-        settings_json: Value::Object(active.policy.settings().clone()).to_string(),
+        policy_id: write.policy.clone(),
+        policy_revision: write.revision,
+        settings_json: Value::Object(write.settings.clone()).to_string(),
     }
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use twin::{DeviceId, IdentityKey, ModuleId, Section, Stamp, Writer};
 use wire::twin::v1 as proto;
+use wire::twin::v1::Change;
 
 use super::*;
 use crate::policy_doc::PolicySpec;
@@ -75,16 +76,16 @@ fn ids(policies: &[Arc<ActivePolicy>]) -> Vec<String> {
 
 /// The ids of what must be written, `None` if everything holds.
 fn decided(set: &PolicySet, twin: &TwinDocument) -> Option<Vec<String>> {
-    match decide(set, twin, Timestamp::UNIX_EPOCH) {
+    match decide(set, twin, Timestamp::UNIX_EPOCH).decision {
         Decision::Holds => None,
-        Decision::Write(policies) => Some(ids(&policies)),
+        Decision::Write(writes) => Some(writes.into_iter().map(|write| write.policy).collect()),
         Decision::Breaks(violations) => panic!("{violations}"),
     }
 }
 
 /// The twin after twin-store has done what the decision asks for.
 fn performed(set: &PolicySet, twin: &TwinDocument, tags: &Value, posture: &Value) -> TwinDocument {
-    let writes = writes(&set.applicable(twin));
+    let writes = set.wanted(twin).writes;
     let outcome =
         twin::apply_policy_settings(twin.desired(), &writes, Timestamp::UNIX_EPOCH).unwrap();
     match outcome.change {
@@ -110,6 +111,76 @@ fn both_conditions_must_hold() {
     assert_eq!(ids(&set.applicable(&with("a", true))), ["p"]);
     assert!(set.applicable(&with("a", false)).is_empty());
     assert!(set.applicable(&with("b", true)).is_empty());
+}
+
+/// What a device can make of a condition that goes through its arrays.
+fn costly() -> Value {
+    let many: Vec<u32> = (0..2000).collect();
+    json!({"a": many, "b": many})
+}
+const COSTLY: &str = "EXISTS(x IN posture.a WHERE EXISTS(y IN posture.b WHERE x + 1 = -y))";
+
+/// Else a device that makes its posture costly would get rid of what a policy has set.
+#[test]
+fn what_an_undecided_policy_has_set_stays_and_nothing_is_added() {
+    let nested = json!({"x": 1, "o": {"y": [1], "z": {}}});
+    let costly = costly();
+    for (target, when, part) in [
+        ("*", COSTLY, Part::When),
+        (COSTLY, "", Part::Target),
+        (COSTLY, COSTLY, Part::Target),
+    ] {
+        let set = |when: &str, target: &str| {
+            PolicySet::new([active(policy("p", target, when, 0, nested.clone()), 1)])
+        };
+        let nothing = json!({});
+        let before = twin(&nothing, &nothing, &nothing);
+        let held = performed(&set("", "*"), &before, &nothing, &costly);
+        assert_eq!(Value::Object(held.desired().document().clone()), nested);
+        // Another revision wants other values, and is undecided: the old ones stay, as the old one's.
+        let undecided = set(when, target);
+        let decided = decide(&undecided, &held, Timestamp::UNIX_EPOCH);
+        assert!(matches!(decided.decision, Decision::Holds), "{decided:?}");
+        let [(active, found)] = decided.undecided.as_slice() else {
+            panic!("{decided:?}");
+        };
+        assert_eq!((active.policy.id().as_str(), *found), ("p", part));
+        // Where it has set nothing, it does not begin to.
+        let bare = twin(&nothing, &nothing, &costly);
+        assert_eq!(self::decided(&undecided, &bare), None);
+    }
+}
+
+#[test]
+fn a_condition_that_fails_decides_though_the_other_one_cannot() {
+    let set = PolicySet::new([
+        active(policy("p", COSTLY, "tags.on = true", 0, json!({"x": 1})), 1),
+        active(policy("q", "tags.on = true", COSTLY, 0, json!({"y": 1})), 2),
+    ]);
+    let twin = twin(&json!({"on": false}), &json!({}), &costly());
+    let verdicts: Vec<_> = set.policies().map(|active| active.verdict(&twin)).collect();
+    assert!(verdicts.contains(&Verdict::NotWhen) && verdicts.contains(&Verdict::NotTargeted));
+}
+
+#[test]
+fn policies_that_are_decided_act_beside_one_that_is_not() {
+    let with = |when: &str, q: i32, r: &str| {
+        PolicySet::new([
+            active(policy("p", "*", when, 5, json!({"x": 1, "y": 1})), 1),
+            active(policy("q", "*", "", q, json!({"x": 2})), 2),
+            active(policy("r", r, "", 0, json!({"z": 1})), 3),
+        ])
+    };
+    let (nothing, costly) = (json!({}), costly());
+    let before = twin(&nothing, &nothing, &costly);
+    let first = performed(&with("", 0, "*"), &before, &nothing, &costly);
+    let document = |twin: &TwinDocument| Value::Object(twin.desired().document().clone());
+    assert_eq!(document(&first), json!({"x": 1, "y": 1, "z": 1}));
+    let second = performed(&with(COSTLY, 0, ""), &first, &nothing, &costly);
+    assert_eq!(document(&second), json!({"x": 1, "y": 1}));
+    // One of higher precedence takes a leaf of it as it does of any other.
+    let third = performed(&with(COSTLY, 9, ""), &second, &nothing, &costly);
+    assert_eq!(document(&third), json!({"x": 2, "y": 1}));
 }
 
 #[test]
@@ -181,7 +252,7 @@ fn settings_that_do_not_fit_this_twin_are_no_write() {
         policy("p", "*", "", 0, json!({"y": big('y'), "z": big('z')})),
         1,
     )]);
-    let decision = decide(&set, &twin, Timestamp::UNIX_EPOCH);
+    let decision = decide(&set, &twin, Timestamp::UNIX_EPOCH).decision;
     assert!(matches!(decision, Decision::Breaks(_)), "{decision:?}");
 }
 
@@ -342,7 +413,7 @@ proptest! {
         let filter = Condition::parse_in(&set.filter(), Vocabulary::Query).unwrap();
         // No policy has written to it, so `configurations` is as undefined as the view says.
         let asked_for = filter.matches(&twin.view());
-        let idle = matches!(decide(&set, &twin, Timestamp::UNIX_EPOCH), Decision::Holds);
+        let idle = matches!(decide(&set, &twin, Timestamp::UNIX_EPOCH).decision, Decision::Holds);
         prop_assert_eq!(asked_for, !idle);
     }
 }

@@ -18,7 +18,7 @@ use wire::policy::v1 as proto;
 use wire::twin::v1::{ListTwinsRequest, Twin};
 
 use super::Error;
-use crate::evaluate::{PolicySet, Verdict};
+use crate::evaluate::{Part, PolicySet, Verdict};
 use crate::explain::{self, Explanation, Fact, Judged, Leaf, Overruled, Reason, State};
 use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
@@ -29,6 +29,7 @@ use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::TwinDocument;
 use crate::twin_store::TwinStore;
+use crate::undecided;
 
 /// Twins of a page of a preview: what it holds at a time. Halved when a page of the largest twins
 /// does not fit a message.
@@ -317,6 +318,14 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         Verdict::OtherScope => (WireVerdict::OtherScope, String::new()),
         Verdict::NotTargeted => (WireVerdict::NotTargeted, policy.spec().target.clone()),
         Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
+        Verdict::Undecided(Part::Target) => (WireVerdict::Undecided, policy.spec().target.clone()),
+        Verdict::Undecided(Part::When) => (WireVerdict::Undecided, policy.spec().when.clone()),
+    };
+    let reason = match judged.verdict {
+        Verdict::Undecided(part) => undecided::reason(part),
+        Verdict::Applies | Verdict::OtherScope | Verdict::NotTargeted | Verdict::NotWhen => {
+            String::new()
+        }
     };
     let standing = match judged.standing {
         None => WireStanding::Unspecified,
@@ -336,6 +345,7 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         verdict: verdict.into(),
         standing: standing.into(),
         condition,
+        reason,
         facts: judged.facts.iter().map(fact).collect(),
     }
 }

@@ -4,7 +4,7 @@ use twin::{ModuleId, SectionKind, Stamp};
 use wire::twin::v1 as proto;
 
 use super::*;
-use crate::evaluate::{ActivePolicy, Decision, decide, writes};
+use crate::evaluate::{ActivePolicy, Decision, decide};
 use crate::policy_doc::{Policy, PolicySpec};
 
 fn active(id: &str, target: &str, priority: i32, settings: Value, order: u64) -> ActivePolicy {
@@ -59,10 +59,9 @@ fn applied(set: &PolicySet, section: &Section, tag: i32) -> Option<Section> {
     let mut section = section.clone();
     for _ in 0..100 {
         let twin = document(&section, tag);
-        match decide(set, &twin, Timestamp::UNIX_EPOCH) {
+        match decide(set, &twin, Timestamp::UNIX_EPOCH).decision {
             Decision::Holds | Decision::Breaks(_) => return Some(section),
-            Decision::Write(applicable) => {
-                let writes = writes(&applicable);
+            Decision::Write(writes) => {
                 let at = Timestamp::UNIX_EPOCH;
                 let outcome = twin::apply_policy_settings(&section, &writes, at).unwrap();
                 match outcome.change {
@@ -169,7 +168,7 @@ proptest! {
                     .collect();
                 prop_assert_eq!(replayed(&now, &forecast), leaves);
                 let broken = matches!(
-                    decide(&after, &document(&section, tag), Timestamp::UNIX_EPOCH),
+                    decide(&after, &document(&section, tag), Timestamp::UNIX_EPOCH).decision,
                     Decision::Breaks(_)
                 );
                 prop_assert_eq!(matches!(forecast.end, End::Breaks(_)), broken);

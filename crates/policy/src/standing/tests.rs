@@ -58,7 +58,7 @@ fn merged(section: &Section, patch: &Value) -> Section {
 /// The section after twin-store has done what the policies want.
 fn written(set: &PolicySet, section: &Section) -> Section {
     let twin = document(section, &Value::Null, false);
-    let writes = writes(&set.applicable(&twin));
+    let writes = set.wanted(&twin).writes;
     let outcome = twin::apply_policy_settings(section, &writes, Timestamp::UNIX_EPOCH);
     match outcome.expect("within the limits").change {
         PolicyChange::Unchanged => section.clone(),

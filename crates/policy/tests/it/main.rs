@@ -13,4 +13,5 @@ mod follow;
 mod foresee;
 mod trouble;
 mod twin_store;
+mod undecided;
 mod world;

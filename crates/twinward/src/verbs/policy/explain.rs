@@ -95,6 +95,8 @@ struct JudgedData<'a> {
     standing: Option<&'static str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     condition: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     facts: Vec<FactData<'a>>,
 }
@@ -162,6 +164,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::OtherScope => "otherScope",
         Verdict::NotTargeted => "notTargeted",
         Verdict::NotWhen => "notWhen",
+        Verdict::Undecided => "undecided",
         Verdict::Unspecified => "unknown",
     }
 }
@@ -188,6 +191,7 @@ fn about(judged: &api::JudgedPolicy) -> String {
         Verdict::NotTargeted if judged.condition.is_empty() => "targets nothing".to_owned(),
         Verdict::NotTargeted => format!("target is not true: {}", judged.condition),
         Verdict::NotWhen => format!("when is not true: {}", judged.condition),
+        Verdict::Undecided => format!("{}: {}", judged.reason, judged.condition),
         Verdict::Unspecified => String::new(),
     };
     for (index, fact) in judged.facts.iter().enumerate() {
@@ -291,6 +295,7 @@ impl JudgedData<'_> {
             verdict: verdict(judged.verdict()),
             standing: standing(judged.standing()),
             condition: &judged.condition,
+            reason: &judged.reason,
             facts,
         }
     }

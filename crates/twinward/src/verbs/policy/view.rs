@@ -61,6 +61,8 @@ impl PolicyView {
                     applied: status.twins_applied,
                     pending: status.twins_pending,
                     rejected: status.twins_rejected,
+                    undecided: status.twins_undecided,
+                    undecided_twins: &status.undecided_twins,
                     in_step_time: time::precise(status.in_step_time),
                 }),
             },
@@ -93,17 +95,20 @@ struct StateData<'a> {
     create_time: Option<String>,
     update_time: Option<String>,
     evaluation: Option<EvaluationData>,
-    twins: Option<TwinsData>,
+    twins: Option<TwinsData<'a>>,
 }
 
 /// On how many twins it is in force.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct TwinsData {
+struct TwinsData<'a> {
     targeted: u64,
     applied: u64,
     pending: u64,
     rejected: u64,
+    undecided: u64,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    undecided_twins: &'a [String],
     in_step_time: Option<String>,
 }
 
@@ -164,6 +169,20 @@ fn twins(policy: &api::Policy) -> String {
     }
 }
 
+/// The twins on which it is not known whether the policy applies; none: there are none.
+fn undecided(policy: &api::Policy) -> Option<String> {
+    let status = policy.status.as_ref()?;
+    let more = usize::try_from(status.twins_undecided).ok()? > status.undecided_twins.len();
+    let more = if more { ", …" } else { "" };
+    let names = status.undecided_twins.join(", ");
+    (status.twins_undecided > 0).then(|| {
+        format!(
+            "{} twins, which keep what they have: {names}{more}",
+            status.twins_undecided
+        )
+    })
+}
+
 fn target(target: &str) -> &str {
     if target.is_empty() { "nothing" } else { target }
 }
@@ -195,6 +214,7 @@ impl View for PolicyView {
                 ("updated", time::short(policy.update_time)),
                 ("evaluation", evaluation(policy)),
                 ("twins", twins(policy)),
+                ("undecided", undecided(policy).unwrap_or_default()),
                 (
                     "in step",
                     in_step(policy)

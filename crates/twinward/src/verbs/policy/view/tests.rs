@@ -25,6 +25,8 @@ fn policy() -> api::Policy {
             twins_applied: 9,
             twins_pending: 2,
             twins_rejected: 1,
+            twins_undecided: 12,
+            undecided_twins: vec!["devices/a/modules/m".to_owned(), "devices/b".to_owned()],
             in_step_time: Some(prost_types::Timestamp::default()),
         }),
         ..api::Policy::default()
