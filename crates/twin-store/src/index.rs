@@ -1,31 +1,47 @@
 //! What of a record is found by index: the slow-changing values that operators search by.
 //!
-//! An entry is a scalar leaf under its path: every one of the tags, `status`, and
-//! `posture.configuration.state`. What changes with each batch of events is left out on purpose:
-//! maintaining it would cost more than all searches save.
+//! An entry is a scalar leaf under its path: every one of the tags, `status`,
+//! `posture.configuration.state`, and, of twins that are connected alone, `connectionState`. What
+//! changes with each batch of events is left out on purpose: maintaining it would cost more than all
+//! searches save. Of `lastActivityTime` therefore the hour is kept, which changes once in an hour.
 //!
 //! An index answers candidates. Two values that a condition takes for equal have the same entry;
 //! whoever searches evaluates the condition again on what it finds, so the reverse need not hold.
+//! Entries of texts have the order of the texts, but for those that were cut; numbers have an index
+//! of their own (`twin_index_numbers`).
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use posture::configuration::PushState;
 use ring::digest;
 use serde_json::{Map, Number, Value};
+use twin::query::datum::NEVER;
 
-use crate::hex;
 use crate::record::{Damaged, Record};
 use crate::store::IndexEntry;
+use crate::{encode, hex};
 
 /// Path of the registry's status.
 pub const STATUS: &str = "status";
 /// Path of where the push of the configuration stands.
 pub const CONFIGURATION_STATE: &str = "posture.configuration.state";
+/// Path of whether a session is open. Only twins that have one have an entry, so that the others,
+/// who come and go as well, cost nothing while they are away.
+pub const CONNECTION_STATE: &str = "connectionState";
+/// What a twin with an open session has there.
+pub const CONNECTED: &str = "Connected";
+/// What the others are, without an entry.
+pub const DISCONNECTED: &str = "Disconnected";
+/// Path of the hour of the last activity, as [`hour`] has it.
+pub const LAST_ACTIVITY: &str = "lastActivityTime";
 /// What paths of tags begin with.
 pub const TAGS: &str = "tags";
 /// Bytes of a path or a text that are kept as they are. Longer ones are cut and a hash follows:
 /// the key of an index row has to fit PostgreSQL's 2,704 bytes.
 pub const TEXT_MAX: usize = 512;
+/// Bytes of a date up to its hour.
+const HOUR_BYTES: usize = 13;
 
 /// The entries of a record, in order.
 ///
@@ -51,8 +67,7 @@ pub fn changes(
         // Nearly always: a fold of events touches none of it.
         (Some(before), Some(after)) if same_values(before, after) => return Ok(Default::default()),
         (Some(before), Some(after)) => {
-            let mut old: BTreeSet<_> = fixed_entries(before).into();
-            let mut new: BTreeSet<_> = fixed_entries(after).into();
+            let (mut old, mut new) = (fixed_entries(before), fixed_entries(after));
             if before.twin.tags.document != after.twin.tags.document {
                 old.extend(tag_entries(before).unwrap_or_default());
                 new.extend(tag_entries(after)?);
@@ -89,30 +104,46 @@ pub fn value(json: &Value) -> Option<String> {
     }
 }
 
-/// The beginning that all entries share whose text begins with `prefix`.
-pub fn text_prefix(prefix: &str) -> String {
-    let end = kept(prefix);
-    format!("s:{}", &prefix[..end])
+/// The hour of an instant as its entry has it: `s:2026-11-23T13`. Hours have the order of their
+/// entries, and what never was is before all others.
+pub fn hour(at: Option<Timestamp>) -> String {
+    let text = at.unwrap_or(NEVER).max(NEVER).to_string();
+    format!("s:{}", text.get(..HOUR_BYTES).unwrap_or(&text))
 }
 
 fn same_values(before: &Record, after: &Record) -> bool {
     before.twin.tags.document == after.twin.tags.document
         && before.identity.status == after.identity.status
         && before.posture.configuration.state == after.posture.configuration.state
+        && before.posture.agent.connected == after.posture.agent.connected
+        && hours(before) == hours(after)
 }
 
-fn fixed_entries(record: &Record) -> [IndexEntry; 2] {
+/// The hour of the last activity as a number, which is compared with each fold.
+fn hours(record: &Record) -> Option<i64> {
+    const HOUR_SECONDS: i64 = 3600;
+    encode::last_activity(record).map(|at| at.as_second().div_euclid(HOUR_SECONDS))
+}
+
+fn fixed_entries(record: &Record) -> BTreeSet<IndexEntry> {
     let entry = |path: &str, text: &str| IndexEntry {
         path: path.to_owned(),
         value: format!("s:{text}"),
     };
-    [
+    let agent = &record.posture.agent;
+    let connected = agent.connected.then(|| entry(CONNECTION_STATE, CONNECTED));
+    let others = [
         entry(STATUS, record.identity.status.as_str()),
         entry(
             CONFIGURATION_STATE,
             push_state(record.posture.configuration.state),
         ),
-    ]
+        IndexEntry {
+            path: LAST_ACTIVITY.to_owned(),
+            value: hour(encode::last_activity(record)),
+        },
+    ];
+    others.into_iter().chain(connected).collect()
 }
 
 /// As the posture's JSON has it.
@@ -197,136 +228,4 @@ fn kept(text: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-    use crate::record::Status;
-    use crate::testing::record;
-
-    fn tagged(tags: &Value) -> Record {
-        let mut record = record("d", "g");
-        record.twin.tags.document = tags.to_string();
-        record
-    }
-
-    #[test]
-    fn a_push_state_reads_as_in_the_posture() {
-        for state in [
-            PushState::None,
-            PushState::Pending,
-            PushState::Applied,
-            PushState::Rejected,
-        ] {
-            assert_eq!(json!(state), json!(push_state(state)));
-        }
-    }
-
-    fn shown(record: &Record) -> Vec<String> {
-        let entries = entries(record).unwrap();
-        entries
-            .into_iter()
-            .map(|entry| format!("{}={}", entry.path, entry.value))
-            .collect()
-    }
-
-    #[test]
-    fn each_scalar_leaf_has_an_entry_with_its_type() {
-        let record = tagged(&json!({
-            "site": "paris", "floor": {"number": 5.0, "open": true}, "list": [1], "empty": {},
-        }));
-        assert_eq!(
-            shown(&record),
-            [
-                "posture.configuration.state=s:pending",
-                "status=s:enabled",
-                "tags.floor.number=n:5",
-                "tags.floor.open=b:true",
-                "tags.site=s:paris",
-            ]
-        );
-    }
-
-    #[test]
-    fn equal_numbers_have_one_form_and_different_ones_have_two() {
-        let form = |json: Value| value(&json).unwrap();
-        assert_eq!(form(json!(0)), form(json!(-0.0)));
-        assert_eq!(form(json!(100)), form(json!(1e2)));
-        assert_eq!(
-            form(json!(-4_503_599_627_370_496_i64)),
-            "n:-4503599627370496"
-        );
-        assert_eq!(form(json!(0.1)), "n:1e-1");
-        assert_ne!(form(json!(1e300)), form(json!(1e301)));
-        assert_ne!(form(json!("5")), form(json!(5)));
-    }
-
-    #[test]
-    fn a_long_text_fits_a_key_and_is_still_found_by_its_beginning() {
-        let (long, other) = ("é".repeat(2000), format!("{}x", "é".repeat(1999)));
-        let entry = value(&json!(long)).unwrap();
-        assert!(entry.len() < TEXT_MAX + 80, "{}", entry.len());
-        assert_ne!(entry, value(&json!(other)).unwrap());
-        assert!(entry.starts_with(&text_prefix(&long[..800])));
-        let zero = value(&json!("a\0b")).unwrap();
-        assert!(!zero.contains('\0') && zero.starts_with("s:a#"), "{zero}");
-        assert!(tag_path(["k".repeat(1024).as_str(), "x"]).len() < TEXT_MAX + 80);
-    }
-
-    #[test]
-    fn a_changed_status_is_one_entry_less_and_one_more() {
-        let before = tagged(&json!({"site": "paris"}));
-        let mut after = before.clone();
-        after.identity.status = Status::Disabled;
-        // Damaged tags do not matter as long as they are not what changed.
-        let (mut old, mut new) = (before.clone(), after.clone());
-        old.twin.tags.document = "{".to_owned();
-        new.twin.tags.document = "{".to_owned();
-        let (remove, add) = changes(Some(&old), Some(&new)).unwrap();
-        assert_eq!((remove.len(), add.len()), (1, 1));
-        assert_eq!(
-            (remove[0].value.as_str(), add[0].value.as_str()),
-            ("s:enabled", "s:disabled")
-        );
-        assert!(entries(&new).is_err());
-    }
-
-    fn tags() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            (0_i32..3).prop_map(Value::from),
-            "[a-b]{0,1}".prop_map(Value::from),
-            any::<bool>().prop_map(Value::from),
-            Just(json!([1])),
-        ];
-        let value = leaf.prop_recursive(3, 12, 3, |inner| {
-            prop::collection::btree_map("[a-c]", inner, 0..3)
-                .prop_map(|members| Value::Object(members.into_iter().collect()))
-        });
-        prop::collection::btree_map("[a-c]", value, 0..4)
-            .prop_map(|members| Value::Object(members.into_iter().collect()))
-    }
-
-    proptest! {
-        #[test]
-        fn changes_lead_from_one_full_index_to_the_other(before in tags(), after in tags()) {
-            let states = [None, Some(tagged(&before)), Some(tagged(&after))];
-            for from in &states {
-                for to in &states {
-                    let full = |record: &Option<Record>| {
-                        record.as_ref().map(|record| entries(record).unwrap()).unwrap_or_default()
-                    };
-                    let (remove, add) = changes(from.as_ref(), to.as_ref()).unwrap();
-                    let mut index = full(from);
-                    for entry in &remove {
-                        prop_assert!(index.remove(entry), "{entry:?} was not there");
-                    }
-                    for entry in add {
-                        prop_assert!(index.insert(entry), "it was there already");
-                    }
-                    prop_assert_eq!(index, full(to));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 //! the partition is owned; if another has taken it since, nothing is written ([`Error::Fenced`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -275,6 +275,31 @@ pub struct Search {
     pub after: Option<IdentityKey>,
     /// Records at most.
     pub limit: u32,
+    /// What the store has found out of its indexes, for all pages of a search.
+    pub estimates: Estimates,
+}
+
+/// How many entries of an index serve each part of a condition, once that was counted. Copies share
+/// it, so that the pages of one search do not count again. It never changes what is found.
+#[derive(Debug, Clone, Default)]
+pub struct Estimates(Arc<OnceLock<Vec<u64>>>);
+
+impl Estimates {
+    /// What was counted.
+    pub fn get(&self) -> Option<Vec<u64>> {
+        self.0.get().cloned()
+    }
+
+    /// Keeps what was counted first.
+    pub fn keep(&self, counts: Vec<u64>) -> Vec<u64> {
+        self.0.get_or_init(|| counts).clone()
+    }
+}
+
+impl PartialEq for Estimates {
+    fn eq(&self, _: &Estimates) -> bool {
+        true
+    }
 }
 
 /// Among which records to search.
@@ -301,6 +326,7 @@ pub fn everything(
         now,
         after,
         limit,
+        estimates: Estimates::default(),
     }
 }
 

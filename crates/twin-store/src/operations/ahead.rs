@@ -9,7 +9,7 @@ use super::runner::{Runner, Stop, read_failed};
 use super::survey::{condition, count, present};
 use super::{Operation, Outcome, TwinResult, Update, Work};
 use crate::lookup;
-use crate::store::{OperationId, Search};
+use crate::store::{Estimates, OperationId, Search};
 
 /// Twins of one step: few enough that others' writes come in between.
 const CHUNK: u32 = 64;
@@ -58,6 +58,7 @@ impl Runner {
             now: operation.due_at(),
             after: operation.after.clone(),
             limit,
+            estimates: Estimates::default(),
         };
         let page = self
             .store

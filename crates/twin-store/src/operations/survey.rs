@@ -10,7 +10,7 @@ use super::{Operation, Outcome, TwinResult, Update};
 use crate::lookup;
 use crate::record::Damaged;
 use crate::search::Turn;
-use crate::store::{self, Loaded, OperationId, Search, Selection, Store};
+use crate::store::{self, Estimates, Loaded, OperationId, Search, Selection, Store};
 
 /// Twins looked at at once while they are counted.
 const COUNT_CHUNK: u32 = 1000;
@@ -65,6 +65,7 @@ pub(crate) async fn count(
             now,
             after,
             limit: COUNT_CHUNK,
+            estimates: Estimates::default(),
         };
         let page = store.search(search).await?;
         for record in &page.records {

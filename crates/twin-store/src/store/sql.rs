@@ -13,7 +13,7 @@
 
 use twin::query::{Expr, Scope};
 
-use super::{Plan, Search};
+use super::{Estimates, Plan, Search};
 use conjunct::Conjunct;
 pub(crate) use fragment::{Dialect, Param, Query};
 
@@ -26,6 +26,8 @@ mod fragment;
 mod function;
 mod instant;
 mod operand;
+mod source;
+mod span;
 mod statement;
 
 #[cfg(test)]
@@ -34,6 +36,9 @@ mod tests;
 /// Index entries counted at most when conjuncts are compared: beyond it an index is as good as
 /// another one.
 pub(crate) const ESTIMATE_MAX: u32 = 1000;
+/// The same where ranges are looked for. Their keys are gathered and sorted for each page, so with
+/// more of them going through the rows is better.
+pub(crate) const SPAN_MAX: u32 = 20_000;
 
 /// A search, taken apart.
 pub(crate) struct Prepared<'s> {
@@ -54,12 +59,19 @@ impl<'s> Prepared<'s> {
             Scope::Where(expr) => (std::slice::from_ref(expr), false),
         };
         let conjunct = |expr| Conjunct::new(expr, dialect, search.now);
+        let mut conjuncts: Vec<_> = parts.iter().map(conjunct).collect();
+        conjunct::narrow(&mut conjuncts);
         Prepared {
             search,
             dialect,
-            conjuncts: parts.iter().map(conjunct).collect(),
+            conjuncts,
             nothing,
         }
+    }
+
+    /// What is known of the indexes, from another page of the search.
+    pub(crate) fn known(&self) -> &Estimates {
+        &self.search.estimates
     }
 
     /// Whether nothing is left to be decided in memory, on rows that can be looked into.

@@ -52,7 +52,7 @@ mod trim;
 mod write;
 
 /// Name of the file below the data directory.
-const FILE_NAME: &str = "twins.db";
+pub(crate) const FILE_NAME: &str = "twins.db";
 /// Writers wait for each other this long; only a second process on the same file competes.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept compiled by each connection; a commit has about twenty.

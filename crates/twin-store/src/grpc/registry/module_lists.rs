@@ -15,7 +15,7 @@ use super::super::{Api, damaged_name, device, module, page_size, report_damaged,
 use super::read::{NAMES_MAX, SCAN_MAX, named};
 use crate::error::Error;
 use crate::record::Record;
-use crate::store::{self, Loaded, Search, Selection, Source};
+use crate::store::{self, Estimates, Loaded, Search, Selection, Source};
 
 /// Devices read at once with their modules: some hundred records, if each has all that it may have.
 const FAMILIES: usize = 10;
@@ -183,6 +183,7 @@ impl Page<'_> {
                 now: self.now,
                 after,
                 limit: u32::try_from(self.size).unwrap_or(u32::MAX),
+                estimates: Estimates::default(),
             };
             let page = self.api.store.search(search).await?;
             report_damaged(&page.damaged);

@@ -13,7 +13,7 @@ use super::super::list_place::{list_token, place};
 use super::super::{Api, damaged_name, device, page_size, report_damaged, token};
 use crate::error::Error;
 use crate::record::{Damaged, Record};
-use crate::store::{Loaded, Search, Selection, Source};
+use crate::store::{Estimates, Loaded, Search, Selection, Source};
 
 /// Devices looked at for one page of a filtered list, so that a call ends in time whatever the
 /// filter; a page may then be short, or empty with a token.
@@ -105,6 +105,7 @@ impl Api {
                     now,
                     after,
                     limit: size,
+                    estimates: Estimates::default(),
                 })
                 .await?;
             report_damaged(&page.damaged);

@@ -16,7 +16,7 @@ use crate::grpc::token;
 use crate::grpc::{Api, PAGE_BYTES, damaged_name, has_room, identity, page_size, report_damaged};
 use crate::record::Damaged;
 use crate::search::Turn;
-use crate::store::{Loaded, Search, Selection, Source};
+use crate::store::{Estimates, Loaded, Search, Selection, Source};
 
 /// Names of one batch.
 const BATCH_MAX: usize = 1000;
@@ -130,6 +130,7 @@ impl Api {
                 now,
                 after,
                 limit: CHUNK,
+                estimates: Estimates::default(),
             };
             let page = self.store.search(search).await?;
             report_damaged(&page.damaged);

@@ -23,7 +23,7 @@ use crate::grpc::filter::{Filter, Interest, show, show_logged};
 use crate::grpc::read_mask::ReadMask;
 use crate::grpc::{Api, report_damaged};
 use crate::record::{Damaged, Record};
-use crate::store::{self, Page, Search, Source};
+use crate::store::{self, Estimates, Page, Search, Source};
 
 /// A reader is told where it is at least so often.
 const BOOKMARK: Duration = Duration::from_secs(10);
@@ -165,6 +165,7 @@ impl Watcher {
             now: self.api.clock.now(),
             after,
             limit: PAGE,
+            estimates: Estimates::default(),
         };
         self.api.store.search(search).await
     }

@@ -186,6 +186,9 @@ pub(super) async fn explain(client: &mut Client, search: &Search) -> Result<Plan
 }
 
 async fn estimates(client: &mut Client, prepared: &Prepared<'_>) -> Result<Vec<u64>, Error> {
+    if let Some(known) = prepared.known().get() {
+        return Ok(known);
+    }
     let Some(query) = prepared.estimates() else {
         return Ok(Vec::new());
     };
@@ -196,7 +199,7 @@ async fn estimates(client: &mut Client, prepared: &Prepared<'_>) -> Result<Vec<u
     };
     let columns = 0..row.len();
     let counts: Result<_, _> = columns.map(|column| unsigned(row, column)).collect();
-    counts.map_err(engine(action))
+    Ok(prepared.known().keep(counts.map_err(engine(action))?))
 }
 
 async fn run(client: &mut Client, action: &'static str, query: &Query) -> Result<Vec<Row>, Error> {

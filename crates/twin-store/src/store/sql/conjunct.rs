@@ -8,6 +8,7 @@ use twin::query::ast::{Attribute, CompareOp, Expr, Function, Literal, MemberOp, 
 use super::condition::{self, Scope};
 use super::fragment::{Builder, Dialect, Residual};
 use super::operand;
+use super::span::{Found, Span};
 use crate::index;
 
 /// A part of a condition.
@@ -39,6 +40,8 @@ pub(super) enum Serving {
 pub(super) struct Probes {
     /// Values by their paths.
     pub(super) values: BTreeMap<String, BTreeSet<String>>,
+    /// Ranges of values by their paths.
+    pub(super) spans: BTreeMap<String, Vec<Span>>,
     /// Whether an entry means that the conjunct holds, and not only that it may.
     pub(super) exact: bool,
 }
@@ -47,7 +50,7 @@ impl<'s> Conjunct<'s> {
     pub(super) fn new(expr: &'s Expr, dialect: Dialect, now: Timestamp) -> Conjunct<'s> {
         let mut conjunct = Conjunct {
             expr,
-            serving: Serving::of(expr),
+            serving: Serving::of(expr, now),
             now,
             compiles: false,
         };
@@ -64,6 +67,14 @@ impl<'s> Conjunct<'s> {
         condition::truth(self.expr, &scope, sql)
     }
 
+    /// The probes, if they are of a single range.
+    fn span(&mut self) -> Option<&mut Probes> {
+        match &mut self.serving {
+            Serving::Index(probes) if probes.only().is_some() => Some(probes),
+            _ => None,
+        }
+    }
+
     /// Whether the store decides it.
     pub(super) fn is_decided(&self) -> bool {
         self.compiles || self.is_served()
@@ -78,6 +89,11 @@ impl<'s> Conjunct<'s> {
         }
     }
 
+    /// Whether the row itself can decide it.
+    pub(super) fn compiles(&self) -> bool {
+        self.compiles
+    }
+
     pub(super) fn probes(&self) -> Option<&Probes> {
         match &self.serving {
             Serving::Index(probes) => Some(probes),
@@ -86,15 +102,41 @@ impl<'s> Conjunct<'s> {
     }
 }
 
+/// Gives conjuncts that ask for ranges under one path what lies in all of them: of two bounds each
+/// alone may leave nearly everything.
+pub(super) fn narrow(conjuncts: &mut [Conjunct<'_>]) {
+    for place in 0..conjuncts.len() {
+        let (before, rest) = conjuncts.split_at_mut(place);
+        let Some(probes) = rest.first_mut().and_then(Conjunct::span) else {
+            continue;
+        };
+        for other in before.iter_mut().filter_map(Conjunct::span) {
+            let (Some((path, span)), Some((own, with))) = (other.only(), probes.only()) else {
+                continue;
+            };
+            let met = if path == own { span.meet(with) } else { None };
+            if let Some(met) = met {
+                let met = Probes {
+                    spans: [(path.to_owned(), vec![met])].into(),
+                    exact: other.exact && probes.exact,
+                    ..Probes::default()
+                };
+                other.clone_from(&met);
+                *probes = met;
+            }
+        }
+    }
+}
+
 impl Serving {
-    fn of(expr: &Expr) -> Serving {
+    fn of(expr: &Expr, now: Timestamp) -> Serving {
         if let Some(devices) = devices(expr) {
             return Serving::Devices(devices);
         }
         if let Some(prefix) = prefix(expr) {
             return Serving::Prefix(prefix);
         }
-        match probes(expr) {
+        match probes(expr, now) {
             Some(probes) => Serving::Index(probes),
             None => Serving::Rows,
         }
@@ -113,9 +155,24 @@ impl Probes {
             || has(index::CONFIGURATION_STATE, "s:none")
     }
 
+    /// The one range that is asked for.
+    fn only(&self) -> Option<(&str, &Span)> {
+        let mut spans = self.spans.iter();
+        match (spans.next(), spans.next()) {
+            (Some((path, spans)), None) if self.values.is_empty() => match spans.as_slice() {
+                [span] => Some((path, span)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn join(mut self, other: Probes) -> Probes {
         for (path, values) in other.values {
             self.values.entry(path).or_default().extend(values);
+        }
+        for (path, spans) in other.spans {
+            self.spans.entry(path).or_default().extend(spans);
         }
         self.exact &= other.exact;
         self
@@ -192,8 +249,16 @@ fn prefix(expr: &Expr) -> Option<String> {
     }
 }
 
-/// `path = scalar`, `path IN [scalars]`, and `OR` of those, on paths that are indexed.
-fn probes(expr: &Expr) -> Option<Probes> {
+/// `path = scalar`, `path IN [scalars]`, ranges, and `OR` of those, on paths that are indexed.
+fn probes(expr: &Expr, now: Timestamp) -> Option<Probes> {
+    if let Some(Found { path, span, exact }) = Span::of(expr, now) {
+        let (name, whole) = indexed(path)?;
+        return Some(Probes {
+            spans: [(name, vec![span])].into(),
+            exact: exact && whole,
+            ..Probes::default()
+        });
+    }
     match expr {
         Expr::Compare {
             op: CompareOp::Equal,
@@ -228,7 +293,7 @@ fn probes(expr: &Expr) -> Option<Probes> {
                 ..Probes::default()
             };
             for part in parts {
-                all = all.join(probes(part)?);
+                all = all.join(probes(part, now)?);
             }
             Some(all)
         }
@@ -237,20 +302,49 @@ fn probes(expr: &Expr) -> Option<Probes> {
 }
 
 fn probe(path: &Path, wanted: &[serde_json::Value]) -> Option<Probes> {
+    // Hours alone are kept of it.
+    if *path == Path::attribute(Attribute::LastActivityTime) {
+        return None;
+    }
+    let (name, mut exact) = indexed(path)?;
+    let is_absent = |value: &serde_json::Value| *value == index::DISCONNECTED;
+    if name == index::CONNECTION_STATE && wanted.iter().any(is_absent) {
+        return None;
+    }
+    let mut values = BTreeSet::new();
+    for value in wanted {
+        exact &= is_whole(value);
+        values.insert(index::value(value)?);
+    }
+    Some(Probes {
+        values: BTreeMap::from([(name, values)]),
+        exact,
+        ..Probes::default()
+    })
+}
+
+/// The name under which values of a path are indexed, and whether no other path has it.
+fn indexed(path: &Path) -> Option<(String, bool)> {
     let keys = path.keys.iter().map(String::as_str);
-    let (name, mut exact) = match (&path.root, path.keys.as_slice()) {
-        (Root::Attribute(Attribute::Status), []) => (index::STATUS.to_owned(), true),
+    match (&path.root, path.keys.as_slice()) {
+        (Root::Attribute(Attribute::Status), []) => Some((index::STATUS.to_owned(), true)),
+        (Root::Attribute(Attribute::ConnectionState), []) => {
+            Some((index::CONNECTION_STATE.to_owned(), true))
+        }
+        (Root::Attribute(Attribute::LastActivityTime), []) => {
+            Some((index::LAST_ACTIVITY.to_owned(), true))
+        }
         (Root::Posture, [first, second])
             if format!("{}.{first}.{second}", "posture") == index::CONFIGURATION_STATE =>
         {
-            (index::CONFIGURATION_STATE.to_owned(), true)
+            Some((index::CONFIGURATION_STATE.to_owned(), true))
         }
         (Root::Tags, [first, ..]) if !first.starts_with('$') => {
             // No key of a document holds these; a path with one could be taken for another one.
             let plain = path.keys.iter().all(|key| !key.contains(['.', '#', '\0']));
             let name = index::tag_path(keys);
             let whole = name.len() <= index::TEXT_MAX;
-            (name, plain && whole)
+            Some((name, plain && whole))
         }
         (
             Root::Attribute(_)
@@ -260,17 +354,8 @@ fn probe(path: &Path, wanted: &[serde_json::Value]) -> Option<Probes> {
             | Root::Posture
             | Root::Tags,
             _,
-        ) => return None,
-    };
-    let mut values = BTreeSet::new();
-    for value in wanted {
-        exact &= is_whole(value);
-        values.insert(index::value(value)?);
+        ) => None,
     }
-    Some(Probes {
-        values: BTreeMap::from([(name, values)]),
-        exact,
-    })
 }
 
 /// Whether no other value has the same entry: a text that was cut has a `#` and a hash behind it.

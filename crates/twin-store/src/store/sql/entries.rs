@@ -10,13 +10,14 @@ pub(super) fn all_entries() -> Probes {
     Probes {
         values: [(index::STATUS.to_owned(), values)].into(),
         exact: true,
+        ..Probes::default()
     }
 }
 
 /// Whether a single value under a single path is looked for: its entries are in the order of keys.
 pub(super) fn one_probe(probes: &Probes) -> bool {
     let mut values = probes.values.values();
-    values.len() == 1 && values.all(|values| values.len() == 1)
+    probes.spans.is_empty() && values.len() == 1 && values.all(|values| values.len() == 1)
 }
 
 /// Entries under this name are among the probes.
@@ -34,11 +35,37 @@ pub(super) fn entries_condition(alias: &str, probes: &Probes, sql: &mut Builder)
             ),
         });
     }
+    for (path, spans) in &probes.spans {
+        paths.extend(spans.iter().map(|span| span.condition(alias, path, sql)));
+    }
     match paths.as_slice() {
         [] => "FALSE".to_owned(),
         [path] => path.clone(),
         paths => format!("({})", paths.join(" OR ")),
     }
+}
+
+/// Selects whose rows are the entries that serve; an entry may come more than once.
+pub(super) fn served(probes: &Probes, sql: &mut Builder) -> Vec<String> {
+    let mut selects = Vec::new();
+    if !probes.values.is_empty() {
+        let values = Probes {
+            values: probes.values.clone(),
+            ..Probes::default()
+        };
+        let entries = entries_condition("x", &values, sql);
+        selects.push(format!("SELECT 1 FROM twin_index AS x WHERE {entries}"));
+    }
+    for (path, spans) in &probes.spans {
+        for span in spans {
+            let entries = span.condition("x", path, sql);
+            selects.push(format!(
+                "SELECT 1 FROM {} WHERE {entries}",
+                span.table(sql.dialect)
+            ));
+        }
+    }
+    selects
 }
 
 /// The key has one of the entries.

@@ -3,53 +3,38 @@
 //! Rows come from `twins AS t`, with PostgreSQL's JSONB in `d`. If an index leads, its entries are
 //! `k`, and what is known of keys is said of it.
 
-use super::conjunct::{Probes, Serving};
-use super::entries::{all_entries, entries_condition, has_entry, one_probe};
+use super::conjunct::{Conjunct, Probes, Serving};
+use super::entries::{all_entries, has_entry, one_probe, served};
 use super::fragment::{Builder, Dialect, Document, Query, joined};
-use super::{ESTIMATE_MAX, Prepared};
+use super::source::{Answer, Leader};
+use super::{ESTIMATE_MAX, Prepared, SPAN_MAX};
 use crate::index;
-use crate::store::Source;
-use crate::store::row::module_text;
 
 /// The columns of a row, in the order in which stores read them.
 pub(crate) const COLUMNS: &str = "t.device_id, t.module_id, t.revision, t.status, t.tags, \
                                   t.desired, t.reported, t.posture, t.body, t.opaque, t.checksum";
-/// Values of an index that are followed side by side, in the order of keys. With more, the keys are
-/// gathered and sorted first.
-const ARMS_MAX: usize = 16;
-
-/// What a statement answers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    Rows,
-    Count,
-}
-
-/// What leads to the rows.
-#[derive(Clone, Copy)]
-enum Leader<'p> {
-    /// The rows themselves, or their primary key.
-    Rows,
-    /// Entries of the index; the number is that of the conjunct they decide.
-    Index(Option<usize>, &'p Probes),
-}
 
 impl Prepared<'_> {
     /// Asks how many entries serve each of the conjuncts that an index can serve, up to
-    /// [`ESTIMATE_MAX`]; in their order. None if there is nothing to choose from.
+    /// [`ESTIMATE_MAX`] or [`SPAN_MAX`]; in their order. None if there is nothing to choose from.
     pub(crate) fn estimates(&self) -> Option<Query> {
         let choices = self.choices();
-        if choices.len() < 2 {
+        let has_spans = choices.iter().any(|(_, probes)| !probes.spans.is_empty());
+        if choices.is_empty() || (choices.len() == 1 && !has_spans) {
             return None;
         }
         let mut sql = Builder::new(self.dialect);
-        let limit = sql.count(ESTIMATE_MAX);
         let mut counts = Vec::new();
         for (_, probes) in choices {
-            let entries = entries_condition("x", probes, &mut sql);
+            let most = if probes.spans.is_empty() {
+                ESTIMATE_MAX
+            } else {
+                SPAN_MAX
+            };
+            let limit = sql.count(most);
+            let entries = served(probes, &mut sql).join(" UNION ALL ");
             counts.push(format!(
-                "(SELECT count(*) FROM (SELECT 1 FROM twin_index AS x WHERE {entries} \
-                 LIMIT {limit}) AS s)"
+                "(SELECT count(*) FROM ({entries} LIMIT {limit}) AS s)"
             ));
         }
         Some(sql.finish(&format!("SELECT {}", counts.join(", ")), Vec::new()))
@@ -108,7 +93,14 @@ impl Prepared<'_> {
 
     fn leader(&self, estimates: &[u64]) -> Leader<'_> {
         let choices = self.choices();
-        let best = (0..choices.len()).min_by_key(|choice| estimates.get(*choice).copied());
+        let is_narrow = |choice: &usize| {
+            let count = estimates.get(*choice).copied().unwrap_or_default();
+            let spans = choices.get(*choice).map(|(_, probes)| &probes.spans);
+            count < SPAN_MAX.into() || spans.is_none_or(std::collections::BTreeMap::is_empty)
+        };
+        let best = (0..choices.len())
+            .filter(is_narrow)
+            .min_by_key(|choice| estimates.get(*choice).copied());
         match best.and_then(|best| choices.get(best)) {
             Some((place, probes)) => Leader::Index(Some(*place), probes),
             None => Leader::Rows,
@@ -129,8 +121,8 @@ impl Prepared<'_> {
             match &conjunct.serving {
                 // Said of the keys, below.
                 Serving::Devices(_) | Serving::Prefix(_) => continue,
-                Serving::Index(probes) if probes.exact && leads => continue,
-                Serving::Index(probes) if probes.exact && !self.is_in_row(probes, answer) => {
+                Serving::Index(probes) if probes.exact && (leads || leader.is(probes)) => continue,
+                Serving::Index(probes) if probes.exact && !self.is_in_row(conjunct, answer) => {
                     outer.push(has_entry(key, probes, &mut sql));
                     continue;
                 }
@@ -202,9 +194,17 @@ impl Prepared<'_> {
     }
 
     /// Whether the row itself tells as cheaply as the index: it is read anyway.
-    fn is_in_row(&self, probes: &Probes, answer: Answer) -> bool {
+    fn is_in_row(&self, conjunct: &Conjunct<'_>, answer: Answer) -> bool {
+        let Some(probes) = conjunct.probes() else {
+            return true;
+        };
         let is_status = probes.values.keys().all(|path| path == index::STATUS);
-        is_status && (answer == Answer::Rows || !self.is_served())
+        let is_there = if probes.spans.is_empty() {
+            is_status
+        } else {
+            conjunct.compiles()
+        };
+        is_there && (answer == Answer::Rows || !self.is_served())
     }
 
     /// What the keys of found rows are called, and which indexes serve.
@@ -214,6 +214,10 @@ impl Prepared<'_> {
             Leader::Index(_, probes) => {
                 let paths = probes.values.keys();
                 indexes.extend(paths.map(|path| format!("twin_index ({path})")));
+                for (path, spans) in &probes.spans {
+                    let name = |span| format!("twin_index ({path} {span})");
+                    indexes.extend(spans.iter().map(name));
+                }
                 "k"
             }
             Leader::Rows => "t",
@@ -228,133 +232,6 @@ impl Prepared<'_> {
         }
         indexes.dedup();
         (key, indexes)
-    }
-
-    /// The tables that rows come from. What is known of keys is said where it narrows most.
-    fn source(
-        &self,
-        answer: Answer,
-        leader: &Leader<'_>,
-        needs_rows: bool,
-        documents: &[Document],
-        outer: &mut Vec<String>,
-        sql: &mut Builder,
-    ) -> String {
-        let mut source = match leader {
-            Leader::Rows => {
-                outer.extend(self.keys("t", answer, sql));
-                "twins AS t".to_owned()
-            }
-            Leader::Index(_, probes) => {
-                // A twin has one value under a path, so none is counted twice.
-                let is_counted = answer == Answer::Count && probes.values.len() == 1;
-                let entries = if one_probe(probes) || (is_counted && probes.exact) {
-                    outer.push(entries_condition("k", probes, sql));
-                    outer.extend(self.keys("k", answer, sql));
-                    "twin_index AS k".to_owned()
-                } else {
-                    self.many_entries(probes, answer, sql)
-                };
-                match (needs_rows, self.dialect) {
-                    (false, _) => entries,
-                    // In SQLite the word also says which is the outer loop.
-                    (true, Dialect::Sqlite) => format!(
-                        "{entries} CROSS JOIN twins AS t \
-                         ON t.device_id = k.device_id AND t.module_id = k.module_id"
-                    ),
-                    (true, Dialect::Postgres) => format!(
-                        "{entries} JOIN twins AS t \
-                         ON t.device_id = k.device_id AND t.module_id = k.module_id"
-                    ),
-                }
-            }
-        };
-        let columns = documents.iter().map(|document| document.column());
-        if self.dialect == Dialect::Postgres && !documents.is_empty() {
-            let parsed: Vec<_> = columns
-                .map(|column| {
-                    format!("CASE WHEN NOT t.opaque THEN t.{column}::jsonb END AS {column}")
-                })
-                .collect();
-            // OFFSET keeps the planner from parsing a document again for each mention.
-            source.push_str(" CROSS JOIN LATERAL (SELECT ");
-            source.push_str(&parsed.join(", "));
-            source.push_str(" OFFSET 0) AS d");
-        }
-        source
-    }
-
-    /// Keys with any of several entries, each once, in order.
-    fn many_entries(&self, probes: &Probes, answer: Answer, sql: &mut Builder) -> String {
-        let arms: usize = probes
-            .values
-            .values()
-            .map(std::collections::BTreeSet::len)
-            .sum();
-        let mut selects = Vec::new();
-        for (path, values) in &probes.values {
-            let path = sql.plain_text(path);
-            let values: Vec<_> = values.iter().map(|value| sql.plain_text(value)).collect();
-            let groups = if arms <= ARMS_MAX {
-                values
-            } else {
-                vec![values.join(", ")]
-            };
-            for values in groups {
-                let mut conditions = vec![format!("x.path = {path} AND x.value IN ({values})")];
-                conditions.extend(self.keys("x", answer, sql));
-                selects.push(format!(
-                    "SELECT x.device_id, x.module_id FROM twin_index AS x WHERE {}",
-                    conditions.join(" AND ")
-                ));
-            }
-        }
-        let together = match selects.as_slice() {
-            [] => "SELECT device_id, module_id FROM twins WHERE FALSE".to_owned(),
-            _ => selects.join(" UNION "),
-        };
-        match (answer, self.dialect) {
-            // The limit, which is none, keeps SQLite from forgetting the order.
-            (Answer::Rows, Dialect::Sqlite) => {
-                format!("({together} ORDER BY 1, 2 LIMIT -1) AS k")
-            }
-            (Answer::Rows, Dialect::Postgres) | (Answer::Count, _) => format!("({together}) AS k"),
-        }
-    }
-
-    /// What is known of keys, whatever is searched for.
-    fn keys(&self, alias: &str, answer: Answer, sql: &mut Builder) -> Vec<String> {
-        let mut conditions = Vec::new();
-        if let (Answer::Rows, Some(after)) = (answer, &self.search.after) {
-            let device = sql.plain_text(after.device.as_str());
-            let module = sql.plain_text(module_text(after));
-            conditions.push(format!(
-                "({alias}.device_id, {alias}.module_id) > ({device}, {module})"
-            ));
-        }
-        match self.search.source {
-            Source::All => {}
-            Source::Devices => conditions.push(format!("{alias}.module_id = ''")),
-            Source::Modules => conditions.push(format!("{alias}.module_id <> ''")),
-        }
-        for conjunct in &self.conjuncts {
-            match &conjunct.serving {
-                Serving::Devices(ids) if ids.is_empty() => conditions.push("FALSE".to_owned()),
-                Serving::Devices(ids) => {
-                    let ids: Vec<_> = ids.iter().map(|id| sql.plain_text(id)).collect();
-                    conditions.push(format!("{alias}.device_id IN ({})", ids.join(", ")));
-                }
-                Serving::Prefix(prefix) => {
-                    // Ids are ASCII, so every id that begins so comes before the last character.
-                    let end = sql.plain_text(&format!("{prefix}\u{10ffff}"));
-                    let from = sql.plain_text(prefix);
-                    conditions.push(format!("{alias}.device_id >= {from}"));
-                    conditions.push(format!("{alias}.device_id < {end}"));
-                }
-                Serving::Index(_) | Serving::Rows => {}
-            }
-        }
-        conditions
     }
 
     fn order(&self, key: &str, leader: &Leader<'_>) -> String {

@@ -10,6 +10,7 @@ use crate::testing::now;
 
 mod equality;
 mod generate;
+mod migrated;
 
 fn search(condition: &str) -> Search {
     let condition = Condition::parse_in(condition, Vocabulary::Query).expect("it is well-formed");
@@ -19,6 +20,7 @@ fn search(condition: &str) -> Search {
         now: now(),
         after: None,
         limit: 100,
+        estimates: Estimates::default(),
     }
 }
 
@@ -65,6 +67,10 @@ fn typical_searches_have_these_statements() {
         "EXISTS(p IN posture.listeningPorts WHERE p.port NIN [22, 443])",
         "lastActivityTime < DATE_ADD('hour', -1, NOW())",
         "CONTAINS(tags.name, 'ß') AND LOWER(tags.name) = 'x'",
+        "lastActivityTime > '2026-01-01T12:30:00Z' AND lastActivityTime <= '2026-01-02'",
+        "STARTSWITH(tags.site, 'par') AND status = 'enabled'",
+        "tags.n >= 5 AND tags.n < 1e3",
+        "tags.since > '2026-01' OR tags.n < -1",
         "ARRAY_CONTAINS(tags.roles, 'edge') AND tags.floor > 1 + 1",
         "tags.[[x'; DROP TABLE twins; --]] = '\"'",
     ] {
@@ -202,4 +208,42 @@ fn sqlite_reads_numbers_as_we_do() {
         wrong.len(),
         &wrong[..wrong.len().min(20)]
     );
+}
+
+/// The index of numbers reads their texts in this way.
+#[test]
+fn sqlite_reads_entries_of_numbers_in_their_order() {
+    let connection = rusqlite::Connection::open_in_memory().expect("a store");
+    let mut statement = connection
+        .prepare("SELECT CAST(substr(?1, 3) AS REAL)")
+        .expect("a statement");
+    let smallest = f64::from_bits(1);
+    let numbers = [
+        f64::MIN,
+        -1e300,
+        -5.5,
+        -1e-7,
+        -smallest,
+        0.0,
+        smallest,
+        1.5e-310,
+        1e-7,
+        0.1,
+        0.3,
+        1.0,
+        123_456.789,
+        9_007_199_254_740_993.0,
+        1e22,
+        1e300,
+        f64::MAX,
+    ];
+    let read = |number: &f64| -> f64 {
+        let entry = crate::index::value(&serde_json::json!(number)).expect("an entry");
+        statement
+            .query_row([&entry], |row| row.get(0))
+            .expect("a number")
+    };
+    let read: Vec<f64> = numbers.iter().map(read).collect();
+    assert!(read.windows(2).all(|pair| pair[0] < pair[1]), "{read:?}");
+    assert_eq!(read[9..13], numbers[9..13]);
 }

@@ -12,6 +12,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0003_damage.sql"),
     include_str!("../../../migrations/0004_population.sql"),
     include_str!("../../../migrations/0005_provisioning.sql"),
+    include_str!("../../../migrations/0006_searched.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -84,10 +84,13 @@ pub(super) fn explain(connection: &Connection, search: &Search) -> Result<Plan, 
 }
 
 fn estimates(connection: &Connection, prepared: &Prepared<'_>) -> Result<Vec<u64>, Error> {
+    if let Some(known) = prepared.known().get() {
+        return Ok(known);
+    }
     let Some(query) = prepared.estimates() else {
         return Ok(Vec::new());
     };
-    connection
+    let counts = connection
         .prepare_cached(&query.sql)
         .and_then(|mut statement| {
             let columns = statement.column_count();
@@ -97,7 +100,8 @@ fn estimates(connection: &Connection, prepared: &Prepared<'_>) -> Result<Vec<u64
                     .collect()
             })
         })
-        .map_err(engine("choose an index"))
+        .map_err(engine("choose an index"))?;
+    Ok(prepared.known().keep(counts))
 }
 
 fn page<R>(

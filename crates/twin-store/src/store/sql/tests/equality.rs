@@ -8,7 +8,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use twin::query::Expr;
 
-use super::generate::{by_own_numbers, conditions, twins};
+use super::generate::{by_own_numbers, conditions, served, twins};
 use super::*;
 use crate::lookup;
 use crate::record::Record;
@@ -54,7 +54,7 @@ pub(super) async fn fill(store: &dyn Store, records: &[Record]) {
 }
 
 /// A fresh seed, told when anything fails.
-fn runner() -> (TestRunner, String) {
+pub(super) fn runner() -> (TestRunner, String) {
     let seed = [
         *uuid::Uuid::new_v4().as_bytes(),
         *uuid::Uuid::new_v4().as_bytes(),
@@ -68,7 +68,7 @@ fn runner_of(seed: &[u8]) -> TestRunner {
     TestRunner::new_with_rng(Config::default(), rng)
 }
 
-fn one<S: Strategy>(runner: &mut TestRunner, strategy: &S) -> S::Value {
+pub(super) fn one<S: Strategy>(runner: &mut TestRunner, strategy: &S) -> S::Value {
     strategy.new_tree(runner).expect("a value").current()
 }
 
@@ -111,7 +111,7 @@ async fn sql_finds_what_the_evaluator_finds_in_postgresql() {
     );
 }
 
-fn random_records(runner: &mut TestRunner) -> Vec<Record> {
+pub(super) fn random_records(runner: &mut TestRunner) -> Vec<Record> {
     let names = NAMES.iter();
     names
         .map(|name| one(runner, &twins((*name).to_owned())))
@@ -127,7 +127,8 @@ async fn check(
     context: &str,
 ) -> usize {
     let mut decided = 0;
-    let strategy = conditions(3, 0);
+    let strategy = prop_oneof![3 => conditions(3, 0), 1 => served()];
+    let mut ranged = 0;
     for record in records {
         // The numbers of a few are enough.
         for text in by_own_numbers(record).into_iter().take(4) {
@@ -138,6 +139,7 @@ async fn check(
                 now: now(),
                 after: None,
                 limit: 100,
+                estimates: Estimates::default(),
             };
             let context = format!("{context}, {text}");
             let found = found(store, &search, &context).await;
@@ -159,6 +161,7 @@ async fn check(
             now: now(),
             after: None,
             limit: one(runner, &prop::sample::select(vec![2, 5, 100])),
+            estimates: Estimates::default(),
         };
         let context = format!("{context}, {:?}\n{expr}\n{expr:?}", search.source);
         let expected = evaluated(&search, records);
@@ -172,7 +175,15 @@ async fn check(
             expected.difference(&found_set),
             store.explain(search.clone()).await
         );
-        if Prepared::new(&search, dialect).is_decided() {
+        let prepared = Prepared::new(&search, dialect);
+        ranged += usize::from(
+            prepared
+                .rows(&[])
+                .indexes
+                .iter()
+                .any(|name| name.starts_with("twin_index (") && name.contains(['<', '>'])),
+        );
+        if prepared.is_decided() {
             decided += 1;
             let readable = |key: &String| {
                 let record = records.iter().find(|record| record.key.to_string() == *key);
@@ -201,6 +212,7 @@ async fn check(
             assert_eq!(total, expected.len(), "count: {context}");
         }
     }
+    assert!(ranged > CONDITIONS / 20, "only {ranged} looked for ranges");
     decided
 }
 

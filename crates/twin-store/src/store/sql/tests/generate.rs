@@ -344,11 +344,12 @@ fn values(depth: u32, level: usize) -> BoxedStrategy<Expr> {
             args: vec![path, wanted],
         }
     });
-    let dates = (-2..2_i32).prop_map(|hours| Expr::Call {
+    let units = prop::sample::select(vec!["hour", "hour", "month", "year"]);
+    let dates = (units, -2..2_i32).prop_map(|(unit, count)| Expr::Call {
         function: Function::DateAdd,
         args: vec![
-            Expr::Literal(Literal::Text("hour".to_owned())),
-            Expr::Negate(Box::new(Expr::Literal(Literal::Number(f64::from(hours))))),
+            Expr::Literal(Literal::Text(unit.to_owned())),
+            Expr::Negate(Box::new(Expr::Literal(Literal::Number(f64::from(count))))),
             Expr::Call {
                 function: Function::Now,
                 args: vec![],
@@ -395,6 +396,105 @@ fn values(depth: u32, level: usize) -> BoxedStrategy<Expr> {
     .boxed()
 }
 
+/// What an agent may say its version is.
+pub(super) fn versions() -> impl Strategy<Value = Option<String>> {
+    let texts = prop::sample::select(vec![
+        "1.0",
+        "",
+        "\"",
+        "\\",
+        "a\0b",
+        "\",\"connected\":true",
+        "\"lastSeenAt\":\"2031-01-01T00:00:00Z\"",
+    ]);
+    prop::option::of(texts.prop_map(str::to_owned))
+}
+
+/// Conditions that an index serves, some of them together with another one.
+pub(super) fn served() -> BoxedStrategy<Expr> {
+    let both = (ranges(), conditions(1, 0)).prop_map(|(range, other)| match range {
+        Expr::All(mut parts) => {
+            parts.push(other);
+            Expr::All(parts)
+        }
+        range => Expr::All(vec![range, other]),
+    });
+    let either = (ranges(), ranges()).prop_map(|(a, b)| Expr::Any(vec![a, b]));
+    prop_oneof![3 => ranges(), 2 => both, 1 => either].boxed()
+}
+
+/// Conditions that ranges of the index serve, alone or two under one path.
+fn ranges() -> BoxedStrategy<Expr> {
+    let order = || {
+        prop::sample::select(vec![
+            CompareOp::Less,
+            CompareOp::Greater,
+            CompareOp::LessOrEqual,
+            CompareOp::GreaterOrEqual,
+        ])
+    };
+    let edges = || {
+        prop_oneof![
+            3 => texts().prop_map(Literal::Text),
+            3 => prop::sample::select(vec!["a", "a#", "a\"", "ab", " ", "é", "éé", "z", "~", "2026"])
+                .prop_map(|text| Literal::Text(text.to_owned())),
+            4 => numbers().prop_map(|number| Literal::Number(number.as_f64().expect("a number"))),
+        ]
+    };
+    let compare = |path: &Path, (op, value, turned): (CompareOp, Literal, bool)| {
+        let (left, right) = (Expr::Path(path.clone()), Expr::Literal(value));
+        let (left, right) = if turned { (right, left) } else { (left, right) };
+        Expr::Compare {
+            op,
+            left: Box::new(left),
+            right: Box::new(right),
+        }
+    };
+    let tags = || {
+        let keys = prop::collection::vec(prop::sample::select(KEYS[..4].to_vec()), 1..3);
+        keys.prop_map(|keys| Path {
+            root: Root::Tags,
+            keys: keys.into_iter().map(str::to_owned).collect(),
+        })
+    };
+    let bound = move || (order(), edges(), any::<bool>());
+    let beginnings = (tags(), texts()).prop_map(|(path, text)| Expr::Call {
+        function: Function::StartsWith,
+        args: vec![Expr::Path(path), Expr::Literal(Literal::Text(text))],
+    });
+    let one = (tags(), bound()).prop_map(move |(path, bound)| compare(&path, bound));
+    let two = (tags(), bound(), bound())
+        .prop_map(move |(path, a, b)| Expr::All(vec![compare(&path, a), compare(&path, b)]));
+    let dates = prop::sample::select(vec![
+        "2026-03-04T05:06:07Z",
+        "2026-03-04T05:06:06.75Z",
+        "2026-03-04T04:06:07Z",
+        "2026-03-04",
+        "0001-01-01",
+        "-000100-01-01",
+        "9999-12-31",
+    ]);
+    let active = (
+        prop_oneof![4 => order(), 1 => Just(CompareOp::Equal), 1 => Just(CompareOp::NotEqual)],
+        dates,
+        any::<bool>(),
+    )
+        .prop_map(move |(op, date, turned)| {
+            let path = Path::attribute(Attribute::LastActivityTime);
+            compare(&path, (op, Literal::Text(date.to_owned()), turned))
+        });
+    let connected = prop::sample::select(vec!["Connected", "Disconnected", "connected"]).prop_map(
+        move |state| {
+            let path = Path::attribute(Attribute::ConnectionState);
+            compare(
+                &path,
+                (CompareOp::Equal, Literal::Text(state.to_owned()), false),
+            )
+        },
+    );
+    prop_oneof![4 => beginnings, 4 => one, 3 => two, 2 => active, 2 => connected].boxed()
+}
+
 /// A condition; `level` counts the `EXISTS` around it.
 pub(super) fn conditions(depth: u32, level: usize) -> BoxedStrategy<Expr> {
     let ops = prop::sample::select(vec![
@@ -429,6 +529,7 @@ pub(super) fn conditions(depth: u32, level: usize) -> BoxedStrategy<Expr> {
             set,
         });
     let plain = prop_oneof![
+        2 => ranges(),
         6 => compares,
         3 => members,
         2 => values(below.min(2), level),
