@@ -119,6 +119,12 @@ impl Template {
         twin.reported.document = reported(number).to_string();
         let mut posture = self.posture.clone();
         posture.agent.connected = !number.is_multiple_of(10);
+        if number % 1000 == 13 {
+            let hours = jiff::SignedDuration::from_hours(5);
+            let silent = self.now.checked_sub(hours)?;
+            posture.agent.connected_at = Some(silent);
+            posture.agent.last_seen_at = Some(silent);
+        }
         if number % 1000 == 7
             && let Some(port) = posture.listening_ports.first_mut()
         {
@@ -168,6 +174,7 @@ fn tags(number: u32, sites: u32) -> Value {
         "ring": if number % 100 < 2 { "canary" } else { "broad" },
         "env": if number.is_multiple_of(2) { "prod" } else { "test" },
         "floor": number / sites % 12,
+        "number": number,
         "owner": format!("team-{:03}@example.com", number % 300),
     })
 }

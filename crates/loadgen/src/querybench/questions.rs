@@ -74,6 +74,57 @@ pub(crate) fn all(twins: u32) -> Vec<Question> {
             }),
         ),
         question(
+            "prefix of a tag, 100 of its twins",
+            100,
+            Box::new(move |run| {
+                let site = site(run);
+                let prefix = &site[..site.len() - 1];
+                format!("SELECT * FROM devices WHERE STARTSWITH(tags.site, '{prefix}')")
+            }),
+        ),
+        question(
+            "range of a tag, 100 of its twins",
+            100,
+            Box::new(move |run| {
+                let site = site(run);
+                format!(
+                    "SELECT * FROM devices WHERE tags.site >= '{site}' AND tags.site < '{site}~'"
+                )
+            }),
+        ),
+        question(
+            "range of numbers, 100 of its twins",
+            100,
+            Box::new(move |run| {
+                let from = run.wrapping_mul(7919) % twins;
+                format!(
+                    "SELECT * FROM devices WHERE tags.number >= {from} AND tags.number < {}",
+                    from + 1000
+                )
+            }),
+        ),
+        question(
+            "connected, 100 of 9 in 10",
+            100,
+            Box::new(|_| "SELECT * FROM devices WHERE connectionState = 'Connected'".to_owned()),
+        ),
+        question(
+            "COUNT of the connected",
+            100,
+            Box::new(|_| {
+                "SELECT COUNT() AS n FROM devices WHERE connectionState = 'Connected'".to_owned()
+            }),
+        ),
+        question(
+            "COUNT of the silent since an hour, 1 in 1000",
+            100,
+            Box::new(|_| {
+                "SELECT COUNT() AS n FROM devices \
+                 WHERE lastActivityTime < DATE_ADD('hour', -1, NOW())"
+                    .to_owned()
+            }),
+        ),
+        question(
             "COUNT of a selective tag",
             100,
             Box::new(move |run| {
@@ -122,6 +173,17 @@ pub(crate) fn all(twins: u32) -> Vec<Question> {
             }),
         ),
         question(
+            "ORDER BY an expression within a site, TOP 10",
+            100,
+            Box::new(move |run| {
+                format!(
+                    "SELECT TOP 10 deviceId, DATE_DIFF('day', createTime, NOW()) AS age FROM devices \
+                     WHERE tags.site = '{}' ORDER BY properties.reported.uptime % 1000 DESC",
+                    site(run)
+                )
+            }),
+        ),
+        question(
             "GROUP BY tags.site, all twins",
             1000,
             Box::new(|_| {
@@ -133,6 +195,15 @@ pub(crate) fn all(twins: u32) -> Vec<Question> {
             100,
             Box::new(|_| {
                 "SELECT TOP 10 deviceId FROM devices ORDER BY properties.reported.uptime DESC"
+                    .to_owned()
+            }),
+        ),
+        question(
+            "ORDER BY an expression, TOP 10, all twins",
+            100,
+            Box::new(|_| {
+                "SELECT TOP 10 deviceId FROM devices \
+                 ORDER BY properties.reported.uptime % 1000 DESC"
                     .to_owned()
             }),
         ),

@@ -18,6 +18,9 @@ const DOCUMENT: &str = "docs/benchmarks.md";
 const BEGIN: &str = "<!-- bench query: begin -->";
 const END: &str = "<!-- bench query: end -->";
 
+/// The question that has a bound.
+const SELECTIVE: &str = "selective tag, 100 of its twins";
+
 /// Arguments of `bench query`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -28,6 +31,9 @@ pub(crate) struct QueryArguments {
     /// Only this store: `sqlite` or `postgres`; both if left out
     #[arg(long, value_name = "STORE", value_parser = ["sqlite", "postgres"])]
     store: Option<String>,
+    /// Median that a query by a selective tag may take, in milliseconds; above it the command fails
+    #[arg(long, value_name = "MS", default_value_t = 10.0)]
+    bound: f64,
     /// Prints one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -40,7 +46,9 @@ const HELP: &str = "\
 Builds with optimisation and fills a store of its own in a directory below target/ (some 5 GB for a
 million twins of 3 KiB; PostgreSQL's in the system's temporary directory). Each query is asked again
 and again with other values, through the query service's own code without gRPC; the first answer does
-not count. \"Without index\" goes through every twin.";
+not count. \"Without index\" goes through every twin.
+
+It ends with an error if a query by a selective tag takes longer than the bound at the median.";
 
 /// Measures.
 pub(super) fn run(arguments: &QueryArguments) -> Result<()> {
@@ -62,7 +70,7 @@ pub(super) fn run(arguments: &QueryArguments) -> Result<()> {
             .map(|(store, result)| json!({ "store": store, "result": result }))
             .collect();
         println!("{}", json!({ "command": command, "stores": stores }));
-        return Ok(());
+        return within(&results, arguments.bound);
     }
     let text = text(&machine, &command, &commit(), &results);
     print!("{text}");
@@ -71,7 +79,28 @@ pub(super) fn run(arguments: &QueryArguments) -> Result<()> {
         let document = std::fs::read_to_string(&path).context("cannot read the document")?;
         std::fs::write(&path, replaced(&document, &text)?).context("cannot write the document")?;
     }
+    within(&results, arguments.bound)
+}
+
+/// Fails if a query by a selective tag took longer than that at the median, on any store.
+fn within(results: &[(&str, Value)], bound: f64) -> Result<()> {
+    for (store, result) in results {
+        let p50 = selective(result)
+            .and_then(|question| question["p50"].as_f64())
+            .with_context(|| format!("{store} was not asked for a selective tag"))?;
+        ensure!(
+            p50 <= bound,
+            "{store}: a query by a selective tag took {p50:.2} ms at the median; \
+             {bound} ms are allowed (--bound)"
+        );
+    }
     Ok(())
+}
+
+/// The question that the bound is about.
+fn selective(result: &Value) -> Option<&Value> {
+    let mut questions = result["questions"].as_array()?.iter();
+    questions.find(|question| question["name"] == SELECTIVE)
 }
 
 fn measure(program: &Path, store: &str, twins: u32) -> Result<Value> {
@@ -139,6 +168,18 @@ fn text(machine: &Machine, command: &str, commit: &str, results: &[(&str, Value)
             );
         }
     }
+    for (store, result) in results {
+        if let Some(question) = selective(result) {
+            let _ = write!(
+                out,
+                "\n{store}: a query by a selective tag among {} twins, printing 100 of them, takes {} at the \
+                 median and {} at p99.\n",
+                result["twins"],
+                milliseconds(&question["p50"]),
+                milliseconds(&question["p99"]),
+            );
+        }
+    }
     out
 }
 
@@ -169,6 +210,19 @@ mod tests {
         let new = replaced(&document, "new\n").unwrap();
         assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
         assert!(replaced("a", "new").is_err());
+    }
+
+    #[test]
+    fn a_median_above_the_bound_fails() {
+        let result = |p50: f64| json!({"questions": [{"name": SELECTIVE, "p50": p50}]});
+        assert!(within(&[("sqlite", result(10.0))], 10.0).is_ok());
+        let results = [("sqlite", result(1.0)), ("postgres", result(10.5))];
+        let error = within(&results, 10.0).unwrap_err().to_string();
+        assert!(
+            error.starts_with("postgres: ") && error.contains("10.50 ms"),
+            "{error}"
+        );
+        assert!(within(&[("sqlite", json!({"questions": []}))], 10.0).is_err());
     }
 
     #[test]
