@@ -235,6 +235,7 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         headers: &parts.headers,
         if_match,
         body: &body,
+        now,
     };
     let shows_counts = route.shows_message_counts();
     let answer = match route {
@@ -295,6 +296,8 @@ struct Call<'a> {
     headers: &'a HeaderMap,
     if_match: Option<IfMatch>,
     body: &'a [u8],
+    /// When it came.
+    now: jiff::Timestamp,
 }
 
 impl Call<'_> {

@@ -1,15 +1,17 @@
 //! Queries over `devices.jobs`: what became of each device in each job (spec iot-hub-twins §8.2).
-//! The conditions are those of all queries, with the row in the place of a twin. Pure.
+//! Whole rows or values of them, and conditions: the language is that of all queries, with the row in
+//! the place of a twin. Pure.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
-use twin::query::{CompareOp, Expr, Literal, Root, Scope, Vocabulary};
-use twin::{Condition, TwinView};
+use twin::TwinView;
+use twin::query::{CompareOp, Expr, Literal, Root, Select, Statement};
 
 use crate::error::ApiError;
 
-/// What is asked about.
-const SOURCE: &str = "devices.jobs";
-/// What its fields are called in a condition, and where a row stands in a twin.
+/// What is asked about, and what stands in its place when the query is read.
+const SOURCE: (&str, &str) = ("devices.jobs", "devices");
+/// What its fields are called, and where a row stands in a twin.
 const FIELD: (&str, &str) = ("devices.jobs.", "tags.");
 /// Characters of a query, as twin-store takes them.
 const CHARS_MAX: usize = 8192;
@@ -17,16 +19,13 @@ const CHARS_MAX: usize = 8192;
 /// A query over the rows of jobs.
 #[derive(Debug)]
 pub(crate) struct JobQuery {
-    /// None: all rows.
-    condition: Option<Condition>,
+    statement: Statement,
 }
 
 impl JobQuery {
-    /// Reads a query; none if it is about something else, or asks for more than whole rows, which is
-    /// twin-store's to refuse.
+    /// Reads a query; none if it is about something else, which is twin-store's to answer.
     pub(crate) fn parse(text: &str) -> Result<Option<JobQuery>, ApiError> {
-        let words = ["select", "*", "from", SOURCE];
-        let Some(rest) = words.into_iter().try_fold(text.trim(), keyword) else {
+        let Some((rewritten, places)) = rewrite(text) else {
             return Ok(None);
         };
         if text.chars().nth(CHARS_MAX).is_some() {
@@ -36,24 +35,10 @@ impl JobQuery {
                 format!("the query has more than {CHARS_MAX} characters, which is the most"),
             ));
         }
-        if rest.is_empty() {
-            return Ok(Some(JobQuery { condition: None }));
-        }
-        let condition = keyword(rest, "where")
-            .filter(|condition| !condition.is_empty())
-            .ok_or_else(|| {
-                ApiError::argument(
-                    "after `SELECT * FROM devices.jobs` want nothing, or WHERE and a condition",
-                )
-            })?;
-        let (rewritten, places) = rewrite(condition);
-        let parsed = Condition::parse_in(&rewritten, Vocabulary::Changes).map_err(|error| {
-            let before = places.iter().filter(|place| **place < error.offset).count();
-            let offset = error.offset + before * (FIELD.0.len() - FIELD.1.len());
-            let start = text.len() - condition.len();
-            let character = text
-                .get(..start + offset)
-                .map_or(start, |text| text.chars().count());
+        let statement = Statement::parse(&rewritten).map_err(|error| {
+            let before = places.iter().filter(|(place, _)| *place < error.offset);
+            let offset = error.offset + before.map(|(_, shorter)| shorter).sum::<usize>();
+            let character = text.get(..offset).map_or(0, |text| text.chars().count());
             ApiError::argument(format!(
                 "character {} of the query: found {}, expected {}",
                 character + 1,
@@ -61,37 +46,52 @@ impl JobQuery {
                 error.expected
             ))
         })?;
-        Ok(Some(JobQuery {
-            condition: Some(parsed),
-        }))
+        let more = [
+            ("TOP", statement.top().is_some()),
+            ("aggregates or GROUP BY", statement.is_aggregated()),
+            ("ORDER BY", !statement.order_by().is_empty()),
+        ];
+        if let Some((what, _)) = more.into_iter().find(|(_, is_there)| *is_there) {
+            return Err(ApiError::argument(format!(
+                "a query of devices.jobs takes no {what}: want a list of values or `*`, and WHERE"
+            )));
+        }
+        Ok(Some(JobQuery { statement }))
     }
 
     /// The one job that it can be about, if it names one.
     pub(crate) fn job(&self) -> Option<&str> {
-        match self.condition.as_ref()?.scope() {
-            Scope::Where(expr) => job(expr),
-            Scope::Everything | Scope::Nothing => None,
-        }
+        job(self.statement.condition()?)
     }
 
-    /// Whether a row is asked for.
-    pub(crate) fn takes(&self, row: &Map<String, Value>) -> bool {
-        let Some(condition) = &self.condition else {
-            return true;
-        };
+    /// Whether whole rows are asked for.
+    pub(crate) fn is_whole(&self) -> bool {
+        *self.statement.select() == Select::All
+    }
+
+    /// What is asked for of a row; none if the row is not.
+    pub(crate) fn answer(&self, row: Map<String, Value>, now: Timestamp) -> Option<Value> {
         let nothing = Map::new();
         let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
-        condition.matches(&TwinView {
+        let view = TwinView {
             device_id: text("deviceId"),
             module_id: None,
             status: text("status"),
-            tags: row,
+            tags: &row,
             desired: &nothing,
             desired_version: 0,
             reported: &nothing,
             reported_version: 0,
             posture: &Value::Null,
-        })
+        };
+        if !self.statement.matches(&view, now) {
+            return None;
+        }
+        Some(Value::Object(if self.is_whole() {
+            row
+        } else {
+            self.statement.project(&view, now)
+        }))
     }
 }
 
@@ -115,44 +115,70 @@ fn job(expr: &Expr) -> Option<&str> {
     }
 }
 
-/// What follows a word, whatever its case, if the text begins with it.
-fn keyword<'a>(text: &'a str, word: &str) -> Option<&'a str> {
-    let (head, rest) = text.split_at_checked(word.len())?;
-    let ends = rest.is_empty() || rest.starts_with(char::is_whitespace);
-    (head.eq_ignore_ascii_case(word) && ends).then(|| rest.trim_start())
-}
-
-/// Puts the row in the place of a twin's tags, outside of texts; and where that was done.
-fn rewrite(condition: &str) -> (String, Vec<usize>) {
-    let mut rewritten = String::with_capacity(condition.len());
+/// Puts devices in the place of jobs and the row in the place of a twin's tags, outside of texts,
+/// quoted names and comments; and where that was done, by how many bytes. None if it is not about
+/// jobs.
+fn rewrite(text: &str) -> Option<(String, Vec<(usize, usize)>)> {
+    /// What is read as it stands: its beginning and its end.
+    const LITERALS: [(&str, &str); 4] = [("'", "'"), ("\"", "\""), ("/*", "*/"), ("[[", "]]")];
+    let mut rewritten = String::with_capacity(text.len());
     let mut places = Vec::new();
-    let mut quote = None;
-    let mut rest = condition;
+    let mut is_about_jobs = false;
+    let mut rest = text;
     while let Some(next) = rest.chars().next() {
-        let field = rest.get(..FIELD.0.len());
-        if quote.is_none() && field.is_some_and(|field| field.eq_ignore_ascii_case(FIELD.0)) {
-            places.push(rewritten.len());
-            rewritten.push_str(FIELD.1);
-            rest = &rest[FIELD.0.len()..];
+        let begins = |word: &str| {
+            let head = rest.get(..word.len());
+            head.is_some_and(|head| head.eq_ignore_ascii_case(word))
+        };
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let after_word = rewritten.ends_with(|c| is_word(c) || c == '.');
+        let behind = rest.get(SOURCE.0.len()..).unwrap_or_default();
+        let replaced = if after_word {
+            None
+        } else if begins(FIELD.0) {
+            Some(FIELD)
+        } else if begins(SOURCE.0) && !behind.starts_with(is_word) && is_from(&rewritten) {
+            is_about_jobs = true;
+            Some(SOURCE)
+        } else {
+            None
+        };
+        if let Some((found, instead)) = replaced {
+            places.push((rewritten.len(), found.len() - instead.len()));
+            rewritten.push_str(instead);
+            rest = &rest[found.len()..];
             continue;
         }
-        // What is behind a backslash does not end a text.
-        let taken = match (next, quote) {
-            ('\\', Some(_)) => rest.chars().take(2).map(char::len_utf8).sum(),
-            ('\'' | '"', None) => {
-                quote = Some(next);
-                1
-            }
-            (end, Some(open)) if end == open => {
-                quote = None;
-                1
-            }
-            _ => next.len_utf8(),
+        let literal = LITERALS.iter().find(|(begin, _)| rest.starts_with(begin));
+        let taken = match literal {
+            Some((begin, end)) => begin.len() + literal_length(&rest[begin.len()..], end),
+            None => next.len_utf8(),
         };
         rewritten.push_str(&rest[..taken]);
         rest = &rest[taken..];
     }
-    (rewritten, places)
+    is_about_jobs.then_some((rewritten, places))
+}
+
+/// Whether the last word is FROM.
+fn is_from(text: &str) -> bool {
+    let word = text.trim_end().rsplit(char::is_whitespace).next();
+    word.is_some_and(|word| word.eq_ignore_ascii_case("from") || word.ends_with("*/"))
+}
+
+/// Bytes up to the end of what is read as it stands, with the end. What is behind a backslash does not
+/// end a text.
+fn literal_length(text: &str, end: &str) -> usize {
+    let is_text = end == "'" || end == "\"";
+    let mut chars = text.char_indices();
+    while let Some((at, next)) = chars.next() {
+        if is_text && next == '\\' {
+            chars.next();
+        } else if text[at..].starts_with(end) {
+            return at + end.len();
+        }
+    }
+    text.len()
 }
 
 #[cfg(test)]
@@ -167,11 +193,19 @@ mod tests {
         parsed.expect("it is about jobs")
     }
 
+    fn row() -> Map<String, Value> {
+        let row = json!({"jobId": "j", "deviceId": "d", "status": "failed", "jobType": "x",
+                         "startTimeUtc": "2026-11-23T12:00:00Z",
+                         "error": {"code": "devices.jobs."}});
+        row.as_object().expect("an object").clone()
+    }
+
+    fn answer(text: &str) -> Option<Value> {
+        query(text).answer(row(), "2026-11-23T13:30:00Z".parse().expect("a date"))
+    }
+
     #[test]
     fn rows_are_found_by_their_fields() {
-        let row = json!({"jobId": "j", "deviceId": "d", "status": "failed", "jobType": "x",
-                         "error": {"code": "devices.jobs."}});
-        let row = row.as_object().expect("an object");
         for (text, takes) in [
             ("SELECT * FROM devices.jobs", true),
             (
@@ -191,8 +225,36 @@ mod tests {
                 false,
             ),
             ("SELECT * FROM devices.jobs WHERE deviceId = 'other'", false),
+            (
+                "SELECT * FROM /* it's from devices */ devices.jobs \
+                 WHERE DATE_DIFF('hour', devices.jobs.startTimeUtc, NOW()) > 1",
+                true,
+            ),
         ] {
-            assert_eq!(query(text).takes(row), takes, "{text}");
+            let whole = Value::Object(row());
+            assert_eq!(answer(text), takes.then_some(whole), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_of_rows_are_named_as_in_every_query() {
+        assert_eq!(
+            answer(
+                "SELECT deviceId, devices.jobs.jobId, devices.jobs.error.code AS why, \
+                 UPPER(devices.jobs.status) AS [[devices.jobs.]], devices.jobs.none FROM devices.jobs"
+            ),
+            Some(
+                json!({"deviceId": "d", "jobId": "j", "why": "devices.jobs.",
+                        "devices.jobs.": "FAILED"})
+            )
+        );
+        for (text, what) in [
+            ("SELECT COUNT() FROM devices.jobs", "aggregates"),
+            ("SELECT TOP 3 * FROM devices.jobs", "TOP"),
+            ("SELECT * FROM devices.jobs ORDER BY deviceId", "ORDER BY"),
+        ] {
+            let error = JobQuery::parse(text).expect_err(text).to_string();
+            assert!(error.contains(what), "{error}");
         }
     }
 
@@ -225,7 +287,8 @@ mod tests {
         assert!(JobQuery::parse("SELECT * FROM devices.jobs GROUP BY x").is_err());
         let others = [
             "SELECT * FROM devices",
-            "SELECT deviceId FROM devices.jobs",
+            "SELECT 'from devices.jobs' FROM devices",
+            "SELECT deviceId FROM devices WHERE devices.jobs.x = 1",
             "",
             "*",
         ];
@@ -241,8 +304,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(condition in "[a-z'\"\\\\ .=ä]{0,40}") {
+        fn any_text_is_read_or_refused(condition in "[a-z'\"\\\\ .=ä/*\\[\\]]{0,40}") {
             let _ = JobQuery::parse(&format!("SELECT * FROM devices.jobs WHERE {condition}"));
+            let _ = JobQuery::parse(&format!("SELECT {condition} FROM devices.jobs"));
             let _ = JobQuery::parse(&format!("SELECT * FROM devices.jobs WHERE devices.jobs.{condition}"));
         }
     }

@@ -84,7 +84,7 @@ pub(super) async fn page(
                 .await?
                 .into_inner();
             let of_job = found.results.iter().map(|result| row(job, result));
-            rows.extend(of_job.filter(|row| query.takes(row)).map(Value::Object));
+            rows.extend(of_job.filter_map(|row| query.answer(row, call.now)));
             place.results = found.next_page_token;
             if place.results.is_empty() {
                 break;
@@ -92,7 +92,8 @@ pub(super) async fn page(
         }
     }
     let mut answer = Answer::ok(rows.into());
-    answer.header(ITEM_TYPE, "DeviceJob");
+    let kind = if query.is_whole() { "DeviceJob" } else { "Raw" };
+    answer.header(ITEM_TYPE, kind);
     if let Some(next) = next {
         answer.header(CONTINUATION, &next);
     }
