@@ -383,6 +383,45 @@ async fn what_cannot_be_run_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
+async fn pages_in_the_order_of_an_expression_hold_every_twin_once() {
+    let hub = Hub::fleet().await;
+    let query = "SELECT deviceId, tags.floor % 2 AS odd, NOW() AS at FROM devices \
+                 ORDER BY tags.floor % 2 DESC, LENGTH(tags.site)";
+    let whole = hub.page(query, 100, "").await.unwrap().rows_json;
+    assert_eq!(whole.len(), 20);
+    for size in [1, 3, 7] {
+        let (mut rows, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = hub.page(query, size, &token).await.unwrap();
+            rows.extend(page.rows_json);
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        let ids = |rows: &[String]| -> Vec<serde_json::Value> {
+            let rows = rows.iter().map(|row| serde_json::from_str(row).unwrap());
+            rows.map(|row: serde_json::Value| row["deviceId"].clone())
+                .collect()
+        };
+        assert_eq!(ids(&rows), ids(&whole), "{size}");
+        let times = |row: &String| {
+            let row: serde_json::Value = serde_json::from_str(row).unwrap();
+            row["at"].clone()
+        };
+        let of_pages: std::collections::HashSet<_> = rows.iter().map(times).collect();
+        assert_eq!(of_pages.len(), 1, "{size}");
+    }
+    let groups = "SELECT UPPER(tags.site) AS site, COUNT() AS n, MAX(tags.floor * 2) AS most \
+                  FROM devices GROUP BY site ORDER BY UPPER(tags.site) DESC";
+    let whole = hub.page(groups, 100, "").await.unwrap().rows_json;
+    let first = hub.page(groups, 1, "").await.unwrap();
+    let second = hub.page(groups, 100, &first.next_page_token).await.unwrap();
+    assert_eq!([first.rows_json, second.rows_json].concat(), whole);
+    assert!(whole[0].contains("\"site\":"), "{whole:?}");
+}
+
+#[tokio::test]
 async fn a_damaged_twin_is_named_and_keeps_no_other_from_being_found() {
     let hub = Hub::fleet().await;
     let raw = rusqlite::Connection::open(hub.folder.path().join("twins.db")).unwrap();
@@ -406,7 +445,7 @@ async fn a_damaged_twin_is_named_and_keeps_no_other_from_being_found() {
             "SELECT tags.floor, COUNT() FROM devices GROUP BY tags.floor",
             5,
         ),
-        ("SELECT COUNT() FROM devices WHERE tags.floor >= 0", 1),
+        ("SELECT COUNT() FROM devices WHERE IS_NUMBER(tags.floor)", 1),
     ] {
         let page = hub.page(query, 100, "").await.expect(query);
         assert_eq!(page.damaged, ["devices/d03"], "{query}");
@@ -414,7 +453,7 @@ async fn a_damaged_twin_is_named_and_keeps_no_other_from_being_found() {
     }
     let count = hub
         .page(
-            "SELECT COUNT() AS n FROM devices WHERE tags.floor >= 0",
+            "SELECT COUNT() AS n FROM devices WHERE IS_NUMBER(tags.floor)",
             9,
             "",
         )
@@ -435,6 +474,29 @@ async fn explain_tells_what_the_store_decides_and_by_which_index() {
                 .unwrap()
         }
     };
+    for (condition, index) in [
+        (
+            "STARTSWITH(tags.site, 'par')",
+            r#"twin_index (tags.site >= "par" AND < "pas")"#,
+        ),
+        (
+            "tags.floor > 1 AND tags.floor <= 3",
+            "twin_index (tags.floor > 1 AND <= 3)",
+        ),
+        (
+            "connectionState = 'Connected'",
+            "twin_index (connectionState)",
+        ),
+        (
+            "lastActivityTime < '2020-01-01' AND status = 'enabled'",
+            r#"twin_index (lastActivityTime >= "" AND <= "2020-01-01T00")"#,
+        ),
+    ] {
+        let plan = explain(&format!("SELECT * FROM devices WHERE {condition}")).await;
+        assert_eq!(plan.indexes, [index], "{condition}");
+        let lines = plan.plan.join("\n");
+        assert!(!lines.contains("SCAN t"), "{condition}\n{lines}");
+    }
     let plan =
         explain("select * from devices where tags.site = 'paris' and LOWER(tags.name) = 'x'").await;
     assert_eq!(
