@@ -26,6 +26,7 @@ mod provisioning;
 mod replicas;
 mod rest;
 mod restored;
+mod rollouts;
 mod security_messages;
 mod shutdown;
 mod stale_owner;

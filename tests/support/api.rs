@@ -7,6 +7,7 @@ use testkit::wait_for;
 use tonic::Status;
 use wire::policy::v1 as policy;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
+use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1 as registry;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1 as twin;
@@ -22,6 +23,7 @@ pub(crate) struct Api {
     pub(crate) twins: TwinServiceClient<Connection>,
     pub(crate) bulk: TwinBulkServiceClient<Connection>,
     pub(crate) policies: PolicyServiceClient<Connection>,
+    pub(crate) rollouts: RolloutServiceClient<Connection>,
 }
 
 /// A device with the credentials of its security module.
@@ -54,6 +56,7 @@ impl Api {
             twins: TwinServiceClient::new(twin_store.clone()),
             bulk: TwinBulkServiceClient::new(twin_store.clone()),
             policies: PolicyServiceClient::new(policy.clone()),
+            rollouts: RolloutServiceClient::new(policy.clone()),
         }
     }
 

@@ -17,6 +17,7 @@ use tracing::debug;
 use twin::PartitionCount;
 use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
+use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
 use crate::audit;
@@ -24,13 +25,14 @@ use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
 use crate::error::Error;
-use crate::grpc::{ConfigurationApi, Explainer, PolicyApi};
+use crate::grpc::{ConfigurationApi, Explainer, PolicyApi, RolloutApi};
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
 use crate::positions::Positions;
 use crate::progress::Progress;
 use crate::rejects::Rejects;
+use crate::rollouts::Rollouts;
 use crate::store::{Contents, Store};
 use crate::sweep::Sweeper;
 use crate::twin_store::TwinStore;
@@ -195,6 +197,20 @@ impl App {
         );
         tasks.spawn("counts", OnFailure::Log, follower.run(stop.clone()));
         let explainer = Explainer::new(policies.clone(), twins.clone(), self.clock.clone());
+        let rollouts = Rollouts {
+            policies: policies.clone(),
+            counts: counts.clone(),
+            progress: progress.clone(),
+            twins: twins.clone(),
+            clock: self.clock.clone(),
+            shutdown: stop.clone(),
+        };
+        tasks.spawn("rollouts", OnFailure::StopService, rollouts.run());
+        let rollout_api = RolloutServiceServer::new(RolloutApi::new(
+            policies.clone(),
+            counts.clone(),
+            self.clock.clone(),
+        ));
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
@@ -227,7 +243,7 @@ impl App {
             policies, progress, counts, undecided, explainer, metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
-        let grpc = service_kit::add_services!(grpc, api, configurations);
+        let grpc = service_kit::add_services!(grpc, api, configurations, rollout_api);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

@@ -72,14 +72,20 @@ pub fn changed_fields(old: &PolicySpec, new: &PolicySpec) -> Vec<&'static str> {
 }
 
 /// Everything but the id and the settings.
-fn fields(spec: &PolicySpec) -> [(&'static str, Value); 5] {
+fn fields(spec: &PolicySpec) -> [(&'static str, Value); 6] {
     [
         ("description", spec.description.as_str().into()),
         ("scope", spec.scope.as_str().into()),
         ("target", spec.target.as_str().into()),
         ("when", spec.when.as_str().into()),
         ("priority", spec.priority.into()),
+        ("rollout", rollout(spec)),
     ]
+}
+
+/// As JSON; a strategy that is not there is null.
+fn rollout(spec: &PolicySpec) -> Value {
+    serde_json::to_value(&spec.rollout).unwrap_or_default()
 }
 
 fn leaves(settings: &Map) -> BTreeMap<Vec<String>, Value> {

@@ -6,8 +6,9 @@
 //! them. When the policies change, the twins that they now apply to are read anew; until they all
 //! came the counts are said not to be in step.
 //!
-//! Nothing is decided or written by these counts, and readiness does not depend on them: the
-//! decisions are the consumers' and the sweep's, which twin-store's stream feeds in order.
+//! No twin is decided on by these counts, and readiness does not depend on them: those decisions are
+//! the consumers' and the sweep's, which twin-store's stream feeds in order. Whether a rollout goes on
+//! is judged by them (`rollouts`), as long as they are in step.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,15 +25,20 @@ use wire::policy::v1 as proto;
 use wire::time::to_wire;
 use wire::twin::v1::Change;
 
-use crate::evaluate::{Interest, PolicySet};
+use crate::evaluate::{ActivePolicy, Interest, PolicySet};
 use crate::metrics::{Metrics, StandingLabel};
 use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
+use crate::rollout::{self, Phase, Rollout};
 use crate::standing::{Standing, standings};
 use crate::store::StoredPolicy;
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::{TwinDocument, scope_of};
 use crate::twin_store::TwinStore;
+
+mod waves;
+
+use waves::{InWave, WaveTally};
 
 /// The counts of one policy; they are its metrics.
 #[derive(Debug)]
@@ -89,10 +95,11 @@ fn label(id: &PolicyId, standing: &'static str) -> StandingLabel {
 struct Counted {
     tally: Arc<Tally>,
     standing: Standing,
+    _in_wave: Option<InWave>,
 }
 
 impl Counted {
-    fn new(tally: &Arc<Tally>, standing: Standing) -> Counted {
+    fn new(tally: &Arc<Tally>, standing: Standing, in_wave: Option<InWave>) -> Counted {
         tally.targeted.inc();
         if let Some(gauge) = tally.of(standing) {
             gauge.inc();
@@ -100,6 +107,7 @@ impl Counted {
         Counted {
             tally: tally.clone(),
             standing,
+            _in_wave: in_wave,
         }
     }
 }
@@ -120,8 +128,20 @@ pub(crate) struct OfTwin {
     _counted: Box<[Counted]>,
 }
 
-/// The policies whose twins are followed: by id, the revision and the tally.
-type Followed = BTreeMap<PolicyId, (u64, Arc<Tally>)>;
+/// The policies whose twins are followed.
+type Followed = BTreeMap<PolicyId, OfPolicy>;
+
+/// What is counted of a policy.
+#[derive(Debug, Clone)]
+struct OfPolicy {
+    /// Its newest revision.
+    revision: u64,
+    /// If that is rolled out: how many waves have it.
+    released: Option<usize>,
+    tally: Arc<Tally>,
+    /// If it is rolled out: of each wave.
+    waves: Arc<[Arc<WaveTally>]>,
+}
 
 /// The handle to the counts. Clones share them.
 #[derive(Debug, Clone)]
@@ -166,10 +186,11 @@ impl Counts {
         // First, so that what is in step is this and not what was followed before.
         let followed = self.followed();
         let in_step = self.in_step_since();
-        let Some((revision, tally)) = followed.get(policy.policy.id()) else {
+        let Some(of_policy) = followed.get(policy.policy.id()) else {
             return proto::PolicyStatus::default();
         };
-        let is_this = *revision == policy.effective_revision;
+        let is_this = of_policy.is(policy);
+        let tally = &of_policy.tally;
         let count = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
         proto::PolicyStatus {
             twins_targeted: count(&tally.targeted),
@@ -182,6 +203,17 @@ impl Counts {
         }
     }
 
+    /// The waves of a policy's rollout, from the first, and since when they have followed every
+    /// change; none: they do not now.
+    pub(crate) fn waves(&self, policy: &StoredPolicy) -> Option<(Vec<rollout::Tally>, Timestamp)> {
+        // As above, the lock first.
+        let followed = self.followed();
+        let since = self.in_step_since()?;
+        let of_policy = followed.get(policy.policy.id())?;
+        let waves = of_policy.waves.iter().map(|wave| wave.read());
+        of_policy.is(policy).then(|| (waves.collect(), since))
+    }
+
     fn in_step_since(&self) -> Option<Timestamp> {
         let ago = jiff::SignedDuration::try_from(self.informer.in_step_for()?).ok()?;
         self.clock.now().checked_sub(ago).ok()
@@ -192,16 +224,42 @@ impl Counts {
     }
 }
 
+impl OfPolicy {
+    fn new(active: &ActivePolicy, tally: Arc<Tally>, before: &[Arc<WaveTally>]) -> OfPolicy {
+        let course = active.stage.as_ref().map(|stage| &stage.course);
+        let wave = |index| before.get(index).cloned().unwrap_or_default();
+        let waves = course.map_or(0, |course| course.waves());
+        OfPolicy {
+            revision: active.revision,
+            released: course.map(|course| course.released()),
+            tally,
+            waves: (0..waves).map(wave).collect(),
+        }
+    }
+
+    /// Whether this is counted by what is in force of the policy.
+    fn is(&self, policy: &StoredPolicy) -> bool {
+        let rollout = policy.rollout.as_ref().map(|stored| &stored.rollout);
+        let under_way = rollout.filter(|rollout| rollout.phase != Phase::Completed);
+        self.revision == policy.effective_revision
+            && self.released == under_way.map(Rollout::in_force)
+            && under_way.is_none_or(|rollout| rollout.waves.len() == self.waves.len())
+    }
+}
+
 /// Gives each of these policies its tally; those of policies that stay go on counting.
 fn retally(followed: &mut Followed, set: &PolicySet, twins: &Family<StandingLabel, Gauge>) {
     let mut before = std::mem::take(followed);
-    for active in set.policies() {
+    for active in set.newest() {
         let id = active.policy.id();
-        let tally = match before.remove(id) {
-            Some((_, tally)) => tally,
-            None => Arc::new(Tally::new(twins, id)),
+        let of_policy = match before.remove(id) {
+            Some(old) if old.revision == active.revision => {
+                OfPolicy::new(active, old.tally, &old.waves)
+            }
+            Some(old) => OfPolicy::new(active, old.tally, &[]),
+            None => OfPolicy::new(active, Arc::new(Tally::new(twins, id)), &[]),
         };
-        followed.insert(id.clone(), (active.revision, tally));
+        followed.insert(id.clone(), of_policy);
     }
     for id in before.keys() {
         Tally::forget(twins, id);
@@ -263,7 +321,8 @@ impl Follower {
         retally(&mut followed, set, &self.metrics.policy_twins);
         let maker = Maker {
             set: set.clone(),
-            tallies: tallies(&followed),
+            followed: followed.clone(),
+            rolling: set.policies().any(|active| active.stage.is_some()),
             clock: self.counts.clock.clone(),
         };
         self.runner.refocus(what, move |came| maker.make(&came));
@@ -274,25 +333,25 @@ impl Follower {
     }
 }
 
-fn tallies(followed: &Followed) -> BTreeMap<PolicyId, Arc<Tally>> {
-    let tallies = followed.iter();
-    tallies
-        .map(|(id, (_, tally))| (id.clone(), tally.clone()))
-        .collect()
-}
+/// The policies, as far as counts depend on them: id, revision, and of a rollout how many waves it has
+/// and how many of them have the revision.
+type Signature = BTreeMap<PolicyId, (u64, Option<(usize, usize)>)>;
 
-/// The policies, as far as counts depend on them.
-fn signature(set: &PolicySet) -> BTreeMap<PolicyId, u64> {
-    let policies = set.policies();
-    policies
-        .map(|active| (active.policy.id().clone(), active.revision))
-        .collect()
+fn signature(set: &PolicySet) -> Signature {
+    let of = |active: &Arc<ActivePolicy>| {
+        let course = active.stage.as_ref().map(|stage| &stage.course);
+        let course = course.map(|course| (course.waves(), course.released()));
+        (active.policy.id().clone(), (active.revision, course))
+    };
+    set.newest().map(of).collect()
 }
 
 /// Makes of a twin what is kept of it.
 struct Maker {
     set: Arc<PolicySet>,
-    tallies: BTreeMap<PolicyId, Arc<Tally>>,
+    followed: Followed,
+    /// Whether there are rollouts: then it also counts whether a device is there.
+    rolling: bool,
     clock: SharedClock,
 }
 
@@ -303,7 +362,7 @@ impl Maker {
             return Kept::Nothing;
         };
         let scope = scope_of(&key);
-        if came.before.is_some() && !came.changes.is_empty() {
+        if came.before.is_some() && !came.changes.is_empty() && !self.rolling {
             let answered = came.changes.contains(&Change::ConfigurationState);
             let changed = Interest::of_changes(came.changes.iter().copied());
             if !answered && !self.set.is_concerned(scope, changed) {
@@ -322,8 +381,9 @@ impl Maker {
         let counted: Box<[Counted]> = standings
             .into_iter()
             .filter_map(|(active, standing)| {
-                let tally = self.tallies.get(active.policy.id())?;
-                Some(Counted::new(tally, standing))
+                let of_policy = self.followed.get(active.policy.id())?;
+                let in_wave = InWave::new(&of_policy.waves, &active, standing, &document);
+                Some(Counted::new(&of_policy.tally, standing, in_wave))
             })
             .collect();
         if counted.is_empty() {

@@ -17,17 +17,46 @@ use twin::{Condition, Map, PolicyWrite, Section, Violations, Writer};
 use crate::explain::leaves_of;
 pub(crate) use crate::interest::Interest;
 use crate::policy_doc::{Policy, PolicyId, Scope};
+use crate::rollout::Course;
 use crate::twin_document::TwinDocument;
 
 /// A policy in force.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ActivePolicy {
+pub(crate) struct ActivePolicy {
     /// What it says.
     pub policy: Policy,
     /// Which of its revisions.
     pub revision: u64,
     /// Its place in the order of creation: of two with the same priority the later one wins.
     pub created_order: u64,
+    /// If it is being rolled out: which twins it is for.
+    pub(crate) stage: Option<Stage>,
+}
+
+/// The part of a revision in a rollout. While it runs two revisions of one policy are in force, each
+/// on its own twins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stage {
+    /// How far the rollout is.
+    pub course: Arc<Course>,
+    /// Which of the two it is.
+    pub side: Side,
+}
+
+/// Which revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The new one: on the twins of the waves that have begun.
+    New,
+    /// The one before: on all others.
+    Before,
+}
+
+impl Stage {
+    /// Whether the revision is for this twin.
+    fn takes(&self, twin: &TwinDocument) -> bool {
+        self.course.has_released(twin) == (self.side == Side::New)
+    }
 }
 
 /// Whether a policy applies to a twin, and if not, why not.
@@ -45,6 +74,8 @@ pub(crate) enum Verdict {
     /// the twin out. Nobody knows whether the policy applies: what it has set stays as it is, and
     /// nothing is added.
     Undecided(Part),
+    /// All of that may hold, but by a rollout the twin has another revision of the policy.
+    HeldBack,
 }
 
 /// A condition of a policy.
@@ -80,6 +111,7 @@ impl ActivePolicy {
         let when = self.policy.when().map(|when| when.judge(&view));
         match (target, when.unwrap_or(Judgement::Holds)) {
             (_, Judgement::HoldsNot) => Verdict::NotWhen,
+            _ if self.stage.as_ref().is_some_and(|stage| !stage.takes(twin)) => Verdict::HeldBack,
             (Judgement::Undecided, _) => Verdict::Undecided(Part::Target),
             (_, Judgement::Undecided) => Verdict::Undecided(Part::When),
             (_, Judgement::Holds) => Verdict::Applies,
@@ -172,7 +204,7 @@ impl PolicySet {
                 Scope::Devices => &mut set.devices,
                 Scope::Modules => &mut set.modules,
             };
-            scope.looks_at = scope.looks_at.with(Interest::of(&active.policy));
+            scope.looks_at = scope.looks_at.with(Interest::of(&active));
             scope.policies.push(Arc::new(active));
         }
         for scope in [&mut set.devices, &mut set.modules] {
@@ -183,9 +215,17 @@ impl PolicySet {
         set
     }
 
-    /// How many policies there are.
+    /// How many policies there are; one that is being rolled out is one.
     pub(crate) fn len(&self) -> usize {
-        self.devices.policies.len() + self.modules.policies.len()
+        self.newest().count()
+    }
+
+    /// The newest revision of each, in no order.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        self.policies().filter(|active| {
+            let stage = active.stage.as_ref();
+            stage.is_none_or(|stage| stage.side == Side::New)
+        })
     }
 
     /// Whether a change of these parts of a twin can change what is decided on it.
@@ -215,7 +255,10 @@ impl PolicySet {
                     wanted.writes.extend(kept);
                     wanted.undecided.push((Arc::clone(active), part));
                 }
-                Verdict::OtherScope | Verdict::NotTargeted | Verdict::NotWhen => {}
+                Verdict::OtherScope
+                | Verdict::NotTargeted
+                | Verdict::NotWhen
+                | Verdict::HeldBack => {}
             }
         }
         wanted

@@ -247,9 +247,9 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
         let verdict = active.verdict(twin);
         let standing = standings
             .iter()
-            .find(|(other, _)| other.policy.id() == active.policy.id());
+            .find(|(other, _)| Arc::ptr_eq(other, active));
         let failing = match verdict {
-            Verdict::Applies | Verdict::OtherScope => None,
+            Verdict::Applies | Verdict::OtherScope | Verdict::HeldBack => None,
             Verdict::NotTargeted | Verdict::Undecided(Part::Target) => Some(active.policy.target()),
             Verdict::NotWhen | Verdict::Undecided(Part::When) => active.policy.when(),
         };

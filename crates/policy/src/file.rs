@@ -21,12 +21,13 @@ use serde_saphyr::{Location, Spanned};
 use twin::Map;
 
 use crate::policy_doc::{Field, Policy, PolicySpec, Problem, Scope};
+use crate::rollout::StrategySpec;
 
 /// What `kind` must say.
 pub const KIND: &str = "Policy";
 
 /// Keys of a document, in the order in which we print them.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "kind",
     "name",
     "description",
@@ -35,6 +36,7 @@ const KEYS: [&str; 8] = [
     "when",
     "priority",
     "settings",
+    "rollout",
 ];
 
 /// What `twinward policy get -o yaml` adds: the service's own findings, not the author's words. It
@@ -245,6 +247,7 @@ impl Reader {
             "target" => text(value.value).map(|text| spec.target = text),
             "when" => text(value.value).map(|text| spec.when = text),
             "priority" => read_priority(&value.value).map(|priority| spec.priority = priority),
+            "rollout" => read_rollout(value.value).map(|rollout| spec.rollout = rollout),
             _ => read_settings(value.value).map(|settings| spec.settings = settings),
         };
         if let Err(message) = read {
@@ -263,6 +266,7 @@ fn field_of(key: &str) -> Option<Field> {
         Field::Target,
         Field::When,
         Field::Settings,
+        Field::Rollout,
     ]
     .into_iter()
     .find(|field| field.file_key() == key)
@@ -310,6 +314,20 @@ fn read_settings(value: Value) -> Result<Map, String> {
         Value::Object(settings) => Ok(settings),
         other => Err(format!(
             "is {}; a mapping of what to set is needed",
+            describe(&other)
+        )),
+    }
+}
+
+/// A strategy; `rollout:` with nothing behind it is one of a single wave with the default gates.
+fn read_rollout(value: Value) -> Result<Option<StrategySpec>, String> {
+    match value {
+        Value::Null => Ok(Some(StrategySpec::default())),
+        Value::Object(_) => serde_json::from_value(value)
+            .map(Some)
+            .map_err(|error| format!("is not a strategy: {error}")),
+        other => Err(format!(
+            "is {}; a mapping with waves and gates is needed",
             describe(&other)
         )),
     }

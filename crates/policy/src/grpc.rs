@@ -24,9 +24,11 @@ use crate::undecided::Undecided;
 mod configurations;
 mod explain;
 mod revisions;
+mod rollouts;
 
 pub(crate) use configurations::ConfigurationApi;
 pub(crate) use explain::Explainer;
+pub(crate) use rollouts::RolloutApi;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1000;
@@ -248,8 +250,12 @@ fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
 }
 
 fn parse_name(name: &str) -> Result<PolicyId, InvalidField> {
-    let id = wire::names::parse_policy("name", name)?;
-    PolicyId::parse(id).map_err(|problem| InvalidField::new("name", problem))
+    parse_policy("name", name)
+}
+
+fn parse_policy(field: &str, name: &str) -> Result<PolicyId, InvalidField> {
+    let id = wire::names::parse_policy(field, name)?;
+    PolicyId::parse(id).map_err(|problem| InvalidField::new(field, problem))
 }
 
 fn page_size(asked: i32) -> Result<usize, InvalidField> {
@@ -340,7 +346,9 @@ impl Classified for Error {
             Error::Policy(problems) => problems.list().first().map_or_else(
                 || self.kind().iot_hub(),
                 |problem| match problem.field {
-                    Field::Id | Field::Description | Field::Scope => IotHubCode::ARGUMENT_INVALID,
+                    Field::Id | Field::Description | Field::Scope | Field::Rollout => {
+                        IotHubCode::ARGUMENT_INVALID
+                    }
                     Field::Target | Field::When => {
                         IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
                     }

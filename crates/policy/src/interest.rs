@@ -3,7 +3,7 @@
 use twin::query::{Attribute, Path, Root};
 use wire::twin::v1::Change;
 
-use crate::policy_doc::Policy;
+use crate::evaluate::ActivePolicy;
 
 /// Parts of a twin: that conditions look at, or that a commit changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,14 +34,13 @@ impl Interest {
     };
 
     /// What the conditions of a policy look at. Ids never change, so they are not part of it.
-    pub(crate) fn of(policy: &Policy) -> Interest {
+    pub(crate) fn of(active: &ActivePolicy) -> Interest {
         let mut interest = Interest::default();
-        let conditions = [Some(policy.target()), policy.when()];
-        for path in conditions
-            .into_iter()
-            .flatten()
-            .flat_map(twin::Condition::paths)
-        {
+        let policy = &active.policy;
+        let conditions = [Some(policy.target()), policy.when()].into_iter().flatten();
+        let course = active.stage.iter().map(|stage| &stage.course);
+        let waves = course.flat_map(|course| course.conditions());
+        for path in conditions.chain(waves).flat_map(Condition::paths) {
             interest = interest.with(Interest::of_path(&path));
         }
         interest

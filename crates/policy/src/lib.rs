@@ -15,10 +15,12 @@
 //! write one) → `evaluate` (the decision, pure), `explain` and `preview` (what it says of a twin and of a
 //! draft) → `store` → `policies` (the present set) → `writer`
 //! (one decision carried out) → `gather` and `consumer` (on change) and `sweep` (everything, in the
-//! background) → `grpc` → `app`.
+//! background); `rollout` (how a revision spreads, pure), `counts` and `rollouts` (what brings it
+//! forward) → `grpc` → `app`.
 
 pub mod configuration_doc;
 pub mod policy_doc;
+pub mod rollout;
 
 pub mod content_diff;
 pub mod file;
@@ -36,6 +38,7 @@ mod store;
 mod counts;
 mod policies;
 mod progress;
+mod rollouts;
 
 mod audit;
 mod rejects;

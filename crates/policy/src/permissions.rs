@@ -36,6 +36,39 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesRead,
     ),
     (
+        "/twinward.policy.v1.RolloutService/GetRollout",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/ListRollouts",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/WatchRollout",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/ApproveRollout",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/PauseRollout",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/ResumeRollout",
+        PoliciesWrite,
+    ),
+    ("/twinward.policy.v1.RolloutService/SkipWave", PoliciesWrite),
+    (
+        "/twinward.policy.v1.RolloutService/AbortRollout",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.RolloutService/RetryRollout",
+        PoliciesWrite,
+    ),
+    (
         "/twinward.policy.v1.ConfigurationService/CreateConfiguration",
         PoliciesWrite,
     ),

@@ -14,9 +14,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::evaluate::PolicySet;
 use crate::policy_doc::{Policy, PolicyId};
+use crate::rollout::{Refusal, Rollout};
 use crate::store::{
-    self, Applied, By, Change, Contents, Store, StoredPolicy, StoredRevision, SweepCounts,
-    SweepNumber,
+    self, Applied, By, Cause, Change, Contents, RolloutError, Store, StoredPolicy, StoredRevision,
+    StoredRollout, SweepCounts, SweepNumber,
 };
 
 /// What is in force at a moment.
@@ -42,7 +43,7 @@ impl Present {
 
     fn index(&mut self) {
         self.set = Arc::new(PolicySet::new(
-            self.by_id.values().map(StoredPolicy::active),
+            self.by_id.values().flat_map(StoredPolicy::in_force),
         ));
     }
 }
@@ -191,6 +192,65 @@ impl Policies {
         };
         let when = (self.clock.now(), by);
         self.store.delete(id, expected, when, out_of_force).await
+    }
+
+    /// Changes the rollout that is in force for a policy, and puts in force what follows from it. If
+    /// `change` changes nothing nothing is written.
+    pub(crate) async fn change_rollout(
+        &self,
+        id: PolicyId,
+        revision: u64,
+        cause: Cause,
+        change: impl FnOnce(&Rollout) -> Result<Rollout, Refusal> + Send + 'static,
+    ) -> Result<StoredPolicy, RolloutError> {
+        let this = self.clone();
+        let in_force = move |stored: &StoredPolicy| {
+            this.present.send_if_modified(|present| {
+                let before = present
+                    .by_id
+                    .insert(stored.policy.id().clone(), stored.clone());
+                let changed = before.as_ref() != Some(stored);
+                if changed {
+                    present.index();
+                }
+                changed
+            });
+            this.raise(stored.sweep);
+            this.noted.notify_one();
+        };
+        self.store
+            .change_rollout(id, revision, cause, change, in_force)
+            .await
+    }
+
+    /// The rollouts that have not ended.
+    pub(crate) fn rolling(&self) -> Vec<StoredPolicy> {
+        let present = self.present.borrow();
+        let under_way = present.by_id.values().filter(|stored| {
+            let rollout = stored.rollout.as_ref();
+            rollout.is_some_and(|stored| !stored.rollout.phase.has_ended())
+        });
+        under_way.cloned().collect()
+    }
+
+    /// One rollout, also an ended one.
+    pub(crate) async fn rollout(
+        &self,
+        id: PolicyId,
+        revision: u64,
+    ) -> Result<Option<StoredRollout>, store::Error> {
+        self.store.rollout(id, revision).await
+    }
+
+    /// At most `limit` rollouts, ended ones too: of one policy or of all, in the order of the policies
+    /// and the newest first, from behind `after`.
+    pub(crate) async fn rollouts(
+        &self,
+        id: Option<PolicyId>,
+        after: Option<(PolicyId, u64)>,
+        limit: usize,
+    ) -> Result<Vec<(PolicyId, StoredRollout)>, store::Error> {
+        self.store.rollouts(id, after, limit).await
     }
 
     /// Wakes whoever brings changes into the audit log.

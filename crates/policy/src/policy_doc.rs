@@ -9,6 +9,8 @@ use std::fmt;
 use twin::query::Root;
 use twin::{Condition, Map, Violations};
 
+use crate::rollout::{Strategy, StrategySpec};
+
 mod problem;
 
 pub use problem::{Field, Problem, Problems};
@@ -114,6 +116,8 @@ pub struct PolicySpec {
     pub priority: i32,
     /// What it sets: an object that is merged into desired.
     pub settings: Map,
+    /// How a revision of it spreads; none: over all twins at once.
+    pub rollout: Option<StrategySpec>,
 }
 
 /// A policy that can be evaluated.
@@ -123,6 +127,7 @@ pub struct Policy {
     spec: PolicySpec,
     target: Condition,
     when: Option<Condition>,
+    strategy: Option<Strategy>,
 }
 
 impl Policy {
@@ -139,12 +144,18 @@ impl Policy {
             PolicyId::parse(&spec.id).map_err(one(Field::Id))
         });
         found.take(Field::Description, || check_description(&spec.description));
-        let target = found.take(Field::Target, || parse(Field::Target, &spec.target));
+        let target = found.take(Field::Target, || {
+            parse_condition(Field::Target, &spec.target)
+        });
         let when = found.take(Field::When, || match spec.when.trim() {
             "" => Ok(None),
-            _ => parse(Field::When, &spec.when).map(Some),
+            _ => parse_condition(Field::When, &spec.when).map(Some),
         });
         found.take(Field::Settings, || check_settings(&spec.settings));
+        let strategy = found.take(Field::Rollout, || match &spec.rollout {
+            None => Ok(None),
+            Some(strategy) => Strategy::check(strategy.clone(), &spec.settings).map(Some),
+        });
         let when = when.flatten();
         for (field, condition) in [
             (Field::Target, target.as_ref()),
@@ -164,6 +175,7 @@ impl Policy {
             spec,
             target,
             when,
+            strategy: strategy.flatten(),
         })
     }
 
@@ -195,6 +207,11 @@ impl Policy {
     /// The higher wins a leaf.
     pub fn priority(&self) -> i32 {
         self.spec.priority
+    }
+
+    /// How a revision of it spreads; none: over all twins at once.
+    pub fn strategy(&self) -> Option<&Strategy> {
+        self.strategy.as_ref()
     }
 
     /// What it sets.
@@ -241,7 +258,8 @@ fn check_description(text: &str) -> Result<(), Vec<Problem>> {
     Ok(())
 }
 
-fn parse(field: Field, text: &str) -> Result<Condition, Vec<Problem>> {
+/// Parses a condition; the problem has the position inside it.
+pub(crate) fn parse_condition(field: Field, text: &str) -> Result<Condition, Vec<Problem>> {
     Condition::parse(text).map_err(|error| {
         let position = format!("line {}, column {}", error.line, error.column);
         let message = error.to_string();
@@ -293,7 +311,11 @@ pub(crate) fn explain(violations: &Violations) -> Vec<Problem> {
 }
 
 /// A policy whose own settings decide whether it applies would set and remove them without end.
-fn check_no_self_reference(field: Field, condition: &Condition, settings: &Map) -> Vec<Problem> {
+pub(crate) fn check_no_self_reference(
+    field: Field,
+    condition: &Condition,
+    settings: &Map,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     for path in condition.paths() {
         let own = match path.keys.first() {

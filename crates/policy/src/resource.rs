@@ -7,7 +7,10 @@ use wire::time::to_wire;
 
 use crate::content_diff::{self, Difference};
 use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain};
+use crate::rollout::StrategySpec;
 use crate::store::{Outcome, StoredPolicy, StoredRevision, etag};
+
+pub(crate) mod rollout;
 
 /// Prints the resource name of a policy.
 pub fn name(id: &PolicyId) -> String {
@@ -43,7 +46,13 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
         problems.extend(found);
         Map::new()
     });
+    let strategy = wire.rollout.as_ref().map(rollout::read).transpose();
+    let strategy = strategy.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
+    });
     let spec = PolicySpec {
+        rollout: strategy,
         id: id.to_owned(),
         description: wire.description.clone(),
         scope,
@@ -76,6 +85,11 @@ fn read_settings(text: &str) -> Result<Map, Vec<Problem>> {
     }])
 }
 
+/// How a policy spreads, as its file has it; none: it cannot be read.
+pub fn strategy(wire: &proto::RolloutStrategy) -> Option<StrategySpec> {
+    rollout::read(wire).ok()
+}
+
 /// What a file or another program wants, as a request carries it.
 pub fn to_request(spec: &PolicySpec) -> proto::Policy {
     proto::Policy {
@@ -86,6 +100,7 @@ pub fn to_request(spec: &PolicySpec) -> proto::Policy {
         when: spec.when.clone(),
         priority: spec.priority,
         settings_json: Value::Object(spec.settings.clone()).to_string(),
+        rollout: spec.rollout.as_ref().map(rollout::print),
         ..proto::Policy::default()
     }
 }

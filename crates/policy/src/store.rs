@@ -1,7 +1,7 @@
 //! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
-//! by id and revision (immutable, with author and note), `configurations` by id, `positions` by partition, one row of `state` with the order
+//! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `positions` by partition, one row of `state` with the order
 //! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bus::Sequence;
 use jiff::Timestamp;
 
-use crate::evaluate::ActivePolicy;
+use crate::evaluate::{ActivePolicy, Side, Stage};
 use crate::policy_doc::{Policy, PolicyId};
 
 mod audit;
@@ -31,6 +31,7 @@ mod configurations;
 mod content;
 mod error;
 mod revisions;
+mod rollouts;
 mod row;
 mod sqlite;
 
@@ -38,6 +39,8 @@ pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationError, StoredConfiguration};
 pub use error::Error;
 pub(crate) use revisions::{Applied, Change, StoredRevision};
+pub(crate) use rollouts::StoredRollout;
+pub(crate) use rollouts::{Cause, RolloutError};
 
 /// Name of the file in the data directory.
 pub(crate) const FILE_NAME: &str = "policy.db";
@@ -64,16 +67,51 @@ pub struct StoredPolicy {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+    /// How the effective revision spreads or has spread; none: over all twins at once.
+    pub rollout: Option<Arc<StoredRollout>>,
 }
 
 impl StoredPolicy {
-    /// What an evaluation needs of it.
-    pub fn active(&self) -> ActivePolicy {
+    /// What an evaluation needs of it, as if it were on all twins.
+    pub(crate) fn active(&self) -> ActivePolicy {
         ActivePolicy {
             policy: self.policy.clone(),
             revision: self.effective_revision,
             created_order: self.created_order,
+            stage: None,
         }
+    }
+
+    /// What is in force of it: while it is rolled out, or after that was taken back, the new revision
+    /// on some twins and the one before on the others.
+    pub(crate) fn in_force(&self) -> Vec<ActivePolicy> {
+        let whole = self.active();
+        let Some(stored) = &self.rollout else {
+            return vec![whole];
+        };
+        let rollout = &stored.rollout;
+        let Some(course) = rollout.course(self.policy.id(), self.effective_revision) else {
+            return vec![whole];
+        };
+        let course = Arc::new(course);
+        let stage = |side| {
+            Some(Stage {
+                course: Arc::clone(&course),
+                side,
+            })
+        };
+        let before = stored.before.clone().zip(rollout.from);
+        let before = before.map(|(policy, revision)| ActivePolicy {
+            policy,
+            revision,
+            created_order: self.created_order,
+            stage: stage(Side::Before),
+        });
+        let new = ActivePolicy {
+            stage: stage(Side::New),
+            ..whole
+        };
+        [Some(new), before].into_iter().flatten().collect()
     }
 }
 

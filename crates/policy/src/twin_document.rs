@@ -75,6 +75,13 @@ impl TwinDocument {
         state.unwrap_or_default()
     }
 
+    /// Whether a session of the device is open.
+    pub(crate) fn is_connected(&self) -> bool {
+        let agent = self.posture.get("agent");
+        let connected = agent.and_then(|agent| agent.get("connected"));
+        connected.and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// The twin as conditions see it.
     pub(crate) fn view(&self) -> TwinView<'_> {
         TwinView {

@@ -16,7 +16,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 use crate::output::Format;
 use crate::verbs::{
     access_policy, audit, bulk, certs, completions, device, enrollment, module, operation, policy,
-    probe, provisioning, query, status, store, twin,
+    probe, provisioning, query, rollout, status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -131,6 +131,9 @@ pub(crate) enum Command {
     Operation(operation::OperationCommand),
     /// Say which twins get which settings; without a verb, run the service policy alone
     Policy(policy::PolicyArgs),
+    /// Follow and direct revisions of policies that spread wave by wave
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Show who changed what, and prove that the log is whole
     #[command(subcommand)]
     Audit(audit::AuditCommand),

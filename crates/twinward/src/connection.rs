@@ -13,6 +13,7 @@ use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
+use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
@@ -50,6 +51,8 @@ pub(crate) type Audits = AuditServiceClient<Channel>;
 pub(crate) type Commands = DeviceCommandServiceClient<Channel>;
 /// Policies.
 pub(crate) type Policies = PolicyServiceClient<Channel>;
+/// Rollouts.
+pub(crate) type Rollouts = RolloutServiceClient<Channel>;
 
 /// Answers hold documents of twins, up to 1000 of them: more than tonic's 4 MiB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -153,6 +156,12 @@ impl Connection {
     /// The policies.
     pub(crate) fn policies(&self) -> Result<Policies, Failure> {
         Ok(Policies::new(self.channel(&self.policy()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The rollouts of policies.
+    pub(crate) fn rollouts(&self) -> Result<Rollouts, Failure> {
+        Ok(Rollouts::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

@@ -140,6 +140,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
             Some(command) => verbs::policy::run(command, &connection, &output).await,
             None => Ok(()),
         },
+        Command::Rollout(command) => verbs::rollout::run(command, &connection, &output).await,
         Command::Probe(_)
         | Command::Store(_)
         | Command::AccessPolicy(_)

@@ -13,6 +13,7 @@ pub(crate) mod policy;
 pub(crate) mod probe;
 pub(crate) mod provisioning;
 pub(crate) mod query;
+pub(crate) mod rollout;
 pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod twin;

@@ -10,6 +10,7 @@ use crate::policy_doc::{Policy, PolicySpec};
 
 fn active(id: &str, revision: u64) -> ActivePolicy {
     ActivePolicy {
+        stage: None,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: "tags.site = 'a'".to_owned(),
@@ -76,7 +77,8 @@ impl Bench {
         retally(&mut self.followed, &set, &self.twins);
         Maker {
             set,
-            tallies: tallies(&self.followed),
+            followed: self.followed.clone(),
+            rolling: false,
             clock: SystemClock::shared(),
         }
     }
@@ -84,7 +86,7 @@ impl Bench {
     /// Targeted, applied, pending, rejected.
     fn counts(&self, id: &str) -> [i64; 4] {
         let id = PolicyId::parse(id).expect("an id");
-        let (_, tally) = &self.followed[&id];
+        let tally = &self.followed[&id].tally;
         [
             &tally.targeted,
             &tally.applied,

@@ -27,6 +27,7 @@ fn active(policy: Policy, created_order: u64) -> ActivePolicy {
         policy,
         revision: 1,
         created_order,
+        stage: None,
     }
 }
 

@@ -15,6 +15,7 @@ fn active(id: &str, created_order: u64, spec: PolicySpec, settings: Value) -> Ac
         ..spec
     };
     ActivePolicy {
+        stage: None,
         policy: Policy::check(spec).unwrap(),
         revision: 3,
         created_order,

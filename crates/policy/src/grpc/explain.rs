@@ -318,12 +318,17 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         Verdict::OtherScope => (WireVerdict::OtherScope, String::new()),
         Verdict::NotTargeted => (WireVerdict::NotTargeted, policy.spec().target.clone()),
         Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
+        Verdict::HeldBack => (WireVerdict::HeldBack, String::new()),
         Verdict::Undecided(Part::Target) => (WireVerdict::Undecided, policy.spec().target.clone()),
         Verdict::Undecided(Part::When) => (WireVerdict::Undecided, policy.spec().when.clone()),
     };
     let reason = match judged.verdict {
         Verdict::Undecided(part) => undecided::reason(part),
-        Verdict::Applies | Verdict::OtherScope | Verdict::NotTargeted | Verdict::NotWhen => {
+        Verdict::Applies
+        | Verdict::OtherScope
+        | Verdict::NotTargeted
+        | Verdict::NotWhen
+        | Verdict::HeldBack => {
             String::new()
         }
     };

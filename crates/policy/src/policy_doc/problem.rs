@@ -18,6 +18,8 @@ pub enum Field {
     When,
     /// [`PolicySpec::settings`](super::PolicySpec::settings).
     Settings,
+    /// [`PolicySpec::rollout`](super::PolicySpec::rollout).
+    Rollout,
 }
 
 impl Field {
@@ -30,6 +32,7 @@ impl Field {
             Field::Target => "target",
             Field::When => "when",
             Field::Settings => "settings",
+            Field::Rollout => "rollout",
         }
     }
 
@@ -42,6 +45,7 @@ impl Field {
             Field::Target => "target",
             Field::When => "when",
             Field::Settings => "settings_json",
+            Field::Rollout => "rollout",
         }
     }
 }

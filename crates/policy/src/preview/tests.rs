@@ -12,6 +12,7 @@ fn active(id: &str, target: &str, priority: i32, settings: Value, order: u64) ->
         panic!("settings are an object")
     };
     ActivePolicy {
+        stage: None,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: target.to_owned(),

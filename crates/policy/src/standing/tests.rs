@@ -9,6 +9,7 @@ use crate::policy_doc::{Policy, PolicySpec};
 fn policies(settings: [Value; 2]) -> PolicySet {
     let [strong, weak] = settings;
     let active = |id: &str, priority, settings: Value, created_order| ActivePolicy {
+        stage: None,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: "*".to_owned(),

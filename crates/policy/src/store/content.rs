@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use twin::Map;
 
 use crate::policy_doc::{PolicySpec, Scope};
+use crate::rollout::StrategySpec;
 use crate::store::Error;
 
 #[derive(Serialize, Deserialize)]
@@ -14,6 +15,8 @@ struct Content {
     when: String,
     priority: i32,
     settings: Map,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rollout: Option<StrategySpec>,
 }
 
 /// Prints everything but the id.
@@ -25,6 +28,7 @@ pub(super) fn print(spec: &PolicySpec) -> Result<String, Error> {
         when: spec.when.clone(),
         priority: spec.priority,
         settings: spec.settings.clone(),
+        rollout: spec.rollout.clone(),
     };
     serde_json::to_string(&content).map_err(|error| damaged(&spec.id, &error.to_string()))
 }
@@ -43,6 +47,7 @@ pub(super) fn read(id: &str, text: &str) -> Result<PolicySpec, Error> {
         when: content.when,
         priority: content.priority,
         settings: content.settings,
+        rollout: content.rollout,
     })
 }
 

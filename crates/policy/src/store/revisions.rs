@@ -1,14 +1,18 @@
 //! Applying a policy, and reading what it was: revisions are only added, never changed.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use rusqlite::{Row, Transaction, params};
 
 use super::audit::{self, By};
 use super::content;
+use super::rollouts::{self, StoredRollout};
 use super::row::{instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
-use super::{Error, Outcome, Store, StoredPolicy};
+use super::{Error, Outcome, Store, StoredPolicy, SweepNumber};
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
+use crate::rollout::{Phase, Rollout};
 
 /// Who changes a policy, when and why.
 #[derive(Debug, Clone)]
@@ -98,7 +102,7 @@ impl Engine {
     fn apply(&mut self, policy: Policy, change: &Change) -> Result<Applied, Error> {
         const ACTION: &str = "write a policy";
         let transaction = self.begin(ACTION)?;
-        let applied = plan(&transaction, policy, change.at)?;
+        let (applied, ended) = plan(&transaction, policy, (&change.by.actor, change.at))?;
         let action = match applied.outcome() {
             Outcome::Unchanged => return Ok(applied),
             Outcome::Updated => "policy.update",
@@ -106,6 +110,16 @@ impl Engine {
         };
         let stored = &applied.stored;
         write_policy(&transaction, stored, (&change.by.actor, &change.note))?;
+        if let Some(ended) = ended {
+            let reason = format!("revision {} took its place", stored.revision);
+            let id = stored.policy.id().as_str();
+            rollouts::supersede(&transaction, id, &ended, &reason, change.at)?;
+        }
+        if let Some(rollout) = &stored.rollout
+            && stored.effective_revision == stored.revision
+        {
+            rollouts::write(&transaction, stored.policy.id().as_str(), rollout)?;
+        }
         let content = content::print(stored.policy.spec())?;
         let id = stored.policy.id().as_str();
         let what = (stored.revision, Some(&*content));
@@ -122,7 +136,8 @@ impl Engine {
     /// than what [`Engine::apply`] does.
     fn rehearse(&mut self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
         let transaction = self.begin("check a policy")?;
-        plan(&transaction, policy, at)
+        let (applied, _) = plan(&transaction, policy, ("", at))?;
+        Ok(applied)
     }
 
     fn revisions(
@@ -187,9 +202,14 @@ impl RevisionRow {
     }
 }
 
-/// The policy as it is when this is applied. Counters are raised in the transaction; nothing else
-/// is written.
-fn plan(transaction: &Transaction<'_>, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
+/// The policy as it is when this is applied, and the rollout that it ends. Counters are raised in the
+/// transaction; nothing else is written.
+fn plan(
+    transaction: &Transaction<'_>,
+    policy: Policy,
+    (author, at): (&str, Timestamp),
+) -> Result<(Applied, Option<Arc<StoredRollout>>), Error> {
+    let mut ended = None;
     let before = read_policy(transaction, policy.id())?;
     let alive = before.as_ref().filter(|row| !row.deleted);
     let old_spec = alive
@@ -200,46 +220,92 @@ fn plan(transaction: &Transaction<'_>, policy: Policy, at: Timestamp) -> Result<
         None => 1,
     };
     let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {
-        let old_policy = row.clone().into_policy()?;
+        let old_policy = row.clone().into_policy(transaction)?;
         if *old == *policy.spec() {
             old_policy
         } else {
-            let (effective_revision, sweep) = if is_same_but_for_words(old, policy.spec()) {
-                (old_policy.effective_revision, old_policy.sweep)
-            } else {
-                (revision, raise_sweep(transaction)?)
-            };
-            StoredPolicy {
-                policy,
+            let updated = StoredPolicy {
                 revision,
-                effective_revision,
-                sweep,
                 updated_at: at,
-                ..old_policy
+                ..old_policy.clone()
+            };
+            if is_same_but_for_words(old, policy.spec()) {
+                StoredPolicy { policy, ..updated }
+            } else {
+                let sweep = raise_sweep(transaction)?;
+                let before = last_good(&old_policy);
+                let before = before.map(|revision| {
+                    let content = rollouts::content_at(transaction, policy.id().as_str(), revision);
+                    content.map(|content| (revision, content))
+                });
+                let rollout = begin(&policy, revision, before.transpose()?, author, sweep, at);
+                ended = old_policy.rollout;
+                StoredPolicy {
+                    policy,
+                    effective_revision: revision,
+                    sweep,
+                    rollout,
+                    ..updated
+                }
             }
         }
     } else {
         check_room(transaction)?;
+        let sweep = raise_sweep(transaction)?;
+        let rollout = begin(&policy, revision, None, author, sweep, at);
         StoredPolicy {
             policy,
             revision,
             effective_revision: revision,
             created_order: next_created_order(transaction)?,
-            sweep: raise_sweep(transaction)?,
+            sweep,
+            rollout,
             created_at: at,
             updated_at: at,
         }
     };
-    Ok(Applied {
+    let applied = Applied {
         stored,
         before: old_spec,
-    })
+    };
+    Ok((applied, ended))
+}
+
+/// The rollout of a new revision, if it is to spread in waves.
+fn begin(
+    policy: &Policy,
+    revision: u64,
+    before: Option<(u64, Policy)>,
+    author: &str,
+    sweep: SweepNumber,
+    at: Timestamp,
+) -> Option<Arc<StoredRollout>> {
+    let strategy = policy.strategy()?.spec().clone();
+    let (from, before) = before.unzip();
+    let rollout = Rollout::begin(strategy, from, author.to_owned(), at);
+    Some(Arc::new(StoredRollout {
+        revision,
+        version: 1,
+        sweep,
+        rollout,
+        before,
+    }))
+}
+
+/// The revision that twins are to have if the next one fails: the last that reached all of them.
+fn last_good(policy: &StoredPolicy) -> Option<u64> {
+    match &policy.rollout {
+        Some(stored) if stored.rollout.phase != Phase::Completed => stored.rollout.from,
+        Some(_) | None => Some(policy.effective_revision),
+    }
 }
 
 /// Whether two contents differ in nothing that has an effect on twins.
 fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
     let worded = PolicySpec {
         description: new.description.clone(),
+        // How it spreads counts when the next revision does.
+        rollout: new.rollout.clone(),
         ..old.clone()
     };
     worded == *new

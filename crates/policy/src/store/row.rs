@@ -1,11 +1,14 @@
 //! Rows of the store: from a policy to its columns and back. What is read is not trusted: a value
 //! that we never wrote is reported as damage.
 
+use std::sync::Arc;
+
 use bus::Sequence;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::content;
+use super::rollouts;
 use super::{Error, StoredPolicy, SweepNumber};
 use crate::policy_doc::{Policy, PolicyId};
 
@@ -46,16 +49,19 @@ impl PolicyRow {
         })
     }
 
-    pub(super) fn into_policy(self) -> Result<StoredPolicy, Error> {
+    pub(super) fn into_policy(self, transaction: &Transaction<'_>) -> Result<StoredPolicy, Error> {
         let spec = content::read(&self.policy_id, &self.content)?;
         let policy = Policy::check(spec).map_err(|source| Error::Policy {
             id: self.policy_id.clone(),
             source,
         })?;
+        let effective_revision = number("a revision", self.effective_revision)?;
+        let rollout = rollouts::read(transaction, &self.policy_id, effective_revision)?;
         Ok(StoredPolicy {
             policy,
+            rollout: rollout.map(Arc::new),
             revision: number("a revision", self.revision)?,
-            effective_revision: number("a revision", self.effective_revision)?,
+            effective_revision,
             created_order: number("an order of creation", self.created_order)?,
             sweep: SweepNumber::new(number("a sweep", self.sweep)?),
             created_at: instant(&self.create_time)?,

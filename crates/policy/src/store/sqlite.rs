@@ -8,16 +8,18 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::audit::{self, AuditEntry, By};
+use super::rollouts;
 use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
     include_str!("../../migrations/0004_authors.sql"),
+    include_str!("../../migrations/0005_rollouts.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -60,7 +62,7 @@ impl Engine {
                 .map_err(failed)?;
             let rows = rows.query_map([], PolicyRow::read).map_err(failed)?;
             for row in rows {
-                policies.push(row.map_err(failed)?.into_policy()?);
+                policies.push(row.map_err(failed)?.into_policy(&transaction)?);
             }
         }
         let mut positions = BTreeMap::new();
@@ -116,6 +118,11 @@ impl Engine {
             )
             .map_err(failed)?;
         let sweep = raise_sweep(&transaction)?;
+        let effective = number("a revision", row.effective_revision)?;
+        if let Some(rollout) = rollouts::read(&transaction, id.as_str(), effective)? {
+            let reason = "the policy was deleted";
+            rollouts::supersede(&transaction, id.as_str(), &rollout, reason, at)?;
+        }
         audit::note(
             &transaction,
             "policy.delete",

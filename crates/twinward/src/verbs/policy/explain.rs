@@ -165,6 +165,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::NotTargeted => "notTargeted",
         Verdict::NotWhen => "notWhen",
         Verdict::Undecided => "undecided",
+        Verdict::HeldBack => "heldBack",
         Verdict::Unspecified => "unknown",
     }
 }
@@ -192,6 +193,9 @@ fn about(judged: &api::JudgedPolicy) -> String {
         Verdict::NotTargeted => format!("target is not true: {}", judged.condition),
         Verdict::NotWhen => format!("when is not true: {}", judged.condition),
         Verdict::Undecided => format!("{}: {}", judged.reason, judged.condition),
+        Verdict::HeldBack => {
+            "by a rollout the twin has another revision; see `twinward rollout get`".to_owned()
+        }
         Verdict::Unspecified => String::new(),
     };
     for (index, fact) in judged.facts.iter().enumerate() {

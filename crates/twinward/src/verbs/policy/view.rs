@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use policy::rollout::StrategySpec;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire::policy::v1 as api;
@@ -45,6 +46,7 @@ impl PolicyView {
             when: &policy.when,
             priority: policy.priority,
             settings: &self.settings,
+            rollout: policy.rollout.as_ref().and_then(policy::resource::strategy),
             state: StateData {
                 revision: policy.revision,
                 etag: &policy.etag,
@@ -84,6 +86,8 @@ struct PolicyData<'a> {
     when: &'a str,
     priority: i32,
     settings: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<StrategySpec>,
     state: StateData<'a>,
 }
 

@@ -1,0 +1,401 @@
+//! The rollout API: answers come from memory and the store, orders go through the store.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use service_kit::clock::SharedClock;
+use service_kit::error::{Classified, Kind, Violation};
+use service_kit::status::to_status;
+use thiserror::Error;
+use tonic::{Request, Response, Status};
+use wire::InvalidField;
+use wire::policy::v1 as proto;
+use wire::policy::v1::rollout_service_server::RolloutService;
+
+use super::{by, page_size, revisions};
+use crate::counts::Counts;
+use crate::policies::Policies;
+use crate::policy_doc::PolicyId;
+use crate::resource::rollout::print_rollout;
+use crate::rollout::{Order, Refusal, Rollout};
+use crate::store::{self, By, Cause, RolloutError, StoredRollout};
+
+/// Between two looks at the counts of a watched rollout.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Stands for any policy, and for the revision in force.
+const ANY: &str = "-";
+/// Before the place in a page token, so that another form can be told apart later.
+const PAGE_TOKEN_PREFIX: &str = "after:";
+
+/// The stream of a watch.
+pub(crate) type Watch = Pin<Box<dyn Stream<Item = Result<proto::Rollout, Status>> + Send>>;
+
+/// Shows and directs rollouts.
+#[derive(Debug, Clone)]
+pub(crate) struct RolloutApi {
+    policies: Policies,
+    counts: Counts,
+    clock: SharedClock,
+}
+
+impl RolloutApi {
+    /// Serves the rollouts of these policies.
+    pub(crate) fn new(policies: Policies, counts: Counts, clock: SharedClock) -> RolloutApi {
+        RolloutApi {
+            policies,
+            counts,
+            clock,
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<proto::Rollout, Error> {
+        let (id, revision) = self.parse_name(name)?;
+        if let Some(policy) = self.policies.get(&id)
+            && let Some(stored) = &policy.rollout
+            && stored.revision == revision
+        {
+            let seen = (!stored.rollout.phase.has_ended()).then(|| self.counts.waves(&policy));
+            return Ok(print_rollout(&id, stored, seen.flatten()));
+        }
+        let stored = self.policies.rollout(id.clone(), revision).await?;
+        let stored = stored.ok_or_else(|| absent(&id, revision))?;
+        Ok(print_rollout(&id, &stored, None))
+    }
+
+    async fn list(
+        &self,
+        request: &proto::ListRolloutsRequest,
+    ) -> Result<proto::ListRolloutsResponse, Error> {
+        let only = match request.parent.strip_prefix("policies/") {
+            Some(ANY) => None,
+            None if request.parent.is_empty() => None,
+            Some(_) | None => Some(super::parse_policy("parent", &request.parent)?),
+        };
+        let size = page_size(request.page_size)?;
+        let after = page_start(&request.page_token)?;
+        // One more than asked shows whether there is another page.
+        let mut found = self.policies.rollouts(only, after, size + 1).await?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some((id, last)) if more => format!("{PAGE_TOKEN_PREFIX}{id}:{}", last.revision),
+            Some(_) | None => String::new(),
+        };
+        let rollouts = found.iter().map(|(id, stored)| self.shown(id, stored));
+        Ok(proto::ListRolloutsResponse {
+            rollouts: rollouts.collect(),
+            next_page_token,
+        })
+    }
+
+    /// A rollout with what is counted of it, if it is in force.
+    fn shown(&self, id: &PolicyId, stored: &StoredRollout) -> proto::Rollout {
+        let policy = self.policies.get(id).filter(|policy| {
+            let current = policy.rollout.as_ref();
+            current.is_some_and(|current| current.revision == stored.revision)
+                && !stored.rollout.phase.has_ended()
+        });
+        let seen = policy.and_then(|policy| self.counts.waves(&policy));
+        print_rollout(id, stored, seen)
+    }
+
+    async fn direct(
+        &self,
+        order: Order,
+        name: &str,
+        reason: String,
+        by: By,
+        only_at: Option<u32>,
+    ) -> Result<proto::Rollout, Error> {
+        let (id, revision) = self.parse_name(name)?;
+        let reason = revisions::check_note(reason)
+            .map_err(|wrong| InvalidField::new("reason", wrong.problem))?;
+        let at = self.clock.now();
+        let actor = by.actor.clone();
+        let cause = Cause {
+            action: format!("rollout.{}", order.as_str()),
+            by,
+            at,
+        };
+        let change = move |rollout: &Rollout| match only_at {
+            Some(wave) if usize::try_from(wave) != Ok(rollout.released) => {
+                Err(Refusal::OtherWave {
+                    asked: wave,
+                    found: rollout.released,
+                })
+            }
+            Some(_) | None => rollout.order(order, &actor, &reason, at),
+        };
+        let changed = self
+            .policies
+            .change_rollout(id.clone(), revision, cause, change);
+        let policy = match changed.await {
+            Ok(policy) => policy,
+            Err(RolloutError::NotFound { id, revision }) => {
+                return Err(self.not_in_force(id, revision).await);
+            }
+            Err(RolloutError::Refused(refusal)) => return Err(refusal.into()),
+            Err(RolloutError::Store(error)) => return Err(error.into()),
+        };
+        tracing::info!(
+            policy_id = %id,
+            revision,
+            order = order.as_str(),
+            "a rollout was directed"
+        );
+        let stored = policy.rollout.as_ref();
+        let stored = stored.ok_or_else(|| absent(&id, revision))?;
+        Ok(print_rollout(&id, stored, self.counts.waves(&policy)))
+    }
+
+    /// Tells a rollout that has ended from one that never was.
+    async fn not_in_force(&self, id: PolicyId, revision: u64) -> Error {
+        match self.policies.rollout(id.clone(), revision).await {
+            Err(error) => error.into(),
+            Ok(Some(_)) => Error::NotInForce { id, revision },
+            Ok(None) => absent(&id, revision),
+        }
+    }
+
+    /// Reads `policies/{policy}/rollouts/{revision}`.
+    fn parse_name(&self, name: &str) -> Result<(PolicyId, u64), Error> {
+        const ALLOWED: &str = "\"policies/{policy}/rollouts/{revision}\", where the revision may \
+                               be `-` for the one in force";
+        let wrong = || InvalidField::new("name", format!("is {name:?}; allowed is {ALLOWED}"));
+        let rest = name.strip_prefix("policies/").ok_or_else(wrong)?;
+        let (id, revision) = rest.split_once("/rollouts/").ok_or_else(wrong)?;
+        let id = PolicyId::parse(id).map_err(|problem| InvalidField::new("name", problem))?;
+        if revision != ANY {
+            let revision = revision.parse().map_err(|_| wrong())?;
+            return Ok((id, revision));
+        }
+        let policy = self.policies.get(&id);
+        let policy = policy.ok_or_else(|| store::Error::NotFound { id: id.clone() })?;
+        let rollout = policy.rollout.ok_or(Error::NoRollout { id: id.clone() })?;
+        Ok((id, rollout.revision))
+    }
+
+    async fn watch(&self, name: String) -> Result<Watch, Error> {
+        let first = self.get(&name).await?;
+        // From here on it is this revision, whatever becomes of the policy.
+        let name = first.name.clone();
+        let state = (self.clone(), name, Some(first), None::<proto::Rollout>);
+        let events = futures::stream::try_unfold(state, |(api, name, next, last)| async move {
+            let mut next = next;
+            loop {
+                if let Some(now) = next.take()
+                    && last.as_ref() != Some(&now)
+                {
+                    return Ok(Some((now.clone(), (api, name, None, Some(now)))));
+                }
+                if last.as_ref().is_some_and(has_ended) {
+                    return Ok(None);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                next = Some(api.get(&name).await.map_err(|error| to_status(&error))?);
+            }
+        });
+        Ok(Box::pin(events))
+    }
+}
+
+fn has_ended(rollout: &proto::Rollout) -> bool {
+    use proto::rollout::Phase;
+    match rollout.phase() {
+        Phase::Completed | Phase::RolledBack | Phase::Superseded => true,
+        Phase::Unspecified
+        | Phase::Planning
+        | Phase::AwaitingApproval
+        | Phase::Rolling
+        | Phase::Soaking
+        | Phase::Paused => false,
+    }
+}
+
+fn absent(id: &PolicyId, revision: u64) -> Error {
+    Error::NotFound {
+        id: id.clone(),
+        revision,
+    }
+}
+
+fn page_start(token: &str) -> Result<Option<(PolicyId, u64)>, InvalidField> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let place = token.strip_prefix(PAGE_TOKEN_PREFIX);
+    place
+        .and_then(|place| place.rsplit_once(':'))
+        .and_then(|(id, revision)| Some((PolicyId::parse(id).ok()?, revision.parse().ok()?)))
+        .map(Some)
+        .ok_or_else(|| InvalidField::new("page_token", "is not one that this service gave"))
+}
+
+#[tonic::async_trait]
+impl RolloutService for RolloutApi {
+    type WatchRolloutStream = Watch;
+
+    async fn get_rollout(
+        &self,
+        request: Request<proto::GetRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        answer(self.get(&request.get_ref().name).await)
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<proto::ListRolloutsRequest>,
+    ) -> Result<Response<proto::ListRolloutsResponse>, Status> {
+        answer(self.list(request.get_ref()).await)
+    }
+
+    async fn watch_rollout(
+        &self,
+        request: Request<proto::WatchRolloutRequest>,
+    ) -> Result<Response<Self::WatchRolloutStream>, Status> {
+        answer(self.watch(request.into_inner().name).await)
+    }
+
+    async fn approve_rollout(
+        &self,
+        request: Request<proto::ApproveRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        answer(
+            self.direct(Order::Approve, &it.name, it.reason, by, None)
+                .await,
+        )
+    }
+
+    async fn pause_rollout(
+        &self,
+        request: Request<proto::PauseRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        answer(
+            self.direct(Order::Pause, &it.name, it.reason, by, None)
+                .await,
+        )
+    }
+
+    async fn resume_rollout(
+        &self,
+        request: Request<proto::ResumeRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        answer(
+            self.direct(Order::Resume, &it.name, it.reason, by, None)
+                .await,
+        )
+    }
+
+    async fn skip_wave(
+        &self,
+        request: Request<proto::SkipWaveRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        let wave = Some(it.wave).filter(|wave| *wave > 0);
+        answer(
+            self.direct(Order::Skip, &it.name, it.reason, by, wave)
+                .await,
+        )
+    }
+
+    async fn abort_rollout(
+        &self,
+        request: Request<proto::AbortRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        answer(
+            self.direct(Order::Abort, &it.name, it.reason, by, None)
+                .await,
+        )
+    }
+
+    async fn retry_rollout(
+        &self,
+        request: Request<proto::RetryRolloutRequest>,
+    ) -> Result<Response<proto::Rollout>, Status> {
+        let (by, it) = (by(&request), request.into_inner());
+        answer(
+            self.direct(Order::Retry, &it.name, it.reason, by, None)
+                .await,
+        )
+    }
+}
+
+fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+/// Why a call is refused.
+#[derive(Debug, Error)]
+enum Error {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Field(#[from] InvalidField),
+    /// The rollout stands where this cannot be done.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// There never was one.
+    #[error("policy {id} has no rollout of revision {revision}")]
+    NotFound {
+        /// Of which policy.
+        id: PolicyId,
+        /// Of which revision.
+        revision: u64,
+    },
+    /// The policy's revision was put on all twins at once.
+    #[error("the revision of policy {id} that is in force has no rollout: it is on all twins")]
+    NoRollout {
+        /// Of which policy.
+        id: PolicyId,
+    },
+    /// Something newer is in force.
+    #[error("the rollout of revision {revision} of policy {id} has been superseded")]
+    NotInForce {
+        /// Of which policy.
+        id: PolicyId,
+        /// Of which revision.
+        revision: u64,
+    },
+}
+
+impl Classified for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Field(_) => Kind::InvalidArgument,
+            Error::Refused(Refusal::OwnRevision { .. }) => Kind::PermissionDenied,
+            Error::Refused(Refusal::Phase { .. } | Refusal::OtherWave { .. })
+            | Error::NotInForce { .. } => Kind::FailedPrecondition,
+            Error::Store(error) => error.kind(),
+            Error::NotFound { .. } | Error::NoRollout { .. } => Kind::NotFound,
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Error::Field(_) => "INVALID_FIELD",
+            Error::Refused(Refusal::OwnRevision { .. }) => "OWN_REVISION",
+            Error::Refused(Refusal::Phase { .. }) | Error::NotInForce { .. } => "ROLLOUT_PHASE",
+            Error::Refused(Refusal::OtherWave { .. }) => "ROLLOUT_WAVE",
+            Error::Store(error) => error.reason(),
+            Error::NotFound { .. } | Error::NoRollout { .. } => "ROLLOUT_NOT_FOUND",
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        match self {
+            Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
+            Error::Refused(_)
+            | Error::Store(_)
+            | Error::NotFound { .. }
+            | Error::NoRollout { .. }
+            | Error::NotInForce { .. } => Vec::new(),
+        }
+    }
+}

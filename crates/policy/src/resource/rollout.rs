@@ -1,0 +1,167 @@
+//! Rollouts and their strategies on the wire.
+
+use jiff::Timestamp;
+use service_kit::units::Duration;
+use wire::policy::v1 as proto;
+use wire::policy::v1::rollout_strategy::{OnFailure as WireOnFailure, Wave, wave};
+use wire::time::to_wire;
+
+use crate::policy_doc::{Field, PolicyId, Problem};
+use crate::rollout::{OnFailure, Phase, StrategySpec, Tally, WaveSpec};
+use crate::store::StoredRollout;
+
+/// Prints the resource name of a rollout.
+pub(crate) fn name(id: &PolicyId, revision: u64) -> String {
+    format!("policies/{id}/rollouts/{revision}")
+}
+
+/// Reads a strategy; what cannot be one is reported with its place.
+pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut wrong = |place: String, message: String| {
+        problems.push(Problem {
+            position: Some(place),
+            ..Problem::new(Field::Rollout, message)
+        });
+    };
+    let mut waves = Vec::new();
+    for (index, one) in wire.waves.iter().enumerate() {
+        match &one.twins {
+            Some(wave::Twins::Count(count)) => waves.push(WaveSpec::Count(*count)),
+            Some(wave::Twins::Where(text)) => waves.push(WaveSpec::Where(text.clone())),
+            // What does not fit is refused with all that is not allowed.
+            Some(wave::Twins::Percent(share)) => {
+                waves.push(WaveSpec::Percent(u8::try_from(*share).unwrap_or(u8::MAX)));
+            }
+            None => wrong(
+                format!("waves[{index}]"),
+                "says nothing; one of count, percent and where is needed".to_owned(),
+            ),
+        }
+    }
+    let default = StrategySpec::default();
+    let mut time = |place: &str, wire: Option<prost_types::Duration>, default: Duration| {
+        let Some(wire) = wire else { return default };
+        let time = std::time::Duration::try_from(wire).ok();
+        let millis = time.and_then(|time| u64::try_from(time.as_millis()).ok());
+        millis.map_or_else(
+            || {
+                wrong(place.to_owned(), "is not a length of time".to_owned());
+                default
+            },
+            Duration::millis,
+        )
+    };
+    let within = time("within", wire.within, default.within);
+    let soak = time("soak", wire.soak, default.soak);
+    let on_failure = match WireOnFailure::try_from(wire.on_failure) {
+        Ok(WireOnFailure::Unspecified | WireOnFailure::Rollback) => OnFailure::Rollback,
+        Ok(WireOnFailure::Pause) => OnFailure::Pause,
+        Err(_) => {
+            let found = wire.on_failure;
+            let allowed = "ON_FAILURE_ROLLBACK, ON_FAILURE_PAUSE";
+            wrong(
+                "onFailure".to_owned(),
+                format!("is {found}; allowed are {allowed}"),
+            );
+            OnFailure::default()
+        }
+    };
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(StrategySpec {
+        waves,
+        within,
+        soak,
+        max_failed_percent: u8::try_from(wire.max_failed_percent).unwrap_or(u8::MAX),
+        min_applied_percent: u8::try_from(wire.min_applied_percent).unwrap_or(u8::MAX),
+        fail_if: wire.fail_if.clone(),
+        fail_if_at_most: wire.fail_if_at_most,
+        on_failure,
+        approval: wire.approval,
+    })
+}
+
+/// Prints a strategy.
+pub(super) fn print(spec: &StrategySpec) -> proto::RolloutStrategy {
+    let wave = |wave: &WaveSpec| Wave {
+        twins: Some(match wave {
+            WaveSpec::Count(count) => wave::Twins::Count(*count),
+            WaveSpec::Percent(share) => wave::Twins::Percent(u32::from(*share)),
+            WaveSpec::Where(text) => wave::Twins::Where(text.clone()),
+        }),
+    };
+    let time = |time: Duration| prost_types::Duration::try_from(time.get()).ok();
+    let on_failure = match spec.on_failure {
+        OnFailure::Rollback => WireOnFailure::Rollback,
+        OnFailure::Pause => WireOnFailure::Pause,
+    };
+    proto::RolloutStrategy {
+        waves: spec.waves.iter().map(wave).collect(),
+        within: time(spec.within),
+        soak: time(spec.soak),
+        max_failed_percent: u32::from(spec.max_failed_percent),
+        min_applied_percent: u32::from(spec.min_applied_percent),
+        fail_if: spec.fail_if.clone(),
+        fail_if_at_most: spec.fail_if_at_most,
+        on_failure: on_failure.into(),
+        approval: spec.approval,
+    }
+}
+
+/// Prints a rollout with what is counted of its waves, if that is in step.
+pub(crate) fn print_rollout(
+    id: &PolicyId,
+    stored: &StoredRollout,
+    seen: Option<(Vec<Tally>, Timestamp)>,
+) -> proto::Rollout {
+    let rollout = &stored.rollout;
+    let in_force = rollout.in_force();
+    let (tallies, in_step) = seen.unzip();
+    let tallies = tallies.unwrap_or_default();
+    let waves = rollout.waves.iter().enumerate().map(|(index, planned)| {
+        let tally = tallies.get(index).copied().unwrap_or_default();
+        proto::RolloutWave {
+            twins_planned: planned.twins,
+            released: index < in_force,
+            twins_applied: tally.applied,
+            twins_rejected: tally.rejected,
+            twins_pending: tally.pending,
+            twins_offline: tally.offline,
+            twins_flagged: tally.flagged,
+            twins_flagged_before: planned.flagged,
+        }
+    });
+    proto::Rollout {
+        name: name(id, stored.revision),
+        policy_id: id.to_string(),
+        revision: stored.revision,
+        from_revision: rollout.from.unwrap_or_default(),
+        phase: phase(rollout.phase).into(),
+        phase_time: Some(to_wire(rollout.since)),
+        reason: rollout.reason.clone(),
+        strategy: Some(print(&rollout.strategy)),
+        create_time: Some(to_wire(rollout.began)),
+        author: rollout.author.clone(),
+        approver: rollout.approver.clone(),
+        waves: waves.collect(),
+        waves_released: u32::try_from(in_force).unwrap_or(u32::MAX),
+        in_step_time: in_step.map(to_wire),
+        etag: format!("v{}", stored.version),
+    }
+}
+
+fn phase(phase: Phase) -> proto::rollout::Phase {
+    use proto::rollout::Phase as Wire;
+    match phase {
+        Phase::Planning => Wire::Planning,
+        Phase::AwaitingApproval => Wire::AwaitingApproval,
+        Phase::Rolling => Wire::Rolling,
+        Phase::Soaking => Wire::Soaking,
+        Phase::Paused => Wire::Paused,
+        Phase::Completed => Wire::Completed,
+        Phase::RolledBack => Wire::RolledBack,
+        Phase::Superseded => Wire::Superseded,
+    }
+}

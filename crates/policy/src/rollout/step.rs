@@ -1,0 +1,165 @@
+//! What a rollout does by itself: the gates.
+//!
+//! Devices that are not connected are not asked: they get the revision that is in force when they
+//! come, and count in no share. But a wave in which not a single device answered has proved nothing,
+//! and waits.
+
+use jiff::Timestamp;
+
+use super::plan::PlannedWave;
+use super::strategy::{OnFailure, StrategySpec};
+use super::{Phase, Rollout, lasting};
+
+/// What is seen of the devices of one wave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// The device runs with what the revision sets (or operators and other policies hold all of it).
+    pub applied: u64,
+    /// The device refused it, or it cannot be on the twin.
+    pub rejected: u64,
+    /// The device is connected and has not answered.
+    pub pending: u64,
+    /// The device is not connected.
+    pub offline: u64,
+    /// Twins that come under `failIf`.
+    pub flagged: u64,
+}
+
+impl Tally {
+    /// Devices that can answer or have.
+    pub(crate) fn reached(&self) -> u64 {
+        self.applied + self.rejected + self.pending
+    }
+
+    /// All of them.
+    pub(crate) fn twins(&self) -> u64 {
+        self.reached() + self.offline
+    }
+}
+
+/// What is seen of a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Of each wave, from the first.
+    pub waves: Vec<Tally>,
+}
+
+/// What becomes of a rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// It stays as it is.
+    Stay,
+    /// It goes on like this.
+    Go(Rollout),
+}
+
+impl Rollout {
+    /// What becomes of it once its devices are counted.
+    pub(crate) fn planned(&self, waves: Vec<PlannedWave>, at: Timestamp) -> Rollout {
+        let planned = Rollout {
+            waves,
+            ..self.clone()
+        };
+        if planned.waves.iter().all(|wave| wave.twins == 0) {
+            return planned.to(Phase::Completed, "it changed no device", at);
+        }
+        if planned.strategy.approval && planned.approver.is_empty() {
+            return planned.to(Phase::AwaitingApproval, "", at);
+        }
+        planned.next_wave("", at)
+    }
+
+    /// What becomes of it by what is seen. It must be seen with what the rollout is now in force: every
+    /// twin looked at, no count from before.
+    pub(crate) fn step(&self, seen: &Seen, now: Timestamp) -> Step {
+        if !matches!(self.phase, Phase::Rolling | Phase::Soaking) {
+            return Step::Stay;
+        }
+        let Some(current) = self.released.checked_sub(1) else {
+            return Step::Stay;
+        };
+        let strategy = &self.strategy;
+        let due = now.duration_since(self.wave_began) >= lasting(strategy.within);
+        let judged = self.waves.iter().enumerate().take(self.released);
+        for (index, planned) in judged.skip(self.excused) {
+            let tally = seen.waves.get(index).copied().unwrap_or_default();
+            // Only the last wave has just been asked: of those before it, a device without an answer
+            // is one that has just come.
+            let late = if index == current && due {
+                tally.pending
+            } else {
+                0
+            };
+            if let Some(problem) = failed(strategy, &tally, late, planned) {
+                return self.fail(index, &problem, now);
+            }
+        }
+        let tally = seen.waves.get(current).copied().unwrap_or_default();
+        if self.phase == Phase::Soaking {
+            let soaked = now.duration_since(self.since) >= lasting(strategy.soak);
+            return if soaked {
+                Step::Go(self.next_wave("", now))
+            } else {
+                Step::Stay
+            };
+        }
+        let answered = tally.applied + tally.rejected;
+        let silent = tally.twins() > 0 && answered == 0;
+        if silent || (tally.pending > 0 && !due) {
+            return Step::Stay;
+        }
+        let wanted = u64::from(strategy.min_applied_percent);
+        if tally.applied * 100 < wanted * tally.reached() {
+            let problem = format!(
+                "{} of {} devices reached have applied it, and {wanted} % must",
+                tally.applied,
+                tally.reached()
+            );
+            return self.fail(current, &problem, now);
+        }
+        if strategy.soak.is_zero() {
+            return Step::Go(self.next_wave("", now));
+        }
+        Step::Go(self.to(Phase::Soaking, "", now))
+    }
+
+    fn fail(&self, wave: usize, problem: &str, now: Timestamp) -> Step {
+        let reason = format!("wave {}: {problem}", wave + 1);
+        let phase = match self.strategy.on_failure {
+            OnFailure::Rollback => Phase::RolledBack,
+            OnFailure::Pause => Phase::Paused,
+        };
+        Step::Go(self.to(phase, reason, now))
+    }
+}
+
+/// Which gate a wave fails; `late` of its devices took too long.
+fn failed(
+    strategy: &StrategySpec,
+    tally: &Tally,
+    late: u64,
+    planned: &PlannedWave,
+) -> Option<String> {
+    let (allowed, reached) = (strategy.max_failed_percent, tally.reached());
+    let bad = tally.rejected + late;
+    if bad * 100 > u64::from(allowed) * reached {
+        let within = strategy.within;
+        return Some(format!(
+            "of {reached} devices reached {} rejected it and {late} did not answer within \
+             {within}, and at most {allowed} % may",
+            tally.rejected
+        ));
+    }
+    let allowed = planned.flagged.saturating_add(strategy.fail_if_at_most);
+    if !strategy.fail_if.trim().is_empty() && tally.flagged > allowed {
+        return Some(format!(
+            "of {} twins, `{}` holds on {}, and on {} before it began; {} more may",
+            tally.twins(),
+            strategy.fail_if,
+            tally.flagged,
+            planned.flagged,
+            strategy.fail_if_at_most
+        ));
+    }
+    None
+}

@@ -1,0 +1,401 @@
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::{Strategy as _, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use serde_json::json;
+use service_kit::units::Duration;
+use twin::{DeviceId, IdentityKey, ModuleId};
+use wire::twin::v1 as proto;
+
+use super::*;
+use crate::twin_document::TwinDocument;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+}
+
+fn wave(twins: u64) -> PlannedWave {
+    PlannedWave {
+        border: plan::Border::All,
+        twins,
+        flagged: 0,
+    }
+}
+
+/// A rollout in its first wave, at second 0, of waves with so many twins.
+fn rolling(strategy: StrategySpec, waves: &[u64]) -> Rollout {
+    let begun = Rollout::begin(strategy, Some(1), "operator:a".to_owned(), at(0));
+    begun.planned(waves.iter().map(|twins| wave(*twins)).collect(), at(0))
+}
+
+fn strategy() -> StrategySpec {
+    StrategySpec {
+        within: Duration::secs(60),
+        ..StrategySpec::default()
+    }
+}
+
+fn tally(applied: u64, rejected: u64, pending: u64, offline: u64) -> Tally {
+    Tally {
+        applied,
+        rejected,
+        pending,
+        offline,
+        flagged: 0,
+    }
+}
+
+fn seen(waves: &[Tally]) -> Seen {
+    Seen {
+        waves: waves.to_vec(),
+    }
+}
+
+fn go(step: Step) -> Rollout {
+    match step {
+        Step::Go(next) => next,
+        Step::Stay => panic!("it stays"),
+    }
+}
+
+#[test]
+fn a_wave_that_answers_lets_the_next_begin_and_the_last_completes() {
+    let first = rolling(strategy(), &[1, 9]);
+    assert_eq!((first.phase, first.in_force()), (Phase::Rolling, 1));
+    let waiting = seen(&[tally(0, 0, 1, 0), Tally::default()]);
+    assert_eq!(first.step(&waiting, at(59)), Step::Stay);
+    let second = go(first.step(&seen(&[tally(1, 0, 0, 0), Tally::default()]), at(1)));
+    assert_eq!((second.phase, second.in_force()), (Phase::Rolling, 2));
+    assert_eq!(second.wave_began, at(1));
+    let done = go(second.step(&seen(&[tally(1, 0, 0, 0), tally(9, 0, 0, 0)]), at(2)));
+    assert_eq!((done.phase, done.in_force()), (Phase::Completed, 2));
+    assert_eq!(done.step(&seen(&[tally(0, 9, 0, 0)]), at(3)), Step::Stay);
+}
+
+#[test]
+fn one_rejection_is_enough_where_none_is_allowed_and_takes_everything_back() {
+    let first = rolling(strategy(), &[3, 9]);
+    let failed = go(first.step(&seen(&[tally(1, 1, 1, 0)]), at(1)));
+    assert_eq!((failed.phase, failed.in_force()), (Phase::RolledBack, 0));
+    assert_eq!(
+        failed.reason,
+        "wave 1: of 3 devices reached 1 rejected it and 0 did not answer within 1m, and at most 0 % may"
+    );
+    let paused = rolling(
+        StrategySpec {
+            on_failure: OnFailure::Pause,
+            ..strategy()
+        },
+        &[3, 9],
+    );
+    let paused = go(paused.step(&seen(&[tally(1, 1, 1, 0)]), at(1)));
+    assert_eq!((paused.phase, paused.in_force()), (Phase::Paused, 1));
+}
+
+#[test]
+fn a_share_of_failures_may_be_allowed_and_silence_beyond_the_time_is_one() {
+    let tolerant = StrategySpec {
+        max_failed_percent: 10,
+        ..strategy()
+    };
+    let first = rolling(tolerant, &[10, 9]);
+    let one_of_ten = seen(&[tally(8, 1, 1, 0), Tally::default()]);
+    assert_eq!(first.step(&one_of_ten, at(59)), Step::Stay);
+    // The tenth did not answer: two of ten failed.
+    assert_eq!(go(first.step(&one_of_ten, at(60))).phase, Phase::RolledBack);
+    let answered = seen(&[tally(9, 1, 0, 0), Tally::default()]);
+    assert_eq!(go(first.step(&answered, at(59))).released, 2);
+}
+
+#[test]
+fn devices_that_are_away_block_nothing_but_somebody_must_have_answered() {
+    let first = rolling(strategy(), &[10, 9]);
+    let one_answered = seen(&[tally(1, 0, 0, 9), Tally::default()]);
+    assert_eq!(go(first.step(&one_answered, at(1))).released, 2);
+    let all_away = seen(&[tally(0, 0, 0, 10), Tally::default()]);
+    assert_eq!(first.step(&all_away, at(1_000)), Step::Stay);
+    // Who comes late to an old wave has the time that it takes.
+    let second = go(first.step(&one_answered, at(1)));
+    let came = seen(&[tally(1, 0, 9, 0), tally(0, 0, 9, 0)]);
+    assert_eq!(second.step(&came, at(50)), Step::Stay);
+    let came = seen(&[tally(1, 0, 9, 0), tally(9, 0, 0, 0)]);
+    assert_eq!(go(second.step(&came, at(70))).phase, Phase::Completed);
+    // But what it rejects counts for ever.
+    let refused = seen(&[tally(1, 1, 0, 8), tally(0, 0, 9, 0)]);
+    let reason = go(second.step(&refused, at(2))).reason;
+    assert!(reason.starts_with("wave 1: "), "{reason}");
+}
+
+#[test]
+fn a_wave_is_watched_while_it_soaks() {
+    let soaking = StrategySpec {
+        soak: Duration::secs(300),
+        fail_if: "posture.score < 50".to_owned(),
+        fail_if_at_most: 1,
+        ..strategy()
+    };
+    let mut first = rolling(soaking, &[10, 9]);
+    first.waves[0].flagged = 2;
+    let good = |flagged| {
+        let wave = Tally {
+            flagged,
+            ..tally(10, 0, 0, 0)
+        };
+        seen(&[wave, Tally::default()])
+    };
+    let soaks = go(first.step(&good(3), at(10)));
+    assert_eq!((soaks.phase, soaks.since), (Phase::Soaking, at(10)));
+    assert_eq!(soaks.step(&good(3), at(309)), Step::Stay);
+    assert_eq!(go(soaks.step(&good(3), at(310))).released, 2);
+    // Two were so before, one more may be.
+    let failed = go(soaks.step(&good(4), at(11)));
+    assert_eq!(failed.phase, Phase::RolledBack);
+    assert_eq!(
+        failed.reason,
+        "wave 1: of 10 twins, `posture.score < 50` holds on 4, and on 2 before it began; 1 more may"
+    );
+}
+
+#[test]
+fn a_share_may_have_to_be_applied() {
+    let strict = StrategySpec {
+        max_failed_percent: 50,
+        min_applied_percent: 80,
+        ..strategy()
+    };
+    let first = rolling(strict, &[10, 9]);
+    let failed = go(first.step(&seen(&[tally(7, 3, 0, 0)]), at(1)));
+    assert_eq!(
+        failed.reason,
+        "wave 1: 7 of 10 devices reached have applied it, and 80 % must"
+    );
+    let enough = seen(&[tally(8, 2, 0, 0), Tally::default()]);
+    assert_eq!(go(first.step(&enough, at(1))).released, 2);
+}
+
+#[test]
+fn what_changes_nothing_is_complete_at_once() {
+    let done = rolling(strategy(), &[0, 0]);
+    assert_eq!(done.phase, Phase::Completed);
+    assert_eq!(done.reason, "it changed no device");
+}
+
+#[test]
+fn people_direct_it() {
+    let order = |rollout: &Rollout, order, by: &str| rollout.order(order, by, "why", at(9));
+    let approval = StrategySpec {
+        approval: true,
+        ..strategy()
+    };
+    let awaiting = rolling(approval, &[1, 9]);
+    assert_eq!(
+        (awaiting.phase, awaiting.in_force()),
+        (Phase::AwaitingApproval, 0)
+    );
+    let own = order(&awaiting, Order::Approve, "operator:a").unwrap_err();
+    assert!(matches!(own, Refusal::OwnRevision { .. }), "{own}");
+    let first = order(&awaiting, Order::Approve, "operator:b").unwrap();
+    assert_eq!(first.reason, "approved by operator:b: why");
+    assert_eq!(
+        (first.phase, first.approver.as_str()),
+        (Phase::Rolling, "operator:b")
+    );
+
+    let paused = order(&first, Order::Pause, "operator:a").unwrap();
+    assert_eq!((paused.phase, paused.in_force()), (Phase::Paused, 1));
+    assert_eq!(order(&paused, Order::Pause, "operator:c").unwrap(), paused);
+    assert_eq!(paused.step(&seen(&[tally(0, 1, 0, 0)]), at(99)), Step::Stay);
+    let resumed = order(&paused, Order::Resume, "operator:a").unwrap();
+    assert_eq!((resumed.phase, resumed.wave_began), (Phase::Rolling, at(9)));
+
+    // Whoever skips accepts what the waves so far have shown.
+    let second = order(&paused, Order::Skip, "operator:a").unwrap();
+    assert_eq!(second.released, 2);
+    let first_is_bad = seen(&[tally(0, 1, 0, 0), tally(9, 0, 0, 0)]);
+    assert_eq!(
+        go(second.step(&first_is_bad, at(10))).phase,
+        Phase::Completed
+    );
+
+    let aborted = order(&second, Order::Abort, "operator:a").unwrap();
+    assert_eq!((aborted.phase, aborted.in_force()), (Phase::RolledBack, 0));
+    assert_eq!(
+        order(&aborted, Order::Abort, "operator:a").unwrap(),
+        aborted
+    );
+    let again = order(&aborted, Order::Retry, "operator:a").unwrap();
+    assert_eq!((again.phase, again.in_force()), (Phase::Planning, 0));
+
+    for (wrong, rollout) in [
+        (Order::Approve, &first),
+        (Order::Pause, &awaiting),
+        (Order::Resume, &first),
+        (Order::Skip, &awaiting),
+        (Order::Retry, &first),
+    ] {
+        let refusal = order(rollout, wrong, "operator:a").unwrap_err();
+        assert!(matches!(refusal, Refusal::Phase { .. }), "{refusal}");
+    }
+    let done = go(second.step(&first_is_bad, at(10)));
+    let refusal = order(&done, Order::Abort, "operator:a").unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "a rollout that is completed cannot be told to abort; it must be one that has not ended"
+    );
+}
+
+#[test]
+fn a_rollout_is_read_as_it_was_kept() {
+    let rollout = rolling(
+        StrategySpec {
+            waves: vec![
+                WaveSpec::Count(1),
+                WaveSpec::Where("tags.a = 1".to_owned()),
+                WaveSpec::Percent(20),
+            ],
+            ..strategy()
+        },
+        &[1, 9],
+    );
+    let text = serde_json::to_string(&rollout).unwrap();
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+}
+
+fn key(device: u32) -> IdentityKey {
+    IdentityKey {
+        device: DeviceId::parse(&format!("d{device}")).unwrap(),
+        module: Some(ModuleId::parse(ModuleId::SECURITY).unwrap()),
+    }
+}
+
+fn twin(device: u32, ring: u8) -> TwinDocument {
+    TwinDocument::from_wire(&proto::Twin {
+        device_id: format!("d{device}"),
+        module_id: ModuleId::SECURITY.to_owned(),
+        status: "enabled".to_owned(),
+        tags_json: json!({ "ring": ring }).to_string(),
+        desired_version: 1,
+        ..proto::Twin::default()
+    })
+    .unwrap()
+}
+
+fn id() -> PolicyId {
+    PolicyId::parse("p").unwrap()
+}
+
+#[test]
+fn what_twins_draw_is_frozen() {
+    // Another result would send twins of a rollout that is under way to other waves.
+    let drawn = [1, 2, 3].map(|device| draw(&id(), 7, &key(device)));
+    let whole_text = |device: u32| {
+        xxhash_rust::xxh3::xxh3_64(format!("p\n7\nd{device}\n{}", ModuleId::SECURITY).as_bytes())
+    };
+    assert_eq!(drawn, [1, 2, 3].map(whole_text));
+    assert_ne!(drawn[0], draw(&id(), 8, &key(1)));
+}
+
+fn waves() -> impl proptest::strategy::Strategy<Value = Vec<WaveSpec>> {
+    proptest::collection::vec(
+        prop_oneof![
+            (1_u64..40).prop_map(WaveSpec::Count),
+            (1_u8..=100).prop_map(WaveSpec::Percent),
+            (0_u8..3).prop_map(|ring| WaveSpec::Where(format!("tags.ring = {ring}"))),
+        ],
+        0..5,
+    )
+}
+
+proptest! {
+    /// Every twin has exactly one wave, the same one for the plan and for decisions; waves by count and
+    /// share have as many twins as they say; a further wave takes nothing away from those before it.
+    #[test]
+    fn a_plan_and_its_course_agree(waves in waves(), rings in proptest::collection::vec(0_u8..3, 0..60)) {
+        let strategy = StrategySpec { waves, ..strategy() };
+        let twins: Vec<TwinDocument> =
+            (0..).zip(&rings).map(|(device, ring)| twin(device, *ring)).collect();
+        let labels = labels(&strategy);
+        let candidates: Vec<Candidate> = twins.iter().map(|twin| Candidate {
+            draw: draw(&id(), 7, twin.key()),
+            labelled: labels
+                .iter()
+                .find(|(_, condition)| condition.matches(&twin.view()))
+                .map(|(wave, _)| *wave),
+            flagged: false,
+        }).collect();
+        let planned = plan(&strategy, &candidates);
+        let sum: u64 = planned.iter().map(|wave| wave.twins).sum();
+        prop_assert_eq!(sum, twins.len() as u64);
+        let course = |released| Course::new(id(), 7, &planned, released, "");
+        let mut counted = vec![0_u64; planned.len()];
+        for twin in &twins {
+            counted[course(0).wave_of(twin).expect("the last wave takes everybody")] += 1;
+        }
+        let expected: Vec<u64> = planned.iter().map(|wave| wave.twins).collect();
+        prop_assert_eq!(counted, expected);
+        for released in 0..=planned.len() {
+            let has = |released| twins.iter().filter(|twin| course(released).has_released(twin)).count();
+            let until: u64 = planned[..released].iter().map(|wave| wave.twins).sum();
+            prop_assert_eq!(has(released) as u64, until);
+        }
+        if let [WaveSpec::Count(count), ..] = strategy.waves[..] {
+            prop_assert_eq!(planned[0].twins, count.min(twins.len() as u64));
+        }
+        if let [WaveSpec::Percent(share), ..] = strategy.waves[..] {
+            let wanted = (twins.len() * usize::from(share)).div_ceil(100) as u64;
+            prop_assert_eq!(planned[0].twins, wanted);
+        }
+    }
+
+    /// Whatever is seen and said, in whatever order: waves only begin one after the other, nothing has
+    /// the revision after it was taken back, and what has ended changes by `retry` alone.
+    #[test]
+    fn it_goes_forward_or_back_but_never_astray(
+        approval: bool,
+        turns in proptest::collection::vec((0_u8..10, 0_u64..4, 0_u64..4, 0_u64..4, 0_u64..4, 0_i64..90), 1..60),
+    ) {
+        let strategy = StrategySpec { approval, max_failed_percent: 20, soak: Duration::secs(30), ..strategy() };
+        let mut now = 0;
+        let mut rollout = rolling(strategy, &[2, 3, 4]);
+        for (turn, applied, rejected, pending, offline, later) in turns {
+            now += later;
+            let before = rollout.clone();
+            let order = match turn {
+                0 => Some(Order::Approve),
+                1 => Some(Order::Pause),
+                2 => Some(Order::Resume),
+                3 => Some(Order::Skip),
+                4 => Some(Order::Abort),
+                5 => Some(Order::Retry),
+                _ => None,
+            };
+            let next = match order {
+                Some(order) => rollout.order(order, "operator:b", "", at(now)).ok(),
+                None if before.phase == Phase::Planning => {
+                    Some(before.planned(vec![wave(2), wave(3), wave(4)], at(now)))
+                }
+                None => match rollout.step(&seen(&[tally(applied, rejected, pending, offline); 3]), at(now)) {
+                    Step::Go(next) => Some(next),
+                    Step::Stay => None,
+                },
+            };
+            let Some(next) = next else { continue };
+            prop_assert!(next.released <= before.released + 1);
+            prop_assert!(next.released >= before.released || order == Some(Order::Retry));
+            prop_assert!(next.in_force() <= next.waves.len());
+            if before.phase.has_ended() {
+                prop_assert!(next == before || order == Some(Order::Retry));
+            }
+            match next.phase {
+                Phase::Planning | Phase::AwaitingApproval | Phase::RolledBack => prop_assert_eq!(next.in_force(), 0),
+                Phase::Completed => prop_assert_eq!(next.in_force(), 3),
+                Phase::Rolling | Phase::Soaking | Phase::Paused => prop_assert!(next.in_force() > 0),
+                Phase::Superseded => prop_assert!(false, "nobody superseded it"),
+            }
+            // A gate that lets a wave pass has seen somebody apply it, and no more failures than allowed.
+            if order.is_none() && next.released > before.released && before.released > before.excused && before.phase == Phase::Rolling {
+                prop_assert!(applied + rejected > 0 || applied + rejected + pending + offline == 0);
+                prop_assert!(rejected * 100 <= 20 * (applied + rejected + pending));
+            }
+            rollout = next;
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! `twinward rollout`: revisions of policies that spread wave by wave.
+
+mod view;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use service_kit::backoff::{Backoff, Policy};
+use wire::policy::v1 as api;
+use wire::policy::v1::rollout::Phase;
+
+use crate::connection::Connection;
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::output::progress::Progress;
+use crate::output::{Format, Output};
+
+use view::{RolloutView, RolloutsView};
+
+/// The most that a page may hold.
+const PAGE_MAX: u64 = 1000;
+
+/// A rollout outlives a restart of the service, and so should who watches it: about a minute.
+const AGAIN: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(5),
+    budget: Some(18),
+};
+
+/// What can be done with rollouts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutCommand {
+    /// List rollouts in the order of the policies, the newest revision first; also ended ones
+    List(ListArgs),
+    /// Show one rollout and what became of the devices of its waves
+    #[command(
+        after_help = "Examples:\n  twinward rollout get unexpected-listener\n  \
+        twinward rollout get unexpected-listener@3 -o json"
+    )]
+    Get(RolloutArg),
+    /// Follow a rollout until it has ended; exits with 1 unless it is complete
+    #[command(
+        after_help = "With -o json every change is a JSON object on a line of its own.\n\n\
+        Example:\n  twinward rollout watch unexpected-listener"
+    )]
+    Watch(RolloutArg),
+    /// Let a rollout begin that awaits approval, as somebody else than its author
+    Approve(OrderArgs),
+    /// Change nothing more until somebody decides; what has the revision keeps it
+    Pause(OrderArgs),
+    /// Go on where it was paused
+    Resume(OrderArgs),
+    /// Begin the next wave now, whatever the gates say
+    Skip(SkipArgs),
+    /// Take the revision back from every device that has it
+    Abort(OrderArgs),
+    /// Begin a rollout anew that was taken back
+    Retry(OrderArgs),
+}
+
+/// Arguments of `rollout list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  twinward rollout list\n  \
+    twinward rollout list --policy unexpected-listener\n  \
+    twinward rollout list --limit 0 -o json | jq -r '.[] | select(.phase == \"paused\") | .name'")]
+pub(crate) struct ListArgs {
+    /// Only rollouts of this policy; it may be deleted
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// At most so many rollouts; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u64,
+}
+
+/// One rollout.
+#[derive(Debug, Args)]
+pub(crate) struct RolloutArg {
+    /// Policy, or POLICY@REVISION for another revision than the one in force
+    #[arg(value_name = "POLICY", value_parser = name)]
+    rollout: String,
+}
+
+/// What is to be done with a rollout.
+#[derive(Debug, Args)]
+pub(crate) struct OrderArgs {
+    #[command(flatten)]
+    rollout: RolloutArg,
+    /// Why, for people and the audit log
+    #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
+    reason: String,
+}
+
+/// Arguments of `rollout skip`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    twinward rollout skip unexpected-listener --wave 1 --reason \"the canary is on holiday\"")]
+pub(crate) struct SkipArgs {
+    #[command(flatten)]
+    order: OrderArgs,
+    /// Only if this wave is the last that has begun: skipping twice by mistake skips once
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    wave: u32,
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(
+    command: RolloutCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut client = connection.rollouts()?;
+    // One call each, whose requests differ in type alone.
+    macro_rules! order {
+        ($method:ident, $request:ident, $what:literal, $args:expr $(, $field:ident: $value:expr)*) => {{
+            let args: OrderArgs = $args;
+            let what = format!(concat!("cannot ", $what, " {}"), short(&args.rollout.rollout));
+            let request = api::$request {
+                name: args.rollout.rollout,
+                reason: args.reason,
+                $($field: $value,)*
+            };
+            let answer = client.$method(request).await;
+            let rollout = answer.map_err(|status| connection.refused(&what, status))?;
+            output.show(&RolloutView(rollout.into_inner()))
+        }};
+    }
+    match command {
+        RolloutCommand::List(args) => list(&args, connection, output).await,
+        RolloutCommand::Get(args) => {
+            let what = format!("cannot get the rollout of {}", short(&args.rollout));
+            let request = api::GetRolloutRequest { name: args.rollout };
+            let answer = client.get_rollout(request).await;
+            let rollout = answer.map_err(|status| connection.refused(&what, status))?;
+            output.show(&RolloutView(rollout.into_inner()))
+        }
+        RolloutCommand::Watch(args) => watch(args.rollout, connection, output).await,
+        RolloutCommand::Approve(args) => {
+            order!(
+                approve_rollout,
+                ApproveRolloutRequest,
+                "approve the rollout of",
+                args
+            )
+        }
+        RolloutCommand::Pause(args) => {
+            order!(
+                pause_rollout,
+                PauseRolloutRequest,
+                "pause the rollout of",
+                args
+            )
+        }
+        RolloutCommand::Resume(args) => {
+            order!(
+                resume_rollout,
+                ResumeRolloutRequest,
+                "resume the rollout of",
+                args
+            )
+        }
+        RolloutCommand::Skip(args) => {
+            order!(skip_wave, SkipWaveRequest, "skip a wave of", args.order, wave: args.wave)
+        }
+        RolloutCommand::Abort(args) => {
+            order!(
+                abort_rollout,
+                AbortRolloutRequest,
+                "abort the rollout of",
+                args
+            )
+        }
+        RolloutCommand::Retry(args) => {
+            order!(
+                retry_rollout,
+                RetryRolloutRequest,
+                "retry the rollout of",
+                args
+            )
+        }
+    }
+}
+
+async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let parent = args.policy.as_ref();
+    let parent = parent.map_or_else(String::new, |policy| format!("policies/{policy}"));
+    let mut rollouts: Vec<api::Rollout> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let have = u64::try_from(rollouts.len()).unwrap_or(u64::MAX);
+        if args.limit != 0 && have >= args.limit {
+            break;
+        }
+        let wanted = match args.limit {
+            0 => PAGE_MAX,
+            limit => PAGE_MAX.min(limit - have),
+        };
+        let request = api::ListRolloutsRequest {
+            parent: parent.clone(),
+            page_size: i32::try_from(wanted).unwrap_or(i32::MAX),
+            page_token,
+        };
+        let page = connection
+            .rollouts()?
+            .list_rollouts(request)
+            .await
+            .map_err(|status| connection.refused("cannot list rollouts", status))?
+            .into_inner();
+        rollouts.extend(page.rollouts);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output.show(&RolloutsView(rollouts))?;
+    if !page_token.is_empty() {
+        let limit = args.limit;
+        output.note(&format!("only {limit} are shown; --limit 0 shows all"));
+    }
+    Ok(())
+}
+
+/// Shows how far a rollout is until it has ended, then what came of it.
+async fn watch(name: String, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let what = format!("cannot watch the rollout of {}", short(&name));
+    let mut progress = Progress::begin("devices", None, output.format());
+    let mut backoff = Backoff::new(AGAIN);
+    let mut stream = None;
+    let mut last: Option<api::Rollout> = None;
+    loop {
+        let came = match &mut stream {
+            None => {
+                let request = api::WatchRolloutRequest { name: name.clone() };
+                let answer = connection.rollouts()?.watch_rollout(request).await;
+                answer.map(|answer| {
+                    stream = Some(answer.into_inner());
+                    None
+                })
+            }
+            Some(stream) => match stream.message().await {
+                Ok(None) => break,
+                other => other,
+            },
+        };
+        let rollout = match came {
+            Ok(None) => continue,
+            Ok(Some(rollout)) => rollout,
+            Err(status) => {
+                let failure = connection.refused(&what, status);
+                let delay = match failure.kind() {
+                    Kind::Unavailable => backoff.next_delay(),
+                    _ => None,
+                };
+                let Some(delay) = delay else {
+                    return Err(failure);
+                };
+                stream = None;
+                tokio::time::sleep(delay).await;
+                continue;
+            }
+        };
+        backoff = Backoff::new(AGAIN);
+        if last.as_ref() == Some(&rollout) {
+            continue;
+        }
+        match output.format() {
+            Format::Json => output.show_next(&RolloutView(rollout.clone()))?,
+            Format::Table | Format::Yaml => {
+                let (done, all) = devices(&rollout);
+                progress.at(done, Some(all), &view::line(&rollout));
+                let moved = last.as_ref().is_none_or(|last| {
+                    (last.phase, last.waves_released) != (rollout.phase, rollout.waves_released)
+                });
+                if moved && !has_ended(&rollout) {
+                    progress.say(&view::line(&rollout));
+                }
+            }
+        }
+        last = Some(rollout);
+    }
+    drop(progress);
+    let Some(rollout) = last else { return Ok(()) };
+    let verdict = view::verdict(&rollout);
+    if output.format() != Format::Json {
+        output.show(&RolloutView(rollout))?;
+    }
+    verdict.map_or(Ok(()), Err)
+}
+
+fn has_ended(rollout: &api::Rollout) -> bool {
+    matches!(
+        rollout.phase(),
+        Phase::Completed | Phase::RolledBack | Phase::Superseded
+    )
+}
+
+/// Devices that have applied it, and all that it changes.
+fn devices(rollout: &api::Rollout) -> (u64, u64) {
+    let waves = &rollout.waves;
+    let done = waves.iter().map(|wave| wave.twins_applied).sum();
+    (done, waves.iter().map(|wave| wave.twins_planned).sum())
+}
+
+/// As people type it.
+fn short(name: &str) -> String {
+    let name = name.strip_prefix("policies/").unwrap_or(name);
+    match name.split_once("/rollouts/") {
+        Some((policy, "-")) => policy.to_owned(),
+        Some((policy, revision)) => format!("{policy}@{revision}"),
+        None => name.to_owned(),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.starts_with("policies/") {
+        return Ok(text.to_owned());
+    }
+    let (policy, revision) = text.split_once('@').unwrap_or((text, "-"));
+    if policy.is_empty() || policy.contains('/') {
+        return Err("is no policy; `twinward rollout list` shows what is rolled out".to_owned());
+    }
+    if revision != "-" && revision.parse::<u64>().is_err() {
+        return Err(format!("{revision:?} is no revision: a number is needed"));
+    }
+    Ok(format!("policies/{policy}/rollouts/{revision}"))
+}

@@ -1,0 +1,252 @@
+//! What people and programs see of rollouts.
+
+use serde::Serialize;
+use wire::policy::v1 as api;
+use wire::policy::v1::rollout::Phase;
+
+use crate::exit::Kind;
+use crate::failure::Failure;
+use crate::output::{Paper, View, plural, table, time};
+
+/// One rollout.
+pub(super) struct RolloutView(pub(super) api::Rollout);
+
+/// A rollout as programs see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RolloutData<'a> {
+    name: &'a str,
+    policy: &'a str,
+    revision: u64,
+    from_revision: Option<u64>,
+    phase: &'static str,
+    phase_time: Option<String>,
+    reason: &'a str,
+    author: &'a str,
+    approver: &'a str,
+    create_time: Option<String>,
+    in_step_time: Option<String>,
+    waves_released: u32,
+    waves: Vec<WaveData>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WaveData {
+    planned: u64,
+    released: bool,
+    applied: u64,
+    pending: u64,
+    rejected: u64,
+    offline: u64,
+    flagged: u64,
+    flagged_before: u64,
+}
+
+fn data(rollout: &api::Rollout) -> RolloutData<'_> {
+    let wave = |wave: &api::RolloutWave| WaveData {
+        planned: wave.twins_planned,
+        released: wave.released,
+        applied: wave.twins_applied,
+        pending: wave.twins_pending,
+        rejected: wave.twins_rejected,
+        offline: wave.twins_offline,
+        flagged: wave.twins_flagged,
+        flagged_before: wave.twins_flagged_before,
+    };
+    RolloutData {
+        name: &rollout.name,
+        policy: &rollout.policy_id,
+        revision: rollout.revision,
+        from_revision: Some(rollout.from_revision).filter(|revision| *revision > 0),
+        phase: phase(rollout.phase()),
+        phase_time: time::precise(rollout.phase_time),
+        reason: &rollout.reason,
+        author: &rollout.author,
+        approver: &rollout.approver,
+        create_time: time::precise(rollout.create_time),
+        in_step_time: time::precise(rollout.in_step_time),
+        waves_released: rollout.waves_released,
+        waves: rollout.waves.iter().map(wave).collect(),
+    }
+}
+
+/// Where it stands.
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Unspecified => "unknown",
+        Phase::Planning => "planning",
+        Phase::AwaitingApproval => "awaiting-approval",
+        Phase::Rolling => "rolling",
+        Phase::Soaking => "soaking",
+        Phase::Paused => "paused",
+        Phase::Completed => "completed",
+        Phase::RolledBack => "rolled-back",
+        Phase::Superseded => "superseded",
+    }
+}
+
+/// How far it is, in a few words.
+pub(super) fn waves(rollout: &api::Rollout) -> String {
+    match rollout.waves.len() {
+        0 => String::new(),
+        all => format!("{}/{all}", rollout.waves_released),
+    }
+}
+
+/// Why an ended rollout does not count as done; none when it does.
+pub(super) fn verdict(rollout: &api::Rollout) -> Option<Failure> {
+    let what = match rollout.phase() {
+        Phase::Completed => return None,
+        Phase::RolledBack => "was taken back",
+        Phase::Superseded => "was superseded",
+        Phase::Unspecified
+        | Phase::Planning
+        | Phase::AwaitingApproval
+        | Phase::Rolling
+        | Phase::Soaking
+        | Phase::Paused => "has not ended",
+    };
+    let (policy, revision) = (&rollout.policy_id, rollout.revision);
+    let message = format!("the rollout of revision {revision} of policy {policy} {what}");
+    Some(Failure::new(Kind::Failed, message).because(&rollout.reason))
+}
+
+/// The wave's devices as a line of a table.
+fn row(number: usize, wave: &api::RolloutWave, counted: bool) -> Vec<String> {
+    let count = |count: u64| match wave.released && counted {
+        true => count.to_string(),
+        false => String::new(),
+    };
+    let state = match wave.released {
+        true => "released",
+        false => "waits",
+    };
+    vec![
+        (number + 1).to_string(),
+        state.to_owned(),
+        wave.twins_planned.to_string(),
+        count(wave.twins_applied),
+        count(wave.twins_pending),
+        count(wave.twins_rejected),
+        count(wave.twins_offline),
+        count(wave.twins_flagged),
+    ]
+}
+
+impl View for RolloutView {
+    fn data(&self) -> impl Serialize {
+        data(&self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let rollout = &self.0;
+        let at = |at: Option<prost_types::Timestamp>| match time::short(at) {
+            text if text.is_empty() => text,
+            text => format!("{text}, {} ago", time::age(paper.now, at)),
+        };
+        let from = match rollout.from_revision {
+            0 => String::new(),
+            from => format!(" (before: {from})"),
+        };
+        let mut text = table::pairs(
+            paper,
+            vec![
+                ("policy", rollout.policy_id.clone()),
+                ("revision", format!("{}{from}", rollout.revision)),
+                ("phase", phase(rollout.phase()).to_owned()),
+                ("since", at(rollout.phase_time)),
+                ("reason", rollout.reason.clone()),
+                ("by", rollout.author.clone()),
+                ("approved by", rollout.approver.clone()),
+                ("begun", at(rollout.create_time)),
+            ],
+        );
+        if !rollout.waves.is_empty() {
+            let counted = rollout.in_step_time.is_some();
+            let rows = rollout.waves.iter().enumerate();
+            let rows = rows.map(|(number, wave)| row(number, wave, counted));
+            text.push('\n');
+            text.push_str(&table::table(
+                paper,
+                &[
+                    "WAVE", "STATE", "TWINS", "APPLIED", "PENDING", "REJECTED", "OFFLINE",
+                    "FLAGGED",
+                ],
+                rows.collect(),
+            ));
+        }
+        text
+    }
+}
+
+/// Several rollouts.
+pub(super) struct RolloutsView(pub(super) Vec<api::Rollout>);
+
+impl View for RolloutsView {
+    fn data(&self) -> impl Serialize {
+        self.0.iter().map(data).collect::<Vec<_>>()
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        if self.0.is_empty() {
+            return "no rollouts; a policy with `rollout:` begins one with each revision\n"
+                .to_owned();
+        }
+        let rows = self.0.iter().map(|rollout| {
+            vec![
+                rollout.policy_id.clone(),
+                rollout.revision.to_string(),
+                phase(rollout.phase()).to_owned(),
+                waves(rollout),
+                time::age(paper.now, rollout.create_time),
+                rollout.author.clone(),
+                rollout.reason.clone(),
+            ]
+        });
+        table::table(
+            paper,
+            &[
+                "POLICY", "REVISION", "PHASE", "WAVES", "AGE", "BY", "REASON",
+            ],
+            rows.collect(),
+        )
+    }
+}
+
+/// What is to be seen of the last wave that has begun, on one line.
+pub(super) fn line(rollout: &api::Rollout) -> String {
+    let mut words = vec![phase(rollout.phase()).to_owned()];
+    let released = usize::try_from(rollout.waves_released).unwrap_or(usize::MAX);
+    if let Some(wave) = released
+        .checked_sub(1)
+        .and_then(|last| rollout.waves.get(last))
+    {
+        words.push(format!("wave {} of {}", released, rollout.waves.len()));
+        if rollout.in_step_time.is_some() {
+            let all = wave.twins_applied + wave.twins_pending + wave.twins_rejected;
+            words.push(format!(
+                "{} of {} applied",
+                wave.twins_applied,
+                plural(all, "device", "devices")
+            ));
+            for (count, what) in [
+                (wave.twins_pending, "pending"),
+                (wave.twins_rejected, "rejected"),
+                (wave.twins_offline, "offline"),
+                (wave.twins_flagged, "flagged"),
+            ] {
+                if count > 0 {
+                    words.push(format!("{count} {what}"));
+                }
+            }
+        }
+    }
+    if !rollout.reason.is_empty() {
+        words.push(rollout.reason.clone());
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests;
