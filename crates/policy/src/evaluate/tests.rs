@@ -418,3 +418,67 @@ proptest! {
         prop_assert_eq!(asked_for, !idle);
     }
 }
+
+/// Two revisions of a policy in force, the new one on so many of two waves: `ring = 1` and the rest.
+fn staged(released: usize) -> PolicySet {
+    use crate::rollout::{StrategySpec, WaveSpec, plan};
+    let revision = |revision, value| ActivePolicy {
+        revision,
+        ..active(policy("p", "*", "", 0, json!({ "lamp": value })), 1)
+    };
+    let strategy = StrategySpec {
+        waves: vec![WaveSpec::Where("tags.ring = 1".to_owned())],
+        ..StrategySpec::default()
+    };
+    let (before, new) = (revision(3, "on"), revision(4, "dim"));
+    let course = Arc::new(Course::new(
+        new.policy.id().clone(),
+        4,
+        &plan(&strategy, &[]),
+        released,
+        "",
+    ));
+    let stage = |side| {
+        Some(Stage {
+            course: Arc::clone(&course),
+            side,
+        })
+    };
+    PolicySet::new([
+        ActivePolicy {
+            stage: stage(Side::New),
+            ..new
+        },
+        ActivePolicy {
+            stage: stage(Side::Before),
+            ..before
+        },
+    ])
+}
+
+#[test]
+fn a_twin_has_the_revision_of_its_wave_and_nothing_stays_of_one_that_was_taken_back() {
+    let canary = twin(&json!({"ring": 1}), &json!({}), &json!({}));
+    let other = twin(&json!({"ring": 2}), &json!({}), &json!({}));
+    // Each after the other, forward and back, from where the one before left the twin.
+    let mut twins = [canary, other];
+    for (released, expected) in [
+        (0, ["on", "on"]),
+        (1, ["dim", "on"]),
+        (2, ["dim", "dim"]),
+        (0, ["on", "on"]),
+    ] {
+        let set = staged(released);
+        assert_eq!(set.len(), 1);
+        for (twin, expected) in twins.iter_mut().zip(expected) {
+            let evaluated = evaluate(&set, twin, Timestamp::UNIX_EPOCH);
+            if let PolicyChange::Changed { section, .. } = evaluated.outcome.unwrap().change {
+                *twin = twin.with_desired(*section);
+            }
+            assert_eq!(twin.desired().document()["lamp"], expected, "{released}");
+            assert_eq!(decided(&set, twin), None, "it holds");
+        }
+    }
+    // A twin that comes to the canaries by its tags has the revision that they have.
+    assert!(staged(1).is_concerned(Scope::Modules, Interest::of_changes([Change::Tags])));
+}
