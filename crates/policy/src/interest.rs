@@ -1,5 +1,6 @@
 //! Which parts of a twin conditions look at, and which of them a change touches. Pure.
 
+use twin::Condition;
 use twin::query::{Attribute, Path, Root};
 use wire::twin::v1::Change;
 

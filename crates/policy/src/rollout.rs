@@ -20,7 +20,7 @@ mod strategy;
 
 pub(crate) use order::{Order, Refusal};
 pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan};
-pub(crate) use step::{Seen, Step, Tally};
+pub(crate) use step::{Seen, Tally};
 pub use strategy::{OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};
 
 use crate::policy_doc::PolicyId;

@@ -19,7 +19,7 @@ use crate::evaluate::{ActivePolicy, PolicySet, Side, Verdict};
 use crate::policies::Policies;
 use crate::progress::Progress;
 use crate::rollout::{
-    Candidate, Phase, PlannedWave, Refusal, Rollout, Seen, Step, draw, flag, labels, plan,
+    Candidate, Phase, PlannedWave, Refusal, Rollout, Seen, draw, flag, labels, plan,
 };
 use crate::store::{By, Cause, RolloutError, StoredPolicy, StoredRollout};
 use crate::sweep::TWIN_FIELDS;
@@ -126,11 +126,9 @@ impl Rollouts {
                 };
                 let seen = Seen { waves };
                 let at = self.clock.now();
-                if matches!(stored.rollout.step(&seen, at), Step::Go(_)) {
-                    let step = move |now: &Rollout| match now.step(&seen, at) {
-                        Step::Go(next) => Ok(next),
-                        Step::Stay => Ok(now.clone()),
-                    };
+                if stored.rollout.step(&seen, at).is_some() {
+                    let step =
+                        move |now: &Rollout| Ok(now.step(&seen, at).unwrap_or_else(|| now.clone()));
                     self.keep(policy, stored, step).await;
                 }
             }

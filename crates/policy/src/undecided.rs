@@ -147,6 +147,7 @@ mod tests {
             ..PolicySpec::default()
         };
         Arc::new(ActivePolicy {
+            stage: None,
             policy: Policy::check(spec).unwrap(),
             revision,
             created_order: 1,

@@ -328,9 +328,7 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         | Verdict::OtherScope
         | Verdict::NotTargeted
         | Verdict::NotWhen
-        | Verdict::HeldBack => {
-            String::new()
-        }
+        | Verdict::HeldBack => String::new(),
     };
     let standing = match judged.standing {
         None => WireStanding::Unspecified,

@@ -44,15 +44,6 @@ pub(crate) struct Seen {
     pub waves: Vec<Tally>,
 }
 
-/// What becomes of a rollout.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Step {
-    /// It stays as it is.
-    Stay,
-    /// It goes on like this.
-    Go(Rollout),
-}
-
 impl Rollout {
     /// What becomes of it once its devices are counted.
     pub(crate) fn planned(&self, waves: Vec<PlannedWave>, at: Timestamp) -> Rollout {
@@ -69,15 +60,13 @@ impl Rollout {
         planned.next_wave("", at)
     }
 
-    /// What becomes of it by what is seen. It must be seen with what the rollout is now in force: every
+    /// What becomes of it by what is seen; none: it stays as it is. It must be seen with what the rollout is now in force: every
     /// twin looked at, no count from before.
-    pub(crate) fn step(&self, seen: &Seen, now: Timestamp) -> Step {
+    pub(crate) fn step(&self, seen: &Seen, now: Timestamp) -> Option<Rollout> {
         if !matches!(self.phase, Phase::Rolling | Phase::Soaking) {
-            return Step::Stay;
+            return None;
         }
-        let Some(current) = self.released.checked_sub(1) else {
-            return Step::Stay;
-        };
+        let current = self.released.checked_sub(1)?;
         let strategy = &self.strategy;
         let due = now.duration_since(self.wave_began) >= lasting(strategy.within);
         let judged = self.waves.iter().enumerate().take(self.released);
@@ -91,22 +80,22 @@ impl Rollout {
                 0
             };
             if let Some(problem) = failed(strategy, &tally, late, planned) {
-                return self.fail(index, &problem, now);
+                return Some(self.fail(index, &problem, now));
             }
         }
         let tally = seen.waves.get(current).copied().unwrap_or_default();
         if self.phase == Phase::Soaking {
             let soaked = now.duration_since(self.since) >= lasting(strategy.soak);
             return if soaked {
-                Step::Go(self.next_wave("", now))
+                Some(self.next_wave("", now))
             } else {
-                Step::Stay
+                None
             };
         }
         let answered = tally.applied + tally.rejected;
         let silent = tally.twins() > 0 && answered == 0;
         if silent || (tally.pending > 0 && !due) {
-            return Step::Stay;
+            return None;
         }
         let wanted = u64::from(strategy.min_applied_percent);
         if tally.applied * 100 < wanted * tally.reached() {
@@ -115,21 +104,21 @@ impl Rollout {
                 tally.applied,
                 tally.reached()
             );
-            return self.fail(current, &problem, now);
+            return Some(self.fail(current, &problem, now));
         }
         if strategy.soak.is_zero() {
-            return Step::Go(self.next_wave("", now));
+            return Some(self.next_wave("", now));
         }
-        Step::Go(self.to(Phase::Soaking, "", now))
+        Some(self.to(Phase::Soaking, "", now))
     }
 
-    fn fail(&self, wave: usize, problem: &str, now: Timestamp) -> Step {
+    fn fail(&self, wave: usize, problem: &str, now: Timestamp) -> Rollout {
         let reason = format!("wave {}: {problem}", wave + 1);
         let phase = match self.strategy.on_failure {
             OnFailure::Rollback => Phase::RolledBack,
             OnFailure::Pause => Phase::Paused,
         };
-        Step::Go(self.to(phase, reason, now))
+        self.to(phase, reason, now)
     }
 }
 

@@ -49,11 +49,8 @@ fn seen(waves: &[Tally]) -> Seen {
     }
 }
 
-fn go(step: Step) -> Rollout {
-    match step {
-        Step::Go(next) => next,
-        Step::Stay => panic!("it stays"),
-    }
+fn go(step: Option<Rollout>) -> Rollout {
+    step.expect("it goes on")
 }
 
 #[test]
@@ -61,13 +58,13 @@ fn a_wave_that_answers_lets_the_next_begin_and_the_last_completes() {
     let first = rolling(strategy(), &[1, 9]);
     assert_eq!((first.phase, first.in_force()), (Phase::Rolling, 1));
     let waiting = seen(&[tally(0, 0, 1, 0), Tally::default()]);
-    assert_eq!(first.step(&waiting, at(59)), Step::Stay);
+    assert_eq!(first.step(&waiting, at(59)), None);
     let second = go(first.step(&seen(&[tally(1, 0, 0, 0), Tally::default()]), at(1)));
     assert_eq!((second.phase, second.in_force()), (Phase::Rolling, 2));
     assert_eq!(second.wave_began, at(1));
     let done = go(second.step(&seen(&[tally(1, 0, 0, 0), tally(9, 0, 0, 0)]), at(2)));
     assert_eq!((done.phase, done.in_force()), (Phase::Completed, 2));
-    assert_eq!(done.step(&seen(&[tally(0, 9, 0, 0)]), at(3)), Step::Stay);
+    assert_eq!(done.step(&seen(&[tally(0, 9, 0, 0)]), at(3)), None);
 }
 
 #[test]
@@ -98,7 +95,7 @@ fn a_share_of_failures_may_be_allowed_and_silence_beyond_the_time_is_one() {
     };
     let first = rolling(tolerant, &[10, 9]);
     let one_of_ten = seen(&[tally(8, 1, 1, 0), Tally::default()]);
-    assert_eq!(first.step(&one_of_ten, at(59)), Step::Stay);
+    assert_eq!(first.step(&one_of_ten, at(59)), None);
     // The tenth did not answer: two of ten failed.
     assert_eq!(go(first.step(&one_of_ten, at(60))).phase, Phase::RolledBack);
     let answered = seen(&[tally(9, 1, 0, 0), Tally::default()]);
@@ -111,11 +108,11 @@ fn devices_that_are_away_block_nothing_but_somebody_must_have_answered() {
     let one_answered = seen(&[tally(1, 0, 0, 9), Tally::default()]);
     assert_eq!(go(first.step(&one_answered, at(1))).released, 2);
     let all_away = seen(&[tally(0, 0, 0, 10), Tally::default()]);
-    assert_eq!(first.step(&all_away, at(1_000)), Step::Stay);
+    assert_eq!(first.step(&all_away, at(1_000)), None);
     // Who comes late to an old wave has the time that it takes.
     let second = go(first.step(&one_answered, at(1)));
     let came = seen(&[tally(1, 0, 9, 0), tally(0, 0, 9, 0)]);
-    assert_eq!(second.step(&came, at(50)), Step::Stay);
+    assert_eq!(second.step(&came, at(50)), None);
     let came = seen(&[tally(1, 0, 9, 0), tally(9, 0, 0, 0)]);
     assert_eq!(go(second.step(&came, at(70))).phase, Phase::Completed);
     // But what it rejects counts for ever.
@@ -143,7 +140,7 @@ fn a_wave_is_watched_while_it_soaks() {
     };
     let soaks = go(first.step(&good(3), at(10)));
     assert_eq!((soaks.phase, soaks.since), (Phase::Soaking, at(10)));
-    assert_eq!(soaks.step(&good(3), at(309)), Step::Stay);
+    assert_eq!(soaks.step(&good(3), at(309)), None);
     assert_eq!(go(soaks.step(&good(3), at(310))).released, 2);
     // Two were so before, one more may be.
     let failed = go(soaks.step(&good(4), at(11)));
@@ -202,7 +199,7 @@ fn people_direct_it() {
     let paused = order(&first, Order::Pause, "operator:a").unwrap();
     assert_eq!((paused.phase, paused.in_force()), (Phase::Paused, 1));
     assert_eq!(order(&paused, Order::Pause, "operator:c").unwrap(), paused);
-    assert_eq!(paused.step(&seen(&[tally(0, 1, 0, 0)]), at(99)), Step::Stay);
+    assert_eq!(paused.step(&seen(&[tally(0, 1, 0, 0)]), at(99)), None);
     let resumed = order(&paused, Order::Resume, "operator:a").unwrap();
     assert_eq!((resumed.phase, resumed.wave_began), (Phase::Rolling, at(9)));
 
@@ -372,10 +369,7 @@ proptest! {
                 None if before.phase == Phase::Planning => {
                     Some(before.planned(vec![wave(2), wave(3), wave(4)], at(now)))
                 }
-                None => match rollout.step(&seen(&[tally(applied, rejected, pending, offline); 3]), at(now)) {
-                    Step::Go(next) => Some(next),
-                    Step::Stay => None,
-                },
+                None => rollout.step(&seen(&[tally(applied, rejected, pending, offline); 3]), at(now)),
             };
             let Some(next) = next else { continue };
             prop_assert!(next.released <= before.released + 1);
