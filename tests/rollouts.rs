@@ -190,9 +190,12 @@ async fn a_bad_setting_stops_in_its_first_wave_and_is_taken_back_from_whoever_ha
     let mut fleet = Vec::new();
     for number in 0..12 {
         let device = tagged(&api, &format!("cam-{number}"), json!({"site": "a"})).await;
-        let says = |lamp: &Value| match lamp == "explode" {
-            true => Says::Rejected,
-            false => Says::Applied,
+        let says = |lamp: &Value| {
+            if lamp == "explode" {
+                Says::Rejected
+            } else {
+                Says::Applied
+            }
         };
         fleet.push(Simulated::start(hub.agent_url(), device, says));
     }
@@ -304,9 +307,12 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
     let canary = tagged(&api, "canary", json!({"site": "a", "ring": "canary"})).await;
     let rest = tagged(&api, "rest", json!({"site": "a"})).await;
     // The canary is silent for one lamp, so that a wave can be looked at while it rolls.
-    let canary = Simulated::start(hub.agent_url(), canary, |lamp| match lamp == "slow" {
-        true => Says::Nothing,
-        false => Says::Applied,
+    let canary = Simulated::start(hub.agent_url(), canary, |lamp| {
+        if lamp == "slow" {
+            Says::Nothing
+        } else {
+            Says::Applied
+        }
     });
     let rest = Simulated::start(hub.agent_url(), rest, |_| Says::Applied);
 

@@ -114,14 +114,11 @@ pub(super) fn verdict(rollout: &api::Rollout) -> Option<Failure> {
 
 /// The wave's devices as a line of a table.
 fn row(number: usize, wave: &api::RolloutWave, counted: bool) -> Vec<String> {
-    let count = |count: u64| match wave.released && counted {
-        true => count.to_string(),
-        false => String::new(),
+    let count = |count: u64| {
+        let known = wave.released && counted;
+        known.then(|| count.to_string()).unwrap_or_default()
     };
-    let state = match wave.released {
-        true => "released",
-        false => "waits",
-    };
+    let state = if wave.released { "released" } else { "waits" };
     vec![
         (number + 1).to_string(),
         state.to_owned(),
