@@ -115,8 +115,11 @@ pub(super) fn verdict(rollout: &api::Rollout) -> Option<Failure> {
 /// The wave's devices as a line of a table.
 fn row(number: usize, wave: &api::RolloutWave, counted: bool) -> Vec<String> {
     let count = |count: u64| {
-        let known = wave.released && counted;
-        known.then(|| count.to_string()).unwrap_or_default()
+        if wave.released && counted {
+            count.to_string()
+        } else {
+            String::new()
+        }
     };
     let state = if wave.released { "released" } else { "waits" };
     vec![
