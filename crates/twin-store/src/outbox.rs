@@ -264,9 +264,16 @@ pub async fn drop_queues(
 ) {
     loop {
         match changes.recv().await {
+            // Without a connection each would wait for its timeout, and then hold us.
+            Ok(_) if bus.link().borrow().state != LinkState::Up => {}
             Ok(change) if change.record.is_none() && change.key.module.is_none() => {
-                if let Err(error) = messages::drop_old(&bus, &*store, &change.key).await {
-                    debug!(error = chain(&error), "queues of a device were not removed");
+                let dropping = messages::drop_old(&bus, &*store, &change.key);
+                match tokio::time::timeout(FLUSH, dropping).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        debug!(error = chain(&error), "queues of a device were not removed");
+                    }
+                    Err(_) => debug!("queues of a device were not removed in time"),
                 }
             }
             Ok(_) => {}

@@ -73,6 +73,9 @@ pub enum CommandError {
     /// A queue cannot be looked at.
     #[error("the queues of devices cannot be reached at the moment; try again")]
     Queue(#[source] bus::EnsureError),
+    /// The bus is away, which is known without asking it.
+    #[error("the queues of devices cannot be reached at the moment; try again")]
+    QueuesAway,
     /// The bus is away.
     #[error("devices cannot be reached at the moment; try again")]
     Bus(#[source] bus::AskError),
@@ -85,7 +88,9 @@ impl CommandError {
             Self::NotAnswered { .. } => Kind::DeadlineExceeded,
             Self::Busy(_) | Self::QueueFull(_) => Kind::ResourceExhausted,
             Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => Kind::InvalidArgument,
-            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => Kind::Unavailable,
+            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) | Self::QueuesAway => {
+                Kind::Unavailable
+            }
         }
     }
 
@@ -99,7 +104,7 @@ impl CommandError {
             Self::QueueFull(_) => "QUEUE_FULL",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::NotSent(_) => "MESSAGE_NOT_SENT",
-            Self::Bus(_) | Self::Queue(_) => "BUS_UNREACHABLE",
+            Self::Bus(_) | Self::Queue(_) | Self::QueuesAway => "BUS_UNREACHABLE",
         }
     }
 
@@ -114,7 +119,7 @@ impl CommandError {
             Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => {
                 ErrorCode::new(413_001, "MessageTooLarge")
             }
-            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) => {
+            Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) | Self::QueuesAway => {
                 ErrorCode::new(503_001, "ServiceUnavailable")
             }
         }

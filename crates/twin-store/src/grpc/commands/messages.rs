@@ -134,6 +134,10 @@ impl Api {
         for name in &request.names {
             keys.push(IdentityKey::new_device(device("names", name)?));
         }
+        // Whoever shows a device waits for this, and does without.
+        if !self.bus.is_up() {
+            return Err(CommandError::QueuesAway.into());
+        }
         let status = self.bus.stream_status(DEVICE_MESSAGES_STREAM).await;
         if status.map_err(CommandError::Queue)?.messages == 0 {
             let counts = vec![0; keys.len()];
