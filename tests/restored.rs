@@ -61,8 +61,23 @@ async fn devices_and_policies_follow_a_store_that_was_restored() {
         "the agent knew version {known}, restored was {now}"
     );
     follow(&api, &device.twin, 7).await;
+    tells_of_itself(&api, &backup).await;
     agent.stop().await;
     hub.stop().await;
+}
+
+/// The audit log names who restored what, and its chains are whole.
+async fn tells_of_itself(api: &Api, backup: &Path) {
+    let entries = api.audited("store.restore").await;
+    let [entry] = &entries[..] else {
+        panic!("one restore is in the audit log: {entries:?}");
+    };
+    assert!(entry.actor.starts_with("operator:"), "{entry:?}");
+    let detail: serde_json::Value = serde_json::from_str(&entry.detail_json).expect("JSON");
+    assert_eq!(detail["source"], backup.display().to_string());
+    assert_eq!(detail["backup"]["kind"], "sqlite");
+    assert!(detail["raised"]["versions"].as_u64() > Some(0), "{detail}");
+    assert!(api.audit_is_whole().await);
 }
 
 /// Runs a verb on the files of a store.

@@ -9,6 +9,7 @@ use wire::policy::v1 as policy;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1 as registry;
+use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1 as twin;
 use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
@@ -20,6 +21,7 @@ use super::SOON;
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) registry: RegistryServiceClient<Connection>,
+    pub(crate) audit: AuditServiceClient<Connection>,
     pub(crate) twins: TwinServiceClient<Connection>,
     pub(crate) bulk: TwinBulkServiceClient<Connection>,
     pub(crate) policies: PolicyServiceClient<Connection>,
@@ -53,11 +55,31 @@ impl Api {
     pub(crate) fn over(twin_store: &Connection, policy: &Connection) -> Api {
         Api {
             registry: RegistryServiceClient::new(twin_store.clone()),
+            audit: AuditServiceClient::new(twin_store.clone()),
             twins: TwinServiceClient::new(twin_store.clone()),
             bulk: TwinBulkServiceClient::new(twin_store.clone()),
             policies: PolicyServiceClient::new(policy.clone()),
             rollouts: RolloutServiceClient::new(policy.clone()),
         }
+    }
+
+    /// The newest entries of the audit log of an action.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<registry::AuditEntry> {
+        let request = registry::ListAuditEntriesRequest {
+            action: action.to_owned(),
+            order: registry::AuditOrder::NewestFirst.into(),
+            ..Default::default()
+        };
+        let listed = self.audit.clone().list_audit_entries(request).await;
+        listed.expect("the audit log is read").into_inner().entries
+    }
+
+    /// Whether the chains of the audit log are whole; they are short in these stories.
+    pub(crate) async fn audit_is_whole(&self) -> bool {
+        let request = registry::VerifyAuditRequest::default();
+        let verified = self.audit.clone().verify_audit(request).await;
+        let verified = verified.expect("the audit log is walked").into_inner();
+        verified.whole && !verified.more
     }
 
     /// Makes a device with its security module.

@@ -57,13 +57,18 @@ pub struct Broken {
     pub problem: &'static str,
 }
 
-/// Walks a chain from its first entry.
+/// Walks a chain, from its first entry or behind one that was found to be right.
 #[derive(Debug, Clone, Default)]
 pub struct Walk {
     reached: AuditHead,
 }
 
 impl Walk {
+    /// Goes on behind an entry that was found to be right before.
+    pub fn behind(reached: AuditHead) -> Walk {
+        Walk { reached }
+    }
+
     /// Takes the next entry.
     ///
     /// # Errors
@@ -106,6 +111,12 @@ impl Walk {
             return Err(Broken {
                 sequence: self.reached.sequence + 1,
                 problem: "the chain ends before it; entries were cut off",
+            });
+        }
+        if self.reached.sequence > head.sequence {
+            return Err(Broken {
+                sequence: head.sequence + 1,
+                problem: "it was there when the chain was walked before; entries were cut off",
             });
         }
         if self.reached != head {
@@ -203,6 +214,34 @@ mod tests {
             text,
             "dfcf98d0a37de9636e2aba839c457feec63f6241802b4ab1deba466c39184a5e"
         );
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_it_was_and_notices_what_was_done_meanwhile() {
+        let texts = ["a", "b", "c", "d"].map(str::to_owned);
+        let (entries, head) = chain(&texts);
+        let through = |count: usize| {
+            let mut walk = Walk::default();
+            for entry in &entries[..count] {
+                walk.step(entry).unwrap();
+            }
+            walk.reached()
+        };
+        let mut walk = Walk::behind(through(2));
+        for entry in &entries[2..] {
+            walk.step(entry).unwrap();
+        }
+        assert_eq!(walk.end(head), Ok(()));
+
+        // Cut off behind what was walked, or to the end of it.
+        let broken = Walk::behind(through(4)).end(through(3)).unwrap_err();
+        assert_eq!(broken.sequence, 4);
+        // Made anew from the second entry on.
+        let (forged, forged_head) = chain(&["a", "x", "c", "d"].map(str::to_owned));
+        let mut walk = Walk::behind(through(2));
+        assert_eq!(walk.step(&forged[2]).unwrap_err().sequence, 3);
+        let broken = Walk::behind(through(4)).end(forged_head).unwrap_err();
+        assert_eq!(broken.sequence, 4);
     }
 
     proptest! {

@@ -111,8 +111,13 @@ pub struct Config {
     pub history_age: Duration,
     /// How many revisions of a twin are kept at most. Default 1000.
     pub history_count: u32,
-    /// Revisions in which only counters and times moved are kept as one when they lie within this
-    /// span: a chatty device would drown the rest. `0s` keeps each. Default 1h.
+    /// Every revision is kept by itself for this long, and a twin is told as it was at any moment of it.
+    /// `0s`: what `history_coalesce` puts together is put together at once. Default 1h.
+    pub history_every: Duration,
+    /// Revisions in which nothing but counters, times and lists of recent activity moved, and which are
+    /// older than `history_every`, are kept as one when they lie in one span of this length: a chatty
+    /// device would drown the rest. `0s` keeps each for as long as `history_age` and `history_count` let
+    /// it. Default 1h.
     pub history_coalesce: Duration,
     /// Changes of each partition that stay readable for watchers who resume, after they were
     /// published. Whoever is further behind has to begin anew. Default 4096.
@@ -153,6 +158,7 @@ impl Default for Config {
             enrollments_max: IDENTITIES_MAX,
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
+            history_every: Duration::secs(3600),
             history_coalesce: Duration::secs(3600),
             watch_log_changes: 4096,
             partitions: PartitionCount::DEFAULT.get(),
@@ -195,7 +201,11 @@ impl Config {
     /// What the writer keeps of what it wrote, and how much it takes in.
     pub(crate) fn keep(&self) -> Keep {
         Keep {
-            coalesce_within: self.history_coalesce.get(),
+            coalesce_within: if self.history_every.is_zero() {
+                self.history_coalesce.get()
+            } else {
+                std::time::Duration::ZERO
+            },
             log_changes: self.watch_log_changes,
             limits: Limits {
                 devices_max: self.devices_max,

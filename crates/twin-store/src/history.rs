@@ -5,7 +5,6 @@
 //! only counters and times moved may be put together ([`merge`]). All pure; no secret gets in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use posture::Posture;
@@ -18,9 +17,11 @@ use crate::record::{Damaged, Record, SectionText, TwinText};
 use crate::store::HistoryEntry;
 
 mod delta;
+mod merge;
 mod registry;
 
 use delta::{Delta, apply, without_nulls};
+pub use merge::{may_merge, merge, merge_all};
 pub use registry::{Registry, forget as forget_registry};
 
 /// The patch of a deletion.
@@ -100,6 +101,12 @@ pub fn entry(
         undo: delta.undo.to_string(),
         has_registry: true,
         routine: touch.is_routine() && before.is_some() && after.is_some(),
+        previous: match (before, after) {
+            (Some(before), _) => Some(before.revision),
+            // What begins a life leads back to nothing.
+            (None, Some(_)) => Some(Revision::ZERO),
+            (None, None) => None,
+        },
         trace_parent: touch.cause.trace_parent.clone(),
     })
 }
@@ -131,48 +138,6 @@ pub fn notification(entry: &HistoryEntry) -> Option<(u64, String)> {
         version,
         kept.unwrap_or_else(|| desired_change(&patch).to_string()),
     ))
-}
-
-/// Whether an entry may be put together with the last one of its identity: both moved nothing but
-/// counters and times, and all of it is within `within`.
-pub fn may_merge(older: &HistoryEntry, newer: &HistoryEntry, within: Duration) -> bool {
-    let span = newer.at.duration_since(older.first_at);
-    older.key == newer.key
-        && older.routine
-        && newer.routine
-        && older.revision < newer.first_revision
-        && Duration::try_from(span).is_ok_and(|span| span <= within && !within.is_zero())
-}
-
-/// Two revisions in a row as one, with the actor and the cause of the newer.
-///
-/// # Errors
-/// A patch cannot be read; nothing but a damaged store causes it.
-pub fn merge(older: &HistoryEntry, newer: &HistoryEntry) -> Result<HistoryEntry, Unreadable> {
-    let (first, second) = (read(older)?, read(newer)?);
-    let joined = first.then(&second).unwrap_or_else(|| {
-        // Back where it began: nowhere, or with what it had.
-        if second.patch.is_null() {
-            Delta {
-                patch: Value::Null,
-                undo: Value::Null,
-            }
-        } else {
-            Delta::nothing()
-        }
-    });
-    Ok(HistoryEntry {
-        first_revision: older.first_revision,
-        first_at: older.first_at,
-        changes: older.changes.union(&newer.changes).copied().collect(),
-        patch: joined.patch.to_string(),
-        undo: joined.undo.to_string(),
-        has_registry: older.has_registry && newer.has_registry,
-        routine: older.routine && newer.routine,
-        // Routine ones have none, and of other two the patch says it all.
-        notification: None,
-        ..newer.clone()
-    })
 }
 
 /// The document as it was before these entries, which are the newest of the identity, newest
@@ -224,13 +189,6 @@ pub fn twin_text(key: &IdentityKey, document: &Value) -> Result<TwinText, Damage
         reported: section(reported)?,
         version: version("version")?,
         etag: Etag::from_counter(number("etag")?),
-    })
-}
-
-fn read(entry: &HistoryEntry) -> Result<Delta, Unreadable> {
-    Ok(Delta {
-        patch: parse(entry, "patch", &entry.patch)?,
-        undo: parse(entry, "undo", &entry.undo)?,
     })
 }
 

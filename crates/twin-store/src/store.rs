@@ -14,6 +14,7 @@ use twin::{DeviceId, IdentityKey, Partition, PartitionCount, Revision};
 
 use crate::record::{Damaged, Record};
 
+mod audit;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -31,7 +32,9 @@ pub(crate) mod row;
 pub(crate) mod sample;
 pub(crate) mod sql;
 pub mod sqlite;
+mod thin;
 
+pub use audit::{AuditFound, AuditPlace, AuditRead};
 pub use population::Population;
 pub(crate) use provisioning::GROUPS;
 pub use provisioning::{
@@ -141,6 +144,9 @@ pub trait Store: Send + Sync {
         after: u64,
         limit: u32,
     ) -> BoxFuture<'_, Result<AuditPage, Error>>;
+
+    /// Reads audit entries of all chains in the order of their times, without walking the chains.
+    fn audit_by_time(&self, read: AuditRead) -> BoxFuture<'_, Result<AuditFound, Error>>;
 
     /// Reads long-running operations, newest first, starting behind `after`. A damaged one does not
     /// keep the others from being read.
@@ -510,6 +516,9 @@ pub struct HistoryEntry {
     pub has_registry: bool,
     /// Only counters and times moved.
     pub routine: bool,
+    /// The revision of the identity before the first that this holds; zero: it needs none, because it
+    /// begins a life of the identity. Entries from before it was noted do not know.
+    pub previous: Option<Revision>,
     /// W3C trace context.
     pub trace_parent: Option<String>,
 }
@@ -607,6 +616,11 @@ pub struct Retention {
     pub history_age: std::time::Duration,
     /// Of each twin, only so many of the newest revisions stay.
     pub history_count: u32,
+    /// Routine revisions are put together when they lie in one span of this length (spans follow one
+    /// another from 1970 on) and all of it is older than `history_every`; zero: never.
+    pub history_span: std::time::Duration,
+    /// Every revision younger than this stays by itself.
+    pub history_every: std::time::Duration,
     /// Answers to requests older than this go.
     pub request_age: std::time::Duration,
     /// Operations that ended before this go, with their results.
@@ -620,6 +634,8 @@ pub struct Retention {
 pub struct Trimmed {
     /// Revisions.
     pub revisions: u64,
+    /// Revisions that are part of another one now.
+    pub joined: u64,
     /// Answers to requests.
     pub requests: u64,
     /// Operations.

@@ -1,4 +1,5 @@
-//! Keeps the store from growing without bound: forgets what is older than it has to be kept.
+//! Keeps the store from growing without bound: forgets what is older than it has to be kept, and puts
+//! routine revisions together that are no longer young.
 //!
 //! A little at a time, so that writers hardly wait. Nothing depends on when it runs: whatever is
 //! due stays due. It runs beside the writer and touches nothing that a commit needs.
@@ -33,6 +34,8 @@ pub struct Upkeep {
     metrics: Metrics,
     history_age: Duration,
     history_count: u32,
+    history_span: Duration,
+    history_every: Duration,
 }
 
 impl Upkeep {
@@ -49,6 +52,8 @@ impl Upkeep {
             metrics,
             history_age: config.history_age.get(),
             history_count: config.history_count,
+            history_span: config.history_coalesce.get(),
+            history_every: config.history_every.get(),
         }
     }
 
@@ -87,6 +92,8 @@ impl Upkeep {
                 now: self.clock.now(),
                 history_age: self.history_age,
                 history_count: self.history_count,
+                history_span: self.history_span,
+                history_every: self.history_every,
                 request_age: REQUEST_AGE,
                 operation_age: OPERATION_AGE,
                 batch: BATCH,
@@ -95,6 +102,7 @@ impl Upkeep {
         if trimmed != Trimmed::default() {
             debug!(
                 revisions = trimmed.revisions,
+                joined = trimmed.joined,
                 requests = trimmed.requests,
                 operations = trimmed.operations,
                 "forgot what was due"

@@ -20,6 +20,7 @@ pub mod failure;
 mod files;
 mod identity_args;
 mod object;
+mod os_user;
 mod output;
 mod patience;
 pub mod private_file;

@@ -270,6 +270,7 @@ fn revision(entry: &HistoryEntry) -> proto::TwinRevision {
         revision: entry.revision.get(),
         first_revision: entry.first_revision.get(),
         commit_time: Some(to_wire(entry.at)),
+        first_commit_time: Some(to_wire(entry.first_at)),
         actor: entry.actor.clone(),
         cause: entry.cause.clone(),
         changes: entry

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 use twin::TwinPatch;
 
@@ -294,6 +296,42 @@ proptest! {
             let newest_first = entries.iter().rev().take(back);
             let was = rewind(last, newest_first).unwrap();
             prop_assert_eq!(&was, &states[entries.len() - back]);
+        }
+    }
+
+    #[test]
+    fn rewinding_through_whatever_is_left_gives_back_the_document_of_then(
+        steps in prop::collection::vec(step(), 1..25),
+        cuts in prop::collection::vec(any::<bool>(), 26),
+    ) {
+        let mut steps = steps;
+        steps.insert(0, Step::Create("g00".into()));
+        let (states, entries) = live(&steps);
+        // Whatever stands in a row may have become one.
+        let mut kept: Vec<HistoryEntry> = Vec::new();
+        let mut run: Vec<HistoryEntry> = Vec::new();
+        for (entry, cut) in entries.iter().zip(&cuts) {
+            run.push(entry.clone());
+            if *cut {
+                kept.extend(merge_all(&run).unwrap());
+                run.clear();
+            }
+        }
+        kept.extend(merge_all(&run).unwrap());
+        for (index, entry) in kept.iter().enumerate() {
+            let place = entries.iter().position(|one| one.revision == entry.revision);
+            let state = &states[place.unwrap() + 1];
+            let last = states.last().unwrap().clone();
+            let was = rewind(last, kept[index + 1..].iter().rev()).unwrap();
+            prop_assert_eq!(&was, state);
+            // Each names the one before it, but for what begins a life.
+            let before = index.checked_sub(1).map(|before| kept[before].revision);
+            let first = entries.iter().position(|one| one.revision == entry.first_revision);
+            if states[first.unwrap()].is_null() {
+                prop_assert_eq!(entry.previous, Some(Revision::ZERO));
+            } else {
+                prop_assert_eq!(entry.previous, before);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use super::{Commit, LogEntry, PartitionState, Store, Upsert};
 use crate::record::Record;
 use crate::testing::device;
 
+mod audit;
 mod damage;
 mod ownership;
 mod random;
@@ -155,6 +156,7 @@ on_stores_with_rows! {
     damage::a_damaged_revision_leaves_a_hole_in_its_place
     damage::a_damaged_change_leaves_a_hole_in_the_log
     damage::a_damaged_audit_entry_leaves_a_hole_in_its_chain
+    audit::a_damaged_entry_stands_in_its_place_in_time
     damage::damaged_operations_and_results_do_not_stop_a_list
     damage::rows_of_an_older_program_have_no_checksum_and_are_read
 }
@@ -194,7 +196,10 @@ on_every_store! {
     trails::the_log_keeps_its_order_and_forgets_what_is_trimmed
     trails::the_history_is_read_newest_first_within_its_bounds
     trails::routine_revisions_are_put_together_and_others_are_not
+    trails::old_routine_revisions_become_one_for_each_span
     trails::the_chain_of_audit_entries_is_kept_in_order
+    audit::entries_are_found_by_time_and_by_what_they_say
+    audit::filters_that_find_much_and_little_find_the_same_as_the_plain_rule
     trails::the_history_of_a_removed_identity_stays
     small::a_token_counts_its_uses_and_knows_its_nonces
     small::a_token_is_not_used_more_often_than_it_may

@@ -24,7 +24,8 @@ pub(crate) const SQLITE: &[&str] = &[
     "close.writer",
 ];
 
-/// Those of the shared store, whose statements of one commit run beside each other.
+/// Those of the shared store. The statements of one commit run beside each other, so those between
+/// `fenced` and `written` come in any order, and with each another part of the rest is done.
 #[cfg(test)]
 pub(crate) const POSTGRES: &[&str] = &[
     "migrate.written",
@@ -34,6 +35,15 @@ pub(crate) const POSTGRES: &[&str] = &[
     "writer.decided",
     "commit.begun",
     "commit.fenced",
+    "commit.twins",
+    "commit.cleared",
+    "commit.indexed",
+    "commit.moved",
+    "commit.logged",
+    "commit.kept",
+    "commit.audited",
+    "commit.told",
+    "commit.counted",
     "commit.written",
     "commit.durable",
     "writer.committed",
@@ -57,6 +67,10 @@ pub(crate) const BUS: &[&str] = &[
 /// Those of a note that a twin is damaged.
 #[cfg(test)]
 pub(crate) const QUARANTINE: &[&str] = &["quarantine.written", "quarantine.durable"];
+
+/// Those of taking a note away whose row is gone.
+#[cfg(test)]
+pub(crate) const SWEEP: &[&str] = &["sweep.written", "sweep.durable"];
 
 /// Those of the first start, when the master key is made.
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! - [`restore`] fills an empty store, in one transaction, after it has seen the end of the file.
 //!   What was damaged already when it was backed up is left out and reported, and with it the past
 //!   that it would falsify. A restore is itself a change of every twin, whose versions it raises
-//!   above all that were given since the backup.
+//!   above all that were given since the backup, and the audit log has an entry of it.
 //!
 //! Each takes a function that is told now and then how many rows of a table were done.
 
@@ -31,6 +31,7 @@ use super::Error;
 mod backup;
 mod check;
 mod frames;
+mod notice;
 mod past;
 mod raise;
 mod restore;
@@ -42,7 +43,7 @@ pub use backup::{Header, backup};
 #[cfg(test)]
 pub(crate) use check::check_rows;
 pub use check::verify;
-pub use restore::{Restored, restore};
+pub use restore::{Restored, Restoring, restore};
 pub use table::{Kind, Table};
 
 /// Rows handed over at once.

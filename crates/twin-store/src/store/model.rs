@@ -11,10 +11,11 @@ use tokio::sync::Semaphore;
 use twin::{IdentityKey, Partition, Revision};
 
 use super::{
-    AuditPage, Claims, Commit, EnrollmentToken, Error, HistoryEntry, HistoryRead, IndexEntry,
-    Loaded, LogEntry, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan,
-    Population, ProvisioningKey, ProvisioningKind, ProvisioningRow, Replica, ReplicaId, Retention,
-    Search, Selection, Store, TokenHash, Trimmed,
+    AuditEntry, AuditFound, AuditPage, AuditPlace, AuditRead, Claims, Commit, EnrollmentToken,
+    Error, HistoryEntry, HistoryRead, IndexEntry, Loaded, LogEntry, LogPage, OperationId,
+    OperationResultRow, OperationRow, OrHole, Page, Plan, Population, ProvisioningKey,
+    ProvisioningKind, ProvisioningRow, Replica, ReplicaId, Retention, Search, Selection, Store,
+    TokenHash, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use state::State;
@@ -247,6 +248,39 @@ impl Store for ModelStore {
             Ok(AuditPage {
                 entries: entries.take(limit as usize).cloned().map(Ok).collect(),
                 head: head.unwrap_or_default(),
+            })
+        })
+    }
+
+    fn audit_by_time(&self, read: AuditRead) -> BoxFuture<'_, Result<AuditFound, Error>> {
+        self.with(|state| {
+            let place = |entry: &AuditEntry| AuditPlace {
+                at: entry.at,
+                partition: entry.partition,
+                sequence: entry.sequence,
+            };
+            let mut entries: Vec<_> = state.audit.values().collect();
+            entries.sort_by_key(|entry| place(entry));
+            if read.newest_first {
+                entries.reverse();
+            }
+            entries.retain(|entry| {
+                let is_behind = read.after.is_none_or(|after| {
+                    if read.newest_first {
+                        place(entry) < after
+                    } else {
+                        place(entry) > after
+                    }
+                });
+                is_behind && read.wants(entry)
+            });
+            let limit = read.limit as usize;
+            let next = (entries.len() > limit).then(|| place(entries[limit - 1]));
+            entries.truncate(limit);
+            Ok(AuditFound {
+                looked_at: entries.len(),
+                entries: entries.into_iter().cloned().map(Ok).collect(),
+                next,
             })
         })
     }

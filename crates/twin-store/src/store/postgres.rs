@@ -27,9 +27,10 @@ use twin::{IdentityKey, Partition, Revision};
 
 use super::quarantine::{Note, Noted};
 use super::{
-    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, ProvisioningKey,
-    ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    AuditFound, AuditPage, AuditRead, Claims, Commit, Count, Error, HistoryEntry, HistoryRead,
+    Loaded, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population,
+    ProvisioningKey, ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection,
+    Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use connections::{Connections, Repeat};
@@ -52,6 +53,7 @@ mod search;
 mod settings;
 mod statement;
 mod text;
+mod thin;
 mod tokens;
 mod trails;
 mod trim;
@@ -64,7 +66,7 @@ type Parameter<'p> = &'p (dyn ToSql + Sync);
 pub struct PostgresStore {
     connections: Connections,
     /// Up to where [`trim`] has looked for histories that have grown too long.
-    looked_at: Arc<Mutex<trim::LookedAt>>,
+    looked_at: Arc<Mutex<trim::Places>>,
     noted: Noted,
 }
 
@@ -276,6 +278,21 @@ impl Store for PostgresStore {
         self.noting(read, move |page| {
             let holes = page.entries.iter().filter_map(|entry| entry.as_ref().err());
             holes.map(|hole| Note::of_audit(partition, hole)).collect()
+        })
+        .boxed()
+    }
+
+    fn audit_by_time(&self, read: AuditRead) -> BoxFuture<'_, Result<AuditFound, Error>> {
+        let found = self.repeat(move |client| {
+            let read = read.clone();
+            async move { trails::audit_by_time(client, &read).await }.boxed()
+        });
+        self.noting(found, |found| {
+            let holes = found
+                .entries
+                .iter()
+                .filter_map(|entry| entry.as_ref().err());
+            holes.map(Note::of_audit_by_time).collect()
         })
         .boxed()
     }

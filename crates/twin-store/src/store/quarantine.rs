@@ -94,6 +94,13 @@ impl Note {
         Note::new(Table::Audit, key, &hole.damaged)
     }
 
+    /// Of an audit entry that was found by its time.
+    pub(crate) fn of_audit_by_time(hole: &Hole<(Partition, u64)>) -> Note {
+        let (partition, sequence) = hole.at;
+        let key = vec![partition.to_string(), sequence.to_string()];
+        Note::new(Table::Audit, key, &hole.damaged)
+    }
+
     /// Of an operation.
     pub(crate) fn of_operation(damaged: &Damaged) -> Note {
         let id = damaged.key.strip_prefix("operations/");

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
 use twin::{IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer, partition_of};
 
+use super::maintain::{Gaps, Restoring};
 use super::{
     AuditEntry, AuditHead, Commit, EnrollmentToken, EnrollmentUse, HistoryEntry, Loaded, LogEntry,
     OperationId, OperationResultRow, OperationRow, PartitionState, ProvisioningKey,
@@ -93,6 +95,7 @@ pub(crate) fn revision(key: &IdentityKey, revision: u64) -> HistoryEntry {
             .then(|| r#"{"a":null}"#.to_owned()),
         has_registry: !revision.is_multiple_of(3),
         routine: false,
+        previous: None,
         trace_parent: revision.is_multiple_of(2).then(|| "00-aa-bb-01".to_owned()),
     }
 }
@@ -111,6 +114,16 @@ pub(crate) fn audited(state: &mut PartitionState, resource: &str) -> AuditEntry 
         hash: [0; 32],
     };
     audit::append(&mut state.audit, entry)
+}
+
+/// A restore as somebody asks for it.
+pub(crate) fn restoring(now: Timestamp, gaps: Gaps) -> Restoring {
+    Restoring {
+        now,
+        gaps,
+        actor: "operator:root".to_owned(),
+        source: "twins.backup".to_owned(),
+    }
 }
 
 /// A commit that writes these identities as new, with everything that belongs to it.

@@ -23,14 +23,15 @@ use super::failpoint;
 use super::quarantine::{Note, Noted};
 use super::row::module_text;
 use super::{
-    AuditPage, Claims, Commit, Count, Error, HistoryEntry, HistoryRead, Loaded, LogPage,
-    OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population, ProvisioningKey,
-    ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection, Store, Trimmed,
+    AuditFound, AuditPage, AuditRead, Claims, Commit, Count, Error, HistoryEntry, HistoryRead,
+    Loaded, LogPage, OperationId, OperationResultRow, OperationRow, OrHole, Page, Plan, Population,
+    ProvisioningKey, ProvisioningRow, RawRecord, Replica, ReplicaId, Retention, Search, Selection,
+    Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
 use migrate::{MIGRATIONS, migrate};
 use threads::{Readers, Writer};
-use trim::LookedAt;
+use trim::Places;
 
 pub use maintain::SqliteFiles;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod provisioning;
 mod quarantine;
 mod read;
 mod search;
+mod thin;
 mod threads;
 mod trails;
 mod trim;
@@ -68,7 +70,7 @@ pub struct SqliteStore {
     /// Replicas that claimed through this handle; see [`ownership::claim`].
     claimed: Mutex<BTreeSet<ReplicaId>>,
     noted: Noted,
-    looked_at: Arc<Mutex<LookedAt>>,
+    looked_at: Arc<Mutex<Places>>,
 }
 
 impl SqliteStore {
@@ -275,6 +277,18 @@ impl Store for SqliteStore {
             let holes = page.entries.iter().filter_map(|entry| entry.as_ref().err());
             notes.extend(holes.map(|hole| Note::of_audit(partition, hole)));
             Ok(page)
+        })
+    }
+
+    fn audit_by_time(&self, read: AuditRead) -> BoxFuture<'_, Result<AuditFound, Error>> {
+        self.read_noting(move |connection, notes| {
+            let found = trails::audit_by_time(connection, &read)?;
+            let holes = found
+                .entries
+                .iter()
+                .filter_map(|entry| entry.as_ref().err());
+            notes.extend(holes.map(Note::of_audit_by_time));
+            Ok(found)
         })
     }
 

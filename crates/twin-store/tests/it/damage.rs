@@ -15,7 +15,7 @@ use crate::service::{Service, partition, refused_with};
 const NAME: &str = "devices/d";
 
 /// Changes a row behind the service's back.
-fn tamper(folder: &Path, sql: &str) {
+pub(crate) fn tamper(folder: &Path, sql: &str) {
     let raw = rusqlite::Connection::open(folder.join("twins.db")).expect("it opens");
     assert_eq!(raw.execute(sql, []).expect("it runs"), 1, "{sql}");
 }
@@ -103,7 +103,7 @@ async fn a_damaged_row_is_told_of_in_its_place_and_stops_nothing() {
     assert_eq!(entries.len(), 6);
     let verified = service
         .audit()
-        .verify_audit(registry::VerifyAuditRequest {})
+        .verify_audit(registry::VerifyAuditRequest::default())
         .await;
     let verified = verified.expect("a verdict").into_inner();
     assert!(!verified.whole);

@@ -453,7 +453,7 @@ async fn every_administrative_change_is_in_a_chain_that_is_whole() {
                 page_size: 3,
                 page_token,
                 resource: resource.to_owned(),
-                start_time: None,
+                ..Default::default()
             };
             let page = service
                 .audit()
@@ -489,7 +489,7 @@ async fn every_administrative_change_is_in_a_chain_that_is_whole() {
 
     let verified = service
         .audit()
-        .verify_audit(proto::VerifyAuditRequest {})
+        .verify_audit(proto::VerifyAuditRequest::default())
         .await;
     let verified = verified.unwrap().into_inner();
     assert!(verified.whole, "{verified:?}");
@@ -536,7 +536,9 @@ async fn another_service_adds_to_the_audit_log_once_however_often_it_tries() {
     );
     assert!(entry.detail_json.contains("\"revision\":7"), "{entry:?}");
     let mut audit = service.audit();
-    let verified = audit.verify_audit(proto::VerifyAuditRequest {}).await;
+    let verified = audit
+        .verify_audit(proto::VerifyAuditRequest::default())
+        .await;
     assert!(verified.unwrap().into_inner().whole);
     service.stop().await;
 }

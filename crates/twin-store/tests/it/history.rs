@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
-use service_kit::units::Duration;
 use testkit::NatsServer;
 use twin_store::store::{Retention, Store as _, sqlite::SqliteStore};
 use wire::registry::v1 as registry;
@@ -13,7 +13,8 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::moment::At;
 use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
 
-use crate::service::{MODULE, Service, config, connect, heartbeats, publish, refused_with};
+use crate::damage::tamper;
+use crate::service::{MODULE, Service, connect, heartbeats, publish, refused_with};
 
 type Client = TwinHistoryServiceClient<service_kit::client::Connection>;
 
@@ -104,7 +105,8 @@ async fn step(
     sequence: &mut u64,
 ) -> proto::Twin {
     let device = name.split('/').nth(1).unwrap().to_owned();
-    match dice.roll(9) {
+    // Telemetry most of all, so that routine revisions stand in a row.
+    match dice.roll(14) {
         0 => {
             let request = registry::UpdateModuleRequest {
                 name: name.to_owned(),
@@ -144,7 +146,7 @@ async fn step(
             let written = service.twins().replace_twin(request).await;
             return written.unwrap().into_inner();
         }
-        3 => {
+        3 | 9.. => {
             *sequence += 1;
             let generation = service.module_generation(&device).await;
             let bus = connect(nats).await;
@@ -181,9 +183,7 @@ async fn delete(service: &Service, name: &str) {
 async fn every_revision_reads_back_as_the_twin_was_answered_then() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let mut config = config(&nats, folder.path());
-    config.history_coalesce = Duration::secs(0);
-    let service = Service::start_with(config).await;
+    let service = Service::start(&nats, &folder).await;
     let seed = 0x5eed_0005;
     let mut dice = Dice(seed);
     let mut answered: BTreeMap<u64, proto::Twin> = BTreeMap::new();
@@ -244,6 +244,44 @@ async fn every_revision_reads_back_as_the_twin_was_answered_then() {
     refused_with(before, "TWIN_NOT_THERE_THEN");
     let never = then(service.history(), "devices/nobody", At::Revision(1)).await;
     refused_with(never, "DEVICE_NOT_FOUND");
+    service.stop().await;
+
+    // When they are no longer young, routine ones become one; what is left reads back as before.
+    let store = SqliteStore::open(folder.path()).expect("opened");
+    let retention = Retention {
+        now: service_kit::clock::SystemClock::shared().now() + SignedDuration::from_hours(2),
+        history_age: std::time::Duration::MAX,
+        history_count: u32::MAX,
+        history_span: std::time::Duration::from_hours(1),
+        history_every: std::time::Duration::ZERO,
+        request_age: std::time::Duration::from_hours(9),
+        operation_age: std::time::Duration::from_hours(9),
+        batch: 7,
+    };
+    let mut joined = 0;
+    loop {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        joined += trimmed.joined;
+        if !trimmed.more {
+            break;
+        }
+    }
+    store.close().await;
+    drop(store);
+    assert!(joined > 0, "some were routine and stood in a row");
+    let service = Service::start(&nats, &folder).await;
+    let left = revisions(service.history(), MODULE, 7).await;
+    let of_all: u64 = numbers.len() as u64 - left.len() as u64;
+    assert!((1..=joined).contains(&of_all), "{of_all} of {joined}");
+    for kept in left {
+        let Some(twin) = answered.get(&kept.revision) else {
+            continue;
+        };
+        let read = then(service.history(), MODULE, At::Revision(kept.revision)).await;
+        let read = read.expect("kept").into_inner().twin.expect("a twin");
+        let (read, was) = (comparable(&read), comparable(twin));
+        assert_eq!(read, was, "seed {seed:#x}, revision {}", kept.revision);
+    }
     service.stop().await;
 }
 
@@ -571,6 +609,8 @@ async fn what_is_no_longer_kept_is_told_from_what_never_was() {
         now: service_kit::clock::SystemClock::shared().now(),
         history_age: std::time::Duration::from_hours(1),
         history_count: 3,
+        history_span: std::time::Duration::ZERO,
+        history_every: std::time::Duration::MAX,
         request_age: std::time::Duration::from_hours(1),
         operation_age: std::time::Duration::from_hours(1),
         batch: 1000,
@@ -591,6 +631,32 @@ async fn what_is_no_longer_kept_is_told_from_what_never_was() {
         let status = read.expect_err("it is gone");
         assert_eq!(status.code(), tonic::Code::OutOfRange);
         refused_with(Err::<tonic::Response<()>, _>(status), "HISTORY_TRIMMED");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_revision_is_noticed_and_not_rewound_through() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let mut written = Vec::new();
+    for number in 0..5 {
+        let patch = format!(r#"{{"n":{number}}}"#);
+        written.push(service.desire("devices/d", &patch).await.revision);
+    }
+    let gone = format!("DELETE FROM history WHERE revision = {}", written[2]);
+    tamper(folder.path(), &gone);
+    for (number, kept) in written.iter().enumerate().skip(3) {
+        let read = then(service.history(), "devices/d", At::Revision(*kept)).await;
+        let twin = read.expect("it is newer").into_inner().twin;
+        let desired = twin.expect("a twin").desired_json;
+        assert!(desired.contains(&format!(r#""n":{number}"#)), "{desired}");
+    }
+    for before in &written[..3] {
+        let read = then(service.history(), "devices/d", At::Revision(*before)).await;
+        refused_with(read, "RECORD_DAMAGED");
     }
     service.stop().await;
 }

@@ -231,7 +231,7 @@ async fn changes(service: &Service) -> (u64, u64) {
             .then_some(())
     })
     .await;
-    let verify = registry::VerifyAuditRequest {};
+    let verify = registry::VerifyAuditRequest::default();
     let verified = service.audit().verify_audit(verify).await.expect("read");
     let chains = verified.into_inner().chains;
     let entries = chains.iter().map(|chain| chain.entries).sum();

@@ -1,6 +1,7 @@
 //! `twinward audit`: every administrative change, and the proof that none was taken out.
 
 mod against;
+mod verify;
 mod view;
 
 use std::path::PathBuf;
@@ -9,12 +10,11 @@ use clap::{Args, Subcommand};
 use wire::registry::v1 as api;
 
 use crate::connection::Connection;
-use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 use crate::when::Time;
 
-use view::{Entries, EntryView, Verified};
+use view::{Entries, EntryView};
 
 /// The most entries a page may hold.
 const PAGE_SIZE: i32 = 1000;
@@ -31,9 +31,10 @@ pub(crate) enum AuditCommand {
 /// Arguments of `audit list`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "With -o json every entry is a JSON object on a line of its own, in the order of \
-    the chains.\n\nExamples:\n  \
+    after_help = "The newest are found at once, however long the log is. With -o json every entry is a JSON\n\
+    object on a line of its own. The last line is the newest.\n\nExamples:\n  \
     twinward audit list --since 1d\n  \
+    twinward audit list --actor operator:alice --action device.delete\n  \
     twinward audit list --resource devices/cam-1\n  \
     twinward audit list --limit 0 -o json > audit.ndjson"
 )]
@@ -41,6 +42,20 @@ pub(crate) struct ListArgs {
     /// Only from this time on: `2h ago`, `7d`, `2026-11-23` or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = Time::parse)]
     since: Option<Time>,
+    /// Only before this time
+    #[arg(long, value_name = "TIME", value_parser = Time::parse)]
+    until: Option<Time>,
+    /// Only of this actor, for instance operator:alice
+    #[arg(long, value_name = "WHO", default_value_t, hide_default_value = true)]
+    actor: String,
+    /// Only of this action, for instance device.delete
+    #[arg(
+        long,
+        value_name = "ACTION",
+        default_value_t,
+        hide_default_value = true
+    )]
+    action: String,
     /// Only about this resource and what is below it, for instance devices/cam-1
     #[arg(long, value_name = "NAME", default_value_t, hide_default_value = true)]
     resource: String,
@@ -53,9 +68,11 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "A chain proves that nothing in it was changed, but not that its end was not cut \
-    off. Keep what\n`-o json` prints somewhere else, and hand it in later with --against.\n\n\
-    Examples:\n  \
+    off. Keep what\n`-o json` prints somewhere else, and hand it in later with --against, or keep a \
+    file with\n--state: then only what came since is walked, and a log that was cut off or made anew \
+    before is\nnoticed, too.\n\nExamples:\n  \
     twinward audit verify\n  \
+    twinward audit verify --state verified.json\n  \
     twinward audit verify -o json > heads.json\n  \
     twinward audit verify --against heads.json"
 )]
@@ -63,6 +80,10 @@ pub(crate) struct VerifyArgs {
     /// What an earlier `audit verify -o json` printed: these heads must still be in the chains
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Keep in this file how far each chain was walked, and go on from there: after an interruption, or
+    /// the next time. It is made if it is not there; --against takes it, too
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 /// Does what was asked for.
@@ -73,58 +94,96 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         AuditCommand::List(args) => list(args, connection, output).await,
-        AuditCommand::Verify(args) => verify(&args, connection, output).await,
+        AuditCommand::Verify(args) => verify::run(&args, connection, output).await,
     }
 }
 
 async fn list(args: ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let time = |time: Option<Time>| time.map(|time| time.to_wire(output.now())).transpose();
+    let request = api::ListAuditEntriesRequest {
+        start_time: time(args.since)?,
+        end_time: time(args.until)?,
+        resource: args.resource,
+        actor: args.actor,
+        action: args.action,
+        ..Default::default()
+    };
+    if args.limit > 0 {
+        return newest(request, args.limit, connection, output).await;
+    }
     let request = api::ListAuditEntriesRequest {
         page_size: PAGE_SIZE,
-        page_token: String::new(),
-        start_time: args
-            .since
-            .map(|time| time.to_wire(output.now()))
-            .transpose()?,
-        resource: args.resource,
+        order: api::AuditOrder::OldestFirst.into(),
+        ..request
     };
-    let mut newest = view::Newest::new(args.limit);
-    let streamed = match output.format() {
-        Format::Table => false,
-        Format::Json | Format::Yaml => args.limit == 0,
-    };
+    let mut all = Vec::new();
     walk(connection, request, |entry| {
-        if streamed {
-            return output.show_next(&EntryView(entry));
+        match output.format() {
+            Format::Json | Format::Yaml => output.show_next(&EntryView(entry))?,
+            Format::Table => all.push(entry),
         }
-        newest.add(entry);
-        Ok(())
+        Ok(Going::On)
     })
     .await?;
-    if streamed {
-        return Ok(());
-    }
-    let left_out = newest.left_out();
     match output.format() {
-        Format::Table => output.show(&Entries(newest.by_time()))?,
+        Format::Table => output.show(&Entries(all)),
+        Format::Json | Format::Yaml => Ok(()),
+    }
+}
+
+/// Shows so many of the newest, the newest last, as a log has it.
+async fn newest(
+    request: api::ListAuditEntriesRequest,
+    limit: usize,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    // One more tells whether there are older ones.
+    let wanted = limit.saturating_add(1);
+    let page_size = i32::try_from(wanted).unwrap_or(PAGE_SIZE);
+    let request = api::ListAuditEntriesRequest {
+        page_size: page_size.min(PAGE_SIZE),
+        order: api::AuditOrder::NewestFirst.into(),
+        ..request
+    };
+    let mut entries = Vec::new();
+    walk(connection, request, |entry| {
+        entries.push(entry);
+        Ok(if entries.len() < wanted {
+            Going::On
+        } else {
+            Going::NoFurther
+        })
+    })
+    .await?;
+    let are_more = entries.len() > limit;
+    entries.truncate(limit);
+    entries.reverse();
+    match output.format() {
+        Format::Table => output.show(&Entries(entries))?,
         Format::Json | Format::Yaml => {
-            for entry in newest.by_chain() {
+            for entry in entries {
                 output.show_next(&EntryView(entry))?;
             }
         }
     }
-    if left_out > 0 {
-        output.note(&format!(
-            "{left_out} older ones are left out; --limit 0 shows all"
-        ));
+    if are_more {
+        output.note("older ones are left out; --limit 0 shows all");
     }
     Ok(())
 }
 
-/// Hands every entry over, page by page.
+/// Whether to go on.
+enum Going {
+    On,
+    NoFurther,
+}
+
+/// Hands entries over, page by page, as long as they are taken.
 async fn walk(
     connection: &Connection,
     mut request: api::ListAuditEntriesRequest,
-    mut take: impl FnMut(api::AuditEntry) -> Result<(), Failure>,
+    mut take: impl FnMut(api::AuditEntry) -> Result<Going, Failure>,
 ) -> Result<(), Failure> {
     loop {
         let page = connection
@@ -134,54 +193,13 @@ async fn walk(
             .map_err(|status| connection.refused("cannot list the audit log", status))?
             .into_inner();
         for entry in page.entries {
-            take(entry)?;
+            if let Going::NoFurther = take(entry)? {
+                return Ok(());
+            }
         }
         if page.next_page_token.is_empty() {
             return Ok(());
         }
         request.page_token = page.next_page_token;
     }
-}
-
-async fn verify(
-    args: &VerifyArgs,
-    connection: &Connection,
-    output: &Output,
-) -> Result<(), Failure> {
-    // Read first: a file that is not there should not cost a walk.
-    let kept = args.against.as_deref().map(against::read).transpose()?;
-    let answer = connection
-        .audits()?
-        .verify_audit(api::VerifyAuditRequest {})
-        .await
-        .map_err(|status| connection.refused("cannot verify the audit log", status))?
-        .into_inner();
-    let mut failure = None;
-    if !answer.whole {
-        failure = Some(Failure::new(Kind::Failed, "the audit log is not whole"));
-    }
-    if let Some(kept) = kept {
-        let request = api::ListAuditEntriesRequest {
-            page_size: PAGE_SIZE,
-            ..Default::default()
-        };
-        let mut search = against::Search::new(&kept);
-        walk(connection, request, |entry| {
-            search.see(&entry);
-            Ok(())
-        })
-        .await?;
-        let missing = search.missing();
-        if !missing.is_empty() {
-            let mut told = failure.unwrap_or_else(|| {
-                Failure::new(Kind::Failed, "what was kept is no longer in the audit log")
-            });
-            for line in missing {
-                told = told.detail(line);
-            }
-            failure = Some(told);
-        }
-    }
-    output.show(&Verified(answer))?;
-    failure.map_or(Ok(()), Err)
 }

@@ -117,6 +117,35 @@ async fn the_audit_log_tells_who_did_what_and_proves_that_it_is_whole() {
         1,
         &["its hash was 00"],
     );
+
+    // The newest last, found by what they say.
+    let newest = up.json_lines(&["audit", "list", "--limit", "1"]);
+    assert_eq!(newest.len(), 1);
+    assert_eq!(newest[0]["action"], "device.update");
+    let created = ["audit", "list", "--action", "device.create", "--limit", "0"];
+    assert_eq!(up.json_lines(&created).len(), 1);
+
+    // The second time only what came since is walked.
+    let state = dir.path().join("verified.json");
+    let verify = ["audit", "verify", "--state", state.to_str().unwrap()];
+    let walked = || -> u64 {
+        let chains = up.json(&verify)["chains"].clone();
+        let chains = chains.as_array().unwrap().clone();
+        chains
+            .iter()
+            .map(|one| one["entries"].as_u64().unwrap())
+            .sum()
+    };
+    assert!(walked() >= 2);
+    assert_eq!(walked(), 0);
+    up.json(&["device", "enable", "cam-1"]);
+    assert_eq!(walked(), 1);
+    // A log that is another one by now is noticed.
+    let mut other: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+    other["chains"][0]["headHash"] = json!("ab".repeat(32));
+    std::fs::write(&state, other.to_string()).unwrap();
+    up.fails(&verify, 1, &["not whole"]);
     up.process.stop(SOON).await;
 }
 

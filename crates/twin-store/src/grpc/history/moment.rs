@@ -19,6 +19,10 @@ use crate::history::{self, GONE, Registry};
 use crate::record::{Authentication, Damaged, Identity, IdentityEtag, Record, Status};
 use crate::store::{HistoryEntry, HistoryRead, OrHole, Store};
 
+mod link;
+
+use link::{Ended, Link};
+
 /// Entries read at once: their patches may be large.
 const PAGE: u32 = 64;
 /// Times that the present and its newest entry are read until they fit.
@@ -228,6 +232,22 @@ pub(super) async fn find(
     key: &IdentityKey,
     moment: Moment,
 ) -> Result<Then, Error> {
+    let mut tries = 1..=TRIES;
+    loop {
+        match walk(store, key, moment).await {
+            Ok(then) => return Ok(then),
+            Err(Ended::Here(error)) => return Err(error),
+            Err(Ended::Gap(damaged)) => {
+                tries.next();
+                if tries.is_empty() {
+                    return Err(damaged.into());
+                }
+            }
+        }
+    }
+}
+
+async fn walk(store: &Arc<dyn Store>, key: &IdentityKey, moment: Moment) -> Result<Then, Ended> {
     let (present, mut page) = newest(store, key).await?;
     let mut document = match &present {
         Some(record) => history::document(record)?,
@@ -250,11 +270,13 @@ pub(super) async fn find(
     }
     let mut oldest: Option<(Revision, bool)> = None;
     let mut registry_is_known = true;
+    let mut link = Link(present.as_ref().map(|present| present.revision));
     loop {
         let mut undone = Vec::new();
         for entry in page {
             // A document rewound without it would be wrong.
             let entry = entry.map_err(|hole| hole.damaged)?;
+            link.follow(&entry)?;
             if moment.has_seen(&entry) {
                 document = history::rewind(document, &undone).map_err(ReadError::from)?;
                 registry_is_known &= entry.has_registry;
@@ -301,7 +323,7 @@ pub(super) async fn find(
                 oldest: present.revision.get(),
             }
             .into()),
-            None => Err(Error::NotFound(key.clone())),
+            None => Err(Error::NotFound(key.clone()).into()),
         },
     }
 }

@@ -334,6 +334,8 @@ pub(super) async fn a_note_goes_with_its_row(opener: Opener) {
         now: now() + Duration::from_hours(hours),
         history_age: Duration::MAX,
         history_count: u32::MAX,
+        history_span: Duration::ZERO,
+        history_every: Duration::MAX,
         request_age: Duration::from_hours(2),
         operation_age: Duration::from_hours(4),
         batch: 100,

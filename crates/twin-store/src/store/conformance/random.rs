@@ -148,12 +148,24 @@ impl<'o> World<'o> {
             now: self.now() + SignedDuration::from_hours(2),
             history_age: Duration::from_secs(2 * 3600 + 15),
             history_count: 4,
+            history_span: Duration::ZERO,
+            history_every: Duration::MAX,
             request_age: Duration::from_secs(2 * 3600 + 10),
             operation_age: Duration::from_secs(2 * 3600 + 10),
             batch,
         };
+        // After what goes is gone: how many go depends on how many were put together before.
+        let thinning = Retention {
+            history_age: Duration::MAX,
+            history_count: u32::MAX,
+            history_span: Duration::from_secs(8),
+            history_every: Duration::from_secs(2 * 3600 + 3),
+            ..retention
+        };
         for store in [&*self.store, &self.model] {
-            while store.trim(retention).await.expect("trimmed").more {}
+            for retention in [retention, thinning] {
+                while store.trim(retention).await.expect("trimmed").more {}
+            }
         }
         Ok(())
     }

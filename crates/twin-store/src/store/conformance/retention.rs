@@ -20,6 +20,8 @@ fn forever(now: Timestamp) -> Retention {
         now,
         history_age: Duration::MAX,
         history_count: u32::MAX,
+        history_span: Duration::ZERO,
+        history_every: Duration::MAX,
         request_age: Duration::MAX,
         operation_age: Duration::MAX,
         batch: 100,

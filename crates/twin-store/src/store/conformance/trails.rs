@@ -6,7 +6,7 @@ use twin::{IdentityKey, Revision};
 
 use super::{Opener, change, commit, standing};
 use crate::store::sample::{self, audited, revision, sound, take};
-use crate::store::{Commit, HistoryEntry, HistoryRead, PartitionState, Store};
+use crate::store::{Commit, HistoryEntry, HistoryRead, PartitionState, Retention, Store};
 use crate::testing::{key, now};
 
 pub(super) async fn the_log_keeps_its_order_and_forgets_what_is_trimmed(opener: Opener) {
@@ -214,6 +214,83 @@ pub(super) async fn routine_revisions_are_put_together_and_others_are_not(opener
         .await,
         []
     );
+}
+
+/// From the time of the tests to where a span of ten seconds begins.
+const BEGIN: Duration = Duration::from_secs(3);
+
+/// Trims with spans of ten seconds; what is at or behind `end` seconds is young.
+async fn thin(store: &dyn Store, end: u64) -> u64 {
+    let retention = Retention {
+        now: now() + BEGIN + Duration::from_secs(end),
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        history_span: Duration::from_secs(10),
+        history_every: Duration::ZERO,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 3,
+    };
+    let mut joined = 0;
+    loop {
+        let trimmed = store.trim(retention).await.expect("trimmed");
+        joined += trimmed.joined;
+        if !trimmed.more {
+            return joined;
+        }
+    }
+}
+
+pub(super) async fn old_routine_revisions_become_one_for_each_span(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let (one, other) = (key("d"), key("d/m"));
+    // A revision is as many seconds behind the beginning of a span as its number.
+    let mut entries: Vec<_> = (1..=33).map(|number| routine(&one, number)).collect();
+    entries[14] = revision(&one, 15);
+    entries.push(routine(&other, 34));
+    for (index, entry) in entries.iter_mut().enumerate().take(33) {
+        entry.previous = Some(Revision::new(index as u64));
+        entry.at += BEGIN;
+        entry.first_at += BEGIN;
+    }
+    let all = Commit {
+        history: entries,
+        ..Commit::default()
+    };
+    commit(&*store, &[standing(&states, "d", 34)], all).await;
+    let spans = async || -> Vec<(u64, u64)> {
+        let found = history(&*store, &read(&one)).await;
+        let span = |entry: &HistoryEntry| (entry.first_revision.get(), entry.revision.get());
+        found.iter().map(span).collect()
+    };
+    assert_eq!(thin(&*store, 9).await, 0, "no span is over");
+    assert_eq!(spans().await.len(), 33);
+    assert_eq!(thin(&*store, 10).await, 8);
+    assert_eq!(spans().await[22..], [(11, 11), (10, 10), (1, 9)]);
+    // 15 is no routine one, and whatever is young stays by itself.
+    assert_eq!(thin(&*store, 32).await, 4 + 3 + 9);
+    let found = spans().await;
+    assert_eq!(
+        found,
+        [
+            (33, 33),
+            (32, 32),
+            (31, 31),
+            (30, 30),
+            (20, 29),
+            (16, 19),
+            (15, 15),
+            (10, 14),
+            (1, 9)
+        ]
+    );
+    assert_eq!(thin(&*store, 32).await, 0, "once");
+    let joined = &history(&*store, &read(&one)).await[4];
+    assert_eq!(joined.previous, Some(Revision::new(19)));
+    assert_eq!(joined.patch, r#"{"posture":{"n":29}}"#);
+    assert_eq!(joined.undo, r#"{"posture":{"n":19}}"#);
+    assert_eq!(revisions(&*store, "d/m").await, [34]);
 }
 
 pub(super) async fn the_history_of_a_removed_identity_stays(opener: Opener) {

@@ -239,13 +239,15 @@ impl Worker<'_> {
     }
 }
 
-/// Looks for what is too old, and finds nothing.
+/// Looks for what is too old, and finds nothing; puts routine revisions together, which are never young.
 pub(super) fn retention() -> Retention {
     let age = FOR_EVER.unsigned_abs();
     Retention {
-        now: now(),
+        now: now() + Duration::from_hours(1),
         history_age: age,
         history_count: u32::MAX,
+        history_span: Duration::from_mins(1),
+        history_every: Duration::ZERO,
         request_age: age,
         operation_age: age,
         batch: 10,
@@ -275,7 +277,8 @@ async fn live(plan: &Plan) {
     let replica = replica(count());
     let states = store.claim(replica.clone()).await.expect("claimed").owned;
     let keep = Keep {
-        coalesce_within: Duration::from_hours(1),
+        // Put together in the commit in one life, by the trim in the next.
+        coalesce_within: Duration::from_hours(plan.run % 2),
         log_changes: 10,
         limits: Limits::NONE,
     };

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{Fresh, Place};
 use crate::secrets::{MasterKeys, Sealer};
 use crate::store::maintain::{Table, verify};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Error, Store as _, failpoint, sample};
-use crate::testing::key;
+use crate::store::{Error, Retention, failpoint, sample};
+use crate::testing::{key, now};
 
 /// Names the environment variable with what to do, where, and the place to die at.
 const PLAN: &str = "TWINWARD_NOTE_PLAN";
@@ -40,17 +40,19 @@ async fn noted(place: &Place) -> Vec<String> {
     damaged.into_iter().map(|one| one.key).collect()
 }
 
-#[tokio::test]
-async fn a_kill_at_the_note_of_a_damaged_twin_leaves_it_or_none_and_nothing_else() {
+/// A store with something of everything, of which one twin is damaged.
+async fn damaged(at: &Fresh) {
+    let store = at.place.open().await;
+    sample::fill(&*store).await;
+    store.close().await;
+    at.tamper("UPDATE twins SET tags = '{}' WHERE device_id = 'b'")
+        .await;
+}
+
+async fn killed_at_each_note(fresh: impl AsyncFn() -> Fresh) {
     for (point, left) in failpoint::QUARANTINE.iter().zip([&[][..], &["b"][..]]) {
-        let at = Fresh::folder();
-        let store = SqliteStore::open(at.path()).expect("it opens");
-        sample::fill(&store).await;
-        store.close().await;
-        let raw = rusqlite::Connection::open(at.path().join("twins.db")).expect("it opens");
-        raw.execute_batch("UPDATE twins SET tags = '{}' WHERE device_id = 'b'")
-            .expect("damaged");
-        drop(raw);
+        let at = fresh().await;
+        damaged(&at).await;
         kill("read", &at.place.print(), point);
         assert_eq!(noted(&at.place).await, left, "{point}");
         let report = verify(&*at.place.rows(), |_, _| ())
@@ -62,6 +64,57 @@ async fn a_kill_at_the_note_of_a_damaged_twin_leaves_it_or_none_and_nothing_else
         read_damaged(&at.place).await;
         assert_eq!(noted(&at.place).await, ["b"], "{point}");
     }
+}
+
+#[tokio::test]
+async fn a_kill_at_the_note_of_a_damaged_twin_leaves_it_or_none_and_nothing_else() {
+    killed_at_each_note(async || Fresh::folder()).await;
+}
+
+#[tokio::test]
+async fn a_kill_at_the_note_of_a_damaged_twin_of_a_database_leaves_it_or_none() {
+    killed_at_each_note(Fresh::database).await;
+}
+
+/// Has everything forgotten whose time is over, and notes of rows that are gone.
+async fn trim(place: &Place) {
+    let store = place.open().await;
+    let retention = Retention {
+        now: now(),
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        history_span: Duration::ZERO,
+        history_every: Duration::MAX,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 100,
+    };
+    store.trim(retention).await.expect("trimmed");
+    store.close().await;
+}
+
+async fn killed_at_each_sweep(fresh: impl AsyncFn() -> Fresh) {
+    for (point, left) in failpoint::SWEEP.iter().zip([&["b"][..], &[][..]]) {
+        let at = fresh().await;
+        damaged(&at).await;
+        read_damaged(&at.place).await;
+        assert_eq!(noted(&at.place).await, ["b"], "{point}");
+        at.tamper("DELETE FROM twins WHERE device_id = 'b'").await;
+        kill("trim", &at.place.print(), point);
+        assert_eq!(noted(&at.place).await, left, "{point}");
+        trim(&at.place).await;
+        assert!(noted(&at.place).await.is_empty(), "{point}");
+    }
+}
+
+#[tokio::test]
+async fn a_kill_while_a_note_goes_with_its_row_leaves_it_or_none() {
+    killed_at_each_sweep(async || Fresh::folder()).await;
+}
+
+#[tokio::test]
+async fn a_kill_while_a_note_of_a_database_goes_with_its_row_leaves_it_or_none() {
+    killed_at_each_sweep(Fresh::database).await;
 }
 
 fn keys(folder: &Path) -> MasterKeys {
@@ -101,11 +154,15 @@ fn child() {
     failpoint::arm(point, 1);
     match doing {
         "make" => drop(Sealer::open(&keys(Path::new(at)))),
-        "read" => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-            .block_on(read_damaged(&Place::parse(at))),
+        "read" => runtime().block_on(read_damaged(&Place::parse(at))),
+        "trim" => runtime().block_on(trim(&Place::parse(at))),
         other => panic!("what is {other}?"),
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }

@@ -82,6 +82,14 @@ impl Fresh {
         }
     }
 
+    /// Changes rows behind the store's back, as a failing disk would.
+    pub(super) async fn tamper(&self, sql: &str) {
+        match &self.place {
+            Place::Folder(path) => crate::store::sqlite::tamper(path, sql, []),
+            Place::Database(url) => open(url).await.execute_raw(sql).await,
+        }
+    }
+
     /// The folder of an embedded store.
     pub(super) fn path(&self) -> &Path {
         match &self.place {

@@ -16,7 +16,13 @@ const PLAN: &str = "TWINWARD_RESTORE_PLAN";
 
 async fn restore_from(file: &Path, target: &Place) -> bool {
     let file = std::fs::File::open(file).expect("it opens");
-    let done = restore(file, &*target.rows(), now(), Gaps::Refused, |_, _| ()).await;
+    let done = restore(
+        file,
+        &*target.rows(),
+        sample::restoring(now(), Gaps::Refused),
+        |_, _| (),
+    )
+    .await;
     done.is_ok()
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::mpsc;
-use twin::{IdentityKey, PartitionCount, partition_of};
+use twin::{IdentityKey, PartitionCount, Revision, partition_of};
 
 use super::{BATCHES, Finding, Item, Maintain, MaintainError, Report, Row, Table, Value};
 use crate::audit::Walk;
@@ -430,16 +430,26 @@ impl Checker {
             routine: row.truth(11),
             trace_parent: row.optional(12),
             checksum: row.checksum(13)?,
+            previous: row.optional_integer(14).map(i64::cast_unsigned),
         };
+        // Of what is behind a damaged one nobody says that something is missing.
+        let before = self.revision.take();
         let entry = history::decode(key, stored).map_err(|damaged| told(&damaged))?;
         json(&entry.patch, "patch")?;
         json(&entry.undo, "undo")?;
-        let before = self.revision.replace(entry.clone());
+        self.revision = Some(entry.clone());
         let before = before.filter(|before| before.key == entry.key);
         if entry.first_revision > entry.revision
-            || before.is_some_and(|before| before.revision >= entry.first_revision)
+            || before
+                .as_ref()
+                .is_some_and(|before| before.revision >= entry.first_revision)
         {
             return Err("it overlaps the revision before it".to_owned());
+        }
+        if let Some(missing) = missing_before(before.as_ref(), &entry) {
+            return Err(format!(
+                "revision {missing}, which was before it, is missing"
+            ));
         }
         let last = self
             .standing_of(&entry.key)
@@ -451,6 +461,17 @@ impl Checker {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// The revision that should stand before another one, if another stands there. Older ones of those there
+/// were may be forgotten, so the oldest may lack the one before it; and what did not know which one was
+/// before it is of a program that did not write down each.
+fn missing_before(before: Option<&HistoryEntry>, entry: &HistoryEntry) -> Option<Revision> {
+    let previous = entry
+        .previous
+        .filter(|previous| *previous != Revision::ZERO)?;
+    let before = before.filter(|before| before.previous.is_some())?;
+    (before.revision != previous).then_some(previous)
 }
 
 fn index_row(twin: &Fields<'_>, entry: &IndexEntry) -> Row {

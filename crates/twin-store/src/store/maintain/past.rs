@@ -1,7 +1,6 @@
 //! Decides which revisions must not be restored, because a twin cannot be rewound past what is
-//! missing: nothing in a revision says which one was before it, so a hole would never be noticed, and
-//! the documents behind it would be wrong. So everything at and below the hole goes, as a retention
-//! would have it. Pure; takes the revisions in the order of a dump, and keeps only the last.
+//! missing. Everything at and below the hole goes, as a retention would have it; a revision that lacks
+//! the one before it, which it names, stands at a hole. Those of an older program name none. Pure; takes the revisions in the order of a dump, and keeps only the last.
 
 use super::{Revisions, Row, Value};
 

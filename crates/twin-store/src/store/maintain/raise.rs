@@ -53,6 +53,14 @@ impl Raise {
         }
     }
 
+    /// By how much, for people.
+    pub(super) fn by(self) -> serde_json::Value {
+        serde_json::json!({
+            "versions": self.seconds.saturating_mul(VERSIONS_PER_SECOND),
+            "revisions": self.seconds.saturating_mul(REVISIONS_PER_SECOND),
+        })
+    }
+
     /// The revision of a restore, after the partition's last.
     pub(super) fn revision(self, last: u64) -> u64 {
         let step = self.seconds.saturating_mul(REVISIONS_PER_SECOND);
@@ -181,6 +189,9 @@ fn history_row(entry: &HistoryEntry) -> Option<Row> {
         Value::Integer(row.routine.into()),
         row.trace_parent.as_deref().map_or(Value::Null, text),
         Value::Integer(row.checksum.into()),
+        row.previous.map_or(Value::Null, |previous| {
+            Value::Integer(previous.cast_signed())
+        }),
     ]);
     Some(Row {
         table: Table::History,

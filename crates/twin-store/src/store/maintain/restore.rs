@@ -8,11 +8,25 @@ use tokio::sync::mpsc;
 use super::backup::Header;
 use super::check::{Checker, Sound, Whole, key_of};
 use super::frames::{Frame, FrameReader};
+use super::notice::Notice;
 use super::past::Past;
 use super::raise::Raise;
 use super::{
     BATCH, BATCHES, Batch, Gaps, Item, Maintain, MaintainError, Report, Revisions, Row, Table,
 };
+
+/// Who restores what, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restoring {
+    /// When.
+    pub now: Timestamp,
+    /// Whether less than a whole store will do.
+    pub gaps: Gaps,
+    /// Who, as the audit log will have it: `operator:<name>`.
+    pub actor: String,
+    /// Where the backup comes from, in words: the name of a file.
+    pub source: String,
+}
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +47,8 @@ impl Restored {
 }
 
 /// Fills an empty store from a backup. Every twin is as it was, with versions above all that were
-/// given since the backup, so that devices and readers take them for new.
+/// given since the backup, so that devices and readers take them for new. The audit log says so: its
+/// entry is part of the restore, so that no store has come from a backup without telling.
 ///
 /// # Errors
 /// The backup is damaged, of a newer program or of no store, the store is not empty, or cannot be
@@ -42,12 +57,11 @@ impl Restored {
 pub async fn restore<R: Read + Send + 'static>(
     from: R,
     store: &dyn Maintain,
-    now: Timestamp,
-    gaps: Gaps,
+    restoring: Restoring,
     progress: impl FnMut(Table, u64) + Send + 'static,
 ) -> Result<Restored, MaintainError> {
     let (into, batches) = mpsc::channel(BATCHES);
-    let read = tokio::task::spawn_blocking(move || read(from, &into, now, gaps, progress));
+    let read = tokio::task::spawn_blocking(move || read(from, &into, &restoring, progress));
     let (read, filled) = tokio::join!(read, store.fill(batches));
     let read = read.map_err(|_| MaintainError::Stopped)?;
     // Whichever failed first made the other one stop.
@@ -64,8 +78,7 @@ pub async fn restore<R: Read + Send + 'static>(
 fn read<R: Read>(
     from: R,
     into: &mpsc::Sender<Batch>,
-    now: Timestamp,
-    gaps: Gaps,
+    restoring: &Restoring,
     mut progress: impl FnMut(Table, u64),
 ) -> Result<(Header, Report), MaintainError> {
     let mut frames = FrameReader::begin(from)?;
@@ -76,7 +89,8 @@ fn read<R: Read>(
     let mut sieve = Sieve {
         checker: Checker::new(Whole::Backup),
         past: Past::default(),
-        raise: Raise::since(header.made_at, now),
+        notice: Notice::new(&header, restoring),
+        raise: Raise::since(header.made_at, restoring.now),
         rows: Vec::with_capacity(BATCH),
     };
     let send = |batch| {
@@ -89,7 +103,13 @@ fn read<R: Read>(
             Frame::Row(row) => sieve.row(row.with_added_columns()),
             Frame::Break(table, problem) => sieve.broken(table, problem),
             Frame::End => {
-                let Sieve { checker, rows, .. } = sieve;
+                let Sieve {
+                    checker,
+                    mut rows,
+                    notice,
+                    ..
+                } = sieve;
+                rows.extend(notice.into_row());
                 let report = checker.end();
                 send(Batch::Rows(rows))?;
                 send(Batch::End)?;
@@ -99,7 +119,7 @@ fn read<R: Read>(
         if let Some(lacking) = sieve.checker.without_partitions() {
             return Err(MaintainError::NoPartitions(lacking));
         }
-        if gaps == Gaps::Refused
+        if restoring.gaps == Gaps::Refused
             && let Some(gap) = sieve.checker.gap()
         {
             return Err(MaintainError::Incomplete(gap.clone()));
@@ -118,6 +138,7 @@ fn read<R: Read>(
 struct Sieve {
     checker: Checker,
     past: Past,
+    notice: Notice,
     raise: Raise,
     rows: Vec<Row>,
 }
@@ -140,6 +161,7 @@ impl Sieve {
         };
         match row.table {
             Table::Partitions => {
+                self.notice.partition(&mut row, self.raise);
                 let log = self.raise.partition(&mut row);
                 self.rows.push(row);
                 self.rows.extend(log);
@@ -161,6 +183,8 @@ impl Sieve {
                 self.past.kept(&row);
                 self.rows.push(row);
             }
+            // What a chain has behind its end was cut off from it; the check has told.
+            Table::Audit if self.notice.is_in_the_way(&row) => {}
             Table::Index
             | Table::Audit
             | Table::Requests

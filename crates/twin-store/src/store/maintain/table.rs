@@ -147,6 +147,7 @@ impl Table {
                 ("routine", Kind::Truth),
                 ("trace_parent", Kind::OptionalText),
                 ("checksum", Kind::Integer),
+                ("previous", Kind::OptionalInteger),
             ],
             Table::Audit => &[
                 ("partition", Kind::Integer),

@@ -8,6 +8,8 @@ use twin::{IdentityKey, Partition, Revision};
 
 use crate::history;
 use crate::record::{Damaged, Record};
+use crate::store::row::history::nanoseconds;
+use crate::store::thin::{Light, Spans};
 use crate::store::{
     AuditEntry, AuditHead, Claims, Commit, EnrollmentState, EnrollmentToken, Epoch, Error,
     HistoryEntry, IndexEntry, Loaded, OperationId, OperationResultRow, OperationRow, Page,
@@ -205,6 +207,42 @@ impl State {
         (due.len(), more)
     }
 
+    /// Puts routine revisions together; answers how many are part of another one now.
+    fn thin(&mut self, retention: &Retention) -> u64 {
+        let Some(spans) = Spans::of(retention) else {
+            return 0;
+        };
+        let nanoseconds = |at| nanoseconds(at).expect("near");
+        let keys: BTreeSet<_> = self.history.keys().map(|(key, _)| key.clone()).collect();
+        let mut joined = 0;
+        for key in keys {
+            let entries = self.history.values().filter(|entry| entry.key == key);
+            let entries: Vec<_> = entries.cloned().collect();
+            let lights = entries.iter().map(|entry| Light {
+                revision: entry.revision.get().cast_signed(),
+                first_at: nanoseconds(entry.first_at),
+                at: nanoseconds(entry.at),
+                routine: entry.routine,
+            });
+            let lights: Vec<_> = lights.collect();
+            for (first, last, count) in spans.runs(&lights) {
+                let within = |entry: &&HistoryEntry| {
+                    (first..=last).contains(&entry.revision.get().cast_signed())
+                };
+                let run: Vec<_> = entries.iter().filter(within).cloned().collect();
+                assert_eq!(run.len(), count);
+                for entry in &run {
+                    self.history.remove(&(key.clone(), entry.revision));
+                }
+                let merged = history::merge_all(&run).expect("patches can be read");
+                let merged = merged.expect("there are some");
+                self.history.insert((key.clone(), merged.revision), merged);
+                joined += count as u64 - 1;
+            }
+        }
+        joined
+    }
+
     pub(super) fn load(&self, selection: &Selection) -> Vec<Loaded> {
         if self.damaged.contains(selection) {
             let damaged = Damaged {
@@ -281,6 +319,7 @@ impl State {
         let (revisions, more) = self.trim_history(retention, before(retention.history_age));
         let mut trimmed = Trimmed {
             revisions: revisions as u64,
+            joined: self.thin(retention),
             more,
             ..Trimmed::default()
         };

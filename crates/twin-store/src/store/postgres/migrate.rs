@@ -13,6 +13,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0004_population.sql"),
     include_str!("../../../migrations/postgres/0005_provisioning.sql"),
     include_str!("../../../migrations/postgres/0006_searched.sql"),
+    include_str!("../../../migrations/postgres/0007_audit_order.sql"),
+    include_str!("../../../migrations/postgres/0008_history_links.sql"),
 ];
 /// The oldest server: older ones are out of their makers' care by the end of 2026.
 const OLDEST: i32 = 15;

@@ -14,7 +14,7 @@ use crate::record::Damaged;
 use crate::store::maintain::{Kind, Table};
 use crate::store::quarantine::{NOTES_MAX, Note, report};
 use crate::store::row::module_text;
-use crate::store::{Error, Upsert};
+use crate::store::{Error, Upsert, failpoint};
 
 impl PostgresStore {
     /// Notes what a reading found damaged, and answers what it read.
@@ -79,7 +79,9 @@ async fn note(client: &mut Client, notes: &[Note]) -> Result<(), Error> {
             ],
         )
         .await?;
+        failpoint::hit("quarantine.written");
         transaction.commit().await.map_err(engine(action))?;
+        failpoint::hit("quarantine.durable");
         if fresh > 0 {
             report(note);
         }
@@ -181,13 +183,18 @@ pub(super) async fn sweep(client: &mut Client) -> Result<(), Error> {
         if is_there(client, &note).await {
             continue;
         }
-        query(
-            client,
-            "forget a note of a row that is gone",
+        let action = "forget a note of a row that is gone";
+        let transaction = client.transaction().await.map_err(engine(action))?;
+        execute(
+            &transaction,
+            action,
             "DELETE FROM quarantine WHERE table_name = $1 AND key = $2",
             &[&note.table.name(), &note.key_text()],
         )
         .await?;
+        failpoint::hit("sweep.written");
+        transaction.commit().await.map_err(engine(action))?;
+        failpoint::hit("sweep.durable");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use twin::{PartitionCount, Revision};
 
 use super::testing::open;
 use super::*;
-use crate::store::{HistoryRead, LogEntry, PartitionState, Source, Upsert, everything};
+use crate::store::{HistoryRead, LogEntry, PartitionState, Source, Upsert, everything, sample};
 use crate::testing::{key, now, record};
 
 fn replica(name: &str, lease: Duration) -> Replica {
@@ -166,6 +166,7 @@ async fn a_zero_character_is_kept_wherever_text_is() {
         notification: None,
         has_registry: true,
         routine: false,
+        previous: None,
         trace_parent: None,
     };
     let index = crate::store::IndexEntry {
@@ -347,6 +348,7 @@ async fn routine_revisions_are_put_together() {
         notification: None,
         has_registry: true,
         routine,
+        previous: None,
         trace_parent: None,
     };
     for history in [
@@ -618,4 +620,57 @@ async fn a_twin_that_the_server_cannot_put_together_is_damaged_by_itself() {
     );
     assert_eq!(store.damaged().await.expect("read"), []);
     store.close().await;
+}
+
+/// Fills the audit log with so many entries, of ever later times.
+async fn audited(database: &Database, entries: u32) -> PostgresStore {
+    let store = open(&database.url()).await;
+    sample::take(&store).await;
+    store
+        .execute_raw(&format!(
+            "INSERT INTO audit SELECT n % 4, n, n * 1000, 'operator:alice', 'device.create',
+                 'devices/d' || n, '{{}}', NULL, decode(repeat('00', 32), 'hex')
+             FROM generate_series(1, {entries}) AS n;
+             ANALYZE audit"
+        ))
+        .await;
+    store
+}
+
+#[tokio::test]
+async fn the_newest_of_a_hundred_thousand_audit_entries_are_read_from_a_few_pages() {
+    let database = testkit::postgres::database().await;
+    let store = audited(&database, 100_000).await;
+    let of = |text: &str| Some(text.to_owned());
+    let newest = AuditRead {
+        newest_first: true,
+        limit: 10,
+        ..AuditRead::default()
+    };
+    for read in [
+        newest.clone(),
+        AuditRead {
+            actor: of("operator:alice"),
+            ..newest.clone()
+        },
+        AuditRead {
+            action: of("device.create"),
+            ..newest.clone()
+        },
+        AuditRead {
+            resource: of("devices/d50"),
+            ..newest.clone()
+        },
+        AuditRead {
+            to: Some(jiff::Timestamp::from_microsecond(50_000).unwrap()),
+            ..newest
+        },
+    ] {
+        let found = store.audit_by_time(read.clone()).await.expect("read");
+        assert!(!found.entries.is_empty(), "{read:?}");
+        assert!(found.looked_at <= 10, "{found:?}");
+        let client = store.connections.get().await;
+        let pages = trails::audit_pages(&client, &read).await;
+        assert!(pages < 60, "{pages} pages for {read:?}");
+    }
 }

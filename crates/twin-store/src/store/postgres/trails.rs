@@ -17,10 +17,13 @@ use crate::store::row::{change, module_text, parse_key};
 use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
 
 pub(super) use audit::audit;
+pub(super) use audit_by_time::audit_by_time;
+#[cfg(test)]
+pub(super) use audit_by_time::pages as audit_pages;
 
 /// The columns that [`history_row`] reads, in this order.
-const COLUMNS: &str = "h.revision, h.first_revision, h.at, h.first_at, h.actor, h.cause, h.changes, \
-                       h.patch, h.undo, h.routine, h.trace_parent, h.checksum";
+pub(super) const COLUMNS: &str = "h.revision, h.first_revision, h.at, h.first_at, h.actor, h.cause, h.changes, \
+                       h.patch, h.undo, h.routine, h.trace_parent, h.checksum, h.previous";
 /// Rows of one statement: bounds the memory that both sides need for it.
 const ROWS: usize = 1024;
 
@@ -209,7 +212,7 @@ fn bound(at: Timestamp) -> i64 {
 }
 
 /// Reads the columns of a revision, beginning at `first`.
-fn revision(key: IdentityKey, row: &Row, first: usize) -> Result<HistoryEntry, Damaged> {
+pub(super) fn revision(key: IdentityKey, row: &Row, first: usize) -> Result<HistoryEntry, Damaged> {
     match history_row(row, first) {
         Ok(row) => history::decode(key, row),
         Err(error) => Err(Damaged {
@@ -239,6 +242,9 @@ fn history_row(row: &Row, first: usize) -> Result<HistoryRow, tokio_postgres::Er
             .try_get::<_, Option<&str>>(first + 10)?
             .map(text::unpack),
         checksum: checksum(row, first + 11)?,
+        previous: row
+            .try_get::<_, Option<i64>>(first + 12)?
+            .map(i64::cast_unsigned),
     })
 }
 
@@ -318,7 +324,10 @@ async fn last_routine(
     Ok(last)
 }
 
-async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Result<(), Error> {
+pub(super) async fn write(
+    transaction: &Transaction<'_>,
+    entries: &[HistoryEntry],
+) -> Result<(), Error> {
     let action = "write revisions";
     let encode = |entry: &HistoryEntry| {
         history::encode(entry).ok_or(Error::Engine {
@@ -337,14 +346,16 @@ async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Resul
         .iter()
         .map(|row| row.trace_parent.as_deref().map(text::pack));
     let traces: Vec<_> = traces.collect();
+    let previous = rows.iter().map(|row| row.previous.map(u64::cast_signed));
+    let previous: Vec<_> = previous.collect();
     execute(
         transaction,
         action,
         "INSERT INTO history (device_id, module_id, revision, first_revision, at, first_at, actor,
-             cause, changes, patch, undo, routine, trace_parent, checksum)
+             cause, changes, patch, undo, routine, trace_parent, checksum, previous)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
              $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[],
-             $12::bool[], $13::text[], $14::bigint[])",
+             $12::bool[], $13::text[], $14::bigint[], $15::bigint[])",
         &[
             &devices,
             &modules,
@@ -360,6 +371,7 @@ async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Resul
             &routine,
             &traces,
             &numbers(|row| i64::from(row.checksum)),
+            &previous,
         ],
     )
     .await?;
@@ -367,4 +379,5 @@ async fn write(transaction: &Transaction<'_>, entries: &[HistoryEntry]) -> Resul
 }
 
 mod audit;
+mod audit_by_time;
 mod coalesce;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use deadpool_postgres::{Client, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
+use super::thin::thin;
 use super::{engine, execute, nanoseconds, query_in};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
@@ -19,16 +20,23 @@ const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct LookedAt {
     at: i64,
-    device: String,
-    module: String,
-    revision: i64,
+    pub(super) device: String,
+    pub(super) module: String,
+    pub(super) revision: i64,
+}
+
+/// Up to where histories were looked at, for each thing that is looked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    surplus: LookedAt,
+    thinned: LookedAt,
 }
 
 /// Removes a bounded amount.
 pub(super) async fn trim(
     client: &mut Client,
     retention: &Retention,
-    looked_at: &Mutex<LookedAt>,
+    looked_at: &Mutex<Places>,
 ) -> Result<Trimmed, Error> {
     let action = "remove what is old";
     let transaction = client.transaction().await.map_err(engine(action))?;
@@ -38,19 +46,23 @@ pub(super) async fn trim(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    let (surplus, looked) = surplus_revisions(&transaction, retention, from).await?;
+    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus).await?;
+    let (joined, thinned) = thin(&transaction, retention, &from.thinned).await?;
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
     failpoint::hit("trim.written");
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
-    let more_to_look_at = looked.is_some();
-    if let Some(looked) = looked {
-        *looked_at.lock().unwrap_or_else(PoisonError::into_inner) = looked;
+    let more_to_look_at = looked.is_some() || thinned.is_some();
+    {
+        let mut places = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        places.surplus = looked.unwrap_or(from.surplus);
+        places.thinned = thinned.unwrap_or(from.thinned);
     }
     Ok(Trimmed {
         revisions: old + surplus,
+        joined,
         requests,
         operations,
         more: more_to_look_at
@@ -96,38 +108,13 @@ async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> 
 async fn surplus_revisions(
     transaction: &Transaction<'_>,
     retention: &Retention,
-    from: LookedAt,
+    from: &LookedAt,
 ) -> Result<(u64, Option<LookedAt>), Error> {
     let action = "forget surplus revisions";
-    let rows = query_in(
-        transaction,
-        action,
-        "SELECT at, device_id, module_id, revision FROM history
-         WHERE at >= $1 AND (at, device_id, module_id, revision) > ($1, $2, $3, $4)
-         ORDER BY at, device_id, module_id, revision LIMIT $5",
-        &[
-            &from.at,
-            &from.device,
-            &from.module,
-            &from.revision,
-            &i64::from(retention.batch),
-        ],
-    )
-    .await?;
-    let mut looked = None;
-    let (mut devices, mut modules) = (Vec::new(), Vec::new());
-    for row in &rows {
-        let text = |column| row.try_get::<_, String>(column).map_err(engine(action));
-        let (device, module) = (text(1)?, text(2)?);
-        devices.push(device.clone());
-        modules.push(module.clone());
-        looked = Some(LookedAt {
-            at: row.try_get(0).map_err(engine(action))?,
-            device,
-            module,
-            revision: row.try_get(3).map_err(engine(action))?,
-        });
-    }
+    let looked = look(transaction, from, i64::MAX, retention.batch).await?;
+    let keys = looked.iter();
+    let (devices, modules): (Vec<&str>, Vec<&str>) =
+        keys.map(|one| (&*one.device, &*one.module)).unzip();
     let removed = execute(
         transaction,
         action,
@@ -157,7 +144,44 @@ async fn surplus_revisions(
         // Not further than this: the next call looks at the same ones again.
         return Ok((removed, None));
     }
-    Ok((removed, looked))
+    Ok((removed, looked.into_iter().next_back()))
+}
+
+/// Looks at revisions in the order of their times, up to one.
+pub(super) async fn look(
+    transaction: &Transaction<'_>,
+    from: &LookedAt,
+    end: i64,
+    limit: u32,
+) -> Result<Vec<LookedAt>, Error> {
+    let action = "look at revisions";
+    let rows = query_in(
+        transaction,
+        action,
+        "SELECT at, device_id, module_id, revision FROM history
+         WHERE at >= $1 AND at < $5 AND (at, device_id, module_id, revision) > ($1, $2, $3, $4)
+         ORDER BY at, device_id, module_id, revision LIMIT $6",
+        &[
+            &from.at,
+            &from.device,
+            &from.module,
+            &from.revision,
+            &end,
+            &i64::from(limit),
+        ],
+    )
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LookedAt {
+                at: row.try_get(0)?,
+                device: row.try_get(1)?,
+                module: row.try_get(2)?,
+                revision: row.try_get(3)?,
+            })
+        })
+        .collect::<Result<_, _>>()
+        .map_err(engine::<tokio_postgres::Error>(action))
 }
 
 async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {

@@ -32,16 +32,32 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
     let (made, ..) = try_join!(
         records(&transaction, commit),
         move_and_log(&transaction, commit),
-        trails::keep(&transaction, &commit.history, commit.coalesce_within),
+        history(&transaction, commit),
         audit(&transaction, &commit.audit),
-        tokens::write(&transaction, &commit.tokens, &commit.enrollments),
-        operations::write(&transaction, commit),
-        provisioning::write(&transaction, &commit.provisioning),
+        rest(&transaction, commit),
     )?;
     population::count(&transaction, &commit.partitions, made).await?;
+    failpoint::hit("commit.counted");
     failpoint::hit("commit.written");
     transaction.commit().await.map_err(engine("commit"))?;
     failpoint::hit("commit.durable");
+    Ok(())
+}
+
+async fn history(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    trails::keep(transaction, &commit.history, commit.coalesce_within).await?;
+    failpoint::hit("commit.kept");
+    Ok(())
+}
+
+/// What is small, and in most commits not there.
+async fn rest(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+    try_join!(
+        tokens::write(transaction, &commit.tokens, &commit.enrollments),
+        operations::write(transaction, commit),
+        provisioning::write(transaction, &commit.provisioning),
+    )?;
+    failpoint::hit("commit.told");
     Ok(())
 }
 
@@ -78,7 +94,10 @@ async fn fence(transaction: &Transaction<'_>, states: &[PartitionState]) -> Resu
 /// In this order, because the floor of a log follows its partition.
 async fn move_and_log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
     move_partitions(transaction, &commit.partitions).await?;
-    log(transaction, commit).await
+    failpoint::hit("commit.moved");
+    log(transaction, commit).await?;
+    failpoint::hit("commit.logged");
+    Ok(())
 }
 
 async fn move_partitions(
@@ -121,8 +140,11 @@ async fn records(transaction: &Transaction<'_>, commit: &Commit) -> Result<Popul
         all_twins(transaction, &commit.upserts),
         delete(transaction, &commit.deletes),
     )?;
+    failpoint::hit("commit.twins");
     quarantine::clear(transaction, &commit.upserts, &commit.deletes).await?;
+    failpoint::hit("commit.cleared");
     indexes(transaction, &commit.upserts).await?;
+    failpoint::hit("commit.indexed");
     made -= removed;
     Ok(made)
 }
@@ -330,6 +352,7 @@ async fn audit(transaction: &Transaction<'_>, entries: &[AuditEntry]) -> Result<
         )
         .await?;
     }
+    failpoint::hit("commit.audited");
     Ok(())
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct HistoryRow {
     pub(crate) routine: bool,
     pub(crate) trace_parent: Option<String>,
     pub(crate) checksum: u32,
+    pub(crate) previous: Option<u64>,
 }
 
 /// Nanoseconds since 1970; none for an instant far from our time.
@@ -66,6 +67,7 @@ pub(crate) fn encode(entry: &HistoryEntry) -> Option<HistoryRow> {
         routine: entry.routine,
         trace_parent: entry.trace_parent.clone(),
         checksum: 0,
+        previous: entry.previous.map(Revision::get),
     };
     row.checksum = row.sum(&entry.key);
     Some(row)
@@ -112,6 +114,7 @@ pub(crate) fn decode(key: IdentityKey, row: HistoryRow) -> Result<HistoryEntry, 
         notification,
         has_registry,
         routine: row.routine,
+        previous: row.previous.map(Revision::new),
         trace_parent: row.trace_parent,
     })
 }
@@ -140,6 +143,10 @@ impl HistoryRow {
         sum.number(u64::from(self.routine));
         sum.number(u64::from(self.trace_parent.is_some()));
         sum.text(self.trace_parent.as_deref().unwrap_or_default());
+        // Rows from before it was noted have the sum that they had.
+        if let Some(previous) = self.previous {
+            sum.number(previous);
+        }
         sum.finish()
     }
 }

@@ -13,6 +13,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0004_population.sql"),
     include_str!("../../../migrations/0005_provisioning.sql"),
     include_str!("../../../migrations/0006_searched.sql"),
+    include_str!("../../../migrations/0007_audit_order.sql"),
+    include_str!("../../../migrations/0008_history_links.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -10,9 +10,9 @@ use crate::store::{
     AuditHead, Claims, Epoch, Error, PartitionState, Replica, ReplicaId, failpoint,
 };
 
-/// Name of the fact that says how many partitions the store was made with.
 /// Fact that names the store; a restored one gets another.
 const IDENTITY: &str = "identity";
+/// Name of the fact that says how many partitions the store was made with.
 const PARTITION_COUNT: &str = "partition_count";
 
 /// Takes every partition at the first call of a replica, by raising its epoch; later calls take
@@ -163,6 +163,13 @@ pub(super) fn identity(connection: &Connection) -> Result<String, Error> {
 }
 
 /// The number of partitions the store was made with; none before the first claim.
+pub(super) fn partition_count(connection: &Connection) -> Result<Option<PartitionCount>, Error> {
+    let count = stored_count(connection)?.map(PartitionCount::new);
+    count
+        .transpose()
+        .map_err(engine("read its number of partitions"))
+}
+
 fn stored_count(connection: &Connection) -> Result<Option<u16>, Error> {
     let action = "read its number of partitions";
     let stored: Option<String> = connection
@@ -181,10 +188,9 @@ fn stored_count(connection: &Connection) -> Result<Option<u16>, Error> {
 /// The last revision of every partition.
 pub(super) fn heads(connection: &Connection) -> Result<BTreeMap<Partition, Revision>, Error> {
     let action = "read its revisions";
-    let Some(count) = stored_count(connection)? else {
+    let Some(count) = partition_count(connection)? else {
         return Ok(BTreeMap::new());
     };
-    let count = PartitionCount::new(count).map_err(engine(action))?;
     let mut statement = connection
         .prepare_cached("SELECT partition, revision FROM partitions")
         .map_err(engine(action))?;

@@ -108,7 +108,10 @@ pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
             params![note.table.name(), note.key_text()],
         )?;
     }
-    transaction.commit().map_err(engine(action))
+    failpoint::hit("sweep.written");
+    transaction.commit().map_err(engine(action))?;
+    failpoint::hit("sweep.durable");
+    Ok(())
 }
 
 /// Whether the row of a note is there; also if nobody can tell.

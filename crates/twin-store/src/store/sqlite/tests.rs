@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use tempfile::TempDir;
 use twin::PartitionCount;
 
 use super::*;
-use crate::store::{Source, Upsert, everything};
+use crate::store::{Source, Upsert, everything, sample};
 use crate::testing::{device, key, now, record};
 
 async fn filled(folder: &Path, names: &[&str]) -> SqliteStore {
@@ -244,4 +245,94 @@ async fn changes_and_audit_entries_are_found_behind_a_page_that_cannot_be_steppe
     assert!(holes > 0 && holes < 100, "{holes} holes");
     assert_eq!(page.entries.len(), 300);
     store.close().await;
+}
+
+/// A store with so many audit entries, of which every ten thousandth is rare.
+async fn audited(entries: u64) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = sample::take(&store).await;
+    let mut left = entries;
+    while left > 0 {
+        let mut commit = Commit::default();
+        for _ in 0..left.min(10_000) {
+            let state = &mut states[usize::try_from(left % 4).unwrap()];
+            let mut entry = sample::audited(state, &format!("devices/d{left}"));
+            entry.at += jiff::SignedDuration::from_secs(left.cast_signed());
+            if left.is_multiple_of(10_000) {
+                entry.actor = "operator:rare".to_owned();
+                entry.action = "store.restore".to_owned();
+            }
+            commit.audit.push(entry);
+            left -= 1;
+        }
+        commit.partitions.clone_from(&states);
+        store.commit(commit).await.unwrap();
+    }
+    store.close().await;
+    folder
+}
+
+/// What the engine does for a page of ten, in steps of its machine.
+fn steps(folder: &Path, read: &AuditRead) -> i32 {
+    let raw = Connection::open(folder.join(FILE_NAME)).unwrap();
+    let (sql, values) = trails::audit_statement(&raw, read).unwrap();
+    let mut statement = raw.prepare(&sql).unwrap();
+    let mut rows = statement.query(rusqlite::params_from_iter(values)).unwrap();
+    let mut found = 0;
+    while rows.next().unwrap().is_some() {
+        found += 1;
+    }
+    drop(rows);
+    assert!(found > 0, "{read:?}");
+    statement.get_status(rusqlite::StatementStatus::VmStep)
+}
+
+#[tokio::test]
+async fn the_newest_of_a_hundred_thousand_audit_entries_cost_as_much_as_of_a_hundred() {
+    let (few, many) = (audited(100).await, audited(100_000).await);
+    let of = |text: &str| Some(text.to_owned());
+    let newest = AuditRead {
+        newest_first: true,
+        limit: 10,
+        ..AuditRead::default()
+    };
+    let at = |seconds| Some(now() + jiff::SignedDuration::from_secs(seconds));
+    for read in [
+        newest.clone(),
+        AuditRead {
+            newest_first: false,
+            ..newest.clone()
+        },
+        AuditRead {
+            to: at(50),
+            ..newest.clone()
+        },
+        AuditRead {
+            actor: of("operator:alice"),
+            ..newest.clone()
+        },
+        AuditRead {
+            action: of("device.create"),
+            ..newest.clone()
+        },
+        AuditRead {
+            resource: of("devices/d50"),
+            ..newest.clone()
+        },
+        AuditRead {
+            resource: of("devices"),
+            ..newest.clone()
+        },
+    ] {
+        let steps = [&few, &many].map(|folder| steps(folder.path(), &read));
+        assert!(steps[1] < steps[0] + 100, "{steps:?} for {read:?}");
+    }
+    let rare = AuditRead {
+        actor: of("operator:rare"),
+        action: of("store.restore"),
+        ..newest
+    };
+    let steps = steps(many.path(), &rare);
+    assert!(steps < 1000, "{steps}");
 }

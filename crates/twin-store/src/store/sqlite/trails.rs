@@ -15,10 +15,13 @@ use crate::store::row::history::{self, HistoryRow, nanoseconds};
 use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
 
 pub(super) use audit::audit;
+pub(super) use audit_by_time::audit_by_time;
+#[cfg(test)]
+pub(super) use audit_by_time::statement as audit_statement;
 
 /// The columns that [`history_row`] reads, in this order.
-const COLUMNS: &str = "revision, first_revision, at, first_at, actor, cause, changes, patch, undo, \
-                       routine, trace_parent, checksum";
+pub(super) const COLUMNS: &str = "revision, first_revision, at, first_at, actor, cause, changes, patch, undo, \
+                       routine, trace_parent, checksum, previous";
 
 /// Reads the log of a partition. A damaged change is a hole, or the partition would stand still.
 pub(super) fn log(
@@ -249,7 +252,7 @@ fn last(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<Option<Histo
         .and_then(|row| history::decode(key.clone(), row).ok()))
 }
 
-fn insert(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Error> {
+pub(super) fn insert(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Error> {
     let row = history::encode(entry).ok_or(Error::Engine {
         action: "write a revision",
         source: "its time is centuries away".into(),
@@ -258,8 +261,8 @@ fn insert(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Err
         transaction,
         "write a revision",
         "INSERT INTO history (device_id, module_id, revision, first_revision, at, first_at, actor,
-             cause, changes, patch, undo, routine, trace_parent, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             cause, changes, patch, undo, routine, trace_parent, checksum, previous)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         params![
             entry.key.device.as_str(),
             module_text(&entry.key),
@@ -274,7 +277,8 @@ fn insert(transaction: &Transaction<'_>, entry: &HistoryEntry) -> Result<(), Err
             row.undo,
             row.routine,
             row.trace_parent,
-            row.checksum
+            row.checksum,
+            row.previous.map(u64::cast_signed)
         ],
     )?;
     Ok(())
@@ -306,7 +310,11 @@ pub(super) fn history_row(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Re
         routine: row.get(first + 9)?,
         trace_parent: row.get(first + 10)?,
         checksum: row.get(first + 11)?,
+        previous: row
+            .get::<_, Option<i64>>(first + 12)?
+            .map(i64::cast_unsigned),
     })
 }
 
 mod audit;
+mod audit_by_time;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, Transaction, params};
 
+use super::thin::thin;
 use super::write::{begin, execute};
 use super::{engine, nanoseconds};
 use crate::store::{Error, Retention, Trimmed, failpoint};
@@ -21,16 +22,23 @@ const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, Clone, Default)]
 pub(super) struct LookedAt {
     at: i64,
-    device: String,
-    module: String,
-    revision: i64,
+    pub(super) device: String,
+    pub(super) module: String,
+    pub(super) revision: i64,
+}
+
+/// Up to where histories were looked at, for each thing that is looked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    surplus: LookedAt,
+    thinned: LookedAt,
 }
 
 /// Removes a bounded amount.
 pub(super) fn trim(
     connection: &mut Connection,
     retention: &Retention,
-    looked_at: &Mutex<LookedAt>,
+    looked_at: &Mutex<Places>,
 ) -> Result<Trimmed, Error> {
     let from = looked_at
         .lock()
@@ -38,9 +46,11 @@ pub(super) fn trim(
         .clone();
     let transaction = begin(connection)?;
     let old = old_revisions(&transaction, retention)?;
-    let (surplus, looked) = surplus_revisions(&transaction, retention, &from)?;
+    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus)?;
+    let (joined, thinned) = thin(&transaction, retention, &from.thinned)?;
     let mut trimmed = Trimmed {
         revisions: old + surplus,
+        joined,
         requests: requests(&transaction, retention)?,
         ..Trimmed::default()
     };
@@ -50,15 +60,17 @@ pub(super) fn trim(
     let batch = u64::from(retention.batch);
     let removed = [old, surplus, trimmed.requests];
     trimmed.more = looked.is_some()
+        || thinned.is_some()
         || more_operations
         || more_tokens
         || removed.into_iter().any(|removed| removed >= batch);
     failpoint::hit("trim.written");
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
-    if let Some(looked) = looked {
-        *looked_at.lock().unwrap_or_else(PoisonError::into_inner) = looked;
-    }
+    let mut places = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+    places.surplus = looked.unwrap_or(from.surplus);
+    places.thinned = thinned.unwrap_or(from.thinned);
+    drop(places);
     Ok(trimmed)
 }
 
@@ -99,33 +111,7 @@ fn surplus_revisions(
     from: &LookedAt,
 ) -> Result<(u64, Option<LookedAt>), Error> {
     let action = "forget surplus revisions";
-    let mut statement = transaction
-        .prepare_cached(
-            "SELECT at, device_id, module_id, revision FROM history
-             WHERE (at, device_id, module_id, revision) > (?1, ?2, ?3, ?4)
-             ORDER BY at, device_id, module_id, revision LIMIT ?5",
-        )
-        .map_err(engine(action))?;
-    let looked = statement
-        .query_map(
-            params![
-                from.at,
-                from.device,
-                from.module,
-                from.revision,
-                retention.batch
-            ],
-            |row| {
-                Ok(LookedAt {
-                    at: row.get(0)?,
-                    device: row.get(1)?,
-                    module: row.get(2)?,
-                    revision: row.get(3)?,
-                })
-            },
-        )
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(engine(action))?;
+    let looked = look(transaction, from, i64::MAX, retention.batch)?;
     let grown: BTreeSet<_> = looked
         .iter()
         .map(|one| (&one.device, &one.module))
@@ -151,6 +137,37 @@ fn surplus_revisions(
     }
     let removed = u64::from(retention.batch - left);
     Ok((removed, looked.into_iter().next_back()))
+}
+
+/// Looks at revisions in the order of their times, up to one.
+pub(super) fn look(
+    transaction: &Transaction<'_>,
+    from: &LookedAt,
+    end: i64,
+    limit: u32,
+) -> Result<Vec<LookedAt>, Error> {
+    let action = "look at revisions";
+    let mut statement = transaction
+        .prepare_cached(
+            "SELECT at, device_id, module_id, revision FROM history
+             WHERE (at, device_id, module_id, revision) > (?1, ?2, ?3, ?4) AND at < ?5
+             ORDER BY at, device_id, module_id, revision LIMIT ?6",
+        )
+        .map_err(engine(action))?;
+    statement
+        .query_map(
+            params![from.at, from.device, from.module, from.revision, end, limit],
+            |row| {
+                Ok(LookedAt {
+                    at: row.get(0)?,
+                    device: row.get(1)?,
+                    module: row.get(2)?,
+                    revision: row.get(3)?,
+                })
+            },
+        )
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(engine(action))
 }
 
 /// Identities, with how often they are named.

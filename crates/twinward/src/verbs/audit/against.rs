@@ -1,9 +1,8 @@
 //! Heads of chains that were kept elsewhere: they must still be in the log, as they were.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wire::registry::v1 as api;
 
 use crate::exit::Kind;
@@ -11,78 +10,51 @@ use crate::failure::Failure;
 use crate::files;
 
 /// What is read of an earlier `audit verify -o json`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Kept {
-    chains: Vec<KeptChain>,
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    chains: Vec<Head>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct KeptChain {
-    partition: u32,
-    head_sequence: u64,
-    head_hash: String,
+/// The end of a chain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) partition: u32,
+    #[serde(rename = "headSequence")]
+    pub(super) sequence: u64,
+    #[serde(rename = "headHash")]
+    pub(super) hash: String,
 }
 
 /// Reads a file of heads.
-pub(super) fn read(path: &Path) -> Result<Kept, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<Head>, Failure> {
     let text = files::read(path)?;
-    serde_json::from_str(&text).map_err(|error| {
+    let kept: Kept = serde_json::from_str(&text).map_err(|error| {
         let what = format!("{} holds no heads of an audit log", path.display());
         Failure::new(Kind::Invalid, what)
             .because(error)
             .advise("`twinward audit verify -o json` prints such a file")
-    })
+    })?;
+    Ok(kept.chains)
 }
 
-/// What is still to be found.
-#[derive(Debug)]
-pub(super) struct Search {
-    wanted: BTreeMap<(u32, u64), String>,
-    other: Vec<String>,
+/// Prints such a file.
+pub(super) fn text(chains: Vec<Head>) -> String {
+    // Numbers and texts are always printed.
+    serde_json::to_string_pretty(&Kept { chains }).unwrap_or_default() + "\n"
 }
 
-impl Search {
-    /// Nothing found yet.
-    pub(super) fn new(kept: &Kept) -> Self {
-        let wanted = kept
-            .chains
-            .iter()
-            .filter(|chain| chain.head_sequence > 0)
-            .map(|chain| {
-                (
-                    (chain.partition, chain.head_sequence),
-                    chain.head_hash.clone(),
-                )
-            });
-        Self {
-            wanted: wanted.collect(),
-            other: Vec::new(),
+impl Head {
+    /// What is not as it was, given the first entry that is at its place or behind it.
+    pub(super) fn missing_in(&self, entry: Option<&api::AuditEntry>) -> Option<String> {
+        let place = format!("partition {}, entry {}", self.partition, self.sequence);
+        match entry.filter(|entry| entry.sequence == self.sequence) {
+            None => Some(format!("{place}: is not there any more")),
+            Some(entry) if entry.hash != self.hash => Some(format!(
+                "{place}: its hash was {} and is {}",
+                self.hash, entry.hash
+            )),
+            Some(_) => None,
         }
-    }
-
-    /// Takes an entry of the log.
-    pub(super) fn see(&mut self, entry: &api::AuditEntry) {
-        let Some(hash) = self.wanted.remove(&(entry.partition, entry.sequence)) else {
-            return;
-        };
-        if hash != entry.hash {
-            self.other.push(format!(
-                "partition {}, entry {}: its hash was {hash} and is {}",
-                entry.partition, entry.sequence, entry.hash
-            ));
-        }
-    }
-
-    /// What is not as it was, a line each.
-    pub(super) fn missing(self) -> Vec<String> {
-        let mut lines = self.other;
-        for (partition, sequence) in self.wanted.into_keys() {
-            lines.push(format!(
-                "partition {partition}, entry {sequence}: is not there any more"
-            ));
-        }
-        lines
     }
 }
 
@@ -101,31 +73,37 @@ mod tests {
 
     #[test]
     fn a_chain_that_was_cut_or_rewritten_is_noticed() {
-        let kept: Kept = serde_json::from_str(
-            r#"{"whole": true, "chains": [
-                {"partition": 0, "headSequence": 2, "headHash": "aa"},
-                {"partition": 1, "headSequence": 9, "headHash": "bb"},
-                {"partition": 2, "headSequence": 1, "headHash": "cc"},
-                {"partition": 3, "headSequence": 0, "headHash": ""}]}"#,
-        )
-        .unwrap();
-        let mut search = Search::new(&kept);
-        for entry in [
-            entry(0, 1, "x"),
-            entry(0, 2, "aa"),
-            entry(0, 3, "y"),
-            entry(1, 8, "z"),
-            entry(2, 1, "other"),
-        ] {
-            search.see(&entry);
-        }
+        let head = |sequence, hash: &str| Head {
+            partition: 1,
+            sequence,
+            hash: hash.to_owned(),
+        };
+        assert_eq!(head(2, "aa").missing_in(Some(&entry(1, 2, "aa"))), None);
         assert_eq!(
-            search.missing(),
-            [
-                "partition 2, entry 1: its hash was cc and is other",
-                "partition 1, entry 9: is not there any more"
-            ]
+            head(1, "cc").missing_in(Some(&entry(1, 1, "other"))),
+            Some("partition 1, entry 1: its hash was cc and is other".to_owned())
         );
+        let gone = Some("partition 1, entry 9: is not there any more".to_owned());
+        assert_eq!(head(9, "bb").missing_in(None), gone);
+        assert_eq!(head(9, "bb").missing_in(Some(&entry(1, 10, "bb"))), gone);
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written_and_as_verify_prints_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heads.json");
+        let head = Head {
+            partition: 3,
+            sequence: 7,
+            hash: "ab".to_owned(),
+        };
+        std::fs::write(&path, text(vec![head])).unwrap();
+        let read_back = read(&path).unwrap();
+        assert_eq!(read_back[0].sequence, 7);
+        let printed = r#"{"whole": true, "chains": [
+            {"partition": 0, "entries": 2, "headSequence": 2, "headHash": "aa"}]}"#;
+        std::fs::write(&path, printed).unwrap();
+        assert_eq!(read(&path).unwrap()[0].hash, "aa");
     }
 
     #[test]

@@ -1,8 +1,5 @@
 //! What people and programs see of the audit log.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use serde::Serialize;
 use serde_json::Value;
 use wire::registry::v1 as api;
@@ -12,90 +9,6 @@ use crate::output::{Paper, View, plural, table, time};
 
 /// Digits of a hash that people compare.
 const HASH_DIGITS: usize = 16;
-
-/// Keeps the newest of many entries: the log comes in the order of its chains, people ask for what
-/// happened last.
-pub(super) struct Newest {
-    limit: usize,
-    kept: BinaryHeap<Reverse<Kept>>,
-    left_out: u64,
-}
-
-/// An entry in the order of time. Entries of one chain that share a time keep their order.
-struct Kept(api::AuditEntry);
-
-impl Kept {
-    fn key(&self) -> (i64, i32, u32, u64) {
-        let mut at = self.0.time.unwrap_or_default();
-        if !self.0.problem.is_empty() {
-            // When it was nobody knows; it must not be the first to be let go.
-            at.seconds = i64::MAX;
-        }
-        (at.seconds, at.nanos, self.0.partition, self.0.sequence)
-    }
-}
-
-impl PartialEq for Kept {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Kept {}
-
-impl PartialOrd for Kept {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Kept {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl Newest {
-    /// So many; 0: all.
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            kept: BinaryHeap::new(),
-            left_out: 0,
-        }
-    }
-
-    /// Takes an entry in, and lets go of the oldest if there are too many.
-    pub(super) fn add(&mut self, entry: api::AuditEntry) {
-        self.kept.push(Reverse(Kept(entry)));
-        if self.limit != 0 && self.kept.len() > self.limit {
-            self.kept.pop();
-            self.left_out += 1;
-        }
-    }
-
-    /// How many were let go.
-    pub(super) fn left_out(&self) -> u64 {
-        self.left_out
-    }
-
-    /// The newest last, as a log has it.
-    pub(super) fn by_time(self) -> Vec<api::AuditEntry> {
-        let sorted = self.kept.into_sorted_vec();
-        sorted
-            .into_iter()
-            .rev()
-            .map(|Reverse(Kept(entry))| entry)
-            .collect()
-    }
-
-    /// As the chains have them.
-    pub(super) fn by_chain(self) -> Vec<api::AuditEntry> {
-        let mut entries = self.by_time();
-        entries.sort_by_key(|entry| (entry.partition, entry.sequence));
-        entries
-    }
-}
 
 /// One entry.
 pub(super) struct EntryView(pub(super) api::AuditEntry);

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use twin_store::store::maintain::{self, Gaps, Maintain, MaintainError, Table};
+use twin_store::store::maintain::{self, Gaps, Maintain, MaintainError, Restoring, Table};
 use twin_store::store::postgres::{PostgresRows, PostgresSettings};
 use twin_store::store::sqlite::SqliteFiles;
 
 use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::files;
+use crate::os_user;
 use crate::output::progress::Progress;
 use crate::output::{Format, Output};
 use crate::private_file;
@@ -84,7 +85,7 @@ pub(crate) struct BackupArgs {
 #[command(
     after_help = "The store must be empty or not there yet, and its service stopped. All is \
     restored, or nothing.\nEvery twin gets versions above all that were given since the backup, so \
-    that devices and policies\ntake it for new. Put the master key of the former store (master.key) into the folder, \
+    that devices and policies\ntake it for new, and the audit log has an entry of it with your name on this machine. Put the master key of the former store (master.key) into the folder, \
     too: keys open under it alone.\n\nExamples:\n  \
     twinward store restore twins.backup\n  \
     zstd -dc twins.backup.zst | twinward store restore - --store /var/lib/twinward/twin-store"
@@ -225,8 +226,12 @@ pub(super) async fn restore(
     let restored = maintain::restore(
         from,
         &*store,
-        output.now(),
-        gaps(args.partial),
+        Restoring {
+            now: output.now(),
+            gaps: gaps(args.partial),
+            actor: format!("operator:{}", os_user::name()),
+            source: args.file.display().to_string(),
+        },
         rows.teller(),
     )
     .await

@@ -57,7 +57,13 @@ async fn opened(bytes: Vec<u8>) -> (TempDir, SqliteStore, Restored) {
     let target = tempfile::tempdir().unwrap();
     let files = SqliteFiles::new(target.path());
     let from = std::io::Cursor::new(bytes);
-    let restored = restore(from, &files, now(), Gaps::Accepted, |_, _| ()).await;
+    let restored = restore(
+        from,
+        &files,
+        sample::restoring(now(), Gaps::Accepted),
+        |_, _| (),
+    )
+    .await;
     let restored = restored.unwrap();
     let left = check(target.path()).await;
     assert!(left.is_sound(), "{left:?}");
@@ -228,11 +234,71 @@ async fn without_a_partition_there_is_neither_backup_nor_restore() {
         let target = tempfile::tempdir().unwrap();
         let files = SqliteFiles::new(target.path());
         let from = std::io::Cursor::new(bytes);
-        let refused = restore(from, &files, now(), Gaps::Accepted, |_, _| ()).await;
+        let refused = restore(
+            from,
+            &files,
+            sample::restoring(now(), Gaps::Accepted),
+            |_, _| (),
+        )
+        .await;
         assert!(
             matches!(refused, Err(MaintainError::NoPartitions(_))),
             "{refused:?}"
         );
         assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_revision_that_is_gone_is_missed_by_the_next() {
+    let folder = filled().await;
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = sample::take(&store).await;
+    let mut written = Vec::new();
+    for _ in 0..5 {
+        let mut commit = sample::created(&mut states, &["b"]);
+        let entry = &mut commit.history[0];
+        entry.previous = written.last().copied();
+        written.push(entry.revision);
+        store.commit(commit).await.unwrap();
+    }
+    store.close().await;
+    assert!(check(folder.path()).await.is_sound());
+    // It cannot be said whose it was: its very name is what changed.
+    let sql = format!(
+        "UPDATE history SET device_id = 'zz' WHERE device_id = 'b' AND revision = {}",
+        written[2]
+    );
+    let findings = check_after(folder.path(), &sql).await;
+    let missing = format!(
+        "history b//{}: revision {}, which was before it, is missing",
+        written[3], written[2]
+    );
+    assert!(findings.contains(&missing), "{findings:?}");
+    let bytes = {
+        let files = SqliteFiles::new(folder.path());
+        let backup = backup(&files, Vec::new(), now(), Gaps::Refused, |_, _| ()).await;
+        backup.expect("backed up").0
+    };
+    let into = tempfile::tempdir().unwrap();
+    let files = SqliteFiles::new(into.path());
+    restored(bytes, &files).await.expect("restored");
+    let store = SqliteStore::open(into.path()).unwrap();
+    sample::take(&store).await;
+    let read = HistoryRead {
+        key: key("b"),
+        before: None,
+        from: None,
+        to: None,
+        limit: 100,
+    };
+    let kept = sound(store.history(read).await.unwrap());
+    let left: Vec<_> = kept
+        .iter()
+        .filter(|entry| entry.cause != "restore")
+        .map(|entry| entry.revision)
+        .collect();
+    assert_eq!(left, written[4..], "nothing is rewound through the hole");
+    store.close().await;
+    assert!(check(into.path()).await.is_sound());
 }

@@ -23,7 +23,13 @@ async fn an_hour_later(bytes: Vec<u8>) -> (TempDir, SqliteStore) {
     let files = SqliteFiles::new(target.path());
     let from = std::io::Cursor::new(bytes);
     let later = now() + Duration::from_hours(1);
-    let restored = restore(from, &files, later, Gaps::Refused, |_, _| ()).await;
+    let restored = restore(
+        from,
+        &files,
+        sample::restoring(later, Gaps::Refused),
+        |_, _| (),
+    )
+    .await;
     assert!(restored.unwrap().is_whole());
     let left = check(target.path()).await;
     assert!(left.is_sound(), "{left:?}");
@@ -109,7 +115,13 @@ async fn a_second_restore_of_one_backup_gives_nothing_that_the_first_gave() {
         let files = SqliteFiles::new(target.path());
         let from = std::io::Cursor::new(bytes.clone());
         let at = now() + Duration::from_secs(seconds);
-        let done = restore(from, &files, at, Gaps::Refused, |_, _| ()).await;
+        let done = restore(
+            from,
+            &files,
+            sample::restoring(at, Gaps::Refused),
+            |_, _| (),
+        )
+        .await;
         assert!(done.unwrap().is_whole());
         let store = SqliteStore::open(target.path()).unwrap();
         versions.push(read(&store, "b").await.twin.desired.version.get());

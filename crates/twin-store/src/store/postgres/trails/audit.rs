@@ -11,7 +11,7 @@ use crate::store::row::history::instant;
 use crate::store::{AuditEntry, AuditHead, AuditPage, Error, Hole, OrHole};
 
 /// The columns that [`audit_entry`] reads, in this order, behind those of the partition.
-const COLUMNS: &str = "p.audit_sequence, p.audit_hash, a.sequence, a.at, a.actor, a.action, \
+pub(super) const COLUMNS: &str = "p.audit_sequence, p.audit_hash, a.sequence, a.at, a.actor, a.action, \
                        a.resource, a.detail, a.trace_parent, a.hash";
 
 /// Reads a partition's chain of audit entries.
@@ -96,11 +96,15 @@ fn sequence(row: &Row) -> Result<Option<u64>, Error> {
     Ok(sequence.map(i64::cast_unsigned))
 }
 
-fn name(partition: Partition, sequence: u64) -> String {
+pub(super) fn name(partition: Partition, sequence: u64) -> String {
     format!("audit entry {sequence} of partition {partition}")
 }
 
-fn audit_entry(partition: Partition, sequence: u64, row: &Row) -> OrHole<AuditEntry, u64> {
+pub(super) fn audit_entry(
+    partition: Partition,
+    sequence: u64,
+    row: &Row,
+) -> OrHole<AuditEntry, u64> {
     let read = || -> Result<_, tokio_postgres::Error> {
         let words = |column: usize| -> Result<String, tokio_postgres::Error> {
             Ok(text::unpack(row.try_get(column)?))

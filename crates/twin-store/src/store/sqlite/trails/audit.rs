@@ -9,7 +9,8 @@ use crate::store::row::history::instant;
 use crate::store::{AuditEntry, AuditHead, AuditPage, Error, Hole, OrHole};
 
 /// The columns that [`audit_entry`] reads, in this order.
-const COLUMNS: &str = "sequence, at, actor, action, resource, detail, trace_parent, hash";
+pub(super) const COLUMNS: &str =
+    "sequence, at, actor, action, resource, detail, trace_parent, hash";
 
 /// Reads a partition's chain of audit entries.
 pub(in crate::store::sqlite) fn audit(
@@ -112,11 +113,11 @@ fn audit_by_one(
     Ok(())
 }
 
-fn audit_name(partition: Partition, sequence: u64) -> String {
+pub(super) fn audit_name(partition: Partition, sequence: u64) -> String {
     format!("audit entry {sequence} of partition {partition}")
 }
 
-fn audit_entry(
+pub(super) fn audit_entry(
     partition: Partition,
     sequence: u64,
     row: &rusqlite::Row<'_>,

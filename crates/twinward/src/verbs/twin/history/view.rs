@@ -51,6 +51,9 @@ struct RevisionData<'a> {
     revision: u64,
     first_revision: u64,
     commit_time: Option<String>,
+    /// Of the first of those that are kept together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_commit_time: Option<String>,
     actor: &'a str,
     cause: &'a str,
     changes: Vec<&'static str>,
@@ -71,6 +74,8 @@ impl View for Revisions {
                 revision: message.revision,
                 first_revision: message.first_revision,
                 commit_time: time::precise(message.commit_time),
+                first_commit_time: time::precise(message.first_commit_time)
+                    .filter(|_| message.first_revision != message.revision),
                 actor: &message.actor,
                 cause: &message.cause,
                 changes: changes::names(message.changes()),

@@ -12,6 +12,10 @@ fn revision(number: u64, changes: &[api::Change], patch: &str) -> api::TwinRevis
             seconds: at,
             nanos: 5_000_000,
         }),
+        first_commit_time: Some(prost_types::Timestamp {
+            seconds: at - 60,
+            nanos: 0,
+        }),
         actor: "operator:eve".to_owned(),
         cause: "request:a956746b-ff93-4330-9600-941acda97e5c".to_owned(),
         changes: changes.iter().map(|change| (*change).into()).collect(),
