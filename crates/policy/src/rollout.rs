@@ -1,13 +1,13 @@
 //! Rollouts: a revision of a policy that spreads over its twins wave by wave, as long as its gates
 //! hold, and is taken back from the devices that have it when one does not. Pure.
 //!
-//! A rollout changes nothing by itself. It says how many waves have the new revision ([`Course`]);
+//! A rollout changes nothing by itself. It says how many waves have the new revision (`Course`);
 //! every decision on a twin asks that and takes the new revision or the one before
 //! (`evaluate::ActivePolicy`). So rolling back is no special work: no wave has the new revision any
 //! more, and each twin is made what it was by the rule that always holds, whatever happened to it in
 //! between.
 //!
-//! [`Rollout::step`] decides by what is seen of the devices, [`Rollout::order`] by what people say.
+//! `Rollout::step` decides by what is seen of the devices, `Rollout::order` by what people say.
 //! Whoever calls them keeps the answer durably before anything follows from it.
 
 use jiff::{SignedDuration, Timestamp};
