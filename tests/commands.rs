@@ -13,7 +13,7 @@ const WITHIN: Duration = Duration::from_mins(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sdk_calls_methods_of_devices_with_the_device_sdk() {
-    run("test_commands.py", 7).await;
+    run("test_commands.py", 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ async fn the_provisioning_sdk_registers_devices_which_then_connect() {
     let lines = sdk.lines();
     assert!(status.success(), "{}", lines.join("\n"));
     assert!(
-        lines.iter().any(|line| line.starts_with("Ran 5 tests")),
+        lines.iter().any(|line| line.starts_with("Ran 6 tests")),
         "{}",
         lines.join("\n")
     );

@@ -47,6 +47,7 @@ async fn devices_and_policies_follow_a_store_that_was_restored() {
         let _gone = std::fs::remove_file(store.join(name));
     }
     maintain(&["store", "restore"], &backup, &store);
+    verified(&store);
     hub.kill_and_restart(Part::TwinStore).await;
 
     // Nobody edits anything.
@@ -91,6 +92,17 @@ fn maintain(verb: &[&str], backup: &Path, store: &Path) {
         .expect("the program runs");
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{verb:?}: {said}");
+}
+
+/// Nothing is wrong with what was restored.
+fn verified(store: &Path) {
+    let done = Command::new(workspace_binary("twinward"))
+        .args(["store", "verify", "--store"])
+        .arg(store)
+        .output()
+        .expect("the program runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
 }
 
 fn run(hub: &Hub, device: &Device) -> RealAgent {

@@ -32,7 +32,7 @@ pub(super) async fn put(call: &Call<'_>, id: &str, now: Timestamp) -> Result<Ans
             "the job id `query` is taken: GET /jobs/v2/query asks for many jobs",
         ));
     }
-    let body: JobBody<'_> = bodies::read(call.body)?;
+    let body: JobBody<'_> = bodies::read_values(call.body)?;
     let asked = body.into_wire(id)?;
     let request = StartBulkUpdateRequest {
         bulk_update: Some(asked.update),

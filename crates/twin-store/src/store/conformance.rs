@@ -210,6 +210,7 @@ on_every_store! {
     retention::a_trim_forgets_old_answers_and_ended_operations
     retention::a_trim_takes_the_oldest_revisions_only
     retention::a_trim_keeps_the_newest_revisions_of_each_identity
+    retention::what_a_device_reports_often_drives_out_nobody_else
     retention::a_trim_does_no_more_than_it_may_at_once
     retention::a_trim_by_count_does_no_more_than_it_may_at_once
     retention::a_trim_forgets_results_before_their_operation

@@ -43,6 +43,12 @@ impl Spans {
         })
     }
 
+    /// Where the first revision begins that is kept by itself for now, whatever `history_count` says:
+    /// how often a device reports must not decide for how long its past is kept.
+    pub(super) fn young(retention: &Retention) -> i64 {
+        Spans::of(retention).map_or(i64::MAX, |spans| spans.end)
+    }
+
     fn number(self, at: i64) -> i64 {
         at.div_euclid(self.length)
     }

@@ -203,6 +203,38 @@ pub(super) async fn a_trim_keeps_the_newest_revisions_of_each_identity(opener: O
     assert_eq!(revisions(&*store, "d/m").await, [26, 25, 24, 23]);
 }
 
+pub(super) async fn what_a_device_reports_often_drives_out_nobody_else(opener: Opener) {
+    let store = opener.open().await;
+    let one = key("d");
+    let entries = (1..=20).map(|number| HistoryEntry {
+        // An operator wrote first, and once in between.
+        routine: !matches!(number, 1 | 10),
+        ..revision(&one, number)
+    });
+    write(&*store, entries.collect()).await;
+    let later = now() + SignedDuration::from_mins(5);
+    let retention = Retention {
+        history_count: 2,
+        history_span: Duration::from_mins(1),
+        history_every: Duration::from_hours(1),
+        ..forever(later)
+    };
+    assert_eq!(trim(&*store, retention).await.revisions, 0);
+    assert_eq!(revisions(&*store, "d").await.len(), 20);
+    // One more that counts: the oldest goes, and nothing else.
+    write(&*store, vec![revision(&one, 21)]).await;
+    assert_eq!(trim(&*store, retention).await.revisions, 1);
+    assert_eq!(revisions(&*store, "d").await.last(), Some(&2));
+    // When they are old they are one each, and count.
+    let much_later = Retention {
+        history_count: 4,
+        now: later + SignedDuration::from_hours(2),
+        ..retention
+    };
+    trim(&*store, much_later).await;
+    assert_eq!(revisions(&*store, "d").await, [21, 20, 10, 9]);
+}
+
 pub(super) async fn a_trim_does_no_more_than_it_may_at_once(opener: Opener) {
     let store = opener.open().await;
     let one = key("d");

@@ -475,12 +475,17 @@ fn missing_before(before: Option<&HistoryEntry>, entry: &HistoryEntry) -> Option
 }
 
 fn index_row(twin: &Fields<'_>, entry: &IndexEntry) -> Row {
+    index_row_of((twin.text(0), twin.text(1)), entry)
+}
+
+/// The row of an entry of a twin's index.
+pub(super) fn index_row_of((device, module): (&str, &str), entry: &IndexEntry) -> Row {
     let text = |text: &str| Value::Text(text.to_owned());
     Row {
         table: Table::Index,
         values: vec![
-            text(twin.text(0)),
-            text(twin.text(1)),
+            text(device),
+            text(module),
             text(&entry.path),
             text(&entry.value),
         ],

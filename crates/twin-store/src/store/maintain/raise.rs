@@ -12,10 +12,11 @@ use prost::Message as _;
 use twin::{Etag, IdentityKey, Revision, Version, Writer};
 use wire::bus::v1::TwinChange;
 
-use super::check::twin_of;
+use super::check::{index_row_of, twin_of};
 use super::{Row, Table, Value};
 use crate::apply::{Cause, ChangeKind, Touch, Weight};
 use crate::history;
+use crate::index;
 use crate::record::{Damaged, IdentityEtag};
 use crate::store::HistoryEntry;
 use crate::store::row::{self, change, module_text};
@@ -99,9 +100,9 @@ impl Raise {
         })
     }
 
-    /// Raises the versions of a twin whose partition's last change was `last`; answers its row and that
-    /// of the revision.
-    pub(super) fn twin(self, row: &Row, last: u64) -> Result<[Row; 2], String> {
+    /// Raises the versions of a twin whose partition's last change was `last`; answers its row, that of
+    /// the revision and those of its index.
+    pub(super) fn twin(self, row: &Row, last: u64) -> Result<Vec<Row>, String> {
         let told = |damaged: Damaged| damaged.to_string();
         let before = twin_of(&row.values)?;
         let step = self.seconds.saturating_mul(VERSIONS_PER_SECOND);
@@ -142,10 +143,13 @@ impl Raise {
         let states = [Some(&before), Some(&after)];
         let entry = history::entry(&after.key, states, &touch, revision, self.at).map_err(told)?;
         let twin = twin_row(&after).map_err(|error| error.to_string())?;
-        Ok([
-            twin,
-            history_row(&entry).ok_or("the present is centuries away")?,
-        ])
+        let revision = history_row(&entry).ok_or("the present is centuries away")?;
+        let device = after.key.device.as_str();
+        let index = index::entries(&after).map_err(told)?;
+        let index = index
+            .iter()
+            .map(|entry| index_row_of((device, module_text(&after.key)), entry));
+        Ok([twin, revision].into_iter().chain(index).collect())
     }
 }
 

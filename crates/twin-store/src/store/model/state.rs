@@ -194,7 +194,15 @@ impl State {
             let entries = self.history.values().filter(|entry| entry.key == *key);
             let entries: Vec<_> = entries.collect();
             let kept = retention.history_count as usize;
-            let surplus = entries.len().saturating_sub(kept);
+            let young = Spans::young(retention);
+            let is_young = |entry: &HistoryEntry| {
+                entry.routine && nanoseconds(entry.at).expect("near") >= young
+            };
+            let counted: Vec<usize> = (0..entries.len())
+                .filter(|place| !is_young(entries[*place]))
+                .collect();
+            let last = counted.len().checked_sub(kept.saturating_add(1));
+            let surplus = last.map_or(0, |last| counted[last] + 1);
             let old = entries.iter().take_while(|entry| entry.at < before).count();
             let gone = entries.iter().take(surplus.max(old));
             due.extend(gone.map(|entry| (key.clone(), entry.revision)));
@@ -316,10 +324,11 @@ impl State {
             retention.now.saturating_sub(age).unwrap_or(Timestamp::MIN)
         };
         let batch = retention.batch as usize;
+        let joined = self.thin(retention);
         let (revisions, more) = self.trim_history(retention, before(retention.history_age));
         let mut trimmed = Trimmed {
             revisions: revisions as u64,
-            joined: self.thin(retention),
+            joined,
             more,
             ..Trimmed::default()
         };

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::thin::thin;
 use super::{engine, execute, nanoseconds, query_in};
+use crate::store::thin::Spans;
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
@@ -46,8 +47,8 @@ pub(super) async fn trim(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus).await?;
     let (joined, thinned) = thin(&transaction, retention, &from.thinned).await?;
+    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus).await?;
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
@@ -125,6 +126,7 @@ async fn surplus_revisions(
               CROSS JOIN LATERAL
                   (SELECT l.revision FROM history l
                    WHERE l.device_id = k.device_id AND l.module_id = k.module_id
+                       AND NOT (l.routine AND l.at >= $5)
                    ORDER BY l.revision DESC OFFSET $3 LIMIT 1) AS last
               CROSS JOIN LATERAL
                   (SELECT h.revision FROM history h
@@ -137,6 +139,7 @@ async fn surplus_revisions(
             &modules,
             &i64::from(retention.history_count),
             &i64::from(retention.batch),
+            &Spans::young(retention),
         ],
     )
     .await?;

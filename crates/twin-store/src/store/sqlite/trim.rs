@@ -10,6 +10,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::thin::thin;
 use super::write::{begin, execute};
 use super::{engine, nanoseconds};
+use crate::store::thin::Spans;
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
@@ -46,8 +47,8 @@ pub(super) fn trim(
         .clone();
     let transaction = begin(connection)?;
     let old = old_revisions(&transaction, retention)?;
-    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus)?;
     let (joined, thinned) = thin(&transaction, retention, &from.thinned)?;
+    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus)?;
     let mut trimmed = Trimmed {
         revisions: old + surplus,
         joined,
@@ -125,9 +126,16 @@ fn surplus_revisions(
                  (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
                       AND revision <=
                           (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
+                               AND NOT (routine AND at >= ?5)
                            ORDER BY revision DESC LIMIT 1 OFFSET ?3)
                   ORDER BY revision LIMIT ?4)",
-            params![device, module, retention.history_count, left],
+            params![
+                device,
+                module,
+                retention.history_count,
+                left,
+                Spans::young(retention)
+            ],
         )?;
         left = left.saturating_sub(u32::try_from(removed).unwrap_or(u32::MAX));
         if left == 0 {

@@ -161,7 +161,10 @@ impl Parser<'_> {
             return Ok(ItemValue::Value(self.sum()?));
         };
         if !self.is_call() {
-            if is_reserved(&word) {
+            let is_literal = ["null", "true", "false"]
+                .iter()
+                .any(|literal| literal.eq_ignore_ascii_case(&word));
+            if is_reserved(&word) && !is_literal {
                 return Err(self.unexpected("`*`, a value or an aggregate"));
             }
             return Ok(ItemValue::Value(self.sum()?));

@@ -1,12 +1,15 @@
 //! A restore is a change of every twin: nothing that was given since the backup is given again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use posture::configuration::PushState;
 use prost::Message as _;
 use wire::bus::v1::TwinChange;
 
 use super::*;
 use crate::history;
+use crate::index;
 use crate::record::Record;
 use crate::store::HistoryRead;
 use crate::store::sample::sound;
@@ -35,6 +38,29 @@ async fn an_hour_later(bytes: Vec<u8>) -> (TempDir, SqliteStore) {
     assert!(left.is_sound(), "{left:?}");
     let store = SqliteStore::open(target.path()).unwrap();
     (target, store)
+}
+
+#[tokio::test]
+async fn a_twin_whose_device_has_applied_it_all_is_found_as_pending_then() {
+    let folder = filled().await;
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = sample::take(&store).await;
+    let mut commit = sample::created(&mut states, &["done"]);
+    let upsert = &mut commit.upserts[0];
+    let record = Arc::make_mut(&mut upsert.record);
+    let configuration = &mut record.posture.configuration;
+    configuration.state = PushState::Applied;
+    configuration.desired_version = Some(2);
+    configuration.applied_version = Some(2);
+    upsert.index_add = index::entries(record).unwrap().into_iter().collect();
+    store.commit(commit).await.unwrap();
+    store.close().await;
+    let bytes = backed_up(folder.path()).await;
+    // It checks the index of what was restored.
+    let (_target, store) = an_hour_later(bytes).await;
+    let is = read(&store, "done").await;
+    assert_eq!(is.posture.configuration.state, PushState::Pending);
+    store.close().await;
 }
 
 #[tokio::test]
