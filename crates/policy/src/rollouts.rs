@@ -127,8 +127,8 @@ impl Rollouts {
                 let seen = Seen { waves };
                 let at = self.clock.now();
                 if stored.rollout.step(&seen, at).is_some() {
-                    let step =
-                        move |now: &Rollout| Ok(now.step(&seen, at).unwrap_or_else(|| now.clone()));
+                    let seen_as = stored.rollout.clone();
+                    let step = move |now: &Rollout| Ok(now.step_as(&seen_as, &seen, at));
                     self.keep(policy, stored, step).await;
                 }
             }
@@ -164,8 +164,10 @@ impl Rollouts {
             .change_rollout(id.clone(), stored.revision, cause, change);
         match changed.await {
             Ok(policy) => {
-                let Some(after) = &policy.rollout else { return };
-                tell(&policy, before, after);
+                let after = policy.rollout.as_ref();
+                if let Some(after) = after.filter(|after| after.version != stored.version) {
+                    tell(&policy, before, after);
+                }
             }
             // A newer revision took its place meanwhile.
             Err(RolloutError::NotFound { .. } | RolloutError::Refused(_)) => {}

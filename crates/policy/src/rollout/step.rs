@@ -60,8 +60,16 @@ impl Rollout {
         planned.next_wave("", at)
     }
 
-    /// What becomes of it by what is seen; none: it stays as it is. It must be seen with what the rollout is now in force: every
-    /// twin looked at, no count from before.
+    /// What becomes of it by what was seen while it was `seen_as`. If somebody has directed it since, that
+    /// says nothing of it as it is now: of a wave that began meanwhile nobody has been counted.
+    pub(crate) fn step_as(&self, seen_as: &Rollout, seen: &Seen, now: Timestamp) -> Rollout {
+        let same = self == seen_as;
+        let next = same.then(|| self.step(seen, now)).flatten();
+        next.unwrap_or_else(|| self.clone())
+    }
+
+    /// What becomes of it by what is seen; none: it stays as it is. It must be seen with what is now in
+    /// force of the rollout: every twin looked at, no count from before.
     pub(crate) fn step(&self, seen: &Seen, now: Timestamp) -> Option<Rollout> {
         if !matches!(self.phase, Phase::Rolling | Phase::Soaking) {
             return None;

@@ -240,6 +240,18 @@ fn people_direct_it() {
 }
 
 #[test]
+fn what_was_seen_before_an_order_begins_no_wave_after_it() {
+    let first = rolling(strategy(), &[1, 5, 9]);
+    let canary_applied = seen(&[tally(1, 0, 0, 0), Tally::default(), Tally::default()]);
+    let second = first.step_as(&first, &canary_applied, at(1));
+    assert_eq!(second.released, 2);
+    // Somebody was faster: nobody of the second wave has been counted yet.
+    let skipped = first.order(Order::Skip, "operator:b", "", at(1)).unwrap();
+    let same = skipped.step_as(&first, &canary_applied, at(1));
+    assert_eq!(same, skipped);
+}
+
+#[test]
 fn a_rollout_is_read_as_it_was_kept() {
     let rollout = rolling(
         StrategySpec {
