@@ -6,6 +6,7 @@ pub(crate) mod fleet;
 pub(crate) mod hub;
 pub(crate) mod raw;
 pub(crate) mod real_agent;
+pub(crate) mod sdk;
 
 use std::time::Duration;
 
