@@ -10,5 +10,5 @@ const WITHIN: Duration = Duration::from_mins(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn security_messages_of_the_device_sdk_move_the_posture() {
-    sdk::python("test_security.py", 3, WITHIN).await;
+    sdk::python("test_security.py", 4, WITHIN).await;
 }

@@ -1,7 +1,8 @@
 //! Security messages: what the security agents of IoT Hub send, as events of ours.
 //!
 //! A message is marked by its interface id ([`is_marked`]); its body is JSON of schema 1.0, an
-//! envelope with events, each with a list of payloads. It is read leniently where agents are known
+//! envelope with events, each with a list of payloads, or a FlatBuffer of the micro agents' schema
+//! 2 (`micro`). It is read leniently where agents are known
 //! to break the published schema (numbers for texts, times without a zone, more members than
 //! there should be), and strictly where a guess would put something wrong into a posture. Whatever
 //! is no event of ours is rejected by itself, with its reason; a snapshot is taken whole or not at
@@ -15,7 +16,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::mqtt::PropertyBag;
 
+mod flat;
 mod item;
+mod micro;
 mod payload;
 mod time;
 
@@ -70,7 +73,8 @@ pub struct Rejected {
     pub reason: Reason,
     /// What, where, and what is allowed.
     pub problem: String,
-    /// The part, as JSON; the body as it was sent if nothing of it can be read.
+    /// The part, as JSON; of a FlatBuffer its place; the body as it was sent if nothing of it can
+    /// be read.
     pub original: Vec<u8>,
 }
 
@@ -105,7 +109,12 @@ type Problem = (Reason, String);
 /// Reads a message.
 pub fn convert(properties: &PropertyBag, body: &[u8]) -> Converted {
     let mut converted = Converted::default();
-    match envelope(properties, body) {
+    let events = match encoding(properties) {
+        Ok(Encoding::FlatBuffer) => return micro::convert(body),
+        Ok(Encoding::Json) => envelope(body),
+        Err(problem) => Err(problem),
+    };
+    match events {
         Ok(events) => {
             for (index, event) in events.iter().enumerate() {
                 let path = format!("Events[{index}]");
@@ -119,18 +128,35 @@ pub fn convert(properties: &PropertyBag, body: &[u8]) -> Converted {
     converted
 }
 
-/// The events of a message.
-fn envelope(properties: &PropertyBag, body: &[u8]) -> Result<Vec<Value>, Problem> {
-    if let Some(indicator) = properties.get(TYPE_INDICATOR) {
-        let encoding = indicator.split('-').nth(1);
-        if encoding != Some("0") {
+/// How a body is written.
+enum Encoding {
+    Json,
+    FlatBuffer,
+}
+
+/// Agents that send FlatBuffers say so, with the version of their schema.
+fn encoding(properties: &PropertyBag) -> Result<Encoding, Problem> {
+    let Some(indicator) = properties.get(TYPE_INDICATOR) else {
+        return Ok(Encoding::Json);
+    };
+    let mut parts = indicator.split('-');
+    let (schema, encoding) = (parts.next().unwrap_or_default(), parts.next());
+    match encoding {
+        Some("0") => Ok(Encoding::Json),
+        Some("1") if schema.split('.').next() == Some("2") => Ok(Encoding::FlatBuffer),
+        _ => {
             let problem = format!(
-                "the property mti is {}: its encoding (the second part) must be 0, JSON",
+                "the property mti is {}: its encoding (the second part) must be 0, JSON, or 1, \
+                 a FlatBuffer of schema 2 (the first part)",
                 quoted(indicator)
             );
-            return Err((Reason::UnsupportedEncoding, problem));
+            Err((Reason::UnsupportedEncoding, problem))
         }
     }
+}
+
+/// The events of a message in JSON.
+fn envelope(body: &[u8]) -> Result<Vec<Value>, Problem> {
     let invalid = |problem: String| (Reason::InvalidMessage, problem);
     let mut message: Value = serde_json::from_slice(body)
         .map_err(|error| invalid(format!("the body is no JSON: {error}")))?;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message
 
+import micro_agent
 from hub import PROGRAM, SOON, Hub, wait_for
 
 MODULE = "DefenderIotMicroAgent"
@@ -109,6 +110,21 @@ class SecurityTest(unittest.TestCase):
         self.assertTrue(posture["agent"]["connected"])
         delivery = posture["delivery"]["messages"]
         self.assertEqual((delivery["received"], delivery["rejected"]), (9, 0))
+
+    def test_a_micro_agent_is_understood(self):
+        client = self.module("micro")
+        wrapped = Message(micro_agent.sample())
+        wrapped.custom_properties["mti"] = "2.3-1-0-0"
+        wrapped.set_as_security_message()
+        client.send_message(wrapped)
+        posture = self.posture(f"micro/{MODULE}", lambda it: it["eventCount"] == 7)
+        self.assertEqual([port["port"] for port in posture["listeningPorts"]], [22, 8883, 53])
+        self.assertEqual(posture["system"]["osName"], "Azure RTOS 6.1")
+        self.assertEqual((posture["processes"]["started"], posture["processes"]["exited"]), (3, 1))
+        self.assertEqual(posture["connections"]["unknown"], 2)
+        self.assertIn("curl", str(posture["connections"]["recent"]))
+        delivery = posture["delivery"]["messages"]
+        self.assertEqual((delivery["received"], delivery["rejected"]), (7, 2))
 
     def test_the_same_message_again_has_no_effect(self):
         client = self.module("again")

@@ -301,8 +301,10 @@ fn an_envelope_that_is_none_is_rejected_as_a_whole() {
         assert!(rejected.problem.contains(wanted), "{}", rejected.problem);
         assert_eq!(rejected.original, body.as_bytes());
     }
-    let flat = convert(&bag("mti=2.3-1-0-0"), b"\x10\0\0\0");
-    assert_eq!(flat.rejected[0].reason, Reason::UnsupportedEncoding);
+    for unsupported in ["mti=3.0-1-0-0", "mti=2.3-2-0-0", "mti=2.3", "mti="] {
+        let converted = convert(&bag(unsupported), b"\x10\0\0\0");
+        assert_eq!(converted.rejected[0].reason, Reason::UnsupportedEncoding);
+    }
     let json = message(json!([event("Heartbeat", json!([]))])).to_string();
     assert_eq!(
         convert(&bag("mti=1.0-0-1-0"), json.as_bytes()).events.len(),

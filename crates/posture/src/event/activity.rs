@@ -47,6 +47,8 @@ pub enum Direction {
     Inbound,
     /// This machine did.
     Outbound,
+    /// Who observed it cannot tell: flows are counted both ways.
+    Unknown,
 }
 
 /// A connection was seen.

@@ -179,6 +179,7 @@ fn connection(connections: &mut Connections, it: &ConnectionActivity, at: Timest
     let counter = match it.direction {
         Direction::Inbound => &mut connections.inbound,
         Direction::Outbound => &mut connections.outbound,
+        Direction::Unknown => &mut connections.unknown,
     };
     *counter = counter.saturating_add(it.hit_count.into());
     remember(

@@ -104,8 +104,19 @@ pub struct Connections {
     pub inbound: u64,
     /// Begun by this machine.
     pub outbound: u64,
+    /// Nobody knows by whom; absent while there is none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unknown: u64,
     /// Newest connections, newest first.
     pub recent: Vec<RecentConnection>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A connection, as remembered.

@@ -52,6 +52,7 @@ pub(super) fn connection_to_wire(it: &domain::ConnectionActivity) -> wire::Conne
     let direction = match it.direction {
         domain::Direction::Inbound => Direction::Inbound,
         domain::Direction::Outbound => Direction::Outbound,
+        domain::Direction::Unknown => Direction::Unknown,
     };
     wire::ConnectionActivity {
         direction: direction.into(),
@@ -73,10 +74,11 @@ pub(super) fn connection_from_wire(
     let direction = match it.direction() {
         Direction::Inbound => domain::Direction::Inbound,
         Direction::Outbound => domain::Direction::Outbound,
+        Direction::Unknown => domain::Direction::Unknown,
         Direction::Unspecified => {
             return Err(InvalidField::new(
                 "direction",
-                "must be DIRECTION_INBOUND or DIRECTION_OUTBOUND",
+                "must be DIRECTION_INBOUND, DIRECTION_OUTBOUND or DIRECTION_UNKNOWN",
             ));
         }
     };
