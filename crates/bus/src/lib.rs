@@ -42,6 +42,6 @@ pub use publish::{DurablePublisher, PublishOptions, Published};
 pub use pull::{Fetched, Pull, PullOptions};
 pub use queues::Queued;
 pub use reject::Reject;
-pub use requests::{Question, Questions};
+pub use requests::{Answers, Question, Questions};
 pub use settings::NatsSettings;
 pub use streams::{StreamSpec, StreamStatus, WhenFull};

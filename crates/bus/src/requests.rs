@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind, Subscriber};
+use async_nats::{Request, RequestErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 use crate::connection::Bus;
-use crate::error::{AskError, HintError};
+use crate::error::{AskError, Cause, HintError};
 use crate::message::{Headers, Outgoing};
 
 /// One received question.
@@ -54,7 +54,53 @@ impl Stream for Questions {
     }
 }
 
+/// The answers to a question that several may answer, as they come.
+pub struct Answers {
+    subject: String,
+    subscriber: Subscriber,
+}
+
+impl Answers {
+    /// The next answer; whoever asks knows how long it waits for one. That nobody listens is known
+    /// at once. `None`: the bus was closed. Safe to cancel.
+    pub async fn next(&mut self) -> Option<Result<Bytes, AskError>> {
+        let message = self.subscriber.next().await?;
+        Some(match message.status {
+            Some(StatusCode::NO_RESPONDERS) => Err(AskError::Nobody {
+                subject: self.subject.clone(),
+            }),
+            _ => Ok(message.payload),
+        })
+    }
+}
+
 impl Bus {
+    /// Asks all who listen.
+    pub async fn ask_all(&self, question: Outgoing) -> Result<Answers, AskError> {
+        let Outgoing {
+            subject,
+            headers,
+            payload,
+        } = question;
+        let failed = |source: Cause| AskError::Send {
+            subject: subject.clone(),
+            source,
+        };
+        let client = self.client();
+        let inbox = client.new_inbox();
+        // The server takes what one connection sends in order: the question comes after this.
+        let subscriber = client.subscribe(inbox.clone()).await;
+        let subscriber = subscriber.map_err(|source| failed(source.into()))?;
+        let asked = client
+            .publish_with_reply_and_headers(subject.clone(), inbox, headers.to_nats(), payload)
+            .await;
+        asked.map_err(|source| failed(source.into()))?;
+        Ok(Answers {
+            subject,
+            subscriber,
+        })
+    }
+
     /// Asks, and takes the first answer that comes. That nobody listens is known at once.
     pub async fn ask(&self, question: Outgoing, within: Duration) -> Result<Bytes, AskError> {
         let Outgoing {

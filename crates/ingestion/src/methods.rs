@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{Bus, HintError, Question, Questions};
+use bus::{Bus, HintError, Outgoing, Question, Questions};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
 use twin::{DeviceId, IdentityKey, ModuleId};
 use wire::bus::v1 as bus_wire;
 use wire::bus::v1::MethodFailure;
@@ -36,6 +37,9 @@ const CALLS_MAX: usize = 1024;
 
 /// The longest that a call waits here whatever it asks for, as IoT Hub has it.
 const WITHIN_MAX: Duration = iot_hub::method::RESPONSE_TIMEOUT_MAX;
+
+/// How often an instance says that it is there.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// A call on its way to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,19 +163,36 @@ impl Listening {
     pub(crate) async fn begin(bus: &Bus) -> Result<Self, HintError> {
         let run = uuid::Uuid::new_v4().simple().to_string();
         let subject = subjects::methods_subject(&run);
-        Ok(Self {
+        let listening = Self {
             searches: bus.take_questions(subjects::FIND_SESSION_SUBJECT).await?,
             calls: bus.take_questions(&subject).await?,
             subject,
-        })
+        };
+        // Before the doors open, so that no device is here of which nobody knows where that is.
+        bus.send_hint(listening.beat()).await?;
+        Ok(listening)
+    }
+
+    fn beat(&self) -> Outgoing {
+        let alive = bus_wire::InstanceAlive {
+            subject: self.subject.clone(),
+        };
+        Outgoing::new(subjects::INSTANCES_SUBJECT, alive.encode_to_vec())
     }
 
     /// Serves calls until told to stop; then those under way are given up.
     pub(crate) async fn run(mut self, parts: Parts, shutdown: ShutdownToken) {
-        let place = bus_wire::SessionPlace {
-            subject: self.subject.clone(),
+        let answer = |has_session| {
+            let place = bus_wire::SessionPlace {
+                subject: self.subject.clone(),
+                has_session,
+            };
+            Bytes::from(place.encode_to_vec())
         };
-        let place = Bytes::from(place.encode_to_vec());
+        let (here, elsewhere) = (answer(true), answer(false));
+        let beat = self.beat();
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         let mut stop = Box::pin(shutdown.triggered());
         loop {
@@ -179,7 +200,10 @@ impl Listening {
             tokio::select! {
                 () = &mut stop => break,
                 search = self.searches.next() => match search {
-                    Some(search) => parts.found(&search, &place).await,
+                    Some(search) => {
+                        let place = if parts.has(&search) { &here } else { &elsewhere };
+                        parts.answer(search.reply_to, place.clone()).await;
+                    }
                     None => return,
                 },
                 call = self.calls.next(), if room => match call {
@@ -187,6 +211,9 @@ impl Listening {
                     None => return,
                 },
                 Some(()) = under_way.next() => {}
+                _ = beats.tick() => if let Err(error) = parts.bus.send_hint(beat.clone()).await {
+                    tracing::debug!(%error, "a beat of this instance was not sent");
+                },
             }
         }
         while under_way.next().await.is_some() {}
@@ -203,13 +230,11 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Says that a session is here; of others nothing is said.
-    async fn found(&self, question: &Question, place: &Bytes) {
+    /// Whether the session that is asked for is here.
+    fn has(&self, question: &Question) -> bool {
         let asked = bus_wire::FindSession::decode(&*question.payload).ok();
         let identity = asked.and_then(|asked| identity(&asked.device_id, &asked.module_id));
-        if identity.is_some_and(|identity| self.sessions.takes_methods(&identity)) {
-            self.answer(question.reply_to.clone(), place.clone()).await;
-        }
+        identity.is_some_and(|identity| self.sessions.takes_methods(&identity))
     }
 
     async fn call(&self, question: Question, shutdown: &ShutdownToken) {

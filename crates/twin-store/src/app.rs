@@ -226,9 +226,14 @@ impl App {
                 (self.grpc.vouching(vouching), forward)
             }
         };
+        let way = commands::Way {
+            bus: self.bus.clone(),
+            roster: commands::Roster::default(),
+        };
         let api = Api {
             engine: self.engine.clone(),
             bus: self.bus.clone(),
+            way: way.clone(),
             commands: Arc::new(tokio::sync::Semaphore::new(commands::CALLS_MAX)),
             feed: feed.clone(),
             operations: begun.clone(),
@@ -292,7 +297,7 @@ impl App {
             self.store.clone(),
             self.engine.clone(),
             clock,
-            Arc::new(commands::Calls::new(self.bus.clone())),
+            Arc::new(commands::Calls::new(way.clone())),
             begun,
             shutdown.clone(),
         );
@@ -303,6 +308,11 @@ impl App {
         tasks.spawn("queues", OnFailure::StopService, queues);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
+        let (listening, stop) = (way.roster.follow(way.bus), shutdown.clone());
+        let listening = async move {
+            stop.run_until(listening).await;
+        };
+        tasks.spawn("instances", OnFailure::StopService, listening);
         tasks.spawn(
             "bus-health",
             OnFailure::Log,

@@ -58,6 +58,8 @@ const PAGE_DEFAULT: u32 = 100;
 pub struct Api {
     pub(crate) engine: Engine,
     pub(crate) bus: bus::Bus,
+    /// The way to devices.
+    pub(crate) way: commands::Way,
     /// Calls to devices that may wait.
     pub(crate) commands: Arc<tokio::sync::Semaphore>,
     pub(crate) feed: Arc<watch::Feed>,

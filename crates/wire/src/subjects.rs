@@ -14,6 +14,7 @@
 //! | a message waits for a device, for ingestion | – | `message.{token}` |
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
 //! | who holds the session of a device? | – | `find-session` |
+//! | an instance of ingestion is there | – | `ingestion-instance` |
 //! | calls for the sessions of one instance of ingestion | – | `method.{instance}` |
 //!
 //! A token is the identity in URL-safe base64, because device ids may hold characters that mean
@@ -54,6 +55,9 @@ pub const SESSION_SUBJECTS: &str = "session.*";
 
 /// Where instances of ingestion are asked who holds a session.
 pub const FIND_SESSION_SUBJECT: &str = "find-session";
+
+/// Where instances of ingestion say that they are there.
+pub const INSTANCES_SUBJECT: &str = "ingestion-instance";
 
 /// Where one run of an instance of ingestion takes calls of direct methods; `run` is one token.
 pub fn methods_subject(run: &str) -> String {

@@ -15,9 +15,6 @@ use crate::mqtt_client::{Client, hub};
 
 const METHODS: &str = "$iothub/methods/POST/#";
 
-/// How long a search goes on that finds nobody.
-const NOBODY: Duration = Duration::from_millis(200);
-
 /// Where the instance that holds a session takes calls; none: nobody does.
 async fn find(hub: &Hub, device: &str, module: &str) -> Option<String> {
     let asked = bus_wire::FindSession {
@@ -25,11 +22,9 @@ async fn find(hub: &Hub, device: &str, module: &str) -> Option<String> {
         module_id: module.to_owned(),
     };
     let question = Outgoing::new(subjects::FIND_SESSION_SUBJECT, asked.encode_to_vec());
-    match hub.bus.ask(question, NOBODY).await {
-        Ok(place) => Some(bus_wire::SessionPlace::decode(place).unwrap().subject),
-        Err(AskError::Silent { .. }) => None,
-        Err(error) => panic!("{error}"),
-    }
+    let place = hub.bus.ask(question, SOON).await.expect("an answer");
+    let place = bus_wire::SessionPlace::decode(place).unwrap();
+    place.has_session.then_some(place.subject)
 }
 
 async fn found(hub: &Hub, device: &str, module: &str) -> String {

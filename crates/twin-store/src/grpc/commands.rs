@@ -32,10 +32,13 @@ use invocation::Invocation;
 
 pub(crate) use calls::Calls;
 pub(super) use calls::{print_call, read_call};
+pub(crate) use invocation::Way;
+pub(crate) use roster::Roster;
 
 mod calls;
 mod invocation;
 pub(crate) mod messages;
+mod roster;
 
 /// Calls of methods that may wait at one replica: each holds its payload for minutes, at the most
 /// 128 MiB together.
@@ -63,9 +66,9 @@ impl Api {
                 Ok(())
             })
             .await?;
-        let (bus, shutdown) = (self.bus.clone(), self.shutdown.clone());
+        let (way, shutdown) = (self.way.clone(), self.shutdown.clone());
         let answering = async move {
-            let answered = shutdown.run_until(invocation.run(&bus)).await;
+            let answered = shutdown.run_until(invocation.run(&way)).await;
             drop(permit);
             answered.unwrap_or(Err(Error::Stopping)).map_err(refuse)
         };

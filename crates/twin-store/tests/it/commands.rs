@@ -50,8 +50,13 @@ impl Ingestion {
 
     /// Says that the session is here.
     async fn here(&self, question: Question) {
+        self.tell(question, true).await;
+    }
+
+    async fn tell(&self, question: Question, has_session: bool) {
         let place = bus_proto::SessionPlace {
             subject: self.subject.clone(),
+            has_session,
         };
         let answer = place.encode_to_vec();
         self.bus
@@ -233,6 +238,26 @@ async fn whoever_is_not_there_is_told_apart_from_whoever_is_silent() {
 }
 
 #[tokio::test]
+async fn a_search_ends_when_the_device_is_found_and_not_with_the_first_who_has_it_not() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let (mut one, mut two) = (
+        Ingestion::start(&nats, "one").await,
+        Ingestion::start(&nats, "two").await,
+    );
+    let (answered, ()) = tokio::join!(invoke(&service, request("devices/d")), async {
+        // The other answers only when the first has: its answer comes last in any case.
+        let (_, question) = one.search().await;
+        one.tell(question, false).await;
+        two.whole(answer(200, b"1")).await;
+    });
+    assert_eq!(answered.expect("answered").payload_json, "1");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_may_wait_for_the_device_and_a_stop_ends_its_waiting() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -253,6 +278,7 @@ async fn a_caller_may_wait_for_the_device_and_a_stop_ends_its_waiting() {
         let (_, question) = ingestion.search().await;
         let gone = bus_proto::SessionPlace {
             subject: subjects::methods_subject("ended"),
+            has_session: true,
         };
         let gone = gone.encode_to_vec();
         ingestion.bus.answer(question.reply_to, gone).await.unwrap();

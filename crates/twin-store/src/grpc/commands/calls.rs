@@ -1,31 +1,30 @@
 //! Direct methods that a job calls: as messages, and the way to the devices.
 
-use bus::Bus;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use twin::IdentityKey;
 use wire::device::v1::InvokeMethodRequest;
 use wire::twin::v1::MethodCall;
 
-use super::invocation::Invocation;
+use super::invocation::{Invocation, Way};
 use crate::error::Error;
 use crate::operations::calls::Devices;
 use crate::operations::{Answer, Call};
 
 /// Calls devices over the bus.
 pub(crate) struct Calls {
-    bus: Bus,
+    way: Way,
 }
 
 impl Calls {
-    pub(crate) fn new(bus: Bus) -> Self {
-        Self { bus }
+    pub(crate) fn new(way: Way) -> Self {
+        Self { way }
     }
 }
 
 impl Devices for Calls {
     fn call(&self, key: IdentityKey, call: Call) -> BoxFuture<'static, Result<Answer, Error>> {
-        let bus = self.bus.clone();
+        let way = self.way.clone();
         async move {
             let invocation = Invocation {
                 key,
@@ -34,7 +33,7 @@ impl Devices for Calls {
                 response_within: call.response_within,
                 connect_within: call.connect_within,
             };
-            let answer = invocation.run(&bus).await?;
+            let answer = invocation.run(&way).await?;
             Ok(Answer {
                 status: answer.status,
                 payload: answer.payload_json,

@@ -3,10 +3,10 @@
 //! Searching changes nothing, so it is repeated for as long as the caller waits for the device. The
 //! call itself goes out once: when no answer comes, the device may have carried it out.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bus::{AskError, Bus, Outgoing};
-use bytes::Bytes;
 use iot_hub::MethodName;
 use iot_hub::method::PAYLOAD_BYTES_MAX;
 use prost::Message as _;
@@ -20,10 +20,12 @@ use wire::bus::v1::method_outcome::Outcome;
 use wire::device::v1::InvokeMethodResponse;
 use wire::subjects;
 
+use super::roster::Roster;
 use crate::error::{CommandError, Error};
 
-/// How long instances of ingestion have to say that they hold a session. It takes them a
-/// millisecond; a device that is called offline because they were busy is called again.
+/// How long instances of ingestion have to say whether they hold a session. It takes them a
+/// millisecond, and a search ends when all have answered; a device that is called offline because
+/// one was busy is called again.
 const FIND_WITHIN: Duration = Duration::from_secs(1);
 
 /// Between two searches for a device that somebody waits for.
@@ -31,6 +33,14 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// What ingestion's own answer may take beyond the device's.
 const MARGIN: Duration = Duration::from_secs(2);
+
+/// The way to devices. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    pub(crate) bus: Bus,
+    /// Who may hold a device's session.
+    pub(crate) roster: Roster,
+}
 
 /// A call that was checked.
 #[derive(Debug)]
@@ -45,10 +55,10 @@ pub(super) struct Invocation {
 
 impl Invocation {
     /// What the device answers.
-    pub(super) async fn run(self, bus: &Bus) -> Result<InvokeMethodResponse, Error> {
+    pub(super) async fn run(self, way: &Way) -> Result<InvokeMethodResponse, Error> {
         let until = Instant::now() + self.connect_within;
         loop {
-            if let Some(answer) = self.attempt(bus).await? {
+            if let Some(answer) = self.attempt(way).await? {
                 return self.read(answer);
             }
             if Instant::now() + PAUSE > until {
@@ -59,8 +69,8 @@ impl Invocation {
     }
 
     /// Finds the device and calls it; none: it is not there.
-    async fn attempt(&self, bus: &Bus) -> Result<Option<bus_wire::MethodAnswer>, Error> {
-        let Some(subject) = self.find(bus).await? else {
+    async fn attempt(&self, way: &Way) -> Result<Option<bus_wire::MethodAnswer>, Error> {
+        let Some(subject) = self.find(way).await? else {
             return Ok(None);
         };
         let call = bus_wire::MethodCall {
@@ -71,7 +81,7 @@ impl Invocation {
             response_within_ms: u32::try_from(self.response_within.as_millis()).unwrap_or(u32::MAX),
         };
         let within = self.response_within + MARGIN;
-        let outcome = match ask(bus, subject, &call, within).await {
+        let outcome = match way.bus.ask(question(subject, &call), within).await {
             Ok(outcome) => outcome,
             // That run of the instance has ended before it got the call.
             Err(AskError::Nobody { .. }) => return Ok(None),
@@ -95,19 +105,45 @@ impl Invocation {
     }
 
     /// Where the instance that holds the device's session takes calls.
-    async fn find(&self, bus: &Bus) -> Result<Option<String>, Error> {
+    async fn find(&self, way: &Way) -> Result<Option<String>, Error> {
         let asked = bus_wire::FindSession {
             device_id: self.key.device.to_string(),
             module_id: self.module(),
         };
+        let unheard = |error| Error::from(CommandError::Bus(error));
         let subject = subjects::FIND_SESSION_SUBJECT.to_owned();
-        match ask(bus, subject, &asked, FIND_WITHIN).await {
-            Ok(place) => Ok(bus_wire::SessionPlace::decode(place)
-                .ok()
-                .map(|place| place.subject)),
+        let asked = way.bus.ask_all(question(subject.clone(), &asked)).await;
+        let mut answers = asked.map_err(unheard)?;
+        let until = Instant::now() + FIND_WITHIN;
+        let mut elsewhere = BTreeSet::new();
+        loop {
+            let silence = match tokio::time::timeout_at(until, answers.next()).await {
+                Ok(Some(Ok(place))) => {
+                    // Bytes that are no place come from a version that we do not know.
+                    let Ok(place) = bus_wire::SessionPlace::decode(place) else {
+                        continue;
+                    };
+                    if place.has_session {
+                        return Ok(Some(place.subject));
+                    }
+                    elsewhere.insert(place.subject);
+                    if way.roster.is_whole(&elsewhere, Instant::now()) {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Ok(Some(Err(nobody))) => nobody,
+                Ok(None) | Err(_) => AskError::Silent {
+                    subject,
+                    within: FIND_WITHIN,
+                },
+            };
             // Silence says that nobody has it, unless it is we who are cut off.
-            Err(AskError::Nobody { .. } | AskError::Silent { .. }) if bus.is_up() => Ok(None),
-            Err(error) => Err(CommandError::Bus(error).into()),
+            return if way.bus.is_up() {
+                Ok(None)
+            } else {
+                Err(unheard(silence))
+            };
         }
     }
 
@@ -153,15 +189,10 @@ impl Invocation {
     }
 }
 
-async fn ask(
-    bus: &Bus,
-    subject: String,
-    question: &impl prost::Message,
-    within: Duration,
-) -> Result<Bytes, AskError> {
-    let mut question = Outgoing::new(subject, question.encode_to_vec());
-    if let Some(parent) = trace::current_traceparent() {
-        question = question.header(bus::Headers::TRACEPARENT, parent);
+fn question(subject: String, asked: &impl prost::Message) -> Outgoing {
+    let question = Outgoing::new(subject, asked.encode_to_vec());
+    match trace::current_traceparent() {
+        Some(parent) => question.header(bus::Headers::TRACEPARENT, parent),
+        None => question,
     }
-    bus.ask(question, within).await
 }
