@@ -72,15 +72,21 @@ pub fn changed_fields(old: &PolicySpec, new: &PolicySpec) -> Vec<&'static str> {
 }
 
 /// Everything but the id and the settings.
-fn fields(spec: &PolicySpec) -> [(&'static str, Value); 6] {
+fn fields(spec: &PolicySpec) -> [(&'static str, Value); 7] {
     [
         ("description", spec.description.as_str().into()),
+        ("labels", labels(spec)),
         ("scope", spec.scope.as_str().into()),
         ("target", spec.target.as_str().into()),
         ("when", spec.when.as_str().into()),
         ("priority", spec.priority.into()),
         ("rollout", rollout(spec)),
     ]
+}
+
+/// As a JSON object.
+fn labels(spec: &PolicySpec) -> Value {
+    serde_json::to_value(&spec.labels).unwrap_or_default()
 }
 
 /// As JSON; a strategy that is not there is null.

@@ -20,17 +20,18 @@ use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 use twin::Map;
 
-use crate::policy_doc::{Field, Policy, PolicySpec, Problem, Scope};
+use crate::policy_doc::{Field, Labels, Policy, PolicySpec, Problem, Scope};
 use crate::rollout::StrategySpec;
 
 /// What `kind` must say.
 pub const KIND: &str = "Policy";
 
 /// Keys of a document, in the order in which we print them.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "kind",
     "name",
     "description",
+    "labels",
     "scope",
     "target",
     "when",
@@ -243,6 +244,7 @@ impl Reader {
             "kind" => read_kind(&value.value),
             "name" => text(value.value).map(|text| spec.id = text),
             "description" => text(value.value).map(|text| spec.description = text),
+            "labels" => read_labels(value.value).map(|labels| spec.labels = labels),
             "scope" => read_scope(&value.value).map(|scope| spec.scope = scope),
             "target" => text(value.value).map(|text| spec.target = text),
             "when" => text(value.value).map(|text| spec.when = text),
@@ -262,6 +264,7 @@ fn field_of(key: &str) -> Option<Field> {
     [
         Field::Id,
         Field::Description,
+        Field::Labels,
         Field::Scope,
         Field::Target,
         Field::When,
@@ -307,6 +310,21 @@ fn read_priority(value: &Value) -> Result<i32, String> {
                 i32::MAX
             )
         })
+}
+
+/// Only texts: `yes` and `1.10` would be another label than they look like.
+fn read_labels(value: Value) -> Result<Labels, String> {
+    let Value::Object(labels) = value else {
+        return Err(format!(
+            "is {}; a mapping of texts is needed",
+            describe(&value)
+        ));
+    };
+    let one = |(key, value): (String, Value)| match text(value) {
+        Ok(value) => Ok((key, value)),
+        Err(problem) => Err(format!("{key:?} {problem}")),
+    };
+    labels.into_iter().map(one).collect()
 }
 
 fn read_settings(value: Value) -> Result<Map, String> {

@@ -1,6 +1,8 @@
 //! The policy API. Answers come from memory, changes go through the store; what is evaluated for an
 //! answer is not carried out.
 
+use std::collections::HashMap;
+
 use service_kit::auth::principal;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::{RemoteError, to_status};
@@ -15,7 +17,7 @@ use wire::policy::v1::policy_service_server::PolicyService;
 use crate::counts::Counts;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
-use crate::policy_doc::{Field, PolicyId, Problem, Problems};
+use crate::policy_doc::{Field, Labels, PolicyId, Problem, Problems, labels};
 use crate::progress::Progress;
 use crate::resource;
 use crate::store::{self, By, StoredPolicy};
@@ -142,7 +144,8 @@ impl PolicyApi {
         let size = page_size(request.page_size)?;
         let after = page_start(&request.page_token)?;
         // One more than asked shows whether there is another page.
-        let mut found = self.policies.list(after.as_ref(), size + 1);
+        let wanted = labels_wanted(&request.labels)?;
+        let mut found = self.policies.list(after.as_ref(), &wanted, size + 1);
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = match found.last() {
@@ -272,6 +275,18 @@ fn page_size(asked: i32) -> Result<usize, InvalidField> {
         })
 }
 
+/// The labels that are asked for; one that no policy can have is refused, since it is a slip.
+fn labels_wanted(asked: &HashMap<String, String>) -> Result<Labels, InvalidField> {
+    for (key, value) in asked {
+        let fits = labels::check_key(key).and_then(|()| labels::check_value(value));
+        fits.map_err(|problem| InvalidField::new("labels", format!("{key:?}: {problem}")))?;
+    }
+    let labels = asked.iter();
+    Ok(labels
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect())
+}
+
 fn page_start(token: &str) -> Result<Option<PolicyId>, InvalidField> {
     if token.is_empty() {
         return Ok(None);
@@ -346,9 +361,11 @@ impl Classified for Error {
             Error::Policy(problems) => problems.list().first().map_or_else(
                 || self.kind().iot_hub(),
                 |problem| match problem.field {
-                    Field::Id | Field::Description | Field::Scope | Field::Rollout => {
-                        IotHubCode::ARGUMENT_INVALID
-                    }
+                    Field::Id
+                    | Field::Description
+                    | Field::Labels
+                    | Field::Scope
+                    | Field::Rollout => IotHubCode::ARGUMENT_INVALID,
                     Field::Target | Field::When => {
                         IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
                     }

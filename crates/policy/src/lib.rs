@@ -26,6 +26,7 @@ pub mod content_diff;
 pub mod file;
 pub mod resource;
 
+mod active;
 mod evaluate;
 mod explain;
 mod interest;

@@ -13,7 +13,7 @@ use service_kit::clock::SharedClock;
 use tokio::sync::{Notify, watch};
 
 use crate::evaluate::PolicySet;
-use crate::policy_doc::{Policy, PolicyId};
+use crate::policy_doc::{Labels, Policy, PolicyId};
 use crate::rollout::{Refusal, Rollout};
 use crate::store::{
     self, Applied, By, Cause, Change, Contents, RolloutError, Store, StoredPolicy, StoredRevision,
@@ -122,13 +122,25 @@ impl Policies {
         self.present.borrow().by_id.get(id).cloned()
     }
 
-    /// At most `limit` policies in the order of their ids, from behind `after`.
-    pub(crate) fn list(&self, after: Option<&PolicyId>, limit: usize) -> Vec<StoredPolicy> {
+    /// At most `limit` policies that have these labels, in the order of their ids, from behind `after`.
+    pub(crate) fn list(
+        &self,
+        after: Option<&PolicyId>,
+        labels: &Labels,
+        limit: usize,
+    ) -> Vec<StoredPolicy> {
+        let fits = |stored: &StoredPolicy| {
+            let own = &stored.policy.spec().labels;
+            labels
+                .iter()
+                .all(|(key, value)| own.get(key) == Some(value))
+        };
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let present = self.present.borrow();
         present
             .by_id
             .range((start, Bound::Unbounded))
+            .filter(|(_, one)| fits(one))
             .take(limit)
             .map(|(_, one)| one.clone())
             .collect()

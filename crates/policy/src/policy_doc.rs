@@ -11,8 +11,10 @@ use twin::{Condition, Map, Violations};
 
 use crate::rollout::{Strategy, StrategySpec};
 
+pub mod labels;
 mod problem;
 
+pub use labels::Labels;
 pub use problem::{Field, Problem, Problems};
 
 /// Characters of a policy's id: it stands in every leaf's metadata as `policy:<id>@<revision>`.
@@ -106,6 +108,8 @@ pub struct PolicySpec {
     pub id: String,
     /// Free text for people.
     pub description: String,
+    /// Words to find it by; they say nothing to twins.
+    pub labels: Labels,
     /// Which kind of twin it looks at.
     pub scope: Scope,
     /// Which of them: the WHERE part of the query language. `*` is all, empty is none.
@@ -144,6 +148,7 @@ impl Policy {
             PolicyId::parse(&spec.id).map_err(one(Field::Id))
         });
         found.take(Field::Description, || check_description(&spec.description));
+        found.take(Field::Labels, || labels::check(&spec.labels));
         let target = found.take(Field::Target, || {
             parse_condition(Field::Target, &spec.target)
         });

@@ -55,6 +55,7 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
         rollout: strategy,
         id: id.to_owned(),
         description: wire.description.clone(),
+        labels: wire.labels.clone().into_iter().collect(),
         scope,
         target: wire.target.clone(),
         when: wire.when.clone(),
@@ -95,6 +96,7 @@ pub fn to_request(spec: &PolicySpec) -> proto::Policy {
     proto::Policy {
         policy_id: spec.id.clone(),
         description: spec.description.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
         scope: scope(spec.scope).into(),
         target: spec.target.clone(),
         when: spec.when.clone(),
@@ -203,6 +205,10 @@ mod tests {
         let spec = PolicySpec {
             id: "p".to_owned(),
             scope: Scope::Devices,
+            labels: [("team".to_owned(), "edge".to_owned())]
+                .into_iter()
+                .collect(),
+            rollout: Some(StrategySpec::default()),
             target: "*".to_owned(),
             priority: -3,
             settings: serde_json::from_str(r#"{"a":1}"#).unwrap(),

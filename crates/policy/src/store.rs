@@ -57,7 +57,7 @@ pub struct StoredPolicy {
     /// Its revision; also its etag, since it is never reused.
     pub revision: u64,
     /// The revision under which its leaves are written: that of the last change of anything but
-    /// the description, so that better wording does not write to the whole fleet.
+    /// words (description, labels), so that better wording does not write to the whole fleet.
     pub effective_revision: u64,
     /// Its place in the order of creation.
     pub created_order: u64,

@@ -275,6 +275,25 @@ impl Condition {
     }
 }
 
+impl Path {
+    /// Reads a path over what changes of a twin carry, as conditions of policies name it.
+    ///
+    /// ```
+    /// use twin::query::Path;
+    ///
+    /// assert_eq!(Path::parse("properties.reported.x").expect("a path").to_string(), "properties.reported.x");
+    /// assert!(Path::parse("tags.site = 1").is_err());
+    /// ```
+    pub fn parse(text: &str) -> Result<Path, QueryError> {
+        parser::parse_path(text, Vocabulary::Changes)
+    }
+
+    /// What a twin has there, as it is stored; none where it is undefined.
+    pub fn value(&self, twin: &dyn Lookup) -> Option<Value> {
+        eval::resolve_json(self, &eval::Facts::new(twin, None))
+    }
+}
+
 impl FromStr for Condition {
     type Err = QueryError;
 

@@ -5,7 +5,8 @@ use wire::twin::v1 as proto;
 use wire::twin::v1::Change;
 
 use super::*;
-use crate::policy_doc::PolicySpec;
+use crate::policy_doc::{Policy, PolicySpec};
+use crate::rollout::Course;
 
 fn policy(id: &str, target: &str, when: &str, priority: i32, settings: Value) -> Policy {
     let Value::Object(settings) = settings else {

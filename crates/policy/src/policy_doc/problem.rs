@@ -10,6 +10,8 @@ pub enum Field {
     Id,
     /// [`PolicySpec::description`](super::PolicySpec::description).
     Description,
+    /// [`PolicySpec::labels`](super::PolicySpec::labels).
+    Labels,
     /// [`PolicySpec::scope`](super::PolicySpec::scope).
     Scope,
     /// [`PolicySpec::target`](super::PolicySpec::target).
@@ -28,6 +30,7 @@ impl Field {
         match self {
             Field::Id => "name",
             Field::Description => "description",
+            Field::Labels => "labels",
             Field::Scope => "scope",
             Field::Target => "target",
             Field::When => "when",
@@ -41,6 +44,7 @@ impl Field {
         match self {
             Field::Id => "policy_id",
             Field::Description => "description",
+            Field::Labels => "labels",
             Field::Scope => "scope",
             Field::Target => "target",
             Field::When => "when",

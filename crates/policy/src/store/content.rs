@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 use twin::Map;
 
-use crate::policy_doc::{PolicySpec, Scope};
+use crate::policy_doc::{Labels, PolicySpec, Scope};
 use crate::rollout::StrategySpec;
 use crate::store::Error;
 
 #[derive(Serialize, Deserialize)]
 struct Content {
     description: String,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
     scope: String,
     target: String,
     when: String,
@@ -23,6 +25,7 @@ struct Content {
 pub(super) fn print(spec: &PolicySpec) -> Result<String, Error> {
     let content = Content {
         description: spec.description.clone(),
+        labels: spec.labels.clone(),
         scope: spec.scope.as_str().to_owned(),
         target: spec.target.clone(),
         when: spec.when.clone(),
@@ -42,6 +45,7 @@ pub(super) fn read(id: &str, text: &str) -> Result<PolicySpec, Error> {
     Ok(PolicySpec {
         id: id.to_owned(),
         description: content.description,
+        labels: content.labels,
         scope,
         target: content.target,
         when: content.when,

@@ -304,6 +304,7 @@ fn last_good(policy: &StoredPolicy) -> Option<u64> {
 fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
     let worded = PolicySpec {
         description: new.description.clone(),
+        labels: new.labels.clone(),
         // How it spreads counts when the next revision does.
         rollout: new.rollout.clone(),
         ..old.clone()

@@ -215,6 +215,7 @@ async fn policies_are_listed_in_pages() {
         let page = proto::ListPoliciesRequest {
             page_size: 2,
             page_token: token,
+            ..proto::ListPoliciesRequest::default()
         };
         let page = client.list_policies(page).await.unwrap().into_inner();
         found.extend(page.policies.into_iter().map(|one| one.policy_id));
@@ -227,6 +228,7 @@ async fn policies_are_listed_in_pages() {
     let wrong = proto::ListPoliciesRequest {
         page_size: -1,
         page_token: String::new(),
+        ..proto::ListPoliciesRequest::default()
     };
     let error = RemoteError::from(client.list_policies(wrong).await.unwrap_err());
     assert_eq!(error.violations()[0].subject, "page_size");

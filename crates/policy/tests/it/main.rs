@@ -11,6 +11,7 @@ mod api;
 mod configurations;
 mod follow;
 mod foresee;
+mod labels;
 mod trouble;
 mod twin_store;
 mod undecided;

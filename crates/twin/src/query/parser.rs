@@ -9,7 +9,7 @@ mod primary;
 mod statement;
 
 use super::Vocabulary;
-use super::ast::{ArithmeticOp, CompareOp, Expr, Literal, MemberOp, Set};
+use super::ast::{ArithmeticOp, CompareOp, Expr, Literal, MemberOp, Path, Set};
 use super::error::QueryError;
 use super::lexer::{Placed, Token, tokens};
 use crate::limits::{QUERY_LIST_MAX, QUERY_NESTING_MAX};
@@ -27,6 +27,14 @@ pub(super) fn parse(text: &str, vocabulary: Vocabulary) -> Result<Expr, QueryErr
     let expr = parser.any()?;
     parser.expect_end("AND, OR or the end")?;
     Ok(expr)
+}
+
+/// Reads a path and nothing else.
+pub(super) fn parse_path(text: &str, vocabulary: Vocabulary) -> Result<Path, QueryError> {
+    let mut parser = Parser::new(text, "path", vocabulary)?;
+    let path = parser.path()?;
+    parser.expect_end("a dot or the end")?;
+    Ok(path)
 }
 
 /// Words of other dialects that follow a value, and what is written here.

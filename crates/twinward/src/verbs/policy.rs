@@ -9,8 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use policy::file;
-use policy::policy_doc::{PolicySpec, Scope};
-use serde_json::Value;
+use policy::policy_doc::{PolicySpec, labels};
 use wire::policy::v1 as api;
 
 use crate::connection::Connection;
@@ -50,8 +49,9 @@ pub(crate) enum PolicyCommand {
     /// List policies in the order of their ids
     #[command(after_help = "Examples:\n  \
         twinward policy list\n  \
+        twinward policy list --label team=edge\n  \
         twinward policy list -o json | jq -r '.[].name'")]
-    List,
+    List(ListArgs),
     /// Remove policies; what they set is taken out of every twin
     Delete(DeleteArgs),
     /// List the revisions of a policy: who made them, when and why
@@ -108,6 +108,24 @@ pub(crate) struct GetArgs {
     revision: Option<u64>,
 }
 
+/// Arguments of `policy list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only policies with this label; may be repeated: with all of them
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+/// Reads `key=value`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("a label is written key=value, as in team=edge")?;
+    labels::check_key(key)?;
+    labels::check_value(value)?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// Arguments of `policy delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  twinward policy delete unexpected-listener")]
@@ -129,7 +147,7 @@ pub(crate) async fn run(
     match command {
         PolicyCommand::Apply(args) => apply(&args, connection, output).await,
         PolicyCommand::Get(args) => get(&args, connection, output).await,
-        PolicyCommand::List => list(connection, output).await,
+        PolicyCommand::List(args) => list(&args, connection, output).await,
         PolicyCommand::Delete(args) => delete(&args, connection, output).await,
         PolicyCommand::History(args) => revisions::history(&args, connection, output).await,
         PolicyCommand::Diff(args) => revisions::diff(&args, connection, output).await,
@@ -167,7 +185,7 @@ async fn send(
     connection: &Connection,
 ) -> Result<api::ApplyPolicyResponse, Failure> {
     let request = api::ApplyPolicyRequest {
-        policy: Some(to_wire(spec)),
+        policy: Some(policy::resource::to_request(spec)),
         validate_only,
         note: note.to_owned(),
     };
@@ -200,24 +218,6 @@ fn read(path: &std::path::Path) -> Result<Vec<PolicySpec>, Failure> {
     })
 }
 
-fn to_wire(spec: &PolicySpec) -> api::Policy {
-    let scope = match spec.scope {
-        Scope::Devices => api::Scope::Devices,
-        Scope::Modules => api::Scope::Modules,
-    };
-    api::Policy {
-        name: format!("policies/{}", spec.id),
-        policy_id: spec.id.clone(),
-        description: spec.description.clone(),
-        scope: scope.into(),
-        target: spec.target.clone(),
-        when: spec.when.clone(),
-        priority: spec.priority,
-        settings_json: Value::Object(spec.settings.clone()).to_string(),
-        ..api::Policy::default()
-    }
-}
-
 async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
     if let Some(revision) = args.revision {
         let policy = revisions::content(&args.policy, revision, connection).await?;
@@ -235,8 +235,8 @@ async fn get(args: &GetArgs, connection: &Connection, output: &Output) -> Result
     output.show(&PolicyView::read(policy)?)
 }
 
-async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let policies = all(connection).await?;
+async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let policies = with_labels(&args.labels, connection).await?;
     let views = policies
         .into_iter()
         .map(PolicyView::read)
@@ -246,6 +246,13 @@ async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
 
 /// Reads all policies.
 pub(crate) async fn all(connection: &Connection) -> Result<Vec<api::Policy>, Failure> {
+    with_labels(&[], connection).await
+}
+
+async fn with_labels(
+    labels: &[(String, String)],
+    connection: &Connection,
+) -> Result<Vec<api::Policy>, Failure> {
     let mut client = connection.policies()?;
     let mut policies = Vec::new();
     let mut page_token = String::new();
@@ -253,6 +260,7 @@ pub(crate) async fn all(connection: &Connection) -> Result<Vec<api::Policy>, Fai
         let request = api::ListPoliciesRequest {
             page_size: PAGE_MAX,
             page_token,
+            labels: labels.iter().cloned().collect(),
         };
         let page = client
             .list_policies(request)

@@ -1,6 +1,7 @@
 //! What people and programs see of a policy. Programs get the keys of a policy file, and what the
 //! service adds beside them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use policy::rollout::StrategySpec;
@@ -41,6 +42,7 @@ impl PolicyView {
             kind: policy::file::KIND,
             name: &policy.policy_id,
             description: &policy.description,
+            labels: policy.labels.iter().map(both).collect(),
             scope: scope(policy.scope()),
             target: &policy.target,
             when: &policy.when,
@@ -80,6 +82,8 @@ struct PolicyData<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     description: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, &'a str>,
     scope: &'static str,
     target: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -123,6 +127,19 @@ struct EvaluationData {
     twins_evaluated: u64,
     twins_changed: u64,
     twins_failed: u64,
+}
+
+fn both<'a>((key, value): (&'a String, &'a String)) -> (&'a str, &'a str) {
+    (key, value)
+}
+
+/// `key=value`, in the order of the keys.
+fn labels(policy: &api::Policy) -> String {
+    let labels: BTreeMap<_, _> = policy.labels.iter().collect();
+    let labels = labels
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(", ")
 }
 
 fn scope(scope: api::Scope) -> &'static str {
@@ -208,6 +225,7 @@ impl View for PolicyView {
                 ("policy", policy.policy_id.clone()),
                 // A folded text of YAML keeps its last line break.
                 ("about", policy.description.trim().to_owned()),
+                ("labels", labels(policy)),
                 ("scope", scope(policy.scope()).to_owned()),
                 ("target", target(&policy.target).to_owned()),
                 ("when", condition(&policy.when).to_owned()),

@@ -1,0 +1,164 @@
+//! One policy in force: whether it applies to a twin, what it wants there, and what it has set already.
+//!
+//! Pure. How several of them come together is `evaluate`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use twin::query::Judgement;
+use twin::{Map, PolicyWrite, Section, Writer};
+
+use crate::explain::leaves_of;
+use crate::policy_doc::{Policy, PolicyId};
+use crate::rollout::Course;
+use crate::twin_document::TwinDocument;
+
+/// A policy in force.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ActivePolicy {
+    /// What it says.
+    pub policy: Policy,
+    /// Which of its revisions.
+    pub revision: u64,
+    /// Its place in the order of creation: of two with the same priority the later one wins.
+    pub created_order: u64,
+    /// If it is being rolled out: which twins it is for.
+    pub(crate) stage: Option<Stage>,
+}
+
+/// The part of a revision in a rollout. While it runs two revisions of one policy are in force, each
+/// on its own twins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stage {
+    /// How far the rollout is.
+    pub course: Arc<Course>,
+    /// Which of the two it is.
+    pub side: Side,
+}
+
+/// Which revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The new one: on the twins of the waves that have begun.
+    New,
+    /// The one before: on all others.
+    Before,
+}
+
+impl Stage {
+    /// Whether the revision is for this twin.
+    fn takes(&self, twin: &TwinDocument) -> bool {
+        self.course.has_released(twin) == (self.side == Side::New)
+    }
+}
+
+/// Whether a policy applies to a twin, and if not, why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It does.
+    Applies,
+    /// It looks at twins of another kind.
+    OtherScope,
+    /// Its target does not take the twin.
+    NotTargeted,
+    /// Its target takes the twin, but `when` does not hold.
+    NotWhen,
+    /// Judging this condition took more steps than a twin may take, and the other one does not rule
+    /// the twin out. Nobody knows whether the policy applies: what it has set stays as it is, and
+    /// nothing is added.
+    Undecided(Part),
+    /// All of that may hold, but by a rollout the twin has another revision of the policy.
+    HeldBack,
+}
+
+/// A condition of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `target`
+    Target,
+    /// `when`
+    When,
+}
+
+impl Part {
+    /// As the policy's file has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Part::Target => "target",
+            Part::When => "when",
+        }
+    }
+}
+
+impl ActivePolicy {
+    /// Whether it applies to a twin.
+    pub(crate) fn verdict(&self, twin: &TwinDocument) -> Verdict {
+        let view = twin.view();
+        if self.policy.scope() != twin.scope() {
+            return Verdict::OtherScope;
+        }
+        let target = self.policy.target().judge(&view);
+        if target == Judgement::HoldsNot {
+            return Verdict::NotTargeted;
+        }
+        let when = self.policy.when().map(|when| when.judge(&view));
+        match (target, when.unwrap_or(Judgement::Holds)) {
+            (_, Judgement::HoldsNot) => Verdict::NotWhen,
+            _ if self.stage.as_ref().is_some_and(|stage| !stage.takes(twin)) => Verdict::HeldBack,
+            (Judgement::Undecided, _) => Verdict::Undecided(Part::Target),
+            (_, Judgement::Undecided) => Verdict::Undecided(Part::When),
+            (_, Judgement::Holds) => Verdict::Applies,
+        }
+    }
+
+    /// What it wants on a twin that it applies to.
+    pub(crate) fn write(&self) -> PolicyWrite {
+        PolicyWrite {
+            policy: self.policy.id().to_string(),
+            revision: self.revision,
+            settings: self.policy.settings().clone(),
+        }
+    }
+}
+
+/// What a policy has set in a section, as the writes that would set it again: one for each of the
+/// revisions that its leaves carry.
+pub(crate) fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
+    let mut by_revision: BTreeMap<u64, Map> = BTreeMap::new();
+    for leaf in leaves_of(section) {
+        let Writer::Policy { id: own, revision } = &leaf.writer else {
+            continue;
+        };
+        if own == id.as_str() {
+            let settings = by_revision.entry(*revision).or_default();
+            put(settings, &leaf.path, leaf.value);
+        }
+    }
+    let writes = by_revision.into_iter();
+    writes
+        .map(|(revision, settings)| PolicyWrite {
+            policy: id.to_string(),
+            revision,
+            settings,
+        })
+        .collect()
+}
+
+/// Puts a leaf into its place. Leaves of one section never lie within each other.
+fn put(object: &mut Map, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            object.insert(key.clone(), value);
+        }
+        [key, rest @ ..] => {
+            let inner = object
+                .entry(key.clone())
+                .or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
