@@ -10,7 +10,7 @@ use twin::query::Judgement;
 use twin::{Map, PolicyWrite, Section, Writer};
 
 use crate::explain::leaves_of;
-use crate::policy_doc::{Policy, PolicyId};
+use crate::policy_doc::{Incomplete, Policy, PolicyId};
 use crate::rollout::Course;
 use crate::twin_document::TwinDocument;
 
@@ -68,6 +68,8 @@ pub(crate) enum Verdict {
     /// the twin out. Nobody knows whether the policy applies: what it has set stays as it is, and
     /// nothing is added.
     Undecided(Part),
+    /// All of that holds, but the twin lacks what a template of the settings names.
+    Incomplete,
     /// All of that may hold, but by a rollout the twin has another revision of the policy.
     HeldBack,
 }
@@ -108,17 +110,25 @@ impl ActivePolicy {
             _ if self.stage.as_ref().is_some_and(|stage| !stage.takes(twin)) => Verdict::HeldBack,
             (Judgement::Undecided, _) => Verdict::Undecided(Part::Target),
             (_, Judgement::Undecided) => Verdict::Undecided(Part::When),
+            (_, Judgement::Holds) if self.policy.settings_for(&view).is_err() => {
+                Verdict::Incomplete
+            }
             (_, Judgement::Holds) => Verdict::Applies,
         }
     }
 
-    /// What it wants on a twin that it applies to.
-    pub(crate) fn write(&self) -> PolicyWrite {
-        PolicyWrite {
+    /// What it wants on a twin that it applies to; none where the twin lacks what a template names.
+    pub(crate) fn write(&self, twin: &TwinDocument) -> Option<PolicyWrite> {
+        Some(PolicyWrite {
             policy: self.policy.id().to_string(),
             revision: self.revision,
-            settings: self.policy.settings().clone(),
-        }
+            settings: self.policy.settings_for(&twin.view()).ok()?,
+        })
+    }
+
+    /// Why its settings cannot be filled in for a twin.
+    pub(crate) fn incomplete(&self, twin: &TwinDocument) -> Option<Incomplete> {
+        self.policy.settings_for(&twin.view()).err()
     }
 }
 

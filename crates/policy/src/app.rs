@@ -142,12 +142,13 @@ impl App {
         let progress = Progress::new(self.contents.sweep);
         let rejects = Rejects::new(self.bus.clone(), metrics.clone(), stop.clone());
         let positions = Positions::new(self.store.clone());
-        let undecided = Undecided::default();
+        let undecided = Undecided::of_conditions();
+        let incomplete = Undecided::of_templates();
         let writer = Writer::new(
             policies.clone(),
             twins.clone(),
             rejects.clone(),
-            undecided.clone(),
+            (undecided.clone(), incomplete.clone()),
             self.clock.clone(),
             metrics.clone(),
             stop.clone(),
@@ -240,7 +241,12 @@ impl App {
             policies.noted(),
         ));
         let api = PolicyServiceServer::new(PolicyApi::new(
-            policies, progress, counts, undecided, explainer, metrics,
+            policies,
+            progress,
+            counts,
+            (undecided, incomplete),
+            explainer,
+            metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
         let grpc = service_kit::add_services!(grpc, api, configurations, rollout_api);

@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub applicable: Vec<Arc<ActivePolicy>>,
     /// Those of which nobody knows, and why.
     pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
+    /// Those that would apply if the twin had what their templates name.
+    pub incomplete: Vec<Arc<ActivePolicy>>,
     /// What is to be there, in the order of precedence: what the one want, and what the others have
     /// set already.
     pub writes: Vec<PolicyWrite>,
@@ -96,7 +98,7 @@ impl PolicySet {
         for active in &self.scope(twin.scope()).policies {
             match active.verdict(twin) {
                 Verdict::Applies => {
-                    wanted.writes.push(active.write());
+                    wanted.writes.extend(active.write(twin));
                     wanted.applicable.push(Arc::clone(active));
                 }
                 Verdict::Undecided(part) => {
@@ -104,6 +106,7 @@ impl PolicySet {
                     wanted.writes.extend(kept);
                     wanted.undecided.push((Arc::clone(active), part));
                 }
+                Verdict::Incomplete => wanted.incomplete.push(Arc::clone(active)),
                 Verdict::OtherScope
                 | Verdict::NotTargeted
                 | Verdict::NotWhen
@@ -217,6 +220,8 @@ pub(crate) struct Decided {
     pub decision: Decision,
     /// The policies of which nobody knows whether they apply, and why.
     pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
+    /// The policies that do not apply because the twin lacks what their templates name.
+    pub incomplete: Vec<Arc<ActivePolicy>>,
 }
 
 /// Decides on one twin. `at` does not change the decision.
@@ -232,6 +237,7 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
     Decided {
         decision,
         undecided: wanted.undecided,
+        incomplete: wanted.incomplete,
     }
 }
 

@@ -14,6 +14,7 @@ use twin::settings::{LostLeaf, PolicyChange};
 use twin::{Condition, Map, NodeMeta, Section, Violations, Writer};
 
 use crate::evaluate::{ActivePolicy, Part, PolicySet, Verdict, Wanted, evaluate};
+use crate::policy_doc::Incomplete;
 use crate::standing::{Standing, standings};
 use crate::twin_document::TwinDocument;
 
@@ -99,6 +100,8 @@ pub(crate) struct Judged {
     pub standing: Option<Standing>,
     /// If a condition does not hold, or nobody knows: what it looks at.
     pub facts: Vec<Fact>,
+    /// Why its settings cannot be filled in, if that is why it does not apply.
+    pub incomplete: Option<Incomplete>,
 }
 
 /// What a twin has at a path of a condition.
@@ -195,6 +198,10 @@ pub(crate) fn overruled(lost: &LostLeaf, wanted: &Wanted) -> Option<Overruled> {
     }
     // One of which nobody knows wants nothing new, but holds what it has.
     let loser = of(&lost.writer, wanted.applicable.iter())?;
+    let write = wanted
+        .writes
+        .iter()
+        .find(|write| write.writer() == lost.writer)?;
     let holders = wanted.undecided.iter().map(|(active, _)| active);
     let winner = of(&lost.winner, wanted.applicable.iter().chain(holders));
     // An object that stays without any policy counts as an operator's, whoever is noted for it.
@@ -208,7 +215,7 @@ pub(crate) fn overruled(lost: &LostLeaf, wanted: &Wanted) -> Option<Overruled> {
         policy_id: loser.policy.id().to_string(),
         revision: loser.revision,
         path: lost.path.clone(),
-        value: value_at(loser.policy.settings(), &lost.path)?.clone(),
+        value: value_at(&write.settings, &lost.path)?.clone(),
         reason,
         same_value: lost.same_value,
     })
@@ -249,7 +256,9 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
             .iter()
             .find(|(other, _)| Arc::ptr_eq(other, active));
         let failing = match verdict {
-            Verdict::Applies | Verdict::OtherScope | Verdict::HeldBack => None,
+            Verdict::Applies | Verdict::OtherScope | Verdict::HeldBack | Verdict::Incomplete => {
+                None
+            }
             Verdict::NotTargeted | Verdict::Undecided(Part::Target) => Some(active.policy.target()),
             Verdict::NotWhen | Verdict::Undecided(Part::When) => active.policy.when(),
         };
@@ -257,6 +266,10 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
             active: Arc::clone(active),
             verdict,
             standing: standing.map(|(_, standing)| *standing),
+            incomplete: match verdict {
+                Verdict::Incomplete => active.incomplete(twin),
+                _ => None,
+            },
             facts: failing.map_or_else(Vec::new, |condition| facts(condition, twin)),
         }
     });

@@ -44,6 +44,7 @@ pub(crate) struct PolicyApi {
     progress: Progress,
     counts: Counts,
     undecided: Undecided,
+    incomplete: Undecided,
     explainer: Explainer,
     metrics: Metrics,
 }
@@ -54,7 +55,7 @@ impl PolicyApi {
         policies: Policies,
         progress: Progress,
         counts: Counts,
-        undecided: Undecided,
+        (undecided, incomplete): (Undecided, Undecided),
         explainer: Explainer,
         metrics: Metrics,
     ) -> PolicyApi {
@@ -63,6 +64,7 @@ impl PolicyApi {
             progress,
             counts,
             undecided,
+            incomplete,
             explainer,
             metrics,
         }
@@ -122,7 +124,12 @@ impl PolicyApi {
         let told = self
             .undecided
             .of(stored.policy.id(), stored.effective_revision);
+        let lacking = self
+            .incomplete
+            .of(stored.policy.id(), stored.effective_revision);
         proto::PolicyStatus {
+            twins_incomplete: lacking.count,
+            incomplete_twins: lacking.names,
             twins_undecided: told.count,
             undecided_twins: told.names,
             ..self.counts.of(stored)

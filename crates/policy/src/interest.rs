@@ -34,7 +34,7 @@ impl Interest {
         status: true,
     };
 
-    /// What the conditions of a policy look at. Ids never change, so they are not part of it.
+    /// What the conditions and templates of a policy look at. Ids never change, so they are not part of it.
     pub(crate) fn of(active: &ActivePolicy) -> Interest {
         let mut interest = Interest::default();
         let policy = &active.policy;
@@ -43,6 +43,9 @@ impl Interest {
         let waves = course.flat_map(|course| course.conditions());
         for path in conditions.chain(waves).flat_map(Condition::paths) {
             interest = interest.with(Interest::of_path(&path));
+        }
+        for path in policy.template_paths() {
+            interest = interest.with(Interest::of_path(path));
         }
         interest
     }

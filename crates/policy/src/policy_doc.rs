@@ -6,16 +6,19 @@
 
 use std::fmt;
 
-use twin::query::Root;
+use twin::query::{Lookup, Path, Root};
 use twin::{Condition, Map, Violations};
 
 use crate::rollout::{Strategy, StrategySpec};
 
 pub mod labels;
 mod problem;
+mod template;
 
 pub use labels::Labels;
 pub use problem::{Field, Problem, Problems};
+pub(crate) use template::Incomplete;
+use template::Templates;
 
 /// Characters of a policy's id: it stands in every leaf's metadata as `policy:<id>@<revision>`.
 pub const ID_CHARS_MAX: usize = 128;
@@ -132,6 +135,7 @@ pub struct Policy {
     target: Condition,
     when: Option<Condition>,
     strategy: Option<Strategy>,
+    templates: Templates,
 }
 
 impl Policy {
@@ -156,7 +160,10 @@ impl Policy {
             "" => Ok(None),
             _ => parse_condition(Field::When, &spec.when).map(Some),
         });
-        found.take(Field::Settings, || check_settings(&spec.settings));
+        let templates = found.take(Field::Settings, || {
+            check_settings(&spec.settings)?;
+            Templates::read(&spec.settings, spec.scope)
+        });
         let strategy = found.take(Field::Rollout, || match &spec.rollout {
             None => Ok(None),
             Some(strategy) => Strategy::check(strategy.clone(), &spec.settings).map(Some),
@@ -181,6 +188,7 @@ impl Policy {
             target,
             when,
             strategy: strategy.flatten(),
+            templates: templates.unwrap_or_default(),
         })
     }
 
@@ -219,9 +227,19 @@ impl Policy {
         self.strategy.as_ref()
     }
 
-    /// What it sets.
+    /// What it sets, with templates as they were written.
     pub fn settings(&self) -> &Map {
         &self.spec.settings
+    }
+
+    /// What it sets on a twin.
+    pub(crate) fn settings_for(&self, twin: &dyn Lookup) -> Result<Map, Incomplete> {
+        self.templates.fill(&self.spec.settings, twin)
+    }
+
+    /// What its settings look at.
+    pub(crate) fn template_paths(&self) -> impl Iterator<Item = &Path> {
+        self.templates.paths()
     }
 }
 

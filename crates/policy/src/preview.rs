@@ -13,7 +13,7 @@ use twin::{Section, Violations, Writer};
 
 use crate::evaluate::{PolicySet, Verdict, evaluate};
 use crate::explain::{Overruled, leaves_of, overruled};
-use crate::policy_doc::PolicyId;
+use crate::policy_doc::{Incomplete, PolicyId};
 use crate::twin_document::TwinDocument;
 
 /// Writes to one twin that are followed. Policies that switch each other on and off never end, and
@@ -25,6 +25,8 @@ const WRITES_MAX: usize = 16;
 pub(crate) struct Forecast {
     /// Whether the draft applies to it as it is now.
     pub applies: bool,
+    /// Why it does not apply though its conditions hold: the twin lacks what a template names.
+    pub incomplete: Option<Incomplete>,
     /// Every leaf that would have another value or writer, in the order of the paths.
     pub changes: Vec<LeafChange>,
     /// What the draft would not get.
@@ -73,6 +75,8 @@ pub(crate) fn forecast(
 ) -> Forecast {
     let draft = after.policies().find(|active| active.policy.id() == id);
     let applies = draft.is_some_and(|draft| draft.verdict(twin) == Verdict::Applies);
+    let incomplete = draft.filter(|draft| draft.verdict(twin) == Verdict::Incomplete);
+    let incomplete = incomplete.and_then(|draft| draft.incomplete(twin));
     let mut now = twin.clone();
     let mut lost = Vec::new();
     let mut end = End::Unsettled;
@@ -101,6 +105,7 @@ pub(crate) fn forecast(
     }
     Forecast {
         applies,
+        incomplete,
         changes: changes(twin.desired(), now.desired()),
         overruled: lost,
         end,

@@ -1,8 +1,9 @@
 //! Twins on which a policy could not be decided, because judging them by its conditions takes more
-//! steps than a twin may take. What the policy has set there stays as it is; here it is remembered, so
-//! that it is told. In memory alone: after a start the first look at a twin finds it again.
+//! steps than a twin may take, or to which it does not apply because they lack what its templates
+//! name. Here it is remembered, so that it is told. In memory alone: after a start the first look at a twin finds it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,11 +23,13 @@ const POLICIES_MAX: usize = 400;
 const NAMED_MAX: usize = 10;
 
 /// The handle. Clones share everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Undecided(Arc<Known>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
+    /// What the log says of the first of a revision.
+    what: &'static str,
     /// Nearly always nothing ever was, and then nobody waits for the lock.
     any: AtomicBool,
     policies: Mutex<BTreeMap<PolicyId, OfPolicy>>,
@@ -49,8 +52,26 @@ pub(crate) struct Told {
 }
 
 impl Undecided {
+    /// Remembers twins on which a policy is undecided.
+    pub(crate) fn of_conditions() -> Undecided {
+        Undecided::new("a policy is undecided on a twin; what it has set there stays")
+    }
+
+    /// Remembers twins that lack what a policy's templates name.
+    pub(crate) fn of_templates() -> Undecided {
+        Undecided::new("a twin lacks what a policy's settings name; it does not apply there")
+    }
+
+    fn new(what: &'static str) -> Undecided {
+        Undecided(Arc::new(Known {
+            what,
+            any: AtomicBool::new(false),
+            policies: Mutex::default(),
+        }))
+    }
+
     /// Notes the policies that are undecided on a twin now; of all others it is forgotten.
-    pub(crate) fn note(&self, twin: &IdentityKey, policies: &[(Arc<ActivePolicy>, Part)]) {
+    pub(crate) fn note(&self, twin: &IdentityKey, policies: &[(Arc<ActivePolicy>, impl Display)]) {
         if policies.is_empty() && !self.0.any.load(Ordering::Relaxed) {
             return;
         }
@@ -60,8 +81,8 @@ impl Undecided {
                 one.twins.remove(twin);
             }
         }
-        for (active, part) in policies {
-            note_one(&mut known, twin, active, *part);
+        for (active, why) in policies {
+            note_one(&mut known, twin, active, (self.0.what, why));
         }
         self.0.any.store(!known.is_empty(), Ordering::Relaxed);
     }
@@ -93,7 +114,7 @@ fn note_one(
     known: &mut BTreeMap<PolicyId, OfPolicy>,
     twin: &IdentityKey,
     active: &ActivePolicy,
-    part: Part,
+    (what, why): (&'static str, &impl Display),
 ) {
     let id = active.policy.id();
     let is_new = known
@@ -111,8 +132,8 @@ fn note_one(
             policy = %id,
             revision = active.revision,
             twin = %twin,
-            reason = reason(part),
-            "a policy is undecided on a twin; what it has set there stays"
+            reason = %why,
+            "{what}"
         );
         let of_policy = OfPolicy {
             revision: active.revision,
@@ -126,12 +147,15 @@ fn note_one(
 }
 
 /// Why a policy is undecided.
-pub(crate) fn reason(part: Part) -> String {
-    format!(
-        "judging the twin by {} takes more than {QUERY_STEPS_MAX} steps; shorten the lists that it \
-         goes through, or the condition",
-        part.as_str()
-    )
+impl Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "judging the twin by {} takes more than {QUERY_STEPS_MAX} steps; shorten the lists that \
+             it goes through, or the condition",
+            self.as_str()
+        )
+    }
 }
 
 #[cfg(test)]
@@ -156,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_twin_is_told_of_until_it_is_decided_or_the_policy_is_another() {
-        let undecided = Undecided::default();
+        let undecided = Undecided::of_conditions();
         let [a, b] = ["a", "b/m"].map(|key| IdentityKey::parse_path(key).unwrap());
         let (p, q) = (active("p", 3), active("q", 1));
-        undecided.note(&a, &[]);
+        undecided.note(&a, &[] as &[(Arc<ActivePolicy>, Part)]);
         undecided.note(&a, &[(p.clone(), Part::When), (q.clone(), Part::Target)]);
         undecided.note(&b, &[(p.clone(), Part::When)]);
         undecided.note(&b, &[(p.clone(), Part::When)]);
@@ -174,7 +198,7 @@ mod tests {
             undecided.of(p.policy.id(), 4).names,
             ["devices/b/modules/m"]
         );
-        undecided.note(&b, &[]);
+        undecided.note(&b, &[] as &[(Arc<ActivePolicy>, Part)]);
         assert_eq!(undecided.of(p.policy.id(), 4), Told::default());
     }
 }

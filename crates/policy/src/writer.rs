@@ -18,7 +18,7 @@ use wire::names::identity_name;
 use wire::time::to_wire;
 use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
 
-use crate::evaluate::{Decision, decide};
+use crate::evaluate::{Decision, Part, decide};
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
@@ -85,6 +85,7 @@ pub(crate) struct Writer {
     twins: TwinStore,
     rejects: Rejects,
     undecided: Undecided,
+    incomplete: Undecided,
     clock: SharedClock,
     metrics: Metrics,
     shutdown: ShutdownToken,
@@ -96,7 +97,7 @@ impl Writer {
         policies: Policies,
         twins: TwinStore,
         rejects: Rejects,
-        undecided: Undecided,
+        (undecided, incomplete): (Undecided, Undecided),
         clock: SharedClock,
         metrics: Metrics,
         shutdown: ShutdownToken,
@@ -106,6 +107,7 @@ impl Writer {
             twins,
             rejects,
             undecided,
+            incomplete,
             clock,
             metrics,
             shutdown,
@@ -190,6 +192,14 @@ impl Writer {
         let found = u64::try_from(decided.undecided.len()).unwrap_or(u64::MAX);
         self.metrics.undecided.inc_by(found);
         self.undecided.note(twin.key(), &decided.undecided);
+        let incomplete = decided.incomplete.into_iter();
+        let incomplete: Vec<_> = incomplete
+            .filter_map(|active| {
+                let why = active.incomplete(twin)?;
+                Some((active, why))
+            })
+            .collect();
+        self.incomplete.note(twin.key(), &incomplete);
         decided.decision
     }
 
@@ -248,7 +258,8 @@ impl Writer {
             // A conflict outside of a write cannot be; what changed comes as a change.
             Failure::Conflict => Effect::Superseded,
             Failure::Gone => {
-                self.undecided.note(twin.key(), &[]);
+                self.undecided.note(twin.key(), &[] as &[(_, Part)]);
+                self.incomplete.note(twin.key(), &[] as &[(_, Part)]);
                 Effect::Gone
             }
             Failure::Refused(message) => self.reject(twin, Reason::SettingsRefused, message).await,

@@ -483,3 +483,34 @@ fn a_twin_has_the_revision_of_its_wave_and_nothing_stays_of_one_that_was_taken_b
     // A twin that comes to the canaries by its tags has the revision that they have.
     assert!(staged(1).is_concerned(Scope::Modules, Interest::of_changes([Change::Tags])));
 }
+
+#[test]
+fn a_template_is_filled_in_anew_when_the_twin_changes_there() {
+    let site = |id: &str, value: &str, priority| {
+        active(policy(id, "*", "", priority, json!({"site": value})), 1)
+    };
+    let set = PolicySet::new([
+        site("own", "at {{tags.site}}", 2),
+        site("else", "unknown", 1),
+    ]);
+    let lyon = twin(&json!({"site": "Lyon"}), &json!({}), &json!({}));
+    let wanted = set.wanted(&lyon);
+    let settings: Vec<_> = wanted
+        .writes
+        .iter()
+        .map(|write| &write.settings["site"])
+        .collect();
+    assert_eq!(settings, ["at Lyon", "unknown"]);
+
+    // A twin without a site is not the policy's, and the next one comes through.
+    let nowhere = twin(&json!({}), &json!({}), &json!({}));
+    let wanted = set.wanted(&nowhere);
+    assert_eq!(ids(&wanted.applicable), ["else"]);
+    assert_eq!(ids(&wanted.incomplete), ["own"]);
+    assert_eq!(decided(&set, &nowhere), Some(vec!["else".to_owned()]));
+
+    for (change, concerned) in [(Change::Tags, true), (Change::Reported, false)] {
+        let changed = Interest::of_changes([change]);
+        assert_eq!(set.is_concerned(Scope::Modules, changed), concerned);
+    }
+}

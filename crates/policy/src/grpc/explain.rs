@@ -29,7 +29,6 @@ use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::TwinDocument;
 use crate::twin_store::TwinStore;
-use crate::undecided;
 
 /// Twins of a page of a preview: what it holds at a time. Halved when a page of the largest twins
 /// does not fit a message.
@@ -207,6 +206,7 @@ impl Scan {
         sum.twins_matched += count(forecast.applies);
         sum.twins_written += count(!forecast.changes.is_empty());
         sum.twins_changed += count(forecast.changes.iter().any(LeafChange::is_of_value));
+        sum.twins_incomplete += count(forecast.incomplete.is_some());
         sum.twins_overruled += count(!forecast.overruled.is_empty());
         match forecast.end {
             End::Settled => {}
@@ -231,7 +231,10 @@ fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview
         End::Breaks(violations) => (print_violations(violations), false),
         End::Unsettled => (Vec::new(), true),
     };
-    let quiet = forecast.changes.is_empty() && forecast.overruled.is_empty();
+    let incomplete = forecast.incomplete.as_ref();
+    let incomplete = incomplete.map(ToString::to_string).unwrap_or_default();
+    let quiet =
+        forecast.changes.is_empty() && forecast.overruled.is_empty() && incomplete.is_empty();
     if quiet && violations.is_empty() && !unsettled {
         return None;
     }
@@ -242,6 +245,7 @@ fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview
         overruled: forecast.overruled.iter().map(print_overruled).collect(),
         violations,
         unsettled,
+        incomplete,
     })
 }
 
@@ -319,11 +323,16 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         Verdict::NotTargeted => (WireVerdict::NotTargeted, policy.spec().target.clone()),
         Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
         Verdict::HeldBack => (WireVerdict::HeldBack, String::new()),
+        Verdict::Incomplete => (WireVerdict::Incomplete, String::new()),
         Verdict::Undecided(Part::Target) => (WireVerdict::Undecided, policy.spec().target.clone()),
         Verdict::Undecided(Part::When) => (WireVerdict::Undecided, policy.spec().when.clone()),
     };
     let reason = match judged.verdict {
-        Verdict::Undecided(part) => undecided::reason(part),
+        Verdict::Undecided(part) => part.to_string(),
+        Verdict::Incomplete => {
+            let why = judged.incomplete.as_ref();
+            why.map(ToString::to_string).unwrap_or_default()
+        }
         Verdict::Applies
         | Verdict::OtherScope
         | Verdict::NotTargeted

@@ -12,6 +12,7 @@ mod configurations;
 mod follow;
 mod foresee;
 mod labels;
+mod templates;
 mod trouble;
 mod twin_store;
 mod undecided;

@@ -166,6 +166,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::NotWhen => "notWhen",
         Verdict::Undecided => "undecided",
         Verdict::HeldBack => "heldBack",
+        Verdict::Incomplete => "incomplete",
         Verdict::Unspecified => "unknown",
     }
 }
@@ -192,6 +193,7 @@ fn about(judged: &api::JudgedPolicy) -> String {
         Verdict::NotTargeted if judged.condition.is_empty() => "targets nothing".to_owned(),
         Verdict::NotTargeted => format!("target is not true: {}", judged.condition),
         Verdict::NotWhen => format!("when is not true: {}", judged.condition),
+        Verdict::Incomplete => judged.reason.clone(),
         Verdict::Undecided => format!("{}: {}", judged.reason, judged.condition),
         Verdict::HeldBack => {
             "by a rollout the twin has another revision; see `twinward rollout get`".to_owned()

@@ -11,7 +11,7 @@ use wire::policy::v1::apply_policy_response::Outcome;
 use wire::policy::v1::preview_policy_response::Event;
 
 use super::explain::{OverruledData, overruled_data, overruled_line, value};
-use super::{read_all, to_wire};
+use super::read_all;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::{Output, Paper, View};
@@ -45,7 +45,7 @@ pub(super) async fn run(
         let what = format!("cannot preview policy {}", spec.id);
         let refused = |status| connection.refused(&what, status);
         let request = api::PreviewPolicyRequest {
-            policy: Some(to_wire(&spec)),
+            policy: Some(::policy::resource::to_request(&spec)),
         };
         let answer = client.preview_policy(request).await.map_err(refused)?;
         let mut events = answer.into_inner();
@@ -69,7 +69,8 @@ pub(super) async fn run(
 /// Whether more than the revision changes.
 fn has_news(twin: &api::TwinPreview) -> bool {
     let changed = twin.changes.iter().any(is_of_value);
-    changed || !twin.overruled.is_empty() || !twin.violations.is_empty() || twin.unsettled
+    let lost = !twin.overruled.is_empty() || !twin.violations.is_empty();
+    changed || lost || twin.unsettled || !twin.incomplete.is_empty()
 }
 
 fn is_of_value(change: &api::SettingChange) -> bool {
@@ -93,6 +94,8 @@ struct TwinData<'a> {
     overruled: Vec<OverruledData<'a>>,
     violations: &'a [String],
     unsettled: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    incomplete: &'a str,
 }
 
 #[derive(Serialize)]
@@ -132,6 +135,7 @@ impl View for TwinView {
                 overruled: overruled_data(&twin.overruled),
                 violations: &twin.violations,
                 unsettled: twin.unsettled,
+                incomplete: &twin.incomplete,
             },
         }
     }
@@ -156,6 +160,9 @@ impl View for TwinView {
         }
         for violation in &twin.violations {
             let _ = writeln!(text, "  {}", paper.red(&format!("fails: {violation}")));
+        }
+        if !twin.incomplete.is_empty() {
+            let _ = writeln!(text, "  does not apply: {}", twin.incomplete);
         }
         if twin.unsettled {
             let line = "  never settles: policies switch each other on and off";
@@ -183,6 +190,7 @@ struct SummaryData<'a> {
     twins_failed: u64,
     twins_overruled: u64,
     twins_unsettled: u64,
+    twins_incomplete: u64,
     policies_changed: bool,
 }
 
@@ -210,6 +218,7 @@ impl View for SummaryView {
             twins_failed: sum.twins_failed,
             twins_overruled: sum.twins_overruled,
             twins_unsettled: sum.twins_unsettled,
+            twins_incomplete: sum.twins_incomplete,
             policies_changed: sum.policies_changed,
         }
     }
@@ -231,6 +240,7 @@ impl View for SummaryView {
             (sum.twins_failed, "cannot have the settings"),
             (sum.twins_overruled, "keep a leaf from the policy"),
             (sum.twins_unsettled, "never settle"),
+            (sum.twins_incomplete, "lack what the settings name"),
         ] {
             if count > 0 {
                 let _ = writeln!(text, "  {count} twins {what}");

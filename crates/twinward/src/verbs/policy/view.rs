@@ -67,6 +67,8 @@ impl PolicyView {
                     rejected: status.twins_rejected,
                     undecided: status.twins_undecided,
                     undecided_twins: &status.undecided_twins,
+                    incomplete: status.twins_incomplete,
+                    incomplete_twins: &status.incomplete_twins,
                     in_step_time: time::precise(status.in_step_time),
                 }),
             },
@@ -117,6 +119,9 @@ struct TwinsData<'a> {
     undecided: u64,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     undecided_twins: &'a [String],
+    incomplete: u64,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    incomplete_twins: &'a [String],
     in_step_time: Option<String>,
 }
 
@@ -193,15 +198,22 @@ fn twins(policy: &api::Policy) -> String {
 /// The twins on which it is not known whether the policy applies; none: there are none.
 fn undecided(policy: &api::Policy) -> Option<String> {
     let status = policy.status.as_ref()?;
-    let more = usize::try_from(status.twins_undecided).ok()? > status.undecided_twins.len();
+    let (count, names) = (status.twins_undecided, &status.undecided_twins);
+    some_of(count, "keep what they have", names)
+}
+
+/// The twins that lack what the settings name; none: there are none.
+fn incomplete(policy: &api::Policy) -> Option<String> {
+    let status = policy.status.as_ref()?;
+    let (count, names) = (status.twins_incomplete, &status.incomplete_twins);
+    some_of(count, "lack what the settings name", names)
+}
+
+fn some_of(count: u64, what: &str, names: &[String]) -> Option<String> {
+    let more = usize::try_from(count).ok()? > names.len();
     let more = if more { ", …" } else { "" };
-    let names = status.undecided_twins.join(", ");
-    (status.twins_undecided > 0).then(|| {
-        format!(
-            "{} twins, which keep what they have: {names}{more}",
-            status.twins_undecided
-        )
-    })
+    let names = names.join(", ");
+    (count > 0).then(|| format!("{count} twins, which {what}: {names}{more}"))
 }
 
 fn target(target: &str) -> &str {
@@ -237,6 +249,7 @@ impl View for PolicyView {
                 ("evaluation", evaluation(policy)),
                 ("twins", twins(policy)),
                 ("undecided", undecided(policy).unwrap_or_default()),
+                ("incomplete", incomplete(policy).unwrap_or_default()),
                 (
                     "in step",
                     in_step(policy)

@@ -27,6 +27,8 @@ fn policy() -> api::Policy {
             twins_rejected: 1,
             twins_undecided: 12,
             undecided_twins: vec!["devices/a/modules/m".to_owned(), "devices/b".to_owned()],
+            twins_incomplete: 1,
+            incomplete_twins: vec!["devices/c".to_owned()],
             in_step_time: Some(prost_types::Timestamp::default()),
         }),
         ..api::Policy::default()
