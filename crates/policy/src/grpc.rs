@@ -4,12 +4,9 @@
 use std::collections::HashMap;
 
 use service_kit::auth::principal;
-use service_kit::error::{Classified, IotHubCode, Kind, Violation};
-use service_kit::status::{RemoteError, to_status};
+use service_kit::status::to_status;
 use service_kit::trace;
-use thiserror::Error;
 use tonic::{Request, Response, Status};
-use twin::Rule;
 use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::policy_service_server::PolicyService;
@@ -17,18 +14,20 @@ use wire::policy::v1::policy_service_server::PolicyService;
 use crate::counts::Counts;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
-use crate::policy_doc::{Field, Labels, PolicyId, Problem, Problems, labels};
+use crate::policy_doc::{Labels, PolicyId, labels};
 use crate::progress::Progress;
 use crate::resource;
 use crate::store::{self, By, StoredPolicy};
 use crate::undecided::Undecided;
 
 mod configurations;
+mod error;
 mod explain;
 mod revisions;
 mod rollouts;
 
 pub(crate) use configurations::ConfigurationApi;
+use error::Error;
 pub(crate) use explain::Explainer;
 pub(crate) use rollouts::RolloutApi;
 
@@ -303,100 +302,6 @@ fn page_start(token: &str) -> Result<Option<PolicyId>, InvalidField> {
         .and_then(|id| PolicyId::parse(id).ok())
         .map(Some)
         .ok_or_else(|| InvalidField::new("page_token", "is not one that this service gave"))
-}
-
-/// Why a call is refused.
-#[derive(Debug, Error)]
-enum Error {
-    /// The policy is wrong.
-    #[error("the policy is not valid: {0}")]
-    Policy(Problems),
-    /// Another field of the request is wrong.
-    #[error(transparent)]
-    Field(#[from] InvalidField),
-    /// The store did not do it.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// twin-store did not tell.
-    #[error("twin-store: {0}")]
-    TwinStore(Box<RemoteError>),
-    /// twin-store told what cannot be read.
-    #[error("the twin {name} cannot be read")]
-    DamagedTwin {
-        /// Which one.
-        name: String,
-        /// What is wrong with it.
-        #[source]
-        problem: InvalidField,
-    },
-}
-
-impl Classified for Error {
-    fn kind(&self) -> Kind {
-        match self {
-            Error::Policy(_) | Error::Field(_) => Kind::InvalidArgument,
-            Error::Store(error) => error.kind(),
-            Error::TwinStore(error) => match error.kind() {
-                // It is this service that is not let in, not its caller.
-                Kind::Unauthenticated | Kind::PermissionDenied => Kind::Unavailable,
-                kind => kind,
-            },
-            Error::DamagedTwin { .. } => Kind::DataLoss,
-        }
-    }
-
-    fn reason(&self) -> &str {
-        match self {
-            Error::Policy(_) => "INVALID_POLICY",
-            Error::Field(_) => "INVALID_FIELD",
-            Error::Store(error) => error.reason(),
-            Error::TwinStore(error) => error.reason(),
-            Error::DamagedTwin { .. } => "TWIN_DAMAGED",
-        }
-    }
-
-    fn violations(&self) -> Vec<Violation> {
-        match self {
-            Error::Policy(problems) => problems.list().iter().map(violation).collect(),
-            Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            Error::Store(_) | Error::TwinStore(_) | Error::DamagedTwin { .. } => Vec::new(),
-        }
-    }
-
-    fn iot_hub(&self) -> IotHubCode {
-        match self {
-            Error::Policy(problems) => problems.list().first().map_or_else(
-                || self.kind().iot_hub(),
-                |problem| match problem.field {
-                    Field::Id
-                    | Field::Description
-                    | Field::Labels
-                    | Field::Scope
-                    | Field::Rollout => IotHubCode::ARGUMENT_INVALID,
-                    Field::Target | Field::When => {
-                        IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
-                    }
-                    // Each rule of a document has its own, if it is none at all.
-                    Field::Settings if problem.rule == Rule::Malformed.code() => {
-                        IotHubCode::FORMAT_ERROR
-                    }
-                    Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
-                },
-            ),
-            Error::Field(_) | Error::DamagedTwin { .. } => self.kind().iot_hub(),
-            Error::Store(error) => error.iot_hub(),
-            Error::TwinStore(error) => error.iot_hub(),
-        }
-    }
-}
-
-fn violation(problem: &Problem) -> Violation {
-    let description = match &problem.position {
-        Some(position) => format!("{position}: {}", problem.message),
-        None => problem.message.clone(),
-    };
-    let field = format!("policy.{}", problem.field.wire_field());
-    Violation::new(field, description).of_rule(problem.rule)
 }
 
 #[cfg(test)]

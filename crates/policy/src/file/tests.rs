@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::policy_doc::Scope;
 
 const SAMPLE: &str = include_str!("../../../../deploy/samples/unexpected-listener.yaml");
 

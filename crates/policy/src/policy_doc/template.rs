@@ -6,7 +6,7 @@
 //! what a template names, the policy does not apply to it as a whole: half of it would be a policy
 //! that nobody wrote.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 use twin::query::{Attribute, Lookup, Path, Root};
@@ -148,7 +148,7 @@ impl Templated {
                 Piece::Value(path) => match resolve(path)? {
                     Value::String(value) => text.push_str(&value),
                     value @ (Value::Number(_) | Value::Bool(_)) => {
-                        text.push_str(&value.to_string())
+                        text.push_str(&value.to_string());
                     }
                     Value::Null | Value::Array(_) | Value::Object(_) => {
                         return Err(Incomplete::NoText {
@@ -173,7 +173,9 @@ fn setting(place: &[Step]) -> String {
                 text.push('.');
                 text.push_str(key);
             }
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            Step::Index(index) => {
+                let _ = write!(text, "[{index}]");
+            }
         }
     }
     text

@@ -1,6 +1,10 @@
 //! What people and programs see of a policy. Programs get the keys of a policy file, and what the
 //! service adds beside them.
 
+mod applied;
+
+pub(super) use applied::{Applied, ChangeData, change_data, change_lines};
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -311,112 +315,6 @@ impl View for Policies {
             ],
             rows.collect(),
         )
-    }
-}
-
-/// What applying a policy did.
-pub(super) struct Applied {
-    pub(super) id: String,
-    pub(super) answer: api::ApplyPolicyResponse,
-    pub(super) dry_run: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AppliedData<'a> {
-    name: &'a str,
-    outcome: &'static str,
-    revision: Option<u64>,
-    dry_run: bool,
-    changes: Vec<ChangeData<'a>>,
-}
-
-/// One difference between two contents.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ChangeData<'a> {
-    path: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    old: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    new: Option<Value>,
-}
-
-/// Differences for programs.
-pub(super) fn change_data(changes: &[api::ContentChange]) -> Vec<ChangeData<'_>> {
-    // What is no JSON is shown as it came.
-    let value = |text: &str| match text {
-        "" => None,
-        text => Some(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
-    };
-    let mut data = Vec::with_capacity(changes.len());
-    for one in changes {
-        data.push(ChangeData {
-            path: &one.path,
-            old: value(&one.old_json),
-            new: value(&one.new_json),
-        });
-    }
-    data
-}
-
-/// Differences for people: a line each, below what they belong to.
-pub(super) fn change_lines(paper: &Paper, changes: &[api::ContentChange]) -> String {
-    let mut text = String::new();
-    for one in changes {
-        if !one.old_json.is_empty() {
-            let line = format!("  - {}: {}", one.path, one.old_json);
-            let _ = writeln!(text, "{}", paper.red(&line));
-        }
-        if !one.new_json.is_empty() {
-            let line = format!("  + {}: {}", one.path, one.new_json);
-            let _ = writeln!(text, "{}", paper.green(&line));
-        }
-    }
-    text
-}
-
-impl Applied {
-    fn outcome(&self) -> &'static str {
-        match self.answer.outcome() {
-            api::apply_policy_response::Outcome::Created => "created",
-            api::apply_policy_response::Outcome::Updated => "updated",
-            api::apply_policy_response::Outcome::Unchanged => "unchanged",
-            api::apply_policy_response::Outcome::Unspecified => "applied",
-        }
-    }
-
-    fn revision(&self) -> Option<u64> {
-        self.answer.policy.as_ref().map(|policy| policy.revision)
-    }
-}
-
-impl View for Applied {
-    fn data(&self) -> impl Serialize {
-        AppliedData {
-            name: &self.id,
-            outcome: self.outcome(),
-            revision: self.revision(),
-            dry_run: self.dry_run,
-            changes: change_data(&self.answer.changes),
-        }
-    }
-
-    fn text(&self, paper: &Paper) -> String {
-        if self.dry_run {
-            let mut text = format!(
-                "policy {} is good and would be {}; nothing was written\n",
-                self.id,
-                self.outcome()
-            );
-            text.push_str(&change_lines(paper, &self.answer.changes));
-            return text;
-        }
-        let revision = match self.revision() {
-            Some(revision) => format!(", revision {revision}"),
-            None => String::new(),
-        };
-        format!("policy {} {}{revision}\n", self.id, self.outcome())
     }
 }
 
