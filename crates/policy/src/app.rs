@@ -21,6 +21,7 @@ use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
 use crate::audit;
+use crate::batches::Batches;
 use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
@@ -157,12 +158,15 @@ impl App {
 
         let parts = Parts {
             bus: self.bus.clone(),
-            policies: policies.clone(),
-            writer: writer.clone(),
-            rejects: rejects.clone(),
-            positions: positions.clone(),
-            metrics: metrics.clone(),
-            writes_in_flight,
+            batches: Batches {
+                policies: policies.clone(),
+                writer: writer.clone(),
+                rejects: rejects.clone(),
+                positions: positions.clone(),
+                metrics: metrics.clone(),
+                writes_in_flight,
+                shutdown: stop.clone(),
+            },
             shutdown: stop.clone(),
         };
         let consumers = self.health.component("consumers");

@@ -14,8 +14,8 @@
 //! Reading order: `policy_doc` (what a policy is) → `content_diff` (how two differ) → `file` and `resource` (how people and programs
 //! write one) → `evaluate` (the decision, pure), `explain` and `preview` (what it says of a twin and of a
 //! draft) → `store` → `policies` (the present set) → `writer`
-//! (one decision carried out) → `gather` and `consumer` (on change) and `sweep` (everything, in the
-//! background); `rollout` (how a revision spreads, pure), `counts` and `rollouts` (what brings it
+//! (one decision carried out) → `gather`, `batches` and `consumer` (on change) and `sweep` (everything, in the
+//! background); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
 //! forward) → `grpc` → `app`.
 
 pub mod configuration_doc;
@@ -37,6 +37,7 @@ mod twin_document;
 mod store;
 
 mod counts;
+mod planning;
 mod policies;
 mod progress;
 mod rollouts;
@@ -47,6 +48,7 @@ mod twin_store;
 mod undecided;
 mod writer;
 
+mod batches;
 mod consumer;
 mod gather;
 mod positions;
@@ -59,6 +61,9 @@ pub mod app;
 pub mod config;
 pub mod error;
 mod metrics;
+
+#[cfg(test)]
+mod model;
 
 pub use app::{Addresses, App};
 pub use config::Config;

@@ -58,7 +58,8 @@ pub(crate) struct Rejected {
 /// The handle for rejecting.
 #[derive(Debug, Clone)]
 pub(crate) struct Rejects {
-    bus: Bus,
+    /// None in tests of what rejects: then it is only counted.
+    bus: Option<Bus>,
     metrics: Metrics,
     shutdown: ShutdownToken,
 }
@@ -67,7 +68,17 @@ impl Rejects {
     /// Rejects into this bus.
     pub(crate) fn new(bus: Bus, metrics: Metrics, shutdown: ShutdownToken) -> Rejects {
         Rejects {
-            bus,
+            bus: Some(bus),
+            metrics,
+            shutdown,
+        }
+    }
+
+    /// Counts what is rejected, and keeps nothing.
+    #[cfg(test)]
+    pub(crate) fn counted_only(metrics: Metrics, shutdown: ShutdownToken) -> Rejects {
+        Rejects {
+            bus: None,
             metrics,
             shutdown,
         }
@@ -86,27 +97,10 @@ impl Rejects {
             traceparent: rejected.traceparent,
             original: rejected.original,
         };
-        let stored = retry("reject", Policy::FOREVER, &self.shutdown, || async {
-            self.bus.reject(reject.clone()).await.map_err(|error| {
-                if error.is_transient() {
-                    Attempt::Again(error)
-                } else {
-                    Attempt::GiveUp(error)
-                }
-            })
-        })
-        .await;
-        match stored {
-            Ok(_) => {}
-            Err(RetryError::Stopped { .. }) => return false,
-            // The reject itself cannot be kept; the log is what is left of it.
-            Err(failed @ RetryError::Failed { .. }) => {
-                error!(
-                    error = chain(&failed),
-                    source = rejected.source,
-                    "cannot keep a reject"
-                );
-            }
+        if let Some(bus) = &self.bus
+            && !self.keep(bus, reject, &rejected.source).await
+        {
+            return false;
         }
         self.metrics.reject(code);
         warn!(
@@ -116,5 +110,27 @@ impl Rejects {
             "rejected"
         );
         true
+    }
+    /// Puts it into the stream; false if the service stopped before that was done.
+    async fn keep(&self, bus: &Bus, reject: Reject, source: &str) -> bool {
+        let stored = retry("reject", Policy::FOREVER, &self.shutdown, || async {
+            bus.reject(reject.clone()).await.map_err(|error| {
+                if error.is_transient() {
+                    Attempt::Again(error)
+                } else {
+                    Attempt::GiveUp(error)
+                }
+            })
+        })
+        .await;
+        match stored {
+            Ok(_) => true,
+            Err(RetryError::Stopped { .. }) => false,
+            // The reject itself cannot be kept; the log is what is left of it.
+            Err(failed @ RetryError::Failed { .. }) => {
+                error!(error = chain(&failed), source, "cannot keep a reject");
+                true
+            }
+        }
     }
 }

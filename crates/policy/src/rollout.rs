@@ -19,6 +19,8 @@ mod step;
 mod strategy;
 
 pub(crate) use order::{Order, Refusal};
+#[cfg(test)]
+pub(crate) use plan::Border;
 pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan};
 pub(crate) use step::{Seen, Tally};
 pub use strategy::{OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};

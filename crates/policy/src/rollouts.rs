@@ -1,29 +1,27 @@
-//! Brings rollouts forward: counts the devices of a new one, and begins, ends and takes back waves by
+//! Brings rollouts forward: has the devices of a new one counted, and begins, ends and takes back waves by
 //! what the counts say.
 //!
 //! What to do is decided in `rollout`; here it is kept, and what follows from it in force is the
 //! sweep's and the consumers' work. A stop at any point loses nothing: the phase is in the store before
 //! anything follows from it, and what was seen is seen again.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use prost_types::FieldMask;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use service_kit::clock::SharedClock;
 use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use tracing::{info, warn};
-use wire::twin::v1::ListTwinsRequest;
 
 use crate::counts::Counts;
-use crate::evaluate::{ActivePolicy, PolicySet, Side, Verdict};
+use crate::planning;
 use crate::policies::Policies;
 use crate::progress::Progress;
-use crate::rollout::{
-    Candidate, Phase, PlannedWave, Refusal, Rollout, Seen, draw, flag, labels, plan,
-};
+use crate::rollout::{Phase, Refusal, Rollout, Seen};
 use crate::store::{By, Cause, RolloutError, StoredPolicy, StoredRollout};
-use crate::sweep::TWIN_FIELDS;
-use crate::twin_document::TwinDocument;
 use crate::twin_store::{Failure, TwinStore};
 
 /// Between two looks at the counts, while a rollout is under way.
@@ -32,8 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Before twins are asked for again that twin-store failed to list.
 const LIST_AGAIN: Duration = Duration::from_secs(5);
 
-/// Twins of one page; halved when a page of the largest twins does not fit a message.
-const PAGE_TWINS: i32 = 100;
+/// Rollouts whose twins are counted at the same time; a further one waits for its turn, while those
+/// that are planned go on. Each keeps 24 bytes a twin until it is planned.
+const PLANS_AT_ONCE: usize = 4;
 
 /// Who does it when nobody said so.
 const BY_ITSELF: &str = "twinward";
@@ -59,24 +58,45 @@ impl Rollouts {
     /// Works until the service stops.
     pub(crate) async fn run(self) {
         let mut changes = self.policies.changes();
+        let mut plans = FuturesUnordered::new();
+        let mut planning = BTreeSet::new();
         loop {
             // What changes from here on wakes us again.
             changes.set();
             let rolling = self.policies.rolling();
-            let mut pause = None;
-            for policy in &rolling {
-                let Some(wait) = self.bring_forward(policy).await else {
-                    return;
+            let mut is_under_way = false;
+            for policy in rolling {
+                let Some(stored) = policy.rollout.clone() else {
+                    continue;
                 };
-                pause = Some(pause.map_or(wait, |pause: Duration| pause.min(wait)));
+                if stored.rollout.phase != Phase::Planning {
+                    self.bring_forward(&policy, &stored).await;
+                    is_under_way = true;
+                    continue;
+                }
+                let key = (policy.policy.id().clone(), stored.revision, stored.version);
+                if planning.len() < PLANS_AT_ONCE && planning.insert(key.clone()) {
+                    plans.push(async {
+                        let goes_on = self.plan(policy, stored).await;
+                        (key, goes_on)
+                    });
+                }
             }
+            let pause = async {
+                if is_under_way {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
             let woken = async {
-                match pause {
-                    Some(pause) => tokio::select! {
-                        () = tokio::time::sleep(pause) => true,
-                        more = changes.changed() => more,
-                    },
-                    None => changes.changed().await,
+                tokio::select! {
+                    () = pause => true,
+                    more = changes.changed() => more,
+                    Some((key, goes_on)) = plans.next() => {
+                        planning.remove(&key);
+                        goes_on
+                    }
                 }
             };
             match self.shutdown.run_until(woken).await {
@@ -86,25 +106,36 @@ impl Rollouts {
         }
     }
 
-    /// Looks at one rollout; answers when to look again, none if the service stops.
-    async fn bring_forward(&self, policy: &StoredPolicy) -> Option<Duration> {
-        let Some(stored) = &policy.rollout else {
-            return Some(LOOK_EVERY);
+    /// Plans one rollout, however long that takes; false if the service stops.
+    async fn plan(&self, policy: StoredPolicy, stored: Arc<StoredRollout>) -> bool {
+        let is_wanted = || {
+            let present = self.policies.get(policy.policy.id());
+            let rollout = present.and_then(|present| present.rollout.clone());
+            rollout.is_some_and(|rollout| {
+                (rollout.revision, rollout.version) == (stored.revision, stored.version)
+            })
         };
-        match stored.rollout.phase {
-            Phase::Planning => match self.count(policy, stored).await {
-                Ok(waves) => {
+        loop {
+            match planning::waves(&self.twins, &policy, &stored, is_wanted).await {
+                Ok(None) => return true,
+                Ok(Some(waves)) => {
                     let at = self.clock.now();
+                    let seen_as = stored.rollout.clone();
                     let planned = move |now: &Rollout| {
                         // Somebody may have ended it while we counted.
-                        Ok(match now.phase {
-                            Phase::Planning => now.planned(waves, at),
-                            _ => now.clone(),
+                        Ok(if *now == seen_as {
+                            now.planned(waves, at)
+                        } else {
+                            now.clone()
                         })
                     };
-                    self.keep(policy, stored, planned).await;
+                    self.keep(&policy, &stored, planned).await;
+                    // Whoever waits is woken by the change itself; if it could not be kept, it is not
+                    // tried again at once.
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    return true;
                 }
-                Err(Failure::Stopped) => return None,
+                Err(Failure::Stopped) => return false,
                 Err(failure) => {
                     warn!(
                         policy_id = %policy.policy.id(),
@@ -112,17 +143,23 @@ impl Rollouts {
                         error = chain(&failure),
                         "the twins of a rollout cannot be counted; trying again"
                     );
-                    return Some(LIST_AGAIN);
+                    tokio::time::sleep(LIST_AGAIN).await;
                 }
-            },
+            }
+        }
+    }
+
+    /// Judges one rollout by what is counted of its devices.
+    async fn bring_forward(&self, policy: &StoredPolicy, stored: &StoredRollout) {
+        match stored.rollout.phase {
             Phase::Rolling | Phase::Soaking => {
                 // Nothing is judged before every twin was looked at with what is in force, and every
                 // change since has been counted.
                 if self.progress.done() < stored.sweep {
-                    return Some(LOOK_EVERY);
+                    return;
                 }
                 let Some((waves, _)) = self.counts.waves(policy) else {
-                    return Some(LOOK_EVERY);
+                    return;
                 };
                 let seen = Seen { waves };
                 let at = self.clock.now();
@@ -132,13 +169,13 @@ impl Rollouts {
                     self.keep(policy, stored, step).await;
                 }
             }
-            Phase::AwaitingApproval
+            Phase::Planning
+            | Phase::AwaitingApproval
             | Phase::Paused
             | Phase::Completed
             | Phase::RolledBack
             | Phase::Superseded => {}
         }
-        Some(LOOK_EVERY)
     }
 
     /// Keeps what becomes of a rollout and puts it in force.
@@ -177,69 +214,6 @@ impl Rollouts {
                 error = chain(&error),
                 "a rollout cannot be kept; trying again"
             ),
-        }
-    }
-
-    /// Counts the twins that a revision changes, and plans its waves.
-    async fn count(
-        &self,
-        policy: &StoredPolicy,
-        stored: &StoredRollout,
-    ) -> Result<Vec<PlannedWave>, Failure> {
-        let everywhere = |active: ActivePolicy| ActivePolicy {
-            stage: None,
-            ..active
-        };
-        let new = policy.active();
-        let before = policy.in_force().into_iter().filter(|active| {
-            let stage = active.stage.as_ref();
-            stage.is_some_and(|stage| stage.side == Side::Before)
-        });
-        let before: Option<ActivePolicy> = before.map(everywhere).next();
-        let both = before.iter().chain([&new]).cloned();
-        let mut request = ListTwinsRequest {
-            page_size: PAGE_TWINS,
-            filter: PolicySet::new(both).targets(),
-            read_mask: Some(FieldMask {
-                paths: TWIN_FIELDS.map(str::to_owned).to_vec(),
-            }),
-            ..ListTwinsRequest::default()
-        };
-        let strategy = &stored.rollout.strategy;
-        let fail_if = flag(&strategy.fail_if);
-        let labels = labels(strategy);
-        let mut candidates = Vec::new();
-        loop {
-            let page = match self.twins.list(&request).await {
-                Err(Failure::Refused(_)) if request.page_size > 1 => {
-                    request.page_size /= 2;
-                    continue;
-                }
-                other => other?,
-            };
-            let twins = page.twins.iter();
-            // One that cannot be read is rejected by whoever decides on it.
-            for twin in twins.filter_map(|twin| TwinDocument::from_wire(twin).ok()) {
-                let applies = |active: &ActivePolicy| active.verdict(&twin) == Verdict::Applies;
-                if !applies(&new) && !before.as_ref().is_some_and(applies) {
-                    continue;
-                }
-                let view = twin.view();
-                candidates.push(Candidate {
-                    draw: draw(policy.policy.id(), stored.revision, twin.key()),
-                    labelled: labels
-                        .iter()
-                        .find(|(_, condition)| condition.matches(&view))
-                        .map(|(wave, _)| *wave),
-                    flagged: fail_if
-                        .as_ref()
-                        .is_some_and(|condition| condition.matches(&view)),
-                });
-            }
-            if page.next_page_token.is_empty() {
-                return Ok(plan(strategy, &candidates));
-            }
-            request.page_token = page.next_page_token;
         }
     }
 }
