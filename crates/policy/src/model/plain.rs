@@ -164,6 +164,7 @@ impl Content {
                 waves,
                 ..StrategySpec::default()
             }),
+            ..PolicySpec::default()
         }
     }
 

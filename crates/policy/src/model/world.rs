@@ -67,7 +67,7 @@ impl Service {
             policies.clone(),
             twins.clone(),
             rejects.clone(),
-            Undecided::default(),
+            (Undecided::of_conditions(), Undecided::of_templates()),
             clock,
             metrics.clone(),
             stop.clone(),
