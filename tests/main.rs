@@ -11,6 +11,7 @@ mod agent_methods;
 mod bad_input;
 mod bulk_over_a_kill;
 mod commands;
+mod configurations;
 mod created_again;
 mod devices;
 mod enrollment;

@@ -137,13 +137,15 @@ impl ActivePolicy {
 pub(crate) fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
     let mut by_revision: BTreeMap<u64, Map> = BTreeMap::new();
     for leaf in leaves_of(section) {
-        let Writer::Policy { id: own, revision } = &leaf.writer else {
+        if !leaf.writer.is_of(id.as_str()) {
             continue;
-        };
-        if own == id.as_str() {
-            let settings = by_revision.entry(*revision).or_default();
-            put(settings, &leaf.path, leaf.value);
         }
+        let revision = match leaf.writer {
+            Writer::Policy { revision, .. } => revision,
+            Writer::Configuration(_) | Writer::Operator(_) | Writer::Device | Writer::System => 0,
+        };
+        let settings = by_revision.entry(revision).or_default();
+        put(settings, &leaf.path, leaf.value);
     }
     let writes = by_revision.into_iter();
     writes

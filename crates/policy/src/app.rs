@@ -241,8 +241,9 @@ impl App {
 
         let configurations = ConfigurationServiceServer::new(ConfigurationApi::new(
             self.store,
+            policies.clone(),
+            counts.clone(),
             self.clock,
-            policies.noted(),
         ));
         let api = PolicyServiceServer::new(PolicyApi::new(
             policies,

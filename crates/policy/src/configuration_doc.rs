@@ -9,6 +9,8 @@ use serde_json::Value;
 use twin::query::{QueryError, Source, Statement};
 use twin::{Condition, Map};
 
+use crate::policy_doc::{Field, Scope, check_no_self_reference};
+
 mod content;
 
 /// Characters of an id.
@@ -79,6 +81,19 @@ pub struct ConfigurationSpec {
 }
 
 impl ConfigurationSpec {
+    /// What there is to carry out: which twins, and what is set in them; none if it targets none or
+    /// sets nothing, and of content for IoT Edge, which is kept only.
+    pub(crate) fn work(&self) -> Option<((Scope, Condition), Map)> {
+        let (source, condition) = parse_target(&self.target_condition).ok()??;
+        let content = content::check(self.content.as_ref()?).ok()??;
+        let settings = content.settings.filter(|settings| !settings.is_empty())?;
+        let scope = match source {
+            Source::Devices => Scope::Devices,
+            Source::Modules => Scope::Modules,
+        };
+        (content.source == source).then_some(((scope, condition), settings))
+    }
+
     /// Everything that is wrong with it.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -105,10 +120,10 @@ impl ConfigurationSpec {
             },
             None => None,
         };
-        match (target(&self.target_condition), of_content) {
+        match (parse_target(&self.target_condition), of_content) {
             (Err(problem), _) => problems.push(Problem::new(Part::TargetCondition, problem)),
-            (Ok(Some(found)), Some(wanted)) if found != wanted => {
-                let problem = match wanted {
+            (Ok(Some((found, _))), Some(wanted)) if found != wanted.source => {
+                let problem = match wanted.source {
                     Source::Devices => {
                         "is about modules, and the content is for devices; want `*` or a condition \
                          without `from`"
@@ -119,6 +134,12 @@ impl ConfigurationSpec {
                     }
                 };
                 problems.push(Problem::new(Part::TargetCondition, problem));
+            }
+            (Ok(Some((_, condition))), Some(wanted)) => {
+                let settings = wanted.settings.unwrap_or_default();
+                let own = check_no_self_reference(Field::Target, &condition, &settings);
+                let own = own.into_iter().map(|problem| problem.message);
+                problems.extend(own.map(|problem| Problem::new(Part::TargetCondition, problem)));
             }
             (Ok(_), _) => {}
         }
@@ -224,27 +245,32 @@ fn check_labels(labels: &Map) -> Option<Problem> {
 
 /// Checks a target condition. It says which twins it is about, unless it targets none.
 pub fn target(text: &str) -> Result<Option<Source>, String> {
+    Ok(parse_target(text)?.map(|(source, _)| source))
+}
+
+fn parse_target(text: &str) -> Result<Option<(Source, Condition)>, String> {
     let trimmed = text.trim();
     if trimmed.is_empty() {
         return Ok(None);
     }
     let Some(rest) = keyword(trimmed, FROM) else {
         return Condition::parse(text)
-            .map(|_| Some(Source::Devices))
+            .map(|condition| Some((Source::Devices, condition)))
             .map_err(|error| error.summary());
     };
     let wanted = "after `from` want `devices.modules`, and then nothing or `where` and a condition";
     let rest = keyword(rest, MODULES).ok_or(wanted)?;
     if rest.is_empty() {
-        return Ok(Some(Source::Modules));
+        let every = Condition::parse("*").map_err(|error| error.summary())?;
+        return Ok(Some((Source::Modules, every)));
     }
     let condition = keyword(rest, WHERE).ok_or(wanted)?;
     if ["", "*"].contains(&condition) {
         return Err("after `where` want a condition".to_owned());
     }
     let refused = |error: QueryError| format!("after `where`: {}", error.summary());
-    Condition::parse(condition).map_err(refused)?;
-    Ok(Some(Source::Modules))
+    let condition = Condition::parse(condition).map_err(refused)?;
+    Ok(Some((Source::Modules, condition)))
 }
 
 /// What follows a word, whatever its case, if the text begins with it.

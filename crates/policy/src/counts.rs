@@ -25,101 +25,23 @@ use wire::policy::v1 as proto;
 use wire::time::to_wire;
 use wire::twin::v1::Change;
 
+use crate::configured;
 use crate::evaluate::{ActivePolicy, Interest, PolicySet};
 use crate::metrics::{Metrics, StandingLabel};
 use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::rollout::{self, Phase, Rollout};
-use crate::standing::{Standing, standings};
-use crate::store::StoredPolicy;
+use crate::standing::standings;
+use crate::store::{StoredConfiguration, StoredPolicy};
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::{TwinDocument, scope_of};
 use crate::twin_store::TwinStore;
 
+mod tally;
 mod waves;
 
+use tally::{Counted, Tally};
 use waves::{InWave, WaveTally};
-
-/// The counts of one policy; they are its metrics.
-#[derive(Debug)]
-struct Tally {
-    targeted: Gauge,
-    applied: Gauge,
-    pending: Gauge,
-    rejected: Gauge,
-}
-
-impl Tally {
-    /// What is counted beside `targeted`.
-    const STANDINGS: [Standing; 3] = [Standing::Applied, Standing::Pending, Standing::Rejected];
-    const TARGETED: &str = "targeted";
-
-    fn new(twins: &Family<StandingLabel, Gauge>, id: &PolicyId) -> Tally {
-        let gauge = |standing| twins.get_or_create_owned(&label(id, standing));
-        let [applied, pending, rejected] = Tally::STANDINGS.map(Standing::as_str).map(gauge);
-        Tally {
-            targeted: gauge(Tally::TARGETED),
-            applied,
-            pending,
-            rejected,
-        }
-    }
-
-    /// Takes the policy out of the metrics.
-    fn forget(twins: &Family<StandingLabel, Gauge>, id: &PolicyId) {
-        twins.remove(&label(id, Tally::TARGETED));
-        for standing in Tally::STANDINGS {
-            twins.remove(&label(id, standing.as_str()));
-        }
-    }
-
-    fn of(&self, standing: Standing) -> Option<&Gauge> {
-        match standing {
-            Standing::Applied => Some(&self.applied),
-            Standing::Pending => Some(&self.pending),
-            Standing::Rejected => Some(&self.rejected),
-            Standing::Overruled => None,
-        }
-    }
-}
-
-fn label(id: &PolicyId, standing: &'static str) -> StandingLabel {
-    StandingLabel {
-        policy: id.to_string(),
-        standing,
-    }
-}
-
-/// One twin in the tally of one policy, for as long as it lives.
-#[derive(Debug)]
-struct Counted {
-    tally: Arc<Tally>,
-    standing: Standing,
-    _in_wave: Option<InWave>,
-}
-
-impl Counted {
-    fn new(tally: &Arc<Tally>, standing: Standing, in_wave: Option<InWave>) -> Counted {
-        tally.targeted.inc();
-        if let Some(gauge) = tally.of(standing) {
-            gauge.inc();
-        }
-        Counted {
-            tally: tally.clone(),
-            standing,
-            _in_wave: in_wave,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.tally.targeted.dec();
-        if let Some(gauge) = self.tally.of(self.standing) {
-            gauge.dec();
-        }
-    }
-}
 
 /// What is kept of a twin that policies apply to.
 #[derive(Debug)]
@@ -201,6 +123,23 @@ impl Counts {
             // Told by whoever decides; what is followed here does not match.
             ..proto::PolicyStatus::default()
         }
+    }
+
+    /// On how many twins a configuration stands; none: they are not counted, or not now.
+    pub(crate) fn of_configuration(
+        &self,
+        configuration: &StoredConfiguration,
+    ) -> Option<proto::ConfigurationCounts> {
+        // As above, the lock first.
+        let followed = self.followed();
+        let since = self.in_step_since()?;
+        let of_policy = followed.get(&PolicyId::of_configuration(&configuration.id))?;
+        let count = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        (of_policy.revision == configuration.revision).then(|| proto::ConfigurationCounts {
+            twins_targeted: count(&of_policy.tally.targeted),
+            twins_applied: count(&of_policy.tally.noted),
+            in_step_time: Some(to_wire(since)),
+        })
     }
 
     /// The waves of a policy's rollout, from the first, and since when they have followed every
@@ -383,7 +322,12 @@ impl Maker {
             .filter_map(|(active, standing)| {
                 let of_policy = self.followed.get(active.policy.id())?;
                 let in_wave = InWave::new(&of_policy.waves, &active, standing, &document);
-                Some(Counted::new(&of_policy.tally, standing, in_wave))
+                let counted = Counted::new(&of_policy.tally, standing, in_wave);
+                Some(if configured::is_applied(&active, &document) {
+                    counted.noted()
+                } else {
+                    counted
+                })
             })
             .collect();
         if counted.is_empty() {

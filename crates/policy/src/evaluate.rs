@@ -10,10 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use twin::query::{self, Vocabulary};
 use twin::settings::{PolicyChange, PolicyOutcome};
-use twin::{Condition, PolicyWrite, Violations};
+use twin::{Condition, ConfigurationStates, PolicyWrite, Violations};
 
 use crate::active::kept;
 pub(crate) use crate::active::{ActivePolicy, Part, Side, Stage, Verdict};
+use crate::configured;
 pub(crate) use crate::interest::Interest;
 use crate::policy_doc::Scope;
 use crate::twin_document::TwinDocument;
@@ -66,9 +67,10 @@ impl PolicySet {
         set
     }
 
-    /// How many policies there are; one that is being rolled out is one.
+    /// How many policies there are, without configurations; one that is being rolled out is one.
     pub(crate) fn len(&self) -> usize {
-        self.newest().count()
+        let ids = self.newest().map(|active| active.policy.id());
+        ids.filter(|id| !id.is_of_configuration()).count()
     }
 
     /// The newest revision of each, in no order.
@@ -218,6 +220,8 @@ pub(crate) fn evaluate(policies: &PolicySet, twin: &TwinDocument, at: Timestamp)
 pub(crate) struct Decided {
     /// What has to happen.
     pub decision: Decision,
+    /// Where configurations are to stand.
+    pub configurations: ConfigurationStates,
     /// The policies of which nobody knows whether they apply, and why.
     pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
     /// The policies that do not apply because the twin lacks what their templates name.
@@ -227,6 +231,7 @@ pub(crate) struct Decided {
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decided {
     let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
+    let configurations = configured::states(&wanted, &outcome, twin);
     let decision = match outcome {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
@@ -236,6 +241,7 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
     };
     Decided {
         decision,
+        configurations,
         undecided: wanted.undecided,
         incomplete: wanted.incomplete,
     }

@@ -191,10 +191,7 @@ pub(crate) fn overruled(lost: &LostLeaf, wanted: &Wanted) -> Option<Overruled> {
         writer: &Writer,
         mut policies: impl Iterator<Item = &'p Arc<ActivePolicy>>,
     ) -> Option<&'p Arc<ActivePolicy>> {
-        match writer {
-            Writer::Policy { id, .. } => policies.find(|active| active.policy.id().as_str() == id),
-            Writer::Operator(_) | Writer::Device | Writer::System => None,
-        }
+        policies.find(|active| writer.is_of(active.policy.id().as_str()))
     }
     // One of which nobody knows wants nothing new, but holds what it has.
     let loser = of(&lost.writer, wanted.applicable.iter())?;

@@ -93,7 +93,9 @@ impl Interest {
                 // That one is gone, a change says by itself.
                 Change::Deleted => none,
                 Change::Tags => Interest { tags: true, ..none },
-                Change::Desired => Interest {
+                // Like a change of desired it may be the echo of a decision on what was older than what
+                // somebody else decided on, which is put right by deciding once more.
+                Change::Desired | Change::Configurations => Interest {
                     desired: true,
                     ..none
                 },

@@ -27,6 +27,7 @@ pub mod file;
 pub mod resource;
 
 mod active;
+mod configured;
 mod evaluate;
 mod explain;
 mod interest;

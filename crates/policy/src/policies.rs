@@ -12,29 +12,35 @@ use bus::Sequence;
 use service_kit::clock::SharedClock;
 use tokio::sync::{Notify, watch};
 
+use crate::configuration_doc::ConfigurationId;
 use crate::evaluate::PolicySet;
 use crate::policy_doc::{Labels, Policy, PolicyId};
 use crate::rollout::{Refusal, Rollout};
 use crate::store::{
-    self, Applied, By, Cause, Change, Contents, RolloutError, Store, StoredPolicy, StoredRevision,
-    StoredRollout, SweepCounts, SweepNumber,
+    self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
+    StoredConfiguration, StoredPolicy, StoredRevision, StoredRollout, SweepCounts, SweepNumber,
 };
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
 struct Present {
     by_id: BTreeMap<PolicyId, StoredPolicy>,
+    configurations: BTreeMap<ConfigurationId, StoredConfiguration>,
     set: Arc<PolicySet>,
 }
 
 impl Present {
-    fn new(policies: impl IntoIterator<Item = StoredPolicy>) -> Present {
-        let by_id = policies
-            .into_iter()
+    fn new(contents: &Contents) -> Present {
+        let by_id = contents
+            .policies
+            .iter()
+            .cloned()
             .map(|one| (one.policy.id().clone(), one))
             .collect();
+        let configurations = contents.configurations.iter().cloned();
         let mut present = Present {
             by_id,
+            configurations: configurations.map(|one| (one.id.clone(), one)).collect(),
             set: Arc::default(),
         };
         present.index();
@@ -42,9 +48,10 @@ impl Present {
     }
 
     fn index(&mut self) {
-        self.set = Arc::new(PolicySet::new(
-            self.by_id.values().flat_map(StoredPolicy::in_force),
-        ));
+        let policies = self.by_id.values().flat_map(StoredPolicy::in_force);
+        let configurations = self.configurations.values();
+        let configurations = configurations.filter_map(StoredConfiguration::active);
+        self.set = Arc::new(PolicySet::new(policies.chain(configurations)));
     }
 }
 
@@ -101,7 +108,7 @@ impl Policies {
         Policies {
             store,
             clock,
-            present: Arc::new(watch::Sender::new(Present::new(contents.policies.clone()))),
+            present: Arc::new(watch::Sender::new(Present::new(contents))),
             wanted: Arc::new(watch::Sender::new(wanted)),
             noted: Arc::default(),
         }
@@ -263,6 +270,37 @@ impl Policies {
         limit: usize,
     ) -> Result<Vec<(PolicyId, StoredRollout)>, store::Error> {
         self.store.rollouts(id, after, limit).await
+    }
+
+    /// One configuration.
+    pub(crate) fn configuration(&self, id: &ConfigurationId) -> Option<StoredConfiguration> {
+        self.present.borrow().configurations.get(id).cloned()
+    }
+
+    /// All configurations, in the order of their ids.
+    pub(crate) fn configurations(&self) -> Vec<StoredConfiguration> {
+        let present = self.present.borrow();
+        present.configurations.values().cloned().collect()
+    }
+
+    /// Puts changes of configurations in force, as they become durable.
+    pub(crate) fn follow_configurations(
+        &self,
+    ) -> impl FnOnce(ConfigurationChange) + Send + 'static + use<> {
+        let this = self.clone();
+        move |change| {
+            this.present.send_modify(|present| {
+                match change.now {
+                    Some(now) => present.configurations.insert(change.id, now),
+                    None => present.configurations.remove(&change.id),
+                };
+                present.index();
+            });
+            if let Some(sweep) = change.sweep {
+                this.raise(sweep);
+            }
+            this.noted.notify_one();
+        }
     }
 
     /// Wakes whoever brings changes into the audit log.

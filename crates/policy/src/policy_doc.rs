@@ -7,8 +7,9 @@
 use std::fmt;
 
 use twin::query::{Lookup, Path, Root};
-use twin::{Condition, Map, Violations};
+use twin::{Condition, Map, Violations, Writer};
 
+use crate::configuration_doc::ConfigurationId;
 use crate::rollout::{Strategy, StrategySpec};
 
 pub mod labels;
@@ -90,6 +91,17 @@ impl PolicyId {
             }
         }
         Ok(PolicyId(text.to_owned()))
+    }
+
+    /// The name of a configuration of IoT Hub among policies. No policy's id has a colon, so it is
+    /// nobody else's.
+    pub(crate) fn of_configuration(id: &ConfigurationId) -> PolicyId {
+        PolicyId(format!("{}{id}", Writer::CONFIGURATION))
+    }
+
+    /// Whether it names a configuration.
+    pub(crate) fn is_of_configuration(&self) -> bool {
+        self.0.starts_with(Writer::CONFIGURATION)
     }
 
     /// The id as text.
@@ -190,6 +202,32 @@ impl Policy {
             strategy: strategy.flatten(),
             templates: templates.unwrap_or_default(),
         })
+    }
+
+    /// What a configuration of IoT Hub says, which was checked as one.
+    pub(crate) fn of_configuration(
+        id: &ConfigurationId,
+        (scope, target): (Scope, Condition),
+        priority: i32,
+        settings: Map,
+    ) -> Policy {
+        let id = PolicyId::of_configuration(id);
+        Policy {
+            spec: PolicySpec {
+                id: id.to_string(),
+                scope,
+                target: target.to_string(),
+                priority,
+                settings,
+                ..PolicySpec::default()
+            },
+            id,
+            target,
+            when: None,
+            strategy: None,
+            // IoT Hub knows none: `${` is a text like any other there.
+            templates: Templates::default(),
+        }
     }
 
     /// Its name.

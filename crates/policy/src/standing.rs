@@ -4,6 +4,7 @@
 //! the newest version of them. An answer of the device for that version or a later one is an answer
 //! for the policy, whatever others have written to the twin since.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -79,14 +80,20 @@ pub(crate) fn standings(
 }
 
 /// Notes the newest version of each policy's leaves.
-fn note_leaves<'m>(meta: &'m NodeMeta, newest: &mut BTreeMap<&'m str, u64>) {
+fn note_leaves<'m>(meta: &'m NodeMeta, newest: &mut BTreeMap<Cow<'m, str>, u64>) {
     for child in meta.children.values() {
         if !child.children.is_empty() {
             note_leaves(child, newest);
-        } else if let Writer::Policy { id, .. } = &child.by {
-            let version = newest.entry(id).or_default();
-            *version = child.version.get().max(*version);
+            continue;
         }
+        let name = match &child.by {
+            Writer::Policy { id, .. } => Cow::Borrowed(id.as_str()),
+            // Its text is its name among policies.
+            by @ Writer::Configuration(_) => Cow::Owned(by.to_string()),
+            Writer::Operator(_) | Writer::Device | Writer::System => continue,
+        };
+        let version = newest.entry(name).or_default();
+        *version = child.version.get().max(*version);
     }
 }
 

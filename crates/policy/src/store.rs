@@ -36,7 +36,7 @@ mod row;
 mod sqlite;
 
 pub(crate) use audit::{AuditEntry, By};
-pub(crate) use configurations::{ConfigurationError, StoredConfiguration};
+pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;
 pub(crate) use revisions::{Applied, Change, StoredRevision};
 pub(crate) use rollouts::StoredRollout;
@@ -158,6 +158,8 @@ pub(crate) struct SweepState {
 pub(crate) struct Contents {
     /// Policies that are not deleted.
     pub policies: Vec<StoredPolicy>,
+    /// Configurations that are not deleted.
+    pub configurations: Vec<StoredConfiguration>,
     /// Last evaluated message of each partition that has one.
     pub positions: BTreeMap<u16, Sequence>,
     /// Sweeps.

@@ -32,7 +32,7 @@ use crate::writer::{Effect, Work, Writer};
 const PAGE_TWINS: i32 = 100;
 
 /// What a decision is made of.
-pub(crate) const TWIN_FIELDS: [&str; 12] = [
+pub(crate) const TWIN_FIELDS: [&str; 13] = [
     "device_id",
     "module_id",
     "version",
@@ -45,6 +45,7 @@ pub(crate) const TWIN_FIELDS: [&str; 12] = [
     "reported_version",
     "posture_json",
     "posture_version",
+    "configurations",
 ];
 
 /// Before twins that twin-store failed on are tried again, all over: rarely, since it means a full

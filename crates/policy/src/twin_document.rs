@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use posture::ConfigurationState;
 use serde::Deserialize as _;
 use serde_json::Value;
-use twin::{IdentityKey, Map, NodeMeta, Section, TwinView, Version, Writer};
+use twin::{ConfigurationStates, IdentityKey, Map, NodeMeta, Section, TwinView, Version, Writer};
 use wire::InvalidField;
 
 use crate::policy_doc::Scope;
@@ -22,6 +22,7 @@ pub(crate) struct TwinDocument {
     reported: Map,
     reported_version: u64,
     posture: Value,
+    configurations: ConfigurationStates,
 }
 
 impl TwinDocument {
@@ -42,6 +43,10 @@ impl TwinDocument {
             reported: object("reported_json", &twin.reported_json)?,
             reported_version: twin.reported_version,
             posture: read_posture(&twin.posture_json)?,
+            configurations: wire::configurations::from_wire(
+                "configurations",
+                &twin.configurations,
+            )?,
         })
     }
 
@@ -58,6 +63,11 @@ impl TwinDocument {
     /// The section that policies write.
     pub(crate) fn desired(&self) -> &Section {
         &self.desired
+    }
+
+    /// Where configurations of IoT Hub stand.
+    pub(crate) fn configurations(&self) -> &ConfigurationStates {
+        &self.configurations
     }
 
     /// The twin once its desired section is this one.

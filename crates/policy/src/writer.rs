@@ -3,6 +3,7 @@
 //! The loop makes no decision beyond trying again: when the twin changed in between it is read and
 //! decided on afresh, with the policies that are in force then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use wire::names::identity_name;
 use wire::time::to_wire;
 use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
 
-use crate::evaluate::{Decision, Part, decide};
+use crate::evaluate::{Decided, Decision, Part, decide};
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
@@ -116,9 +117,9 @@ impl Writer {
 
     /// Looks at a twin and writes to it if it must be.
     pub(crate) async fn carry_out(&self, work: Work) -> Effect {
-        let decision = self.decide(&work.twin);
+        let decided = self.decide(&work.twin);
         // Most twins hold; they cost neither a call nor a span.
-        let effect = if let Decision::Holds = decision {
+        let effect = if holds(&decided, &work.twin) {
             Effect::Held
         } else {
             let span = tracing::info_span!(
@@ -132,32 +133,33 @@ impl Writer {
             if let Some(id) = trace::trace_id(&span) {
                 span.record("trace_id", id);
             }
-            self.perform(work, decision).instrument(span).await
+            self.perform(work, decided).instrument(span).await
         };
         self.metrics.count(effect.as_str());
         effect
     }
 
-    async fn perform(&self, work: Work, mut decision: Decision) -> Effect {
+    async fn perform(&self, work: Work, mut decided: Decided) -> Effect {
         let name = identity_name(work.twin.key());
         let mut twin = work.twin;
         let mut conflicts = Backoff::new(CONFLICTS);
         loop {
             let decided_at = self.clock.now();
-            let writes = match decision {
-                Decision::Holds => return Effect::Held,
-                Decision::Breaks(violations) => {
-                    let message = violations.to_string();
-                    return self
-                        .reject(&twin, Reason::SettingsBreakLimit, message)
-                        .await;
-                }
-                Decision::Write(writes) => writes,
+            let written = if is_noted(&decided, &twin) {
+                Ok(Effect::Held)
+            } else {
+                let times = (&work.timeline, decided_at);
+                self.write(&twin, &decided, times).await
             };
-            match self.write(&twin, &writes, &work.timeline, decided_at).await {
-                Ok(effect) => return effect,
-                Err(Failure::Conflict) => {}
-                Err(failure) => return self.give_up(&twin, failure).await,
+            match (written, decided.decision) {
+                (Ok(_), Decision::Breaks(violations)) => {
+                    let message = violations.to_string();
+                    let reason = Reason::SettingsBreakLimit;
+                    return self.reject(&twin, reason, message).await;
+                }
+                (Ok(effect), Decision::Holds | Decision::Write(_)) => return effect,
+                (Err(Failure::Conflict), _) => {}
+                (Err(failure), _) => return self.give_up(&twin, failure).await,
             }
             self.metrics.conflicts.inc();
             let Some(delay) = conflicts.next_delay() else {
@@ -183,37 +185,42 @@ impl Writer {
                         .await;
                 }
             };
-            decision = self.decide(&twin);
+            decided = self.decide(&twin);
         }
     }
 
-    fn decide(&self, twin: &TwinDocument) -> Decision {
+    fn decide(&self, twin: &TwinDocument) -> Decided {
         let decided = decide(&self.policies.set(), twin, self.clock.now());
         let found = u64::try_from(decided.undecided.len()).unwrap_or(u64::MAX);
         self.metrics.undecided.inc_by(found);
         self.undecided.note(twin.key(), &decided.undecided);
-        let incomplete = decided.incomplete.into_iter();
+        let incomplete = decided.incomplete.iter();
         let incomplete: Vec<_> = incomplete
             .filter_map(|active| {
                 let why = active.incomplete(twin)?;
-                Some((active, why))
+                Some((Arc::clone(active), why))
             })
             .collect();
         self.incomplete.note(twin.key(), &incomplete);
-        decided.decision
+        decided
     }
 
     async fn write(
         &self,
         twin: &TwinDocument,
-        writes: &[PolicyWrite],
-        timeline: &Timeline,
-        decided_at: Timestamp,
+        decided: &Decided,
+        (timeline, decided_at): (&Timeline, Timestamp),
     ) -> Result<Effect, Failure> {
+        let writes = match &decided.decision {
+            Decision::Write(writes) => Some(writes),
+            Decision::Holds | Decision::Breaks(_) => None,
+        };
         let request = ApplyPolicySettingsRequest {
             name: identity_name(twin.key()),
             expected_desired_version: twin.desired().version().get(),
-            policies: writes.iter().map(settings).collect(),
+            policies: writes.into_iter().flatten().map(settings).collect(),
+            configurations: wire::configurations::to_wire(&decided.configurations),
+            keep_settings: writes.is_none(),
             timeline: Some(Timeline {
                 decide_time: Some(to_wire(decided_at)),
                 ..*timeline
@@ -284,6 +291,17 @@ impl Writer {
             Effect::Stopped
         }
     }
+}
+
+/// Whether there is nothing to do.
+fn holds(decided: &Decided, twin: &TwinDocument) -> bool {
+    matches!(decided.decision, Decision::Holds) && is_noted(decided, twin)
+}
+
+/// Whether there is nothing to write: neither settings nor where configurations stand.
+fn is_noted(decided: &Decided, twin: &TwinDocument) -> bool {
+    let settings = matches!(decided.decision, Decision::Write(_));
+    !settings && decided.configurations == *twin.configurations()
 }
 
 fn settings(write: &PolicyWrite) -> PolicySettings {

@@ -93,6 +93,8 @@ pub enum ChangeKind {
     Status,
     /// How the identity proves itself, or what else the registry says of it.
     Identity,
+    /// Where configurations of IoT Hub stand.
+    Configurations,
     /// The identity is gone. Only the history names it: everywhere else there is no record after.
     Deleted,
 }

@@ -79,6 +79,7 @@ pub(crate) fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Er
         secondary_thumbprint,
         model_id: record.identity.model_id.clone(),
         iot_edge: record.identity.iot_edge,
+        configurations: wire::configurations::to_wire(&record.configurations),
     })
 }
 
@@ -163,6 +164,7 @@ pub fn change_kind(kind: ChangeKind) -> proto::Change {
         ChangeKind::ConfigurationState => proto::Change::ConfigurationState,
         ChangeKind::Status => proto::Change::Status,
         ChangeKind::Identity => proto::Change::Identity,
+        ChangeKind::Configurations => proto::Change::Configurations,
         ChangeKind::Deleted => proto::Change::Deleted,
     }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use posture::Posture;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use twin::{Etag, IdentityKey, Revision, Version};
+use twin::{ConfigurationStates, ConfigurationStatus, Etag, IdentityKey, Revision, Version};
 
 use crate::apply::Touch;
 use crate::record::{Damaged, Record, SectionText, TwinText};
@@ -41,7 +41,8 @@ pub struct Unreadable {
 
 /// Everything of a record that its history follows, as JSON: `status`, `statusReason`, `tags`,
 /// `desired`, `reported` with their metadata (as stored) and versions, `posture`, `version`,
-/// `etag` (its counter), `generation`, and the members of [`Registry`]. No keys.
+/// `etag` (its counter), `generation`, `configurations` by their ids if there are any, and the members
+/// of [`Registry`]. No keys.
 ///
 /// # Errors
 /// A section cannot be read; nothing but a damaged store causes it.
@@ -58,6 +59,7 @@ pub fn document(record: &Record) -> Result<Value, Damaged> {
     }
     document.insert("posture".into(), printed(record, &record.posture)?);
     document.extend(scalars(record));
+    document.extend(configurations_member(record));
     document.extend(registry_members(record)?);
     Ok(Value::Object(document))
 }
@@ -268,6 +270,8 @@ fn changes(before: &Record, after: &Record) -> Result<Option<Delta>, Damaged> {
     new.insert("posture".into(), is);
     old.extend(scalars(before));
     new.extend(scalars(after));
+    old.extend(configurations_member(before));
+    new.extend(configurations_member(after));
     // Most commits leave the identity alone.
     if before.identity != after.identity {
         old.extend(registry_members(before)?);
@@ -284,6 +288,43 @@ fn scalars(record: &Record) -> [(String, Value); 5] {
         ("etag".into(), json!(record.twin.etag.counter())),
         ("generation".into(), json!(record.identity.generation_id)),
     ]
+}
+
+/// Where configurations stand. Absent if there are none, as on nearly all twins.
+const CONFIGURATIONS: &str = "configurations";
+
+fn configurations_member(record: &Record) -> Option<(String, Value)> {
+    if record.configurations.is_empty() {
+        return None;
+    }
+    let states = record.configurations.iter();
+    let states: Map<_, _> = states
+        .map(|(id, at)| (id.clone(), json!(at.as_str())))
+        .collect();
+    Some((CONFIGURATIONS.to_owned(), Value::Object(states)))
+}
+
+/// Where configurations stood in a document.
+///
+/// # Errors
+/// It cannot be read; nothing but a damaged history causes it.
+pub fn configurations(key: &IdentityKey, document: &Value) -> Result<ConfigurationStates, Damaged> {
+    let damaged = |problem: String| Damaged {
+        key: key.to_string(),
+        part: CONFIGURATIONS,
+        problem,
+    };
+    let states = match document.get(CONFIGURATIONS) {
+        None | Some(Value::Null) => return Ok(ConfigurationStates::new()),
+        Some(Value::Object(states)) => states,
+        Some(other) => return Err(damaged(format!("{other} is no object"))),
+    };
+    let states = states.iter().map(|(id, at)| {
+        let read = at.as_str().and_then(ConfigurationStatus::parse);
+        let read = read.ok_or_else(|| damaged(format!("{at} is no status")))?;
+        Ok((id.clone(), read))
+    });
+    states.collect()
 }
 
 fn registry_members(record: &Record) -> Result<Map<String, Value>, Damaged> {

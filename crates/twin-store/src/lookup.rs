@@ -5,12 +5,13 @@
 //! sections as the text they are stored in and leaves out a few attributes ([`in_log`]).
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use twin::query::datum::NEVER;
 use twin::query::{Attribute, Damage, Datum, LazyPosture, LazySection, LazyTwin};
-use twin::{Map, NodeMeta, Writer};
+use twin::{ConfigurationStates, ConfigurationStatus, Map, NodeMeta, Writer};
 use wire::time::optional;
 use wire::twin::v1 as proto;
 
@@ -63,6 +64,7 @@ struct Facts<'a> {
     generation_id: Option<&'a str>,
     created_at: Option<Timestamp>,
     desired_metadata: &'a str,
+    states: ConfigurationStates,
     /// Made once: a condition may ask for it with each element of an array.
     configurations: OnceCell<Option<Value>>,
 }
@@ -101,7 +103,7 @@ impl<'a> Facts<'a> {
             Attribute::Configurations => {
                 let found = self
                     .configurations
-                    .get_or_init(|| configurations(self.desired_metadata));
+                    .get_or_init(|| configurations(self.desired_metadata, &self.states));
                 found.clone().map_or(Datum::Undefined, Datum::owned)
             }
             Attribute::GenerationId => Datum::optional_text(self.generation_id),
@@ -119,26 +121,44 @@ fn instant<'a>(at: Option<Timestamp>) -> Datum<'a> {
     at.map_or(Datum::Undefined, Datum::Instant)
 }
 
-/// The policies that have set something in desired, as IoT Hub shows its configurations.
-fn configurations(desired_metadata: &str) -> Option<Value> {
+/// Where configurations stand, and the policies that have set something in desired, in the form that
+/// IoT Hub has for its configurations. Of a policy and a configuration of one id the latter is told.
+fn configurations(desired_metadata: &str, states: &ConfigurationStates) -> Option<Value> {
+    let of = |at: ConfigurationStatus| json!({ "status": at.as_str() });
+    let states = states.iter();
+    let mut found: Map = states
+        .map(|(id, status)| (id.clone(), of(*status)))
+        .collect();
+    for policy in policies(desired_metadata) {
+        found
+            .entry(policy)
+            .or_insert_with(|| of(ConfigurationStatus::Applied));
+    }
+    Some(Value::Object(found)).filter(|found| *found != json!({}))
+}
+
+/// The policies that have set something in desired.
+fn policies(desired_metadata: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
     // Most twins hold nothing of a policy, and need no parsing to say so.
     if !desired_metadata.contains("policy:") {
-        return None;
+        return found;
     }
     // What cannot be read is told when the section itself is looked at.
-    let json = serde_json::from_str(desired_metadata).ok()?;
-    let metadata = NodeMeta::from_json(&json).ok()?;
-    let mut found = Map::new();
+    let json = serde_json::from_str::<Value>(desired_metadata).ok();
+    let Some(metadata) = json.and_then(|json| NodeMeta::from_json(&json).ok()) else {
+        return found;
+    };
     let mut nodes = vec![&metadata];
     while let Some(node) = nodes.pop() {
         if let Writer::Policy { id, .. } = &node.by
-            && !found.contains_key(id)
+            && !found.contains(id)
         {
-            found.insert(id.clone(), json!({ "status": "Applied" }));
+            found.insert(id.clone());
         }
         nodes.extend(node.children.values());
     }
-    Some(Value::Object(found)).filter(|found| *found != json!({}))
+    found
 }
 
 /// A record as a query sees it.
@@ -171,6 +191,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         generation_id: Some(&identity.generation_id),
         created_at: Some(identity.created_at),
         desired_metadata: &text.desired.metadata,
+        states: record.configurations.clone(),
         configurations: OnceCell::new(),
     };
     LazyTwin {
@@ -215,6 +236,9 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
         generation_id: None,
         created_at: None,
         desired_metadata: &twin.desired_metadata_json,
+        // What was logged was read once: it is good.
+        states: wire::configurations::from_wire("configurations", &twin.configurations)
+            .unwrap_or_default(),
         configurations: OnceCell::new(),
     };
     LazyTwin {
@@ -274,16 +298,30 @@ mod tests {
         let plain = record("d", "g");
         assert_eq!(configurations_of(&plain), None);
         let mut overlay: Overlay = overlay([plain]);
-        let write = twin::PolicyWrite {
-            policy: "hardening".to_owned(),
+        let write = |policy: &str, settings| twin::PolicyWrite {
+            policy: policy.to_owned(),
             revision: 3,
-            settings: object(json!({"a": {"b": 1}})),
+            settings: object(settings),
+        };
+        let wanted = twins::Wanted {
+            settings: Some(vec![
+                write("hardening", json!({"a": {"b": 1}})),
+                write("configuration:firmware", json!({"c": 1})),
+            ]),
+            configurations: ConfigurationStates::from([
+                ("firmware".to_owned(), ConfigurationStatus::Applied),
+                ("later".to_owned(), ConfigurationStatus::Targeted),
+            ]),
         };
         let cause = Cause::default();
-        let written = twins::apply_policies(&mut overlay, &key("d"), &[write], None, now(), &cause);
+        let written = twins::apply_policies(&mut overlay, &key("d"), &wanted, None, now(), &cause);
         written.expect("written");
         let record = overlay.get(&key("d")).expect("there").clone();
-        let expected = json!({"hardening": {"status": "Applied"}});
+        let expected = json!({
+            "firmware": {"status": "Applied"},
+            "hardening": {"status": "Applied"},
+            "later": {"status": "Targeted"},
+        });
         assert_eq!(configurations_of(&record), Some(expected.clone()));
         let logged = encode::stored_twin(&record).expect("printed");
         let logged = of_logged(&logged)

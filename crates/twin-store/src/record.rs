@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use posture::Posture;
 use twin::limits::QUERY_STEPS_MAX;
-use twin::{Etag, IdentityKey, Revision, Section, SectionKind, Twin, Version};
+use twin::{ConfigurationStates, Etag, IdentityKey, Revision, Section, SectionKind, Twin, Version};
 
 use crate::secrets::Sealed;
 
@@ -26,6 +26,8 @@ pub struct Record {
     pub twin: TwinText,
     /// What we concluded.
     pub posture: Posture,
+    /// The configurations of IoT Hub that target it, as the policy service says.
+    pub configurations: ConfigurationStates,
     /// Position of the last change in the partition's log.
     pub revision: Revision,
     /// When it last changed.

@@ -15,6 +15,7 @@ pub mod version;
 pub mod writer;
 
 pub mod code;
+pub mod configuration;
 pub mod limits;
 pub mod validate;
 
@@ -32,6 +33,7 @@ pub mod query;
 mod testing;
 
 pub use code::ErrorCode;
+pub use configuration::{ConfigurationStates, ConfigurationStatus};
 pub use id::{DeviceId, IdError, IdentityKey, ModuleId};
 pub use metadata::{MetadataError, NodeMeta, Stamp};
 pub use parse::{duplicate_key, parse_document};

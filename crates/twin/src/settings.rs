@@ -22,9 +22,9 @@ use crate::writer::Writer;
 /// What one revision of one policy wants on one twin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyWrite {
-    /// The policy's id.
+    /// The policy's id; `configuration:<id>` for a configuration of IoT Hub.
     pub policy: String,
-    /// The revision of the policy that wants it.
+    /// The revision of the policy that wants it; of no matter for a configuration.
     pub revision: u64,
     /// The desired leaves, as an object without `null`.
     pub settings: Map,
@@ -33,6 +33,9 @@ pub struct PolicyWrite {
 impl PolicyWrite {
     /// The author of the leaves that this write sets.
     pub fn writer(&self) -> Writer {
+        if let Some(id) = self.policy.strip_prefix(Writer::CONFIGURATION) {
+            return Writer::Configuration(id.to_owned());
+        }
         Writer::Policy {
             id: self.policy.clone(),
             revision: self.revision,

@@ -210,6 +210,11 @@ impl Twin {
         })
     }
 
+    /// Refuses if the desired section has another version than a decision was made on.
+    pub fn expect_desired(&self, expected: Option<Version>) -> Result<(), TwinError> {
+        expect_version(SectionKind::Desired, &self.desired, expected)
+    }
+
     /// Lets the policies' settings, in order of precedence, take effect on the desired section.
     pub fn apply_policies(
         &self,
@@ -217,7 +222,7 @@ impl Twin {
         at: Timestamp,
         expected: Option<Version>,
     ) -> Result<PolicyApplied, TwinError> {
-        expect_version(SectionKind::Desired, &self.desired, expected)?;
+        self.expect_desired(expected)?;
         let outcome = apply_policy_settings(&self.desired, writes, at)?;
         let write = match outcome.change {
             PolicyChange::Unchanged => None,

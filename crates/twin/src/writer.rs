@@ -8,8 +8,8 @@ use crate::validate::quote;
 
 /// The author of a write.
 ///
-/// As text: `operator:alice`, `policy:lockdown@3`, `device`, `twinward`. Any value survives its
-/// text form, so that nothing once stored can fail to load.
+/// As text: `operator:alice`, `policy:lockdown@3`, `configuration:firmware`, `device`, `twinward`.
+/// Any value survives its text form, so that nothing once stored can fail to load.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Writer {
     /// A person or a program outside, by name.
@@ -21,6 +21,8 @@ pub enum Writer {
         /// Which of its immutable revisions.
         revision: u64,
     },
+    /// A configuration of IoT Hub, by its id. It has no revision: its content never changes.
+    Configuration(String),
     /// The device or module whose twin it is.
     Device,
     /// Twinward on its own behalf.
@@ -28,10 +30,25 @@ pub enum Writer {
 }
 
 impl Writer {
-    /// Whether a policy wrote it, of whatever revision.
+    /// What the text of a configuration begins with, and the name by which policies' settings are
+    /// those of one; no policy's id has a colon.
+    pub const CONFIGURATION: &str = "configuration:";
+
+    /// Whether a policy wrote it, of whatever revision, or a configuration: what is taken out again
+    /// when nobody wants it any more.
     pub fn is_policy(&self) -> bool {
         match self {
-            Writer::Policy { .. } => true,
+            Writer::Policy { .. } | Writer::Configuration(_) => true,
+            Writer::Operator(_) | Writer::Device | Writer::System => false,
+        }
+    }
+
+    /// Whether a policy of this name wrote it, of whatever revision; `configuration:<id>` is the name
+    /// of a configuration.
+    pub fn is_of(&self, name: &str) -> bool {
+        match self {
+            Writer::Policy { id, .. } => id == name,
+            Writer::Configuration(id) => name.strip_prefix(Writer::CONFIGURATION) == Some(id),
             Writer::Operator(_) | Writer::Device | Writer::System => false,
         }
     }
@@ -46,6 +63,9 @@ impl Writer {
         }
         if let Some(name) = text.strip_prefix("operator:") {
             return Ok(Writer::Operator(name.to_owned()));
+        }
+        if let Some(id) = text.strip_prefix(Writer::CONFIGURATION) {
+            return Ok(Writer::Configuration(id.to_owned()));
         }
         // The id itself may hold an `@`, so the last one separates.
         let (id, revision) = text
@@ -65,6 +85,7 @@ impl fmt::Display for Writer {
         match self {
             Writer::Operator(name) => write!(f, "operator:{name}"),
             Writer::Policy { id, revision } => write!(f, "policy:{id}@{revision}"),
+            Writer::Configuration(id) => write!(f, "{}{id}", Writer::CONFIGURATION),
             Writer::Device => f.write_str("device"),
             Writer::System => f.write_str("twinward"),
         }
@@ -82,7 +103,7 @@ impl FromStr for Writer {
 /// A text that names no writer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text} names no writer: expected `operator:<name>`, `policy:<id>@<revision>`, `device` or `twinward`"
+    "{text} names no writer: expected `operator:<name>`, `policy:<id>@<revision>`, `configuration:<id>`, `device` or `twinward`"
 )]
 pub struct WriterError {
     /// What was given, shortened.
@@ -102,11 +123,15 @@ mod tests {
             revision: 3,
         };
         assert_eq!(policy.to_string(), "policy:lock@down@3");
-        assert_eq!("policy:lock@down@3".parse(), Ok(policy));
+        assert_eq!("policy:lock@down@3".parse().as_ref(), Ok(&policy));
         assert_eq!(
             Writer::parse("operator:alice"),
             Ok(Writer::Operator("alice".into()))
         );
+        let configuration = Writer::Configuration("c-1".into());
+        assert_eq!(configuration.to_string(), "configuration:c-1");
+        assert!(configuration.is_of("configuration:c-1") && !configuration.is_of("c-1"));
+        assert!(!policy.is_of("configuration:lock@down") && policy.is_of("lock@down"));
         assert_eq!(Writer::System.to_string(), "twinward");
         for text in [
             "",
@@ -126,6 +151,7 @@ mod tests {
             for writer in [
                 Writer::Operator(name.clone()),
                 Writer::Policy { id: name.clone(), revision },
+                Writer::Configuration(name.clone()),
                 Writer::Device,
                 Writer::System,
             ] {

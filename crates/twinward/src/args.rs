@@ -15,8 +15,8 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 
 use crate::output::Format;
 use crate::verbs::{
-    access_policy, audit, bulk, certs, completions, device, enrollment, module, operation, policy,
-    probe, provisioning, query, rollout, status, store, twin,
+    access_policy, audit, bulk, certs, completions, configuration, device, enrollment, module,
+    operation, policy, probe, provisioning, query, rollout, status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// Follow and direct revisions of policies that spread wave by wave
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// List, show, apply and remove automatic configurations of IoT Hub
+    #[command(subcommand)]
+    Configuration(configuration::ConfigurationCommand),
     /// Show who changed what, and prove that the log is whole
     #[command(subcommand)]
     Audit(audit::AuditCommand),

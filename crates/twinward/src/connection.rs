@@ -12,6 +12,7 @@ use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
+use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
@@ -51,6 +52,8 @@ pub(crate) type Audits = AuditServiceClient<Channel>;
 pub(crate) type Commands = DeviceCommandServiceClient<Channel>;
 /// Policies.
 pub(crate) type Policies = PolicyServiceClient<Channel>;
+/// Configurations of IoT Hub.
+pub(crate) type Configurations = ConfigurationServiceClient<Channel>;
 /// Rollouts.
 pub(crate) type Rollouts = RolloutServiceClient<Channel>;
 
@@ -156,6 +159,12 @@ impl Connection {
     /// The policies.
     pub(crate) fn policies(&self) -> Result<Policies, Failure> {
         Ok(Policies::new(self.channel(&self.policy()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The configurations of IoT Hub.
+    pub(crate) fn configurations(&self) -> Result<Configurations, Failure> {
+        Ok(Configurations::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

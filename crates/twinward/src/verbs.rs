@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod certs;
 pub(crate) mod completions;
+pub(crate) mod configuration;
 pub(crate) mod device;
 pub(crate) mod enrollment;
 pub(crate) mod module;

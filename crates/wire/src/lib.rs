@@ -4,6 +4,7 @@
 //! Outside values are checked here, once: a conversion either yields a valid value of `twin` or
 //! `posture`, or an [`InvalidField`] that names the field. This crate never performs I/O.
 
+pub mod configurations;
 pub mod events;
 pub mod invalid;
 pub mod names;

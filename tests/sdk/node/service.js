@@ -138,7 +138,16 @@ async function configurations() {
     registry.addConfiguration({ id: 'node-config' }),
   );
   const read = (await registry.getConfiguration('node-config')).responseBody;
-  assert.deepStrictEqual(read.systemMetrics.results, { targetedCount: 5, appliedCount: 0 });
+  const until = Date.now() + 30000;
+  for (;;) {
+    const { results } = (await registry.getConfiguration('node-config')).responseBody.systemMetrics;
+    if (results.targetedCount === 5 && results.appliedCount === 5) break;
+    assert(Date.now() < until, `it is not carried out: ${JSON.stringify(results)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  const twin = (await registry.getTwin('node-0')).responseBody;
+  assert.deepStrictEqual(twin.properties.desired.chiller, { t: 20 });
+  assert.deepStrictEqual(twin.configurations, { 'node-config': { status: 'Applied' } });
   assert.deepStrictEqual(read.metrics.results, { low: 2 });
   read.priority = 20;
   const updated = (await registry.updateConfiguration(read)).responseBody;

@@ -163,7 +163,7 @@ def bulk(hub):
     refused(404, "DeviceNotFound", hub.get_device, "bulk-50")
 
 
-def configurations(_):
+def configurations(registry):
     hub = IoTHubConfigurationManager.from_connection_string(HUB)
     wanted = Configuration(
         id="sdk-config",
@@ -182,8 +182,21 @@ def configurations(_):
     refused(409, "ConfigurationAlreadyExists", hub.create_configuration, wanted)
     read = hub.get_configuration("sdk-config")
     assert read.labels == {"app": "test"} and read.priority == 10
-    # Counted now: five devices match, nothing applies configurations yet.
-    assert read.system_metrics.results == {"targetedCount": 5, "appliedCount": 0}, read
+    # It is carried out within seconds, and both are counted.
+    everywhere = {"targetedCount": 5, "appliedCount": 5}
+    until = time.monotonic() + 30
+    while hub.get_configuration("sdk-config").system_metrics.results != everywhere:
+        assert time.monotonic() < until, hub.get_configuration("sdk-config")
+        time.sleep(0.05)
+    twin = registry.get_twin("query-0")
+    assert twin.properties.desired["chiller"] == {"t": 20}, twin.properties.desired
+    metadata = twin.properties.desired["$metadata"]["chiller"]["t"]
+    assert metadata["$lastUpdatedBy"] == "sdk-config", metadata
+    assert twin.configurations["sdk-config"].status == "Applied", twin.configurations
+    applied = QuerySpecification(
+        query="SELECT deviceId FROM devices WHERE configurations.[[sdk-config]].status = 'Applied'"
+    )
+    assert len(registry.query_iot_hub(applied).items) == 5
     assert "tags.group = 'q'" in read.system_metrics.queries["targetedCount"]
     assert read.metrics.results == {"third": 2}
     read.priority = 20

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use wire::twin::v1::Twin;
+use twin::Writer;
+use wire::twin::v1::{ConfigurationStatus, Twin};
 
 use super::{object, present, time};
 use crate::error::ApiError;
@@ -116,8 +117,37 @@ pub(crate) fn twin(twin: &Twin) -> Result<Value, ApiError> {
     )?;
     let properties = json!({"desired": desired, "reported": reported});
     body.insert("properties".into(), properties);
+    if !twin.configurations.is_empty() {
+        let states = twin.configurations.iter();
+        let states: Map<_, _> = states
+            .map(|one| (one.id.clone(), json!({ "status": status(one.status()) })))
+            .collect();
+        body.insert("configurations".into(), states.into());
+    }
     body.insert("capabilities".into(), json!({"iotEdge": twin.iot_edge}));
     Ok(body.into())
+}
+
+fn status(status: ConfigurationStatus) -> &'static str {
+    match status {
+        ConfigurationStatus::Applied => "Applied",
+        ConfigurationStatus::Targeted | ConfigurationStatus::Unspecified => "Targeted",
+    }
+}
+
+/// Names configurations as IoT Hub does, by their bare ids. Other writers have no name there.
+fn name_configurations(metadata: &mut Map<String, Value>) {
+    for (key, value) in metadata {
+        match value {
+            Value::Object(below) => name_configurations(below),
+            Value::String(writer) if key == "$lastUpdatedBy" => {
+                if let Some(id) = writer.strip_prefix(Writer::CONFIGURATION) {
+                    *writer = id.to_owned();
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The pair of thumbprints, `null` where there is none.
@@ -128,7 +158,11 @@ pub(crate) fn thumbprint_pair((primary, secondary): (&str, &str)) -> Value {
 
 fn section(name: &str, document: &str, metadata: &str, version: u64) -> Result<Value, ApiError> {
     let mut section = object(name, document)?;
-    let metadata = object(name, metadata)?;
+    let is_configured = metadata.contains(Writer::CONFIGURATION);
+    let mut metadata = object(name, metadata)?;
+    if is_configured {
+        name_configurations(&mut metadata);
+    }
     section.insert("$metadata".into(), metadata.into());
     section.insert("$version".into(), version.into());
     Ok(section.into())
@@ -214,5 +248,33 @@ mod tests {
             "capabilities": {"iotEdge": false}
         });
         assert_eq!(body, wanted);
+    }
+
+    #[test]
+    fn configurations_are_named_by_their_ids_and_other_writers_as_they_are() {
+        let state = |id: &str, status: ConfigurationStatus| wire::twin::v1::ConfigurationState {
+            id: id.into(),
+            status: status.into(),
+        };
+        let twin = Twin {
+            desired_json: r#"{"a":{"b":1},"c":2}"#.into(),
+            desired_metadata_json: r#"{"a":{"b":{"$lastUpdatedBy":"configuration:c-1"}},
+                "c":{"$lastUpdatedBy":"operator:configuration:x"}}"#
+                .into(),
+            desired_version: 2,
+            configurations: vec![
+                state("c-1", ConfigurationStatus::Applied),
+                state("c-2", ConfigurationStatus::Targeted),
+            ],
+            ..Twin::default()
+        };
+        let body = super::twin(&twin).expect("a body");
+        assert_eq!(
+            body["configurations"],
+            json!({"c-1": {"status": "Applied"}, "c-2": {"status": "Targeted"}})
+        );
+        let metadata = &body["properties"]["desired"]["$metadata"];
+        assert_eq!(metadata["a"]["b"]["$lastUpdatedBy"], "c-1");
+        assert_eq!(metadata["c"]["$lastUpdatedBy"], "operator:configuration:x");
     }
 }

@@ -15,8 +15,16 @@ const MODULE: &str = "moduleContent";
 /// Of IoT Edge: by module id, and it targets devices.
 const EDGE: &str = "modulesContent";
 
-/// Checks a content, and says which twins it is for; none of no content.
-pub(super) fn check(content: &Map) -> Result<Option<Source>, String> {
+/// What a content is.
+pub(super) struct Checked {
+    /// Which twins it is for.
+    pub(super) source: Source,
+    /// What it sets in them; none of content for IoT Edge.
+    pub(super) settings: Option<Map>,
+}
+
+/// Checks a content, and says what it is; none of no content.
+pub(super) fn check(content: &Map) -> Result<Option<Checked>, String> {
     if let Some(name) = content
         .keys()
         .find(|name| ![DEVICE, MODULE, EDGE].contains(&name.as_str()))
@@ -39,8 +47,14 @@ pub(super) fn check(content: &Map) -> Result<Option<Source>, String> {
         return Err(format!("`{kind}` must be an object of paths"));
     };
     match kind.as_str() {
-        DEVICE => check_paths(DEVICE, object).map(|()| Some(Source::Devices)),
-        MODULE => check_paths(MODULE, object).map(|()| Some(Source::Modules)),
+        DEVICE | MODULE => Ok(Some(Checked {
+            settings: Some(check_paths(kind, object)?),
+            source: if kind == DEVICE {
+                Source::Devices
+            } else {
+                Source::Modules
+            },
+        })),
         _ => {
             for (module, value) in object {
                 let place = format!("{EDGE}.{module}");
@@ -49,12 +63,16 @@ pub(super) fn check(content: &Map) -> Result<Option<Source>, String> {
                 };
                 check_paths(&place, paths)?;
             }
-            Ok(Some(Source::Devices))
+            Ok(Some(Checked {
+                source: Source::Devices,
+                settings: None,
+            }))
         }
     }
 }
 
-fn check_paths(place: &str, paths: &Map) -> Result<(), String> {
+/// What paths set. A `null` sets nothing: it would only take something out, which is not ours to.
+fn check_paths(place: &str, paths: &Map) -> Result<Map, String> {
     let mut known = BTreeSet::new();
     for path in paths.keys() {
         let keys = keys(path).ok_or_else(|| {
@@ -87,11 +105,11 @@ fn check_paths(place: &str, paths: &Map) -> Result<(), String> {
             put(&mut settings, &keys, value);
         }
     }
-    // Paths that only take something out set nothing.
     if settings.is_empty() {
-        return Ok(());
+        return Ok(settings);
     }
-    twin::validate_settings(&settings).map_err(|violations| {
+    let judged = twin::validate_settings(&settings);
+    judged.map(|()| settings).map_err(|violations| {
         let problems = explain(&violations);
         let lines = problems.iter().map(|problem| {
             let position = problem.position.as_deref().unwrap_or_default();

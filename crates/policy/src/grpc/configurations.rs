@@ -1,7 +1,6 @@
 //! The API of configurations: reads what is asked, has it checked and kept, and prints it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +8,6 @@ use service_kit::auth::{self, Permission, principal};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::to_status;
-use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 use twin::Map;
 use wire::InvalidField;
@@ -19,6 +17,8 @@ use wire::time::to_wire;
 
 use super::by;
 use crate::configuration_doc::{self, ConfigurationId, ConfigurationSpec, Part, Problem};
+use crate::counts::Counts;
+use crate::policies::Policies;
 use crate::store::{By, ConfigurationError, Store, StoredConfiguration};
 
 /// How names begin.
@@ -30,18 +30,32 @@ const OPERATOR_MAX: usize = 128;
 #[derive(Debug, Clone)]
 pub(crate) struct ConfigurationApi {
     store: Store,
+    policies: Policies,
+    counts: Counts,
     clock: SharedClock,
-    /// Told when there is something new for the audit log.
-    noted: Arc<Notify>,
 }
 
 impl ConfigurationApi {
-    /// Serves what the store keeps.
-    pub(crate) fn new(store: Store, clock: SharedClock, noted: Arc<Notify>) -> Self {
+    /// Serves what the store keeps, and puts it in force among these policies.
+    pub(crate) fn new(
+        store: Store,
+        policies: Policies,
+        counts: Counts,
+        clock: SharedClock,
+    ) -> Self {
         Self {
             store,
+            policies,
+            counts,
             clock,
-            noted,
+        }
+    }
+
+    /// A configuration with on how many twins it stands.
+    fn shown(&self, stored: &StoredConfiguration) -> proto::Configuration {
+        proto::Configuration {
+            counts: self.counts.of_configuration(stored),
+            ..print(stored)
         }
     }
 
@@ -53,8 +67,10 @@ impl ConfigurationApi {
         let (id, spec) = read(request.configuration)?;
         check(&spec)?;
         let when = (self.clock.now(), by);
-        let stored = self.store.create_configuration(id, spec, when).await?;
-        self.changed(&stored.id, "created");
+        let then = self.policies.follow_configurations();
+        let stored = self.store.create_configuration(id, spec, when, then);
+        let stored = stored.await?;
+        changed(&stored.id, "created");
         Ok(print(&stored))
     }
 
@@ -67,11 +83,12 @@ impl ConfigurationApi {
         let expected = revision(&id, &request.etag)?;
         check(&spec)?;
         let when = (self.clock.now(), by);
+        let then = self.policies.follow_configurations();
         let stored = self
             .store
-            .update_configuration(id, spec, expected, when)
+            .update_configuration(id, spec, expected, when, then)
             .await?;
-        self.changed(&stored.id, "updated");
+        changed(&stored.id, "updated");
         Ok(print(&stored))
     }
 
@@ -83,17 +100,17 @@ impl ConfigurationApi {
         let id = parse_name("name", &request.name)?;
         let expected = revision(&id, &request.etag)?;
         let when = (self.clock.now(), by);
+        let then = self.policies.follow_configurations();
         self.store
-            .delete_configuration(id.clone(), expected, when)
+            .delete_configuration(id.clone(), expected, when, then)
             .await?;
-        self.changed(&id, "deleted");
+        changed(&id, "deleted");
         Ok(())
     }
+}
 
-    fn changed(&self, id: &ConfigurationId, what: &str) {
-        self.noted.notify_one();
-        tracing::info!(configuration_id = %id, change = what, "configuration changed");
-    }
+fn changed(id: &ConfigurationId, what: &str) {
+    tracing::info!(configuration_id = %id, change = what, "configuration changed");
 }
 
 #[tonic::async_trait]
@@ -120,7 +137,8 @@ impl ConfigurationService for ConfigurationApi {
     ) -> Result<Response<proto::Configuration>, Status> {
         let get = async {
             let id = parse_name("name", &request.get_ref().name)?;
-            Ok(print(&self.store.configuration(id).await?))
+            let found = self.policies.configuration(&id);
+            Ok(self.shown(&found.ok_or(ConfigurationError::NotFound(id))?))
         };
         answer(get.await)
     }
@@ -130,8 +148,8 @@ impl ConfigurationService for ConfigurationApi {
         _: Request<proto::ListConfigurationsRequest>,
     ) -> Result<Response<proto::ListConfigurationsResponse>, Status> {
         let list = async {
-            let found = self.store.configurations().await?;
-            let configurations = found.iter().map(print).collect();
+            let found = self.policies.configurations();
+            let configurations = found.iter().map(|one| self.shown(one)).collect();
             Ok(proto::ListConfigurationsResponse { configurations })
         };
         answer(list.await)
@@ -278,6 +296,7 @@ fn print(stored: &StoredConfiguration) -> proto::Configuration {
         metric_queries: queries.into_iter().collect::<HashMap<_, _>>(),
         create_time: Some(to_wire(stored.created_at)),
         update_time: Some(to_wire(stored.updated_at)),
+        counts: None,
     }
 }
 

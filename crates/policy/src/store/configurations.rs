@@ -7,8 +7,11 @@ use service_kit::error::{Classified, IotHubCode, Kind};
 
 use super::audit::{self, By};
 use super::row::{instant, number, stored};
-use super::{Error, Store};
+use super::sqlite::{next_created_order, raise_sweep};
+use super::{Error, Store, SweepNumber};
 use crate::configuration_doc::{ConfigurationId, ConfigurationSpec, Part};
+use crate::evaluate::ActivePolicy;
+use crate::policy_doc::Policy;
 
 /// Configurations of a hub, as IoT Hub allows them.
 pub(crate) const CONFIGURATIONS_MAX: u64 = 100;
@@ -22,10 +25,43 @@ pub(crate) struct StoredConfiguration {
     pub spec: ConfigurationSpec,
     /// Rises with each change and is never given twice to one id.
     pub revision: u64,
+    /// Its place in the order of creation, which it shares with policies.
+    pub created_order: u64,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+impl StoredConfiguration {
+    /// What an evaluation needs of it; none if there is nothing to carry out.
+    pub(crate) fn active(&self) -> Option<ActivePolicy> {
+        let (target, settings) = self.spec.work()?;
+        Some(ActivePolicy {
+            policy: Policy::of_configuration(&self.id, target, self.spec.priority, settings),
+            revision: self.revision,
+            created_order: self.created_order,
+            stage: None,
+        })
+    }
+
+    /// Whether the same is to be carried out.
+    fn works_like(&self, other: &StoredConfiguration) -> bool {
+        self.spec.target_condition == other.spec.target_condition
+            && self.spec.priority == other.spec.priority
+            && self.spec.content == other.spec.content
+    }
+}
+
+/// A change of what configurations want.
+#[derive(Debug)]
+pub(crate) struct ConfigurationChange {
+    /// Which one.
+    pub id: ConfigurationId,
+    /// What it is now; none: it is deleted.
+    pub now: Option<StoredConfiguration>,
+    /// The sweep that carries it out; none: there is nothing to carry out.
+    pub sweep: Option<SweepNumber>,
 }
 
 /// Why a configuration was not written.
@@ -105,12 +141,13 @@ impl Classified for ConfigurationError {
 type Result<T> = std::result::Result<T, ConfigurationError>;
 
 impl Store {
-    /// Creates a configuration.
+    /// Creates a configuration. `then` is told under the terms of [`Store::apply`].
     pub(crate) async fn create_configuration(
         &self,
         id: ConfigurationId,
         spec: ConfigurationSpec,
         (at, by): (Timestamp, By),
+        then: impl FnOnce(ConfigurationChange) + Send + 'static,
     ) -> Result<StoredConfiguration> {
         self.run(move |engine| {
             let transaction = engine.begin("create a configuration")?;
@@ -132,22 +169,27 @@ impl Store {
                 id,
                 spec,
                 revision: last + 1,
+                created_order: next_created_order(&transaction)?,
                 created_at: at,
                 updated_at: at,
             };
+            let sweep = raise_sweep(&transaction)?;
             write(transaction, &new, "configuration.create", &by)?;
+            then(ConfigurationChange::to(&new, Some(sweep)));
             Ok(new)
         })
         .await
     }
 
-    /// Replaces what may change of a configuration, if it is still at `expected`.
+    /// Replaces what may change of a configuration, if it is still at `expected`. `then` is told under
+    /// the terms of [`Store::apply`].
     pub(crate) async fn update_configuration(
         &self,
         id: ConfigurationId,
         mut spec: ConfigurationSpec,
         expected: Option<u64>,
         (at, by): (Timestamp, By),
+        then: impl FnOnce(ConfigurationChange) + Send + 'static,
     ) -> Result<StoredConfiguration> {
         self.run(move |engine| {
             let transaction = engine.begin("update a configuration")?;
@@ -162,20 +204,29 @@ impl Store {
                 spec,
                 revision: before.revision + 1,
                 updated_at: at,
-                ..before
+                ..before.clone()
+            };
+            // Better labels are not a reason to look at a whole fleet.
+            let sweep = if new.works_like(&before) {
+                None
+            } else {
+                Some(raise_sweep(&transaction)?)
             };
             write(transaction, &new, "configuration.update", &by)?;
+            then(ConfigurationChange::to(&new, sweep));
             Ok(new)
         })
         .await
     }
 
-    /// Deletes a configuration, if it is still at `expected`.
+    /// Deletes a configuration, if it is still at `expected`. `then` is told under the terms of
+    /// [`Store::apply`].
     pub(crate) async fn delete_configuration(
         &self,
         id: ConfigurationId,
         expected: Option<u64>,
         (at, by): (Timestamp, By),
+        then: impl FnOnce(ConfigurationChange) + Send + 'static,
     ) -> Result<()> {
         self.run(move |engine| {
             let transaction = engine.begin("delete a configuration")?;
@@ -185,42 +236,44 @@ impl Store {
             transaction
                 .execute(statement, params![id.as_str(), at.to_string()])
                 .map_err(failed("delete a configuration"))?;
+            let sweep = raise_sweep(&transaction)?;
             let what = (before.revision, None);
             let action = "configuration.delete";
             audit::note(&transaction, action, id.as_str(), what, (at, &by))?;
             transaction
                 .commit()
                 .map_err(failed("delete a configuration"))?;
+            then(ConfigurationChange {
+                id,
+                now: None,
+                sweep: Some(sweep),
+            });
             Ok(())
         })
         .await
     }
+}
 
-    /// One configuration.
-    pub(crate) async fn configuration(&self, id: ConfigurationId) -> Result<StoredConfiguration> {
-        self.run(move |engine| present(engine.connection(), &id, None))
-            .await
+impl ConfigurationChange {
+    fn to(new: &StoredConfiguration, sweep: Option<SweepNumber>) -> ConfigurationChange {
+        ConfigurationChange {
+            id: new.id.clone(),
+            now: Some(new.clone()),
+            sweep,
+        }
     }
+}
 
-    /// All configurations, in the order of their ids.
-    pub(crate) async fn configurations(&self) -> Result<Vec<StoredConfiguration>> {
-        self.run(move |engine| {
-            let mut rows = engine
-                .connection()
-                .prepare(&select("WHERE NOT deleted ORDER BY configuration_id"))
-                .map_err(failed("read configurations"))?;
-            let rows = rows
-                .query_map([], Raw::read)
-                .map_err(failed("read configurations"))?;
-            let mut found = Vec::new();
-            for row in rows {
-                let row = row.map_err(failed("read configurations"))?;
-                found.push(row.checked()?.0);
-            }
-            Ok(found)
-        })
-        .await
-    }
+/// All that are not deleted, in the order of their ids.
+pub(super) fn all(connection: &Connection) -> std::result::Result<Vec<StoredConfiguration>, Error> {
+    let mut rows = connection
+        .prepare(&select("WHERE NOT deleted ORDER BY configuration_id"))
+        .map_err(failed("read configurations"))?;
+    let rows = rows
+        .query_map([], Raw::read)
+        .map_err(failed("read configurations"))?;
+    rows.map(|row| Ok(row.map_err(failed("read configurations"))?.checked()?.0))
+        .collect()
 }
 
 /// A row as it stands.
@@ -231,11 +284,13 @@ struct Raw {
     created_at: String,
     updated_at: String,
     deleted: bool,
+    created_order: i64,
 }
 
 fn select(rest: &str) -> String {
     format!(
-        "SELECT configuration_id, revision, body, create_time, update_time, deleted
+        "SELECT configuration_id, revision, body, create_time, update_time, deleted,
+                created_order
          FROM configurations {rest}"
     )
 }
@@ -249,6 +304,7 @@ impl Raw {
             created_at: row.get(3)?,
             updated_at: row.get(4)?,
             deleted: row.get(5)?,
+            created_order: row.get(6)?,
         })
     }
 
@@ -263,6 +319,7 @@ impl Raw {
             id,
             spec,
             revision: number("a revision", self.revision)?,
+            created_order: number("an order of creation", self.created_order)?,
             created_at: instant(&self.created_at)?,
             updated_at: instant(&self.updated_at)?,
         };
@@ -314,14 +371,16 @@ fn write(
     // Texts, numbers and JSON objects: nothing that JSON cannot say.
     let body = serde_json::to_string(&new.spec).unwrap_or_default();
     let statement = "INSERT OR REPLACE INTO configurations
-                     (configuration_id, revision, body, create_time, update_time, deleted)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 0)";
+                     (configuration_id, revision, body, create_time, update_time, deleted,
+                      created_order)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)";
     let values = params![
         new.id.as_str(),
         stored(new.revision),
         body,
         new.created_at.to_string(),
         new.updated_at.to_string(),
+        stored(new.created_order),
     ];
     transaction
         .execute(statement, values)

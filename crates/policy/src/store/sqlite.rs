@@ -8,18 +8,20 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::audit::{self, AuditEntry, By};
+use super::configurations;
 use super::rollouts;
 use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
     include_str!("../../migrations/0004_authors.sql"),
     include_str!("../../migrations/0005_rollouts.sql"),
+    include_str!("../../migrations/0006_configurations_in_force.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -78,9 +80,11 @@ impl Engine {
                 positions.insert(partition, Sequence::new(number("a position", sequence)?));
             }
         }
+        let configurations = configurations::all(&transaction)?;
         let sweep = read_sweep(&transaction)?;
         Ok(Contents {
             policies,
+            configurations,
             positions,
             sweep,
         })

@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use wire::policy::v1 as proto;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
+use wire::twin::v1::ConfigurationStatus;
 
 use crate::world::{SOON, World};
 
@@ -164,6 +165,77 @@ async fn what_is_wrong_has_iot_hubs_number() {
     );
     let names: Vec<&String> = found.metric_query_errors.keys().collect();
     assert_eq!(names, ["bad"]);
+}
+
+/// What a twin says of `c` and `d`.
+async fn wait_states(world: &World, name: &str, expected: &[(&str, ConfigurationStatus)]) {
+    testkit::wait_for("where configurations stand", SOON, async || {
+        let found = world.twins.configurations(name);
+        let found: Vec<_> = found.iter().map(|(id, at)| (id.as_str(), *at)).collect();
+        (found == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_configuration_is_carried_out_on_the_twins_that_it_targets_until_it_is_deleted() {
+    use ConfigurationStatus::{Applied, Targeted};
+    const HERE: &str = "devices/here";
+    const THERE: &str = "devices/there";
+    let mut world = World::start().await;
+    let mut api = client(&world).await;
+    let site = |site: &str| json!({ "site": site });
+    world.twins.create(HERE, site("here"), json!(null)).await;
+    world.twins.create(THERE, site("there"), json!(null)).await;
+    world
+        .twins
+        .operate(HERE, None, Some(json!({"mine": 1})))
+        .await;
+    api.create_configuration(create(configuration("c")))
+        .await
+        .unwrap();
+    world.wait_desired(HERE, json!({"mine": 1, "x": 1})).await;
+    assert_eq!(world.twins.writer(HERE, "x"), "configuration:c");
+    wait_states(&world, HERE, &[("c", Applied)]).await;
+
+    // A higher one takes the leaf over; the lower one gets it back when that goes.
+    let higher = proto::Configuration {
+        priority: 4,
+        content_json: json!({"deviceContent": {"properties.desired.x": 2}}).to_string(),
+        ..configuration("d")
+    };
+    api.create_configuration(create(higher.clone()))
+        .await
+        .unwrap();
+    world.wait_desired(HERE, json!({"mine": 1, "x": 2})).await;
+    wait_states(&world, HERE, &[("c", Targeted), ("d", Applied)]).await;
+    let lower = proto::Configuration {
+        priority: 2,
+        ..higher
+    };
+    api.update_configuration(update(lower, "")).await.unwrap();
+    world.wait_desired(HERE, json!({"mine": 1, "x": 1})).await;
+    wait_states(&world, HERE, &[("c", Applied), ("d", Targeted)]).await;
+
+    // Changes of twins, also after a restart.
+    world.stop_service().await;
+    world.start_service().await;
+    let mut api = client(&world).await;
+    world.twins.operate(THERE, Some(site("here")), None).await;
+    world.wait_desired(THERE, json!({"x": 1})).await;
+    world.twins.operate(HERE, Some(site("there")), None).await;
+    world.wait_desired(HERE, json!({"mine": 1})).await;
+    wait_states(&world, HERE, &[]).await;
+    for id in ["c", "d"] {
+        let delete = proto::DeleteConfigurationRequest {
+            name: format!("configurations/{id}"),
+            ..proto::DeleteConfigurationRequest::default()
+        };
+        api.delete_configuration(delete).await.unwrap();
+    }
+    world.wait_desired(THERE, json!({})).await;
+    wait_states(&world, THERE, &[]).await;
+    assert!(world.rejects_now().await.is_empty());
 }
 
 #[tokio::test]

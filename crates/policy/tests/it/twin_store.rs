@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use twin::{
-    IdentityKey, PartitionCount, PolicyWrite, Stamp, Twin, TwinError, TwinPatch, Version, Writer,
-    partition_of,
+    IdentityKey, PartitionCount, PolicyApplied, PolicyWrite, Stamp, Twin, TwinError, TwinPatch,
+    Version, Writer, partition_of,
 };
 use wire::bus::v1::{TwinChange, TwinChanges};
 use wire::names::{identity_name, parse_identity};
@@ -40,6 +40,7 @@ pub(crate) struct Call {
 struct Kept {
     twin: Twin,
     posture: Value,
+    configurations: Vec<proto::ConfigurationState>,
 }
 
 #[derive(Default)]
@@ -94,9 +95,14 @@ impl TwinStore {
     pub(crate) async fn create(&self, name: &str, tags: Value, posture: Value) {
         let key = parse_identity("name", name).unwrap();
         let twin = Twin::new(Timestamp::now());
-        self.state()
-            .twins
-            .insert(key.clone(), Kept { twin, posture });
+        self.state().twins.insert(
+            key.clone(),
+            Kept {
+                twin,
+                posture,
+                configurations: Vec::new(),
+            },
+        );
         self.patch(&key, Some(tags), None);
         self.publish(&key, &[Change::Created, Change::Tags], None, false)
             .await;
@@ -158,6 +164,14 @@ impl TwinStore {
     pub(crate) fn desired_version(&self, name: &str) -> u64 {
         let key = parse_identity("name", name).unwrap();
         self.state().twins[&key].twin.desired.version().get()
+    }
+
+    /// Where configurations stand.
+    pub(crate) fn configurations(&self, name: &str) -> Vec<(String, proto::ConfigurationStatus)> {
+        let key = parse_identity("name", name).unwrap();
+        let state = self.state();
+        let states = state.twins[&key].configurations.iter();
+        states.map(|one| (one.id.clone(), one.status())).collect()
     }
 
     /// Who wrote a leaf.
@@ -273,6 +287,7 @@ fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
         reported_version: twin.reported.version().get(),
         posture_json: kept.posture.to_string(),
         status: "enabled".to_owned(),
+        configurations: kept.configurations.clone(),
         ..proto::Twin::default()
     }
 }
@@ -353,14 +368,23 @@ impl PolicyTwinService for TwinStore {
                 .get_mut(&key)
                 .ok_or_else(|| Status::not_found("no such twin"))?;
             let expected = Version::new(request.expected_desired_version).unwrap();
-            let applied = kept
-                .twin
-                .apply_policies(&writes, Timestamp::now(), Some(expected))
-                .map_err(|error| match error {
-                    TwinError::VersionMismatch { .. } => Status::aborted(error.to_string()),
-                    other => Status::invalid_argument(other.to_string()),
-                })?;
-            let changed = applied.write.is_some();
+            let applied = if request.keep_settings {
+                let same = kept.twin.expect_desired(Some(expected));
+                same.map(|()| PolicyApplied {
+                    write: None,
+                    lost: Vec::new(),
+                })
+            } else {
+                let twin = &kept.twin;
+                twin.apply_policies(&writes, Timestamp::now(), Some(expected))
+            };
+            let applied = applied.map_err(|error| match error {
+                TwinError::VersionMismatch { .. } => Status::aborted(error.to_string()),
+                other => Status::invalid_argument(other.to_string()),
+            })?;
+            let noted = kept.configurations != request.configurations;
+            kept.configurations = request.configurations;
+            let changed = applied.write.is_some() || noted;
             if let Some(write) = applied.write {
                 kept.twin = write.twin;
             }

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use posture::Posture;
 use serde_json::json;
-use twin::{DeviceId, IdentityKey, ModuleId, Revision, Stamp, Twin, TwinPatch};
+use twin::{
+    ConfigurationStates, DeviceId, IdentityKey, ModuleId, Revision, Stamp, Twin, TwinPatch,
+};
 
 use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
@@ -318,6 +320,7 @@ fn new_record(
         },
         twin: TwinText::print(&twin),
         posture,
+        configurations: ConfigurationStates::new(),
         revision: Revision::ZERO,
         updated_at: now,
     })

@@ -6,8 +6,8 @@ use posture::configuration::{Acknowledgement, Transition};
 use serde_json::json;
 use twin::twin::PolicyApplied;
 use twin::{
-    IdentityKey, LostLeaf, Map, PolicyWrite, SectionKind, Stamp, TwinError, TwinPatch, TwinWrite,
-    Version,
+    ConfigurationStates, IdentityKey, LostLeaf, Map, PolicyWrite, SectionKind, Stamp, TwinError,
+    TwinPatch, TwinWrite, Version,
 };
 
 use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
@@ -177,6 +177,15 @@ pub fn patch_reported(
     Ok(twin.reported.version())
 }
 
+/// What the policy service wants of a twin.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// What policies and configurations set, in the order of precedence; none: it stays as it is.
+    pub settings: Option<Vec<PolicyWrite>>,
+    /// Where configurations stand; others are forgotten.
+    pub configurations: ConfigurationStates,
+}
+
 /// What policies made of a twin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoliciesApplied {
@@ -188,35 +197,48 @@ pub struct PoliciesApplied {
     pub lost: Vec<LostLeaf>,
 }
 
-/// Makes the desired section hold exactly these settings of policies.
+/// Makes the desired section hold exactly these settings of policies, and notes where configurations
+/// stand, in one commit.
+///
+/// # Errors
+/// The desired section has another version, or the settings break its limits; then nothing is
+/// changed.
 pub fn apply_policies(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    writes: &[PolicyWrite],
+    wanted: &Wanted,
     expected: Option<Version>,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<PoliciesApplied, Error> {
     let mut record = overlay.get(key)?.clone();
     let twin = record.twin.parse(key)?;
-    let PolicyApplied { write, lost } = twin
-        .apply_policies(writes, now, expected)
-        .map_err(|source| Error::twin(key, source))?;
-    let Some(write) = write else {
-        let desired_version = twin.desired.version();
-        return Ok(PoliciesApplied {
-            changed: false,
-            desired_version,
-            lost,
-        });
+    let applied = match &wanted.settings {
+        Some(writes) => twin.apply_policies(writes, now, expected),
+        None => twin.expect_desired(expected).map(|()| PolicyApplied {
+            write: None,
+            lost: Vec::new(),
+        }),
     };
+    let PolicyApplied { write, lost } = applied.map_err(|source| Error::twin(key, source))?;
     let mut changes = Vec::new();
-    set_twin(&mut record, &write, now, cause, &mut changes);
+    if let Some(write) = &write {
+        set_twin(&mut record, write, now, cause, &mut changes);
+    }
+    if record.configurations != wanted.configurations {
+        record.configurations.clone_from(&wanted.configurations);
+        changes.push(ChangeKind::Configurations);
+    }
     let desired_version = record.twin.desired.version;
-    overlay.put(record, &changes, Weight::Fact, cause);
-    notify(overlay, key, &write);
+    let is_new = !changes.is_empty();
+    if is_new {
+        overlay.put(record, &changes, Weight::Fact, cause);
+    }
+    if let Some(write) = &write {
+        notify(overlay, key, write);
+    }
     Ok(PoliciesApplied {
-        changed: true,
+        changed: is_new,
         desired_version,
         lost,
     })

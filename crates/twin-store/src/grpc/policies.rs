@@ -13,12 +13,15 @@ use crate::encode;
 use crate::error::Error;
 use crate::store::Selection;
 
-/// Policies on one twin; a fleet has 100 configurations at most (spec iot-hub-twins §2.6).
-const POLICIES_MAX: usize = 100;
+/// Policies and configurations on one twin: a hub has 100 of either at most (spec iot-hub-twins §2.6).
+const POLICIES_MAX: usize = 200;
 
-/// Longest id of a policy: it is kept with every leaf that the policy sets (IoT Hub's limit for a
-/// configuration's id, spec iot-hub-twins §2.6).
+/// Longest id of a policy or a configuration: it is kept with every leaf that it sets (IoT Hub's limit
+/// for a configuration's id, spec iot-hub-twins §2.6).
 const POLICY_ID_MAX: usize = 128;
+
+/// What the history names as the cause if only where configurations stand is noted.
+const CONFIGURATIONS: &str = "configurations";
 
 /// Policies that a revision of a twin's history names as its cause.
 const CAUSES_MAX: usize = 8;
@@ -50,16 +53,30 @@ impl Api {
             .enumerate()
             .map(|(index, settings)| read(index, settings))
             .collect::<Result<Vec<_>, Error>>()?;
+        let configurations =
+            wire::configurations::from_wire("configurations", &request.configurations)?;
+        if request.keep_settings && !writes.is_empty() {
+            let problem = "must be empty if the settings are kept";
+            return Err(InvalidField::new("policies", problem).into());
+        }
         let timeline = encode::timeline_from_wire(request.timeline)?;
         let cause = Cause {
-            cause: names_of(&writes),
+            cause: if request.keep_settings {
+                CONFIGURATIONS.to_owned()
+            } else {
+                names_of(&writes)
+            },
             timeline,
             ..caller.cause_as(actor(&writes), "")
+        };
+        let wanted = twins::Wanted {
+            settings: (!request.keep_settings).then_some(writes),
+            configurations,
         };
         let applied = self
             .engine
             .decide(Selection::One(key.clone()), move |overlay, now| {
-                twins::apply_policies(overlay, &key, &writes, expected, now, &cause)
+                twins::apply_policies(overlay, &key, &wanted, expected, now, &cause)
             })
             .await?;
         Ok(proto::ApplyPolicySettingsResponse {
@@ -72,33 +89,25 @@ impl Api {
 
 /// Of several policies the one with precedence; without any, what they set before is taken out.
 fn actor(writes: &[PolicyWrite]) -> Writer {
-    writes
-        .first()
-        .map_or(Writer::System, |write| Writer::Policy {
-            id: write.policy.clone(),
-            revision: write.revision,
-        })
+    writes.first().map_or(Writer::System, PolicyWrite::writer)
 }
 
-/// `policy:<id>@<revision>` of each policy, as far as the history has room for.
+/// The writer of each, as far as the history has room for.
 fn names_of(writes: &[PolicyWrite]) -> String {
     if writes.is_empty() {
         return "policy:none".to_owned();
     }
     let told = writes.iter().take(CAUSES_MAX);
-    let names: Vec<_> = told
-        .map(|write| format!("policy:{}@{}", write.policy, write.revision))
-        .collect();
+    let names: Vec<_> = told.map(|write| write.writer().to_string()).collect();
     names.join(",")
 }
 
 fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Error> {
     let field = |name: &str| format!("policies[{index}].{name}");
-    if !(1..=POLICY_ID_MAX).contains(&settings.policy_id.len()) {
-        let problem = format!(
-            "has {} bytes; allowed are 1 to {POLICY_ID_MAX}",
-            settings.policy_id.len()
-        );
+    let id = settings.policy_id.as_str();
+    let id = id.strip_prefix(Writer::CONFIGURATION).unwrap_or(id);
+    if !(1..=POLICY_ID_MAX).contains(&id.len()) {
+        let problem = format!("has {} bytes; allowed are 1 to {POLICY_ID_MAX}", id.len());
         return Err(InvalidField::new(field("policy_id"), problem).into());
     }
     let document = object(&field("settings_json"), &settings.settings_json)?
@@ -113,6 +122,7 @@ fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Er
 fn lost_leaf(lost: &LostLeaf) -> proto::LostLeaf {
     let policy_id = match &lost.writer {
         Writer::Policy { id, .. } => id.clone(),
+        configuration @ Writer::Configuration(_) => configuration.to_string(),
         Writer::Operator(_) | Writer::Device | Writer::System => String::new(),
     };
     proto::LostLeaf {

@@ -12,7 +12,7 @@ type Clear = fn(&mut Twin);
 
 /// What may be left out. `name`, `etag` and `revision` are always there: without them a caller
 /// could neither tell twins apart nor write to them.
-const FIELDS: [(&str, Clear); 24] = [
+const FIELDS: [(&str, Clear); 25] = [
     ("device_id", |twin| twin.device_id.clear()),
     ("module_id", |twin| twin.module_id.clear()),
     ("version", |twin| twin.version = 0),
@@ -43,6 +43,7 @@ const FIELDS: [(&str, Clear); 24] = [
     }),
     ("model_id", |twin| twin.model_id.clear()),
     ("iot_edge", |twin| twin.iot_edge = false),
+    ("configurations", |twin| twin.configurations.clear()),
 ];
 const DESIRED_METADATA: &str = "desired_metadata_json";
 const REPORTED_METADATA: &str = "reported_metadata_json";
@@ -147,6 +148,7 @@ mod tests {
             secondary_thumbprint: text(),
             model_id: text(),
             iot_edge: true,
+            configurations: vec![wire::twin::v1::ConfigurationState::default()],
         }
     }
 

@@ -6,11 +6,12 @@
 //! them. A new field is optional when read. Nothing here parses a document of a twin.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use posture::Posture;
 use serde::{Deserialize, Serialize};
-use twin::{DeviceId, Etag, IdentityKey, ModuleId, Revision, Version};
+use twin::{ConfigurationStatus, DeviceId, Etag, IdentityKey, ModuleId, Revision, Version};
 
 use crate::record::{
     Authentication, Damaged, Identity, IdentityEtag, Record, SectionText, Status, TwinText,
@@ -57,6 +58,8 @@ struct RowBody<'a> {
     version: u64,
     etag: u64,
     updated_at: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    configurations: BTreeMap<String, String>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -142,6 +145,11 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
         version: twin.version.get(),
         etag: twin.etag.counter(),
         updated_at: record.updated_at.to_string(),
+        configurations: record
+            .configurations
+            .iter()
+            .map(|(id, status)| (id.clone(), status.as_str().to_owned()))
+            .collect(),
     };
     let posture = serde_json::to_string(&record.posture)?;
     let body = serde_json::to_string(&body)?;
@@ -240,11 +248,18 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
         etag: Etag::from_counter(body.etag),
     };
     let updated_at = instant("updated_at", &body.updated_at)?;
+    let standing = |(id, text): (String, String)| match ConfigurationStatus::parse(&text) {
+        Some(status) => Ok((id, status)),
+        None => Err(damaged("configurations", format!("{text:?} is no status"))),
+    };
+    let configurations = body.configurations.into_iter().map(standing);
+    let configurations = configurations.collect::<Result<_, _>>()?;
     Ok(Record {
         key,
         identity,
         twin,
         posture,
+        configurations,
         revision: Revision::new(row.revision),
         updated_at,
     })

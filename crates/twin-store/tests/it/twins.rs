@@ -296,7 +296,7 @@ async fn policies_write_once_and_never_over_an_operator() {
             policy_revision: 4,
             settings_json: r#"{"mine":2,"fast":true}"#.to_owned(),
         }],
-        timeline: None,
+        ..proto::ApplyPolicySettingsRequest::default()
     };
     let mut policies = service.policies();
     let first = policies

@@ -230,7 +230,7 @@ enum Step {
 fn policies() -> impl Strategy<Value = Vec<PolicyWrite>> {
     let one =
         (0..3_usize, 1..3_u64, document()).prop_map(|(name, revision, settings)| PolicyWrite {
-            policy: ["p", "q", "r"][name].into(),
+            policy: ["p", "q", "configuration:r"][name].into(),
             revision,
             settings,
         });

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::testing::{key, now, object, operator_write, overlay, record};
 use posture::configuration::{AckOutcome, PushState};
-use twin::Writer;
+use twin::{ConfigurationStatus, Writer};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -30,6 +30,13 @@ fn desired(overlay: &mut Overlay, document: serde_json::Value) -> Result<Record,
     };
     let patch = operator_write(Form::Patch, sections);
     write(overlay, &key("d"), &patch, now(), &cause())
+}
+
+fn settings(writes: &[PolicyWrite]) -> Wanted {
+    Wanted {
+        settings: Some(writes.to_vec()),
+        ..Wanted::default()
+    }
 }
 
 fn policy(id: &str, settings: serde_json::Value) -> PolicyWrite {
@@ -236,7 +243,8 @@ fn policies_that_hold_already_write_nothing_and_the_operators_leaf_stays() {
     desired(&mut overlay, json!({"mine": 1})).unwrap();
     let wanted = [policy("p", json!({"mine": 2, "theirs": 5}))];
     let mut apply = |writes: &[PolicyWrite]| {
-        apply_policies(&mut overlay, &key("d"), writes, None, now(), &cause()).unwrap()
+        let wanted = settings(writes);
+        apply_policies(&mut overlay, &key("d"), &wanted, None, now(), &cause()).unwrap()
     };
     let first = apply(&wanted);
     assert_eq!((first.changed, first.desired_version.get()), (true, 3));
@@ -256,13 +264,43 @@ fn policies_that_hold_already_write_nothing_and_the_operators_leaf_stays() {
 #[test]
 fn policies_that_change_nothing_leave_no_touch() {
     let mut overlay = overlay([record("d", "g")]);
-    let applied = apply_policies(&mut overlay, &key("d"), &[], None, now(), &cause()).unwrap();
+    let none = settings(&[]);
+    let applied = apply_policies(&mut overlay, &key("d"), &none, None, now(), &cause()).unwrap();
     assert!(!applied.changed);
     let stale = Some(Version::new(7).unwrap());
-    let writes = [policy("p", json!({"a": 1}))];
+    let writes = settings(&[policy("p", json!({"a": 1}))]);
     let refused = apply_policies(&mut overlay, &key("d"), &writes, stale, now(), &cause());
     assert!(matches!(refused, Err(Error::Twin { .. })), "{refused:?}");
     assert_eq!(changes(overlay), []);
+}
+
+#[test]
+fn where_configurations_stand_is_noted_with_the_settings_or_without_a_new_version() {
+    let mut overlay = overlay([record("d", "g")]);
+    let state = |status| ConfigurationStates::from([("c".to_owned(), status)]);
+    let both = Wanted {
+        configurations: state(ConfigurationStatus::Applied),
+        ..settings(&[policy("configuration:c", json!({"a": 1}))])
+    };
+    let mut apply = |wanted: &Wanted, expected| {
+        let expected = Some(Version::new(expected).unwrap());
+        apply_policies(&mut overlay, &key("d"), wanted, expected, now(), &cause())
+    };
+    let applied = apply(&both, 1).unwrap();
+    assert_eq!((applied.changed, applied.desired_version.get()), (true, 2));
+    let noted = Wanted {
+        settings: None,
+        configurations: state(ConfigurationStatus::Targeted),
+    };
+    assert!(apply(&noted, 1).is_err(), "decided on another version");
+    let applied = apply(&noted, 2).unwrap();
+    assert_eq!((applied.changed, applied.desired_version.get()), (true, 2));
+    assert!(!apply(&noted, 2).unwrap().changed);
+    let record = overlay.get(&key("d")).unwrap();
+    assert_eq!(record.configurations, noted.configurations);
+    assert!(record.twin.desired.document.contains("\"a\":1"));
+    let kinds = [ChangeKind::Desired, ChangeKind::Configurations];
+    assert_eq!(changes(overlay), kinds);
 }
 
 fn answer(version: u64, outcome: AckOutcome) -> Acknowledgement {

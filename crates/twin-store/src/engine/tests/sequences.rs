@@ -265,10 +265,14 @@ impl Model {
             })
             .into_iter()
             .collect();
+        let wanted_there = twins::Wanted {
+            settings: Some(writes),
+            ..twins::Wanted::default()
+        };
         let applied = engine
             .decide(Selection::One(key(name)), move |overlay, now| {
                 let cause = Cause::default();
-                twins::apply_policies(overlay, &key(name), &writes, None, now, &cause)
+                twins::apply_policies(overlay, &key(name), &wanted_there, None, now, &cause)
             })
             .await;
         let known = self.twins.get_mut(name);

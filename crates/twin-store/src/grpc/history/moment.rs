@@ -161,6 +161,7 @@ impl Then {
             identity,
             twin: history::twin_text(&self.key, &self.document)?,
             posture,
+            configurations: history::configurations(&self.key, &self.document)?,
             revision: self.revision(),
             updated_at: at,
         })

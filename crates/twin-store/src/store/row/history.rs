@@ -162,6 +162,7 @@ fn name(kind: ChangeKind) -> &'static str {
         ChangeKind::ConfigurationState => "configuration",
         ChangeKind::Status => "status",
         ChangeKind::Identity => "identity",
+        ChangeKind::Configurations => "configurations",
         ChangeKind::Deleted => "deleted",
     }
 }
@@ -176,6 +177,7 @@ fn kind(name: &str) -> Option<ChangeKind> {
         "configuration" => Some(ChangeKind::ConfigurationState),
         "status" => Some(ChangeKind::Status),
         "identity" => Some(ChangeKind::Identity),
+        "configurations" => Some(ChangeKind::Configurations),
         "deleted" => Some(ChangeKind::Deleted),
         _ => None,
     }

@@ -143,9 +143,15 @@ pub(super) fn overruled_line(lost: &api::OverruledSetting) -> String {
         Reason::Unspecified => "it is not known why",
     };
     let same = if lost.same_value { ", the same" } else { "" };
+    // A configuration's name says that it is one, and its content has no revisions.
+    let loser = if lost.policy_id.contains(':') {
+        lost.policy_id.clone()
+    } else {
+        format!("policy:{}@{}", lost.policy_id, lost.policy_revision)
+    };
     format!(
-        "policy:{}@{} wanted {}: {}{same}; {why}",
-        lost.policy_id, lost.policy_revision, lost.path, lost.value_json
+        "{loser} wanted {}: {}{same}; {why}",
+        lost.path, lost.value_json
     )
 }
 
@@ -260,7 +266,11 @@ impl View for Explained {
             };
             vec![
                 judged.policy_id.clone(),
-                judged.policy_revision.to_string(),
+                if judged.policy_id.contains(':') {
+                    String::new()
+                } else {
+                    judged.policy_revision.to_string()
+                },
                 judged.priority.to_string(),
                 applies.to_owned(),
                 about(judged),

@@ -19,7 +19,7 @@ const BOOKKEEPING: [&str; 6] = [
 ];
 
 /// The parts of a twin's document that people look for, in the order in which they are told.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "status",
     "statusReason",
     "authenticationType",
@@ -27,6 +27,7 @@ const SECTIONS: [&str; 11] = [
     "capabilities",
     "managedBy",
     "modelId",
+    "configurations",
     "tags",
     "desired",
     "reported",
@@ -52,6 +53,8 @@ pub(crate) enum ChangeArg {
     Status,
     /// How it proves itself or what it is was changed
     Identity,
+    /// Configurations of IoT Hub came to stand otherwise
+    Configurations,
     /// The identity was deleted
     Deleted,
 }
@@ -68,6 +71,7 @@ impl ChangeArg {
             ChangeArg::Configuration => api::Change::ConfigurationState,
             ChangeArg::Status => api::Change::Status,
             ChangeArg::Identity => api::Change::Identity,
+            ChangeArg::Configurations => api::Change::Configurations,
             ChangeArg::Deleted => api::Change::Deleted,
         }
     }
@@ -85,6 +89,7 @@ pub(super) fn name(change: api::Change) -> &'static str {
         api::Change::ConfigurationState => "configuration",
         api::Change::Status => "status",
         api::Change::Identity => "identity",
+        api::Change::Configurations => "configurations",
         api::Change::Deleted => "deleted",
     }
 }

@@ -1,0 +1,81 @@
+//! Where configurations of IoT Hub are to stand on a twin. Pure.
+//!
+//! One is applied while something of what it wants is there, by itself or because somebody else set
+//! the same; it is only targeted while others hold all of it, or while a limit of the twin keeps it out
+//! (spec iot-hub-twins §9.6).
+
+use twin::settings::PolicyOutcome;
+use twin::{ConfigurationStates, ConfigurationStatus, Map, Section, Violations, Writer};
+
+use crate::evaluate::{ActivePolicy, Wanted};
+use crate::explain::leaves_of;
+use crate::twin_document::TwinDocument;
+
+/// Where they are to stand once `outcome` is there.
+pub(crate) fn states(
+    wanted: &Wanted,
+    outcome: &Result<PolicyOutcome, Violations>,
+    twin: &TwinDocument,
+) -> ConfigurationStates {
+    let mut states = ConfigurationStates::new();
+    for active in &wanted.applicable {
+        let Some(id) = configuration(active) else {
+            continue;
+        };
+        let name = active.policy.id().as_str();
+        let is_there = match outcome {
+            Ok(outcome) => {
+                let lost = outcome.lost.iter();
+                let lost = lost.filter(|lost| lost.writer.is_of(name) && !lost.same_value);
+                lost.count() < leaf_count(active.policy.settings())
+            }
+            // Nothing is written; what it has set before stays.
+            Err(_) => has_set(name, twin.desired()),
+        };
+        states.insert(id.to_owned(), status(is_there));
+    }
+    for (active, _) in &wanted.undecided {
+        let known = configuration(active)
+            .and_then(|id| Some((id.to_owned(), *twin.configurations().get(id)?)));
+        states.extend(known);
+    }
+    states
+}
+
+/// Whether a twin says that a configuration is applied.
+pub(crate) fn is_applied(active: &ActivePolicy, twin: &TwinDocument) -> bool {
+    let state = configuration(active).and_then(|id| twin.configurations().get(id));
+    state == Some(&ConfigurationStatus::Applied)
+}
+
+/// The id of a configuration among policies.
+fn configuration(active: &ActivePolicy) -> Option<&str> {
+    let id = active.policy.id().as_str();
+    id.strip_prefix(Writer::CONFIGURATION)
+}
+
+fn status(is_there: bool) -> ConfigurationStatus {
+    if is_there {
+        ConfigurationStatus::Applied
+    } else {
+        ConfigurationStatus::Targeted
+    }
+}
+
+fn has_set(name: &str, section: &Section) -> bool {
+    leaves_of(section)
+        .iter()
+        .any(|leaf| leaf.writer.is_of(name))
+}
+
+/// Leaves as evaluation counts what is lost: arrays and empty objects are leaves.
+fn leaf_count(settings: &Map) -> usize {
+    let leaves = |value: &serde_json::Value| match value {
+        serde_json::Value::Object(object) if !object.is_empty() => leaf_count(object),
+        _ => 1,
+    };
+    settings.values().map(leaves).sum()
+}
+
+#[cfg(test)]
+mod tests;
