@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use twin::IdentityKey;
 
 use crate::methods::MethodCall;
@@ -93,6 +93,8 @@ struct Entry {
     number: u64,
     opened_at: Timestamp,
     mailbox: Arc<Mailbox>,
+    /// Resolves when the session has done what it had read.
+    finished: oneshot::Receiver<()>,
 }
 
 /// There are as many sessions as this instance may have.
@@ -110,9 +112,24 @@ pub(crate) struct Place {
     number: u64,
     opened_at: Timestamp,
     mailbox: Arc<Mailbox>,
+    /// Dropped when the session has done what it had read.
+    finished: Option<oneshot::Sender<()>>,
+    /// The same of the session that this one took over, if there was one.
+    older: Option<oneshot::Receiver<()>>,
 }
 
 impl Place {
+    /// Resolves when the session that this one took over has done what it had read; none: there was
+    /// none, or somebody has asked before.
+    pub(crate) fn take_older(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.older.take()
+    }
+
+    /// Says that this session has done what it had read. Its end says so, too.
+    pub(crate) fn finished(&mut self) {
+        self.finished = None;
+    }
+
     /// Where others leave word for this session.
     pub(crate) fn mailbox(&self) -> &Mailbox {
         &self.mailbox
@@ -161,20 +178,26 @@ impl Sessions {
         open.next += 1;
         let number = open.next;
         let mailbox = Arc::new(Mailbox::default());
+        let (finished, when_finished) = oneshot::channel();
         let entry = Entry {
             number,
             opened_at,
             mailbox: Arc::clone(&mailbox),
+            finished: when_finished,
         };
-        if let Some(older) = open.by_identity.insert(identity.clone(), entry) {
+        let older = open.by_identity.insert(identity.clone(), entry);
+        let older = older.map(|older| {
             older.mailbox.put(|mail| mail.taken_over = true);
-        }
+            older.finished
+        });
         Ok(Place {
             sessions: self.clone(),
             identity,
             number,
             opened_at,
             mailbox,
+            finished: Some(finished),
+            older,
         })
     }
 

@@ -40,6 +40,11 @@ pub(super) fn refused(rid: &str, error: &RemoteError, tracking_id: &str, now: Ti
     failure(rid, number, &error.to_string(), tracking_id, now)
 }
 
+/// Whether twin-store refused with a number of IoT Hub's.
+pub(super) fn has_iot_hubs_number(error: &RemoteError) -> bool {
+    error.fact(IOT_HUB_CODE).is_some()
+}
+
 /// The request itself is wrong.
 pub(super) fn invalid(rid: &str, message: &str, tracking_id: &str, now: Timestamp) -> Packet {
     let number = ErrorCode::ARGUMENT_INVALID.number();

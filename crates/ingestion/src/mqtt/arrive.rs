@@ -274,6 +274,7 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         | End::TooManyRequests { .. }
         | End::TakenOver
         | End::NotStored(_)
+        | End::NotPatched(_)
         | End::Encode(_) => None,
     }
 }

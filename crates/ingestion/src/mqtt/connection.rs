@@ -4,6 +4,7 @@
 //! and makes no decision beyond when to look again. Every branch of its `select!` may be cancelled:
 //! each waits on a channel, a timer, a future that is kept, or bytes that are not lost.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use rmqtt_codec::v3::{ConnectAck, ConnectAckReason, Packet};
 use service_kit::backoff::{Backoff, Policy};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use twin::Partition;
 
@@ -35,6 +37,7 @@ use perform::{Answer, Stored};
 
 mod goodbye;
 mod messages;
+mod patches;
 mod perform;
 mod proof;
 
@@ -161,6 +164,9 @@ struct Running {
     peer: SocketAddr,
     partition: Partition,
     place: Place,
+    /// Resolves when the session that this one took over has done what it had read. Until then
+    /// nothing is read here, so that no patch of then overtakes one of now.
+    older: Option<oneshot::Receiver<()>>,
     inlet: Inlet,
     session: Session,
     opened: Opened,
@@ -170,6 +176,8 @@ struct Running {
     reject_budget: Budget,
     /// Acknowledgements, in the order of what they acknowledge, as MQTT wants them.
     acks: FuturesOrdered<BoxFuture<'static, Stored>>,
+    /// Who waits for what becomes of a patch, in the order of patches.
+    patches: VecDeque<patches::Waiting>,
     /// Questions to others.
     questions: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Messages that are done with, on their way out of the queue.
@@ -193,7 +201,7 @@ impl Running {
     ) -> Self {
         let Admitted {
             proof,
-            place,
+            mut place,
             session,
             session_present: _,
             will,
@@ -207,6 +215,7 @@ impl Running {
             proof,
             peer,
             partition,
+            older: place.take_older(),
             place,
             inlet,
             session,
@@ -221,6 +230,7 @@ impl Running {
                 door.parts.clock.monotonic(),
             ),
             acks: FuturesOrdered::new(),
+            patches: VecDeque::new(),
             questions: FuturesUnordered::new(),
             removals: FuturesUnordered::new(),
             proving: false,
@@ -260,12 +270,17 @@ impl Running {
             if takes {
                 self.look_for_messages();
             }
-            let wants = takes && self.session.may_read() && !paced;
+            let may_read = self.older.is_none() && self.session.may_read();
+            let wants = takes && may_read && !paced;
             let reads = wants && self.inlet.is_open();
             let outcome = tokio::select! {
                 biased;
                 mail = self.place.mailbox().take() => self.on_mail(mail),
                 () = &mut stopped => Err(End::Stopping),
+                () = finished(&mut self.older), if self.older.is_some() => {
+                    self.older = None;
+                    Ok(())
+                }
                 () = &mut proof_ends => {
                     proof_ends.as_mut().reset(Instant::now() + self.proof_left());
                     self.check_proof_time()
@@ -354,6 +369,14 @@ impl Running {
         // Without a budget there is always another delay.
         let delay = self.look_backoff.next_delay().unwrap_or(LOOK.cap);
         self.look.as_mut().reset(Instant::now() + delay);
+    }
+}
+
+/// Waits until an older session has done what it had read. Safe to cancel.
+async fn finished(older: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(older) = older {
+        // It only ever drops its end.
+        let _ = older.await;
     }
 }
 

@@ -90,6 +90,9 @@ pub(super) enum End {
     /// A message was not made durable.
     #[error("a message cannot be stored at the moment")]
     NotStored(#[source] PackError),
+    /// A patch was not made durable, and the device hears no answers.
+    #[error("a patch of the reported section cannot be stored at the moment")]
+    NotPatched(#[source] Refused),
     /// What it subscribed to cannot be read or kept.
     #[error("subscriptions cannot be kept at the moment")]
     NotRemembered(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -116,6 +119,19 @@ pub(super) enum End {
     Encode(#[source] EncodeError),
 }
 
+/// What an end still does of that which the device has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finishes {
+    /// Everything that was read.
+    Everything,
+    /// Messages and patches. What it asked to know and to hear is the next session's business.
+    Patches,
+    /// What is on its way is acknowledged, and nothing else is begun.
+    Acknowledgements,
+    /// Nothing.
+    Nothing,
+}
+
 impl End {
     /// The stable code of the end, for logs and counters.
     pub(super) fn code(&self) -> &'static str {
@@ -137,6 +153,7 @@ impl End {
             Self::NotProven(error) => error.code(),
             Self::TakenOver => "SESSION_TAKEN_OVER",
             Self::NotStored(_) => "MESSAGE_NOT_STORED",
+            Self::NotPatched(_) => "PATCH_NOT_STORED",
             Self::NotRemembered(_) => "SUBSCRIPTIONS_NOT_KEPT",
             Self::NotFollowed(_) => "TWIN_UNAVAILABLE",
             Self::Stopping => "SERVICE_STOPPING",
@@ -169,6 +186,7 @@ impl End {
             | Self::NotProven(_)
             | Self::TakenOver
             | Self::NotStored(_)
+            | Self::NotPatched(_)
             | Self::NotRemembered(_)
             | Self::NotFollowed(_)
             | Self::Stopping
@@ -177,9 +195,38 @@ impl End {
         }
     }
 
-    /// Whether what is under way may still be acknowledged.
-    pub(super) fn leaves_time(&self) -> bool {
-        matches!(self, Self::Stopping | Self::TakenOver | Self::NotProven(_))
+    /// What of that which was read of the device is still done.
+    pub(super) fn finishes(&self) -> Finishes {
+        match self {
+            Self::TakenOver => Finishes::Patches,
+            // What it has sent while it had a right to is acknowledged; it has none to more.
+            Self::NotProven(_) => Finishes::Acknowledgements,
+            // Those that we wait for are away.
+            Self::NotStored(_)
+            | Self::NotPatched(_)
+            | Self::NotRemembered(_)
+            | Self::NotFollowed(_)
+            | Self::Encode(_) => Finishes::Nothing,
+            // Of a session that has not begun there is nothing.
+            Self::Late { .. }
+            | Self::Handshake(_)
+            | Self::Overstayed { .. }
+            | Self::TooManyRequests { .. }
+            | Self::TooOften { .. }
+            | Self::TooMany { .. } => Finishes::Nothing,
+            Self::Disconnected
+            | Self::Lost
+            | Self::Broke(_)
+            | Self::Malformed(_)
+            | Self::Unexpected { .. }
+            | Self::Qos2
+            | Self::Topic(_)
+            | Self::Subscriptions { .. }
+            | Self::TooLarge { .. }
+            | Self::Will
+            | Self::Silent { .. }
+            | Self::Stopping => Finishes::Everything,
+        }
     }
 
     /// Whether the device's will is to be published: it did not say goodbye, and it is not us who

@@ -3,7 +3,6 @@
 //! Pure: packets and answers in, effects out. Reading is a decision too ([`Session::may_read`]):
 //! whoever sends faster than its messages become durable is not read, and TCP does the rest.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use bus::Sequence;
@@ -25,18 +24,16 @@ use super::wire::MESSAGE_BYTES_MAX;
 use crate::methods::MethodCall;
 
 pub(super) use effect::{Effect, Outcome, Request};
+use requests::Requests;
 
 mod effect;
+mod requests;
 
 /// Publishes of one device that may wait for their acknowledgement. SDKs have a handful on the way.
 const ACKS_MAX: usize = 16;
 
 /// Bytes of one device's messages that may wait for the bus: four of the largest.
 const BYTES_MAX: usize = 1 << 20;
-
-/// Requests to twin-store that one device may have waiting. They are answered one after the other,
-/// because a second patch must not overtake the first.
-const REQUESTS_MAX: usize = 8;
 
 /// The state of one connection.
 #[derive(Debug)]
@@ -47,9 +44,7 @@ pub(super) struct Session {
     persistent: bool,
     desired: Desired,
     inbox: Inbox,
-    /// Requests that wait; the one on its way is not among them.
-    requests: VecDeque<Request>,
-    asking: bool,
+    requests: Requests,
     acks: usize,
     bytes: usize,
 }
@@ -73,8 +68,7 @@ impl Session {
             persistent: persistence == Persistence::Kept,
             desired,
             inbox: Inbox::default(),
-            requests: VecDeque::new(),
-            asking: false,
+            requests: Requests::default(),
             acks: 0,
             bytes: 0,
         }
@@ -82,7 +76,8 @@ impl Session {
 
     /// Whether another packet may be read.
     pub(super) fn may_read(&self) -> bool {
-        self.acks < ACKS_MAX && self.bytes < BYTES_MAX && self.requests.len() < REQUESTS_MAX
+        let bytes = self.bytes + self.requests.bytes();
+        self.acks < ACKS_MAX && bytes < BYTES_MAX && self.requests.have_room()
     }
 
     /// A packet of the device.
@@ -135,7 +130,8 @@ impl Session {
         }
     }
 
-    /// What [`Effect::Store`] or [`Effect::Ack`] asked for is done; `bytes` were the message's.
+    /// What [`Effect::Store`], [`Effect::Ack`] or [`Effect::AckPatch`] asked for is done; `bytes`
+    /// were the message's.
     pub(super) fn on_stored(&mut self, bytes: usize) {
         debug_assert!(self.acks > 0, "only what was asked for is stored");
         self.acks = self.acks.saturating_sub(1);
@@ -145,8 +141,33 @@ impl Session {
     /// A request about the twin was answered with this packet.
     pub(super) fn on_twin_answer(&mut self, packet: Packet) -> Vec<Effect> {
         let mut effects = self.respond(packet);
-        effects.extend(self.on_answered());
+        effects.extend(self.requests.answered());
         effects
+    }
+
+    /// A request is done with, and there is nobody to tell.
+    pub(super) fn on_no_twin_answer(&mut self) -> Vec<Effect> {
+        self.requests.answered().into_iter().collect()
+    }
+
+    /// Whether the device hears what becomes of its requests.
+    pub(super) fn hears_answers(&self) -> bool {
+        self.subscriptions.have(&FilterKind::TwinResponses)
+    }
+
+    /// Whether a request is on its way, or waits.
+    pub(super) fn is_asking(&self) -> bool {
+        self.requests.is_asking()
+    }
+
+    /// Nothing of what waits is asked for any more.
+    pub(super) fn ask_no_more(&mut self) {
+        self.requests.forget();
+    }
+
+    /// Of what waits only patches are asked for: the rest matters to this connection alone.
+    pub(super) fn ask_for_patches_only(&mut self) {
+        self.requests.keep_patches();
     }
 
     /// Subscriptions are kept. `present`: the version of the desired section, if it was asked for.
@@ -156,14 +177,14 @@ impl Session {
             self.desired.subscribed(version);
         }
         let mut effects = vec![Effect::Send(reply)];
-        effects.extend(self.on_answered());
+        effects.extend(self.requests.answered());
         effects
     }
 
     /// An answer about the twin, for whoever has subscribed to them; others do not get it, as
     /// Python's own GET after a reconnect.
     pub(super) fn respond(&self, packet: Packet) -> Vec<Effect> {
-        if self.subscriptions.have(&FilterKind::TwinResponses) {
+        if self.hears_answers() {
             vec![Effect::Send(packet)]
         } else {
             Vec::new()
@@ -275,15 +296,14 @@ impl Session {
             DeviceTopic::TwinGet { rid } => {
                 let mut effects = self.acknowledge(ack);
                 // Nobody would hear the answer.
-                if self.subscriptions.have(&FilterKind::TwinResponses) {
-                    effects.extend(self.ask(Request::GetTwin { rid }));
+                if self.hears_answers() {
+                    effects.extend(self.requests.ask(Request::GetTwin { rid }));
                 }
                 Ok(effects)
             }
             DeviceTopic::TwinPatchReported { rid, base_version } => {
-                let mut effects = self.acknowledge(ack);
-                effects.extend(self.on_patch(rid, base_version, &publish.payload));
-                Ok(effects)
+                let base_version = base_version.unwrap_or(0);
+                Ok(self.on_patch(rid, base_version, &publish.payload, ack))
             }
             DeviceTopic::MethodResponse { status, rid } => {
                 let mut effects = self.acknowledge(ack);
@@ -298,16 +318,31 @@ impl Session {
         }
     }
 
-    fn on_patch(&mut self, rid: String, base_version: Option<u64>, payload: &Bytes) -> Vec<Effect> {
+    fn on_patch(
+        &mut self,
+        rid: String,
+        base_version: u64,
+        payload: &Bytes,
+        ack: Option<NonZeroU16>,
+    ) -> Vec<Effect> {
         let Ok(patch_json) = String::from_utf8(payload.to_vec()) else {
+            let mut effects = self.acknowledge(ack);
             let problem = "the patch is no UTF-8; it must be a JSON object";
-            return vec![Effect::Refuse { rid, problem }];
+            effects.push(Effect::Refuse { rid, problem });
+            return effects;
         };
-        self.ask(Request::PatchReported {
+        let mut effects = Vec::new();
+        if let Some(packet_id) = ack {
+            self.acks += 1;
+            effects.push(Effect::AckPatch(packet_id));
+        }
+        effects.extend(self.requests.ask(Request::PatchReported {
             rid,
             patch_json,
-            base_version: base_version.unwrap_or(0),
-        })
+            base_version,
+            acknowledged: ack.is_some(),
+        }));
+        effects
     }
 
     fn remember(&mut self, before: &Subscriptions, reply: Packet) -> Vec<Effect> {
@@ -317,11 +352,12 @@ impl Session {
         if keep.is_none() && !follow {
             return vec![Effect::Send(reply)];
         }
-        self.ask(Request::Remember {
+        let request = Request::Remember {
             keep,
             follow,
             reply,
-        })
+        };
+        self.requests.ask(request).into_iter().collect()
     }
 
     fn wants_changes(&self) -> bool {
@@ -334,28 +370,6 @@ impl Session {
         };
         self.acks += 1;
         vec![Effect::Ack(packet_id)]
-    }
-
-    fn ask(&mut self, request: Request) -> Vec<Effect> {
-        self.requests.push_back(request);
-        self.next_request()
-    }
-
-    fn on_answered(&mut self) -> Vec<Effect> {
-        debug_assert!(self.asking, "only what was asked is answered");
-        self.asking = false;
-        self.next_request()
-    }
-
-    fn next_request(&mut self) -> Vec<Effect> {
-        if self.asking {
-            return Vec::new();
-        }
-        let Some(request) = self.requests.pop_front() else {
-            return Vec::new();
-        };
-        self.asking = true;
-        vec![Effect::Ask(request)]
     }
 }
 

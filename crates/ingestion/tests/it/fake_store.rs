@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::Semaphore;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -28,6 +29,8 @@ pub(crate) struct State {
     pub(crate) credential_reads: usize,
     /// The `traceparent` of the last acknowledgement.
     pub(crate) acknowledge_trace: Option<String>,
+    /// Every patch takes one of these before it is stored, and waits for it.
+    pub(crate) patch_permits: Option<Arc<Semaphore>>,
     /// Answer nothing but UNAVAILABLE.
     pub(crate) away: bool,
 }
@@ -73,6 +76,13 @@ impl FakeStore {
             changes: Vec::new(),
         };
         self.state().twins.insert(name.to_owned(), section);
+    }
+
+    /// Has patches wait until they are given permits.
+    pub(crate) fn hold_patches(&self) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        self.state().patch_permits = Some(Arc::clone(&permits));
+        permits
     }
 
     fn present(&self) -> Result<MutexGuard<'_, State>, Status> {
@@ -182,6 +192,14 @@ impl DeviceTwinService for FakeStore {
         request: Request<twins::PatchReportedRequest>,
     ) -> Result<Response<twins::PatchReportedResponse>, Status> {
         let request = request.into_inner();
+        let permits = self.present()?.patch_permits.clone();
+        if let Some(permits) = permits {
+            permits
+                .acquire()
+                .await
+                .expect("it is never closed")
+                .forget();
+        }
         let mut state = self.present()?;
         if !request.patch_json.starts_with('{') {
             let mut details =

@@ -218,6 +218,23 @@ impl Hub {
         entries
     }
 
+    /// All messages for applications that are durable.
+    pub(crate) async fn messages(&self) -> Vec<bus_wire::ApplicationMessage> {
+        let stream = subjects::APPLICATION_STREAM;
+        let last = self.bus.last_sequence(stream).await.unwrap();
+        let mut pull = self
+            .bus
+            .pull(stream, Sequence::ZERO, PullOptions::default());
+        let mut found = Vec::new();
+        while pull.position() < last {
+            for message in pull.next_batch(100, SOON).await.unwrap() {
+                let pack = bus_wire::ApplicationMessages::decode(message.payload).unwrap();
+                found.extend(pack.messages);
+            }
+        }
+        found
+    }
+
     /// Sequences of all admitted events that are durable.
     pub(crate) async fn stored_sequences(&self) -> Vec<u64> {
         let entries = self.telemetry().await;

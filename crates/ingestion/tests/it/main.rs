@@ -16,6 +16,7 @@ mod methods;
 mod mqtt;
 mod mqtt_authority;
 mod mqtt_client;
+mod mqtt_goodbye;
 mod mqtt_limits;
 mod mqtt_security;
 mod provisioning;

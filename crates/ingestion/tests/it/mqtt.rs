@@ -1,9 +1,7 @@
 //! The devices' door: what IoT Hub's SDKs see of it, and what they hide.
 
-use bus::{PullOptions, Sequence};
 use iot_hub::Thumbprints;
 use jiff::SignedDuration;
-use prost::Message as _;
 use rmqtt_codec::types::QoS;
 use rmqtt_codec::v3::{Connect, ConnectAckReason, LastWill, Packet};
 use service_kit::units::Duration;
@@ -17,21 +15,6 @@ use crate::mqtt_client::{Client, DeviceCert, connect, good_connect, hub, id, pub
 const TWINS: &str = "$iothub/twin/res/#";
 const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
 const EVENTS: &str = "devices/d/messages/events/";
-
-/// All messages for applications that are durable.
-async fn messages(hub: &Hub) -> Vec<bus_wire::ApplicationMessage> {
-    let stream = wire::subjects::APPLICATION_STREAM;
-    let last = hub.bus.last_sequence(stream).await.unwrap();
-    let mut pull = hub.bus.pull(stream, Sequence::ZERO, PullOptions::default());
-    let mut found = Vec::new();
-    while pull.position() < last {
-        for message in pull.next_batch(100, SOON).await.unwrap() {
-            let pack = bus_wire::ApplicationMessages::decode(message.payload).unwrap();
-            found.extend(pack.messages);
-        }
-    }
-    found
-}
 
 fn property(name: &str, value: &str) -> bus_wire::MessageProperty {
     bus_wire::MessageProperty {
@@ -52,7 +35,7 @@ async fn telemetry_is_acknowledged_when_it_is_durable() {
     client.send(Packet::Publish(Box::new(message))).await;
     let ack = Packet::PublishAck { packet_id: id(1) };
     assert_eq!(client.next().await, Some(ack));
-    let found = messages(&hub).await;
+    let found = hub.messages().await;
     let [message] = &found[..] else {
         panic!("{found:?}");
     };
@@ -66,7 +49,7 @@ async fn telemetry_is_acknowledged_when_it_is_durable() {
     client.publish(EVENTS, QoS::AtMostOnce, "2").await;
     client.is_quiet().await;
     testkit::wait_for("the second message", SOON, async || {
-        (messages(&hub).await.len() == 2).then_some(())
+        (hub.messages().await.len() == 2).then_some(())
     })
     .await;
     hub.stop().await;
@@ -357,10 +340,10 @@ async fn a_will_is_published_unless_the_device_says_goodbye() {
     let (client, _, _) = Client::try_connect(&hub, &certs, lost).await;
     drop(client);
     testkit::wait_for("the will", SOON, async || {
-        (!messages(&hub).await.is_empty()).then_some(())
+        (!hub.messages().await.is_empty()).then_some(())
     })
     .await;
-    let found = messages(&hub).await;
+    let found = hub.messages().await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].body, b"lost");
     let wanted = [property("iothub-MessageType", "Will")];

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures::{SinkExt, StreamExt};
 use ingestion::Config;
 use rcgen::{
@@ -20,7 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Encoder, Framed};
 
 use crate::hub::{HOST, Hub, SOON, good_token};
 
@@ -247,6 +248,17 @@ impl Client {
 
     pub(crate) async fn send(&mut self, packet: Packet) {
         self.frames.send(packet).await.expect("it is written");
+    }
+
+    /// Several in one write.
+    pub(crate) async fn send_at_once(&mut self, packets: Vec<Packet>) {
+        let mut bytes = BytesMut::new();
+        for packet in packets {
+            Codec::default().encode(packet, &mut bytes).unwrap();
+        }
+        let stream = self.frames.get_mut();
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
     }
 
     pub(crate) async fn publish(&mut self, topic: &str, qos: QoS, body: &str) {

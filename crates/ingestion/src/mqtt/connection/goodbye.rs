@@ -5,11 +5,12 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 
 use super::Running;
-use crate::mqtt::end::End;
+use super::perform::Answer;
+use crate::mqtt::end::{End, Finishes};
 use crate::notice;
 
-/// How long an end waits for messages that are being published, so that they are acknowledged and
-/// not sent again.
+/// How long an end waits for messages that are being published and requests that were read, so that
+/// they are acknowledged and not sent again; and what was sent without wanting that is not lost.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a device has to take the last bytes.
@@ -25,10 +26,10 @@ impl Running {
         if let Some(mail) = self.place.mailbox().take().now_or_never() {
             self.decline(mail.calls);
         }
-        if end.leaves_time() {
-            // Whoever is not done by then sends again, which is harmless.
-            let _ = tokio::time::timeout(FLUSH_WITHIN, self.flush()).await;
-        }
+        // Whoever is not done by then sends again, which is harmless.
+        let finishing = self.finish(end.finishes());
+        let _ = tokio::time::timeout(FLUSH_WITHIN, finishing).await;
+        self.place.finished();
         let _ = tokio::time::timeout(GOODBYE_WITHIN, self.wire.writer.finish()).await;
         // What is left comes again, which is harmless.
         let _ = tokio::time::timeout(FLUSH_WITHIN, self.finish_removals()).await;
@@ -42,9 +43,31 @@ impl Running {
         }
     }
 
-    async fn flush(&mut self) {
-        while let Some(stored) = self.acks.next().await {
-            if self.on_stored(stored).is_err() {
+    async fn finish(&mut self, what: Finishes) {
+        match what {
+            Finishes::Everything => {}
+            Finishes::Patches => self.session.ask_for_patches_only(),
+            Finishes::Acknowledgements => {
+                self.session.ask_no_more();
+                self.patches.clear();
+            }
+            Finishes::Nothing => return,
+        }
+        super::finished(&mut self.older).await;
+        while !self.acks.is_empty() || self.session.is_asking() {
+            let outcome = tokio::select! {
+                Some(stored) = self.acks.next() => self.on_stored(stored),
+                Some(answer) = self.questions.next() => match answer {
+                    Answer::Twin { .. }
+                    | Answer::Patched { .. }
+                    | Answer::Remembered { .. }
+                    | Answer::Proven(_) => self.on_answer(answer),
+                    // Nothing new goes to a device that leaves.
+                    Answer::Changes(_) | Answer::Message(_) | Answer::Told => Ok(()),
+                },
+                else => return,
+            };
+            if outcome.is_err() {
                 return;
             }
         }

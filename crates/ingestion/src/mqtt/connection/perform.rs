@@ -24,10 +24,10 @@ use crate::twins::Refused;
 /// A publish of the device that is done with.
 pub(super) struct Stored {
     /// What to acknowledge.
-    ack: Ack,
+    pub(super) ack: Ack,
     /// Of its message.
-    bytes: usize,
-    outcome: Result<(), bus::PackError>,
+    pub(super) bytes: usize,
+    pub(super) outcome: Result<(), End>,
 }
 
 /// What came of a question.
@@ -40,6 +40,8 @@ pub(super) enum Answer {
     /// The reported section was patched, or not.
     Patched {
         rid: String,
+        /// Whether somebody waits to acknowledge it.
+        acknowledged: bool,
         outcome: Result<u64, Refused>,
     },
     /// Subscriptions are kept and the desired section's version is known, or not.
@@ -71,6 +73,7 @@ impl Running {
                     };
                     self.acks.push_back(futures::future::ready(stored).boxed());
                 }
+                Effect::AckPatch(packet_id) => self.acknowledge_patch(packet_id),
                 Effect::Ask(request) => self.ask(request),
                 Effect::Refuse { rid, problem } => {
                     let id = trace::correlation_id();
@@ -104,14 +107,9 @@ impl Running {
         match (stored.outcome, stored.ack) {
             (Ok(()), Some(packet_id)) => self.wire.writer.put(Packet::PublishAck { packet_id }),
             (Ok(()), None) => Ok(()),
-            (Err(error), ack) => {
-                self.door.parts.metrics.batch_failed();
-                match ack {
-                    // It sends it again when it has connected again.
-                    Some(_) => Err(End::NotStored(error)),
-                    None => Ok(()),
-                }
-            }
+            // It sends it again when it has connected again.
+            (Err(end), Some(_)) => Err(end),
+            (Err(_), None) => Ok(()),
         }
     }
 
@@ -128,13 +126,11 @@ impl Running {
                 };
                 self.session.on_twin_answer(packet)
             }
-            Answer::Patched { rid, outcome } => {
-                let packet = match outcome {
-                    Ok(version) => answer::patched(&rid, version),
-                    Err(error) => self.refuse(&rid, &error),
-                };
-                self.session.on_twin_answer(packet)
-            }
+            Answer::Patched {
+                rid,
+                acknowledged,
+                outcome,
+            } => self.on_patched(&rid, acknowledged, outcome)?,
             Answer::Remembered { reply, outcome } => self.session.on_remembered(reply, outcome?),
             Answer::Changes(Ok(section)) => self.session.on_changes(section.changes),
             Answer::Changes(Err(error)) => {
@@ -200,8 +196,12 @@ impl Running {
     fn store(&mut self, message: &DeviceMessage, ack: Ack) {
         let bytes = message.size();
         let publishing = self.publish(message);
+        let metrics = self.door.parts.metrics.clone();
         let storing = async move {
-            let outcome = publishing.await;
+            let outcome = publishing.await.map_err(|error| {
+                metrics.batch_failed();
+                End::NotStored(error)
+            });
             Stored {
                 ack,
                 bytes,
@@ -258,10 +258,12 @@ impl Running {
                 rid,
                 patch_json,
                 base_version,
+                acknowledged,
             } => async move {
                 let patched = store.patch_reported(&identity, patch_json, base_version);
                 Answer::Patched {
                     rid,
+                    acknowledged,
                     outcome: patched.await,
                 }
             }
@@ -300,13 +302,7 @@ impl Running {
         self.questions.push(looking.boxed());
     }
 
-    fn refuse(&mut self, rid: &str, error: &RemoteError) -> Packet {
-        let id = trace::correlation_id();
-        self.note_refusal(error);
-        answer::refused(rid, error, &id, self.door.parts.clock.now())
-    }
-
-    fn note_refusal(&mut self, error: &RemoteError) {
+    pub(super) fn note_refusal(&mut self, error: &RemoteError) {
         let kind = error.kind();
         self.door.parts.metrics.twin_request_failed(kind);
         tracing::debug!(

@@ -21,7 +21,12 @@ pub(in crate::mqtt) enum Effect {
     },
     /// Acknowledge in turn, after what is being stored; then call [`Session::on_stored`](super::Session::on_stored).
     Ack(NonZeroU16),
-    /// Ask, then call [`Session::on_answered`](super::Session::on_answered).
+    /// The same, once it is known what became of the patch that is asked for next, in the order of
+    /// patches: stored, or refused for good.
+    AckPatch(NonZeroU16),
+    /// Ask, then call [`Session::on_twin_answer`](super::Session::on_twin_answer),
+    /// [`Session::on_no_twin_answer`](super::Session::on_no_twin_answer) or
+    /// [`Session::on_remembered`](super::Session::on_remembered).
     Ask(Request),
     /// Refuse a request at once.
     Refuse {
@@ -74,6 +79,8 @@ pub(in crate::mqtt) enum Request {
         patch_json: String,
         /// The version that must be the present one; 0: any.
         base_version: u64,
+        /// Whether an [`Effect::AckPatch`] waits for what becomes of it.
+        acknowledged: bool,
     },
     /// Keep the subscriptions, and find out where the desired section stands.
     Remember {
@@ -84,6 +91,16 @@ pub(in crate::mqtt) enum Request {
         /// The answer for the device, once it is done.
         reply: Packet,
     },
+}
+
+impl Request {
+    /// What it takes while it waits; the others are small.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::PatchReported { patch_json, .. } => patch_json.len(),
+            Self::GetTwin { .. } | Self::Remember { .. } => 0,
+        }
+    }
 }
 
 /// Why a message is no longer in a device's queue.

@@ -79,8 +79,9 @@ fn requests_about_the_twin_go_one_after_the_other() {
         rid: "p".to_owned(),
         patch_json: "{}".to_owned(),
         base_version: 0,
+        acknowledged: true,
     };
-    let wanted = vec![Effect::Ack(id(1)), Effect::Ask(request)];
+    let wanted = vec![Effect::AckPatch(id(1)), Effect::Ask(request)];
     assert_eq!(first.unwrap(), wanted);
     let get = publish("$iothub/twin/GET/?$rid=g", QoS::AtMostOnce, b" ");
     assert_eq!(session.on_packet(get).unwrap(), vec![]);
