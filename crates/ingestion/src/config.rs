@@ -124,6 +124,10 @@ pub struct Limits {
     /// Packets per second of one MQTT connection that are read; who sends more is read later.
     /// Default 1000: as fast as messages of one device become durable.
     pub device_packets_per_second: u32,
+    /// Bytes per second of one MQTT connection that are read, with a second's worth at once; who
+    /// sends more is read later. Default 1 MiB: far more than devices send, and 17 minutes until one
+    /// alone has filled `APPLICATION`.
+    pub device_bytes_per_second: ByteSize,
     /// Failed enrolments per minute and peer address before the peer must wait. Default 30.
     pub enroll_failures_per_minute: u32,
     /// Rejected events per minute and session that are kept in `REJECTS`; the rest is counted
@@ -183,6 +187,7 @@ impl Default for Limits {
             address_connects_per_minute: 12_000,
             address_unproven_max: 2048,
             device_packets_per_second: 1000,
+            device_bytes_per_second: ByteSize::mib(1),
             enroll_failures_per_minute: 30,
             rejects_per_minute: 60,
             backlog_bytes_max: ByteSize::mib(64),
@@ -308,6 +313,10 @@ impl Validate for Limits {
             (
                 "device_packets_per_second",
                 u64::from(self.device_packets_per_second),
+            ),
+            (
+                "device_bytes_per_second",
+                self.device_bytes_per_second.get(),
             ),
             ("waiting_bytes_max", self.waiting_bytes_max.get()),
             ("backlog_bytes_max", self.backlog_bytes_max.get()),

@@ -91,13 +91,12 @@ impl Outbox {
             .await
     }
 
-    /// The same, of one message of an application.
+    /// The same, of an encoded entry or message of an application that continues no trace.
     pub(crate) async fn store_message(
         &self,
         partition: Partition,
-        message: &bus_wire::ApplicationMessage,
+        encoded: Bytes,
     ) -> Result<(), PackError> {
-        let encoded = Bytes::from(message.encode_to_vec());
         self.store_encoded(partition, encoded, String::new()).await
     }
 

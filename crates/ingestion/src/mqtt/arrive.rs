@@ -268,6 +268,7 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         | End::Topic(_)
         | End::Subscriptions { .. }
         | End::TooLarge { .. }
+        | End::Properties(_)
         | End::Will
         | End::Silent { .. }
         | End::Overstayed { .. }

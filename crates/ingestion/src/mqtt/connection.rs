@@ -261,14 +261,14 @@ impl Running {
         let mut proof_ends = Box::pin(tokio::time::sleep(self.proof_left()));
         let patience = patience(self.keep_alive);
         let mut silence = Box::pin(tokio::time::sleep(patience));
-        let per_second = self.door.parts.limits.device_packets_per_second;
-        let mut pace = Pace::new(per_second, Instant::now());
+        let mut pace = Pace::of_device(&self.door.parts.limits, Instant::now());
         let mut pause = Box::pin(tokio::time::sleep(Duration::ZERO));
         let mut paced = false;
         loop {
             let takes = self.wire.writer.has_room();
             if takes {
                 self.look_for_messages();
+                self.look_for_changes();
             }
             let may_read = self.older.is_none() && self.session.may_read();
             let wants = takes && may_read && !paced;
@@ -289,11 +289,11 @@ impl Running {
                 Some(answer) = self.questions.next() => self.on_answer(answer),
                 Some(()) = self.removals.next() => Ok(()),
                 written = self.wire.writer.step(), if self.wire.writer.has_work() => written,
-                received = self.wire.reader.next(), if reads => match received {
-                    Ok(packet) => {
+                received = self.wire.reader.next_with_bytes(), if reads => match received {
+                    Ok((packet, bytes)) => {
                         let now = Instant::now();
                         silence.as_mut().reset(now + patience);
-                        if let Some(until) = pace.on_packet(now) {
+                        if let Some(until) = pace.on_packet(bytes, now) {
                             pause.as_mut().reset(until);
                             paced = true;
                         }
@@ -314,7 +314,10 @@ impl Running {
                         Ok(())
                     }
                 }
-                () = &mut self.look => self.on_look(),
+                () = &mut self.look => {
+                    self.on_look();
+                    Ok(())
+                }
                 () = self.inlet.becomes(!reads), if wants => Ok(()),
             };
             if let Err(end) = outcome {
@@ -349,20 +352,16 @@ impl Running {
         } else {
             self.decline(mail.calls);
         }
-        match mail.desired {
-            Some(version) => {
-                let effects = self.session.on_hint(version);
-                self.perform(effects)
-            }
-            None => Ok(()),
+        if let Some(version) = mail.desired {
+            self.session.on_hint(version);
         }
+        Ok(())
     }
 
-    fn on_look(&mut self) -> Result<(), End> {
+    fn on_look(&mut self) {
         self.look_later();
         self.prove_again();
-        let effects = self.session.on_tick();
-        self.perform(effects)
+        self.session.on_tick();
     }
 
     fn look_later(&mut self) {

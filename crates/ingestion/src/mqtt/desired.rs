@@ -1,8 +1,10 @@
 //! Decides when a session looks at the desired section, and which notifications follow.
 //!
 //! Pure, and level-triggered as for agents (`push`): a hint, a slow tick and a lost link ask the same
-//! question, "what changed since the version that this device was told of?". A device that comes
-//! back is not told what it missed; it reads its twin, as devices of IoT Hub do.
+//! question, "what changed since the version that this device was told of?". It is asked only while
+//! there is room for the answer, so a device that does not read costs a note and no memory, however
+//! often its twin changes. A device that comes back is not told what it missed; it reads its twin, as
+//! devices of IoT Hub do.
 
 use wire::twin::v1::DesiredChange;
 
@@ -14,12 +16,9 @@ pub(super) struct Desired {
     known: Option<u64>,
     /// A look is under way.
     looking: bool,
-    /// Something happened since that look began, so its answer may be old.
-    again: bool,
+    /// Something happened since the last look began.
+    wanted: bool,
 }
-
-/// Look at what changed since this version.
-pub(super) type Look = Option<u64>;
 
 impl Desired {
     /// The device is subscribed, and this is the present version.
@@ -38,52 +37,56 @@ impl Desired {
     }
 
     /// Somebody says that the section has this version; 0 when it is not known.
-    pub(super) fn on_hint(&mut self, version: u64) -> Look {
-        if version != 0 && self.known.is_some_and(|known| version <= known) {
-            return None;
+    pub(super) fn on_hint(&mut self, version: u64) {
+        if version == 0 || self.known.is_none_or(|known| version > known) {
+            self.wanted = true;
         }
-        self.look()
     }
 
     /// It is time to look, whatever was said.
-    pub(super) fn on_tick(&mut self) -> Look {
-        self.look()
+    pub(super) fn on_tick(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Since which version to look now, if at all. To be asked while there is room for the answer;
+    /// then [`Desired::on_changes`] or [`Desired::on_failure`].
+    pub(super) fn look(&mut self) -> Option<u64> {
+        let known = self.known?;
+        if self.looking || !self.wanted {
+            return None;
+        }
+        (self.looking, self.wanted) = (true, false);
+        Some(known)
     }
 
     /// The look failed; the next tick looks again.
     pub(super) fn on_failure(&mut self) {
-        self.looking = false;
-        self.again = false;
+        (self.looking, self.wanted) = (false, false);
     }
 
-    /// What the look found: what to notify the device of, oldest first, and whether to look again.
-    pub(super) fn on_changes(&mut self, changes: Vec<DesiredChange>) -> (Vec<DesiredChange>, Look) {
+    /// What the look found, of a section that has the version `present`: what to notify the device
+    /// of, oldest first. Not all that changed need be there.
+    pub(super) fn on_changes(
+        &mut self,
+        changes: Vec<DesiredChange>,
+        present: u64,
+    ) -> Vec<DesiredChange> {
         self.looking = false;
+        let Some(known) = &mut self.known else {
+            return Vec::new();
+        };
         let mut news = Vec::new();
-        if let Some(known) = &mut self.known {
-            for change in changes {
-                if change.version > *known {
-                    *known = change.version;
-                    news.push(change);
-                }
+        for change in changes {
+            if change.version > *known {
+                *known = change.version;
+                news.push(change);
             }
         }
-        let look = if std::mem::take(&mut self.again) {
-            self.look()
-        } else {
-            None
-        };
-        (news, look)
-    }
-
-    fn look(&mut self) -> Look {
-        let known = self.known?;
-        if self.looking {
-            self.again = true;
-            return None;
+        // Without news another look would find none either.
+        if !news.is_empty() && *known < present {
+            self.wanted = true;
         }
-        self.looking = true;
-        Some(known)
+        news
     }
 }
 
@@ -101,11 +104,14 @@ mod tests {
     #[test]
     fn nobody_is_told_who_has_not_subscribed() {
         let mut desired = Desired::default();
-        assert_eq!((desired.on_hint(4), desired.on_tick()), (None, None));
+        desired.on_tick();
+        assert_eq!(desired.look(), None);
         desired.subscribed(3);
-        assert_eq!(desired.on_hint(4), Some(3));
+        assert_eq!(desired.look(), Some(3));
         desired.unsubscribed();
-        assert_eq!(desired.on_changes(vec![change(4)]), (vec![], None));
+        assert_eq!(desired.on_changes(vec![change(4)], 4), vec![]);
+        desired.on_hint(5);
+        assert_eq!(desired.look(), None);
         assert!(!desired.is_subscribed());
     }
 
@@ -114,25 +120,49 @@ mod tests {
         let mut desired = Desired::default();
         desired.subscribed(3);
         desired.subscribed(9);
-        assert_eq!(desired.on_hint(3), None, "it is known");
-        assert_eq!(desired.on_hint(5), Some(3));
+        desired.on_hint(3);
+        assert_eq!(desired.look(), None, "it is known");
+        desired.on_hint(5);
+        assert_eq!(desired.look(), Some(3));
         let found = vec![change(3), change(4), change(5)];
-        let told = vec![change(4), change(5)];
-        assert_eq!(desired.on_changes(found), (told, None));
-        assert_eq!(desired.on_hint(5), None);
-        assert_eq!(desired.on_hint(0), Some(5), "it may be newer");
-        assert_eq!(desired.on_changes(vec![]), (vec![], None));
+        assert_eq!(desired.on_changes(found, 5), vec![change(4), change(5)]);
+        desired.on_hint(5);
+        assert_eq!(desired.look(), None);
+        desired.on_hint(0);
+        assert_eq!(desired.look(), Some(5), "it may be newer");
+        assert_eq!(desired.on_changes(vec![], 5), vec![]);
+        assert_eq!(desired.look(), None);
     }
 
     #[test]
     fn what_happens_during_a_look_leads_to_another() {
         let mut desired = Desired::default();
         desired.subscribed(1);
-        assert_eq!(desired.on_hint(2), Some(1));
-        assert_eq!(desired.on_hint(3), None);
-        let news = vec![change(2)];
-        assert_eq!(desired.on_changes(news.clone()), (news, Some(2)));
+        desired.on_hint(2);
+        assert_eq!(desired.look(), Some(1));
+        desired.on_hint(3);
+        assert_eq!(desired.look(), None, "one at a time");
+        assert_eq!(desired.on_changes(vec![change(2)], 2), vec![change(2)]);
+        assert_eq!(desired.look(), Some(2));
         desired.on_failure();
-        assert_eq!(desired.on_tick(), Some(2));
+        assert_eq!(desired.look(), None, "not at once");
+        desired.on_tick();
+        assert_eq!(desired.look(), Some(2));
+    }
+
+    #[test]
+    fn hints_are_one_look_for_whoever_has_no_room_and_the_rest_is_looked_for_later() {
+        let mut desired = Desired::default();
+        desired.subscribed(1);
+        for version in 2..1000 {
+            desired.on_hint(version);
+        }
+        assert_eq!(desired.look(), Some(1));
+        assert_eq!(desired.look(), None);
+        let some = vec![change(2), change(3)];
+        assert_eq!(desired.on_changes(some.clone(), 999), some);
+        assert_eq!(desired.look(), Some(3));
+        assert_eq!(desired.on_changes(vec![], 999), vec![]);
+        assert_eq!(desired.look(), None, "nothing is found there");
     }
 }

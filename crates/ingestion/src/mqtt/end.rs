@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bus::PackError;
-use iot_hub::mqtt::TopicError;
+use iot_hub::mqtt::{BagError, TopicError};
 use rmqtt_codec::error::{DecodeError, EncodeError};
 
 use crate::auth::AuthError;
@@ -45,7 +45,10 @@ pub(super) enum End {
     Qos2,
     /// It used a topic that it may not.
     #[error(transparent)]
-    Topic(#[from] TopicError),
+    Topic(TopicError),
+    /// A message has too many properties, or too large ones.
+    #[error("a message's properties: {0}")]
+    Properties(BagError),
     /// It has too many subscriptions.
     #[error("more than {max} subscriptions")]
     Subscriptions {
@@ -132,6 +135,19 @@ pub(super) enum Finishes {
     Nothing,
 }
 
+impl From<TopicError> for End {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::Bag(error @ (BagError::TooMany | BagError::TooLarge)) => {
+                Self::Properties(error)
+            }
+            TopicError::Bag(BagError::Malformed { .. })
+            | TopicError::Unknown { .. }
+            | TopicError::Malformed { .. } => Self::Topic(error),
+        }
+    }
+}
+
 impl End {
     /// The stable code of the end, for logs and counters.
     pub(super) fn code(&self) -> &'static str {
@@ -145,7 +161,7 @@ impl End {
             Self::Qos2 => "QOS_2",
             Self::Topic(_) => "TOPIC_UNKNOWN",
             Self::Subscriptions { .. } => "TOO_MANY_SUBSCRIPTIONS",
-            Self::TooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::TooLarge { .. } | Self::Properties(_) => "MESSAGE_TOO_LARGE",
             Self::Will => "WILL_REFUSED",
             Self::Silent { .. } => "KEEP_ALIVE_MISSED",
             Self::Overstayed { .. } => "REGISTRATION_OVER",
@@ -172,6 +188,7 @@ impl End {
             | Self::Topic(_)
             | Self::Subscriptions { .. }
             | Self::TooLarge { .. }
+            | Self::Properties(_)
             | Self::Will
             | Self::TooManyRequests { .. }
             | Self::Silent { .. }
@@ -223,6 +240,7 @@ impl End {
             | Self::Topic(_)
             | Self::Subscriptions { .. }
             | Self::TooLarge { .. }
+            | Self::Properties(_)
             | Self::Will
             | Self::Silent { .. }
             | Self::Stopping => Finishes::Everything,

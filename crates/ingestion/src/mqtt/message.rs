@@ -12,6 +12,8 @@ use crate::auth::Proof;
 
 /// The property that stands for the RETAIN flag, which keeps nothing here.
 const RETAIN: &str = "mqtt-retain";
+/// What the names begin with by which IoT Hub says who sent a message: a device cannot say that.
+const SENDER: &str = "iothub-connection-";
 /// The property by which applications know a will.
 const MESSAGE_TYPE: &str = "iothub-MessageType";
 
@@ -74,6 +76,9 @@ impl DeviceMessage {
                 Some(long) => (&mut message.system_properties, long),
                 None => (&mut message.properties, name),
             };
+            if name.starts_with(SENDER) {
+                continue;
+            }
             list.push(bus_wire::MessageProperty {
                 name: name.to_owned(),
                 value: value.map(str::to_owned),

@@ -15,7 +15,7 @@ use wire::bus::v1::DeviceBoundMessage;
 use wire::twin::v1::DesiredChange;
 
 use super::answer;
-use super::desired::{Desired, Look};
+use super::desired::Desired;
 use super::end::End;
 use super::inbox::{Counts, Delivery, Inbox, Look as Reading};
 use super::message::DeviceMessage;
@@ -192,25 +192,28 @@ impl Session {
     }
 
     /// Somebody says that the desired section has this version; 0 when it is not known.
-    pub(super) fn on_hint(&mut self, version: u64) -> Vec<Effect> {
-        look(self.desired.on_hint(version))
+    pub(super) fn on_hint(&mut self, version: u64) {
+        self.desired.on_hint(version);
     }
 
     /// It is time to look at the desired section and the queue.
-    pub(super) fn on_tick(&mut self) -> Vec<Effect> {
+    pub(super) fn on_tick(&mut self) {
         self.inbox.on_hint();
-        look(self.desired.on_tick())
+        self.desired.on_tick();
     }
 
-    /// What changed in the desired section.
-    pub(super) fn on_changes(&mut self, changes: Vec<DesiredChange>) -> Vec<Effect> {
-        let (news, again) = self.desired.on_changes(changes);
-        let mut effects: Vec<Effect> = news
-            .iter()
+    /// Since which version to look for changes of the desired section now; then
+    /// [`Session::on_changes`] or [`Session::on_no_changes`].
+    pub(super) fn next_changes(&mut self) -> Option<u64> {
+        self.desired.look()
+    }
+
+    /// What changed in the desired section, which has the version `present`.
+    pub(super) fn on_changes(&mut self, changes: Vec<DesiredChange>, present: u64) -> Vec<Effect> {
+        let news = self.desired.on_changes(changes, present);
+        news.iter()
             .map(|change| Effect::Send(answer::notification(change)))
-            .collect();
-        effects.extend(look(again));
-        effects
+            .collect()
     }
 
     /// It could not be read what changed.
@@ -394,10 +397,6 @@ pub(super) fn check_size(message: &DeviceMessage) -> Result<(), End> {
 fn completed(sequence: Sequence) -> Effect {
     let outcome = Outcome::Completed;
     Effect::Remove { sequence, outcome }
-}
-
-fn look(look: Look) -> Vec<Effect> {
-    look.map(Effect::LookSince).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -75,8 +75,14 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
 impl<S: AsyncRead> Reader<S> {
     /// The next packet. Safe to cancel.
     pub(super) async fn next(&mut self) -> Result<Packet, End> {
+        let (packet, _bytes) = self.next_with_bytes().await?;
+        Ok(packet)
+    }
+
+    /// The same, and how many bytes follow its header. Safe to cancel.
+    pub(super) async fn next_with_bytes(&mut self) -> Result<(Packet, u32), End> {
         match self.frames.next().await {
-            Some(Ok((packet, _bytes))) => Ok(packet),
+            Some(Ok(read)) => Ok(read),
             // The codec's word for a connection that broke.
             Some(Err(DecodeError::Io(_))) | None => Err(End::Lost),
             Some(Err(error)) => Err(End::Malformed(error)),

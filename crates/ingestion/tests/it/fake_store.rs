@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) redeemed: Vec<registry::RedeemEnrollmentTokenRequest>,
     pub(crate) registered: Vec<registry::RegistrationClaim>,
     pub(crate) credential_reads: usize,
+    /// Reads of a desired section, or of what changed in it, by name.
+    pub(crate) desired_reads: HashMap<String, usize>,
     /// The `traceparent` of the last acknowledgement.
     pub(crate) acknowledge_trace: Option<String>,
     /// Every patch takes one of these before it is stored, and waits for it.
@@ -165,7 +167,9 @@ impl DeviceTwinService for FakeStore {
         request: Request<twins::GetDesiredRequest>,
     ) -> Result<Response<twins::DesiredSection>, Status> {
         let request = request.into_inner();
-        let state = self.present()?;
+        let mut state = self.present()?;
+        let reads = state.desired_reads.entry(request.name.clone());
+        *reads.or_default() += 1;
         let mut section = state
             .twins
             .get(&request.name)

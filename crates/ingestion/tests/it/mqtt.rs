@@ -29,7 +29,8 @@ async fn telemetry_is_acknowledged_when_it_is_durable() {
     hub.register("d");
     let (mut client, present) = Client::connected(&hub, &certs, "d").await;
     assert!(!present);
-    let topic = format!("{EVENTS}%24.mid=7&colour=r%C3%B6d");
+    let topic =
+        format!("{EVENTS}%24.mid=7&$.cdid=other&iothub-connection-module-id=x&colour=r%C3%B6d");
     let mut message = publish(&topic, QoS::AtLeastOnce, "{\"t\":1}");
     message.retain = true;
     client.send(Packet::Publish(Box::new(message))).await;

@@ -160,8 +160,11 @@ async fn what_is_not_stored_is_not_acknowledged() {
     hub.store.state().away = true;
     client.send(numbered(PATCH, QoS::AtLeastOnce, 1)).await;
     assert_eq!(client.next().await, None, "closed, so that it sends again");
-    let page = hub.metrics().await;
-    assert!(page.contains("reason=\"PATCH_NOT_STORED\""), "{page}");
+    testkit::wait_for("the reason to be counted", SOON, async || {
+        let page = hub.metrics().await;
+        page.contains("reason=\"PATCH_NOT_STORED\"").then_some(())
+    })
+    .await;
 
     // Who hears answers knows by the answer.
     hub.store.state().away = false;

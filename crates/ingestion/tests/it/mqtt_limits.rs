@@ -13,6 +13,7 @@ use crate::hub::{Hub, SOON, key_of, token};
 use crate::mqtt_client::{Client, connect, good_connect, hub, hub_with, id, tcp_from};
 
 const TWINS: &str = "$iothub/twin/res/#";
+const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
 const GET: &str = "$iothub/twin/GET/?$rid=1";
 
 /// Far more than another device needs, and far less than any limit makes somebody wait.
@@ -175,5 +176,85 @@ async fn what_is_over_a_bound_ends_its_own_connection_alone() {
             .await
             .contains("reason=\"TOO_MANY_SUBSCRIPTIONS\"")
     );
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_sends_too_many_bytes_is_read_slowly_and_loses_nothing() {
+    let (hub, certs) = hub_with(|config| {
+        config.limits.device_bytes_per_second = service_kit::units::ByteSize::kib(100);
+    })
+    .await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let (mut fast, _) = Client::connected(&hub, &certs, "d").await;
+    let began = Instant::now();
+    let body = "x".repeat(100 << 10);
+    for _ in 0..3 {
+        let events = "devices/d/messages/events/";
+        fast.publish(events, QoS::AtLeastOnce, &body).await;
+    }
+    is_served(&mut calm).await;
+    for _ in 0..3 {
+        let packet_id = id(1);
+        assert_eq!(fast.next().await, Some(Packet::PublishAck { packet_id }));
+    }
+    // One at once, the others at one a second.
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    assert_eq!(hub.messages().await.len(), 3);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_bag_of_thousands_of_properties_ends_its_own_connection_alone() {
+    let (hub, certs) = hub().await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    for bag in ["a&".repeat(30_000), format!("a={}", "x".repeat(8 << 10))] {
+        let (mut client, _) = Client::connected(&hub, &certs, "d").await;
+        let topic = format!("devices/d/messages/events/{bag}");
+        client.publish(&topic, QoS::AtLeastOnce, "").await;
+        client.is_closed().await;
+        is_served(&mut calm).await;
+    }
+    testkit::wait_for("the reason to be counted", SOON, async || {
+        let page = hub.metrics().await;
+        page.contains("reason=\"MESSAGE_TOO_LARGE\"").then_some(())
+    })
+    .await;
+    assert!(hub.messages().await.is_empty());
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_read_costs_no_memory_and_is_told_when_it_reads_again() {
+    let (hub, certs) = hub().await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    calm.subscribe(DESIRED).await;
+    let (mut stuck, _) = Client::connected(&hub, &certs, "d").await;
+    stuck.subscribe(DESIRED).await;
+    let reads = || hub.store.state().desired_reads.get("devices/d").copied();
+    let large = "x".repeat(28_000);
+    let (mut version, mut quiet) = (1, 0);
+    while quiet < 20 {
+        version += 1;
+        assert!(version < 1500, "it is still looked at: 40 MB wait by now");
+        let before = reads();
+        let document = format!("{{\"v\":{version},\"x\":\"{large}\"}}");
+        hub.change_desired("d", version, &document).await;
+        // Hints come in order, so the stuck one has its own when the other is told.
+        hub.change_desired("another", version, "{}").await;
+        let (topic, _) = calm.message().await;
+        assert!(topic.ends_with(&format!("$version={version}")), "{topic}");
+        quiet = if reads() == before { quiet + 1 } else { 0 };
+    }
+    is_served(&mut calm).await;
+    let last = format!("$version={version}");
+    let mut told = 0;
+    while !stuck.message().await.0.ends_with(&last) {
+        told += 1;
+    }
+    assert!(told < version - 20, "{told} of {version}");
     hub.stop().await;
 }

@@ -9,12 +9,29 @@ use crate::percent;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PropertyBag(Vec<(String, Option<String>)>);
 
+/// Properties that a bag may have. IoT Hub bounds their bytes alone; but 64 KiB of topic hold
+/// thirty thousand of them, and each costs far more than its bytes.
+pub const PROPERTIES_MAX: usize = 100;
+
+/// Bytes that the names and values of an application's properties may have together, as in IoT Hub.
+/// System properties are not counted.
+pub const APPLICATION_BYTES_MAX: usize = 8 << 10;
+
 /// A bag that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("property {index} of the topic is malformed: want name=value, percent-encoded UTF-8")]
-pub struct BagError {
-    /// Which one, from 0.
-    pub index: usize,
+pub enum BagError {
+    /// A property is none.
+    #[error("property {index} of the topic is malformed: want name=value, percent-encoded UTF-8")]
+    Malformed {
+        /// Which one, from 0.
+        index: usize,
+    },
+    /// There are too many.
+    #[error("more than {PROPERTIES_MAX} properties")]
+    TooMany,
+    /// They are too large.
+    #[error("more than {APPLICATION_BYTES_MAX} bytes of application properties")]
+    TooLarge,
 }
 
 /// System properties, by their short names in bags and by the names that IoT Hub routes them under.
@@ -45,15 +62,20 @@ impl PropertyBag {
         let text = text.strip_prefix('?').unwrap_or(text);
         let text = text.strip_suffix('/').unwrap_or(text);
         let mut properties = Vec::new();
+        let mut application_bytes = 0;
         for (index, pair) in text.split('&').enumerate() {
             if pair.is_empty() {
                 continue;
+            }
+            // Before it is kept: the text may hold thousands.
+            if properties.len() == PROPERTIES_MAX {
+                return Err(BagError::TooMany);
             }
             let (name, value) = match pair.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (pair, None),
             };
-            let broken = || BagError { index };
+            let broken = || BagError::Malformed { index };
             let name = percent::decode(name).ok_or_else(broken)?;
             if name.is_empty() {
                 return Err(broken());
@@ -61,6 +83,12 @@ impl PropertyBag {
             let value = value
                 .map(|value| percent::decode(value).ok_or_else(broken))
                 .transpose()?;
+            if system_name(&name).is_none() {
+                application_bytes += name.len() + value.as_ref().map_or(0, String::len);
+            }
+            if application_bytes > APPLICATION_BYTES_MAX {
+                return Err(BagError::TooLarge);
+            }
             properties.push((name, value));
         }
         Ok(Self(properties))
@@ -145,8 +173,28 @@ mod tests {
     #[test]
     fn a_broken_property_is_named() {
         for (text, index) in [("a=%zz", 0), ("a=1&=2", 1), ("a=1&&%f=2", 2)] {
-            assert_eq!(PropertyBag::parse(text), Err(BagError { index }), "{text}");
+            let broken = BagError::Malformed { index };
+            assert_eq!(PropertyBag::parse(text), Err(broken), "{text}");
         }
+    }
+
+    #[test]
+    fn a_bag_is_bounded_in_number_and_in_bytes() {
+        let many = |count: usize| vec!["a"; count].join("&");
+        assert!(PropertyBag::parse(&many(PROPERTIES_MAX)).is_ok());
+        assert_eq!(
+            PropertyBag::parse(&many(PROPERTIES_MAX + 1)),
+            Err(BagError::TooMany)
+        );
+        let large = |bytes: usize| format!("n={}", "v".repeat(bytes - 1));
+        assert!(PropertyBag::parse(&large(APPLICATION_BYTES_MAX)).is_ok());
+        let over = large(APPLICATION_BYTES_MAX + 1);
+        assert_eq!(PropertyBag::parse(&over), Err(BagError::TooLarge));
+        let system = format!("$.ctime={}", "v".repeat(APPLICATION_BYTES_MAX + 1));
+        assert!(PropertyBag::parse(&system).is_ok(), "they do not count");
+        // As they are, not as they are written.
+        let written = format!("n={}", "%20".repeat(APPLICATION_BYTES_MAX - 1));
+        assert!(PropertyBag::parse(&written).is_ok());
     }
 
     proptest! {

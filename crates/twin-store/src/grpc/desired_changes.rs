@@ -4,6 +4,8 @@
 //! The changes come out of the history, which has every version that is still kept, so whoever was
 //! away from hints for a while is told each version all the same.
 
+use std::collections::VecDeque;
+
 use wire::twin::v1 as proto;
 
 use super::Api;
@@ -15,12 +17,17 @@ use crate::store::{HistoryEntry, HistoryRead};
 /// Revisions read at once: a device is usually one version behind.
 const CHUNK: u32 = 16;
 
+/// Bytes of changes that one answer holds, and one more: whoever asks has to keep them until the
+/// device has taken them, so the rest is asked for later.
+const ANSWER_BYTES_MAX: usize = 128 << 10;
+
 /// Revisions looked at before the whole section is answered instead: reading more would cost more
 /// than it tells.
 const SCAN_MAX: usize = 256;
 
 impl Api {
-    /// The changes that lead from `after` to the present version, oldest first.
+    /// The changes that lead from `after` towards the present version, oldest first: all of them, or
+    /// as many as fit into an answer.
     pub(super) async fn desired_changes(
         &self,
         record: &Record,
@@ -37,7 +44,9 @@ impl Api {
             to: None,
             limit: CHUNK,
         };
-        let mut changes: Vec<proto::DesiredChange> = Vec::new();
+        // Newest first, as they are read; those that are too new for the answer are let go.
+        let mut changes: VecDeque<proto::DesiredChange> = VecDeque::new();
+        let mut bytes = 0;
         let mut scanned = 0;
         'looking: while scanned < SCAN_MAX {
             let entries = self.store.history(read.clone()).await?;
@@ -54,14 +63,17 @@ impl Api {
                 if change.version > present {
                     continue;
                 }
-                changes.push(change);
-                if changes
-                    .last()
-                    .is_some_and(|oldest| oldest.version <= after + 1)
-                {
-                    changes.retain(|change| change.version > after);
-                    changes.reverse();
-                    return Ok(changes);
+                let reached = change.version <= after + 1;
+                if change.version > after {
+                    bytes += change.patch_json.len();
+                    changes.push_back(change);
+                }
+                while bytes > ANSWER_BYTES_MAX && changes.len() > 1 {
+                    let newest = changes.pop_front();
+                    bytes -= newest.map_or(0, |newest| newest.patch_json.len());
+                }
+                if reached {
+                    return Ok(changes.into_iter().rev().collect());
                 }
             }
             scanned += entries.len();

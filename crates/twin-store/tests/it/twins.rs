@@ -390,6 +390,41 @@ async fn a_device_can_read_what_changed_since_a_version() {
 }
 
 #[tokio::test]
+async fn large_changes_are_told_a_few_at_a_time() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    service.create("d").await;
+    let first = service.twin(MODULE).await.desired_version;
+    let text = "x".repeat(4000);
+    let values: serde_json::Map<_, _> = (0..7).map(|n| (format!("k{n}"), json!(text))).collect();
+    let desired = json!(values).to_string();
+    for _ in 0..12 {
+        service.desire(MODULE, &desired).await;
+    }
+    let (mut known, mut answers) = (first, 0);
+    while known < first + 12 {
+        let request = proto::GetDesiredRequest {
+            name: MODULE.to_owned(),
+            changes_after_version: known,
+            ..proto::GetDesiredRequest::default()
+        };
+        let section = service.device_twins().get_desired(request).await;
+        let section = section.unwrap().into_inner();
+        assert_eq!(section.version, first + 12);
+        let bytes: usize = section.changes.iter().map(|it| it.patch_json.len()).sum();
+        assert!(!section.changes.is_empty() && bytes <= 160 << 10, "{bytes}");
+        for change in section.changes {
+            known += 1;
+            assert_eq!(change.version, known, "in order, and each once");
+        }
+        answers += 1;
+    }
+    assert_eq!(answers, 3, "128 KiB hold four of them");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_of_large_twins_is_answered_in_parts() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();

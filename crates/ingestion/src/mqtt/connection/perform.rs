@@ -1,7 +1,9 @@
 //! The effects of one device: publishes, questions to twin-store, packets.
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use prost::Message as _;
 use rmqtt_codec::v3::Packet;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
@@ -95,7 +97,6 @@ impl Running {
                     self.door.parts.calls.declined(&self.proof.identity, &rid);
                 }
                 Effect::Remove { sequence, outcome } => self.remove(sequence, outcome),
-                Effect::LookSince(version) => self.look_since(version),
             }
         }
         Ok(())
@@ -132,7 +133,9 @@ impl Running {
                 outcome,
             } => self.on_patched(&rid, acknowledged, outcome)?,
             Answer::Remembered { reply, outcome } => self.session.on_remembered(reply, outcome?),
-            Answer::Changes(Ok(section)) => self.session.on_changes(section.changes),
+            Answer::Changes(Ok(section)) => {
+                self.session.on_changes(section.changes, section.version)
+            }
             Answer::Changes(Err(error)) => {
                 self.session.on_no_changes();
                 self.note_refusal(&error);
@@ -221,9 +224,11 @@ impl Running {
         let (now, partition) = (parts.clock.now(), self.partition);
         let metrics = parts.metrics.clone();
         let Some(judged) = message.judge(parts.session_limits.batch.event_bytes_max) else {
-            let (outbox, message) = (parts.application.clone(), message.to_wire(&self.proof, now));
+            // Before it waits: what waits is counted by its bytes, and takes no more than them.
+            let encoded = Bytes::from(message.to_wire(&self.proof, now).encode_to_vec());
+            let outbox = parts.application.clone();
             return async move {
-                outbox.store_message(partition, &message).await?;
+                outbox.store_message(partition, encoded).await?;
                 metrics.mqtt_message_stored();
                 Ok(())
             }
@@ -236,9 +241,10 @@ impl Running {
         let events = judged.message.events.len();
         let content = Content::SecurityMessage(judged.message);
         let entry = notice::entry(&self.proof, now, String::new(), content);
+        let encoded = Bytes::from(entry.encode_to_vec());
         let outbox = parts.outbox.clone();
         async move {
-            outbox.store(partition, entry).await?;
+            outbox.store_message(partition, encoded).await?;
             metrics.security_message_stored(events);
             Ok(())
         }
@@ -295,7 +301,11 @@ impl Running {
         self.questions.push(question);
     }
 
-    fn look_since(&mut self, version: u64) {
+    /// Asks what changed in the desired section, if the session wants to know.
+    pub(super) fn look_for_changes(&mut self) {
+        let Some(version) = self.session.next_changes() else {
+            return;
+        };
         let store = self.door.parts.store.clone();
         let identity = self.proof.identity.clone();
         let looking = async move { Answer::Changes(store.desired_since(&identity, version).await) };

@@ -58,9 +58,6 @@ pub(in crate::mqtt) enum Effect {
         /// Why.
         outcome: Outcome,
     },
-    /// Read what changed in the desired section since this version, then call
-    /// [`Session::on_changes`](super::Session::on_changes) or [`Session::on_no_changes`](super::Session::on_no_changes).
-    LookSince(u64),
 }
 
 /// What others have to answer.

@@ -122,12 +122,14 @@ fn subscriptions_are_kept_before_they_are_granted() {
     };
     assert!(keep.as_ref().is_some_and(|it| !it.is_empty()) && *follow);
     assert_eq!(*reply, suback());
-    assert_eq!(session.on_hint(9), vec![], "its version is not known yet");
+    session.on_hint(9);
+    assert_eq!(session.next_changes(), None, "its version is not known yet");
     assert_eq!(
         session.on_remembered(suback(), Some(4)),
         vec![Effect::Send(suback())]
     );
-    assert_eq!(session.on_hint(5), vec![Effect::LookSince(4)]);
+    session.on_hint(5);
+    assert_eq!(session.next_changes(), Some(4));
     // The same again has nothing to keep.
     assert_eq!(
         session.on_packet(subscribe(&[DESIRED])).unwrap(),
@@ -138,7 +140,7 @@ fn subscriptions_are_kept_before_they_are_granted() {
         patch_json: "{}".to_owned(),
     };
     let told = Effect::Send(answer::notification(&change));
-    assert_eq!(session.on_changes(vec![change]), vec![told]);
+    assert_eq!(session.on_changes(vec![change], 5), vec![told]);
     let gone = session.on_packet(Packet::Unsubscribe {
         packet_id: id(8),
         topic_filters: vec![DESIRED.to_owned().into()],
@@ -147,7 +149,8 @@ fn subscriptions_are_kept_before_they_are_granted() {
         gone.unwrap()[..],
         [Effect::Ask(Request::Remember { follow: false, .. })]
     ));
-    assert_eq!(session.on_hint(6), vec![]);
+    session.on_hint(6);
+    assert_eq!(session.next_changes(), None);
 }
 
 #[test]
@@ -155,6 +158,7 @@ fn what_iot_hub_does_not_know_ends_the_connection() {
     let end = |packet| session(&[]).on_packet(packet).unwrap_err().code();
     let telemetry = "devices/d/messages/events/";
     let large = vec![0; MESSAGE_BYTES_MAX + 1];
+    let many = "a&".repeat(30_000);
     for (packet, code) in [
         (publish("a/b", QoS::AtMostOnce, b""), "TOPIC_UNKNOWN"),
         (
@@ -164,6 +168,10 @@ fn what_iot_hub_does_not_know_ends_the_connection() {
         (publish(telemetry, QoS::ExactlyOnce, b""), "QOS_2"),
         (
             publish(telemetry, QoS::AtMostOnce, &large),
+            "MESSAGE_TOO_LARGE",
+        ),
+        (
+            publish(&format!("{telemetry}{many}"), QoS::AtMostOnce, b""),
             "MESSAGE_TOO_LARGE",
         ),
         (subscribe(&["#"]), "TOPIC_UNKNOWN"),

@@ -90,7 +90,7 @@ fn other_topics_are_refused() {
     }
     assert_eq!(
         parse("d", "devices/d/messages/events/%zz"),
-        Err(TopicError::Bag(BagError { index: 0 }))
+        Err(TopicError::Bag(BagError::Malformed { index: 0 }))
     );
 }
 
