@@ -19,7 +19,7 @@ use twin::IdentityKey;
 
 use super::end::End;
 use super::message::DeviceMessage;
-use super::session::{Persistence, Session, check_size};
+use super::session::{Persistence, Session};
 use super::subscriptions::{self, Subscriptions};
 use super::turns::Turns;
 use super::wire::{AnyStream, Wire};
@@ -223,7 +223,7 @@ fn read_will(will: LastWill, identity: &IdentityKey) -> Result<DeviceMessage, En
     match DeviceTopic::parse(&will.topic, identity) {
         Ok(DeviceTopic::Telemetry(properties)) if will.qos != QoS::ExactlyOnce => {
             let message = DeviceMessage::new(properties, will.message, will.retain).into_will();
-            check_size(&message)?;
+            message.check_size()?;
             Ok(message)
         }
         Ok(

@@ -218,14 +218,13 @@ impl End {
             Self::TakenOver => Finishes::Patches,
             // What it has sent while it had a right to is acknowledged; it has none to more.
             Self::NotProven(_) => Finishes::Acknowledgements,
-            // Those that we wait for are away.
+            // Those that we wait for are away, or the session has not begun.
             Self::NotStored(_)
             | Self::NotPatched(_)
             | Self::NotRemembered(_)
             | Self::NotFollowed(_)
-            | Self::Encode(_) => Finishes::Nothing,
-            // Of a session that has not begun there is nothing.
-            Self::Late { .. }
+            | Self::Encode(_)
+            | Self::Late { .. }
             | Self::Handshake(_)
             | Self::Overstayed { .. }
             | Self::TooManyRequests { .. }

@@ -7,7 +7,9 @@ use iot_hub::mqtt::bag::system_name;
 use jiff::Timestamp;
 use wire::bus::v1 as bus_wire;
 
+use super::end::End;
 use super::security::{self, Judged};
+use super::wire::MESSAGE_BYTES_MAX;
 use crate::auth::Proof;
 
 /// The property that stands for the RETAIN flag, which keeps nothing here.
@@ -53,6 +55,15 @@ impl DeviceMessage {
             .map(|(name, value)| name.len() + value.map_or(0, str::len))
             .sum();
         self.body.len() + bag
+    }
+
+    /// Refuses one over the size of messages.
+    pub(super) fn check_size(&self) -> Result<(), End> {
+        let (bytes, max) = (self.size(), MESSAGE_BYTES_MAX);
+        if bytes > max {
+            return Err(End::TooLarge { bytes, max });
+        }
+        Ok(())
     }
 
     /// As it goes to the bus.

@@ -20,7 +20,6 @@ use super::end::End;
 use super::inbox::{Counts, Delivery, Inbox, Look as Reading};
 use super::message::DeviceMessage;
 use super::subscriptions::Subscriptions;
-use super::wire::MESSAGE_BYTES_MAX;
 use crate::methods::MethodCall;
 
 pub(super) use effect::{Effect, Outcome, Request};
@@ -291,7 +290,7 @@ impl Session {
         match DeviceTopic::parse(&publish.topic, &self.identity)? {
             DeviceTopic::Telemetry(properties) => {
                 let message = DeviceMessage::new(properties, publish.payload, publish.retain);
-                check_size(&message)?;
+                message.check_size()?;
                 self.acks += 1;
                 self.bytes += message.size();
                 Ok(vec![Effect::Store { message, ack }])
@@ -383,15 +382,6 @@ pub(super) enum Persistence {
     Kept,
     /// It does not.
     Clean,
-}
-
-/// Refuses a message over the size of messages.
-pub(super) fn check_size(message: &DeviceMessage) -> Result<(), End> {
-    let (bytes, max) = (message.size(), MESSAGE_BYTES_MAX);
-    if bytes > max {
-        return Err(End::TooLarge { bytes, max });
-    }
-    Ok(())
 }
 
 fn completed(sequence: Sequence) -> Effect {

@@ -107,10 +107,9 @@ impl Running {
         self.session.on_stored(stored.bytes);
         match (stored.outcome, stored.ack) {
             (Ok(()), Some(packet_id)) => self.wire.writer.put(Packet::PublishAck { packet_id }),
-            (Ok(()), None) => Ok(()),
+            (Ok(()) | Err(_), None) => Ok(()),
             // It sends it again when it has connected again.
             (Err(end), Some(_)) => Err(end),
-            (Err(_), None) => Ok(()),
         }
     }
 

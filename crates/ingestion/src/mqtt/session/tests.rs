@@ -1,4 +1,5 @@
 use super::*;
+use crate::mqtt::wire::MESSAGE_BYTES_MAX;
 
 const TWINS: &str = "$iothub/twin/res/#";
 const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
