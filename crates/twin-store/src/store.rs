@@ -23,6 +23,7 @@ pub(crate) mod failpoint;
 pub mod maintain;
 #[cfg(test)]
 pub(crate) mod model;
+mod place;
 mod population;
 pub mod postgres;
 mod provisioning;
@@ -636,6 +637,8 @@ pub struct Trimmed {
     pub revisions: u64,
     /// Revisions that are part of another one now.
     pub joined: u64,
+    /// Revisions that were written to put others together.
+    pub written: u64,
     /// Answers to requests.
     pub requests: u64,
     /// Operations.

@@ -103,6 +103,7 @@ impl Upkeep {
             debug!(
                 revisions = trimmed.revisions,
                 joined = trimmed.joined,
+                written = trimmed.written,
                 requests = trimmed.requests,
                 operations = trimmed.operations,
                 "forgot what was due"

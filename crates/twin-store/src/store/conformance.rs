@@ -154,7 +154,9 @@ on_stores_with_rows! {
     damage::what_a_decision_needs_is_damaged_by_itself
     damage::a_note_goes_with_its_row
     damage::a_damaged_revision_leaves_a_hole_in_its_place
+    damage::what_cannot_be_read_stays_between_what_is_put_together
     damage::a_damaged_change_leaves_a_hole_in_the_log
+    retention::what_was_looked_at_is_not_looked_at_again_after_a_start
     damage::a_damaged_audit_entry_leaves_a_hole_in_its_chain
     audit::a_damaged_entry_stands_in_its_place_in_time
     damage::damaged_operations_and_results_do_not_stop_a_list
@@ -211,6 +213,7 @@ on_every_store! {
     retention::a_trim_takes_the_oldest_revisions_only
     retention::a_trim_keeps_the_newest_revisions_of_each_identity
     retention::what_a_device_reports_often_drives_out_nobody_else
+    retention::each_routine_revision_is_put_together_once
     retention::a_trim_does_no_more_than_it_may_at_once
     retention::a_trim_by_count_does_no_more_than_it_may_at_once
     retention::a_trim_forgets_results_before_their_operation

@@ -16,7 +16,7 @@
 //! for a commit that is still under way. What will not scale: one server takes all writes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use deadpool_postgres::Client;
 use futures::FutureExt as _;
@@ -65,8 +65,6 @@ type Parameter<'p> = &'p (dyn ToSql + Sync);
 /// The shared store.
 pub struct PostgresStore {
     connections: Connections,
-    /// Up to where [`trim`] has looked for histories that have grown too long.
-    looked_at: Arc<Mutex<trim::Places>>,
     noted: Noted,
 }
 
@@ -83,7 +81,6 @@ impl PostgresStore {
             .await?;
         Ok(PostgresStore {
             connections,
-            looked_at: Arc::default(),
             noted: Noted::default(),
         })
     }
@@ -348,16 +345,7 @@ impl Store for PostgresStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        let looked_at = self.looked_at.clone();
-        self.repeat(move |client| {
-            let looked_at = looked_at.clone();
-            async move {
-                let trimmed = trim::trim(client, &retention, &looked_at).await?;
-                quarantine::sweep(client).await?;
-                Ok(trimmed)
-            }
-            .boxed()
-        })
+        self.repeat(move |client| async move { trim::trim(client, &retention).await }.boxed())
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

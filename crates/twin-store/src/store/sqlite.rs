@@ -31,7 +31,6 @@ use super::{
 use crate::record::{Damaged, Record};
 use migrate::{MIGRATIONS, migrate};
 use threads::{Readers, Writer};
-use trim::Places;
 
 pub use maintain::SqliteFiles;
 #[cfg(test)]
@@ -70,7 +69,6 @@ pub struct SqliteStore {
     /// Replicas that claimed through this handle; see [`ownership::claim`].
     claimed: Mutex<BTreeSet<ReplicaId>>,
     noted: Noted,
-    looked_at: Arc<Mutex<Places>>,
 }
 
 impl SqliteStore {
@@ -87,7 +85,6 @@ impl SqliteStore {
             readers: Arc::new(Readers::new(path)),
             claimed: Mutex::default(),
             noted: Noted::default(),
-            looked_at: Arc::default(),
         })
     }
 
@@ -335,12 +332,13 @@ impl Store for SqliteStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        let looked_at = self.looked_at.clone();
-        self.write(move |connection| {
-            let trimmed = trim::trim(connection, &retention, &looked_at)?;
-            quarantine::sweep(connection)?;
-            Ok(trimmed)
-        })
+        async move {
+            let plan = self.read(move |connection| trim::plan(connection, &retention));
+            let plan = plan.await?;
+            self.write(move |connection| trim::trim(connection, &retention, &plan))
+                .await
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -1,18 +1,28 @@
 //! Which routine revisions of a history are put together when they are no longer young. Pure.
 //!
 //! Time is cut into spans that follow one another from 1970 on. A span is thinned when all of it is old
-//! enough, and then once: so a revision is read and written again one time, however often it is looked.
+//! enough. Revisions are looked at in the order of their times; at the first of a span, the whole span of its
+//! identity is put together, so that a revision is read and written again one time. (A span of more than
+//! [`LIGHTS`] revisions takes several turns, each of which writes what it has anew.)
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Retention;
+use super::place::Place;
 use super::row::history::nanoseconds;
+use super::{HistoryEntry, Retention};
+use crate::history;
 
-/// Revisions that are put together at once, more or less: their patches may be large, and writers wait
-/// meanwhile.
-pub(super) const AT_ONCE: usize = 128;
+/// Revisions of one identity that are looked at in a turn.
+pub(super) const LIGHTS: u16 = 512;
+/// Identities whose revisions the shared store looks at with one statement.
+pub(super) const AT_ONCE: usize = 64;
+/// Revisions younger than this are not counted yet: clocks of replicas differ, and a commit takes its time.
+const UNSETTLED: Duration = Duration::from_mins(1);
+/// Bytes of the patches that are put together in a turn: what it may take of memory, and of time to parse.
+const BYTES: u64 = 8 << 20;
 
 /// Of a revision, what decides on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +31,8 @@ pub(super) struct Light {
     pub(super) first_at: i64,
     pub(super) at: i64,
     pub(super) routine: bool,
+    /// Of its patches.
+    pub(super) bytes: i64,
 }
 
 /// The spans that are old enough.
@@ -49,15 +61,25 @@ impl Spans {
         Spans::of(retention).map_or(i64::MAX, |spans| spans.end)
     }
 
+    /// Before when revisions are counted: what is written right now may have a time a little before another
+    /// one's that was looked at already.
+    pub(super) fn settled(retention: &Retention) -> i64 {
+        before(retention.now, UNSETTLED).unwrap_or(i64::MAX)
+    }
+
     fn number(self, at: i64) -> i64 {
         at.div_euclid(self.length)
     }
 
-    /// Where revisions of one identity, in their order, become one each: first and last revision of at
-    /// least two routine ones in a row, all of one span.
-    pub(super) fn runs(self, revisions: &[Light]) -> Vec<(i64, i64, usize)> {
-        let mut runs = Vec::new();
-        let together = |older: &Light, newer: &Light| {
+    fn end_of(self, at: i64) -> i64 {
+        let next = self.number(at).saturating_add(1);
+        next.saturating_mul(self.length)
+    }
+
+    /// Revisions of one identity, in their order, that become one each: at least two routine ones in a row,
+    /// all of one span.
+    pub(super) fn runs(self, revisions: &[Light]) -> impl Iterator<Item = &[Light]> {
+        let together = move |older: &Light, newer: &Light| {
             let are_routine = older.routine && newer.routine;
             let is_old = newer.at < self.end && older.at < self.end;
             // A clock that was put back makes no span longer.
@@ -67,13 +89,243 @@ impl Spans {
                 .all(|at| self.number(at) == number);
             are_routine && is_old && is_one
         };
-        for run in revisions.chunk_by(together) {
-            if let [first, .., last] = run {
-                runs.push((first.revision, last.revision, run.len()));
+        revisions.chunk_by(together).filter(|run| run.len() > 1)
+    }
+}
+
+/// The revisions of one identity that are to be looked at as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub(super) device: String,
+    pub(super) module: String,
+    /// Its first revision that was found; the one before it is looked at, too, since it may be of the same span.
+    pub(super) revision: i64,
+    /// Where the span of its last one ends that was found.
+    end: i64,
+    /// Where it was first found.
+    found: usize,
+}
+
+/// Revisions in a row of one identity that become one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) device: String,
+    pub(super) module: String,
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) count: usize,
+}
+
+/// Revisions that become one, and what they become.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub(super) run: Run,
+    pub(super) merged: HistoryEntry,
+}
+
+/// What was put together.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    /// Revisions that are part of another one now.
+    pub(super) gone: u64,
+    /// Revisions that were written for it.
+    pub(super) written: u64,
+    /// Runs that were left, because something came between; they are to be looked at again.
+    pub(super) left: usize,
+}
+
+impl Joined {
+    /// One was put together.
+    pub(super) fn count(&mut self, join: &Join) {
+        let gone = join.run.count.saturating_sub(1);
+        self.gone += u64::try_from(gone).unwrap_or(u64::MAX);
+        self.written += 1;
+    }
+}
+
+/// Puts the revisions of a run together. One that cannot be read (none) stays as it is, between what is made of
+/// those before it and of those behind it.
+pub(super) fn joins_of(run: &Run, entries: &[Option<HistoryEntry>]) -> Vec<Join> {
+    let mut joins = Vec::new();
+    for readable in entries.split(Option::is_none) {
+        let readable: Vec<_> = readable.iter().flatten().cloned().collect();
+        let [first, .., last] = readable.as_slice() else {
+            continue;
+        };
+        // A patch that is no JSON, though its checksum is right: they stay.
+        let Some(merged) = history::merge_all(&readable).ok().flatten() else {
+            continue;
+        };
+        let run = Run {
+            first: first.revision.get().cast_signed(),
+            last: last.revision.get().cast_signed(),
+            count: readable.len(),
+            ..run.clone()
+        };
+        joins.push(Join { run, merged });
+    }
+    joins
+}
+
+/// One turn: takes what was found in the order of times, and says what is put together.
+#[derive(Debug)]
+pub(super) struct Turn {
+    spans: Spans,
+    found: Vec<Place>,
+    reaches: Vec<Reach>,
+    next: usize,
+    budget: Budget,
+    runs: Vec<Run>,
+    /// The first of `found` that is left to the next turn.
+    end: usize,
+}
+
+impl Turn {
+    /// How many revisions a turn finds at most: many more than it puts together, since only their keys are read,
+    /// and where most are no routine ones it is this that decides how fast they are passed.
+    pub(super) fn finds(retention: &Retention) -> u32 {
+        retention.batch.saturating_mul(8)
+    }
+
+    /// Begins one with what was found.
+    pub(super) fn new(spans: Spans, retention: &Retention, found: Vec<Place>) -> Turn {
+        let mut reaches: Vec<Reach> = Vec::new();
+        let mut known = BTreeMap::new();
+        for (index, one) in found.iter().enumerate() {
+            let end = spans.end_of(one.at);
+            let number = *known
+                .entry((&one.device, &one.module))
+                .or_insert(reaches.len());
+            if let Some(reach) = reaches.get_mut(number) {
+                reach.end = reach.end.max(end);
+            } else {
+                reaches.push(Reach {
+                    device: one.device.clone(),
+                    module: one.module.clone(),
+                    revision: one.revision,
+                    end,
+                    found: index,
+                });
             }
         }
-        runs
+        Turn {
+            spans,
+            end: found.len(),
+            found,
+            reaches,
+            next: 0,
+            budget: Budget {
+                // Twice as many as are removed of anything else: one of a run stays, and two are needed.
+                rows: usize::try_from(retention.batch.saturating_mul(2)).unwrap_or(usize::MAX),
+                bytes: BYTES,
+            },
+            runs: Vec::new(),
+        }
     }
+
+    /// The next identities to look at, at most so many; none when the turn is over.
+    pub(super) fn next(&mut self, most: usize) -> Vec<Reach> {
+        if self.budget.is_spent() {
+            return Vec::new();
+        }
+        let rest = self.reaches.get(self.next..).unwrap_or_default();
+        rest.iter().take(most).cloned().collect()
+    }
+
+    /// Takes the next identity's revisions: the one before the first that was found, and up to [`LIGHTS`] in all.
+    pub(super) fn take(&mut self, lights: &[Light]) {
+        let Some(reach) = self.reaches.get(self.next) else {
+            return;
+        };
+        if self.budget.is_spent() {
+            return;
+        }
+        self.next += 1;
+        let within = lights.iter().take_while(|light| light.at < reach.end);
+        let within = lights.get(..within.count()).unwrap_or_default();
+        // The last one that is dealt with.
+        let mut last = i64::MAX;
+        if within.len() == usize::from(LIGHTS) {
+            last = within.last().map_or(last, |light| light.revision);
+        }
+        for run in self.spans.runs(within) {
+            // One that does not fit is left to the next turn, or it would be written twice; but for one that
+            // fits into no turn.
+            let taken = if self.runs.is_empty() || self.budget.fits(run) {
+                self.budget.spend(run)
+            } else {
+                self.budget.rows = 0;
+                0
+            };
+            let part = run.get(..taken).unwrap_or_default();
+            if let [first, .., last] = part {
+                self.runs.push(Run {
+                    device: reach.device.clone(),
+                    module: reach.module.clone(),
+                    first: first.revision,
+                    last: last.revision,
+                    count: part.len(),
+                });
+            }
+            if taken < run.len() {
+                let before = run.first().map_or(0, |first| first.revision - 1);
+                last = part.last().map_or(before, |light| light.revision);
+                break;
+            }
+        }
+        if last < i64::MAX {
+            let is_left = |one: &Place| {
+                one.revision > last && one.device == reach.device && one.module == reach.module
+            };
+            let left = self.found.iter().position(is_left);
+            self.end = left.map_or(self.end, |left| left.min(self.end));
+        }
+    }
+
+    /// What is put together, and the last revision that is dealt with; none if nothing was found.
+    pub(super) fn end(self) -> (Vec<Run>, Option<Place>) {
+        let left = self.reaches.get(self.next).map(|reach| reach.found);
+        let end = left.map_or(self.end, |left| left.min(self.end));
+        debug_assert!(end > 0 || self.found.is_empty(), "each turn gets on");
+        (self.runs, self.found.into_iter().take(end).next_back())
+    }
+}
+
+/// What a turn may still put together.
+#[derive(Debug)]
+struct Budget {
+    rows: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    fn fits(&self, run: &[Light]) -> bool {
+        run.len() <= self.rows && bytes(run) <= self.bytes
+    }
+
+    /// As many of them as it has room for.
+    fn spend(&mut self, run: &[Light]) -> usize {
+        let mut taken = 0;
+        for light in run {
+            if self.rows == 0 || self.bytes == 0 {
+                break;
+            }
+            taken += 1;
+            self.rows -= 1;
+            self.bytes = self.bytes.saturating_sub(bytes(&[*light]));
+        }
+        taken
+    }
+
+    fn is_spent(&self) -> bool {
+        // A run has two at least.
+        self.rows < 2 || self.bytes == 0
+    }
+}
+
+fn bytes(run: &[Light]) -> u64 {
+    let bytes = run.iter().map(|light| light.bytes.max(0).cast_unsigned());
+    bytes.fold(0, u64::saturating_add)
 }
 
 fn before(now: Timestamp, age: Duration) -> Option<i64> {
@@ -106,6 +358,7 @@ mod tests {
             first_at: at * SECOND,
             at: at * SECOND,
             routine,
+            bytes: 100,
         }
     }
 
@@ -142,10 +395,144 @@ mod tests {
             light(12, 30, true),
             light(13, 31, true),
         ];
-        assert_eq!(spans.runs(&revisions), [(2, 4, 2), (6, 9, 2), (10, 11, 2)]);
-        assert_eq!(spans.runs(&revisions[..1]), []);
+        assert_eq!(runs(spans, &revisions), [(2, 4), (6, 9), (10, 11)]);
+        assert_eq!(runs(spans, &revisions[..1]), []);
         // The clock went back between two.
         let back = [light(1, 12, true), light(2, 8, true), light(3, 13, true)];
-        assert_eq!(spans.runs(&back), []);
+        assert_eq!(runs(spans, &back), []);
+    }
+
+    fn runs(spans: Spans, revisions: &[Light]) -> Vec<(i64, i64)> {
+        let runs = spans.runs(revisions);
+        runs.map(|run| (run[0].revision, run[run.len() - 1].revision))
+            .collect()
+    }
+
+    /// Histories of routine revisions, thinned as a store does it.
+    #[derive(Default)]
+    struct Fleet {
+        /// By device: what is there.
+        histories: BTreeMap<String, Vec<Light>>,
+        place: Place,
+        written: usize,
+        turns: usize,
+    }
+
+    impl Fleet {
+        fn thin(&mut self, retention: &Retention) {
+            let spans = Spans::of(retention).expect("spans");
+            loop {
+                let found = self.find(spans, Turn::finds(retention) as usize);
+                if found.is_empty() {
+                    return;
+                }
+                let mut turn = Turn::new(spans, retention, found);
+                loop {
+                    let next = turn.next(1);
+                    let Some(reach) = next.first() else { break };
+                    let history = &self.histories[&reach.device];
+                    let at = history
+                        .iter()
+                        .position(|one| one.revision == reach.revision);
+                    let lights = history[at.expect("there").saturating_sub(1)..].iter();
+                    let lights: Vec<_> = lights.copied().take(usize::from(LIGHTS)).collect();
+                    turn.take(&lights);
+                }
+                let (runs, place) = turn.end();
+                let place = place.expect("something was found");
+                assert_ne!(place, self.place, "it gets on");
+                self.place = place;
+                self.turns += 1;
+                let rows: usize = runs.iter().map(|run| run.count).sum();
+                assert!(rows <= 2 * retention.batch as usize, "{rows}");
+                for run in runs {
+                    self.join(&run);
+                }
+            }
+        }
+
+        fn find(&self, spans: Spans, most: usize) -> Vec<Place> {
+            let all = self.histories.iter().flat_map(|(device, history)| {
+                history.iter().map(|light| Place {
+                    at: light.at,
+                    device: device.clone(),
+                    module: String::new(),
+                    revision: light.revision,
+                })
+            });
+            let order = |one: &Place| (one.at, one.device.clone(), one.revision);
+            let from = order(&self.place);
+            let mut found: Vec<_> = all
+                .filter(|one| one.at < spans.end && order(one) > from)
+                .collect();
+            found.sort_by_key(order);
+            found.truncate(most);
+            found
+        }
+
+        fn join(&mut self, run: &Run) {
+            let history = self.histories.get_mut(&run.device).expect("there");
+            let within = |light: &&Light| (run.first..=run.last).contains(&light.revision);
+            let joined: Vec<Light> = history.iter().filter(within).copied().collect();
+            assert_eq!(joined.len(), run.count);
+            history.retain(|light| !within(&light) || light.revision == run.last);
+            let last = history.iter_mut().find(|one| one.revision == run.last);
+            last.expect("it stays").first_at = joined[0].first_at;
+            self.written += 1;
+        }
+    }
+
+    /// A fleet whose devices report at the same seconds, each with numbers of its own.
+    fn fleet(devices: i64, seconds: i64) -> Fleet {
+        let history = |device| (1..=seconds).map(move |at| light(device + 1000 * at, at, true));
+        let histories =
+            (0..devices).map(|device| (format!("d{device:03}"), history(device).collect()));
+        Fleet {
+            histories: histories.collect(),
+            ..Fleet::default()
+        }
+    }
+
+    #[test]
+    fn a_whole_span_is_put_together_when_its_first_revision_is_found() {
+        let retention = Retention {
+            batch: 20,
+            ..retention(65)
+        };
+        // Spans of 10 s, old up to 60 s.
+        let mut fleet = fleet(300, 59);
+        fleet.thin(&retention);
+        assert_eq!(fleet.written, 300 * 6, "each is written once");
+        assert!(fleet.histories.values().all(|history| history.len() == 6));
+        // 17,700 revisions, at most 40 a turn.
+        assert!(fleet.turns < 17_700 / 40 * 2, "{}", fleet.turns);
+    }
+
+    #[test]
+    fn a_span_that_is_too_much_for_one_turn_becomes_one_all_the_same() {
+        let retention = Retention {
+            history_span: Duration::from_secs(5000),
+            history_every: Duration::ZERO,
+            batch: 10_000,
+            ..retention(6000)
+        };
+        let mut fleet = fleet(2, 4000);
+        fleet.thin(&retention);
+        let left =
+            |fleet: &Fleet| -> Vec<usize> { fleet.histories.values().map(Vec::len).collect() };
+        assert_eq!(left(&fleet), [1, 1]);
+        // 512 at first, and then 511 with what they became.
+        assert_eq!(fleet.written, 2 * 8);
+        // Large ones: a turn takes as many as it has bytes for.
+        let large = i64::try_from(BYTES).expect("small") / 10;
+        let mut fleet = Fleet::default();
+        let history = (1..=100).map(|at| Light {
+            bytes: large,
+            ..light(at, at, true)
+        });
+        fleet.histories.insert("d".to_owned(), history.collect());
+        fleet.thin(&retention);
+        assert_eq!(left(&fleet), [1]);
+        assert_eq!(fleet.written, 10);
     }
 }

@@ -9,8 +9,9 @@ use super::{Opener, upserts};
 use crate::record::{Damaged, Record};
 use crate::store::sample::{self, sound, take};
 use crate::store::{
-    Commit, Error, HistoryRead, IndexEntry, Loaded, OperationId, OperationResultRow, OperationRow,
-    ProvisioningKey, ProvisioningKind, RequestId, Retention, Selection, Source, Store, everything,
+    Commit, Error, HistoryEntry, HistoryRead, IndexEntry, Loaded, OperationId, OperationResultRow,
+    OperationRow, ProvisioningKey, ProvisioningKind, RequestId, Retention, Selection, Source,
+    Store, everything,
 };
 use crate::testing::{device, key, now, record};
 
@@ -381,6 +382,43 @@ pub(super) async fn a_damaged_revision_leaves_a_hole_in_its_place(opener: Opener
     };
     super::commit(&*store, &[super::standing(&states, "d", 4)], written).await;
     assert_eq!(store.history(all_of("d")).await.expect("read").len(), 4);
+}
+
+pub(super) async fn what_cannot_be_read_stays_between_what_is_put_together(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let routine = |at| HistoryEntry {
+        routine: true,
+        ..sample::revision(&key("d"), at)
+    };
+    let written = Commit {
+        history: (1..=9).map(routine).collect(),
+        ..Commit::default()
+    };
+    super::commit(&*store, &[super::standing(&states, "d", 9)], written).await;
+    let sql = "UPDATE history SET patch = '{}' WHERE device_id = 'd' AND revision = 4";
+    opener.tamper(sql).await;
+    let retention = Retention {
+        now: now() + Duration::from_hours(3),
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        history_span: Duration::from_hours(1),
+        history_every: Duration::ZERO,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 100,
+    };
+    let trimmed = store.trim(retention).await.expect("trimmed");
+    assert_eq!((trimmed.joined, trimmed.written), (2 + 4, 2));
+    let entries = store.history(all_of("d")).await.expect("read");
+    let places: Vec<_> = entries
+        .iter()
+        .map(|entry| match entry {
+            Ok(entry) => (entry.first_revision.get(), entry.revision.get()),
+            Err(hole) => (0, hole.at.get()),
+        })
+        .collect();
+    assert_eq!(places, [(5, 9), (0, 4), (1, 3)]);
 }
 
 pub(super) async fn a_damaged_change_leaves_a_hole_in_the_log(opener: Opener) {

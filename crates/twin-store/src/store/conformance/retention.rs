@@ -34,6 +34,8 @@ async fn trim(store: &dyn Store, retention: Retention) -> Trimmed {
     for _ in 0..1000 {
         let trimmed = store.trim(retention).await.expect("trimmed");
         all.revisions += trimmed.revisions;
+        all.joined += trimmed.joined;
+        all.written += trimmed.written;
         all.requests += trimmed.requests;
         all.operations += trimmed.operations;
         if !trimmed.more {
@@ -188,7 +190,7 @@ pub(super) async fn a_trim_keeps_the_newest_revisions_of_each_identity(opener: O
     let retention = Retention {
         history_count: 4,
         batch: 3,
-        ..forever(now())
+        ..forever(now() + SignedDuration::from_mins(5))
     };
     assert_eq!(trim(&*store, retention).await.revisions, 16);
     assert_eq!(revisions(&*store, "d").await, [20, 19, 18, 17]);
@@ -235,6 +237,87 @@ pub(super) async fn what_a_device_reports_often_drives_out_nobody_else(opener: O
     assert_eq!(revisions(&*store, "d").await, [21, 20, 10, 9]);
 }
 
+/// A fleet whose devices report in turn: routine revisions, all within a span of an hour.
+fn reports(devices: u64, each: u64) -> Vec<HistoryEntry> {
+    let mut entries = Vec::new();
+    for round in 0..each {
+        for device in 0..devices {
+            let number = round * devices + device + 1;
+            let at = hour() + Duration::from_secs(number);
+            entries.push(HistoryEntry {
+                routine: true,
+                notification: None,
+                at,
+                first_at: at,
+                patch: format!(r#"{{"posture":{{"n":{number}}}}}"#),
+                undo: r#"{"posture":{"n":0}}"#.to_owned(),
+                ..revision(&key(&format!("d{device:03}")), number)
+            });
+        }
+    }
+    entries
+}
+
+/// The begin of a span of an hour.
+fn hour() -> Timestamp {
+    let second = now().as_second();
+    Timestamp::from_second(second - second % 3600).expect("a time")
+}
+
+fn hourly(batch: u32) -> Retention {
+    Retention {
+        history_span: Duration::from_hours(1),
+        history_every: Duration::ZERO,
+        batch,
+        ..forever(hour() + SignedDuration::from_hours(1))
+    }
+}
+
+pub(super) async fn each_routine_revision_is_put_together_once(opener: Opener) {
+    let store = opener.open().await;
+    write(&*store, reports(300, 10)).await;
+    // Far fewer at once than there are identities.
+    let all = trim(&*store, hourly(50)).await;
+    assert_eq!((all.written, all.joined), (300, 2700));
+    for device in ["d000", "d150", "d299"] {
+        assert_eq!(revisions(&*store, device).await.len(), 1);
+    }
+    opener.is_sound().await;
+    assert_eq!(trim(&*store, hourly(50)).await, Trimmed::default());
+}
+
+pub(super) async fn what_was_looked_at_is_not_looked_at_again_after_a_start(opener: Opener) {
+    let store = opener.open().await;
+    let mut entries = reports(20, 3);
+    for entry in &mut entries {
+        entry.routine = false;
+    }
+    write(&*store, entries).await;
+    let retention = Retention {
+        history_count: 9,
+        ..hourly(2)
+    };
+    // It is let go half-way.
+    for _ in 0..3 {
+        assert!(store.trim(retention).await.expect("trimmed").more);
+    }
+    store.close().await;
+    let store = opener.open().await;
+    let mut turns = 0;
+    while store.trim(retention).await.expect("trimmed").more {
+        turns += 1;
+        assert!(turns < 100, "it does not end");
+    }
+    store.close().await;
+    let store = opener.open().await;
+    let first = store.trim(retention).await.expect("trimmed");
+    assert_eq!(
+        first,
+        Trimmed::default(),
+        "there is nothing left to look at"
+    );
+}
+
 pub(super) async fn a_trim_does_no_more_than_it_may_at_once(opener: Opener) {
     let store = opener.open().await;
     let one = key("d");
@@ -267,7 +350,7 @@ pub(super) async fn a_trim_by_count_does_no_more_than_it_may_at_once(opener: Ope
     let retention = Retention {
         history_count: 2,
         batch: 4,
-        ..forever(now())
+        ..forever(now() + SignedDuration::from_mins(5))
     };
     let (mut left, mut rounds) = (29, 0);
     loop {

@@ -216,13 +216,13 @@ impl State {
     }
 
     /// Puts routine revisions together; answers how many are part of another one now.
-    fn thin(&mut self, retention: &Retention) -> u64 {
+    fn thin(&mut self, retention: &Retention) -> (u64, u64) {
         let Some(spans) = Spans::of(retention) else {
-            return 0;
+            return (0, 0);
         };
         let nanoseconds = |at| nanoseconds(at).expect("near");
         let keys: BTreeSet<_> = self.history.keys().map(|(key, _)| key.clone()).collect();
-        let mut joined = 0;
+        let (mut joined, mut written) = (0, 0);
         for key in keys {
             let entries = self.history.values().filter(|entry| entry.key == key);
             let entries: Vec<_> = entries.cloned().collect();
@@ -231,9 +231,12 @@ impl State {
                 first_at: nanoseconds(entry.first_at),
                 at: nanoseconds(entry.at),
                 routine: entry.routine,
+                bytes: 0,
             });
             let lights: Vec<_> = lights.collect();
-            for (first, last, count) in spans.runs(&lights) {
+            for run in spans.runs(&lights) {
+                let (first, last) = (run[0].revision, run[run.len() - 1].revision);
+                let count = run.len();
                 let within = |entry: &&HistoryEntry| {
                     (first..=last).contains(&entry.revision.get().cast_signed())
                 };
@@ -246,9 +249,10 @@ impl State {
                 let merged = merged.expect("there are some");
                 self.history.insert((key.clone(), merged.revision), merged);
                 joined += count as u64 - 1;
+                written += 1;
             }
         }
-        joined
+        (joined, written)
     }
 
     pub(super) fn load(&self, selection: &Selection) -> Vec<Loaded> {
@@ -324,11 +328,12 @@ impl State {
             retention.now.saturating_sub(age).unwrap_or(Timestamp::MIN)
         };
         let batch = retention.batch as usize;
-        let joined = self.thin(retention);
+        let (joined, written) = self.thin(retention);
         let (revisions, more) = self.trim_history(retention, before(retention.history_age));
         let mut trimmed = Trimmed {
             revisions: revisions as u64,
             joined,
+            written,
             more,
             ..Trimmed::default()
         };

@@ -674,3 +674,117 @@ async fn the_newest_of_a_hundred_thousand_audit_entries_are_read_from_a_few_page
         assert!(pages < 60, "{pages} pages for {read:?}");
     }
 }
+
+/// What puts together and counts everything that is there, in many turns.
+fn due() -> Retention {
+    Retention {
+        now: now() + Duration::from_hours(3),
+        history_age: Duration::MAX,
+        history_count: 5,
+        history_span: Duration::from_secs(10),
+        history_every: Duration::ZERO,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 8,
+    }
+}
+
+/// A store with 40 identities of 20 revisions each, every fourth of which is no routine one.
+async fn with_histories(store: &PostgresStore) {
+    let states = store.claim(replica("a", LONG)).await.expect("claimed");
+    let revisions = (0..40_u64).flat_map(|device| {
+        let key = key(&format!("d{device}"));
+        (1..=20_u64).map(move |number| HistoryEntry {
+            routine: number % 4 != 0,
+            ..sample::revision(&key, number)
+        })
+    });
+    let written = Commit {
+        partitions: states.owned,
+        history: revisions.collect(),
+        ..Commit::default()
+    };
+    store.commit(written).await.expect("committed");
+}
+
+async fn trim_all(store: &PostgresStore) -> Trimmed {
+    let mut all = Trimmed::default();
+    for _ in 0..1000 {
+        let trimmed = store.trim(due()).await.expect("trimmed");
+        all.revisions += trimmed.revisions;
+        all.joined += trimmed.joined;
+        all.written += trimmed.written;
+        if !trimmed.more {
+            return all;
+        }
+    }
+    panic!("it does not end");
+}
+
+async fn left(store: &PostgresStore) -> Vec<Vec<u64>> {
+    let mut left = Vec::new();
+    for device in 0..40 {
+        let read = HistoryRead {
+            key: key(&format!("d{device}")),
+            before: None,
+            from: None,
+            to: None,
+            limit: 99,
+        };
+        let found = store.history(read).await.expect("read");
+        let numbers = found.iter().flatten().map(|entry| entry.revision.get());
+        left.push(numbers.collect());
+    }
+    left
+}
+
+#[tokio::test]
+async fn one_replica_trims_at_a_time() {
+    let database = testkit::postgres::database().await;
+    let (a, b) = (open(&database.url()).await, open(&database.url()).await);
+    with_histories(&a).await;
+    let mut client = a.connections.get().await;
+    let transaction = client.transaction().await.expect("begun");
+    let lock = "SELECT pg_advisory_xact_lock($1)";
+    transaction
+        .execute(lock, &[&trim::LOCK])
+        .await
+        .expect("taken");
+    let trimmed = b.trim(due()).await.expect("no error, and no waiting");
+    assert_eq!(trimmed, Trimmed::default());
+    transaction.commit().await.expect("given back");
+    assert!(b.trim(due()).await.expect("trimmed").joined > 0);
+}
+
+#[tokio::test]
+async fn replicas_that_trim_together_do_what_one_would_do() {
+    let database = testkit::postgres::database().await;
+    let alone = open(&database.url()).await;
+    with_histories(&alone).await;
+    let expected = trim_all(&alone).await;
+    let kept = left(&alone).await;
+    assert_eq!(kept.len(), 40);
+    assert!(
+        kept.iter().all(|revisions| revisions.len() == 5),
+        "{kept:?}"
+    );
+
+    let database = testkit::postgres::database().await;
+    let (a, b) = (open(&database.url()).await, open(&database.url()).await);
+    with_histories(&a).await;
+    // Who is not alone does nothing and says that nothing is left, so both are asked until nothing is.
+    let mut all = Trimmed::default();
+    loop {
+        let (one, other) = tokio::join!(trim_all(&a), trim_all(&b));
+        for trimmed in [one, other] {
+            all.revisions += trimmed.revisions;
+            all.joined += trimmed.joined;
+            all.written += trimmed.written;
+        }
+        if one == Trimmed::default() && other == Trimmed::default() {
+            break;
+        }
+    }
+    assert_eq!(all, expected);
+    assert_eq!(left(&a).await, kept);
+}

@@ -1,124 +1,189 @@
 //! Puts routine revisions of the shared store together when they are no longer young.
 //!
-//! Every replica does so. Who puts revisions together holds their rows; who comes second finds fewer
-//! rows than he looked at, and leaves them alone.
-
-use std::collections::BTreeMap;
+//! In few statements, whatever their number. Who puts revisions together holds their rows; a replica whose
+//! commit puts one of them to another one comes before or after.
 
 use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
+use twin::IdentityKey;
 
 use super::trails::{COLUMNS, revision, write};
-use super::trim::{LookedAt, look};
-use super::{Parameter, engine, execute, query_in};
-use crate::history::merge_all;
+use super::trim::look;
+use super::{engine, execute, query_in};
+use crate::store::place::Walk;
 use crate::store::row::parse_key;
-use crate::store::thin::{AT_ONCE, Light, Spans};
-use crate::store::{Error, Retention};
+use crate::store::thin::{AT_ONCE, Join, Joined, LIGHTS, Light, Reach, Run, Spans, Turn, joins_of};
+use crate::store::{Error, HistoryEntry, Retention};
 
-/// Puts a bounded amount together. Answers how many revisions are part of another one now, and up to
-/// where it has looked if there is more to look at.
+/// Puts together what can be in one turn, and moves on.
 pub(super) async fn thin(
     transaction: &Transaction<'_>,
     retention: &Retention,
-    from: &LookedAt,
-) -> Result<(u64, Option<LookedAt>), Error> {
+    walk: &mut Walk,
+) -> Result<Joined, Error> {
     let Some(spans) = Spans::of(retention) else {
-        return Ok((0, None));
+        return Ok(Joined::default());
     };
-    let looked = look(transaction, from, spans.end, retention.batch).await?;
-    let mut reached: BTreeMap<(&str, &str), (i64, i64)> = BTreeMap::new();
-    for one in &looked {
-        let bounds = reached
-            .entry((&one.device, &one.module))
-            .or_insert((one.revision, one.revision));
-        *bounds = (bounds.0.min(one.revision), bounds.1.max(one.revision));
-    }
-    let (mut joined, mut read) = (0, 0);
-    for ((device, module), (lowest, highest)) in reached {
-        if read >= AT_ONCE {
-            // Not further than this: the next call looks at the rest of them again.
-            return Ok((joined, Some(from.clone())));
+    let found = look(transaction, &walk.place, spans.end, Turn::finds(retention)).await?;
+    let mut turn = Turn::new(spans, retention, found);
+    loop {
+        let next = turn.next(AT_ONCE);
+        if next.is_empty() {
+            break;
         }
-        let revisions = light(transaction, (device, module), (lowest, highest)).await?;
-        for (first, last, count) in spans.runs(&revisions) {
-            if join(transaction, (device, module), (first, last), count).await? {
-                read += count;
-                joined += u64::try_from(count - 1).unwrap_or(u64::MAX);
-            }
+        for lights in lights(transaction, &next).await? {
+            turn.take(&lights);
         }
     }
-    Ok((joined, looked.into_iter().next_back()))
+    let (runs, place) = turn.end();
+    walk.reach(place);
+    if runs.is_empty() {
+        return Ok(Joined::default());
+    }
+    let read = read(transaction, &runs).await?;
+    // Parsing takes longer than other tasks may wait for the thread.
+    let (joins, left) = tokio::task::spawn_blocking(move || joins(&runs, &read))
+        .await
+        .map_err(engine("put revisions together"))?;
+    let mut joined = Joined {
+        left,
+        ..Joined::default()
+    };
+    replace(transaction, &joins).await?;
+    for join in &joins {
+        joined.count(join);
+    }
+    Ok(joined)
 }
 
-/// Revisions of an identity, and the one before them, with which the first may be put together.
-async fn light(
+/// Of each identity the revisions from one on, and the one before it, with which it may be put together.
+async fn lights(
     transaction: &Transaction<'_>,
-    (device, module): (&str, &str),
-    (lowest, highest): (i64, i64),
-) -> Result<Vec<Light>, Error> {
+    reaches: &[Reach],
+) -> Result<Vec<Vec<Light>>, Error> {
     let action = "look at revisions";
+    let devices: Vec<&str> = reaches.iter().map(|reach| &*reach.device).collect();
+    let modules: Vec<&str> = reaches.iter().map(|reach| &*reach.module).collect();
+    let revisions: Vec<i64> = reaches.iter().map(|reach| reach.revision).collect();
     let rows = query_in(
         transaction,
         action,
-        "SELECT revision, first_at, at, routine FROM history
-         WHERE device_id = $1 AND module_id = $2 AND revision <= $4 AND revision >= coalesce(
-             (SELECT max(revision) FROM history
-              WHERE device_id = $1 AND module_id = $2 AND revision < $3), $3)
-         ORDER BY revision",
-        &[&device, &module, &lowest, &highest],
+        "SELECT k.number, l.revision, l.first_at, l.at, l.routine, l.bytes
+         FROM UNNEST($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY
+             AS k (device_id, module_id, revision, number)
+         CROSS JOIN LATERAL
+             (SELECT h.revision, h.first_at, h.at, h.routine,
+                  octet_length(h.patch) + octet_length(h.undo) AS bytes
+              FROM history h
+              WHERE h.device_id = k.device_id AND h.module_id = k.module_id
+                  AND h.revision >= coalesce(
+                      (SELECT max(b.revision) FROM history b
+                       WHERE b.device_id = k.device_id AND b.module_id = k.module_id
+                           AND b.revision < k.revision), k.revision)
+              ORDER BY h.revision LIMIT $4) AS l
+         ORDER BY k.number, l.revision",
+        &[&devices, &modules, &revisions, &i64::from(LIGHTS)],
     )
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Light {
-                revision: row.try_get(0)?,
-                first_at: row.try_get(1)?,
-                at: row.try_get(2)?,
-                routine: row.try_get(3)?,
-            })
-        })
-        .collect::<Result<_, _>>()
-        .map_err(engine::<tokio_postgres::Error>(action))
+    let mut lights = vec![Vec::new(); reaches.len()];
+    for row in &rows {
+        let (number, light) = light(row).map_err(engine(action))?;
+        let of = usize::try_from(number - 1).ok();
+        if let Some(lights) = of.and_then(|of| lights.get_mut(of)) {
+            lights.push(light);
+        }
+    }
+    Ok(lights)
 }
 
-/// Makes one of so many revisions in a row; not if one of them cannot be read, which stays as it is, or
-/// is not there any more.
-async fn join(
-    transaction: &Transaction<'_>,
-    (device, module): (&str, &str),
-    (first, last): (i64, i64),
-    count: usize,
-) -> Result<bool, Error> {
-    let Ok(key) = parse_key(device, module) else {
-        return Ok(false);
+fn light(row: &Row) -> Result<(i64, Light), tokio_postgres::Error> {
+    let light = Light {
+        revision: row.try_get(1)?,
+        first_at: row.try_get(2)?,
+        at: row.try_get(3)?,
+        routine: row.try_get(4)?,
+        bytes: i64::from(row.try_get::<_, i32>(5)?),
     };
-    let range: [Parameter<'_>; 4] = [&device, &module, &first, &last];
-    let rows = query_in(
+    Ok((row.try_get(0)?, light))
+}
+
+/// Reads the revisions of runs and holds them.
+async fn read(transaction: &Transaction<'_>, runs: &[Run]) -> Result<Vec<Row>, Error> {
+    let (devices, modules, firsts, lasts) = ranges(runs.iter());
+    query_in(
         transaction,
         "read revisions",
         &format!(
-            "SELECT {COLUMNS} FROM history h WHERE h.device_id = $1 AND h.module_id = $2
-                 AND h.revision BETWEEN $3 AND $4 ORDER BY h.revision FOR UPDATE"
+            "SELECT n.number, {COLUMNS}
+             FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+                 AS n (device_id, module_id, first, last, number)
+             JOIN history h ON h.device_id = n.device_id AND h.module_id = n.module_id
+                 AND h.revision BETWEEN n.first AND n.last
+             ORDER BY n.number, h.revision FOR UPDATE OF h"
         ),
-        &range,
+        &[&devices, &modules, &firsts, &lasts],
     )
-    .await?;
-    let read = rows.iter().map(|row| revision(key.clone(), row, 0));
-    let Ok(entries) = read.collect::<Result<Vec<_>, _>>() else {
-        return Ok(false);
-    };
-    let whole = entries.len() == count;
-    let Some(merged) = merge_all(&entries).ok().flatten().filter(|_| whole) else {
-        return Ok(false);
-    };
+    .await
+}
+
+/// What becomes of the runs, and how many are not as they were when they were looked at.
+fn joins(runs: &[Run], rows: &[Row]) -> (Vec<Join>, usize) {
+    let number = |row: &Row| row.try_get::<_, i64>(0).unwrap_or_default();
+    let (mut joins, mut left) = (Vec::new(), 0);
+    for (index, run) in runs.iter().enumerate() {
+        let Ok(key) = parse_key(&run.device, &run.module) else {
+            continue;
+        };
+        let rows: Vec<&Row> = {
+            let wanted = i64::try_from(index).map_or(0, |index| index + 1);
+            let from = rows.partition_point(|row| number(row) < wanted);
+            let rows = rows.get(from..).unwrap_or_default().iter();
+            rows.take_while(|row| number(row) == wanted).collect()
+        };
+        if rows.len() != run.count {
+            left += 1;
+            continue;
+        }
+        joins.extend(joins_of(run, &entries(&key, &rows)));
+    }
+    (joins, left)
+}
+
+fn entries(key: &IdentityKey, rows: &[&Row]) -> Vec<Option<HistoryEntry>> {
+    let read = rows.iter().map(|row| revision(key.clone(), row, 1).ok());
+    read.collect()
+}
+
+/// Writes what has become of runs in their place.
+async fn replace(transaction: &Transaction<'_>, joins: &[Join]) -> Result<(), Error> {
+    if joins.is_empty() {
+        return Ok(());
+    }
+    let (devices, modules, firsts, lasts) = ranges(joins.iter().map(|join| &join.run));
     execute(
         transaction,
         "put revisions together",
-        "DELETE FROM history WHERE device_id = $1 AND module_id = $2
-             AND revision BETWEEN $3 AND $4",
-        &range,
+        "DELETE FROM history h
+         USING UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+             AS n (device_id, module_id, first, last)
+         WHERE h.device_id = n.device_id AND h.module_id = n.module_id
+             AND h.revision BETWEEN n.first AND n.last",
+        &[&devices, &modules, &firsts, &lasts],
     )
     .await?;
-    write(transaction, &[merged]).await?;
-    Ok(true)
+    let merged: Vec<_> = joins.iter().map(|join| join.merged.clone()).collect();
+    write(transaction, &merged).await
+}
+
+type Ranges<'r> = (Vec<&'r str>, Vec<&'r str>, Vec<i64>, Vec<i64>);
+
+fn ranges<'r>(runs: impl Iterator<Item = &'r Run>) -> Ranges<'r> {
+    let mut ranges = Ranges::default();
+    for run in runs {
+        ranges.0.push(&run.device);
+        ranges.1.push(&run.module);
+        ranges.2.push(run.first);
+        ranges.3.push(run.last);
+    }
+    ranges
 }

@@ -1,13 +1,15 @@
 //! Removes from the shared store what is older than it has to be kept, a little at a time.
+//!
+//! One replica at a time: two would do all work twice, and wait for each other's rows in different orders.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
 use super::thin::thin;
-use super::{engine, execute, nanoseconds, query_in};
+use super::{engine, execute, nanoseconds, quarantine, query_in};
+use crate::store::place::{COUNTED, Place, THINNED, Walk};
 use crate::store::thin::Spans;
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
@@ -15,64 +17,82 @@ use crate::store::{Error, Retention, Trimmed, failpoint};
 /// has just accepted is still there.
 const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
-/// Up to where histories were looked at for being too long: every revision is looked at once, in
-/// the order of their times, so that what this costs follows from what is written. Starts again with
-/// the process.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct LookedAt {
-    at: i64,
-    pub(super) device: String,
-    pub(super) module: String,
-    pub(super) revision: i64,
-}
+/// Name of the advisory lock that lets one replica trim at a time: "twintrim" as a number.
+pub(super) const LOCK: i64 = i64::from_be_bytes(*b"twintrim");
 
-/// Up to where histories were looked at, for each thing that is looked for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Places {
-    surplus: LookedAt,
-    thinned: LookedAt,
-}
-
-/// Removes a bounded amount.
-pub(super) async fn trim(
-    client: &mut Client,
-    retention: &Retention,
-    looked_at: &Mutex<Places>,
-) -> Result<Trimmed, Error> {
+/// Removes a bounded amount; nothing while another replica does so.
+pub(super) async fn trim(client: &mut Client, retention: &Retention) -> Result<Trimmed, Error> {
     let action = "remove what is old";
     let transaction = client.transaction().await.map_err(engine(action))?;
+    if !is_alone(&transaction).await? {
+        return Ok(Trimmed::default());
+    }
     let batch = u64::from(retention.batch);
     let old = old_revisions(&transaction, retention).await?;
-    let from = looked_at
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let (joined, thinned) = thin(&transaction, retention, &from.thinned).await?;
-    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus).await?;
+    let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
+    let mut thinned = Walk::from(fact(&transaction, THINNED).await?, end);
+    let joined = thin(&transaction, retention, &mut thinned).await?;
+    if joined.left == 0 {
+        remember(&transaction, THINNED, &thinned).await?;
+    }
+    let (mut surplus, mut more) = (0, thinned.more);
+    // Not before they are put together: what will be one must not drive out another one.
+    if !more {
+        (surplus, more) = surplus_revisions(&transaction, retention).await?;
+    }
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
     failpoint::hit("trim.written");
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
-    let more_to_look_at = looked.is_some() || thinned.is_some();
-    {
-        let mut places = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        places.surplus = looked.unwrap_or(from.surplus);
-        places.thinned = thinned.unwrap_or(from.thinned);
-    }
+    quarantine::sweep(client).await?;
+    let is_full = |removed| removed >= batch;
     Ok(Trimmed {
         revisions: old + surplus,
-        joined,
+        joined: joined.gone,
+        written: joined.written,
         requests,
         operations,
-        more: more_to_look_at
+        more: more
             || more_operations
             || more_tokens
-            || [old, surplus, requests]
-                .into_iter()
-                .any(|removed| removed >= batch),
+            || [old, surplus, requests].into_iter().any(is_full),
     })
+}
+
+/// Whether no other replica trims; nobody else can begin before the transaction ends.
+async fn is_alone(transaction: &Transaction<'_>) -> Result<bool, Error> {
+    let action = "take turns at removing what is old";
+    let sql = "SELECT pg_try_advisory_xact_lock($1)";
+    let rows = query_in(transaction, action, sql, &[&LOCK]).await?;
+    let row = rows.first();
+    row.map_or(Ok(false), |row| row.try_get(0).map_err(engine(action)))
+}
+
+/// Keeps how far a walk came, if it moved.
+async fn remember(transaction: &Transaction<'_>, name: &str, walk: &Walk) -> Result<(), Error> {
+    let Some(text) = walk.changed() else {
+        return Ok(());
+    };
+    execute(
+        transaction,
+        "note how far it looked",
+        "INSERT INTO facts (name, value) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        &[&name, &text],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn fact(transaction: &Transaction<'_>, name: &str) -> Result<Option<String>, Error> {
+    let action = "read how far it looked";
+    let sql = "SELECT value FROM facts WHERE name = $1";
+    let rows = query_in(transaction, action, sql, &[&name]).await?;
+    let row = rows.first();
+    row.map(|row| row.try_get(0).map_err(engine(action)))
+        .transpose()
 }
 
 /// Removes revisions that are too old. Of each identity only the oldest go, also when a clock was
@@ -104,16 +124,17 @@ async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> 
     .await
 }
 
-/// Removes what is too much of the histories that have grown; answers up to where it has looked if
-/// there is more to look at.
+/// Removes what is too much of the histories that have grown; answers how many, and whether there is more to
+/// look at.
 async fn surplus_revisions(
     transaction: &Transaction<'_>,
     retention: &Retention,
-    from: &LookedAt,
-) -> Result<(u64, Option<LookedAt>), Error> {
+) -> Result<(u64, bool), Error> {
     let action = "forget surplus revisions";
-    let looked = look(transaction, from, i64::MAX, retention.batch).await?;
-    let keys = looked.iter();
+    let end = Spans::settled(retention);
+    let mut counted = Walk::from(fact(transaction, COUNTED).await?, end);
+    let found = look(transaction, &counted.place, end, retention.batch).await?;
+    let keys = found.iter();
     let (devices, modules): (Vec<&str>, Vec<&str>) =
         keys.map(|one| (&*one.device, &*one.module)).unzip();
     let removed = execute(
@@ -143,20 +164,21 @@ async fn surplus_revisions(
         ],
     )
     .await?;
-    if removed >= u64::from(retention.batch) {
-        // Not further than this: the next call looks at the same ones again.
-        return Ok((removed, None));
+    // Otherwise not further than this: the next call looks at the same ones again.
+    if removed < u64::from(retention.batch) {
+        counted.reach(found.into_iter().next_back());
+        remember(transaction, COUNTED, &counted).await?;
     }
-    Ok((removed, looked.into_iter().next_back()))
+    Ok((removed, counted.more))
 }
 
 /// Looks at revisions in the order of their times, up to one.
 pub(super) async fn look(
     transaction: &Transaction<'_>,
-    from: &LookedAt,
+    from: &Place,
     end: i64,
     limit: u32,
-) -> Result<Vec<LookedAt>, Error> {
+) -> Result<Vec<Place>, Error> {
     let action = "look at revisions";
     let rows = query_in(
         transaction,
@@ -176,7 +198,7 @@ pub(super) async fn look(
     .await?;
     rows.iter()
         .map(|row| {
-            Ok(LookedAt {
+            Ok(Place {
                 at: row.try_get(0)?,
                 device: row.try_get(1)?,
                 module: row.try_get(2)?,

@@ -1,131 +1,130 @@
 //! Puts routine revisions of the embedded store together when they are no longer young.
+//!
+//! What is put together is read and parsed by a reader; the writing thread, for which commits wait, only
+//! looks whether it is there still, and writes. Revisions never change: they go, or become part of one with
+//! another number, so it is enough to count them.
 
-use std::collections::BTreeMap;
-
-use rusqlite::{Transaction, params};
-use twin::IdentityKey;
+use rusqlite::{Connection, Transaction, params};
 
 use super::engine;
 use super::trails::{COLUMNS, history_row, insert};
-use super::trim::{LookedAt, look};
+use super::trim::look;
 use super::write::execute;
-use crate::history::merge_all;
+use crate::store::place::Walk;
 use crate::store::row::{history, parse_key};
-use crate::store::thin::{AT_ONCE, Light, Spans};
-use crate::store::{Error, HistoryEntry, Retention};
+use crate::store::thin::{Join, Joined, LIGHTS, Light, Reach, Run, Spans, Turn, joins_of};
+use crate::store::{Error, Retention};
 
-/// Puts a bounded amount together. Answers how many revisions are part of another one now, and up to
-/// where it has looked if there is more to look at.
-pub(super) fn thin(
-    transaction: &Transaction<'_>,
+/// Reads what can be put together in one turn, and moves on.
+pub(super) fn plan(
+    connection: &Connection,
     retention: &Retention,
-    from: &LookedAt,
-) -> Result<(u64, Option<LookedAt>), Error> {
+    walk: &mut Walk,
+) -> Result<Vec<Join>, Error> {
     let Some(spans) = Spans::of(retention) else {
-        return Ok((0, None));
+        return Ok(Vec::new());
     };
-    let looked = look(transaction, from, spans.end, retention.batch)?;
-    let mut reached: BTreeMap<(&str, &str), (i64, i64)> = BTreeMap::new();
-    for one in &looked {
-        let bounds = reached
-            .entry((&one.device, &one.module))
-            .or_insert((one.revision, one.revision));
-        *bounds = (bounds.0.min(one.revision), bounds.1.max(one.revision));
+    let found = look(connection, &walk.place, spans.end, Turn::finds(retention))?;
+    let mut turn = Turn::new(spans, retention, found);
+    while let [reach, ..] = turn.next(1).as_slice() {
+        let lights = lights(connection, reach)?;
+        turn.take(&lights);
     }
-    let (mut joined, mut read) = (0, 0);
-    for ((device, module), (lowest, highest)) in reached {
-        if read >= AT_ONCE {
-            // Not further than this: the next call looks at the rest of them again.
-            return Ok((joined, Some(from.clone())));
-        }
-        let revisions = light(transaction, (device, module), (lowest, highest))?;
-        for (first, last, count) in spans.runs(&revisions) {
-            if join(transaction, (device, module), (first, last))? {
-                read += count;
-                joined += u64::try_from(count - 1).unwrap_or(u64::MAX);
-            }
-        }
+    let (runs, place) = turn.end();
+    walk.reach(place);
+    let mut joins = Vec::new();
+    for run in runs {
+        joins.extend(read(connection, &run)?);
     }
-    Ok((joined, looked.into_iter().next_back()))
+    Ok(joins)
+}
+
+/// Puts them together, but for what something came between.
+pub(super) fn thin(transaction: &Transaction<'_>, joins: &[Join]) -> Result<Joined, Error> {
+    let mut joined = Joined::default();
+    for join in joins {
+        let Join { run, merged } = join;
+        if !is_there(transaction, run)? {
+            joined.left += 1;
+            continue;
+        }
+        execute(
+            transaction,
+            "put revisions together",
+            "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2
+                 AND revision BETWEEN ?3 AND ?4",
+            params![run.device, run.module, run.first, run.last],
+        )?;
+        insert(transaction, merged)?;
+        joined.count(join);
+    }
+    Ok(joined)
+}
+
+fn is_there(transaction: &Transaction<'_>, run: &Run) -> Result<bool, Error> {
+    let found: i64 = transaction
+        .prepare_cached(
+            "SELECT count(*) FROM history WHERE device_id = ?1 AND module_id = ?2
+                 AND revision BETWEEN ?3 AND ?4",
+        )
+        .and_then(|mut statement| {
+            statement.query_row(
+                params![run.device, run.module, run.first, run.last],
+                |row| row.get(0),
+            )
+        })
+        .map_err(engine("look at revisions"))?;
+    Ok(usize::try_from(found) == Ok(run.count))
 }
 
 /// Revisions of an identity, and the one before them, with which the first may be put together.
-fn light(
-    transaction: &Transaction<'_>,
-    (device, module): (&str, &str),
-    (lowest, highest): (i64, i64),
-) -> Result<Vec<Light>, Error> {
-    let action = "look at revisions";
-    transaction
+fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light>, Error> {
+    connection
         .prepare_cached(
-            "SELECT revision, first_at, at, routine FROM history
-             WHERE device_id = ?1 AND module_id = ?2 AND revision <= ?4 AND revision >= coalesce(
+            "SELECT revision, first_at, at, routine, octet_length(patch) + octet_length(undo)
+             FROM history
+             WHERE device_id = ?1 AND module_id = ?2 AND revision >= coalesce(
                  (SELECT max(revision) FROM history
                   WHERE device_id = ?1 AND module_id = ?2 AND revision < ?3), ?3)
-             ORDER BY revision",
+             ORDER BY revision LIMIT ?4",
         )
         .and_then(|mut statement| {
-            let rows = statement.query_map(params![device, module, lowest, highest], |row| {
-                Ok(Light {
-                    revision: row.get(0)?,
-                    first_at: row.get(1)?,
-                    at: row.get(2)?,
-                    routine: row.get(3)?,
-                })
-            })?;
+            let rows = statement.query_map(
+                params![reach.device, reach.module, reach.revision, LIGHTS],
+                |row| {
+                    Ok(Light {
+                        revision: row.get(0)?,
+                        first_at: row.get(1)?,
+                        at: row.get(2)?,
+                        routine: row.get(3)?,
+                        bytes: row.get(4)?,
+                    })
+                },
+            )?;
             rows.collect()
         })
-        .map_err(engine(action))
+        .map_err(engine("look at revisions"))
 }
 
-/// Makes one of revisions in a row; not if one of them cannot be read, which stays as it is.
-fn join(
-    transaction: &Transaction<'_>,
-    (device, module): (&str, &str),
-    (first, last): (i64, i64),
-) -> Result<bool, Error> {
-    let Ok(key) = parse_key(device, module) else {
-        return Ok(false);
-    };
-    let entries = entries(transaction, &key, (device, module), (first, last))?;
-    let Some(merged) = entries.and_then(|entries| merge_all(&entries).ok().flatten()) else {
-        return Ok(false);
-    };
-    execute(
-        transaction,
-        "put revisions together",
-        "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2
-             AND revision BETWEEN ?3 AND ?4",
-        params![device, module, first, last],
-    )?;
-    insert(transaction, &merged)?;
-    Ok(true)
-}
-
-/// None if one of them cannot be read.
-fn entries(
-    transaction: &Transaction<'_>,
-    key: &IdentityKey,
-    (device, module): (&str, &str),
-    (first, last): (i64, i64),
-) -> Result<Option<Vec<HistoryEntry>>, Error> {
+/// Makes one of revisions in a row.
+fn read(connection: &Connection, run: &Run) -> Result<Vec<Join>, Error> {
     let action = "read revisions";
-    let mut statement = transaction
+    let Ok(key) = parse_key(&run.device, &run.module) else {
+        return Ok(Vec::new());
+    };
+    let mut statement = connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM history WHERE device_id = ?1 AND module_id = ?2
                  AND revision BETWEEN ?3 AND ?4 ORDER BY revision"
         ))
         .map_err(engine(action))?;
     let mut rows = statement
-        .query(params![device, module, first, last])
+        .query(params![run.device, run.module, run.first, run.last])
         .map_err(engine(action))?;
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(run.count);
     while let Some(row) = rows.next().map_err(engine(action))? {
         let read = history_row(row, 0).ok();
-        match read.map(|row| history::decode(key.clone(), row)) {
-            Some(Ok(entry)) => entries.push(entry),
-            Some(Err(_)) | None => return Ok(None),
-        }
+        entries.push(read.and_then(|row| history::decode(key.clone(), row).ok()));
     }
-    Ok(Some(entries))
+    Ok(joins_of(run, &entries))
 }

@@ -1,78 +1,123 @@
 //! Removes from the embedded store what is older than it has to be kept, a little at a time.
+//!
+//! Histories are looked at by a reader, and only what there is to do goes to the writing thread, for which
+//! commits wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::thin::thin;
+use super::thin::{self, thin};
 use super::write::{begin, execute};
-use super::{engine, nanoseconds};
-use crate::store::thin::Spans;
+use super::{engine, nanoseconds, quarantine};
+use crate::store::place::{COUNTED, Place, THINNED, Walk};
+use crate::store::thin::{Join, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
 const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
-/// Up to where histories were looked at for being too long: every revision is looked at once, in
-/// the order of their times, so that what this costs follows from what is written. Starts again
-/// with the process.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LookedAt {
-    at: i64,
-    pub(super) device: String,
-    pub(super) module: String,
-    pub(super) revision: i64,
+/// What there is to do with the histories.
+pub(super) struct Plan {
+    joins: Vec<Join>,
+    thinned: Walk,
+    grown: Vec<Grown>,
+    counted: Walk,
 }
 
-/// Up to where histories were looked at, for each thing that is looked for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Places {
-    surplus: LookedAt,
-    thinned: LookedAt,
+/// An identity that has too many revisions.
+struct Grown {
+    device: String,
+    module: String,
+    /// The last one that is too many.
+    last: i64,
+}
+
+/// Looks at a bounded number of revisions.
+pub(super) fn plan(connection: &Connection, retention: &Retention) -> Result<Plan, Error> {
+    let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
+    let mut thinned = Walk::from(fact(connection, THINNED)?, end);
+    let joins = thin::plan(connection, retention, &mut thinned)?;
+    let end = Spans::settled(retention);
+    let mut counted = Walk::from(fact(connection, COUNTED)?, end);
+    let mut grown = Vec::new();
+    // Not before they are put together: what will be one must not drive out another one.
+    if !thinned.more {
+        let found = look(connection, &counted.place, end, retention.batch)?;
+        grown = grown_of(connection, retention, &found)?;
+        counted.reach(found.into_iter().next_back());
+    }
+    Ok(Plan {
+        joins,
+        thinned,
+        grown,
+        counted,
+    })
 }
 
 /// Removes a bounded amount.
 pub(super) fn trim(
     connection: &mut Connection,
     retention: &Retention,
-    looked_at: &Mutex<Places>,
+    plan: &Plan,
 ) -> Result<Trimmed, Error> {
-    let from = looked_at
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
     let transaction = begin(connection)?;
     let old = old_revisions(&transaction, retention)?;
-    let (joined, thinned) = thin(&transaction, retention, &from.thinned)?;
-    let (surplus, looked) = surplus_revisions(&transaction, retention, &from.surplus)?;
-    let mut trimmed = Trimmed {
-        revisions: old + surplus,
-        joined,
-        requests: requests(&transaction, retention)?,
-        ..Trimmed::default()
-    };
-    let (operations, more_operations) = operations(&transaction, retention)?;
-    trimmed.operations = operations;
-    let more_tokens = tokens(&transaction, retention)?;
+    let joined = thin(&transaction, &plan.joins)?;
+    if joined.left == 0 {
+        remember(&transaction, THINNED, &plan.thinned)?;
+    }
+    let surplus = surplus_revisions(&transaction, retention, &plan.grown)?;
     let batch = u64::from(retention.batch);
-    let removed = [old, surplus, trimmed.requests];
-    trimmed.more = looked.is_some()
-        || thinned.is_some()
-        || more_operations
-        || more_tokens
-        || removed.into_iter().any(|removed| removed >= batch);
+    if surplus < batch {
+        // Otherwise not further than this: the next call looks at the same ones again.
+        remember(&transaction, COUNTED, &plan.counted)?;
+    }
+    let requests = requests(&transaction, retention)?;
+    let (operations, more_operations) = operations(&transaction, retention)?;
+    let more_tokens = tokens(&transaction, retention)?;
     failpoint::hit("trim.written");
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
-    let mut places = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
-    places.surplus = looked.unwrap_or(from.surplus);
-    places.thinned = thinned.unwrap_or(from.thinned);
-    drop(places);
-    Ok(trimmed)
+    quarantine::sweep(connection)?;
+    let is_full = |removed| removed >= batch;
+    Ok(Trimmed {
+        revisions: old + surplus,
+        joined: joined.gone,
+        written: joined.written,
+        requests,
+        operations,
+        more: plan.thinned.more
+            || plan.counted.more
+            || more_operations
+            || more_tokens
+            || [old, surplus, requests].into_iter().any(is_full),
+    })
+}
+
+/// Keeps how far a walk came, if it moved.
+fn remember(transaction: &Transaction<'_>, name: &str, walk: &Walk) -> Result<(), Error> {
+    let Some(text) = walk.changed() else {
+        return Ok(());
+    };
+    execute(
+        transaction,
+        "note how far it looked",
+        "INSERT INTO facts (name, value) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        params![name, text],
+    )?;
+    Ok(())
+}
+
+fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
+    connection
+        .prepare_cached("SELECT value FROM facts WHERE name = ?1")
+        .and_then(|mut statement| statement.query_row([name], |row| row.get(0)).optional())
+        .map_err(engine("read how far it looked"))
 }
 
 /// Removes revisions that are too old. Of each identity only the oldest go, also when the clock was
@@ -104,58 +149,71 @@ fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result
     Ok(count(removed))
 }
 
-/// Removes what is too much of the histories that have grown; answers up to where it has looked if
-/// there may be more to look at.
+/// Which of the identities that were found have too many revisions.
+fn grown_of(
+    connection: &Connection,
+    retention: &Retention,
+    found: &[Place],
+) -> Result<Vec<Grown>, Error> {
+    let action = "count revisions";
+    let keys: BTreeSet<_> = found.iter().map(|one| (&one.device, &one.module)).collect();
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
+                 AND NOT (routine AND at >= ?4)
+             ORDER BY revision DESC LIMIT 1 OFFSET ?3",
+        )
+        .map_err(engine(action))?;
+    let young = Spans::young(retention);
+    let mut grown = Vec::new();
+    for (device, module) in keys {
+        let parameters = params![device, module, retention.history_count, young];
+        let last = statement.query_row(parameters, |row| row.get(0));
+        if let Some(last) = last.optional().map_err(engine(action))? {
+            grown.push(Grown {
+                device: device.clone(),
+                module: module.clone(),
+                last,
+            });
+        }
+    }
+    Ok(grown)
+}
+
+/// Removes what is too much of the histories that have grown.
 fn surplus_revisions(
     transaction: &Transaction<'_>,
     retention: &Retention,
-    from: &LookedAt,
-) -> Result<(u64, Option<LookedAt>), Error> {
-    let action = "forget surplus revisions";
-    let looked = look(transaction, from, i64::MAX, retention.batch)?;
-    let grown: BTreeSet<_> = looked
-        .iter()
-        .map(|one| (&one.device, &one.module))
-        .collect();
+    grown: &[Grown],
+) -> Result<u64, Error> {
     let mut left = retention.batch;
-    for (device, module) in grown {
+    for one in grown {
         let removed = execute(
             transaction,
-            action,
+            "forget surplus revisions",
             "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision IN
                  (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
-                      AND revision <=
-                          (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
-                               AND NOT (routine AND at >= ?5)
-                           ORDER BY revision DESC LIMIT 1 OFFSET ?3)
+                      AND revision <= ?3
                   ORDER BY revision LIMIT ?4)",
-            params![
-                device,
-                module,
-                retention.history_count,
-                left,
-                Spans::young(retention)
-            ],
+            params![one.device, one.module, one.last, left],
         )?;
         left = left.saturating_sub(u32::try_from(removed).unwrap_or(u32::MAX));
         if left == 0 {
-            // Not further than this: the next call looks at the same ones again.
-            return Ok((u64::from(retention.batch), None));
+            break;
         }
     }
-    let removed = u64::from(retention.batch - left);
-    Ok((removed, looked.into_iter().next_back()))
+    Ok(u64::from(retention.batch - left))
 }
 
 /// Looks at revisions in the order of their times, up to one.
 pub(super) fn look(
-    transaction: &Transaction<'_>,
-    from: &LookedAt,
+    connection: &Connection,
+    from: &Place,
     end: i64,
     limit: u32,
-) -> Result<Vec<LookedAt>, Error> {
+) -> Result<Vec<Place>, Error> {
     let action = "look at revisions";
-    let mut statement = transaction
+    let mut statement = connection
         .prepare_cached(
             "SELECT at, device_id, module_id, revision FROM history
              WHERE (at, device_id, module_id, revision) > (?1, ?2, ?3, ?4) AND at < ?5
@@ -166,7 +224,7 @@ pub(super) fn look(
         .query_map(
             params![from.at, from.device, from.module, from.revision, end, limit],
             |row| {
-                Ok(LookedAt {
+                Ok(Place {
                     at: row.get(0)?,
                     device: row.get(1)?,
                     module: row.get(2)?,
