@@ -35,7 +35,7 @@ pub(crate) mod sql;
 pub mod sqlite;
 mod thin;
 
-pub use audit::{AuditFound, AuditPlace, AuditRead};
+pub use audit::{AuditFound, AuditPlace, AuditRead, By};
 pub use population::Population;
 pub(crate) use provisioning::GROUPS;
 pub use provisioning::{

@@ -17,12 +17,13 @@ use super::{Api, refuse};
 use crate::apply::{AuditEvent, Cause, Overlay};
 use crate::error::{Error, ReadError};
 use crate::operations::{
-    JOBS_MAX, Job, Operation, RUNNING_MAX, State, Work, decide, foresee, job_of, name, of_job,
-    source_text, survey,
+    JOBS_MAX, Job, Operation, RUNNING_MAX, State, Work, decide, job_of, name, of_job, source_text,
+    survey,
 };
 use crate::store::{Loaded, OperationId, Selection};
 
 mod convert;
+mod foreseen;
 mod pages;
 
 use convert::{job, operation_id, to_wire_operation, update};
@@ -143,10 +144,11 @@ impl Api {
             );
             return Err(InvalidField::new("name", problem).into());
         }
-        let work = Work::Undo { of: id };
         if request.validate_only {
-            return self.foresee_undo(work, &cause).await;
+            return self.foresee_undo(id, &request, &cause).await;
         }
+        foreseen::no_place(&request)?;
+        let work = Work::Undo { of: id };
         self.begin(
             (work, None),
             cause,
@@ -155,20 +157,6 @@ impl Api {
             "operation.undo",
         )
         .await
-    }
-
-    /// What an undo would come to, as the twins are now.
-    async fn foresee_undo(&self, work: Work, cause: &Cause) -> Result<proto::Operation, Error> {
-        let (now, none) = (self.clock.now(), OperationId(String::new()));
-        let undo = Operation::begin(none, work, cause.actor.clone(), None, 0, now);
-        let foreseen = foresee::undo(&self.store, self.engine.count(), undo, now).await?;
-        Ok(proto::Operation {
-            name: String::new(),
-            state: proto::OperationState::Unspecified.into(),
-            create_time: None,
-            update_time: None,
-            ..to_wire_operation(&foreseen)
-        })
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Operation, Error> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use twin::PartitionCount;
+use twin::{IdentityKey, PartitionCount};
 
 use super::decide::{Step, carry_out};
 use super::{Operation, Outcome, TwinResult, Work};
@@ -15,23 +15,35 @@ use crate::store::{self, Store};
 /// Results looked at at once.
 const CHUNK: u32 = 64;
 
-/// Counts what would become of each twin in an undo that was never begun.
+/// Of an undo that was never begun, what would become of the twins of some results.
+pub(crate) struct Foreseen {
+    /// The undo, with the numbers of this part.
+    pub(crate) undo: Operation,
+    /// The last result that was looked at, if there may be more.
+    pub(crate) next: Option<IdentityKey>,
+}
+
+/// Counts what would become of each twin of the results behind `after`, at most `limit` of them: a call ends in
+/// time, however many there are.
 pub(crate) async fn undo(
     store: &Arc<dyn Store>,
     count: PartitionCount,
     mut undo: Operation,
+    (mut after, limit): (Option<IdentityKey>, u32),
     now: Timestamp,
-) -> Result<Operation, store::Error> {
+) -> Result<Foreseen, store::Error> {
     let Work::Undo { of } = &undo.work else {
         debug_assert!(false, "only an undo is foreseen");
-        return Ok(undo);
+        return Ok(Foreseen { undo, next: None });
     };
     let of = of.clone();
     let heads = store.heads().await?;
-    let (mut after, mut total) = (None, 0_u64);
+    let (mut total, mut left) = (0_u64, limit);
     let mut turn = Turn::begin();
     loop {
-        let page = store.operation_results(of.clone(), after, CHUNK).await?;
+        let page = store
+            .operation_results(of.clone(), after, CHUNK.min(left))
+            .await?;
         let mut undos = Vec::new();
         // What was done to a twin and cannot be read cannot be taken back.
         for _ in &page.damaged {
@@ -48,6 +60,8 @@ pub(crate) async fn undo(
             }
         }
         total += undos.len() as u64;
+        let looked_at = page.records.len() + page.damaged.len();
+        left = left.saturating_sub(u32::try_from(looked_at).unwrap_or(u32::MAX));
         let step = Step::TakeBack(undos);
         let loaded = store.load(step.selections()).await?;
         let mut overlay = Overlay::new(loaded, Numbers::new(count, heads.clone()), now);
@@ -56,9 +70,9 @@ pub(crate) async fn undo(
         }
         turn.share().await;
         after = page.next;
-        if after.is_none() {
+        if after.is_none() || left == 0 {
             undo.total = Some(total);
-            return Ok(undo);
+            return Ok(Foreseen { undo, next: after });
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct AuditRead {
     pub after: Option<AuditPlace>,
     /// Entries looked at, at most.
     pub limit: u32,
+    /// The index that an earlier reading of the same list chose; none: it is chosen, which takes a count.
+    pub by: Option<By>,
 }
 
 /// A place in the order of times. Entries of one time stand in the order of their chains.
@@ -53,6 +55,8 @@ pub struct AuditFound {
     pub next: Option<AuditPlace>,
     /// How many were looked at.
     pub looked_at: usize,
+    /// The index that they were found by; none if the store has none.
+    pub by: Option<By>,
 }
 
 impl AuditRead {
@@ -81,11 +85,14 @@ fn is_at_or_below(above: &str, resource: &str) -> bool {
 
 /// By which index to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub enum By {
+    /// Of times.
     Time,
+    /// Of actors, in the order of times.
     Actor,
+    /// Of actions, in the order of times.
     Action,
-    /// Of entries that are few.
+    /// Of resources. Of entries that are few.
     Resource,
 }
 

@@ -281,6 +281,7 @@ impl Store for ModelStore {
                 looked_at: entries.len(),
                 entries: entries.into_iter().cloned().map(Ok).collect(),
                 next,
+                by: None,
             })
         })
     }

@@ -357,6 +357,70 @@ async fn what_others_wrote_since_is_not_taken_back() {
 }
 
 #[tokio::test]
+async fn an_undo_of_many_twins_is_foreseen_a_part_at_a_time() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let names = create(&service, 150).await;
+    let started = start(service.bulk(), patch("*", r#"{"a":2}"#)).await;
+    ended(service.bulk(), &started.name).await;
+    for name in &names[..30] {
+        service.desire(name, r#"{"a":9}"#).await;
+    }
+    let trial = proto::UndoOperationRequest {
+        name: started.name.clone(),
+        validate_only: true,
+        page_size: 40,
+        ..Default::default()
+    };
+    let (mut totals, mut sums) = (Vec::new(), [0; 3]);
+    let mut next = trial.clone();
+    loop {
+        let part = service.bulk().undo_operation(next).await;
+        let part = part.unwrap().into_inner();
+        totals.push(part.total);
+        let numbers = [part.succeeded, part.skipped, part.failed];
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += number;
+        }
+        if part.next_page_token.is_empty() {
+            break;
+        }
+        next = proto::UndoOperationRequest {
+            page_token: part.next_page_token,
+            ..trial.clone()
+        };
+    }
+    assert_eq!((totals, sums), (vec![40, 40, 40, 30], [120, 30, 0]));
+    let whole = proto::UndoOperationRequest {
+        page_size: 0,
+        ..trial.clone()
+    };
+    let whole = service.bulk().undo_operation(whole).await;
+    let whole = whole.unwrap().into_inner();
+    assert_eq!((whole.total, whole.next_page_token.as_str()), (150, ""));
+
+    let refused = [
+        (-1, "", true, "page_size"),
+        (20_001, "", true, "page_size"),
+        (0, "x", true, "page_token"),
+        (1, "", false, "page_size"),
+        (0, "x", false, "page_token"),
+    ];
+    for (page_size, page_token, validate_only, field) in refused {
+        let request = proto::UndoOperationRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+            validate_only,
+            ..trial.clone()
+        };
+        let refused = service.bulk().undo_operation(request).await;
+        assert_eq!(refused_with(refused, "INVALID_FIELD"), [field]);
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_refused_before_it_begins() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();

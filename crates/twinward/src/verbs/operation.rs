@@ -20,6 +20,8 @@ pub(crate) use view::{Matching, OperationView};
 
 /// The most that a page may hold.
 const PAGE_MAX: u64 = 1000;
+/// Results that are looked at between two movements of the bar, when an undo is foreseen.
+const FORESEEN_SIZE: i32 = 500;
 /// Between two looks at an operation; the bar should move.
 const LOOK: prost_types::Duration = prost_types::Duration {
     seconds: 1,
@@ -304,14 +306,15 @@ async fn undo(args: UndoArgs, connection: &Connection, output: &Output) -> Resul
             .operator
             .unwrap_or_else(|| connection.operator().to_owned()),
         validate_only: args.dry_run,
+        ..api::UndoOperationRequest::default()
     };
+    if args.dry_run {
+        return foresee(request, connection, output).await;
+    }
     let answer = connection.operations()?.undo_operation(request).await;
     let started = answer
         .map_err(|status| connection.refused(&what, status))?
         .into_inner();
-    if args.dry_run {
-        return output.show(&Foreseen(started));
-    }
     if args.wait {
         return follow(started.name, connection, output).await;
     }
@@ -319,6 +322,54 @@ async fn undo(args: UndoArgs, connection: &Connection, output: &Output) -> Resul
     output.show(&OperationView(started))?;
     output.note(&format!("`twinward operation wait {id}` follows it"));
     Ok(())
+}
+
+/// Adds up what an undo would come to, a part at a time: there may be a million twins.
+async fn foresee(
+    request: api::UndoOperationRequest,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let what = format!(
+        "cannot foresee the undo of operation {}",
+        short(&request.name)
+    );
+    let of = api::GetOperationRequest {
+        name: request.name.clone(),
+    };
+    let of = connection.operations()?.get_operation(of).await;
+    let total = of
+        .map_err(|status| connection.refused(&what, status))?
+        .into_inner()
+        .succeeded;
+    let mut progress = Progress::begin("looking at twins", Some(total), output.format());
+    let mut sum = api::Operation::default();
+    let mut page_token = String::new();
+    loop {
+        let request = api::UndoOperationRequest {
+            page_size: FORESEEN_SIZE,
+            page_token,
+            ..request.clone()
+        };
+        let answer = connection.operations()?.undo_operation(request).await;
+        let part = answer
+            .map_err(|status| connection.refused(&what, status))?
+            .into_inner();
+        sum = api::Operation {
+            total: sum.total + part.total,
+            succeeded: sum.succeeded + part.succeeded,
+            failed: sum.failed + part.failed,
+            skipped: sum.skipped + part.skipped,
+            ..part
+        };
+        progress.at(sum.total, Some(total), "");
+        if sum.next_page_token.is_empty() {
+            break;
+        }
+        page_token.clone_from(&sum.next_page_token);
+    }
+    drop(progress);
+    output.show(&Foreseen(sum))
 }
 
 /// Shows how far an operation is until it has ended, then what came of it.

@@ -1,5 +1,6 @@
 //! Lists of audit entries: along the chains, or by time.
 
+use futures::future::BoxFuture;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use twin::Partition;
@@ -13,7 +14,7 @@ use super::CHUNK;
 use crate::error::Error;
 use crate::hex;
 use crate::store::row::history::{instant, nanoseconds};
-use crate::store::{AuditEntry, AuditPlace, AuditRead, Hole};
+use crate::store::{self, AuditEntry, AuditFound, AuditPlace, AuditRead, Hole};
 
 /// Entries looked at for one page, so that a call ends in time whatever is asked for; a page may
 /// then be short, or empty with a token.
@@ -64,10 +65,12 @@ impl Filling {
         self.answer.entries.push(entry);
     }
 
+    fn has_enough(&self, list: &List) -> bool {
+        self.answer.entries.len() >= list.size || self.bytes >= PAGE_BYTES
+    }
+
     fn is_full(&self, list: &List) -> bool {
-        self.answer.entries.len() >= list.size
-            || self.bytes >= PAGE_BYTES
-            || self.looked_at >= SCAN_MAX
+        self.has_enough(list) || self.looked_at >= SCAN_MAX
     }
 
     fn ending_behind(mut self, place: &Place) -> proto::ListAuditEntriesResponse {
@@ -151,45 +154,7 @@ impl Api {
         if let Some(begin) = begin {
             list.read.after = Some(self.place(&begin).await?);
         }
-        let mut page = Filling::default();
-        loop {
-            // Most lists are served by an index, and then this is all that is to be read.
-            let missing = list.size - page.answer.entries.len();
-            list.read.limit = u32::try_from(missing).map_or(CHUNK, |missing| missing.min(CHUNK));
-            let found = self.store.audit_by_time(list.read.clone()).await?;
-            page.looked_at += found.looked_at;
-            let places = found.entries.iter().map(|entry| match entry {
-                Ok(entry) => Some(AuditPlace {
-                    at: entry.at,
-                    partition: entry.partition,
-                    sequence: entry.sequence,
-                }),
-                // When it was nobody knows: a page does not end with it.
-                Err(_) => None,
-            });
-            let places: Vec<_> = places.collect();
-            for (entry, place) in found.entries.into_iter().zip(places) {
-                page.add(match entry {
-                    Ok(entry) => message(entry),
-                    Err(hole) => {
-                        let Hole { at, damaged } = hole;
-                        unreadable(at.0, Hole { at: at.1, damaged })
-                    }
-                });
-                if let Some(place) = place
-                    && page.bytes >= PAGE_BYTES
-                {
-                    return Ok(page.ending_behind(&list.token(place)));
-                }
-            }
-            let Some(next) = found.next else {
-                return Ok(page.answer);
-            };
-            if page.is_full(&list) {
-                return Ok(page.ending_behind(&list.token(next)));
-            }
-            list.read.after = Some(next);
-        }
+        fill(list, |read| self.store.audit_by_time(read)).await
     }
 
     /// The place that a token names.
@@ -210,6 +175,12 @@ impl Api {
 }
 
 impl List {
+    /// How many entries are to be found yet.
+    fn missing(&self, page: &Filling) -> u32 {
+        let missing = self.size.saturating_sub(page.answer.entries.len());
+        u32::try_from(missing).map_or(CHUNK, |missing| missing.min(CHUNK))
+    }
+
     fn token(&self, place: AuditPlace) -> Place {
         Place {
             list: self.name.clone(),
@@ -217,6 +188,62 @@ impl List {
             sequence: place.sequence,
             at: nanoseconds(place.at),
         }
+    }
+}
+
+/// Fills a page of a list by time with what is read.
+async fn fill<'s>(
+    mut list: List,
+    mut read: impl FnMut(AuditRead) -> BoxFuture<'s, Result<AuditFound, store::Error>>,
+) -> Result<proto::ListAuditEntriesResponse, Error> {
+    let mut page = Filling::default();
+    // Most lists are served by an index, and then this is all that is to be read.
+    list.read.limit = list.missing(&page);
+    loop {
+        let found = read(list.read.clone()).await?;
+        page.looked_at += found.looked_at;
+        let is_decided_by_index = found.entries.len() == found.looked_at;
+        let mut entries = found.entries.into_iter().peekable();
+        while let Some(entry) = entries.next() {
+            let place = match &entry {
+                Ok(entry) => Some(AuditPlace {
+                    at: entry.at,
+                    partition: entry.partition,
+                    sequence: entry.sequence,
+                }),
+                // When it was nobody knows: a page does not end with it.
+                Err(_) => None,
+            };
+            page.add(match entry {
+                Ok(entry) => message(entry),
+                Err(hole) => {
+                    let Hole { at, damaged } = hole;
+                    unreadable(at.0, Hole { at: at.1, damaged })
+                }
+            });
+            let are_more = entries.peek().is_some() || found.next.is_some();
+            if let Some(place) = place
+                && are_more
+                && page.has_enough(&list)
+            {
+                return Ok(page.ending_behind(&list.token(place)));
+            }
+        }
+        let Some(next) = found.next else {
+            return Ok(page.answer);
+        };
+        if page.is_full(&list) {
+            return Ok(page.ending_behind(&list.token(next)));
+        }
+        // Of what an index does not decide, little of what is looked at may be wanted: then much at once, or a
+        // small page would take a reading for every entry that is passed.
+        list.read.limit = if is_decided_by_index {
+            list.missing(&page)
+        } else {
+            CHUNK
+        };
+        list.read.after = Some(next);
+        list.read.by = found.by;
     }
 }
 
@@ -286,6 +313,7 @@ fn read(request: proto::ListAuditEntriesRequest) -> Result<(List, Option<Place>)
             resource: text(resource),
             after: None,
             limit: CHUNK,
+            by: None,
         },
         partition,
         after_sequence,
@@ -318,3 +346,6 @@ fn message(entry: AuditEntry) -> proto::AuditEntry {
         problem: String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,6 +181,7 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
                 max_execution_time: limit,
             }
         }),
+        next_page_token: String::new(),
         begun: operation.total.is_some(),
     }
 }

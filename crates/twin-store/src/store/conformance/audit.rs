@@ -127,6 +127,7 @@ pub(super) async fn entries_are_found_by_time_and_by_what_they_say(opener: Opene
                         resource: resource.clone(),
                         after: None,
                         limit,
+                        by: None,
                     };
                     let found = all(&*store, &read).await;
                     assert_eq!(found, expected(&entries, &read), "{read:?}");

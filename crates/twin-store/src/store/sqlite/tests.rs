@@ -276,7 +276,8 @@ async fn audited(entries: u64) -> TempDir {
 /// What the engine does for a page of ten, in steps of its machine.
 fn steps(folder: &Path, read: &AuditRead) -> i32 {
     let raw = Connection::open(folder.join(FILE_NAME)).unwrap();
-    let (sql, values) = trails::audit_statement(&raw, read).unwrap();
+    let by = trails::audit_by(&raw, read).unwrap();
+    let (sql, values) = trails::audit_statement(read, by);
     let mut statement = raw.prepare(&sql).unwrap();
     let mut rows = statement.query(rusqlite::params_from_iter(values)).unwrap();
     let mut found = 0;

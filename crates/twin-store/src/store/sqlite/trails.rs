@@ -17,7 +17,7 @@ use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, Or
 pub(super) use audit::audit;
 pub(super) use audit_by_time::audit_by_time;
 #[cfg(test)]
-pub(super) use audit_by_time::statement as audit_statement;
+pub(super) use audit_by_time::{by as audit_by, statement as audit_statement};
 
 /// The columns that [`history_row`] reads, in this order.
 pub(super) const COLUMNS: &str = "revision, first_revision, at, first_at, actor, cause, changes, patch, undo, \

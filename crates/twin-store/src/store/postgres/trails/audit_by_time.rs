@@ -31,11 +31,13 @@ pub(in crate::store::postgres) async fn audit_by_time(
     client: &Client,
     wanted: &AuditRead,
 ) -> Result<AuditFound, Error> {
-    let places = places(client, wanted).await?;
+    let by = by(client, wanted).await?;
+    let places = places(client, wanted, by).await?;
     let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let mut found = AuditFound {
         looked_at: places.len(),
         next: places.last().copied().filter(|_| places.len() >= limit),
+        by: Some(by),
         ..AuditFound::default()
     };
     // Entries are never removed, so they are still there.
@@ -62,9 +64,9 @@ fn missing(at: At) -> Hole<At> {
     }
 }
 
-async fn places(client: &Client, wanted: &AuditRead) -> Result<Vec<AuditPlace>, Error> {
+async fn places(client: &Client, wanted: &AuditRead, by: By) -> Result<Vec<AuditPlace>, Error> {
     let action = "find audit entries";
-    let rows = find(client, wanted, "").await?;
+    let rows = find(client, wanted, by, "").await?;
     rows.iter()
         .map(|row| {
             Ok(AuditPlace {
@@ -77,8 +79,12 @@ async fn places(client: &Client, wanted: &AuditRead) -> Result<Vec<AuditPlace>, 
 }
 
 /// Runs the statement that finds places, with something before it.
-async fn find(client: &Client, wanted: &AuditRead, before: &str) -> Result<Vec<Row>, Error> {
-    let by = by(client, wanted).await?;
+async fn find(
+    client: &Client,
+    wanted: &AuditRead,
+    by: By,
+    before: &str,
+) -> Result<Vec<Row>, Error> {
     let bounds = bounds(wanted, nanoseconds);
     let sql = select(by, wanted.newest_first, parameter, BYTEWISE);
     let limit = i64::from(wanted.limit);
@@ -100,7 +106,8 @@ async fn find(client: &Client, wanted: &AuditRead, before: &str) -> Result<Vec<R
 #[cfg(test)]
 pub(in crate::store::postgres) async fn pages(client: &Client, wanted: &AuditRead) -> u64 {
     let explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT TEXT) ";
-    let rows = find(client, wanted, explain).await.expect("explained");
+    let by = by(client, wanted).await.expect("chosen");
+    let rows = find(client, wanted, by, explain).await.expect("explained");
     let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     // The first says it of everything below it.
     let line = lines.iter().find(|line| line.contains("Buffers:"));
@@ -119,6 +126,9 @@ fn partition(row: &Row, column: usize) -> Result<Partition, Error> {
 /// The index to read by.
 async fn by(client: &Client, wanted: &AuditRead) -> Result<By, Error> {
     let action = "count audit entries";
+    if let Some(by) = wanted.by {
+        return Ok(by);
+    }
     for (by, text) in filters(wanted) {
         let texts = texts(by, text);
         let mut parameters: Vec<Parameter<'_>> = vec![&FEW];

@@ -27,11 +27,13 @@ pub(in crate::store::sqlite) fn audit_by_time(
     let action = "find audit entries";
     // One state of the store for places and entries.
     let transaction = connection.unchecked_transaction().map_err(engine(action))?;
-    let places = places(&transaction, wanted)?;
+    let by = by(&transaction, wanted)?;
+    let places = places(&transaction, wanted, by)?;
     let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let mut found = AuditFound {
         looked_at: places.len(),
         next: places.last().copied().filter(|_| places.len() >= limit),
+        by: Some(by),
         ..AuditFound::default()
     };
     for place in places {
@@ -43,10 +45,10 @@ pub(in crate::store::sqlite) fn audit_by_time(
     Ok(found)
 }
 
-fn places(connection: &Connection, wanted: &AuditRead) -> Result<Vec<AuditPlace>, Error> {
+fn places(connection: &Connection, wanted: &AuditRead, by: By) -> Result<Vec<AuditPlace>, Error> {
     let action = "find audit entries";
     let count = ownership::partition_count(connection)?;
-    let (sql, values) = statement(connection, wanted)?;
+    let (sql, values) = statement(wanted, by);
     let mut statement = connection.prepare_cached(&sql).map_err(engine(action))?;
     let mut rows = statement
         .query(params_from_iter(values))
@@ -73,18 +75,24 @@ fn partition(index: u16, count: Option<PartitionCount>) -> Result<Partition, Err
     Partition::new(index, count).map_err(engine(action))
 }
 
-/// The statement that finds places, with its parameters.
-pub(in crate::store::sqlite) fn statement(
+/// The index to read by.
+pub(in crate::store::sqlite) fn by(
     connection: &Connection,
     wanted: &AuditRead,
-) -> Result<(String, Vec<Value>), Error> {
-    let mut by = ordered(wanted);
-    for (candidate, text) in filters(wanted) {
-        if is_few(connection, candidate, text)? {
-            by = candidate;
-            break;
+) -> Result<By, Error> {
+    if let Some(by) = wanted.by {
+        return Ok(by);
+    }
+    for (by, text) in filters(wanted) {
+        if is_few(connection, by, text)? {
+            return Ok(by);
         }
     }
+    Ok(ordered(wanted))
+}
+
+/// The statement that finds places, with its parameters.
+pub(in crate::store::sqlite) fn statement(wanted: &AuditRead, by: By) -> (String, Vec<Value>) {
     let bounds = bounds(wanted, nanoseconds);
     let mut values = vec![
         Value::Integer(bounds.at),
@@ -96,7 +104,7 @@ pub(in crate::store::sqlite) fn statement(
     let text = filters(wanted).find(|(filter, _)| *filter == by);
     values.extend(text.into_iter().flat_map(|(by, text)| texts(by, text)));
     let sql = select(by, wanted.newest_first, parameter, BYTEWISE);
-    Ok((sql, values))
+    (sql, values)
 }
 
 fn is_few(connection: &Connection, by: By, text: &str) -> Result<bool, Error> {
