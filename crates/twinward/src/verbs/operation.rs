@@ -348,7 +348,7 @@ async fn foresee(
     loop {
         let request = api::UndoOperationRequest {
             page_size: FORESEEN_SIZE,
-            page_token,
+            page_token: std::mem::take(&mut page_token),
             ..request.clone()
         };
         let answer = connection.operations()?.undo_operation(request).await;
