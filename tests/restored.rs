@@ -73,7 +73,7 @@ async fn tells_of_itself(api: &Api, backup: &Path) {
     let [entry] = &entries[..] else {
         panic!("one restore is in the audit log: {entries:?}");
     };
-    assert!(entry.actor.starts_with("operator:"), "{entry:?}");
+    assert!(entry.actor.starts_with("os:"), "{entry:?}");
     let detail: serde_json::Value = serde_json::from_str(&entry.detail_json).expect("JSON");
     assert_eq!(detail["source"], backup.display().to_string());
     assert_eq!(detail["backup"]["kind"], "sqlite");

@@ -43,7 +43,7 @@ pub use backup::{Header, backup};
 #[cfg(test)]
 pub(crate) use check::check_rows;
 pub use check::verify;
-pub use restore::{Restored, Restoring, restore};
+pub use restore::{Added, Restored, Restoring, restore};
 pub use table::{Kind, Table};
 
 /// Rows handed over at once.

@@ -30,6 +30,8 @@ pub(crate) struct ModelStore {
     gate: Option<Arc<Semaphore>>,
     /// Readings of the log that are still to fail.
     broken_logs: Arc<AtomicU32>,
+    /// What comes before the next readings of histories, in their order.
+    between: Arc<Mutex<Vec<Option<Retention>>>>,
 }
 
 impl ModelStore {
@@ -38,7 +40,19 @@ impl ModelStore {
             state: Arc::default(),
             gate: None,
             broken_logs: Arc::default(),
+            between: Arc::default(),
         }
+    }
+
+    /// Trims before readings of histories that come, as upkeep may: the first before the next one; none lets
+    /// one pass.
+    pub(crate) fn trim_between(&self, trims: impl IntoIterator<Item = Option<Retention>>) {
+        self.between.lock().unwrap().extend(trims);
+    }
+
+    /// Trims that have not come yet.
+    pub(crate) fn trims_left(&self) -> usize {
+        self.between.lock().unwrap().len()
     }
 
     /// A store that lets a commit through only for each permit given.
@@ -223,7 +237,16 @@ impl Store for ModelStore {
         &self,
         read: HistoryRead,
     ) -> BoxFuture<'_, Result<Vec<OrHole<HistoryEntry, Revision>>, Error>> {
+        let mut between = self.between.lock().unwrap();
+        let trim = if between.is_empty() {
+            None
+        } else {
+            between.remove(0)
+        };
         self.with(|state| {
+            if let Some(retention) = trim {
+                state.trim(&retention);
+            }
             let entries = state.history.values().rev();
             let entries = entries
                 .filter(|entry| entry.key == read.key)

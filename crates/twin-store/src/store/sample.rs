@@ -121,7 +121,7 @@ pub(crate) fn restoring(now: Timestamp, gaps: Gaps) -> Restoring {
     Restoring {
         now,
         gaps,
-        actor: "operator:root".to_owned(),
+        actor: "os:root".to_owned(),
         source: "twins.backup".to_owned(),
     }
 }

@@ -150,6 +150,109 @@ async fn a_key_that_stands_twice_is_refused_at_every_door_with_its_path() {
     service.stop().await;
 }
 
+#[tokio::test]
+async fn a_change_of_the_registry_is_answered_with_the_fields_that_were_asked_for() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let create = registry::CreateDeviceRequest {
+        device_id: "d".to_owned(),
+        status_reason: "new".to_owned(),
+        read_mask: Some(mask(&["status_reason"])),
+        request_id: "6f2c3c1e-8a54-4c69-9d0b-0d6a2b9f4c11".to_owned(),
+        ..Default::default()
+    };
+    let created = service.registry().create_device(create.clone()).await;
+    let created = created.unwrap().into_inner();
+    let expected = registry::Device {
+        name: "devices/d".to_owned(),
+        etag: created.etag.clone(),
+        status_reason: "new".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(created, expected, "no keys either");
+    let again = service.registry().create_device(create).await;
+    assert_eq!(
+        again.unwrap().into_inner(),
+        expected,
+        "it is answered as before"
+    );
+
+    let update = registry::UpdateDeviceRequest {
+        name: "devices/d".to_owned(),
+        status: registry::Status::Disabled.into(),
+        read_mask: Some(mask(&["status"])),
+        ..Default::default()
+    };
+    let updated = service.registry().update_device(update.clone()).await;
+    let updated = updated.unwrap().into_inner();
+    assert_eq!(
+        (updated.status(), updated.generation_id.as_str()),
+        (registry::Status::Disabled, "")
+    );
+    let module = |id: &str, fields: &[&str]| registry::CreateModuleRequest {
+        parent: "devices/d".to_owned(),
+        module_id: id.to_owned(),
+        managed_by: "us".to_owned(),
+        read_mask: Some(mask(fields)),
+        ..Default::default()
+    };
+    let batch = registry::BatchCreateModulesRequest {
+        requests: vec![module("m", &["keys"]), module("n", &["managed_by"])],
+    };
+    let made = service.registry().batch_create_modules(batch).await;
+    let made: Vec<_> = made.unwrap().into_inner().results;
+    let made: Vec<_> = made.into_iter().flat_map(|one| one.module).collect();
+    assert_eq!(
+        (made[0].keys.is_some(), made[0].managed_by.as_str()),
+        (true, "")
+    );
+    assert_eq!(
+        (made[1].keys.is_some(), made[1].managed_by.as_str()),
+        (false, "us")
+    );
+    let change = registry::UpdateModuleRequest {
+        name: "devices/d/modules/m".to_owned(),
+        managed_by: Some("them".to_owned()),
+        read_mask: Some(mask(&["name"])),
+        ..Default::default()
+    };
+    let updated = service.registry().update_module(change).await.unwrap();
+    assert_eq!(updated.into_inner().managed_by, "");
+
+    let rotate = |fields: &[&str]| registry::RotateKeysRequest {
+        name: "devices/d".to_owned(),
+        kind: registry::KeyKind::Swap.into(),
+        read_mask: Some(mask(fields)),
+        ..Default::default()
+    };
+    for (fields, has_keys) in [(&["etag"][..], false), (&["keys"], true), (&["*"], true)] {
+        let rotated = service.registry().rotate_keys(rotate(fields)).await;
+        let rotated = rotated.unwrap().into_inner();
+        assert_eq!(rotated.keys.is_some(), has_keys, "{fields:?}");
+        assert!(!rotated.etag.is_empty());
+    }
+    let etag = async || {
+        let get = registry::GetDeviceRequest {
+            name: "devices/d".to_owned(),
+            ..Default::default()
+        };
+        let device = service.registry().get_device(get).await;
+        device.unwrap().into_inner().etag
+    };
+    let before = etag().await;
+    let refused = service.registry().rotate_keys(rotate(&["key"])).await;
+    assert_eq!(refused_with(refused, "INVALID_FIELD"), ["read_mask"]);
+    let bad = registry::UpdateDeviceRequest {
+        read_mask: Some(mask(&["keys", "twin"])),
+        ..update
+    };
+    let refused = service.registry().update_device(bad).await;
+    assert_eq!(refused_with(refused, "INVALID_FIELD"), ["read_mask"]);
+    assert_eq!(etag().await, before, "nothing was written");
+    service.stop().await;
+}
+
 /// The names in all pages of a list, one operation a page.
 async fn listed(service: &Service, request: proto::ListOperationsRequest) -> Vec<String> {
     let mut request = proto::ListOperationsRequest {

@@ -1,7 +1,10 @@
 //! Finding what a twin was: from the present back, or from its deletion.
 //!
 //! The present and the newest entries are read one after the other; if a write came between, both
-//! are read again. Older entries never change, they only go.
+//! are read again. What lies behind a page may change between two readings: the oldest entries go, and
+//! routine ones are put together, so that an entry no longer follows the one that named it. Then the walk
+//! begins anew, from the present. What it had read stays true: entries in a row and the one that is made of
+//! them lead to the same document.
 
 use std::sync::Arc;
 

@@ -100,7 +100,8 @@ impl<M: Identified> Show<M> {
         Show::new(view, mask).map_err(refuse)
     }
 
-    fn new(view: View, mask: Option<&FieldMask>) -> Result<Show<M>, Error> {
+    /// The answer to a change, which shows what its maker may see.
+    pub(in crate::grpc) fn new(view: View, mask: Option<&FieldMask>) -> Result<Show<M>, Error> {
         let paths = mask.map_or(&[][..], |mask| &mask.paths);
         for path in paths {
             let known = M::FIELDS.iter().any(|(name, _)| name == path);

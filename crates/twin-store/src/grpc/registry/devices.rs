@@ -1,12 +1,13 @@
 //! Devices: create, read, list, change, delete.
 
+use prost_types::FieldMask;
 use twin::{DeviceId, IdentityKey, ModuleId, TwinPatch};
 use wire::InvalidField;
 use wire::registry::v1 as proto;
 
 use super::super::authentication::{Wanted, fresh_key, open_keys};
 use super::super::caller::Caller;
-use super::super::identity::{View, device_message, new_identity, plain_identity};
+use super::super::identity::{Show, View, new_identity, plain_identity};
 use super::super::repeatable::Repeatable;
 use super::super::{Api, device, device_id, etag, identity, object};
 use super::{given_status, only_if, status_reason};
@@ -39,6 +40,7 @@ impl Condition {
 /// A checked request to make a device.
 pub(super) struct CreateDevice {
     pub(super) new: NewDevice,
+    pub(super) show: Show<proto::Device>,
     pub(super) mode: Mode,
     pub(super) cause: Cause,
     pub(super) repeatable: Option<Repeatable>,
@@ -48,6 +50,7 @@ pub(super) struct CreateDevice {
 pub(super) struct UpdateDevice {
     pub(super) device: DeviceId,
     pub(super) update: DeviceUpdate,
+    pub(super) show: Show<proto::Device>,
     pub(super) etag: Option<String>,
     pub(super) only_if: Condition,
     pub(super) mode: Mode,
@@ -75,6 +78,7 @@ impl Api {
         let key = IdentityKey::new_device(device.clone());
         let repeatable = Repeatable::read("CreateDevice", caller, &request.request_id, &request)?;
         let mode = Mode::new(request.validate_only);
+        let show = Show::new(view_of_new(mode), request.read_mask.as_ref())?;
         let status = given_status(request.status)?.unwrap_or(Status::Enabled);
         let wanted = Wanted::read(
             request.authentication_type,
@@ -100,6 +104,7 @@ impl Api {
                 identity,
                 security_module,
             },
+            show,
             mode,
             cause: caller.cause(&request.request_id),
             repeatable: repeatable.filter(|_| mode == Mode::Write),
@@ -142,6 +147,7 @@ impl Api {
         let mode = Mode::new(request.validate_only);
         Ok(UpdateDevice {
             device,
+            show: Show::new(View::Basic, request.read_mask.as_ref())?,
             update: DeviceUpdate {
                 status,
                 authentication: self.authenticate(wanted),
@@ -203,6 +209,7 @@ impl Api {
             }
         };
         let mode = Mode::new(request.validate_only);
+        let shows_keys = shows_keys(request.read_mask.as_ref())?;
         let condition = only_if(&request.only_if)?;
         let (expected, cause) = (etag(&request.etag), caller.cause(&request.request_id));
         let sealer = self.sealer.clone();
@@ -219,7 +226,8 @@ impl Api {
                 let make = |record: &_| fresh_key(&sealer, record);
                 let record = credentials::rotate(overlay, &key, asked, make, now, &cause)?;
                 let keys = match mode {
-                    Mode::Write => open_keys(&sealer, &record)?,
+                    Mode::Write if shows_keys => open_keys(&sealer, &record)?,
+                    Mode::Write => None,
                     // Nobody will ever have a key that is not kept.
                     Mode::Validate => None,
                 };
@@ -234,6 +242,29 @@ impl Api {
     }
 }
 
+/// Keys are shown once, to who makes them.
+pub(super) fn view_of_new(mode: Mode) -> View {
+    match mode {
+        Mode::Write => View::Full,
+        // Nobody will ever have the keys made for an identity that is not.
+        Mode::Validate => View::Basic,
+    }
+}
+
+/// Whether the answer to a rotation is to have the keys.
+fn shows_keys(mask: Option<&FieldMask>) -> Result<bool, Error> {
+    let paths = mask.map_or(&[][..], |mask| &mask.paths);
+    let known = ["*", "name", "etag", "keys"];
+    if let Some(path) = paths.iter().find(|path| !known.contains(&path.as_str())) {
+        let problem = format!(
+            "{path:?} is no field of the answer; allowed are {}",
+            known.join(", ")
+        );
+        return Err(InvalidField::new("read_mask", problem).into());
+    }
+    Ok(paths.is_empty() || paths.iter().any(|path| path == "*" || path == "keys"))
+}
+
 impl CreateDevice {
     /// Makes the device, and shows its keys once.
     pub(super) fn decide(
@@ -243,12 +274,7 @@ impl CreateDevice {
         now: jiff::Timestamp,
     ) -> Result<proto::Device, Error> {
         let record = devices::create_device(overlay, self.new, self.mode, now, &self.cause)?;
-        let view = match self.mode {
-            Mode::Write => View::Full,
-            // Nobody will ever have the keys made for a device that is not.
-            Mode::Validate => View::Basic,
-        };
-        device_message(sealer, &record, view)
+        self.show.one(sealer, &record)
     }
 }
 
@@ -271,7 +297,7 @@ impl UpdateDevice {
             now,
             &self.cause,
         )?;
-        device_message(sealer, &record, View::Basic)
+        self.show.one(sealer, &record)
     }
 }
 

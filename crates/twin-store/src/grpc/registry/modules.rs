@@ -7,10 +7,10 @@ use wire::registry::v1 as proto;
 
 use super::super::authentication::Wanted;
 use super::super::caller::Caller;
-use super::super::identity::{View, module_message, new_identity};
+use super::super::identity::{Show, View, new_identity};
 use super::super::repeatable::Repeatable;
 use super::super::{Api, etag, identity, module, object};
-use super::devices::{Condition, Delete};
+use super::devices::{Condition, Delete, view_of_new};
 use super::only_if;
 use crate::apply::devices::{self, ModuleUpdate, NewIdentity};
 use crate::apply::{Cause, Mode, Overlay};
@@ -26,6 +26,7 @@ const MANAGED_BY_MAX: usize = 128;
 pub(super) struct CreateModule {
     pub(super) key: IdentityKey,
     new: NewIdentity,
+    show: Show<proto::Module>,
     mode: Mode,
     cause: Cause,
     pub(super) repeatable: Option<Repeatable>,
@@ -35,6 +36,7 @@ pub(super) struct CreateModule {
 pub(super) struct UpdateModule {
     pub(super) key: IdentityKey,
     update: ModuleUpdate,
+    show: Show<proto::Module>,
     etag: Option<String>,
     only_if: Condition,
     mode: Mode,
@@ -78,6 +80,7 @@ impl Api {
         Ok(CreateModule {
             key,
             new,
+            show: Show::new(view_of_new(mode), request.read_mask.as_ref())?,
             mode,
             cause: caller.cause(&request.request_id),
             repeatable: repeatable.filter(|_| mode == Mode::Write),
@@ -123,6 +126,7 @@ impl Api {
                 authentication: self.authenticate(wanted),
                 managed_by,
             },
+            show: Show::new(View::Basic, request.read_mask.as_ref())?,
             etag: etag(&request.etag),
             only_if: only_if(&request.only_if)?,
             mode,
@@ -156,11 +160,7 @@ impl CreateModule {
     ) -> Result<proto::Module, Error> {
         let (key, mode) = (&self.key, self.mode);
         let record = devices::create_module(overlay, key, self.new, mode, now, &self.cause)?;
-        let view = match mode {
-            Mode::Write => View::Full,
-            Mode::Validate => View::Basic,
-        };
-        module_message(sealer, &record, view)
+        self.show.one(sealer, &record)
     }
 }
 
@@ -176,7 +176,7 @@ impl UpdateModule {
         let (key, etag, cause) = (&self.key, self.etag.as_deref(), &self.cause);
         let update = self.update;
         let record = devices::update_module(overlay, key, update, etag, self.mode, now, cause)?;
-        module_message(sealer, &record, View::Basic)
+        self.show.one(sealer, &record)
     }
 }
 

@@ -282,7 +282,6 @@ pub(super) async fn each_routine_revision_is_put_together_once(opener: Opener) {
     for device in ["d000", "d150", "d299"] {
         assert_eq!(revisions(&*store, device).await.len(), 1);
     }
-    opener.is_sound().await;
     assert_eq!(trim(&*store, hourly(50)).await, Trimmed::default());
 }
 

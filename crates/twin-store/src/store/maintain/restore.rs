@@ -22,7 +22,7 @@ pub struct Restoring {
     pub now: Timestamp,
     /// Whether less than a whole store will do.
     pub gaps: Gaps,
-    /// Who, as the audit log will have it: `operator:<name>`.
+    /// Who, as the audit log will have it: `os:<name>`, since nobody proves to a file who he is.
     pub actor: String,
     /// Where the backup comes from, in words: the name of a file.
     pub source: String,
@@ -37,6 +37,17 @@ pub struct Restored {
     pub report: Report,
     /// Revisions left out because the twin that they would be rewound from is missing.
     pub orphans: u64,
+    /// Rows that the restore made beside those of the backup, because it is itself a change.
+    pub added: Added,
+}
+
+/// What a restore adds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Revisions: one of each twin.
+    pub revisions: u64,
+    /// Audit entries: one of the restore.
+    pub audit_entries: u64,
 }
 
 impl Restored {
@@ -67,10 +78,11 @@ pub async fn restore<R: Read + Send + 'static>(
     // Whichever failed first made the other one stop.
     match (read, filled) {
         (Err(error), Ok(_) | Err(MaintainError::Stopped)) | (_, Err(error)) => Err(error),
-        (Ok((header, report)), Ok(orphans)) => Ok(Restored {
+        (Ok((header, report, added)), Ok(orphans)) => Ok(Restored {
             header,
             report,
             orphans,
+            added,
         }),
     }
 }
@@ -80,7 +92,7 @@ fn read<R: Read>(
     into: &mpsc::Sender<Batch>,
     restoring: &Restoring,
     mut progress: impl FnMut(Table, u64),
-) -> Result<(Header, Report), MaintainError> {
+) -> Result<(Header, Report, Added), MaintainError> {
     let mut frames = FrameReader::begin(from)?;
     let Frame::Header(header) = frames.next()? else {
         return Err(MaintainError::Foreign);
@@ -91,6 +103,7 @@ fn read<R: Read>(
         past: Past::default(),
         notice: Notice::new(&header, restoring),
         raise: Raise::since(header.made_at, restoring.now),
+        added: Added::default(),
         rows: Vec::with_capacity(BATCH),
     };
     let send = |batch| {
@@ -107,13 +120,16 @@ fn read<R: Read>(
                     checker,
                     mut rows,
                     notice,
+                    mut added,
                     ..
                 } = sieve;
-                rows.extend(notice.into_row());
+                let notice = notice.into_row();
+                added.audit_entries += u64::from(notice.is_some());
+                rows.extend(notice);
                 let report = checker.end();
                 send(Batch::Rows(rows))?;
                 send(Batch::End)?;
-                return Ok((header, report));
+                return Ok((header, report, added));
             }
         };
         if let Some(lacking) = sieve.checker.without_partitions() {
@@ -140,6 +156,7 @@ struct Sieve {
     past: Past,
     notice: Notice,
     raise: Raise,
+    added: Added,
     rows: Vec<Row>,
 }
 
@@ -172,6 +189,7 @@ impl Sieve {
                     // Not what the check made of it as it was: what is raised may be found by other
                     // values.
                     Ok(raised) => {
+                        self.added.revisions += 1;
                         self.rows.extend(raised);
                         return None;
                     }

@@ -86,6 +86,7 @@ pub(super) async fn run(
         desired_json: ObjectArg::print(args.desired)?,
         validate_only: args.dry_run,
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        read_mask: None,
     };
     let device = connection
         .registry()?

@@ -89,6 +89,7 @@ pub(super) async fn run(
         validate_only: args.dry_run,
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
         only_if: args.only_if,
+        read_mask: None,
     };
     let device = connection
         .registry()?

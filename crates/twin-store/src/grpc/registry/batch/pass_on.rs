@@ -47,7 +47,37 @@ pub(super) async fn pass_on(origin: &Origin, owner: Owner, items: Placed<Named>)
             Raw::DeleteModule(request) => requests.delete_modules.push(request),
         }
     }
-    match requests.send(&mut client, origin).await {
+    let answered = requests.send(&mut client, origin).await;
+    matched(names, answered, &owner.address)
+}
+
+/// The results under the names that they were asked for. A replica that answers other items than those it was given
+/// did not do what we asked, or another program does not say what it did: nobody knows of any of them.
+fn matched(
+    names: Placed<String>,
+    answered: Result<Vec<Done>, Status>,
+    address: &str,
+) -> Placed<Done> {
+    let results = answered.and_then(|results| {
+        let ours = names.iter().map(|(_, name)| name);
+        if ours.eq(results.iter().map(|done| &done.name)) {
+            return Ok(results);
+        }
+        tracing::error!(
+            replica = address,
+            asked = names.len(),
+            answered = results.len(),
+            "a replica answered other items of a batch than it was given"
+        );
+        let problem = format!(
+            "the replica at {address} answered {} of {} items, or others; whether it was done is to be \
+             read",
+            results.len(),
+            names.len()
+        );
+        Err(Status::internal(problem))
+    });
+    match results {
         Ok(results) => names
             .into_iter()
             .zip(results)
@@ -133,5 +163,54 @@ fn refused(name: String, status: &Status) -> Done {
             message: status.message().to_owned(),
             iot_hub_code: i32::try_from(error.iot_hub().number()).unwrap_or_default(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(name: &str) -> Done {
+        Done {
+            name: name.to_owned(),
+            made: None,
+            error: None,
+        }
+    }
+
+    fn names() -> Placed<String> {
+        let names = [(4, "devices/a"), (7, "devices/b")];
+        names.map(|(place, name)| (place, name.to_owned())).into()
+    }
+
+    #[test]
+    fn results_come_under_the_places_of_their_items() {
+        let answered = vec![done("devices/a"), done("devices/b")];
+        let matched = matched(names(), Ok(answered), "http://b:1");
+        let places: Vec<_> = matched
+            .iter()
+            .map(|(place, done)| (*place, &*done.name))
+            .collect();
+        assert_eq!(places, [(4, "devices/a"), (7, "devices/b")]);
+        assert!(matched.iter().all(|(_, done)| done.error.is_none()));
+    }
+
+    #[test]
+    fn a_replica_that_answers_other_items_is_named_for_each() {
+        for answered in [
+            vec![],
+            vec![done("devices/a")],
+            vec![done("devices/b"), done("devices/a")],
+            vec![done("devices/a"), done("devices/b"), done("devices/c")],
+        ] {
+            let matched = matched(names(), Ok(answered), "http://b:1");
+            assert_eq!(matched.len(), 2, "none is missing");
+            for ((place, done), (expected, name)) in matched.iter().zip(names()) {
+                let error = done.error.as_ref().expect("it failed");
+                assert_eq!((*place, &done.name), (expected, &name));
+                assert_eq!(error.code, i32::from(tonic::Code::Internal));
+                assert!(error.message.contains("http://b:1"), "{}", error.message);
+            }
+        }
     }
 }

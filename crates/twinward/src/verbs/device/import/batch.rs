@@ -125,6 +125,7 @@ impl Batch<'_> {
             desired_json: line.desired_json(),
             validate_only: self.settings.dry_run,
             request_id: self.request_id(),
+            read_mask: None,
         }
     }
 
@@ -188,6 +189,7 @@ impl Batch<'_> {
             desired_json: line.desired_json(),
             validate_only: self.settings.dry_run,
             request_id: self.request_id(),
+            read_mask: None,
         }
     }
 }

@@ -120,8 +120,17 @@ struct RestoredData<'a> {
     kind: &'a str,
     /// Revisions of twins that are missing.
     orphans: u64,
+    added: AddedData,
     #[serde(flatten)]
     report: ReportData<'a>,
+}
+
+/// What the restore added to the rows of the backup.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddedData {
+    history: u64,
+    audit: u64,
 }
 
 impl View for RestoredView<'_> {
@@ -132,6 +141,10 @@ impl View for RestoredView<'_> {
             program: &header.program,
             kind: &header.kind,
             orphans: self.0.orphans,
+            added: AddedData {
+                history: self.0.added.revisions,
+                audit: self.0.added.audit_entries,
+            },
             report: data(&self.0.report),
         }
     }
@@ -139,10 +152,12 @@ impl View for RestoredView<'_> {
     fn text(&self, _paper: &Paper) -> String {
         let header = &self.0.header;
         format!(
-            "restored {}, as of {:.0}, from a {} store\n",
+            "restored {}, as of {:.0}, from a {} store\nadded {} and {} that say so\n",
             words(&self.0.report),
             header.made_at,
-            header.kind
+            header.kind,
+            plural(self.0.added.revisions, "revision", "revisions"),
+            plural(self.0.added.audit_entries, "audit entry", "audit entries"),
         )
     }
 }
