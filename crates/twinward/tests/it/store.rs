@@ -188,12 +188,12 @@ async fn a_store_is_verified_backed_up_and_restored_elsewhere() {
         "{}",
         stderr(&restored)
     );
-    let told: Value = serde_json::from_slice(&restored.stdout).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&restored.stdout).unwrap();
     let written = verb(elsewhere.path())
         .args(["store", "verify", "-o", "json"])
         .output()
         .unwrap();
-    let written: Value = serde_json::from_slice(&written.stdout).unwrap();
+    let written: serde_json::Value = serde_json::from_slice(&written.stdout).unwrap();
     assert_eq!(told["added"], json!({"history": 2, "audit": 1}));
     for table in ["twins", "history", "audit"] {
         let added = told["added"][table].as_u64().unwrap_or(0);

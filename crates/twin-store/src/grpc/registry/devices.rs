@@ -227,9 +227,8 @@ impl Api {
                 let record = credentials::rotate(overlay, &key, asked, make, now, &cause)?;
                 let keys = match mode {
                     Mode::Write if shows_keys => open_keys(&sealer, &record)?,
-                    Mode::Write => None,
-                    // Nobody will ever have a key that is not kept.
-                    Mode::Validate => None,
+                    // Not asked for; or nobody will ever have it, since it is not kept.
+                    Mode::Write | Mode::Validate => None,
                 };
                 Ok(proto::RotateKeysResponse {
                     name: request.name,
