@@ -202,7 +202,7 @@ async fn a_change_of_the_registry_is_answered_with_the_fields_that_were_asked_fo
     };
     let made = service.registry().batch_create_modules(batch).await;
     let made: Vec<_> = made.unwrap().into_inner().results;
-    let made: Vec<_> = made.into_iter().flat_map(|one| one.module).collect();
+    let made: Vec<_> = made.into_iter().filter_map(|one| one.module).collect();
     assert_eq!(
         (made[0].keys.is_some(), made[0].managed_by.as_str()),
         (true, "")
