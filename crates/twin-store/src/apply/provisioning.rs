@@ -218,7 +218,12 @@ fn again(
     let before = record.identity.provisioned.clone();
     let is_its_own = before.as_ref().is_some_and(|before| {
         let (one, other) = (&before.registration_id, &asked.registration_id);
-        one.eq_ignore_ascii_case(other)
+        // Registration ids are no secrets, and whoever has one group's key can prove any of them:
+        // it opens that group's devices alone. An enrolment of the device alone is an operator's
+        // word that it may have it.
+        let may_have_it = asked.enrollment.kind == ProvisioningKind::Individual
+            || before.enrollment == asked.enrollment.name();
+        may_have_it && one.eq_ignore_ascii_case(other)
     });
     let has_credentials = (asked.has_credentials)(&record)?;
     // Who has the device's credentials could connect as it anyhow; nobody else takes it over.

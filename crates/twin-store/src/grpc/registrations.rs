@@ -242,6 +242,7 @@ impl Api {
             let id = &known.registration_id;
             let asked = &request.operation_id;
             id.eq_ignore_ascii_case(claimed.registration.as_str())
+                && known.enrollment == proven.enrollment.name()
                 && (asked.is_empty() || known.operation_id == *asked)
         });
         if !is_meant {

@@ -55,8 +55,9 @@ pub enum ProvisioningError {
     },
     /// The device that was to be made is another one's.
     #[error(
-        "devices/{device} exists already, was not made by this registration and has other \
-         credentials; delete it, or give the enrolment another device_id"
+        "devices/{device} exists already, was not registered through this enrolment and has other \
+         credentials; delete it, make an enrolment for it alone, or give the enrolment another \
+         device_id"
     )]
     DeviceTaken {
         /// Which.

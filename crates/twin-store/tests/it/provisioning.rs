@@ -235,6 +235,37 @@ async fn whoever_proves_nothing_is_refused_in_one_and_the_same_way() {
 }
 
 #[tokio::test]
+async fn a_groups_key_takes_over_no_device_of_another_group() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let scope = scope(&service).await;
+    let mut derived = Vec::new();
+    for vendor in ["vendor-a", "vendor-b"] {
+        let made = create(&service, group(vendor)).await;
+        let key = SymmetricKey::parse(&made.keys.unwrap().primary).unwrap();
+        let key = key.derive(&RegistrationId::parse("sn-1").unwrap());
+        derived.push(key.to_base64());
+    }
+    let first = register(&service, claim(&scope, "sn-1", &derived[0])).await;
+    first.expect("it is its own");
+    let before = full_device(&service, "sn-1").await;
+    let other = claim(&scope, "sn-1", &derived[1]);
+    let refused = refusal(register(&service, other.clone()).await);
+    assert_eq!(refused.reason(), "DEVICE_ALREADY_EXISTS");
+    assert!(refused.to_string().contains("enrolment"), "{refused}");
+    assert_eq!(full_device(&service, "sn-1").await, before);
+    // Nor does it learn what became of it.
+    let asked = proto::GetRegistrationRequest {
+        claim: Some(other),
+        operation_id: String::new(),
+    };
+    let hidden = service.provisioning().get_registration(asked).await;
+    refused_with(hidden, "NOT_REGISTERED");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_disabled_enrolment_lets_nobody_in_and_one_of_a_device_goes_before_its_groups() {
     let nats = NatsServer::start().await;
     let folder = tempfile::tempdir().unwrap();

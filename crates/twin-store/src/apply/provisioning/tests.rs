@@ -246,6 +246,37 @@ fn nobody_elses_device_is_taken_over() {
 }
 
 #[test]
+fn the_key_of_a_group_opens_no_device_of_another_group() {
+    let group = |id| enrollment(ProvisioningKind::Group, id);
+    let (a, b, one) = (group("a"), group("b"), single());
+    let all = [a.clone(), b.clone(), one.clone()];
+    let mut overlay = with(Vec::new(), &all);
+    let made = register(&mut overlay, registering(&a, "1"), now(), &cause()).unwrap();
+    let others = |enrollment| Registering {
+        has_credentials: Box::new(|_| Ok(false)),
+        authenticate: Box::new(|_| panic!("nothing is given")),
+        ..registering(enrollment, "2")
+    };
+    let mut overlay = with(vec![made.clone()], &all);
+    let refused = register(&mut overlay, others(&b), now(), &cause()).unwrap_err();
+    assert_eq!(refused.reason(), "DEVICE_ALREADY_EXISTS");
+    // Nor when the first group was deleted: its devices are still its vendor's.
+    let mut overlay = with(vec![made.clone()], &all[1..]);
+    let refused = register(&mut overlay, others(&b), now(), &cause()).unwrap_err();
+    assert_eq!(refused.reason(), "DEVICE_ALREADY_EXISTS");
+    assert!(overlay.into_outcome().changes.is_empty());
+    // An operator's word for this one device counts.
+    let mut overlay = with(vec![made], &all);
+    let given = Registering {
+        has_credentials: Box::new(|_| Ok(false)),
+        ..registering(&one, "2")
+    };
+    let moved = register(&mut overlay, given, now(), &cause()).unwrap();
+    let known = moved.identity.provisioned.unwrap();
+    assert_eq!(known.enrollment, "enrollments/sn-1");
+}
+
+#[test]
 fn an_enrolment_that_changed_meanwhile_is_looked_at_again() {
     let one = single();
     let mut changed = one.clone();
