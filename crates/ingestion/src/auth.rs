@@ -15,7 +15,6 @@ use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
-use wire::registry::v1 as registry;
 
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
 use crate::auth::limiter::Limiter;
@@ -30,11 +29,13 @@ mod error;
 pub(crate) mod limiter;
 mod proof;
 mod registering;
+mod suspects;
 mod trusted;
 
 pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
+use suspects::{Crowded, Suspects};
 pub(crate) use trusted::Trusted;
 
 /// Where the token stands in a call's metadata.
@@ -55,6 +56,10 @@ struct Shared {
     metrics: Metrics,
     cache: Mutex<Cache>,
     limiter: Mutex<Limiter<Option<IpAddr>>>,
+    /// From addresses that have failed too often.
+    suspects: Suspects,
+    /// Of which addresses the log has said so lately.
+    told: Mutex<Limiter<Option<IpAddr>>>,
     /// Of each identity from each address, so that one that is wrong takes nothing from the others
     /// behind its address, and nobody can lock an identity out from elsewhere.
     of_identity: Mutex<Limiter<(Option<IpAddr>, IdentityKey)>>,
@@ -85,6 +90,8 @@ impl Authenticator {
                 metrics,
                 cache,
                 limiter,
+                suspects: Suspects::new(),
+                told: Mutex::new(Limiter::new(1)),
                 of_identity: Mutex::new(of_identity),
                 connects: Mutex::new(connects),
             }),
@@ -146,7 +153,11 @@ impl Authenticator {
     ) -> Result<T, AuthError> {
         let limited = lock(&self.shared.limiter).check(&peer, self.shared.clock.monotonic());
         let outcome = match limited {
-            Err(wait) => Err(AuthError::TooManyFailures { wait }),
+            Err(wait) => match self.shared.suspects.look(proving).await {
+                Ok(Ok(proven)) => Ok(proven),
+                Ok(Err(error)) if !error.is_the_peers_fault() => Err(error),
+                Ok(Err(_)) | Err(Crowded) => Err(AuthError::TooManyFailures { wait }),
+            },
             Ok(()) => proving.await,
         };
         if let Err(error) = &outcome {
@@ -326,7 +337,7 @@ impl Authenticator {
 
     async fn fetch(&self, identity: &IdentityKey) -> Result<Finding, AuthError> {
         match self.shared.store.credentials(identity).await {
-            Ok(credentials) => Ok(Some(Arc::new(read(identity, credentials)))),
+            Ok(credentials) => Ok(Some(Arc::new(cache::read(identity, credentials)))),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(AuthError::Unavailable(error)),
         }
@@ -337,45 +348,21 @@ impl Authenticator {
         if error.is_the_peers_fault() {
             lock(&self.shared.limiter).failed(peer, self.shared.clock.monotonic());
         }
+        // Whoever fails without end is not to fill the log; the counter has every failure.
+        if matches!(error, AuthError::TooManyFailures { .. }) {
+            let now = self.shared.clock.monotonic();
+            let mut told = lock(&self.shared.told);
+            if told.check(&peer, now).is_err() {
+                return;
+            }
+            told.failed(peer, now);
+        }
         tracing::info!(
             peer = peer.map(tracing::field::display),
             reason = error.code(),
             error = service_kit::error::chain(error),
-            "agent was not let in"
+            "a device was not let in"
         );
-    }
-}
-
-/// A key that cannot be read opens nothing; the other one may.
-fn read(identity: &IdentityKey, credentials: registry::Credentials) -> Credentials {
-    let standing = match credentials.status() {
-        registry::Status::Enabled => Standing::Enabled,
-        registry::Status::Disabled | registry::Status::Unspecified => Standing::Disabled,
-    };
-    let by_authority =
-        credentials.authentication_type() == registry::AuthenticationType::CertificateAuthority;
-    let pair = credentials.keys.unwrap_or_default();
-    let mut keys = Vec::with_capacity(2);
-    for text in [pair.primary, pair.secondary] {
-        if text.is_empty() {
-            continue;
-        }
-        match SymmetricKey::parse(&text) {
-            Ok(key) => keys.push(key),
-            Err(error) => tracing::error!(%identity, %error, "twin-store has an unusable key"),
-        }
-    }
-    let registered = credentials.thumbprints.unwrap_or_default();
-    let thumbprints = [registered.primary, registered.secondary]
-        .into_iter()
-        .filter(|thumbprint| !thumbprint.is_empty())
-        .collect();
-    Credentials {
-        by_authority,
-        generation_id: credentials.generation_id,
-        standing,
-        keys,
-        thumbprints,
     }
 }
 

@@ -104,8 +104,9 @@ pub struct Limits {
     /// Sessions of this instance. Over it new ones are refused with `RESOURCE_EXHAUSTED`.
     /// Default 50000: about 2 GB with TLS.
     pub sessions_max: u32,
-    /// Failed authentications per minute and peer address before the peer must wait. Default 60: a
-    /// site behind one address may hold a few agents with wrong keys.
+    /// Failed authentications per minute and peer address before further failures must wait, and are
+    /// looked at a few at a time with those of other such addresses; what is proven is let in.
+    /// Default 60: a site behind one address may hold a few agents with wrong keys.
     pub auth_failures_per_minute: u32,
     /// Failed authentications per minute of one identity from one address before it must wait there.
     /// Default 10: fewer than of an address, so that a device with a wrong key costs the others

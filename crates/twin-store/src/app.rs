@@ -260,6 +260,7 @@ impl App {
             TwinQueryServiceServer::new(api.clone()),
             PolicyTwinServiceServer::new(api.clone()),
             DeviceCommandServiceServer::new(api.clone()),
+            AccessServiceServer::new(api.clone()),
             AuditServiceServer::new(api),
         )
         .rules(permissions::RULES)

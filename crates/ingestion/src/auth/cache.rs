@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use iot_hub::SymmetricKey;
 use twin::IdentityKey;
+use wire::registry::v1 as registry;
 
 /// How long credentials are trusted: an identity that was disabled, with its hint lost, can
 /// connect for this much longer.
@@ -115,6 +116,39 @@ impl Cache {
             }
             None => self.entries.retain(|key, _| key.device != identity.device),
         }
+    }
+}
+
+/// A key that cannot be read opens nothing; the other one may.
+pub(super) fn read(identity: &IdentityKey, credentials: registry::Credentials) -> Credentials {
+    let standing = match credentials.status() {
+        registry::Status::Enabled => Standing::Enabled,
+        registry::Status::Disabled | registry::Status::Unspecified => Standing::Disabled,
+    };
+    let by_authority =
+        credentials.authentication_type() == registry::AuthenticationType::CertificateAuthority;
+    let pair = credentials.keys.unwrap_or_default();
+    let mut keys = Vec::with_capacity(2);
+    for text in [pair.primary, pair.secondary] {
+        if text.is_empty() {
+            continue;
+        }
+        match SymmetricKey::parse(&text) {
+            Ok(key) => keys.push(key),
+            Err(error) => tracing::error!(%identity, %error, "twin-store has an unusable key"),
+        }
+    }
+    let registered = credentials.thumbprints.unwrap_or_default();
+    let thumbprints = [registered.primary, registered.secondary]
+        .into_iter()
+        .filter(|thumbprint| !thumbprint.is_empty())
+        .collect();
+    Credentials {
+        by_authority,
+        generation_id: credentials.generation_id,
+        standing,
+        keys,
+        thumbprints,
     }
 }
 

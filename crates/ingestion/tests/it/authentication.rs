@@ -160,21 +160,18 @@ async fn a_session_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_peer_that_fails_too_often_must_wait() {
+async fn a_peer_that_fails_too_often_must_wait_and_whoever_has_a_key_need_not() {
     let hub = Hub::start_with(|config| config.limits.auth_failures_per_minute = 3).await;
     hub.register("d/m");
     for _ in 0..3 {
         check_refused(&hub, "", Code::Unauthenticated, "TOKEN_MISSING").await;
     }
-    let status = check_refused(
-        &hub,
-        &good_token("d/m"),
-        Code::ResourceExhausted,
-        "TOO_MANY_FAILURES",
-    )
-    .await;
+    let wrong = token("d/m", &key_of("guess"), HOUR);
+    let status = check_refused(&hub, &wrong, Code::ResourceExhausted, "TOO_MANY_FAILURES").await;
     let details = status.get_error_details();
     assert!(details.retry_info().unwrap().retry_delay.is_some());
+    let good = hub.connect(&good_token("d/m")).await;
+    good.expect("it stands behind the same address as the others, and has the key");
     hub.stop().await;
 }
 

@@ -73,6 +73,30 @@ async fn guessing_keys_of_a_device_is_stopped_and_costs_no_other_device_behind_t
 }
 
 #[tokio::test]
+async fn made_up_ids_lock_out_nobody_behind_their_address() {
+    let (hub, certs) = hub_with(|config| config.limits.auth_failures_per_minute = 3).await;
+    hub.register("d");
+    let made_up = async |turn: usize| {
+        let id = format!("made-up-{turn}");
+        let wrong = token(&id, &key_of("a guess"), SignedDuration::from_hours(1));
+        let connecting = Client::try_connect(&hub, &certs, connect(&id, Some(wrong)));
+        connecting.await.1
+    };
+    for turn in 0..8 {
+        let wanted = if turn < 3 {
+            NotAuthorized
+        } else {
+            ServiceUnavailable
+        };
+        assert_eq!(made_up(turn).await, wanted, "turn {turn}");
+    }
+    let good = Client::connected(&hub, &certs, "d");
+    let (_, code) = tokio::join!(good, made_up(8));
+    assert_eq!(code, ServiceUnavailable, "they still get nowhere");
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn two_devices_with_one_key_do_not_push_each_other_out_for_ever() {
     let (hub, certs) = hub_with(|config| config.limits.identity_connects_per_minute = 3).await;
     hub.register("d");
