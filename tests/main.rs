@@ -26,6 +26,7 @@ mod policy_counts;
 mod provisioning;
 mod replicas;
 mod rest;
+mod rest_bearer;
 mod restored;
 mod rollouts;
 mod security_messages;

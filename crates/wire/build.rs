@@ -8,6 +8,7 @@ const PROTOS: &[&str] = &[
     "twinward/agent/v1/events.proto",
     "twinward/agent/v1/agent_service.proto",
     "twinward/registry/v1/registry_service.proto",
+    "twinward/registry/v1/access_service.proto",
     "twinward/registry/v1/audit_service.proto",
     "twinward/registry/v1/provisioning_service.proto",
     "twinward/twin/v1/twin_service.proto",

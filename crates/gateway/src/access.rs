@@ -11,8 +11,10 @@ use service_kit::secret::Secret;
 use crate::error::ApiError;
 use crate::route::Route;
 
+mod bearer;
 mod policies;
 
+pub(crate) use bearer::Bearers;
 pub use policies::{AccessError, AccessPolicies, AccessPolicy};
 
 /// What a shared access policy allows (spec §5.3).

@@ -150,6 +150,9 @@ impl App {
         let api = Api {
             hub: hub.clone(),
             policies: self.policies,
+            bearers: Arc::default(),
+            suspects: Arc::default(),
+            bodies: rest::Bodies::default(),
             clock: self.clock,
             metrics,
             devices,

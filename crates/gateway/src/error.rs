@@ -73,6 +73,11 @@ impl ApiError {
         Self::new(413_001, "MessageTooLarge", message)
     }
 
+    /// The body did not come in time.
+    pub(crate) fn slow(message: impl Into<String>) -> Self {
+        Self::new(408_000, "RequestTimeout", message)
+    }
+
     pub(crate) fn no_such_call(method: &Method, path: &str) -> Self {
         let message = format!("{method} {path} is no call of this API");
         Self::new(404_000, "NotFound", message)

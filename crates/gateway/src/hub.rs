@@ -8,6 +8,8 @@ use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
+use wire::registry::v1::IdentityView;
+use wire::registry::v1::access_service_client::AccessServiceClient;
 use wire::registry::v1::provisioning_service_client::ProvisioningServiceClient;
 use wire::registry::v1::registry_service_client::RegistryServiceClient;
 use wire::twin::v1::twin_bulk_service_client::TwinBulkServiceClient;
@@ -65,6 +67,7 @@ impl Hub {
             doors: self.own.clone(),
             authorization: None,
             operator: String::new(),
+            reads_keys: true,
         }
     }
 
@@ -75,6 +78,8 @@ impl Hub {
                 doors: self.own.clone(),
                 authorization: None,
                 operator: format!("sas/{policy}"),
+                // Whoever may read identities by a policy reads their keys (spec §5.3).
+                reads_keys: true,
             }),
             Caller::Bearer(token) => {
                 let value = format!("Bearer {}", token.expose()).parse();
@@ -86,6 +91,7 @@ impl Hub {
                     doors: self.bare.clone(),
                     authorization: Some(value),
                     operator: String::new(),
+                    reads_keys: false,
                 })
             }
         }
@@ -99,9 +105,30 @@ pub(crate) struct Session {
     authorization: Option<MetadataValue<Ascii>>,
     /// Whom writes name; empty: whoever the token names.
     operator: String,
+    /// Whether keys of identities are shown.
+    reads_keys: bool,
 }
 
 impl Session {
+    /// The same for somebody who may read keys, or may not.
+    #[must_use]
+    pub(crate) fn reading_keys(self, reads_keys: bool) -> Session {
+        Session { reads_keys, ..self }
+    }
+
+    /// What is shown of identities.
+    pub(crate) fn view(&self) -> IdentityView {
+        if self.reads_keys {
+            IdentityView::Full
+        } else {
+            IdentityView::Basic
+        }
+    }
+
+    pub(crate) fn access(&self) -> AccessServiceClient<Connection> {
+        AccessServiceClient::new(self.doors.twin_store.clone())
+    }
+
     pub(crate) fn registry(&self) -> RegistryServiceClient<Connection> {
         RegistryServiceClient::new(self.doors.twin_store.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)

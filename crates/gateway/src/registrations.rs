@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use iot_hub::RegistrationId;
 use iot_hub::provisioning::{Assigned, assigning, refusal, registration_of};
 use jiff::Timestamp;
 use serde_json::Value;
 use service_kit::server::web::Visitor;
+use service_kit::suspects::Crowded;
 use service_kit::trace;
 use wire::InvalidField;
 use wire::registry::v1 as registry;
@@ -27,7 +29,7 @@ use wire::time::optional;
 
 use crate::error::ApiError;
 use crate::headers::{self, JSON};
-use crate::rest::{Api, read};
+use crate::rest::Api;
 
 /// First segments of the hub's own calls: no id scope is called so.
 const OF_THE_HUB: [&str; 6] = [
@@ -130,16 +132,10 @@ struct Told {
 pub(crate) async fn answer(api: &Api, call: Call, request: Request) -> Response {
     let visitor = request.extensions().get::<Visitor>().cloned();
     let address = visitor.as_ref().map(|visitor| visitor.address().ip());
-    let now = api.clock.monotonic();
-    let limited = address.and_then(|address| api.failures.wait(address, now));
-    let told = match limited {
-        Some(wait) => Err(ApiError::new(
-            429_001,
-            "ThrottlingException",
-            "too many failures from this address",
-        )
-        .after(wait)),
-        None => tell(api, &call, request).await,
+    let (parts, body) = request.into_parts();
+    let told = match api.bodies.take(body, BODY_MAX).await {
+        Ok(body) => judged(api, &call, &parts, &body.bytes, address).await,
+        Err(error) => Err(error),
     };
     match told {
         Ok(told) => {
@@ -149,18 +145,46 @@ pub(crate) async fn answer(api: &Api, call: Call, request: Request) -> Response 
             told.into_response()
         }
         Err(error) => {
-            let is_its_fault = matches!(error.number() / 1000, 400..=403);
-            if let Some(address) = address.filter(|_| is_its_fault) {
-                api.failures.note(address, now);
-            }
             tracing::debug!(code = error.number(), %error, "a registration was refused");
             refuse(&error, api.clock.now())
         }
     }
 }
 
-async fn tell(api: &Api, call: &Call, request: Request) -> Result<Told, ApiError> {
-    let (parts, body) = request.into_parts();
+/// Whoever proves itself is served, however often others at its address have failed.
+async fn judged(
+    api: &Api,
+    call: &Call,
+    parts: &Parts,
+    body: &[u8],
+    address: Option<IpAddr>,
+) -> Result<Told, ApiError> {
+    let now = api.clock.monotonic();
+    let telling = tell(api, call, parts, body);
+    let Some(wait) = address.and_then(|address| api.failures.wait(address, now)) else {
+        let told = telling.await;
+        if let (Some(address), Err(error)) = (address, &told)
+            && is_its_fault(error)
+        {
+            api.failures.note(address, now);
+        }
+        return told;
+    };
+    match api.suspects.look(telling).await {
+        Ok(Err(error)) if !is_its_fault(&error) => Err(error),
+        Ok(Ok(told)) => Ok(told),
+        Ok(Err(_)) | Err(Crowded) => {
+            let problem = "too many failures from this address";
+            Err(ApiError::new(429_001, "ThrottlingException", problem).after(wait))
+        }
+    }
+}
+
+fn is_its_fault(error: &ApiError) -> bool {
+    matches!(error.number() / 1000, 400..=403)
+}
+
+async fn tell(api: &Api, call: &Call, parts: &Parts, body: &[u8]) -> Result<Told, ApiError> {
     headers::check_version(&parts.uri)?;
     let registration = RegistrationId::parse(&call.registration)
         .map_err(|error| ApiError::argument(format!("`{}` {error}", call.registration)))?;
@@ -171,12 +195,11 @@ async fn tell(api: &Api, call: &Call, request: Request) -> Result<Told, ApiError
         registration_id: registration.to_string(),
         proof: Some(proof(&parts.headers, certificates)?),
     };
-    let body = read(body, BODY_MAX).await?;
     let session = api.hub.own();
     let mut door = session.provisioning();
     let known = match &call.what {
         What::Register => {
-            registration_of(&body, &registration).map_err(ApiError::argument)?;
+            registration_of(body, &registration).map_err(ApiError::argument)?;
             let request = session.request(registry::RegisterDeviceRequest { claim: Some(claim) });
             let made = door.register_device(request).await?.into_inner();
             let operation = &made.operation_id;

@@ -8,14 +8,14 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use service_kit::clock::SharedClock;
 use service_kit::server::web::Visitor;
+use service_kit::suspects::Suspects;
 use service_kit::trace;
 use tracing::{Instrument as _, Span, field};
 
-use crate::access::{self, AccessPolicies};
+use crate::access::{self, AccessPolicies, Bearers};
 use crate::bodies;
 use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
@@ -26,6 +26,7 @@ use crate::registrations::{self, Failures};
 use crate::route::Route;
 use crate::websocket::{self, Devices};
 
+mod body;
 mod bulk;
 mod configurations;
 mod devices;
@@ -37,6 +38,8 @@ mod modules;
 mod query;
 mod statistics;
 mod twins;
+
+pub(crate) use body::Bodies;
 
 /// The description of the API, for programs that make clients and tests of it.
 pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
@@ -58,8 +61,11 @@ pub(crate) struct Api {
     pub host: String,
     /// Who failed to register.
     pub failures: Arc<Failures>,
+    pub suspects: Arc<Suspects>,
     /// How often everybody calls.
     pub meter: Arc<Meter>,
+    pub bearers: Arc<Bearers>,
+    pub bodies: Bodies,
     pub devices: Devices,
 }
 
@@ -227,14 +233,33 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         visitor.let_in();
     }
     headers::check_version(&parts.uri)?;
-    let session = api.hub.of(caller)?;
-    let body = read(body, route.body_max()).await?;
+    let token = match &caller {
+        access::Caller::Bearer(token) => Some(token.clone()),
+        access::Caller::Policy(_) => None,
+    };
+    let mut session = api.hub.of(caller)?;
+    // Before anything of the body: whoever makes up a token is not to fill our memory with it.
+    if let Some(token) = token {
+        let judged = api
+            .bearers
+            .judge(token.expose(), &session, now, second)
+            .await;
+        let bearer = judged.map_err(|error| match error.status() {
+            StatusCode::UNAUTHORIZED => proves_nothing(error),
+            _ => error,
+        })?;
+        session = session.reading_keys(bearer.reads_keys);
+        if let Some(visitor) = visitor {
+            visitor.let_in();
+        }
+    }
+    let body = api.bodies.take(body, route.body_max()).await?;
     let if_match = IfMatch::read(&parts.headers)?;
     let call = Call {
         session: &session,
         headers: &parts.headers,
         if_match,
-        body: &body,
+        body: &body.bytes,
         now,
     };
     let shows_counts = route.shows_message_counts();
@@ -283,10 +308,6 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
     if shows_counts {
         messages::show_counts(&session, &mut answer).await;
     }
-    // A bearer token is proven once twin-store has answered it.
-    if let Some(visitor) = visitor {
-        visitor.let_in();
-    }
     Ok(answer)
 }
 
@@ -304,16 +325,5 @@ impl Call<'_> {
     /// The etag as twin-store wants it: empty for any.
     fn etag(&self) -> String {
         IfMatch::etag(self.if_match.as_ref())
-    }
-}
-
-/// Reads a body, and no more of it than the call takes.
-pub(crate) async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
-    match Limited::new(body, max).collect().await {
-        Ok(body) => Ok(body.to_bytes().to_vec()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(max)),
-        Err(error) => Err(ApiError::format(format!(
-            "the body did not come to its end: {error}"
-        ))),
     }
 }

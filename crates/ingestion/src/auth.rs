@@ -13,6 +13,7 @@ use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
+use service_kit::suspects::{Crowded, Suspects};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 
@@ -29,13 +30,11 @@ mod error;
 pub(crate) mod limiter;
 mod proof;
 mod registering;
-mod suspects;
 mod trusted;
 
 pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
-use suspects::{Crowded, Suspects};
 pub(crate) use trusted::Trusted;
 
 /// Where the token stands in a call's metadata.
@@ -90,7 +89,7 @@ impl Authenticator {
                 metrics,
                 cache,
                 limiter,
-                suspects: Suspects::new(),
+                suspects: Suspects::default(),
                 told: Mutex::new(Limiter::new(1)),
                 of_identity: Mutex::new(of_identity),
                 connects: Mutex::new(connects),

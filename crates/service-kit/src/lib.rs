@@ -90,6 +90,7 @@ mod https;
 pub mod malformed;
 pub mod rpc;
 pub mod server;
+pub mod suspects;
 pub mod system;
 pub mod tls;
 mod undetailed;

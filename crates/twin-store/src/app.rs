@@ -21,6 +21,7 @@ use tower::Layer as _;
 use tracing::info;
 use twin::{PartitionCount, partition::PartitionError};
 use wire::device::v1::device_command_service_server::DeviceCommandServiceServer;
+use wire::registry::v1::access_service_server::AccessServiceServer;
 use wire::registry::v1::audit_service_server::AuditServiceServer;
 use wire::registry::v1::credential_service_server::CredentialServiceServer;
 use wire::registry::v1::enrollment_service_server::EnrollmentServiceServer;

@@ -21,6 +21,7 @@ use crate::store::Store;
 
 use self::etag::etag;
 
+mod access;
 mod audit;
 mod authentication;
 mod bulk;

@@ -242,6 +242,10 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         DevicesCommand,
     ),
     (
+        "/twinward.registry.v1.AccessService/GetCaller",
+        RegistryRead,
+    ),
+    (
         "/twinward.registry.v1.AuditService/ListAuditEntries",
         AuditRead,
     ),

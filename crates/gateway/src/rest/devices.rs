@@ -3,8 +3,8 @@
 use serde_json::Value;
 use twin::DeviceId;
 use wire::registry::v1::{
-    CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, IdentityView,
-    ListDevicesRequest, UpdateDeviceRequest,
+    AuthenticationType, CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest,
+    IdentityView, ListDevicesRequest, UpdateDeviceRequest,
 };
 
 use super::{Answer, Call};
@@ -32,7 +32,7 @@ pub(super) async fn list(call: &Call<'_>, top: Option<&str>) -> Result<Answer, A
         let request = ListDevicesRequest {
             page_size: top,
             page_token,
-            view: IdentityView::Full.into(),
+            view: call.session.view().into(),
             ..ListDevicesRequest::default()
         };
         let mut registry = call.session.registry();
@@ -92,14 +92,25 @@ pub(super) async fn update(
     etag: String,
 ) -> Result<Device, ApiError> {
     let proof = body.proof()?;
+    let mut standing = (body.status()?, body.status_reason.clone());
+    let mut etag = etag;
+    // SDKs send the whole device back. What somebody leaves out stays as it is, above all a device
+    // that is disabled.
+    if standing.0.is_none()
+        && proof.kind == AuthenticationType::Unspecified
+        && body.iot_edge().is_none()
+    {
+        let present = read(session, id).await?;
+        if etag.is_empty() {
+            etag.clone_from(&present.etag);
+        }
+        standing = (Some(present.status()), Some(present.status_reason));
+    }
+    let (status, reason) = standing;
     let request = UpdateDeviceRequest {
         name: name(id),
-        // A device that the body does not disable is enabled: SDKs send the whole device back.
-        status: body
-            .status()?
-            .unwrap_or(wire::registry::v1::Status::Enabled)
-            .into(),
-        status_reason: body.status_reason.clone().unwrap_or_default(),
+        status: status.unwrap_or_default().into(),
+        status_reason: reason.unwrap_or_default(),
         etag,
         authentication_type: proof.kind.into(),
         keys: proof.keys,
@@ -108,8 +119,15 @@ pub(super) async fn update(
         ..UpdateDeviceRequest::default()
     };
     let mut registry = session.registry();
-    registry.update_device(session.request(request)).await?;
-    read(session, id).await
+    let updated = registry.update_device(session.request(request)).await?;
+    let updated = updated.into_inner();
+    // The device as this write left it, and not as somebody may have changed it since; the answer
+    // to a write has no keys.
+    let keys = match session.view() {
+        IdentityView::Full => read(session, id).await?.keys,
+        IdentityView::Basic | IdentityView::Unspecified => None,
+    };
+    Ok(Device { keys, ..updated })
 }
 
 pub(super) async fn delete(call: &Call<'_>, id: &DeviceId) -> Result<Answer, ApiError> {
@@ -142,7 +160,7 @@ pub(super) async fn apply_content(call: &Call<'_>, id: &DeviceId) -> Result<Answ
 async fn read(session: &Session, id: &DeviceId) -> Result<Device, ApiError> {
     let request = GetDeviceRequest {
         name: name(id),
-        view: IdentityView::Full.into(),
+        view: session.view().into(),
         read_mask: None,
     };
     let mut registry = session.registry();

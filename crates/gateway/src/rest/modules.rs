@@ -23,7 +23,7 @@ pub(super) fn name(key: &IdentityKey) -> String {
 pub(super) async fn list(call: &Call<'_>, device: &DeviceId) -> Result<Answer, ApiError> {
     let request = ListModulesRequest {
         parent: devices::name(device),
-        view: IdentityView::Full.into(),
+        view: call.session.view().into(),
         read_mask: None,
         ..Default::default()
     };
@@ -92,8 +92,13 @@ pub(super) async fn update(
         ..UpdateModuleRequest::default()
     };
     let mut registry = session.registry();
-    registry.update_module(session.request(request)).await?;
-    read_named(session, name(key)).await
+    let updated = registry.update_module(session.request(request)).await?;
+    let updated = updated.into_inner();
+    let keys = match session.view() {
+        IdentityView::Full => read_named(session, name(key)).await?.keys,
+        IdentityView::Basic | IdentityView::Unspecified => None,
+    };
+    Ok(Module { keys, ..updated })
 }
 
 pub(super) async fn delete(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
@@ -119,7 +124,7 @@ pub(super) async fn remove(
 async fn read_named(session: &Session, name: String) -> Result<Module, ApiError> {
     let request = GetModuleRequest {
         name,
-        view: IdentityView::Full.into(),
+        view: session.view().into(),
         read_mask: None,
     };
     let mut registry = session.registry();

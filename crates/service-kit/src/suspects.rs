@@ -21,25 +21,30 @@ const WAITING_MAX: usize = 512;
 
 /// The places.
 #[derive(Debug)]
-pub(super) struct Suspects {
+pub struct Suspects {
     waiting: Semaphore,
     looked_at: Semaphore,
 }
 
 /// Too many wait already.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Crowded;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowded;
 
-impl Suspects {
-    pub(super) fn new() -> Suspects {
-        Suspects {
+impl Default for Suspects {
+    fn default() -> Self {
+        Self {
             waiting: Semaphore::new(WAITING_MAX),
             looked_at: Semaphore::new(AT_ONCE),
         }
     }
+}
 
-    /// Looks at a proof when its turn comes.
-    pub(super) async fn look<T, E>(
+impl Suspects {
+    /// Looks at a proof when its turn comes, and answers what came of it.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub async fn look<T, E>(
         &self,
         proving: impl Future<Output = Result<T, E>>,
     ) -> Result<Result<T, E>, Crowded> {
@@ -64,7 +69,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_take_their_time_and_what_holds_passes_between_them() {
-        let suspects = Suspects::new();
+        let suspects = Suspects::default();
         let begin = tokio::time::Instant::now();
         let failing =
             futures::future::join_all((0..8).map(|_| suspects.look(ready(Err::<(), _>("wrong")))));
@@ -76,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_wait_and_no_more() {
-        let suspects = Suspects::new();
+        let suspects = Suspects::default();
         let mut waiting: Vec<_> = (0..WAITING_MAX)
             .map(|_| Box::pin(suspects.look(pending::<Result<(), ()>>())))
             .collect();

@@ -1,0 +1,33 @@
+"""What bearer tokens open at the REST door, asked with nothing but Python's own library.
+
+Prints `{"name": [status, body], ...}` for each request of the JSON list in argv[3]: objects with
+`name`, `method`, `path`, `token`, `body`, `ifMatch`, and `stall`: how many bytes of body are
+promised of which only one is sent; it is answered before the rest comes, or not at all.
+"""
+
+import http.client
+import json
+import ssl
+import sys
+
+HOST, CA, REQUESTS = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+
+def ask(request):
+    context = ssl.create_default_context(cafile=CA)
+    connection = http.client.HTTPSConnection(HOST, context=context, timeout=20)
+    separator = "&" if "?" in request["path"] else "?"
+    connection.putrequest(request["method"], f"{request['path']}{separator}api-version=2021-04-12")
+    connection.putheader("Authorization", f"Bearer {request['token']}")
+    if "ifMatch" in request:
+        connection.putheader("If-Match", request["ifMatch"])
+    body = json.dumps(request["body"]).encode() if "body" in request else b""
+    connection.putheader("Content-Length", str(request.get("stall", len(body))))
+    connection.putheader("Content-Type", "application/json")
+    connection.endheaders(body[:1] if "stall" in request else body)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    return [answer.status, json.loads(text) if text else None]
+
+
+print(json.dumps({request["name"]: ask(request) for request in REQUESTS}))
