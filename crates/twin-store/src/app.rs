@@ -310,11 +310,8 @@ impl App {
         tasks.spawn("queues", OnFailure::StopService, queues);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
-        let (listening, stop) = (way.roster.follow(way.bus), shutdown.clone());
-        let listening = async move {
-            stop.run_until(listening).await;
-        };
-        tasks.spawn("instances", OnFailure::StopService, listening);
+        let roster = way.roster.follow(way.bus, shutdown.clone());
+        tasks.spawn("instances", OnFailure::StopService, roster);
         tasks.spawn(
             "bus-health",
             OnFailure::Log,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bus::{Bus, HintError};
 use prost::Message as _;
 use service_kit::error::chain;
+use service_kit::shutdown::ShutdownToken;
 use tokio::time::Instant;
 use wire::bus::v1::InstanceAlive;
 use wire::subjects;
@@ -39,17 +40,18 @@ struct Heard {
 }
 
 impl Roster {
-    /// Listens for as long as it is polled.
-    pub(crate) async fn follow(self, bus: Bus) {
-        loop {
-            if let Err(error) = self.listen(&bus).await {
-                tracing::warn!(
-                    error = chain(&error),
-                    "cannot listen for instances of ingestion"
-                );
+    /// Listens until the service stops.
+    pub(crate) async fn follow(self, bus: Bus, shutdown: ShutdownToken) {
+        while let Some(ended) = shutdown.run_until(self.listen(&bus)).await {
+            if let Err(error) = ended {
+                let error = chain(&error);
+                tracing::warn!(error, "cannot listen for instances of ingestion");
             }
             self.lock().since = None;
-            tokio::time::sleep(AGAIN_AFTER).await;
+            let pause = tokio::time::sleep(AGAIN_AFTER);
+            if shutdown.run_until(pause).await.is_none() {
+                return;
+            }
         }
     }
 
