@@ -12,6 +12,7 @@ use twin::{Map, PolicyWrite, Section, Writer};
 use crate::explain::leaves_of;
 use crate::policy_doc::{Incomplete, Policy, PolicyId};
 use crate::rollout::Course;
+use crate::schedule::Gate;
 use crate::twin_document::TwinDocument;
 
 /// A policy in force.
@@ -25,6 +26,8 @@ pub(crate) struct ActivePolicy {
     pub created_order: u64,
     /// If it is being rolled out: which twins it is for.
     pub(crate) stage: Option<Stage>,
+    /// Whether it may change twins now.
+    pub(crate) gate: Gate,
 }
 
 /// The part of a revision in a rollout. While it runs two revisions of one policy are in force, each
@@ -70,6 +73,10 @@ pub(crate) enum Verdict {
     Undecided(Part),
     /// All of that holds, but the twin lacks what a template of the settings names.
     Incomplete,
+    /// It may not change twins now (`schedule`). What it has set stays as it is, and nothing is added.
+    Closed,
+    /// It has ended, and applies to no twin any more.
+    Expired,
     /// All of that may hold, but by a rollout the twin has another revision of the policy.
     HeldBack,
 }
@@ -96,10 +103,46 @@ impl Part {
 impl ActivePolicy {
     /// Whether it applies to a twin.
     pub(crate) fn verdict(&self, twin: &TwinDocument) -> Verdict {
-        let view = twin.view();
         if self.policy.scope() != twin.scope() {
             return Verdict::OtherScope;
         }
+        match &self.gate {
+            Gate::Open => self.verdict_when_open(twin),
+            Gate::Expired(_) => Verdict::Expired,
+            Gate::Closed(_) if self.takes_back(twin) => self.verdict_when_open(twin),
+            Gate::Closed(_) => match self.verdict_when_open(twin) {
+                // Nothing is there that could change.
+                other @ (Verdict::NotTargeted | Verdict::NotWhen | Verdict::HeldBack)
+                    if !self.has_set(twin, |_| true) =>
+                {
+                    other
+                }
+                _ => Verdict::Closed,
+            },
+        }
+    }
+
+    /// Whether the twin has a revision that was taken back: it goes also while the policy is closed,
+    /// since whoever aborts a rollout means now.
+    fn takes_back(&self, twin: &TwinDocument) -> bool {
+        let course = self.stage.as_ref().map(|stage| &stage.course);
+        let back = course.filter(|course| course.released() == 0);
+        back.is_some_and(|course| self.has_set(twin, |revision| revision == course.revision()))
+    }
+
+    /// Whether the twin has a leaf of the policy in such a revision.
+    fn has_set(&self, twin: &TwinDocument, which: impl Fn(u64) -> bool) -> bool {
+        let leaves = leaves_of(twin.desired());
+        leaves.iter().any(|leaf| match &leaf.writer {
+            Writer::Policy { id, revision } => id == self.policy.id().as_str() && which(*revision),
+            Writer::Configuration(_) | Writer::Operator(_) | Writer::Device | Writer::System => {
+                false
+            }
+        })
+    }
+
+    fn verdict_when_open(&self, twin: &TwinDocument) -> Verdict {
+        let view = twin.view();
         let target = self.policy.target().judge(&view);
         if target == Judgement::HoldsNot {
             return Verdict::NotTargeted;

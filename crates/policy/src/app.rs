@@ -16,6 +16,7 @@ use service_kit::tasks::{OnFailure, Tasks};
 use tracing::debug;
 use twin::PartitionCount;
 use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
+use wire::policy::v1::freeze_service_server::FreezeServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
@@ -25,8 +26,9 @@ use crate::batches::Batches;
 use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
+use crate::edges::Edges;
 use crate::error::Error;
-use crate::grpc::{ConfigurationApi, Explainer, PolicyApi, RolloutApi};
+use crate::grpc::{ConfigurationApi, Explainer, FreezeApi, PolicyApi, RolloutApi};
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
@@ -86,7 +88,7 @@ impl App {
         .await?;
         debug!("listeners bound");
         let store = Store::open(&config.data_dir).await?;
-        let contents = store.load().await?;
+        let contents = store.load(clock.now()).await?;
         debug!(policies = contents.policies.len(), "store opened");
         let bus = Bus::connect(config.bus()).await?;
         let rejects = StreamSpec::rejects(
@@ -210,6 +212,14 @@ impl App {
             clock: self.clock.clone(),
             shutdown: stop.clone(),
         };
+        let edges = Edges {
+            policies: policies.clone(),
+            clock: self.clock.clone(),
+            shutdown: stop.clone(),
+        };
+        tasks.spawn("edges", OnFailure::StopService, edges.run());
+        let freeze_api =
+            FreezeServiceServer::new(FreezeApi::new(policies.clone(), self.clock.clone()));
         tasks.spawn("rollouts", OnFailure::StopService, rollouts.run());
         let rollout_api = RolloutServiceServer::new(RolloutApi::new(
             policies.clone(),
@@ -254,7 +264,7 @@ impl App {
             metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
-        let grpc = service_kit::add_services!(grpc, api, configurations, rollout_api);
+        let grpc = service_kit::add_services!(grpc, api, configurations, rollout_api, freeze_api);
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

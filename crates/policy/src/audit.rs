@@ -48,10 +48,10 @@ pub(crate) async fn deliver(
 }
 
 fn request(entry: &AuditEntry) -> RecordAuditEntryRequest {
-    let collection = if entry.action.starts_with("configuration.") {
-        "configurations"
-    } else {
-        "policies"
+    let collection = match entry.action.split_once('.') {
+        Some(("configuration", _)) => "configurations",
+        Some(("freeze", _)) => "freezes",
+        Some(_) | None => "policies",
     };
     RecordAuditEntryRequest {
         request_id: entry.request_id.clone(),

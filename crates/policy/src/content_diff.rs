@@ -72,7 +72,7 @@ pub fn changed_fields(old: &PolicySpec, new: &PolicySpec) -> Vec<&'static str> {
 }
 
 /// Everything but the id and the settings.
-fn fields(spec: &PolicySpec) -> [(&'static str, Value); 7] {
+fn fields(spec: &PolicySpec) -> [(&'static str, Value); 8] {
     [
         ("description", spec.description.as_str().into()),
         ("labels", labels(spec)),
@@ -81,6 +81,10 @@ fn fields(spec: &PolicySpec) -> [(&'static str, Value); 7] {
         ("when", spec.when.as_str().into()),
         ("priority", spec.priority.into()),
         ("rollout", rollout(spec)),
+        (
+            "schedule",
+            serde_json::to_value(&spec.schedule).unwrap_or_default(),
+        ),
     ]
 }
 

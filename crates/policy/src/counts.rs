@@ -272,15 +272,16 @@ impl Follower {
     }
 }
 
-/// The policies, as far as counts depend on them: id, revision, and of a rollout how many waves it has
+/// The policies, as far as counts depend on them: id, revision, whether it is open, and of a rollout how many waves it has
 /// and how many of them have the revision.
-type Signature = BTreeMap<PolicyId, (u64, Option<(usize, usize)>)>;
+type Signature = BTreeMap<PolicyId, (u64, bool, Option<(usize, usize)>)>;
 
 fn signature(set: &PolicySet) -> Signature {
     let of = |active: &Arc<ActivePolicy>| {
         let course = active.stage.as_ref().map(|stage| &stage.course);
         let course = course.map(|course| (course.waves(), course.released()));
-        (active.policy.id().clone(), (active.revision, course))
+        let open = active.gate.is_open();
+        (active.policy.id().clone(), (active.revision, open, course))
     };
     set.newest().map(of).collect()
 }

@@ -17,6 +17,7 @@ pub(crate) use crate::active::{ActivePolicy, Part, Side, Stage, Verdict};
 use crate::configured;
 pub(crate) use crate::interest::Interest;
 use crate::policy_doc::Scope;
+use crate::schedule::Gate;
 use crate::twin_document::TwinDocument;
 
 /// What the policies of a set want of a twin.
@@ -26,6 +27,8 @@ pub(crate) struct Wanted {
     pub applicable: Vec<Arc<ActivePolicy>>,
     /// Those of which nobody knows, and why.
     pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
+    /// Those that may not change it now.
+    pub closed: Vec<Arc<ActivePolicy>>,
     /// Those that would apply if the twin had what their templates name.
     pub incomplete: Vec<Arc<ActivePolicy>>,
     /// What is to be there, in the order of precedence: what the one want, and what the others have
@@ -108,10 +111,19 @@ impl PolicySet {
                     wanted.writes.extend(kept);
                     wanted.undecided.push((Arc::clone(active), part));
                 }
+                Verdict::Closed => {
+                    // Both revisions of a rollout may be closed; what is kept is that of either.
+                    let id = active.policy.id();
+                    if wanted.closed.iter().all(|other| other.policy.id() != id) {
+                        wanted.writes.extend(kept(id, twin.desired()));
+                    }
+                    wanted.closed.push(Arc::clone(active));
+                }
                 Verdict::Incomplete => wanted.incomplete.push(Arc::clone(active)),
                 Verdict::OtherScope
                 | Verdict::NotTargeted
                 | Verdict::NotWhen
+                | Verdict::Expired
                 | Verdict::HeldBack => {}
             }
         }
@@ -157,7 +169,8 @@ impl PolicySet {
     /// One of these parts holds, or a policy applies.
     fn said(&self, mut parts: Vec<String>) -> String {
         let applies = |scope: &ScopeSet| -> Vec<String> {
-            let conditions = scope.policies.iter().map(|active| {
+            let alive = |active: &&Arc<ActivePolicy>| !matches!(active.gate, Gate::Expired(_));
+            let conditions = scope.policies.iter().filter(alive).map(|active| {
                 let target = said(active.policy.target());
                 match active.policy.when() {
                     None => target,
@@ -170,8 +183,9 @@ impl PolicySet {
             (&self.devices, "NOT IS_DEFINED(moduleId)"),
             (&self.modules, "IS_DEFINED(moduleId)"),
         ] {
-            if !scope.policies.is_empty() {
-                parts.push(format!("({kind} AND ({}))", applies(scope).join(" OR ")));
+            let applies = applies(scope);
+            if !applies.is_empty() {
+                parts.push(format!("({kind} AND ({}))", applies.join(" OR ")));
             }
         }
         let filter = parts.join(" OR ");

@@ -193,13 +193,14 @@ pub(crate) fn overruled(lost: &LostLeaf, wanted: &Wanted) -> Option<Overruled> {
     ) -> Option<&'p Arc<ActivePolicy>> {
         policies.find(|active| writer.is_of(active.policy.id().as_str()))
     }
-    // One of which nobody knows wants nothing new, but holds what it has.
+    // One of which nobody knows, or that is closed, wants nothing new, but holds what it has.
     let loser = of(&lost.writer, wanted.applicable.iter())?;
     let write = wanted
         .writes
         .iter()
         .find(|write| write.writer() == lost.writer)?;
     let holders = wanted.undecided.iter().map(|(active, _)| active);
+    let holders = holders.chain(&wanted.closed);
     let winner = of(&lost.winner, wanted.applicable.iter().chain(holders));
     // An object that stays without any policy counts as an operator's, whoever is noted for it.
     let reason = winner.map_or(Reason::Operator, |winner| {
@@ -253,9 +254,12 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
             .iter()
             .find(|(other, _)| Arc::ptr_eq(other, active));
         let failing = match verdict {
-            Verdict::Applies | Verdict::OtherScope | Verdict::HeldBack | Verdict::Incomplete => {
-                None
-            }
+            Verdict::Applies
+            | Verdict::Closed
+            | Verdict::Expired
+            | Verdict::OtherScope
+            | Verdict::HeldBack
+            | Verdict::Incomplete => None,
             Verdict::NotTargeted | Verdict::Undecided(Part::Target) => Some(active.policy.target()),
             Verdict::NotWhen | Verdict::Undecided(Part::When) => active.policy.when(),
         };

@@ -20,7 +20,10 @@ use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 
 use crate::policy_doc::{Field, Policy, PolicySpec, Problem};
-use read::{read_kind, read_labels, read_priority, read_rollout, read_scope, read_settings, text};
+use read::{
+    read_kind, read_labels, read_priority, read_rollout, read_schedule, read_scope, read_settings,
+    text,
+};
 
 mod read;
 
@@ -28,7 +31,7 @@ mod read;
 pub const KIND: &str = "Policy";
 
 /// Keys of a document, in the order in which we print them.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "kind",
     "name",
     "description",
@@ -39,6 +42,7 @@ const KEYS: [&str; 10] = [
     "priority",
     "settings",
     "rollout",
+    "schedule",
 ];
 
 /// What `twinward policy get -o yaml` adds: the service's own findings, not the author's words. It
@@ -251,6 +255,7 @@ impl Reader {
             "when" => text(value.value).map(|text| spec.when = text),
             "priority" => read_priority(&value.value).map(|priority| spec.priority = priority),
             "rollout" => read_rollout(value.value).map(|rollout| spec.rollout = rollout),
+            "schedule" => read_schedule(value.value).map(|schedule| spec.schedule = schedule),
             _ => read_settings(value.value).map(|settings| spec.settings = settings),
         };
         if let Err(message) = read {
@@ -271,6 +276,7 @@ fn field_of(key: &str) -> Option<Field> {
         Field::When,
         Field::Settings,
         Field::Rollout,
+        Field::Schedule,
     ]
     .into_iter()
     .find(|field| field.file_key() == key)

@@ -17,18 +17,21 @@ use crate::policies::Policies;
 use crate::policy_doc::{Labels, PolicyId, labels};
 use crate::progress::Progress;
 use crate::resource;
+use crate::schedule::Gate;
 use crate::store::{self, By, StoredPolicy};
 use crate::undecided::Undecided;
 
 mod configurations;
 mod error;
 mod explain;
+mod freezes;
 mod revisions;
 mod rollouts;
 
 pub(crate) use configurations::ConfigurationApi;
 use error::Error;
 pub(crate) use explain::Explainer;
+pub(crate) use freezes::FreezeApi;
 pub(crate) use rollouts::RolloutApi;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -89,6 +92,7 @@ impl PolicyApi {
             // Nothing was done, so there is neither progress nor standing to tell of.
             proto::Policy {
                 evaluation: None,
+                schedule_state: self.policies.schedule_state(stored),
                 ..resource::to_wire_policy(stored, proto::Evaluation::default())
             }
         } else {
@@ -139,6 +143,7 @@ impl PolicyApi {
     fn shown(&self, stored: &StoredPolicy) -> proto::Policy {
         proto::Policy {
             status: Some(self.status(stored)),
+            schedule_state: self.policies.schedule_state(stored),
             ..resource::to_wire_policy(stored, self.progress.of(stored))
         }
     }
@@ -168,6 +173,12 @@ impl PolicyApi {
     async fn delete(&self, request: proto::DeletePolicyRequest, by: By) -> Result<(), Error> {
         let id = parse_name(&request.name)?;
         let expected = Some(request.etag).filter(|etag| !etag.is_empty());
+        let known = self.policies.get(&id);
+        if let Some(Gate::Closed(why)) = known.map(|stored| self.policies.gate(&stored))
+            && !request.force
+        {
+            return Err(Error::Closed { id, why });
+        }
         self.policies.delete(id.clone(), expected, by).await?;
         tracing::info!(policy_id = %id, "policy deleted");
         self.count();

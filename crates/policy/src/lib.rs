@@ -21,6 +21,7 @@
 pub mod configuration_doc;
 pub mod policy_doc;
 pub mod rollout;
+pub mod schedule;
 
 pub mod content_diff;
 pub mod file;
@@ -38,6 +39,7 @@ mod twin_document;
 mod store;
 
 mod counts;
+mod edges;
 mod planning;
 mod policies;
 mod progress;

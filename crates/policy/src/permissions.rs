@@ -69,6 +69,15 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesWrite,
     ),
     (
+        "/twinward.policy.v1.FreezeService/CreateFreeze",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.FreezeService/ListFreezes",
+        PoliciesRead,
+    ),
+    ("/twinward.policy.v1.FreezeService/EndFreeze", PoliciesWrite),
+    (
         "/twinward.policy.v1.ConfigurationService/CreateConfiguration",
         PoliciesWrite,
     ),

@@ -9,17 +9,24 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bus::Sequence;
+use jiff::Timestamp;
 use service_kit::clock::SharedClock;
 use tokio::sync::{Notify, watch};
 
 use crate::configuration_doc::ConfigurationId;
-use crate::evaluate::PolicySet;
+use crate::evaluate::{ActivePolicy, PolicySet};
 use crate::policy_doc::{Labels, Policy, PolicyId};
 use crate::rollout::{Refusal, Rollout};
+use crate::schedule::{Freeze, Gate, Hours, Schedule};
 use crate::store::{
     self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
-    StoredConfiguration, StoredPolicy, StoredRevision, StoredRollout, SweepCounts, SweepNumber,
+    StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, StoredRollout, SweepCounts,
+    SweepNumber,
 };
+
+mod hours;
+
+pub(crate) use hours::Opening;
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +34,16 @@ struct Present {
     by_id: BTreeMap<PolicyId, StoredPolicy>,
     configurations: BTreeMap<ConfigurationId, StoredConfiguration>,
     set: Arc<PolicySet>,
+    /// In the order of their numbers.
+    freezes: Vec<StoredFreeze>,
+    /// Whether each policy may change twins, as `set` has it.
+    gates: BTreeMap<PolicyId, Gate>,
+    /// The sweep for what opened or ended last.
+    edge: SweepNumber,
 }
 
 impl Present {
-    fn new(contents: &Contents) -> Present {
+    fn new(contents: &Contents, now: Timestamp) -> Present {
         let by_id = contents
             .policies
             .iter()
@@ -41,17 +54,59 @@ impl Present {
         let mut present = Present {
             by_id,
             configurations: configurations.map(|one| (one.id.clone(), one)).collect(),
-            set: Arc::default(),
+            freezes: contents.freezes.clone(),
+            ..Present::default()
         };
-        present.index();
+        present.index(now);
         present
     }
 
-    fn index(&mut self) {
-        let policies = self.by_id.values().flat_map(StoredPolicy::in_force);
+    fn index(&mut self, now: Timestamp) {
+        self.gates = self.gates_at(now);
+        let in_force = self.by_id.iter().flat_map(|(id, stored)| {
+            let gate = self.gates.get(id).cloned().unwrap_or_default();
+            stored.in_force_at(&gate).collect::<Vec<_>>()
+        });
         let configurations = self.configurations.values();
-        let configurations = configurations.filter_map(StoredConfiguration::active);
-        self.set = Arc::new(PolicySet::new(policies.chain(configurations)));
+        let configurations = configurations.filter_map(|stored| {
+            let active = stored.active()?;
+            let gate = self.gates.get(active.policy.id());
+            let gate = gate.cloned().unwrap_or_default();
+            Some(ActivePolicy { gate, ..active })
+        });
+        self.set = Arc::new(PolicySet::new(in_force.chain(configurations)));
+    }
+
+    fn gates_at(&self, now: Timestamp) -> BTreeMap<PolicyId, Gate> {
+        let gate = |(id, schedule)| {
+            let gate = self.with_hours(&id, schedule, |hours| hours.gate(now));
+            (id, gate)
+        };
+        self.all_hours().map(gate).collect()
+    }
+
+    /// All policies with their own times, and configurations, which have none.
+    fn all_hours(&self) -> impl Iterator<Item = (PolicyId, Option<&Schedule>)> {
+        let policies = self.by_id.iter();
+        let policies = policies.map(|(id, stored)| (id.clone(), stored.policy.schedule()));
+        let configurations = self.configurations.keys();
+        let configurations = configurations.map(|id| (PolicyId::of_configuration(id), None));
+        policies.chain(configurations)
+    }
+
+    /// Asks the times of a policy.
+    fn with_hours<T>(
+        &self,
+        id: &PolicyId,
+        schedule: Option<&Schedule>,
+        ask: impl FnOnce(Hours<'_>) -> T,
+    ) -> T {
+        let freezes = self.freezes.iter().filter(|freeze| freeze.is_for(id));
+        let freezes: Vec<Freeze> = freezes.map(StoredFreeze::freeze).collect();
+        ask(Hours {
+            schedule,
+            freezes: &freezes,
+        })
     }
 }
 
@@ -107,9 +162,9 @@ impl Policies {
         };
         Policies {
             store,
-            clock,
-            present: Arc::new(watch::Sender::new(Present::new(contents))),
+            present: Arc::new(watch::Sender::new(Present::new(contents, clock.now()))),
             wanted: Arc::new(watch::Sender::new(wanted)),
+            clock,
             noted: Arc::default(),
         }
     }
@@ -166,7 +221,7 @@ impl Policies {
                 present
                     .by_id
                     .insert(stored.policy.id().clone(), stored.clone());
-                present.index();
+                present.index(this.clock.now());
             });
             this.raise(stored.sweep);
             this.noted.notify_one();
@@ -204,7 +259,7 @@ impl Policies {
         let out_of_force = move |sweep: SweepNumber| {
             this.present.send_modify(|present| {
                 present.by_id.remove(&gone);
-                present.index();
+                present.index(this.clock.now());
             });
             this.raise(sweep);
             this.noted.notify_one();
@@ -230,7 +285,7 @@ impl Policies {
                     .insert(stored.policy.id().clone(), stored.clone());
                 let changed = before.as_ref() != Some(stored);
                 if changed {
-                    present.index();
+                    present.index(this.clock.now());
                 }
                 changed
             });
@@ -294,7 +349,7 @@ impl Policies {
                     Some(now) => present.configurations.insert(change.id, now),
                     None => present.configurations.remove(&change.id),
                 };
-                present.index();
+                present.index(this.clock.now());
             });
             if let Some(sweep) = change.sweep {
                 this.raise(sweep);
@@ -342,7 +397,7 @@ impl Policies {
         self.wanted.subscribe()
     }
 
-    fn raise(&self, sweep: SweepNumber) {
+    pub(super) fn raise(&self, sweep: SweepNumber) {
         self.wanted.send_if_modified(|wanted| {
             let raised = sweep > wanted.now;
             wanted.now = wanted.now.max(sweep);

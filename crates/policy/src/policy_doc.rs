@@ -11,6 +11,7 @@ use twin::{Condition, Map, Violations, Writer};
 
 use crate::configuration_doc::ConfigurationId;
 use crate::rollout::{Strategy, StrategySpec};
+use crate::schedule::{Schedule, ScheduleSpec};
 
 pub mod labels;
 mod problem;
@@ -137,6 +138,8 @@ pub struct PolicySpec {
     pub settings: Map,
     /// How a revision of it spreads; none: over all twins at once.
     pub rollout: Option<StrategySpec>,
+    /// When it may change twins; none: always.
+    pub schedule: Option<ScheduleSpec>,
 }
 
 /// A policy that can be evaluated.
@@ -148,6 +151,7 @@ pub struct Policy {
     when: Option<Condition>,
     strategy: Option<Strategy>,
     templates: Templates,
+    schedule: Option<Schedule>,
 }
 
 impl Policy {
@@ -180,6 +184,9 @@ impl Policy {
             None => Ok(None),
             Some(strategy) => Strategy::check(strategy.clone(), &spec.settings).map(Some),
         });
+        let schedule = found.take(Field::Schedule, || {
+            spec.schedule.as_ref().map(Schedule::check).transpose()
+        });
         let when = when.flatten();
         for (field, condition) in [
             (Field::Target, target.as_ref()),
@@ -201,6 +208,7 @@ impl Policy {
             when,
             strategy: strategy.flatten(),
             templates: templates.unwrap_or_default(),
+            schedule: schedule.flatten(),
         })
     }
 
@@ -227,6 +235,7 @@ impl Policy {
             strategy: None,
             // IoT Hub knows none: `${` is a text like any other there.
             templates: Templates::default(),
+            schedule: None,
         }
     }
 
@@ -263,6 +272,11 @@ impl Policy {
     /// How a revision of it spreads; none: over all twins at once.
     pub fn strategy(&self) -> Option<&Strategy> {
         self.strategy.as_ref()
+    }
+
+    /// When it may change twins; none: always.
+    pub fn schedule(&self) -> Option<&Schedule> {
+        self.schedule.as_ref()
     }
 
     /// What it sets, with templates as they were written.

@@ -8,9 +8,11 @@ use wire::time::to_wire;
 use crate::content_diff::{self, Difference};
 use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain};
 use crate::rollout::StrategySpec;
+use crate::schedule::ScheduleSpec;
 use crate::store::{Outcome, StoredPolicy, StoredRevision, etag};
 
 pub(crate) mod rollout;
+pub(crate) mod schedule;
 
 /// Prints the resource name of a policy.
 pub fn name(id: &PolicyId) -> String {
@@ -51,7 +53,13 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
         problems.extend(found);
         None
     });
+    let schedule = wire.schedule.as_ref().map(schedule::read).transpose();
+    let schedule = schedule.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
+    });
     let spec = PolicySpec {
+        schedule,
         rollout: strategy,
         id: id.to_owned(),
         description: wire.description.clone(),
@@ -91,6 +99,11 @@ pub fn strategy(wire: &proto::RolloutStrategy) -> Option<StrategySpec> {
     rollout::read(wire).ok()
 }
 
+/// When a policy may change twins, as its file has it; none: it cannot be read.
+pub fn schedule(wire: &proto::PolicySchedule) -> Option<ScheduleSpec> {
+    schedule::read(wire).ok()
+}
+
 /// What a file or another program wants, as a request carries it.
 pub fn to_request(spec: &PolicySpec) -> proto::Policy {
     proto::Policy {
@@ -103,6 +116,7 @@ pub fn to_request(spec: &PolicySpec) -> proto::Policy {
         priority: spec.priority,
         settings_json: Value::Object(spec.settings.clone()).to_string(),
         rollout: spec.rollout.as_ref().map(rollout::print),
+        schedule: spec.schedule.as_ref().map(schedule::print),
         ..proto::Policy::default()
     }
 }
@@ -177,6 +191,7 @@ fn scope(scope: Scope) -> proto::Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::{Day, WindowSpec};
 
     #[test]
     fn every_problem_of_a_request_is_reported_with_its_field() {
@@ -209,6 +224,15 @@ mod tests {
                 .into_iter()
                 .collect(),
             rollout: Some(StrategySpec::default()),
+            schedule: Some(ScheduleSpec {
+                windows: vec![WindowSpec {
+                    days: vec![Day::Sat],
+                    from: "22:00".to_owned(),
+                    to: "04:00".to_owned(),
+                }],
+                expires: "2027-01-01".to_owned(),
+                ..ScheduleSpec::default()
+            }),
             target: "*".to_owned(),
             priority: -3,
             settings: serde_json::from_str(r#"{"a":1}"#).unwrap(),

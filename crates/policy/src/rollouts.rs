@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::counts::Counts;
 use crate::planning;
-use crate::policies::Policies;
+use crate::policies::{Opening, Policies};
 use crate::progress::Progress;
 use crate::rollout::{Phase, Refusal, Rollout, Seen};
 use crate::store::{By, Cause, RolloutError, StoredPolicy, StoredRollout};
@@ -69,8 +69,13 @@ impl Rollouts {
                 let Some(stored) = policy.rollout.clone() else {
                     continue;
                 };
+                // A policy that is closed changes nothing: no wave begins, no time runs. Its opening is
+                // a change that wakes us.
+                let Some(opening) = self.policies.opening(&policy) else {
+                    continue;
+                };
                 if stored.rollout.phase != Phase::Planning {
-                    self.bring_forward(&policy, &stored).await;
+                    self.bring_forward(&policy, &stored, opening).await;
                     is_under_way = true;
                     continue;
                 }
@@ -150,18 +155,21 @@ impl Rollouts {
     }
 
     /// Judges one rollout by what is counted of its devices.
-    async fn bring_forward(&self, policy: &StoredPolicy, stored: &StoredRollout) {
+    async fn bring_forward(&self, policy: &StoredPolicy, stored: &StoredRollout, opening: Opening) {
         match stored.rollout.phase {
             Phase::Rolling | Phase::Soaking => {
                 // Nothing is judged before every twin was looked at with what is in force, and every
                 // change since has been counted.
-                if self.progress.done() < stored.sweep {
+                if self.progress.done() < stored.sweep.max(opening.sweep) {
                     return;
                 }
                 let Some((waves, _)) = self.counts.waves(policy) else {
                     return;
                 };
-                let seen = Seen { waves };
+                let seen = Seen {
+                    waves,
+                    open_since: opening.since,
+                };
                 let at = self.clock.now();
                 if stored.rollout.step(&seen, at).is_some() {
                     let seen_as = stored.rollout.clone();

@@ -1,7 +1,7 @@
 //! Keeps policies, their revisions, and how far each `TWINS_{p}` was read, in `policy.db`.
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
-//! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `positions` by partition, one row of `state` with the order
+//! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `freezes` by number, `positions` by partition, one row of `state` with the order
 //! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
@@ -25,11 +25,13 @@ use jiff::Timestamp;
 
 use crate::evaluate::{ActivePolicy, Side, Stage};
 use crate::policy_doc::{Policy, PolicyId};
+use crate::schedule::Gate;
 
 mod audit;
 mod configurations;
 mod content;
 mod error;
+mod freezes;
 mod revisions;
 mod rollouts;
 mod row;
@@ -38,6 +40,7 @@ mod sqlite;
 pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;
+pub(crate) use freezes::{FreezeError, StoredFreeze};
 pub(crate) use revisions::{Applied, Change, StoredRevision};
 pub(crate) use rollouts::StoredRollout;
 pub(crate) use rollouts::{Cause, RolloutError};
@@ -79,7 +82,17 @@ impl StoredPolicy {
             revision: self.effective_revision,
             created_order: self.created_order,
             stage: None,
+            gate: Gate::Open,
         }
+    }
+
+    /// [`StoredPolicy::in_force`] while the policy is open, closed or over.
+    pub(crate) fn in_force_at(&self, gate: &Gate) -> impl Iterator<Item = ActivePolicy> {
+        let all = self.in_force().into_iter();
+        all.map(|active| ActivePolicy {
+            gate: gate.clone(),
+            ..active
+        })
     }
 
     /// What is in force of it: while it is rolled out, or after that was taken back, the new revision
@@ -106,6 +119,7 @@ impl StoredPolicy {
             revision,
             created_order: self.created_order,
             stage: stage(Side::Before),
+            gate: Gate::Open,
         });
         let new = ActivePolicy {
             stage: stage(Side::New),
@@ -160,6 +174,8 @@ pub(crate) struct Contents {
     pub policies: Vec<StoredPolicy>,
     /// Configurations that are not deleted.
     pub configurations: Vec<StoredConfiguration>,
+    /// Freezes that have not ended, and those that ended a while ago.
+    pub freezes: Vec<StoredFreeze>,
     /// Last evaluated message of each partition that has one.
     pub positions: BTreeMap<u16, Sequence>,
     /// Sweeps.
@@ -195,8 +211,8 @@ impl Store {
     }
 
     /// Reads everything.
-    pub(crate) async fn load(&self) -> Result<Contents, Error> {
-        self.run(sqlite::Engine::load).await
+    pub(crate) async fn load(&self, now: Timestamp) -> Result<Contents, Error> {
+        self.run(move |engine| engine.load(now)).await
     }
 
     /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it

@@ -172,6 +172,7 @@ mod tests {
         };
         Arc::new(ActivePolicy {
             stage: None,
+            gate: crate::schedule::Gate::Open,
             policy: Policy::check(spec).unwrap(),
             revision,
             created_order: 1,

@@ -13,6 +13,7 @@ use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
+use wire::policy::v1::freeze_service_client::FreezeServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
@@ -54,6 +55,8 @@ pub(crate) type Commands = DeviceCommandServiceClient<Channel>;
 pub(crate) type Policies = PolicyServiceClient<Channel>;
 /// Configurations of IoT Hub.
 pub(crate) type Configurations = ConfigurationServiceClient<Channel>;
+/// Freezes.
+pub(crate) type Freezes = FreezeServiceClient<Channel>;
 /// Rollouts.
 pub(crate) type Rollouts = RolloutServiceClient<Channel>;
 
@@ -172,6 +175,14 @@ impl Connection {
     pub(crate) fn rollouts(&self) -> Result<Rollouts, Failure> {
         Ok(Rollouts::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// The freezes of policies.
+    pub(crate) fn freezes(&self) -> Result<Freezes, Failure> {
+        Ok(
+            Freezes::new(self.channel(&self.policy()?)?)
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
+        )
     }
 
     /// A channel to any of our services.

@@ -48,6 +48,7 @@ fn policy(id: &str, priority: i32, order: u64, settings: Value) -> ActivePolicy 
         revision: 2,
         created_order: order,
         stage: None,
+        gate: crate::schedule::Gate::Open,
     }
 }
 

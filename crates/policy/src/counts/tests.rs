@@ -11,6 +11,7 @@ use crate::policy_doc::{Policy, PolicySpec};
 fn active(id: &str, revision: u64) -> ActivePolicy {
     ActivePolicy {
         stage: None,
+        gate: crate::schedule::Gate::Open,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: "tags.site = 'a'".to_owned(),

@@ -29,6 +29,7 @@ fn active(policy: Policy, created_order: u64) -> ActivePolicy {
         revision: 1,
         created_order,
         stage: None,
+        gate: crate::schedule::Gate::Open,
     }
 }
 

@@ -16,6 +16,7 @@ fn active(id: &str, created_order: u64, spec: PolicySpec, settings: Value) -> Ac
     };
     ActivePolicy {
         stage: None,
+        gate: crate::schedule::Gate::Open,
         policy: Policy::check(spec).unwrap(),
         revision: 3,
         created_order,

@@ -7,6 +7,7 @@ use twin::Map;
 use super::KIND;
 use crate::policy_doc::{Labels, Scope};
 use crate::rollout::StrategySpec;
+use crate::schedule::ScheduleSpec;
 
 pub(super) fn read_kind(value: &Value) -> Result<(), String> {
     if value.as_str() == Some(KIND) {
@@ -79,6 +80,20 @@ pub(super) fn read_rollout(value: Value) -> Result<Option<StrategySpec>, String>
             .map_err(|error| format!("is not a strategy: {error}")),
         other => Err(format!(
             "is {}; a mapping with waves and gates is needed",
+            describe(&other)
+        )),
+    }
+}
+
+/// A schedule; `schedule:` with nothing behind it is always.
+pub(super) fn read_schedule(value: Value) -> Result<Option<ScheduleSpec>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Object(_) => serde_json::from_value(value)
+            .map(Some)
+            .map_err(|error| format!("is not a schedule: {error}")),
+        other => Err(format!(
+            "is {}; a mapping with windows, freezes or expires is needed",
             describe(&other)
         )),
     }

@@ -1,12 +1,14 @@
 //! Why a call of the policy API is refused.
 
+use std::sync::Arc;
+
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::RemoteError;
 use thiserror::Error;
 use twin::Rule;
 use wire::InvalidField;
 
-use crate::policy_doc::{Field, Problem, Problems};
+use crate::policy_doc::{Field, PolicyId, Problem, Problems};
 use crate::store;
 
 /// Why a call is refused.
@@ -21,6 +23,16 @@ pub(super) enum Error {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A deletion would change twins at a time at which that is not to be.
+    #[error(
+        "policy {id} may not change twins now, and a deletion does: {why}; force it, or delete it then"
+    )]
+    Closed {
+        /// Which one.
+        id: PolicyId,
+        /// Why, and until when.
+        why: Arc<str>,
+    },
     /// twin-store did not tell.
     #[error("twin-store: {0}")]
     TwinStore(Box<RemoteError>),
@@ -39,6 +51,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Policy(_) | Error::Field(_) => Kind::InvalidArgument,
+            Error::Closed { .. } => Kind::FailedPrecondition,
             Error::Store(error) => error.kind(),
             Error::TwinStore(error) => match error.kind() {
                 // It is this service that is not let in, not its caller.
@@ -53,6 +66,7 @@ impl Classified for Error {
         match self {
             Error::Policy(_) => "INVALID_POLICY",
             Error::Field(_) => "INVALID_FIELD",
+            Error::Closed { .. } => "POLICY_CLOSED",
             Error::Store(error) => error.reason(),
             Error::TwinStore(error) => error.reason(),
             Error::DamagedTwin { .. } => "TWIN_DAMAGED",
@@ -63,7 +77,10 @@ impl Classified for Error {
         match self {
             Error::Policy(problems) => problems.list().iter().map(violation).collect(),
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            Error::Store(_) | Error::TwinStore(_) | Error::DamagedTwin { .. } => Vec::new(),
+            Error::Closed { .. }
+            | Error::Store(_)
+            | Error::TwinStore(_)
+            | Error::DamagedTwin { .. } => Vec::new(),
         }
     }
 
@@ -76,7 +93,8 @@ impl Classified for Error {
                     | Field::Description
                     | Field::Labels
                     | Field::Scope
-                    | Field::Rollout => IotHubCode::ARGUMENT_INVALID,
+                    | Field::Rollout
+                    | Field::Schedule => IotHubCode::ARGUMENT_INVALID,
                     Field::Target | Field::When => {
                         IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
                     }
@@ -87,7 +105,9 @@ impl Classified for Error {
                     Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
                 },
             ),
-            Error::Field(_) | Error::DamagedTwin { .. } => self.kind().iot_hub(),
+            Error::Field(_) | Error::Closed { .. } | Error::DamagedTwin { .. } => {
+                self.kind().iot_hub()
+            }
             Error::Store(error) => error.iot_hub(),
             Error::TwinStore(error) => error.iot_hub(),
         }

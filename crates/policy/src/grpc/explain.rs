@@ -24,6 +24,7 @@ use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::preview::{self, End, Forecast, LeafChange};
 use crate::resource;
+use crate::schedule::Gate;
 use crate::standing::Standing;
 use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
@@ -324,6 +325,8 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
         Verdict::HeldBack => (WireVerdict::HeldBack, String::new()),
         Verdict::Incomplete => (WireVerdict::Incomplete, String::new()),
+        Verdict::Closed => (WireVerdict::Closed, String::new()),
+        Verdict::Expired => (WireVerdict::Expired, String::new()),
         Verdict::Undecided(Part::Target) => (WireVerdict::Undecided, policy.spec().target.clone()),
         Verdict::Undecided(Part::When) => (WireVerdict::Undecided, policy.spec().when.clone()),
     };
@@ -333,6 +336,11 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
             let why = judged.incomplete.as_ref();
             why.map(ToString::to_string).unwrap_or_default()
         }
+        Verdict::Closed | Verdict::Expired => match &judged.active.gate {
+            Gate::Open => String::new(),
+            Gate::Closed(why) => why.to_string(),
+            Gate::Expired(since) => format!("it ended {since}"),
+        },
         Verdict::Applies
         | Verdict::OtherScope
         | Verdict::NotTargeted

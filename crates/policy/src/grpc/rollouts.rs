@@ -17,7 +17,8 @@ use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::resource::rollout::print_rollout;
 use crate::rollout::{Order, Refusal, Rollout};
-use crate::store::{self, By, Cause, RolloutError, StoredRollout};
+use crate::schedule::Gate;
+use crate::store::{self, By, Cause, RolloutError, StoredPolicy, StoredRollout};
 
 mod error;
 
@@ -58,11 +59,23 @@ impl RolloutApi {
             && stored.revision == revision
         {
             let seen = (!stored.rollout.phase.has_ended()).then(|| self.counts.waves(&policy));
-            return Ok(print_rollout(&id, stored, seen.flatten()));
+            let waits_for = self.waits_for(&policy, stored);
+            return Ok(proto::Rollout {
+                waits_for,
+                ..print_rollout(&id, stored, seen.flatten())
+            });
         }
         let stored = self.policies.rollout(id.clone(), revision).await?;
         let stored = stored.ok_or_else(|| absent(&id, revision))?;
         Ok(print_rollout(&id, &stored, None))
+    }
+
+    /// Why a rollout that is in force stands still, if the policy is closed.
+    fn waits_for(&self, policy: &StoredPolicy, stored: &StoredRollout) -> String {
+        match self.policies.gate(policy) {
+            Gate::Closed(why) if !stored.rollout.phase.has_ended() => why.to_string(),
+            Gate::Open | Gate::Closed(_) | Gate::Expired(_) => String::new(),
+        }
     }
 
     async fn list(
@@ -98,8 +111,12 @@ impl RolloutApi {
             current.is_some_and(|current| current.revision == stored.revision)
                 && !stored.rollout.phase.has_ended()
         });
+        let waits_for = policy.as_ref().map(|policy| self.waits_for(policy, stored));
         let seen = policy.and_then(|policy| self.counts.waves(&policy));
-        print_rollout(id, stored, seen)
+        proto::Rollout {
+            waits_for: waits_for.unwrap_or_default(),
+            ..print_rollout(id, stored, seen)
+        }
     }
 
     async fn direct(

@@ -55,8 +55,8 @@ struct Service {
 impl Service {
     async fn start(folder: &TempDir, url: &str) -> Service {
         let store = Store::open(folder.path()).await.expect("a store");
-        let contents = store.load().await.expect("its contents");
         let (clock, stop) = (SystemClock::shared(), ShutdownToken::new());
+        let contents = store.load(clock.now()).await.expect("its contents");
         let metrics = Metrics::register(&Registry::new().scope("policy"));
         let health = Health::new().component("twin-store");
         let twins = TwinStore::connect(&ClientConfig::to(url), health, stop.clone());
@@ -443,6 +443,7 @@ impl World {
             });
             let seen = Seen {
                 waves: waves.collect(),
+                open_since: None,
             };
             Ok(now.step(&seen, later).unwrap_or_else(|| now.clone()))
         };

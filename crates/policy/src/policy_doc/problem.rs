@@ -22,6 +22,8 @@ pub enum Field {
     Settings,
     /// [`PolicySpec::rollout`](super::PolicySpec::rollout).
     Rollout,
+    /// [`PolicySpec::schedule`](super::PolicySpec::schedule).
+    Schedule,
 }
 
 impl Field {
@@ -36,6 +38,7 @@ impl Field {
             Field::When => "when",
             Field::Settings => "settings",
             Field::Rollout => "rollout",
+            Field::Schedule => "schedule",
         }
     }
 
@@ -50,6 +53,7 @@ impl Field {
             Field::When => "when",
             Field::Settings => "settings_json",
             Field::Rollout => "rollout",
+            Field::Schedule => "schedule",
         }
     }
 }

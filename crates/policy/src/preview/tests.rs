@@ -13,6 +13,7 @@ fn active(id: &str, target: &str, priority: i32, settings: Value, order: u64) ->
     };
     ActivePolicy {
         stage: None,
+        gate: crate::schedule::Gate::Open,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: target.to_owned(),

@@ -149,6 +149,7 @@ pub(crate) fn print_rollout(
         waves_released: u32::try_from(in_force).unwrap_or(u32::MAX),
         in_step_time: in_step.map(to_wire),
         etag: format!("v{}", stored.version),
+        waits_for: String::new(),
     }
 }
 

@@ -172,6 +172,11 @@ impl Course {
         condition.is_some_and(|condition| condition.matches(&twin.view()))
     }
 
+    /// The new revision.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// How many waves have the new revision.
     pub(crate) fn released(&self) -> usize {
         self.released

@@ -42,6 +42,8 @@ impl Tally {
 pub(crate) struct Seen {
     /// Of each wave, from the first.
     pub waves: Vec<Tally>,
+    /// Since when the policy may change twins without a break; none: for long. Times run from there.
+    pub open_since: Option<Timestamp>,
 }
 
 impl Rollout {
@@ -76,7 +78,8 @@ impl Rollout {
         }
         let current = self.released.checked_sub(1)?;
         let strategy = &self.strategy;
-        let due = now.duration_since(self.wave_began) >= lasting(strategy.within);
+        let from = |began: Timestamp| seen.open_since.map_or(began, |open| open.max(began));
+        let due = now.duration_since(from(self.wave_began)) >= lasting(strategy.within);
         let judged = self.waves.iter().enumerate().take(self.released);
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
@@ -93,7 +96,7 @@ impl Rollout {
         }
         let tally = seen.waves.get(current).copied().unwrap_or_default();
         if self.phase == Phase::Soaking {
-            let soaked = now.duration_since(self.since) >= lasting(strategy.soak);
+            let soaked = now.duration_since(from(self.since)) >= lasting(strategy.soak);
             return if soaked {
                 Some(self.next_wave("", now))
             } else {

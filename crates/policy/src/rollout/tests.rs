@@ -46,6 +46,7 @@ fn tally(applied: u64, rejected: u64, pending: u64, offline: u64) -> Tally {
 fn seen(waves: &[Tally]) -> Seen {
     Seen {
         waves: waves.to_vec(),
+        open_since: None,
     }
 }
 

@@ -10,6 +10,7 @@ fn policies(settings: [Value; 2]) -> PolicySet {
     let [strong, weak] = settings;
     let active = |id: &str, priority, settings: Value, created_order| ActivePolicy {
         stage: None,
+        gate: crate::schedule::Gate::Open,
         policy: Policy::check(PolicySpec {
             id: id.to_owned(),
             target: "*".to_owned(),

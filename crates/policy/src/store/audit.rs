@@ -29,9 +29,9 @@ pub(crate) struct AuditEntry {
     pub(crate) request_id: String,
     /// `operator:<name>`
     pub(crate) actor: String,
-    /// `policy.` or `configuration.`, and then `create`, `update` or `delete`.
+    /// `policy.`, `configuration.`, `rollout.` or `freeze.`, and then what was done.
     pub(crate) action: String,
-    /// Of which policy or configuration.
+    /// Of which policy, configuration or freeze.
     pub(crate) policy_id: String,
     /// JSON.
     pub(crate) detail: String,

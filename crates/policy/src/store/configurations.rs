@@ -12,6 +12,7 @@ use super::{Error, Store, SweepNumber};
 use crate::configuration_doc::{ConfigurationId, ConfigurationSpec, Part};
 use crate::evaluate::ActivePolicy;
 use crate::policy_doc::Policy;
+use crate::schedule::Gate;
 
 /// Configurations of a hub, as IoT Hub allows them.
 pub(crate) const CONFIGURATIONS_MAX: u64 = 100;
@@ -42,6 +43,7 @@ impl StoredConfiguration {
             revision: self.revision,
             created_order: self.created_order,
             stage: None,
+            gate: Gate::Open,
         })
     }
 

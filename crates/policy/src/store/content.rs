@@ -5,6 +5,7 @@ use twin::Map;
 
 use crate::policy_doc::{Labels, PolicySpec, Scope};
 use crate::rollout::StrategySpec;
+use crate::schedule::ScheduleSpec;
 use crate::store::Error;
 
 #[derive(Serialize, Deserialize)]
@@ -19,6 +20,8 @@ struct Content {
     settings: Map,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rollout: Option<StrategySpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<ScheduleSpec>,
 }
 
 /// Prints everything but the id.
@@ -32,6 +35,7 @@ pub(super) fn print(spec: &PolicySpec) -> Result<String, Error> {
         priority: spec.priority,
         settings: spec.settings.clone(),
         rollout: spec.rollout.clone(),
+        schedule: spec.schedule.clone(),
     };
     serde_json::to_string(&content).map_err(|error| damaged(&spec.id, &error.to_string()))
 }
@@ -52,6 +56,7 @@ pub(super) fn read(id: &str, text: &str) -> Result<PolicySpec, Error> {
         priority: content.priority,
         settings: content.settings,
         rollout: content.rollout,
+        schedule: content.schedule,
     })
 }
 

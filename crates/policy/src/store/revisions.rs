@@ -230,7 +230,17 @@ fn plan(
                 ..old_policy.clone()
             };
             if is_same_but_for_words(old, policy.spec()) {
-                StoredPolicy { policy, ..updated }
+                // Other times let through what waited, or end it; the leaves stay as they are.
+                let sweep = if old.schedule == policy.spec().schedule {
+                    updated.sweep
+                } else {
+                    raise_sweep(transaction)?
+                };
+                StoredPolicy {
+                    policy,
+                    sweep,
+                    ..updated
+                }
             } else {
                 let sweep = raise_sweep(transaction)?;
                 let before = last_good(&old_policy);
@@ -307,6 +317,8 @@ fn is_same_but_for_words(old: &PolicySpec, new: &PolicySpec) -> bool {
         labels: new.labels.clone(),
         // How it spreads counts when the next revision does.
         rollout: new.rollout.clone(),
+        // When it may change twins says nothing of what it changes.
+        schedule: new.schedule.clone(),
         ..old.clone()
     };
     worded == *new

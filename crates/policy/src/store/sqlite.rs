@@ -9,19 +9,21 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::audit::{self, AuditEntry, By};
 use super::configurations;
+use super::freezes;
 use super::rollouts;
 use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
     include_str!("../../migrations/0004_authors.sql"),
     include_str!("../../migrations/0005_rollouts.sql"),
     include_str!("../../migrations/0006_configurations_in_force.sql"),
+    include_str!("../../migrations/0007_freezes.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -51,7 +53,7 @@ impl Engine {
         Ok(Engine { connection })
     }
 
-    pub(super) fn load(&mut self) -> Result<Contents, Error> {
+    pub(super) fn load(&mut self, now: Timestamp) -> Result<Contents, Error> {
         let failed = |source| Error::Engine {
             action: "read its contents",
             source,
@@ -82,9 +84,11 @@ impl Engine {
         }
         let configurations = configurations::all(&transaction)?;
         let sweep = read_sweep(&transaction)?;
+        let freezes = freezes::load(&transaction, now)?;
         Ok(Contents {
             policies,
             configurations,
+            freezes,
             positions,
             sweep,
         })

@@ -65,14 +65,14 @@ impl Fixture {
     }
 
     async fn sweep(&self) -> SweepState {
-        self.store.load().await.unwrap().sweep
+        self.store.load(Timestamp::UNIX_EPOCH).await.unwrap().sweep
     }
 }
 
 #[tokio::test]
 async fn a_new_store_wants_its_first_sweep() {
     let fixture = Fixture::new().await;
-    let contents = fixture.store.load().await.unwrap();
+    let contents = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
     assert!(contents.policies.is_empty() && contents.positions.is_empty());
     assert_eq!(
         (contents.sweep.wanted.get(), contents.sweep.done.get()),
@@ -101,7 +101,13 @@ async fn everything_survives_a_restart() {
         .sweep_done(SweepNumber::new(2), counts)
         .await
         .unwrap();
-    let contents = fixture.reopen().await.store.load().await.unwrap();
+    let contents = fixture
+        .reopen()
+        .await
+        .store
+        .load(Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap();
     assert_eq!(contents.policies, [stored]);
     assert_eq!(contents.positions, positions);
     let sweep = SweepNumber::new(2);
@@ -164,7 +170,16 @@ async fn a_revision_is_never_used_again() {
     fixture.apply(policy("p", "d", 2), 12).await;
     fixture.delete("p", None).await.unwrap();
     let fixture = fixture.reopen().await;
-    assert_eq!(fixture.store.load().await.unwrap().policies.len(), 1);
+    assert_eq!(
+        fixture
+            .store
+            .load(Timestamp::UNIX_EPOCH)
+            .await
+            .unwrap()
+            .policies
+            .len(),
+        1
+    );
     let (again, outcome) = fixture.apply(policy("p", "d", 1), 20).await;
     assert_eq!((outcome, again.revision), (Outcome::Created, 3));
     assert_eq!((again.created_at, again.updated_at), (at(20), at(20)));
@@ -200,7 +215,13 @@ async fn missed_changes_note_position_and_sweep_together() {
         .want_sweep(Some((3, Sequence::new(41))))
         .await
         .unwrap();
-    let contents = fixture.reopen().await.store.load().await.unwrap();
+    let contents = fixture
+        .reopen()
+        .await
+        .store
+        .load(Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap();
     assert_eq!(contents.sweep.wanted, sweep);
     assert_eq!(contents.positions, BTreeMap::from([(3, Sequence::new(41))]));
 }
@@ -258,7 +279,7 @@ async fn a_store_of_a_newer_program_is_refused() {
             error,
             Error::Newer {
                 found: 99,
-                known: 6
+                known: 7
             }
         ),
         "{error}"
@@ -276,7 +297,7 @@ async fn a_stored_policy_that_cannot_be_used_stops_the_start() {
             [],
         )
         .unwrap();
-    let error = fixture.store.load().await.unwrap_err();
+    let error = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap_err();
     assert!(error.to_string().contains("the stored policy p"), "{error}");
 }
 
@@ -357,9 +378,9 @@ async fn a_rehearsal_says_what_applying_does_and_writes_nothing() {
         policy("q", "d", 2),
         policy("new", "d", 2),
     ] {
-        let before = fixture.store.load().await.unwrap();
+        let before = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
         let told = fixture.store.rehearse(next.clone(), at(30)).await.unwrap();
-        let after = fixture.store.load().await.unwrap();
+        let after = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(before.policies, after.policies);
         assert_eq!(before.sweep, after.sweep);
         let done = fixture.store.apply(next, change(30), |_| {}).await.unwrap();

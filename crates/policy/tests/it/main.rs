@@ -11,6 +11,7 @@ mod api;
 mod configurations;
 mod follow;
 mod foresee;
+mod hours;
 mod labels;
 mod templates;
 mod trouble;

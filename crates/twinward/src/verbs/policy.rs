@@ -1,6 +1,7 @@
 //! `twinward policy`: which twins get which settings. Without a verb it runs the service itself.
 
 mod explain;
+mod freeze;
 mod preview;
 mod revisions;
 mod view;
@@ -62,6 +63,12 @@ pub(crate) enum PolicyCommand {
     Explain(explain::ExplainArgs),
     /// Tell what files of policies would do to which twins; nothing is written
     Preview(preview::PreviewArgs),
+    /// Let policies change nothing on twins, all or some, now or at a time
+    Freeze(freeze::FreezeArgs),
+    /// End freezes; what waited goes on
+    Unfreeze(freeze::UnfreezeArgs),
+    /// List freezes, the newest first
+    Freezes,
 }
 
 /// Arguments of `policy apply`.
@@ -136,6 +143,9 @@ pub(crate) struct DeleteArgs {
     /// Only if the policy still has this etag
     #[arg(long, value_name = "ETAG", default_value_t)]
     etag: String,
+    /// Also while the policy may not change twins (maintenance windows, freezes)
+    #[arg(long)]
+    force: bool,
 }
 
 /// Does what was asked for.
@@ -153,6 +163,9 @@ pub(crate) async fn run(
         PolicyCommand::Diff(args) => revisions::diff(&args, connection, output).await,
         PolicyCommand::Explain(args) => explain::run(&args, connection, output).await,
         PolicyCommand::Preview(args) => preview::run(&args, connection, output).await,
+        PolicyCommand::Freeze(args) => freeze::freeze(&args, connection, output).await,
+        PolicyCommand::Unfreeze(args) => freeze::unfreeze(&args, connection, output).await,
+        PolicyCommand::Freezes => freeze::list(connection, output).await,
     }
 }
 
@@ -286,6 +299,7 @@ async fn delete(
         let request = api::DeletePolicyRequest {
             name: name.clone(),
             etag: args.etag.clone(),
+            force: args.force,
         };
         client
             .delete_policy(request)

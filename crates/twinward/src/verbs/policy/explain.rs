@@ -173,6 +173,8 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Undecided => "undecided",
         Verdict::HeldBack => "heldBack",
         Verdict::Incomplete => "incomplete",
+        Verdict::Closed => "closed",
+        Verdict::Expired => "expired",
         Verdict::Unspecified => "unknown",
     }
 }
@@ -199,7 +201,8 @@ fn about(judged: &api::JudgedPolicy) -> String {
         Verdict::NotTargeted if judged.condition.is_empty() => "targets nothing".to_owned(),
         Verdict::NotTargeted => format!("target is not true: {}", judged.condition),
         Verdict::NotWhen => format!("when is not true: {}", judged.condition),
-        Verdict::Incomplete => judged.reason.clone(),
+        Verdict::Closed => format!("changes nothing now: {}", judged.reason),
+        Verdict::Incomplete | Verdict::Expired => judged.reason.clone(),
         Verdict::Undecided => format!("{}: {}", judged.reason, judged.condition),
         Verdict::HeldBack => {
             "by a rollout the twin has another revision; see `twinward rollout get`".to_owned()

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use policy::rollout::StrategySpec;
+use policy::schedule::ScheduleSpec;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire::policy::v1 as api;
@@ -53,9 +54,18 @@ impl PolicyView {
             priority: policy.priority,
             settings: &self.settings,
             rollout: policy.rollout.as_ref().and_then(policy::resource::strategy),
+            schedule: policy
+                .schedule
+                .as_ref()
+                .and_then(policy::resource::schedule),
             state: StateData {
                 revision: policy.revision,
                 etag: &policy.etag,
+                schedule: policy.schedule_state.as_ref().map(|state| ScheduleData {
+                    state: schedule_state(state),
+                    reason: &state.reason,
+                    next_time: time::precise(state.next_time),
+                }),
                 create_time: time::precise(policy.create_time),
                 update_time: time::precise(policy.update_time),
                 evaluation: policy.evaluation.as_ref().map(|evaluation| EvaluationData {
@@ -98,6 +108,8 @@ struct PolicyData<'a> {
     settings: &'a Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout: Option<StrategySpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<ScheduleSpec>,
     state: StateData<'a>,
 }
 
@@ -106,10 +118,43 @@ struct PolicyData<'a> {
 struct StateData<'a> {
     revision: u64,
     etag: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<ScheduleData<'a>>,
     create_time: Option<String>,
     update_time: Option<String>,
     evaluation: Option<EvaluationData>,
     twins: Option<TwinsData<'a>>,
+}
+
+/// Whether it may change twins now.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ScheduleData<'a> {
+    state: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    next_time: Option<String>,
+}
+
+fn schedule_state(state: &api::ScheduleState) -> &'static str {
+    use api::schedule_state::State;
+    match state.state() {
+        State::Open => "open",
+        State::Closed => "closed",
+        State::Expired => "expired",
+        State::Unspecified => "unknown",
+    }
+}
+
+/// Whether it may change twins now, and until when; none: always.
+fn hours(policy: &api::Policy) -> Option<String> {
+    let state = policy.schedule_state.as_ref()?;
+    let word = schedule_state(state);
+    Some(match (&*state.reason, state.next_time) {
+        ("", None) => word.to_owned(),
+        ("", next) => format!("{word}, to change {}", time::short(next)),
+        (reason, _) => format!("{word}: {reason}"),
+    })
 }
 
 /// On how many twins it is in force.
@@ -248,6 +293,7 @@ impl View for PolicyView {
                 ("priority", policy.priority.to_string()),
                 ("revision", policy.revision.to_string()),
                 ("etag", policy.etag.clone()),
+                ("schedule", hours(policy).unwrap_or_default()),
                 ("created", time::short(policy.create_time)),
                 ("updated", time::short(policy.update_time)),
                 ("evaluation", evaluation(policy)),

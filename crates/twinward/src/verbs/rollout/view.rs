@@ -22,6 +22,8 @@ struct RolloutData<'a> {
     phase: &'static str,
     phase_time: Option<String>,
     reason: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    waits_for: &'a str,
     author: &'a str,
     approver: &'a str,
     create_time: Option<String>,
@@ -62,6 +64,7 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         phase: phase(rollout.phase()),
         phase_time: time::precise(rollout.phase_time),
         reason: &rollout.reason,
+        waits_for: &rollout.waits_for,
         author: &rollout.author,
         approver: &rollout.approver,
         create_time: time::precise(rollout.create_time),
@@ -157,6 +160,7 @@ impl View for RolloutView {
                 ("phase", phase(rollout.phase()).to_owned()),
                 ("since", at(rollout.phase_time)),
                 ("reason", rollout.reason.clone()),
+                ("waits", rollout.waits_for.clone()),
                 ("by", rollout.author.clone()),
                 ("approved by", rollout.approver.clone()),
                 ("begun", at(rollout.create_time)),
@@ -244,6 +248,9 @@ pub(super) fn line(rollout: &api::Rollout) -> String {
     }
     if !rollout.reason.is_empty() {
         words.push(rollout.reason.clone());
+    }
+    if !rollout.waits_for.is_empty() {
+        words.push(format!("waits: {}", rollout.waits_for));
     }
     words.join(", ")
 }

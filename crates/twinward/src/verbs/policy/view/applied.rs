@@ -74,6 +74,20 @@ pub(in crate::verbs::policy) fn change_lines(
 }
 
 impl Applied {
+    /// That nothing happens for now.
+    fn waits(&self) -> String {
+        let policy = self.answer.policy.as_ref();
+        let state = policy.and_then(|policy| policy.schedule_state.as_ref());
+        match state.filter(|state| !state.reason.is_empty()) {
+            Some(state) => format!(
+                "  it is {}: {}\n",
+                super::schedule_state(state),
+                state.reason
+            ),
+            None => String::new(),
+        }
+    }
+
     fn outcome(&self) -> &'static str {
         match self.answer.outcome() {
             api::apply_policy_response::Outcome::Created => "created",
@@ -107,12 +121,15 @@ impl View for Applied {
                 self.outcome()
             );
             text.push_str(&change_lines(paper, &self.answer.changes));
+            text.push_str(&self.waits());
             return text;
         }
         let revision = match self.revision() {
             Some(revision) => format!(", revision {revision}"),
             None => String::new(),
         };
-        format!("policy {} {}{revision}\n", self.id, self.outcome())
+        let mut text = format!("policy {} {}{revision}\n", self.id, self.outcome());
+        text.push_str(&self.waits());
+        text
     }
 }

@@ -1,0 +1,245 @@
+//! The times of policies: freezes, schedules and ends, with what is told of them.
+
+use std::time::Duration;
+
+use jiff::{Span, Timestamp};
+use serde_json::json;
+use service_kit::error::{Classified, Kind};
+use service_kit::status::RemoteError;
+use testkit::wait_for;
+use wire::policy::v1 as proto;
+use wire::policy::v1::freeze_service_client::FreezeServiceClient;
+use wire::policy::v1::judged_policy::Verdict;
+use wire::policy::v1::schedule_state::State;
+
+use crate::world::{MODULE, SETTLE, SOON, World};
+
+fn lamp(value: &str, schedule: &str) -> String {
+    format!(
+        "kind: Policy\nname: lamp\ntarget: tags.lit = true\nsettings: {{lamp: {value}}}\n{schedule}\n"
+    )
+}
+
+async fn freezes(world: &World) -> FreezeServiceClient<tonic::transport::Channel> {
+    let url = format!("http://{}", world.addresses().grpc);
+    FreezeServiceClient::connect(url).await.unwrap()
+}
+
+async fn freeze(world: &World, policies: &[&str]) -> proto::Freeze {
+    let request = proto::CreateFreezeRequest {
+        freeze: Some(proto::Freeze {
+            policies: policies.iter().map(|id| format!("policies/{id}")).collect(),
+            reason: "incident 4711".to_owned(),
+            ..proto::Freeze::default()
+        }),
+        lasts: None,
+    };
+    let answer = freezes(world).await.create_freeze(request).await;
+    answer.unwrap().into_inner()
+}
+
+async fn unfreeze(world: &World, name: &str) -> proto::Freeze {
+    let name = name.to_owned();
+    let answer = freezes(world)
+        .await
+        .end_freeze(proto::EndFreezeRequest { name });
+    answer.await.unwrap().into_inner()
+}
+
+async fn judged(world: &World, name: &str) -> proto::JudgedPolicy {
+    let name = name.to_owned();
+    let request = proto::ExplainTwinRequest { name };
+    let answer = world.client().await.explain_twin(request).await.unwrap();
+    let mut policies = answer.into_inner().policies.into_iter();
+    policies.find(|judged| judged.policy_id == "lamp").unwrap()
+}
+
+async fn delete(world: &World, force: bool) -> Result<(), RemoteError> {
+    let request = proto::DeletePolicyRequest {
+        name: "policies/lamp".to_owned(),
+        force,
+        ..proto::DeletePolicyRequest::default()
+    };
+    let answer = world.client().await.delete_policy(request).await;
+    answer.map(|_| ()).map_err(RemoteError::from)
+}
+
+const OTHER: &str = "devices/cam-2/modules/DefenderIotMicroAgent";
+
+#[tokio::test]
+async fn while_frozen_nothing_is_added_or_taken_out_over_restarts_until_somebody_ends_it() {
+    let mut world = World::start().await;
+    world.apply(SETTLE).await;
+    world.apply(&lamp("on", "")).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit.clone(), json!(null)).await;
+    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+
+    // One policy alone: others go on, which is how this test settles.
+    let frozen = freeze(&world, &["lamp"]).await;
+    assert!(frozen.active, "{frozen:?}");
+    assert!(frozen.author.starts_with("operator:"), "{frozen:?}");
+    world.apply(&lamp("off", "")).await;
+    let dark = json!({"lit": false});
+    world.twins.operate(MODULE, Some(dark), None).await;
+    world.twins.create(OTHER, lit, json!(null)).await;
+    world.settle().await;
+    world.wait_evaluated("lamp").await;
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "on"}));
+    assert_eq!(world.twins.desired(OTHER), json!({}));
+
+    let told = judged(&world, MODULE).await;
+    assert_eq!(told.verdict(), Verdict::Closed);
+    let why = format!(
+        "frozen by {} ({}): incident 4711; until somebody ends it",
+        frozen.author, frozen.name
+    );
+    assert_eq!(told.reason, why);
+    let state = world.policy("lamp").await.schedule_state.unwrap();
+    assert_eq!((state.state(), &state.reason), (State::Closed, &why));
+    let refused = delete(&world, false).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::FailedPrecondition);
+    assert_eq!(refused.reason(), "POLICY_CLOSED");
+
+    world.stop_service().await;
+    world.start_service().await;
+    world.settle().await;
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "on"}));
+    assert_eq!(world.twins.desired(OTHER), json!({}));
+
+    let ended = unfreeze(&world, &frozen.name).await;
+    assert!(!ended.active, "{ended:?}");
+    assert_eq!(
+        unfreeze(&world, &frozen.name).await,
+        ended,
+        "once is enough"
+    );
+    world.wait_desired(MODULE, json!({})).await;
+    world.wait_desired(OTHER, json!({"lamp": "off"})).await;
+    assert_eq!(world.policy("lamp").await.schedule_state, None);
+    let recorded = wait_for("the audit log", SOON, async || {
+        let all = world.twins.recorded();
+        let ours = all.iter().filter(|entry| entry.resource == frozen.name);
+        let ours: Vec<_> = ours.map(|entry| entry.action.clone()).collect();
+        (ours.len() == 2).then_some(ours)
+    })
+    .await;
+    assert_eq!(recorded, ["freeze.create", "freeze.end"]);
+}
+
+#[tokio::test]
+async fn a_freeze_of_all_holds_also_for_policies_that_come_later() {
+    let world = World::start().await;
+    let frozen = freeze(&world, &[]).await;
+    let tags = json!({"lit": true});
+    world.twins.create(MODULE, tags, json!(null)).await;
+    let answer = world.apply(&lamp("on", "")).await.remove(0);
+    let state = answer.policy.unwrap().schedule_state.unwrap();
+    assert_eq!(state.state(), State::Closed);
+    world.wait_evaluated("lamp").await;
+    assert_eq!(world.twins.desired(MODULE), json!({}));
+    delete(&world, true).await.unwrap();
+    world.apply(&lamp("on", "")).await;
+    unfreeze(&world, &frozen.name).await;
+    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+}
+
+#[tokio::test]
+async fn an_end_that_comes_takes_everything_out_and_a_later_one_brings_it_back() {
+    let world = World::start().await;
+    world.apply(SETTLE).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit, json!(null)).await;
+    // Long enough to be seen before.
+    let end = Timestamp::now() + Span::new().seconds(8);
+    world
+        .apply(&lamp("on", &format!("schedule: {{expires: '{end}'}}")))
+        .await;
+    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    let state = world.policy("lamp").await.schedule_state.unwrap();
+    assert_eq!(state.state(), State::Open);
+    assert!(state.next_time.is_some(), "{state:?}");
+
+    world.wait_desired(MODULE, json!({})).await;
+    assert!(Timestamp::now() >= end);
+    assert_eq!(judged(&world, MODULE).await.verdict(), Verdict::Expired);
+    let state = world.policy("lamp").await.schedule_state.unwrap();
+    assert_eq!(state.state(), State::Expired);
+
+    let version = world.policy("lamp").await.revision;
+    world.apply(&lamp("on", "")).await;
+    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    let writer = world.twins.writer(MODULE, "lamp");
+    assert_eq!(
+        writer,
+        format!("policy:lamp@{version}"),
+        "other times are no other settings"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_waits_for_its_calendar_and_goes_on_with_the_change_of_it() {
+    let world = World::start().await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit, json!(null)).await;
+    let day = |days: i64| {
+        let at = Timestamp::now() + Duration::from_secs(3600 * 24 * days.unsigned_abs());
+        if days < 0 {
+            Timestamp::now() - Duration::from_secs(3600 * 24)
+        } else {
+            at
+        }
+    };
+    let (from, to) = (day(-1), day(1));
+    let calendar =
+        format!("schedule: {{freezes: [{{from: '{from}', to: '{to}', reason: party}}]}}");
+    world.apply(&lamp("on", &calendar)).await;
+    world.wait_evaluated("lamp").await;
+    assert_eq!(world.twins.desired(MODULE), json!({}));
+    // It has set nothing there, and would: that is what is told.
+    let told = judged(&world, MODULE).await;
+    assert_eq!(told.verdict(), Verdict::Closed);
+    assert!(told.reason.contains("(party)"), "{told:?}");
+    world.apply(&lamp("on", "")).await;
+    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+}
+
+#[tokio::test]
+async fn a_wrong_schedule_is_refused_with_its_place() {
+    let world = World::start().await;
+    let policy = proto::Policy {
+        policy_id: "p".to_owned(),
+        target: "*".to_owned(),
+        settings_json: "{\"a\":1}".to_owned(),
+        schedule: Some(proto::PolicySchedule {
+            time_zone: "Mars/Olympus".to_owned(),
+            windows: vec![proto::MaintenanceWindow {
+                days: vec!["monday".to_owned()],
+                ..proto::MaintenanceWindow::default()
+            }],
+            ..proto::PolicySchedule::default()
+        }),
+        ..proto::Policy::default()
+    };
+    let request = proto::ApplyPolicyRequest {
+        policy: Some(policy),
+        ..proto::ApplyPolicyRequest::default()
+    };
+    let refused = world
+        .client()
+        .await
+        .apply_policy(request)
+        .await
+        .unwrap_err();
+    let refused = RemoteError::from(refused);
+    let told = refused
+        .violations()
+        .first()
+        .expect("a place")
+        .description
+        .clone();
+    assert!(
+        told.starts_with("windows[0].days: has \"monday\""),
+        "{told}"
+    );
+}
