@@ -185,6 +185,7 @@ impl Api {
         let request = policy::DeletePolicyRequest {
             name: format!("policies/{id}"),
             etag: String::new(),
+            force: false,
         };
         self.policies
             .clone()

@@ -132,6 +132,7 @@ async fn every_refusal_has_the_number_that_iot_hub_gives_it() {
     let stale = proto::DeletePolicyRequest {
         name: "policies/p".to_owned(),
         etag: "r77".to_owned(),
+        ..proto::DeletePolicyRequest::default()
     };
     let error = RemoteError::from(client.delete_policy(stale).await.unwrap_err());
     assert_eq!(number(&error), "412001");
@@ -242,6 +243,7 @@ async fn deleting_heeds_the_etag_and_revisions_are_never_reused() {
     let stale = proto::DeletePolicyRequest {
         name: "policies/p".to_owned(),
         etag: "r77".to_owned(),
+        ..proto::DeletePolicyRequest::default()
     };
     let error = RemoteError::from(client.delete_policy(stale).await.unwrap_err());
     assert_eq!(

@@ -40,10 +40,9 @@ async fn freeze(world: &World, policies: &[&str]) -> proto::Freeze {
 
 async fn unfreeze(world: &World, name: &str) -> proto::Freeze {
     let name = name.to_owned();
-    let answer = freezes(world)
-        .await
-        .end_freeze(proto::EndFreezeRequest { name });
-    answer.await.unwrap().into_inner()
+    let request = proto::EndFreezeRequest { name };
+    let answer = freezes(world).await.end_freeze(request).await;
+    answer.unwrap().into_inner()
 }
 
 async fn judged(world: &World, name: &str) -> proto::JudgedPolicy {
@@ -70,22 +69,22 @@ const OTHER: &str = "devices/cam-2/modules/DefenderIotMicroAgent";
 async fn while_frozen_nothing_is_added_or_taken_out_over_restarts_until_somebody_ends_it() {
     let mut world = World::start().await;
     world.apply(SETTLE).await;
-    world.apply(&lamp("on", "")).await;
+    world.apply(&lamp("bright", "")).await;
     let lit = json!({"lit": true});
     world.twins.create(MODULE, lit.clone(), json!(null)).await;
-    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
 
     // One policy alone: others go on, which is how this test settles.
     let frozen = freeze(&world, &["lamp"]).await;
     assert!(frozen.active, "{frozen:?}");
     assert!(frozen.author.starts_with("operator:"), "{frozen:?}");
-    world.apply(&lamp("off", "")).await;
+    world.apply(&lamp("dim", "")).await;
     let dark = json!({"lit": false});
     world.twins.operate(MODULE, Some(dark), None).await;
     world.twins.create(OTHER, lit, json!(null)).await;
     world.settle().await;
     world.wait_evaluated("lamp").await;
-    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "on"}));
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
     assert_eq!(world.twins.desired(OTHER), json!({}));
 
     let told = judged(&world, MODULE).await;
@@ -104,7 +103,7 @@ async fn while_frozen_nothing_is_added_or_taken_out_over_restarts_until_somebody
     world.stop_service().await;
     world.start_service().await;
     world.settle().await;
-    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "on"}));
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
     assert_eq!(world.twins.desired(OTHER), json!({}));
 
     let ended = unfreeze(&world, &frozen.name).await;
@@ -115,7 +114,7 @@ async fn while_frozen_nothing_is_added_or_taken_out_over_restarts_until_somebody
         "once is enough"
     );
     world.wait_desired(MODULE, json!({})).await;
-    world.wait_desired(OTHER, json!({"lamp": "off"})).await;
+    world.wait_desired(OTHER, json!({"lamp": "dim"})).await;
     assert_eq!(world.policy("lamp").await.schedule_state, None);
     let recorded = wait_for("the audit log", SOON, async || {
         let all = world.twins.recorded();
@@ -133,15 +132,15 @@ async fn a_freeze_of_all_holds_also_for_policies_that_come_later() {
     let frozen = freeze(&world, &[]).await;
     let tags = json!({"lit": true});
     world.twins.create(MODULE, tags, json!(null)).await;
-    let answer = world.apply(&lamp("on", "")).await.remove(0);
+    let answer = world.apply(&lamp("bright", "")).await.remove(0);
     let state = answer.policy.unwrap().schedule_state.unwrap();
     assert_eq!(state.state(), State::Closed);
     world.wait_evaluated("lamp").await;
     assert_eq!(world.twins.desired(MODULE), json!({}));
     delete(&world, true).await.unwrap();
-    world.apply(&lamp("on", "")).await;
+    world.apply(&lamp("bright", "")).await;
     unfreeze(&world, &frozen.name).await;
-    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
 }
 
 #[tokio::test]
@@ -153,9 +152,9 @@ async fn an_end_that_comes_takes_everything_out_and_a_later_one_brings_it_back()
     // Long enough to be seen before.
     let end = Timestamp::now() + Span::new().seconds(8);
     world
-        .apply(&lamp("on", &format!("schedule: {{expires: '{end}'}}")))
+        .apply(&lamp("bright", &format!("schedule: {{expires: '{end}'}}")))
         .await;
-    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
     let state = world.policy("lamp").await.schedule_state.unwrap();
     assert_eq!(state.state(), State::Open);
     assert!(state.next_time.is_some(), "{state:?}");
@@ -167,8 +166,8 @@ async fn an_end_that_comes_takes_everything_out_and_a_later_one_brings_it_back()
     assert_eq!(state.state(), State::Expired);
 
     let version = world.policy("lamp").await.revision;
-    world.apply(&lamp("on", "")).await;
-    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    world.apply(&lamp("bright", "")).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
     let writer = world.twins.writer(MODULE, "lamp");
     assert_eq!(
         writer,
@@ -193,15 +192,15 @@ async fn a_policy_waits_for_its_calendar_and_goes_on_with_the_change_of_it() {
     let (from, to) = (day(-1), day(1));
     let calendar =
         format!("schedule: {{freezes: [{{from: '{from}', to: '{to}', reason: party}}]}}");
-    world.apply(&lamp("on", &calendar)).await;
+    world.apply(&lamp("bright", &calendar)).await;
     world.wait_evaluated("lamp").await;
     assert_eq!(world.twins.desired(MODULE), json!({}));
     // It has set nothing there, and would: that is what is told.
     let told = judged(&world, MODULE).await;
     assert_eq!(told.verdict(), Verdict::Closed);
     assert!(told.reason.contains("(party)"), "{told:?}");
-    world.apply(&lamp("on", "")).await;
-    world.wait_desired(MODULE, json!({"lamp": "on"})).await;
+    world.apply(&lamp("bright", "")).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
 }
 
 #[tokio::test]

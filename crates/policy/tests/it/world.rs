@@ -147,6 +147,7 @@ impl World {
         let request = proto::DeletePolicyRequest {
             name,
             etag: String::new(),
+            ..proto::DeletePolicyRequest::default()
         };
         self.client().await.delete_policy(request).await.unwrap();
     }
