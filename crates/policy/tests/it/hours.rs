@@ -181,15 +181,8 @@ async fn a_policy_waits_for_its_calendar_and_goes_on_with_the_change_of_it() {
     let world = World::start().await;
     let lit = json!({"lit": true});
     world.twins.create(MODULE, lit, json!(null)).await;
-    let day = |days: i64| {
-        let at = Timestamp::now() + Duration::from_secs(3600 * 24 * days.unsigned_abs());
-        if days < 0 {
-            Timestamp::now() - Duration::from_secs(3600 * 24)
-        } else {
-            at
-        }
-    };
-    let (from, to) = (day(-1), day(1));
+    let day = Duration::from_hours(24);
+    let (from, to) = (Timestamp::now() - day, Timestamp::now() + day);
     let calendar =
         format!("schedule: {{freezes: [{{from: '{from}', to: '{to}', reason: party}}]}}");
     world.apply(&lamp("bright", &calendar)).await;

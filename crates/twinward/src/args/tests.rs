@@ -70,6 +70,8 @@ fn help_texts_are_as_reviewed() {
         &["policy", "diff"],
         &["policy", "explain"],
         &["policy", "preview"],
+        &["policy", "freeze"],
+        &["policy", "unfreeze"],
         &["ingestion"],
         &["completions"],
     ] {
