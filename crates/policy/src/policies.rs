@@ -17,7 +17,7 @@ use crate::configuration_doc::ConfigurationId;
 use crate::evaluate::{ActivePolicy, PolicySet};
 use crate::policy_doc::{Labels, Policy, PolicyId};
 use crate::rollout::{Refusal, Rollout};
-use crate::schedule::{Freeze, Gate, Hours, Schedule};
+use crate::schedule::Gate;
 use crate::store::{
     self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
     StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, StoredRollout, SweepCounts,
@@ -75,38 +75,6 @@ impl Present {
             Some(ActivePolicy { gate, ..active })
         });
         self.set = Arc::new(PolicySet::new(in_force.chain(configurations)));
-    }
-
-    fn gates_at(&self, now: Timestamp) -> BTreeMap<PolicyId, Gate> {
-        let gate = |(id, schedule)| {
-            let gate = self.with_hours(&id, schedule, |hours| hours.gate(now));
-            (id, gate)
-        };
-        self.all_hours().map(gate).collect()
-    }
-
-    /// All policies with their own times, and configurations, which have none.
-    fn all_hours(&self) -> impl Iterator<Item = (PolicyId, Option<&Schedule>)> {
-        let policies = self.by_id.iter();
-        let policies = policies.map(|(id, stored)| (id.clone(), stored.policy.schedule()));
-        let configurations = self.configurations.keys();
-        let configurations = configurations.map(|id| (PolicyId::of_configuration(id), None));
-        policies.chain(configurations)
-    }
-
-    /// Asks the times of a policy.
-    fn with_hours<T>(
-        &self,
-        id: &PolicyId,
-        schedule: Option<&Schedule>,
-        ask: impl FnOnce(Hours<'_>) -> T,
-    ) -> T {
-        let freezes = self.freezes.iter().filter(|freeze| freeze.is_for(id));
-        let freezes: Vec<Freeze> = freezes.map(StoredFreeze::freeze).collect();
-        ask(Hours {
-            schedule,
-            freezes: &freezes,
-        })
     }
 }
 

@@ -1,11 +1,14 @@
 //! The times of policies: whether each may change twins now, when that changes, and who froze them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use wire::policy::v1 as proto;
 
-use super::Policies;
+use super::{Policies, Present};
+use crate::policy_doc::PolicyId;
 use crate::resource::schedule::print_state;
-use crate::schedule::{Gate, Hours};
+use crate::schedule::{Freeze, Gate, Hours, Schedule};
 use crate::store::{self, By, FreezeError, StoredFreeze, StoredPolicy, SweepNumber};
 
 /// What a rollout has to know of a policy that is open.
@@ -15,6 +18,41 @@ pub(crate) struct Opening {
     pub(crate) since: Option<Timestamp>,
     /// The sweep that must be done before every twin has been looked at since.
     pub(crate) sweep: SweepNumber,
+}
+
+impl Present {
+    /// Whether each policy may change twins at a time.
+    pub(super) fn gates_at(&self, now: Timestamp) -> BTreeMap<PolicyId, Gate> {
+        let gate = |(id, schedule)| {
+            let gate = self.with_hours(&id, schedule, |hours| hours.gate(now));
+            (id, gate)
+        };
+        self.all_hours().map(gate).collect()
+    }
+
+    /// All policies with their own times, and configurations, which have none.
+    fn all_hours(&self) -> impl Iterator<Item = (PolicyId, Option<&Schedule>)> {
+        let policies = self.by_id.iter();
+        let policies = policies.map(|(id, stored)| (id.clone(), stored.policy.schedule()));
+        let configurations = self.configurations.keys();
+        let configurations = configurations.map(|id| (PolicyId::of_configuration(id), None));
+        policies.chain(configurations)
+    }
+
+    /// Asks the times of a policy.
+    fn with_hours<T>(
+        &self,
+        id: &PolicyId,
+        schedule: Option<&Schedule>,
+        ask: impl FnOnce(Hours<'_>) -> T,
+    ) -> T {
+        let freezes = self.freezes.iter().filter(|freeze| freeze.is_for(id));
+        let freezes: Vec<Freeze> = freezes.map(StoredFreeze::freeze).collect();
+        ask(Hours {
+            schedule,
+            freezes: &freezes,
+        })
+    }
 }
 
 impl Policies {
