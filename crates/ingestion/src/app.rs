@@ -29,6 +29,7 @@ use wire::subjects;
 
 use crate::admit::BatchLimits;
 use crate::auth::{Authenticator, Trusted};
+use crate::backlog::{self, Watched};
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::grpc::enroll::Enroller;
@@ -38,8 +39,7 @@ use crate::hints::Listening;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
 use crate::metrics::Metrics;
-use crate::mqtt::Listener;
-
+use crate::mqtt::{EndLog, Listener};
 use crate::nursery::{Beginnings, Nursery};
 use crate::outbox::{Outbox, Worker};
 use crate::permissions::RULES;
@@ -47,7 +47,7 @@ use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::twins::TwinStore;
-use crate::{backlog, hints, methods, nursery, rejects};
+use crate::{hints, methods, nursery, rejects};
 
 /// How long the bus may take to answer at start: it often starts at the same time.
 const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
@@ -80,7 +80,7 @@ pub struct App {
     health: Health,
     registry: Registry,
     shutdown: ShutdownToken,
-    partitions: PartitionCount,
+    watched: Watched,
     door: Door,
     listening: Listening,
     methods: methods::Listening,
@@ -140,6 +140,13 @@ impl App {
         let (rejects, rejected) = Rejects::new(metrics.clone());
         let (nursery, beginnings) = Nursery::new();
         let shutdown = ShutdownToken::new();
+        let watched = Watched {
+            partitions,
+            inlets: inlets.clone(),
+            application_bytes: config.application_stream_bytes.get(),
+            sessions_bytes: config.mqtt_sessions_stream_bytes.get(),
+            metrics: metrics.clone(),
+        };
         let parts = Parts {
             session_limits: session_limits(&limits),
             connect_within: config.connections.prove_within.get(),
@@ -169,6 +176,7 @@ impl App {
             outbox,
             application,
             rejects,
+            ends: EndLog::default(),
             store,
             clock,
             metrics,
@@ -193,7 +201,7 @@ impl App {
             health: Health::new(),
             registry,
             shutdown,
-            partitions,
+            watched,
             door,
             listening,
             methods,
@@ -256,12 +264,7 @@ impl App {
         let component = self.health.component("bus");
         let link = hints::follow_link(bus.clone(), component, parts.sessions.clone(), stop.clone());
         tasks.spawn("bus link", OnFailure::StopService, link);
-        let backlog = backlog::watch(
-            bus.clone(),
-            self.partitions,
-            parts.inlets.clone(),
-            stop.clone(),
-        );
+        let backlog = backlog::watch(bus.clone(), self.watched, stop.clone());
         tasks.spawn("backlog", OnFailure::StopService, backlog);
 
         if let Some((trusted, every)) = self.trusted {

@@ -21,6 +21,7 @@ use crate::grpc::enroll::Enroller;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
 use crate::metrics::Metrics;
+use crate::mqtt::EndLog;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::rejects::Rejects;
@@ -58,6 +59,8 @@ pub(crate) struct Parts {
     /// For messages of devices that are none of ours to understand.
     pub(crate) application: Outbox,
     pub(crate) rejects: Rejects,
+    /// Which ends of devices' connections are told.
+    pub(crate) ends: EndLog,
     pub(crate) store: TwinStore,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,

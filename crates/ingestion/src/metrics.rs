@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     mqtt_messages: Counter,
     device_messages: Family<ReasonLabel, Counter>,
     mqtt_not_accepted: Counter,
+    application_dropped: Counter,
+    mqtt_sessions_bytes: Gauge,
     method_calls: Family<ReasonLabel, Counter>,
     security_messages: Counter,
     security_events: Counter,
@@ -97,6 +99,14 @@ impl Metrics {
             security_events: scope.counter(
                 "security_events",
                 "Events in security messages made durable",
+            ),
+            application_dropped: scope.counter(
+                "application_packs_dropped",
+                "Packs of messages that APPLICATION let go to make room, read or not",
+            ),
+            mqtt_sessions_bytes: scope.gauge(
+                "mqtt_sessions_bytes",
+                "Bytes of what MQTT devices have subscribed to",
             ),
             mqtt_not_accepted: scope.counter(
                 "mqtt_not_accepted",
@@ -222,6 +232,16 @@ impl Metrics {
         self.device_messages
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+
+    pub(crate) fn application_dropped(&self, packs: u64) {
+        self.application_dropped.inc_by(packs);
+    }
+
+    /// What `MQTT_SESSIONS` holds at present.
+    pub(crate) fn mqtt_sessions_bytes(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.mqtt_sessions_bytes.set(bytes);
     }
 
     pub(crate) fn mqtt_not_accepted(&self) {

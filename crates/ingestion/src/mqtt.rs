@@ -11,27 +11,28 @@
 //! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
 //! `message` (what goes to applications), `security` (what goes into postures), `provisioning`
 //! (devices that register first), `wire` (bytes), `turns` (a crowd's handshakes),
-//! `end` (why it closed).
+//! `end` (why it closed), `end_log` (what of that is logged).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use service_kit::server::ConnectionLimits;
+use service_kit::server::doorkeeper::{Awaited, Doorkeeper, Guest};
 use service_kit::shutdown::ShutdownToken;
 use service_kit::tasks::{OnFailure, Tasks};
 use service_kit::tls::ServerTls;
 use service_kit::tls::devices::DeviceTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::Limits;
 use crate::error::Error;
 use crate::grpc::Door;
 use addresses::Addresses;
 use arrive::{Unshaken, Way};
+pub(crate) use end_log::EndLog;
 use turns::Turns;
 
 mod addresses;
@@ -40,6 +41,7 @@ mod arrive;
 mod connection;
 mod desired;
 mod end;
+mod end_log;
 mod inbox;
 mod message;
 mod pace;
@@ -60,11 +62,10 @@ pub(crate) struct Listener {
     address: SocketAddr,
     tls: DeviceTls,
     within: Duration,
-    /// Connections that there may be.
-    open: Arc<Semaphore>,
-    /// Connections that may be without a CONNACK: whoever reaches the port costs us that much.
-    unproven: Arc<Semaphore>,
-    /// How much of that one address may have.
+    /// Connections that there may be, and how many may be without a CONNACK: whoever reaches the port
+    /// costs us that much, and the oldest of those makes room.
+    doorkeeper: Doorkeeper,
+    /// How often one address may connect.
     addresses: Addresses,
     /// Handshakes take a while to reckon, and a fleet makes all of them at once.
     handshakes: Turns,
@@ -73,11 +74,7 @@ pub(crate) struct Listener {
 /// A place among the connections; given back when dropped.
 pub(crate) struct Room {
     /// `None` on a link: there the gateway and the gRPC listener count.
-    _open: Option<OwnedSemaphorePermit>,
-    /// Given back as soon as the device is let in, as the next.
-    of_address: Option<addresses::Place>,
-    /// `None` on a link, too.
-    unproven: Option<OwnedSemaphorePermit>,
+    guest: Option<Guest>,
     /// Who else wants to know that it was.
     let_in: Option<oneshot::Sender<()>>,
 }
@@ -86,19 +83,31 @@ impl Room {
     /// For a device that somebody else has counted, and who is to be told that it was let in.
     pub(crate) fn counted_elsewhere(let_in: oneshot::Sender<()>) -> Self {
         Self {
-            _open: None,
-            of_address: None,
-            unproven: None,
+            guest: None,
             let_in: Some(let_in),
         }
     }
 
     fn proven(&mut self) {
-        self.of_address = None;
-        self.unproven = None;
+        if let Some(guest) = &self.guest {
+            guest.proven();
+        }
         if let Some(let_in) = self.let_in.take() {
             // Who hung up meanwhile need not know.
             let _ = let_in.send(());
+        }
+    }
+
+    /// The device waits for something that we do, for as long as the answer lives.
+    fn waits(&self) -> Option<Awaited> {
+        self.guest.as_ref().map(Guest::waits)
+    }
+
+    /// Resolves when the connection has to make room for another. Safe to cancel.
+    async fn makes_room(&self) {
+        match &self.guest {
+            Some(guest) => guest.makes_room().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -131,17 +140,16 @@ impl Listener {
         let cannot = |source| Error::MqttDoor { address, source };
         let tcp = service_kit::system::listen(address).map_err(cannot)?;
         let address = tcp.local_addr().map_err(cannot)?;
-        let semaphore = |max: u32| {
-            let max = usize::try_from(max).unwrap_or(usize::MAX);
-            Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
-        };
+        let doorkeeper = Doorkeeper::new(ConnectionLimits {
+            address_unproven_max: of_address.address_unproven_max,
+            ..limits.clone()
+        });
         Ok(Self {
             tcp,
             address,
             tls,
             within: limits.prove_within.get(),
-            open: semaphore(limits.max),
-            unproven: semaphore(limits.unproven_max),
+            doorkeeper,
             addresses: Addresses::new(of_address),
             handshakes: Turns::of_half_the_cores(),
         })
@@ -187,10 +195,13 @@ impl Listener {
 
     fn room(&self, door: &Door, peer: SocketAddr) -> Option<Room> {
         let now = door.parts.clock.monotonic();
+        if !self.addresses.may_arrive(peer.ip(), now) {
+            return None;
+        }
+        let guest = self.doorkeeper.admit(peer)?;
+        self.addresses.arrived(peer.ip(), now);
         Some(Room {
-            of_address: Some(self.addresses.arrive(peer.ip(), now)?),
-            _open: Some(Arc::clone(&self.open).try_acquire_owned().ok()?),
-            unproven: Some(Arc::clone(&self.unproven).try_acquire_owned().ok()?),
+            guest: Some(guest),
             let_in: None,
         })
     }

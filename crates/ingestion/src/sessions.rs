@@ -5,7 +5,7 @@
 //! costs a session nothing and never blocks the sender. Only calls of methods are kept one by one;
 //! `methods` bounds them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,7 @@ use crate::methods::MethodCall;
 
 /// What others told a session since it last looked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // notes that are there or not, each by itself
 pub(crate) struct Mail {
     /// A newer session of the same identity is open.
     pub(crate) taken_over: bool,
@@ -26,6 +27,8 @@ pub(crate) struct Mail {
     pub(crate) desired: Option<u64>,
     /// A message waits in the device's queue.
     pub(crate) messages: bool,
+    /// Other instances are to be told again that the session is open.
+    pub(crate) announce: bool,
     /// Methods to be called, in the order in which they came.
     pub(crate) calls: Vec<MethodCall>,
 }
@@ -85,7 +88,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    by_identity: HashMap<IdentityKey, Entry>,
+    by_identity: BTreeMap<IdentityKey, Entry>,
 }
 
 #[derive(Debug)]
@@ -216,12 +219,14 @@ impl Sessions {
         self.tell(identity, |mail| mail.messages = true);
     }
 
-    /// Says that hints may have been lost: everybody looks again.
+    /// Says that hints may have been lost: everybody looks again, and says again that it is here, for
+    /// another instance may hold a session of the same identity by now.
     pub(crate) fn look_again(&self) {
         for entry in lock(&self.shared.open).by_identity.values() {
             entry.mailbox.put(|mail| {
                 mail.desired = Some(0);
                 mail.messages = true;
+                mail.announce = true;
             });
         }
     }
@@ -233,10 +238,10 @@ impl Sessions {
             return;
         }
         let open = lock(&self.shared.open);
-        for (key, entry) in &open.by_identity {
-            if key.device == identity.device {
-                entry.mailbox.put(|mail| mail.identity_changed = true);
-            }
+        // A device sorts directly before its modules.
+        let behind = open.by_identity.range(identity..);
+        for (_, entry) in behind.take_while(|(key, _)| key.device == identity.device) {
+            entry.mailbox.put(|mail| mail.identity_changed = true);
         }
     }
 
@@ -258,6 +263,9 @@ impl Sessions {
         let ours = (entry.opened_at, self.shared.instance.as_str());
         if ours < (opened_at, instance) {
             entry.mailbox.put(|mail| mail.taken_over = true);
+        } else {
+            // The older one has not heard of ours.
+            entry.mailbox.put(|mail| mail.announce = true);
         }
     }
 
@@ -387,11 +395,11 @@ mod tests {
             a.opened_elsewhere(&key("d/m"), "b", at(at_b));
             b.opened_elsewhere(&key("d/m"), "a", at(at_a));
             a.opened_elsewhere(&key("d/m"), "a", at(99));
-            assert_ne!(
-                mail(&on_a).is_some(),
-                mail(&on_b).is_some(),
-                "{at_a} {at_b}"
-            );
+            let (to_a, to_b) = (mail(&on_a).unwrap(), mail(&on_b).unwrap());
+            assert_ne!(to_a.taken_over, to_b.taken_over, "{at_a} {at_b}");
+            // The other says again that it is there, in case the first has not heard of it.
+            assert_eq!(to_a.taken_over, to_b.announce, "{at_a} {at_b}");
+            assert_eq!(to_b.taken_over, to_a.announce, "{at_a} {at_b}");
         }
     }
 }

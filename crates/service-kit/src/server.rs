@@ -5,6 +5,7 @@
 //! place; [`add_services!`](crate::add_services) sets it for all of them at once.
 
 mod connections;
+pub mod doorkeeper;
 mod follow_health;
 mod incoming;
 pub mod web;

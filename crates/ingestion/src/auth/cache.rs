@@ -4,7 +4,7 @@
 //! Pure: the time is an argument, and fetching is the caller's. An entry goes when its identity is
 //! hinted to have changed, and after a minute in any case, because hints may be lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,8 @@ pub(crate) struct Ticket(u64);
 /// The cache.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    entries: HashMap<IdentityKey, (Finding, Instant)>,
+    /// Ordered, so that the modules of a device are found without looking at all others.
+    entries: BTreeMap<IdentityKey, (Finding, Instant)>,
     /// Counts [`Cache::forget`].
     forgotten: u64,
     pruned_at: Option<Instant>,
@@ -110,11 +111,16 @@ impl Cache {
     /// Forgets an identity; with a device, its modules too, as they share its standing.
     pub(crate) fn forget(&mut self, identity: &IdentityKey) {
         self.forgotten += 1;
-        match identity.module {
-            Some(_) => {
-                self.entries.remove(identity);
+        if identity.module.is_some() {
+            self.entries.remove(identity);
+        } else {
+            // A device sorts directly before its modules.
+            let behind = self.entries.range(identity..);
+            let of_device = behind.take_while(|(key, _)| key.device == identity.device);
+            let of_device: Vec<_> = of_device.map(|(key, _)| key.clone()).collect();
+            for key in of_device {
+                self.entries.remove(&key);
             }
-            None => self.entries.retain(|key, _| key.device != identity.device),
         }
     }
 }

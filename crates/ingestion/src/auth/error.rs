@@ -133,6 +133,15 @@ pub(crate) enum AuthError {
 }
 
 impl AuthError {
+    /// Whether an operator has taken its right from an identity that had one; a proof that ends by
+    /// itself takes nothing.
+    pub(crate) fn says_it_may_not_send(&self) -> bool {
+        !matches!(
+            self,
+            Self::Token(SasError::Expired { .. }) | Self::CertificateExpired { .. }
+        )
+    }
+
     /// The stable code of the failure.
     pub(crate) fn code(&self) -> &'static str {
         match self {

@@ -232,6 +232,9 @@ impl Running {
             let effects = self.session.on_call(call);
             self.perform(effects);
         }
+        if mail.announce {
+            self.announce();
+        }
         Ok(())
     }
 

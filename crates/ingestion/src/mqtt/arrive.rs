@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use twin::IdentityKey;
 
+use super::Room;
 use super::end::End;
 use super::message::DeviceMessage;
 use super::session::{Persistence, Session};
@@ -63,16 +64,21 @@ pub(super) struct Unshaken {
 
 impl Unshaken {
     /// Makes the handshake, within a time that does not count what we make the device wait.
-    async fn shake_hands(self, until: &mut Until) -> Result<TlsStream<TcpStream>, End> {
+    async fn shake_hands(
+        self,
+        until: &mut Until,
+        room: &Room,
+    ) -> Result<TlsStream<TcpStream>, End> {
         // Who says nothing needs no turn.
         until
             .wait(self.tcp.readable())
             .await?
             .map_err(End::Handshake)?;
         let mut handshake = self.acceptor.accept(self.tcp);
-        let queued = Instant::now();
+        let (queued, waits) = (Instant::now(), room.waits());
         let first = self.turns.first_step(&mut handshake).await;
         until.at += queued.elapsed();
+        drop(waits);
         let shaken = match first {
             Poll::Ready(shaken) => shaken,
             Poll::Pending => until.wait(handshake).await?,
@@ -110,11 +116,12 @@ impl Until {
 pub(super) async fn shake_hands(
     way: Way,
     until: &mut Until,
+    room: &Room,
 ) -> Result<(Wire<AnyStream>, Vec<Vec<u8>>), End> {
     match way {
         Way::Link(stream, certificates) => Ok((Wire::new(stream), certificates)),
         Way::Tls(unshaken) => {
-            let stream = unshaken.shake_hands(until).await?;
+            let stream = unshaken.shake_hands(until, room).await?;
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates = shown.iter().map(|it| it.to_vec()).collect();
             let stream: AnyStream = Box::new(stream);
@@ -253,7 +260,10 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         | End::Stopping
         | End::NotRemembered(_)
         | End::NotFollowed(_) => Some(ConnectAckReason::ServiceUnavailable),
-        End::NotProven(_) => Some(ConnectAckReason::NotAuthorized),
+        // A will that it may not have will not be allowed the next time either: it is told to stop.
+        End::NotProven(_) | End::Will | End::TooLarge { .. } | End::Properties(_) => {
+            Some(ConnectAckReason::NotAuthorized)
+        }
         End::Malformed(DecodeError::UnsupportedProtocolLevel | DecodeError::InvalidProtocol) => {
             Some(ConnectAckReason::UnacceptableProtocolVersion)
         }
@@ -261,15 +271,13 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
         | End::Lost
         | End::Broke(_)
         | End::Late { .. }
+        | End::MadeRoom
         | End::Handshake(_)
         | End::Malformed(_)
         | End::Unexpected { .. }
         | End::Qos2
         | End::Topic(_)
         | End::Subscriptions { .. }
-        | End::TooLarge { .. }
-        | End::Properties(_)
-        | End::Will
         | End::Silent { .. }
         | End::Overstayed { .. }
         | End::TooManyRequests { .. }

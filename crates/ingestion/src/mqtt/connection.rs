@@ -52,6 +52,9 @@ const LOOK: Policy = Policy {
 /// The longest silence that is allowed whatever a device asks for, as in IoT Hub.
 const SILENCE_MAX: Duration = Duration::from_secs(1767);
 
+/// Bytes of a client's id that a log line shows, whoever it is.
+const CLIENT_BYTES_MAX: usize = 256;
+
 /// Both ways of a device.
 type DeviceWire = Wire<AnyStream>;
 
@@ -64,9 +67,14 @@ pub(super) async fn serve(
     within: Duration,
 ) {
     let shutdown = door.parts.shutdown.clone();
-    let arriving = Box::pin(arrival(&door, way, peer, within));
-    let arrived = shutdown.run_until(arriving).await;
-    match arrived.unwrap_or(Err(End::Stopping)) {
+    let mut client = String::new();
+    let arriving = Box::pin(arrival(&door, way, (peer, within), &room, &mut client));
+    let arrived = tokio::select! {
+        biased;
+        arrived = shutdown.run_until(arriving) => arrived.unwrap_or(Err(End::Stopping)),
+        () = room.makes_room() => Err(End::MadeRoom),
+    };
+    match arrived {
         Ok(Arrived::Device(running)) => {
             room.proven();
             running.run().await;
@@ -77,8 +85,15 @@ pub(super) async fn serve(
         }
         Err(end) => {
             door.parts.metrics.mqtt_ended(end.code());
-            let error = service_kit::error::chain(&end);
-            tracing::debug!(%peer, reason = end.code(), error, "device was not let in");
+            let (reason, error) = (end.code(), service_kit::error::chain(&end));
+            let now = door.parts.clock.monotonic();
+            let tells = end.is_told_before_the_connack();
+            let line = tells.then(|| door.parts.ends.tells(reason, now)).flatten();
+            if let Some(untold) = line {
+                tracing::info!(client, %peer, reason, error, untold, "device was not let in");
+            } else {
+                tracing::debug!(client, %peer, reason, error, "device was not let in");
+            }
         }
     }
 }
@@ -87,14 +102,17 @@ pub(super) async fn serve(
 async fn arrival(
     door: &Door,
     way: Way,
-    peer: SocketAddr,
-    within: Duration,
+    (peer, within): (SocketAddr, Duration),
+    room: &Room,
+    client: &mut String,
 ) -> Result<Arrived, End> {
     let mut until = Until::within(within);
-    let (mut wire, certificates) = arrive::shake_hands(way, &mut until).await?;
+    let (mut wire, certificates) = arrive::shake_hands(way, &mut until, room).await?;
     let connecting = arrive::connect(&mut wire, certificates);
     let admitted = match until.wait(connecting).await? {
         Ok(caller) => {
+            let _waits = room.waits();
+            *client = crate::text::shorten(caller.connect.client_id.to_string(), CLIENT_BYTES_MAX);
             let keep_alive = caller.connect.keep_alive;
             let patience = patience(keep_alive);
             if provisioning::is_meant(&caller.connect) {
@@ -354,6 +372,9 @@ impl Running {
         }
         if let Some(version) = mail.desired {
             self.session.on_hint(version);
+        }
+        if mail.announce {
+            self.announce();
         }
         Ok(())
     }

@@ -28,6 +28,9 @@ pub(super) enum End {
         /// How long was waited.
         seconds: u64,
     },
+    /// It had shown nothing for longest when another needed its place.
+    #[error("it made room for another before its CONNECT")]
+    MadeRoom,
     /// The handshake failed.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -155,6 +158,7 @@ impl End {
             Self::Disconnected => "FINISHED",
             Self::Lost | Self::Broke(_) => "CONNECTION_LOST",
             Self::Late { .. } => "CONNECT_MISSING",
+            Self::MadeRoom => "MADE_ROOM",
             Self::Handshake(_) => "HANDSHAKE_FAILED",
             Self::Malformed(_) => "MALFORMED_PACKET",
             Self::Unexpected { .. } => "UNEXPECTED_PACKET",
@@ -179,8 +183,8 @@ impl End {
         }
     }
 
-    /// Whether the device did what it must not, so that its owner wants to read of it.
-    pub(super) fn is_a_mistake(&self) -> bool {
+    /// Whether whoever looks after the device would ask why, once it was let in.
+    pub(super) fn is_told(&self) -> bool {
         match self {
             Self::Malformed(_)
             | Self::Unexpected { .. }
@@ -192,12 +196,6 @@ impl End {
             | Self::Will
             | Self::TooManyRequests { .. }
             | Self::Silent { .. }
-            | Self::TooOften { .. } => true,
-            // What is not proven is logged where it is found out.
-            Self::Disconnected
-            | Self::Lost
-            | Self::Broke(_)
-            | Self::Late { .. }
             | Self::Overstayed { .. }
             | Self::Handshake(_)
             | Self::NotProven(_)
@@ -206,10 +204,22 @@ impl End {
             | Self::NotPatched(_)
             | Self::NotRemembered(_)
             | Self::NotFollowed(_)
-            | Self::Stopping
+            | Self::TooOften { .. }
             | Self::TooMany { .. }
-            | Self::Encode(_) => false,
+            | Self::Encode(_) => true,
+            // Devices leave, networks break, ports are scanned, and a service that stops says so.
+            Self::Disconnected
+            | Self::Lost
+            | Self::Broke(_)
+            | Self::Late { .. }
+            | Self::MadeRoom
+            | Self::Stopping => false,
         }
+    }
+
+    /// The same of one that was not let in. Whoever judges proofs tells of those that fail.
+    pub(super) fn is_told_before_the_connack(&self) -> bool {
+        self.is_told() && !matches!(self, Self::NotProven(_))
     }
 
     /// What of that which was read of the device is still done.
@@ -225,6 +235,7 @@ impl End {
             | Self::NotFollowed(_)
             | Self::Encode(_)
             | Self::Late { .. }
+            | Self::MadeRoom
             | Self::Handshake(_)
             | Self::Overstayed { .. }
             | Self::TooManyRequests { .. }
@@ -246,9 +257,12 @@ impl End {
         }
     }
 
-    /// Whether the device's will is to be published: it did not say goodbye, and it is not us who
-    /// leave.
+    /// Whether the device's will is to be published: it did not say goodbye, it is not us who leave,
+    /// and nobody has taken its right to send from it.
     pub(super) fn opens_the_will(&self) -> bool {
+        if let Self::NotProven(error) = self {
+            return !error.says_it_may_not_send();
+        }
         !matches!(self, Self::Disconnected | Self::Stopping)
     }
 }

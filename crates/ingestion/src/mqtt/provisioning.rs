@@ -29,6 +29,7 @@ use wire::time::optional;
 
 use super::arrive::Caller;
 use super::end::End;
+use super::pace::Pace;
 use super::wire::Wire;
 use crate::auth::AuthError;
 use crate::grpc::Door;
@@ -145,11 +146,16 @@ impl<S: AsyncRead + AsyncWrite> Registering<S> {
 
     async fn serve(&mut self) -> End {
         let until = Instant::now() + LIFETIME;
+        let mut pace = Pace::of_device(&self.registrar.door.parts.limits, Instant::now());
         loop {
             let quiet = Instant::now() + self.patience;
             let outcome = tokio::time::timeout_at(until.min(quiet), self.step()).await;
             match outcome {
-                Ok(Ok(())) => {}
+                Ok(Ok(bytes)) => {
+                    if let Some(at) = pace.on_packet(bytes, Instant::now()) {
+                        tokio::time::sleep_until(at.min(until)).await;
+                    }
+                }
                 Ok(Err(end)) => return end,
                 Err(_) if Instant::now() >= until => {
                     return End::Overstayed {
@@ -166,12 +172,19 @@ impl<S: AsyncRead + AsyncWrite> Registering<S> {
         }
     }
 
-    /// Writes what waits, then serves one packet. Whoever does not read is not listened to.
-    async fn step(&mut self) -> Result<(), End> {
+    /// Writes what waits, then serves one packet and answers its bytes. Whoever does not read is not
+    /// listened to.
+    async fn step(&mut self) -> Result<u32, End> {
         while self.wire.writer.has_work() {
             self.wire.writer.step().await?;
         }
-        match self.wire.reader.next().await? {
+        let (packet, bytes) = self.wire.reader.next_with_bytes().await?;
+        self.on_packet(packet).await?;
+        Ok(bytes)
+    }
+
+    async fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
+        match packet {
             Packet::Publish(publish) => self.on_publish(*publish).await,
             Packet::Subscribe {
                 packet_id,

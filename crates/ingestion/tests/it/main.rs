@@ -18,6 +18,7 @@ mod mqtt_authority;
 mod mqtt_client;
 mod mqtt_goodbye;
 mod mqtt_limits;
+mod mqtt_log;
 mod mqtt_security;
 mod provisioning;
 mod pushes;

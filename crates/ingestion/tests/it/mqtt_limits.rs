@@ -282,3 +282,31 @@ async fn a_device_that_does_not_read_costs_no_memory_and_is_told_when_it_reads_a
     assert!(told < version - 20, "{told} of {version}");
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn the_oldest_silent_connection_makes_room_whoever_opened_it() {
+    let (hub, certs) = hub_with(|config| {
+        config.connections.unproven_max = 8;
+        config.connections.prove_within = service_kit::units::Duration::secs(600);
+    })
+    .await;
+    hub.register("d");
+    let mut calm = another(&hub, &certs).await;
+    let door = hub.addresses.mqtt.expect("the door is open");
+    let mut held = Vec::new();
+    for turn in 0..40 {
+        held.push(tcp_from([127, 0, 0, 100 + turn % 4], door).await);
+    }
+    // Those that came first were closed, though no time of theirs was over.
+    for mut oldest in held.drain(..32) {
+        let read = tokio::time::timeout(SOON, oldest.read(&mut [0; 1])).await;
+        let read = read.expect("it makes room");
+        assert!(read.is_err() || read.is_ok_and(|count| count == 0));
+    }
+    // The places are all taken, and a device comes in.
+    let (mut device, _) = Client::connected(&hub, &certs, "d").await;
+    device.is_quiet().await;
+    is_served(&mut calm).await;
+    assert!(hub.metrics().await.contains("reason=\"MADE_ROOM\""));
+    hub.stop().await;
+}

@@ -192,6 +192,13 @@ impl Running {
         self.look_later();
     }
 
+    /// Tells the other instances again: they, or we, may not have heard it.
+    pub(super) fn announce(&self) {
+        if let Some(opened) = &self.opened {
+            self.tell_others(self.notice(opened, true));
+        }
+    }
+
     /// Tells the other instances, one of which may hold an older session of this identity.
     fn tell_others(&self, notice: bus_wire::TelemetryEntry) {
         let hint = notice::hint(&self.proof.identity, notice, self.place.opened_at());

@@ -94,10 +94,13 @@ impl Running {
     fn log_end(&self, end: &End) {
         let (identity, peer) = (&self.proof.identity, self.peer);
         let (reason, error) = (end.code(), service_kit::error::chain(end));
-        if end.is_a_mistake() {
-            tracing::info!(%identity, %peer, reason, error, "device was disconnected");
-        } else {
+        let parts = &self.door.parts;
+        if !end.is_told() {
             tracing::debug!(%identity, %peer, reason, error, "device left");
+        } else if let Some(untold) = parts.ends.tells(reason, parts.clock.monotonic()) {
+            tracing::info!(%identity, %peer, reason, error, untold, "device was disconnected");
+        } else {
+            tracing::debug!(%identity, %peer, reason, error, "device was disconnected");
         }
     }
 }

@@ -195,6 +195,22 @@ impl Running {
         );
     }
 
+    /// Tells the other instances again: they, or we, may not have heard it.
+    pub(super) fn announce(&mut self) {
+        let parts = &self.door.parts;
+        let (opened, now) = (&self.opened, parts.clock.now());
+        let entry = notice::of(&self.proof, opened, true, &parts.instance, now);
+        let hint = notice::hint(&self.proof.identity, entry, self.place.opened_at());
+        let bus = parts.bus.clone();
+        let telling = async move {
+            if let Err(error) = bus.send_hint(hint).await {
+                tracing::debug!(%error, "other instances were not told of a session");
+            }
+            Answer::Told
+        };
+        self.questions.push(telling.boxed());
+    }
+
     fn store(&mut self, message: &DeviceMessage, ack: Ack) {
         let bytes = message.size();
         let publishing = self.publish(message);
