@@ -32,10 +32,11 @@ use crate::grpc::Door;
 use crate::inlet::Inlet;
 use crate::rejects::Budget;
 use crate::session::Opened;
-use crate::sessions::{Mail, Place};
+use crate::sessions::Place;
 use perform::{Answer, Stored};
 
 mod goodbye;
+mod mail;
 mod messages;
 mod patches;
 mod perform;
@@ -347,48 +348,6 @@ impl Running {
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
         let effects = self.session.on_packet(packet)?;
         self.perform(effects)
-    }
-
-    fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
-        if mail.taken_over {
-            self.decline(mail.calls);
-            return Err(End::TakenOver);
-        }
-        if mail.identity_changed {
-            self.prove_once_more = self.proving;
-            self.prove_again();
-        }
-        if mail.messages {
-            self.session.on_message_hint();
-        }
-        // Whoever does not read what it is sent would have us keep calls that nobody waits for.
-        if self.wire.writer.has_room() {
-            for call in mail.calls {
-                let effects = self.session.on_call(call);
-                self.perform(effects)?;
-            }
-        } else {
-            self.decline(mail.calls);
-        }
-        if let Some(version) = mail.desired {
-            self.session.on_hint(version);
-        }
-        if mail.announce {
-            self.announce();
-        }
-        Ok(())
-    }
-
-    fn on_look(&mut self) {
-        self.look_later();
-        self.prove_again();
-        self.session.on_tick();
-    }
-
-    fn look_later(&mut self) {
-        // Without a budget there is always another delay.
-        let delay = self.look_backoff.next_delay().unwrap_or(LOOK.cap);
-        self.look.as_mut().reset(Instant::now() + delay);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bounds of [`connections`](super::connections) for a door that speaks another protocol than
+//! The bounds of connections (`server/connections.rs`) for a door that speaks another protocol than
 //! ours: who is unproven for longest makes room, whoever is at the door.
 //!
 //! It never sees a byte; the door says when a guest has proven itself and when it waits for us.
