@@ -153,6 +153,7 @@ impl Template {
                 created_at: self.now,
                 updated_at: self.now,
             },
+            configurations: std::collections::BTreeMap::new(),
             twin,
             posture,
             revision: Revision::new(u64::from(number) + 1),
