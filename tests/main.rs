@@ -8,6 +8,7 @@
 mod support;
 
 mod agent_methods;
+mod agent_watchdog;
 mod bad_input;
 mod bulk_over_a_kill;
 mod commands;

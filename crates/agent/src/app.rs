@@ -112,7 +112,11 @@ pub async fn run(arguments: RunArguments, stop: ShutdownToken) -> Result<(), Err
     };
     let client = client_config(&arguments.connection, Some(identity.host_name()))?;
     let name = wire::names::identity_name(identity.identity());
-    let store = Store::open(&data_dir, &name).map_err(boxed(Error::Configuration))?;
+    let mut store = Store::open(&data_dir, &name).map_err(boxed(Error::Configuration))?;
+    let revert_after = Some(arguments.revert_after.get()).filter(|patience| !patience.is_zero());
+    if revert_after.is_some() {
+        store.try_out();
+    }
     let options = spool::Options::with_bytes_max(arguments.spool_max_bytes);
     let spool = Spool::open(&data_dir.join("spool"), options)?;
     tracing::info!(identity = name, url = client.url, data_dir = %data_dir.display(),
@@ -138,6 +142,7 @@ pub async fn run(arguments: RunArguments, stop: ShutdownToken) -> Result<(), Err
         clock,
         reports: reports_receiver,
         link: link_receiver,
+        revert_after,
         state: State::default(),
     };
     tasks.spawn("engine", OnFailure::StopService, engine.run(stop.clone()));

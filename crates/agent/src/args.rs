@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::secret::Secret;
+use service_kit::units::Duration;
 
 use crate::spool;
 
@@ -85,6 +86,16 @@ pub struct RunArguments {
         value_parser = clap::value_parser!(u64).range(65_536..)
     )]
     pub spool_max_bytes: u64,
+    /// After a new configuration, the service may be out of reach for so long, for instance `30s` or
+    /// `10m`; then the agent goes back to the last good configuration by itself, and says so when it
+    /// can. That version is not tried again, only a newer one is. `0s`: never.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "TWINWARD_AGENT__REVERT_AFTER",
+        default_value_t = Duration::secs(300)
+    )]
+    pub revert_after: Duration,
     /// Watches a machine whose files lie below this directory, for tests.
     #[arg(
         long,

@@ -4,7 +4,8 @@
 //! agent without a network runs on the last good configuration, and an answer that may have been lost
 //! is given again. A version older than one decided on is refused: within one generation of the identity
 //! versions never go down. An identity that was deleted and created again is another generation, whose
-//! versions start again, so what was decided for the one before counts no more.
+//! versions start again, so what was decided for the one before counts no more. A new configuration is on
+//! trial (`trial`) until the service was heard of long enough.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::files::{self, Readers};
+
+pub(crate) mod trial;
+
+use trial::Trial;
 
 const FILE: &str = "config.json";
 
@@ -29,6 +34,13 @@ pub(crate) enum Outcome {
         reason: String,
         /// The keys that are wrong, if it is about keys.
         invalid_fields: Vec<String>,
+    },
+    /// It was in force, and an older one is again.
+    Reverted {
+        /// Why, in one sentence.
+        reason: String,
+        /// The version in force; 0: the defaults, before any.
+        running: u64,
     },
 }
 
@@ -100,6 +112,7 @@ pub(crate) fn reported(decision: &Decision, agent_version: &str) -> Value {
     let (state, invalid_fields) = match &decision.outcome {
         Outcome::Applied => ("success", Value::Null),
         Outcome::Rejected { invalid_fields, .. } => ("failed", invalid_fields.clone().into()),
+        Outcome::Reverted { .. } => ("failed", Value::Null),
     };
     serde_json::json!({
         "latest_state": state,
@@ -128,11 +141,22 @@ pub enum Error {
 pub(crate) struct Store {
     path: PathBuf,
     identity: String,
+    /// Whether a new configuration is on trial.
+    tries: bool,
+    kept: Kept,
+}
+
+/// What is on disk.
+#[derive(Debug, Clone)]
+struct Kept {
     /// Empty until the service has said it.
     generation_id: String,
     applied: Map<String, Value>,
+    /// The version of `applied`; 0: none of this generation.
+    applied_version: u64,
     decision: Option<Decision>,
     confirmed: bool,
+    trial: Option<Trial>,
 }
 
 /// The form on disk. Fields are only added.
@@ -150,6 +174,15 @@ struct StoreFile {
     decided_at: String,
     /// Absent when it was applied.
     rejection: Option<RejectionFile>,
+    /// The version in force, if the agent went back from the decided one: then that is the reason above.
+    #[serde(default)]
+    reverted_to: Option<u64>,
+    /// The version in force; absent in files from before it was kept.
+    #[serde(default)]
+    applied_version: u64,
+    /// What is in force on trial, and what was before it.
+    #[serde(default)]
+    trial: Option<Trial>,
     /// Whether the service has the decision for sure.
     confirmed: bool,
 }
@@ -168,10 +201,15 @@ impl Store {
         let mut store = Self {
             path,
             identity: identity.to_owned(),
-            generation_id: String::new(),
-            applied: Map::new(),
-            decision: None,
-            confirmed: true,
+            tries: false,
+            kept: Kept {
+                generation_id: String::new(),
+                applied: Map::new(),
+                applied_version: 0,
+                decision: None,
+                confirmed: true,
+                trial: None,
+            },
         };
         let read = files::read_if_present(&store.path);
         let Some(text) = read.map_err(|source| store.error("read", source))? else {
@@ -190,53 +228,72 @@ impl Store {
     }
 
     fn take(&mut self, file: StoreFile) {
-        let outcome = match file.rejection {
-            None => Outcome::Applied,
-            Some(RejectionFile {
-                reason,
-                invalid_fields,
-            }) => Outcome::Rejected {
-                reason,
-                invalid_fields,
+        let outcome = match (file.rejection, file.reverted_to) {
+            (None, _) => Outcome::Applied,
+            (Some(RejectionFile { reason, .. }), Some(running)) => {
+                Outcome::Reverted { reason, running }
+            }
+            (Some(rejection), None) => Outcome::Rejected {
+                reason: rejection.reason,
+                invalid_fields: rejection.invalid_fields,
             },
         };
-        self.generation_id = file.generation_id;
-        self.applied = file.applied;
-        self.confirmed = file.confirmed;
-        self.decision = (file.decided_version > 0).then(|| Decision {
+        let kept = &mut self.kept;
+        // A file from before this was kept says it when the last version was applied.
+        let applied_last = outcome == Outcome::Applied && file.applied_version == 0;
+        kept.applied_version = if applied_last {
+            file.decided_version
+        } else {
+            file.applied_version
+        };
+        kept.generation_id = file.generation_id;
+        kept.applied = file.applied;
+        kept.confirmed = file.confirmed;
+        kept.trial = file.trial;
+        kept.decision = (file.decided_version > 0).then(|| Decision {
             version: file.decided_version,
             outcome,
             decided_at: file.decided_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
         });
     }
 
+    /// From now on a new configuration is on trial.
+    pub(crate) fn try_out(&mut self) {
+        self.tries = true;
+    }
+
     /// The generation of the identity that decisions are about; empty when it is not known.
     pub(crate) fn generation_id(&self) -> &str {
-        &self.generation_id
+        &self.kept.generation_id
     }
 
     /// The service says which generation of the identity this is. Answers whether it is another one:
     /// then nothing is decided yet, and what was in force stays so until the first decision. Holds in
     /// memory also after an error; the next start then learns it anew.
     pub(crate) fn enter_generation(&mut self, generation_id: &str) -> Result<bool, Error> {
-        if generation_id.is_empty() || generation_id == self.generation_id {
+        if generation_id.is_empty() || generation_id == self.kept.generation_id {
             return Ok(false);
         }
+        let mut kept = self.kept.clone();
         // One that was never told is taken for this one: it is from an agent that did not ask.
-        let another = !self.generation_id.is_empty();
-        generation_id.clone_into(&mut self.generation_id);
+        let another = !kept.generation_id.is_empty();
+        generation_id.clone_into(&mut kept.generation_id);
         if another {
-            self.decision = None;
-            self.confirmed = true;
+            kept.decision = None;
+            kept.confirmed = true;
+            kept.applied_version = 0;
+            // There is nothing to go back to that has a number here.
+            kept.trial = None;
         }
-        self.save(self.decision.as_ref(), &self.applied, self.confirmed)?;
+        self.kept = kept.clone();
+        self.save(kept)?;
         Ok(another)
     }
 
     /// The configuration in force. One that this version of the agent no longer understands gives
     /// way to the defaults.
     pub(crate) fn configuration(&self) -> AgentConfiguration {
-        AgentConfiguration::parse(&self.applied).unwrap_or_else(|invalid| {
+        AgentConfiguration::parse(&self.kept.applied).unwrap_or_else(|invalid| {
             tracing::warn!(
                 ?invalid,
                 "the stored configuration is no longer valid; using defaults"
@@ -246,12 +303,12 @@ impl Store {
     }
 
     pub(crate) fn decision(&self) -> Option<&Decision> {
-        self.decision.as_ref()
+        self.kept.decision.as_ref()
     }
 
     /// Whether the service has the last decision for sure.
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.confirmed
+        self.kept.confirmed
     }
 
     /// Keeps a decision, with the section it put into force if it did. After an error everything is
@@ -261,54 +318,71 @@ impl Store {
         decision: Decision,
         applied: Option<Map<String, Value>>,
     ) -> Result<(), Error> {
-        let applied = applied.unwrap_or_else(|| self.applied.clone());
-        self.save(Some(&decision), &applied, false)?;
-        self.applied = applied;
-        self.decision = Some(decision);
-        self.confirmed = false;
-        Ok(())
+        let mut kept = self.kept.clone();
+        if let Some(applied) = applied {
+            kept.trial = self.trial_of(decision.version, &applied);
+            kept.applied_version = decision.version;
+            kept.applied = applied;
+        }
+        kept.decision = Some(decision);
+        kept.confirmed = false;
+        self.save(kept)
     }
 
     /// The service has the last decision.
     pub(crate) fn confirm(&mut self) -> Result<(), Error> {
-        if let Some(decision) = self.decision.as_ref().filter(|_| !self.confirmed) {
-            self.save(Some(decision), &self.applied, true)?;
+        if self.kept.decision.is_none() || self.kept.confirmed {
+            self.kept.confirmed = true;
+            return Ok(());
         }
-        self.confirmed = true;
-        Ok(())
+        let mut kept = self.kept.clone();
+        kept.confirmed = true;
+        self.save(kept)
     }
 
-    fn save(
-        &self,
-        decision: Option<&Decision>,
-        applied: &Map<String, Value>,
-        confirmed: bool,
-    ) -> Result<(), Error> {
-        let rejection = match decision.map(|decision| &decision.outcome) {
-            None | Some(Outcome::Applied) => None,
+    /// Makes this durable, then in force here.
+    fn save(&mut self, kept: Kept) -> Result<(), Error> {
+        let decision = kept.decision.as_ref();
+        let (rejection, reverted_to) = match decision.map(|decision| &decision.outcome) {
+            None | Some(Outcome::Applied) => (None, None),
             Some(Outcome::Rejected {
                 reason,
                 invalid_fields,
-            }) => Some(RejectionFile {
-                reason: reason.clone(),
-                invalid_fields: invalid_fields.clone(),
-            }),
+            }) => {
+                let rejection = RejectionFile {
+                    reason: reason.clone(),
+                    invalid_fields: invalid_fields.clone(),
+                };
+                (Some(rejection), None)
+            }
+            Some(Outcome::Reverted { reason, running }) => {
+                let rejection = RejectionFile {
+                    reason: reason.clone(),
+                    invalid_fields: Vec::new(),
+                };
+                (Some(rejection), Some(*running))
+            }
         };
         let file = StoreFile {
             identity: self.identity.clone(),
-            generation_id: self.generation_id.clone(),
-            applied: applied.clone(),
+            generation_id: kept.generation_id.clone(),
+            applied: kept.applied.clone(),
             decided_version: decision.map_or(0, |decision| decision.version),
             decided_at: decision
                 .map_or(Timestamp::UNIX_EPOCH, |decision| decision.decided_at)
                 .to_string(),
             rejection,
-            confirmed,
+            reverted_to,
+            applied_version: kept.applied_version,
+            trial: kept.trial.clone(),
+            confirmed: kept.confirmed,
         };
         serde_json::to_vec_pretty(&file)
             .map_err(io::Error::from)
             .and_then(|text| files::replace(&self.path, &text, Readers::Owner))
-            .map_err(|source| self.error("write", source))
+            .map_err(|source| self.error("write", source))?;
+        self.kept = kept;
+        Ok(())
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> Error {

@@ -21,6 +21,7 @@ use crate::collectors::driver::{Report, Request};
 use crate::collectors::set::{Audience, CollectorSet};
 use crate::collectors::{Checkpoint, Health, Observation, Urgency, text};
 use crate::configuration::Store;
+use crate::configuration::trial::Watch;
 use crate::files::{self, Readers};
 use crate::lane::PerLane;
 use crate::link::LinkEvent;
@@ -56,6 +57,8 @@ pub(crate) struct Engine {
     pub(crate) clock: SharedClock,
     pub(crate) reports: mpsc::Receiver<Report>,
     pub(crate) link: mpsc::Receiver<LinkEvent>,
+    /// How long the service may be silent after a change of the configuration; none: for ever.
+    pub(crate) revert_after: Option<Duration>,
     pub(crate) state: State,
 }
 
@@ -79,6 +82,8 @@ pub(crate) struct State {
     expire_at: Option<Instant>,
     /// Since when the service owes an acknowledgement.
     owed_since: Option<Instant>,
+    /// Watches a configuration that has not proved good yet.
+    trial: Option<Watch>,
 }
 
 /// The open session.
@@ -107,7 +112,7 @@ impl Engine {
                 Some(report) = self.reports.recv() => self.on_report(report),
                 () = at(commit_at) => self.commit(),
                 () = at(lane_at) => self.on_lane_interval().await,
-                _ = housekeeping.tick() => self.on_housekeeping(),
+                _ = housekeeping.tick() => self.on_housekeeping().await,
             }
             self.pump();
         }
@@ -127,6 +132,7 @@ impl Engine {
         self.add_status();
         self.commit();
         self.all_due();
+        self.resume_trial().await;
     }
 
     /// Lets the collectors become what a configuration wants; answers those that are new, which have
@@ -335,7 +341,8 @@ impl Engine {
         self.commit();
     }
 
-    fn on_housekeeping(&mut self) {
+    async fn on_housekeeping(&mut self) {
+        self.look_at_trial().await;
         self.answer_again();
         if !self.state.session.is_open() {
             self.expire();

@@ -79,6 +79,9 @@ impl Status {
                 let outcome = match &decision.outcome {
                     Outcome::Applied => "applied".to_owned(),
                     Outcome::Rejected { reason, .. } => format!("rejected: {reason}"),
+                    Outcome::Reverted { reason, running } => {
+                        format!("taken back, version {running} is in force: {reason}")
+                    }
                 };
                 let told = if self.confirmed {
                     "the hub knows"
@@ -130,6 +133,7 @@ impl Status {
             let (state, reason) = match &decision.outcome {
                 Outcome::Applied => ("applied", None),
                 Outcome::Rejected { reason, .. } => ("rejected", Some(reason)),
+                Outcome::Reverted { reason, .. } => ("reverted", Some(reason)),
             };
             json!({ "version": decision.version, "state": state, "reason": reason, "confirmed": self.confirmed })
         });

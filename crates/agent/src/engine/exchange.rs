@@ -51,6 +51,7 @@ impl Engine {
                 }));
             }
             LinkEvent::Received(response) => {
+                self.heard_of_service();
                 if let Some(message) = response.message {
                     self.on_message(message).await;
                 } else {
@@ -71,7 +72,7 @@ impl Engine {
                 self.on_desired(desired).instrument(span).await;
             }
             Incoming::ReportedPatched(patched) => self.on_reported(&patched),
-            Incoming::Twin(_) => tracing::debug!("a twin that was not asked for"),
+            Incoming::Twin(_) => tracing::debug!("a sign of life"),
             Incoming::Error(error) => self.on_error(&error),
             Incoming::Method(request) => self.on_method(request).await,
         }

@@ -19,7 +19,8 @@ use wire::agent::v1::open_session_request::Message as FromAgent;
 use wire::agent::v1::open_session_response::Message as ToAgent;
 use wire::agent::v1::{
     DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, MessageError,
-    MethodRequest, OpenSessionRequest, OpenSessionResponse, ReportedPatched, Welcome,
+    MethodRequest, OpenSessionRequest, OpenSessionResponse, ReportedPatched, TwinDocument,
+    Welcome,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -230,9 +231,11 @@ fn answer(message: &FromAgent, mood: &mut Mood) -> Option<ToAgent> {
                 ..MessageError::default()
             }))
         }
-        FromAgent::AcknowledgeDesired(_) | FromAgent::GetTwin(_) | FromAgent::MethodResponse(_) => {
-            None
-        }
+        FromAgent::GetTwin(get) => Some(ToAgent::Twin(TwinDocument {
+            request_id: get.request_id.clone(),
+            ..TwinDocument::default()
+        })),
+        FromAgent::AcknowledgeDesired(_) | FromAgent::MethodResponse(_) => None,
     }
 }
 

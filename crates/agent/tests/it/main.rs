@@ -9,3 +9,4 @@
 mod door;
 mod offline;
 mod session;
+mod trial;
