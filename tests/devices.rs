@@ -9,6 +9,11 @@ use crate::support::sdk;
 const WITHIN: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_answer_for_their_configuration_by_what_they_report() {
+    sdk::python("test_answers.py", 3, WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_device_sdk_connects_reports_and_follows_its_twin() {
     sdk::python("test_device.py", 10, WITHIN).await;
 }
