@@ -133,17 +133,20 @@ impl TwinStore {
     }
 
     /// Merges into the reported section and answers its new version. The version that it must have
-    /// before may be 0: whatever it has.
+    /// before may be 0: whatever it has. `told`: the newest desired version that a device was told of
+    /// that does not acknowledge by itself; 0: none.
     pub(crate) async fn patch_reported(
         &self,
         identity: &IdentityKey,
         patch_json: String,
         expected_version: u64,
+        told: u64,
     ) -> Result<u64, Refused> {
         let request = twins::PatchReportedRequest {
             name: identity_name(identity),
             patch_json,
             expected_version,
+            told_desired_version: told,
             ..Default::default()
         };
         let answered = self.twins.clone().patch_reported(bounded(request)).await;
@@ -161,6 +164,8 @@ impl TwinStore {
             name: identity_name(identity),
             version: acknowledge.version,
             applied: acknowledge.outcome() == Outcome::Applied,
+            reverted: acknowledge.outcome() == Outcome::Reverted,
+            running_version: acknowledge.running_version,
             reason: acknowledge.reason,
             invalid_fields: acknowledge.invalid_fields,
             push_time: push_time.map(wire::time::to_wire),

@@ -1,4 +1,5 @@
-//! On how many twins each policy is targeted, applied, pending and rejected, counted as twins change.
+//! On how many twins each policy is targeted, and what became of its settings there, counted as twins
+//! change.
 //!
 //! A cache of twin-store's twins (list and watch, crate `client`) holds of each twin that a policy
 //! applies to one small entry per policy, and each entry is in its policy's tally for exactly as long
@@ -119,6 +120,8 @@ impl Counts {
             twins_applied: count(&tally.applied),
             twins_pending: count(&tally.pending),
             twins_rejected: count(&tally.rejected),
+            twins_timed_out: count(&tally.timed_out),
+            twins_reverted: count(&tally.reverted),
             in_step_time: in_step.filter(|_| is_this).map(to_wire),
             // Told by whoever decides; what is followed here does not match.
             ..proto::PolicyStatus::default()

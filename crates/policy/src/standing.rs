@@ -1,17 +1,20 @@
-//! What became of the settings of policies on a twin: pending, applied or rejected. Pure.
+//! What became of the settings of policies on a twin: pending, applied, rejected, timed out or reverted.
+//! Pure.
 //!
 //! A policy is judged by the leaves that carry its name in the desired section as it is to be, and by
 //! the newest version of them. An answer of the device for that version or a later one is an answer
-//! for the policy, whatever others have written to the twin since.
+//! for the policy, whatever others have written to the twin since. A device of IoT Plug and Play answers
+//! property by property: it may refuse one policy's and have applied another's.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use posture::configuration::{ConfigurationState, PushState};
+use twin::plug_and_play::{self, Answers, Says};
 use twin::settings::PolicyChange;
-use twin::{NodeMeta, Writer};
+use twin::{Map, NodeMeta, Writer};
 
 use crate::evaluate::{ActivePolicy, PolicySet, Wanted};
 use crate::twin_document::TwinDocument;
@@ -27,6 +30,10 @@ pub(crate) enum Standing {
     Rejected,
     /// Operators and other policies hold every leaf that it wants.
     Overruled,
+    /// The device was there and has not answered for them in time.
+    TimedOut,
+    /// The device had applied them and went back to an older configuration by itself.
+    Reverted,
 }
 
 impl Standing {
@@ -37,6 +44,8 @@ impl Standing {
             Standing::Applied => "applied",
             Standing::Rejected => "rejected",
             Standing::Overruled => "overruled",
+            Standing::TimedOut => "timed-out",
+            Standing::Reverted => "reverted",
         }
     }
 }
@@ -66,34 +75,95 @@ pub(crate) fn standings(
         let rejected = |policy| (policy, Standing::Rejected);
         return applicable.into_iter().map(rejected).collect();
     };
-    let mut newest = BTreeMap::new();
-    note_leaves(section.metadata(), &mut newest);
+    let mut leaves = Leaves {
+        document: section.document(),
+        of: BTreeMap::new(),
+    };
+    leaves.note(section.metadata(), &mut Vec::new());
     let configuration = twin.configuration();
+    let answers = plug_and_play::gives_answers(twin.reported())
+        .then(|| plug_and_play::answers(section, twin.reported()));
     let judged = applicable.into_iter().map(|active| {
-        let version = newest.get(active.policy.id().as_str());
-        let standing = version.map_or(Standing::Overruled, |version| {
-            judge(*version, &configuration)
+        let held = leaves.of.get(active.policy.id().as_str());
+        let standing = held.map_or(Standing::Overruled, |held| match &answers {
+            Some(answers) => judge_properties(held, answers, &configuration),
+            None => judge(held.newest, &configuration),
         });
         (active, standing)
     });
     judged.collect()
 }
 
-/// Notes the newest version of each policy's leaves.
-fn note_leaves<'m>(meta: &'m NodeMeta, newest: &mut BTreeMap<Cow<'m, str>, u64>) {
-    for child in meta.children.values() {
-        if !child.children.is_empty() {
-            note_leaves(child, newest);
-            continue;
+/// The leaves that carry the names of policies.
+struct Leaves<'m> {
+    document: &'m Map,
+    of: BTreeMap<Cow<'m, str>, Held>,
+}
+
+/// What a policy holds of a section.
+#[derive(Default)]
+struct Held {
+    /// The newest version of its leaves.
+    newest: u64,
+    /// The properties, as IoT Plug and Play has them, in which they are.
+    properties: BTreeSet<String>,
+}
+
+impl<'m> Leaves<'m> {
+    fn note(&mut self, meta: &'m NodeMeta, path: &mut Vec<&'m str>) {
+        for (key, child) in &meta.children {
+            path.push(key);
+            if child.children.is_empty() {
+                self.note_leaf(&child.by, child.version.get(), path);
+            } else {
+                self.note(child, path);
+            }
+            path.pop();
         }
-        let name = match &child.by {
+    }
+
+    fn note_leaf(&mut self, by: &'m Writer, version: u64, path: &[&'m str]) {
+        let name = match by {
             Writer::Policy { id, .. } => Cow::Borrowed(id.as_str()),
             // Its text is its name among policies.
-            by @ Writer::Configuration(_) => Cow::Owned(by.to_string()),
-            Writer::Operator(_) | Writer::Device | Writer::System => continue,
+            Writer::Configuration(_) => Cow::Owned(by.to_string()),
+            Writer::Operator(_) | Writer::Device | Writer::System => return,
         };
-        let version = newest.entry(name).or_default();
-        *version = child.version.get().max(*version);
+        let property = plug_and_play::property_of(self.document, path);
+        let held = self.of.entry(name).or_default();
+        held.newest = version.max(held.newest);
+        held.properties.insert(property);
+    }
+}
+
+/// A policy stands as the worst of its properties does.
+fn judge_properties(
+    held: &Held,
+    answers: &Answers,
+    configuration: &ConfigurationState,
+) -> Standing {
+    let mut pending = false;
+    for property in &answers.properties {
+        if !held.properties.contains(&property.path) {
+            continue;
+        }
+        match property.says {
+            Says::Rejected { .. } => return Standing::Rejected,
+            Says::Nothing | Says::InProgress => pending = true,
+            // Whoever looks after drift mends it.
+            Says::Applied | Says::Differs => {}
+        }
+    }
+    let written = configuration.desired_version >= Some(held.newest);
+    match configuration.state {
+        _ if !pending => Standing::Applied,
+        PushState::TimedOut if written => Standing::TimedOut,
+        PushState::None
+        | PushState::Pending
+        | PushState::Applied
+        | PushState::Rejected
+        | PushState::TimedOut
+        | PushState::Reverted => Standing::Pending,
     }
 }
 
@@ -102,11 +172,15 @@ fn judge(version: u64, configuration: &ConfigurationState) -> Standing {
     if has(configuration.applied_version) {
         return Standing::Applied;
     }
+    // What is not written yet has a version that nobody can have answered for.
+    if !has(configuration.desired_version) {
+        return Standing::Pending;
+    }
     match configuration.state {
-        PushState::Rejected if has(configuration.desired_version) => Standing::Rejected,
-        PushState::Rejected | PushState::Applied | PushState::Pending | PushState::None => {
-            Standing::Pending
-        }
+        PushState::Rejected => Standing::Rejected,
+        PushState::TimedOut => Standing::TimedOut,
+        PushState::Reverted => Standing::Reverted,
+        PushState::Applied | PushState::Pending | PushState::None => Standing::Pending,
     }
 }
 

@@ -70,6 +70,11 @@ impl TwinDocument {
         &self.configurations
     }
 
+    /// What the device says of itself.
+    pub(crate) fn reported(&self) -> &Map {
+        &self.reported
+    }
+
     /// The twin once its desired section is this one.
     pub(crate) fn with_desired(&self, desired: Section) -> TwinDocument {
         TwinDocument {

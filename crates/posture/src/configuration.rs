@@ -1,13 +1,16 @@
-//! Where the push of a configuration stands: pending, applied or rejected, and when each hop was.
+//! Where the push of a configuration stands: pending, applied, rejected, timed out or reverted, and
+//! when each hop was.
 //!
 //! Pure transitions on [`ConfigurationState`]. The versions are the desired section's `$version`s.
 //! Versions never go down here, whatever arrives late or twice.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::time;
+
+pub mod micro_agent;
 
 /// What became of the newest desired section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,24 @@ pub enum PushState {
     Applied,
     /// The agent refused this version and goes on with the one it had.
     Rejected,
+    /// The agent was there and has not answered for this version in time. It may still do so.
+    TimedOut,
+    /// The agent applied this version and went back to the one before by itself.
+    Reverted,
+}
+
+impl PushState {
+    /// As the posture's JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PushState::None => "none",
+            PushState::Pending => "pending",
+            PushState::Applied => "applied",
+            PushState::Rejected => "rejected",
+            PushState::TimedOut => "timedOut",
+            PushState::Reverted => "reverted",
+        }
+    }
 }
 
 /// When each hop of the loop was, as far as it has come.
@@ -63,10 +84,12 @@ pub struct ConfigurationState {
     /// Newest version of the desired section; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired_version: Option<u64>,
-    /// Newest version that the agent said it applied. After a rejection this is what it runs on.
+    /// Newest version that the agent said it applied. After a rejection this is what it runs on, and
+    /// after it went back what it went back to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied_version: Option<u64>,
-    /// Why it was rejected.
+    /// Why it was rejected, or why the agent went back; of a push that timed out, how long it was
+    /// waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Keys that were refused.
@@ -108,6 +131,13 @@ pub enum AckOutcome {
         reason: String,
         /// Keys that were refused.
         invalid_fields: Vec<String>,
+    },
+    /// It was in force, and is not any more.
+    Reverted {
+        /// Why.
+        reason: String,
+        /// The version that the agent went back to; none: to what it had before any.
+        running: Option<u64>,
     },
 }
 
@@ -173,9 +203,10 @@ impl ConfigurationState {
             return match ack.outcome {
                 AckOutcome::Applied => self.raise_applied(ack.version),
                 AckOutcome::Rejected { .. } => Transition::Unchanged,
+                AckOutcome::Reverted { running, .. } => self.go_back(ack.version, running),
             };
         }
-        if self.state != PushState::Pending {
+        if !matches!(self.state, PushState::Pending | PushState::TimedOut) {
             let older = self.at.is_some_and(|at| ack.at < at);
             if older || self.says_the_same(&ack.outcome) {
                 return Transition::Unchanged;
@@ -194,11 +225,73 @@ impl ConfigurationState {
                 self.reason = reason;
                 self.invalid_fields = invalid_fields;
             }
+            AckOutcome::Reverted { running, .. } => {
+                let (reason, _) = kept(&ack.outcome);
+                self.state = PushState::Reverted;
+                self.go_back(ack.version, *running);
+                self.reason = reason;
+                self.invalid_fields = Vec::new();
+            }
         }
         self.at = Some(ack.at);
         self.timeline.pushed_at = ack.pushed_at;
         self.timeline.applied_at = ack.applied_at;
         self.timeline.acknowledged_at = Some(ack.at);
+        Transition::Changed
+    }
+
+    /// Since when the answer is waited for: a device that comes late gets the section late. None: nothing
+    /// is waited for.
+    pub fn awaited_since(&self, connected_at: Option<Timestamp>) -> Option<Timestamp> {
+        (self.state == PushState::Pending).then_some(())?;
+        self.at.max(connected_at)
+    }
+
+    /// The agent is connected and has not answered within the time that it has.
+    ///
+    /// It stays so until it answers or something newer is desired; an answer counts as if it had come
+    /// in time.
+    pub fn timed_out(
+        &mut self,
+        connected_at: Option<Timestamp>,
+        within: SignedDuration,
+        now: Timestamp,
+    ) -> Transition {
+        let since = self.awaited_since(connected_at);
+        if since.is_none_or(|since| now.duration_since(since) < within) {
+            return Transition::Unchanged;
+        }
+        self.state = PushState::TimedOut;
+        self.reason = Some(format!("no answer within {within:#}"));
+        self.at = Some(now);
+        Transition::Changed
+    }
+
+    /// The device says that it is still working on the newest version: whatever it was held for before,
+    /// it is pending, and has its whole time again.
+    pub fn in_progress(&mut self, at: Timestamp) -> Transition {
+        match self.state {
+            PushState::Rejected | PushState::TimedOut => {}
+            PushState::None | PushState::Pending | PushState::Applied | PushState::Reverted => {
+                return Transition::Unchanged;
+            }
+        }
+        self.state = PushState::Pending;
+        self.reason = None;
+        self.invalid_fields = Vec::new();
+        self.at = Some(at);
+        Transition::Changed
+    }
+
+    /// The agent does not run on `version` any more, but on an older one or on none.
+    fn go_back(&mut self, version: u64, running: Option<u64>) -> Transition {
+        let running = running.filter(|running| *running < version);
+        // It has applied something newer since.
+        let outdated = self.applied_version.is_some_and(|known| known > version);
+        if outdated || self.applied_version == running {
+            return Transition::Unchanged;
+        }
+        self.applied_version = running;
         Transition::Changed
     }
 
@@ -215,6 +308,7 @@ impl ConfigurationState {
         let state = match outcome {
             AckOutcome::Applied => PushState::Applied,
             AckOutcome::Rejected { .. } => PushState::Rejected,
+            AckOutcome::Reverted { .. } => PushState::Reverted,
         };
         self.state == state && self.reason == reason && self.invalid_fields == invalid_fields
     }
@@ -234,6 +328,10 @@ fn kept(outcome: &AckOutcome) -> (Option<String>, Vec<String>) {
                 .take(limits::INVALID_FIELDS_MAX)
                 .map(|field| crate::posture::cut(field, limits::NAME_BYTES_MAX))
                 .collect(),
+        ),
+        AckOutcome::Reverted { reason, .. } => (
+            Some(crate::posture::cut(reason, limits::REASON_BYTES_MAX)),
+            Vec::new(),
         ),
     }
 }

@@ -37,6 +37,7 @@ use wire::twin::v1::twin_service_server::TwinServiceServer;
 
 use crate::config::{Config, StoreKind};
 use crate::engine::{self, Control, Engine, OutboxEnd, Writer};
+use crate::follow_up::FollowUp;
 use crate::forward::{ForwardLayer, Owners};
 use crate::grpc::enrollments::individuals::Individuals;
 use crate::grpc::{Api, commands, watch};
@@ -276,6 +277,17 @@ impl App {
             &self.config,
         );
         tasks.spawn("upkeep", OnFailure::Log, upkeep.run(shutdown.clone()));
+        let follow_up = FollowUp::new(
+            self.store.clone(),
+            self.engine.clone(),
+            clock.clone(),
+            self.config.answer_within.get(),
+        );
+        tasks.spawn(
+            "follow-up",
+            OnFailure::Log,
+            follow_up.run(shutdown.clone()),
+        );
         let parts = Parts {
             bus: self.bus.clone(),
             store: self.store.clone(),

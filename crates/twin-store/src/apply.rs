@@ -17,6 +17,7 @@ use crate::store::{
     ProvisioningWrite, RequestAnswer,
 };
 
+mod answers;
 pub mod credentials;
 pub mod devices;
 pub mod enrollment;
@@ -35,7 +36,7 @@ pub struct Cause {
     /// Who.
     pub actor: Writer,
     /// Why: `request:<id or trace>`, `policy:<id>@<revision>`, `events:<partition>/<sequence>`,
-    /// `session`, `revert:<revision>`, `operation:<id>`.
+    /// `session`, `timeout`, `revert:<revision>`, `operation:<id>`.
     pub cause: String,
     /// W3C trace context.
     pub trace_parent: Option<String>,

@@ -107,6 +107,10 @@ pub struct Config {
     /// Enrolments of single devices that register themselves; one more is refused
     /// (`TOO_MANY_ENROLLMENTS`). Of groups there are 100 at most. Default 1000000, as in Azure's service.
     pub enrollments_max: u64,
+    /// How long a connected device may take to answer for its configuration, from the change or from when
+    /// it connected; then `posture.configuration.state` is `timedOut` until it answers. Devices that
+    /// are away have as long as they are. Default 15m, as for the waves of rollouts.
+    pub answer_within: Duration,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
     /// How many revisions of a twin are kept at most. Default 1000.
@@ -156,6 +160,7 @@ impl Default for Config {
             devices_max: IDENTITIES_MAX,
             modules_max: IDENTITIES_MAX,
             enrollments_max: IDENTITIES_MAX,
+            answer_within: Duration::secs(15 * 60),
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
             history_every: Duration::secs(3600),
@@ -279,6 +284,11 @@ impl Validate for Config {
             self.master_key.is_empty() || self.master_key_file.is_none(),
             "master_key",
             "cannot be given together with master_key_file",
+        );
+        problems.require(
+            !self.answer_within.is_zero(),
+            "answer_within",
+            "must be above zero: devices need some time to answer",
         );
         problems.require(
             !self.history_age.is_zero(),

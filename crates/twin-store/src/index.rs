@@ -13,7 +13,6 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use posture::configuration::PushState;
 use ring::digest;
 use serde_json::{Map, Number, Value};
 use twin::query::datum::NEVER;
@@ -136,7 +135,7 @@ fn fixed_entries(record: &Record) -> BTreeSet<IndexEntry> {
         entry(STATUS, record.identity.status.as_str()),
         entry(
             CONFIGURATION_STATE,
-            push_state(record.posture.configuration.state),
+            record.posture.configuration.state.as_str(),
         ),
         IndexEntry {
             path: LAST_ACTIVITY.to_owned(),
@@ -144,16 +143,6 @@ fn fixed_entries(record: &Record) -> BTreeSet<IndexEntry> {
         },
     ];
     others.into_iter().chain(connected).collect()
-}
-
-/// As the posture's JSON has it.
-fn push_state(state: PushState) -> &'static str {
-    match state {
-        PushState::None => "none",
-        PushState::Pending => "pending",
-        PushState::Applied => "applied",
-        PushState::Rejected => "rejected",
-    }
 }
 
 fn tag_entries(record: &Record) -> Result<BTreeSet<IndexEntry>, Damaged> {

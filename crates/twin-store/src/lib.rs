@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod encode;
 pub mod engine;
 pub mod error;
+pub mod follow_up;
 mod forward;
 pub mod grpc;
 mod hex;

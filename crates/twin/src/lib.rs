@@ -23,6 +23,7 @@ pub mod merge;
 pub mod metadata;
 pub mod parse;
 pub mod patch;
+pub mod plug_and_play;
 pub mod section;
 pub mod settings;
 pub mod twin;

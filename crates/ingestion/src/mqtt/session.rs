@@ -42,6 +42,8 @@ pub(super) struct Session {
     /// Whether they outlive the connection.
     persistent: bool,
     desired: Desired,
+    /// The newest version of the desired section that went to the device in this connection; 0: none.
+    told: u64,
     inbox: Inbox,
     requests: Requests,
     acks: usize,
@@ -66,6 +68,7 @@ impl Session {
             subscriptions,
             persistent: persistence == Persistence::Kept,
             desired,
+            told: 0,
             inbox: Inbox::default(),
             requests: Requests::default(),
             acks: 0,
@@ -169,6 +172,16 @@ impl Session {
         self.requests.keep_patches();
     }
 
+    /// The device reads the desired section in this version.
+    pub(super) fn on_told(&mut self, version: u64) {
+        self.told = self.told.max(version);
+    }
+
+    /// The newest version of the desired section that went to the device; 0: none.
+    pub(super) fn told(&self) -> u64 {
+        self.told
+    }
+
     /// Subscriptions are kept. `present`: the version of the desired section, if it was asked for.
     pub(super) fn on_remembered(&mut self, reply: Packet, present: Option<u64>) -> Vec<Effect> {
         // Who has unsubscribed meanwhile is not followed.
@@ -210,6 +223,9 @@ impl Session {
     /// What changed in the desired section, which has the version `present`.
     pub(super) fn on_changes(&mut self, changes: Vec<DesiredChange>, present: u64) -> Vec<Effect> {
         let news = self.desired.on_changes(changes, present);
+        for change in &news {
+            self.on_told(change.version);
+        }
         news.iter()
             .map(|change| Effect::Send(answer::notification(change)))
             .collect()

@@ -45,10 +45,10 @@ pub(super) fn check_acknowledge(
     acknowledge: &agent::AcknowledgeDesired,
 ) -> Result<(), InvalidField> {
     match acknowledge.outcome() {
-        Outcome::Applied | Outcome::Rejected => {}
+        Outcome::Applied | Outcome::Rejected | Outcome::Reverted => {}
         Outcome::Unspecified => {
             let problem = format!(
-                "is {}; allowed are OUTCOME_APPLIED (1) and OUTCOME_REJECTED (2)",
+                "is {}; allowed are OUTCOME_APPLIED (1), OUTCOME_REJECTED (2) and OUTCOME_REVERTED (3)",
                 acknowledge.outcome
             );
             return Err(InvalidField::new("acknowledge_desired.outcome", problem));

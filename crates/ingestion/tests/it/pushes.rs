@@ -40,6 +40,7 @@ async fn a_change_is_pushed_and_its_acknowledgement_carries_the_time_of_the_push
             nanos: 5,
         }),
         trace_parent: section.trace_parent,
+        ..Default::default()
     };
     agent.send(Message::AcknowledgeDesired(acknowledge)).await;
     let recorded = testkit::wait_for("the acknowledgement", SOON, async || {

@@ -20,6 +20,10 @@ pub(super) struct Tally {
     pub(super) pending: Gauge,
     /// It cannot be there, or devices refused it.
     pub(super) rejected: Gauge,
+    /// Devices were there and have not answered in time.
+    pub(super) timed_out: Gauge,
+    /// Devices had applied it, and went back.
+    pub(super) reverted: Gauge,
     /// Twins that say that the configuration is applied; none of a policy. Not among the metrics: what
     /// devices answered is.
     pub(super) noted: Gauge,
@@ -27,18 +31,27 @@ pub(super) struct Tally {
 
 impl Tally {
     /// What is counted beside `targeted`.
-    const STANDINGS: [Standing; 3] = [Standing::Applied, Standing::Pending, Standing::Rejected];
+    const STANDINGS: [Standing; 5] = [
+        Standing::Applied,
+        Standing::Pending,
+        Standing::Rejected,
+        Standing::TimedOut,
+        Standing::Reverted,
+    ];
     const TARGETED: &str = "targeted";
 
     /// The tally of a policy, which is in the metrics from here on.
     pub(super) fn new(twins: &Family<StandingLabel, Gauge>, id: &PolicyId) -> Tally {
         let gauge = |standing| twins.get_or_create_owned(&label(id, standing));
-        let [applied, pending, rejected] = Tally::STANDINGS.map(Standing::as_str).map(gauge);
+        let [applied, pending, rejected, timed_out, reverted] =
+            Tally::STANDINGS.map(Standing::as_str).map(gauge);
         Tally {
             targeted: gauge(Tally::TARGETED),
             applied,
             pending,
             rejected,
+            timed_out,
+            reverted,
             noted: Gauge::default(),
         }
     }
@@ -56,6 +69,8 @@ impl Tally {
             Standing::Applied => Some(&self.applied),
             Standing::Pending => Some(&self.pending),
             Standing::Rejected => Some(&self.rejected),
+            Standing::TimedOut => Some(&self.timed_out),
+            Standing::Reverted => Some(&self.reverted),
             Standing::Overruled => None,
         }
     }

@@ -13,6 +13,8 @@ use crate::twin_document::TwinDocument;
 pub(super) struct WaveTally {
     applied: AtomicU64,
     rejected: AtomicU64,
+    timed_out: AtomicU64,
+    reverted: AtomicU64,
     pending: AtomicU64,
     offline: AtomicU64,
     flagged: AtomicU64,
@@ -25,6 +27,8 @@ impl WaveTally {
         Tally {
             applied: read(&self.applied),
             rejected: read(&self.rejected),
+            timed_out: read(&self.timed_out),
+            reverted: read(&self.reverted),
             pending: read(&self.pending),
             offline: read(&self.offline),
             flagged: read(&self.flagged),
@@ -35,6 +39,8 @@ impl WaveTally {
         match place {
             Place::Applied => &self.applied,
             Place::Rejected => &self.rejected,
+            Place::TimedOut => &self.timed_out,
+            Place::Reverted => &self.reverted,
             Place::Pending => &self.pending,
             Place::Offline => &self.offline,
         }
@@ -46,6 +52,8 @@ impl WaveTally {
 enum Place {
     Applied,
     Rejected,
+    TimedOut,
+    Reverted,
     Pending,
     Offline,
 }
@@ -73,6 +81,9 @@ impl InWave {
             // What others hold needs no answer.
             Standing::Applied | Standing::Overruled => Place::Applied,
             Standing::Rejected => Place::Rejected,
+            // Wherever it is now: it was there, and was asked.
+            Standing::TimedOut => Place::TimedOut,
+            Standing::Reverted => Place::Reverted,
             Standing::Pending if twin.is_connected() => Place::Pending,
             Standing::Pending => Place::Offline,
         };

@@ -353,6 +353,8 @@ fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
         Some(Standing::Applied) => WireStanding::Applied,
         Some(Standing::Rejected) => WireStanding::Rejected,
         Some(Standing::Overruled) => WireStanding::Overruled,
+        Some(Standing::TimedOut) => WireStanding::TimedOut,
+        Some(Standing::Reverted) => WireStanding::Reverted,
     };
     let fact = |fact: &Fact| proto::ConditionFact {
         path: fact.path.clone(),

@@ -131,6 +131,8 @@ pub(crate) fn print_rollout(
             twins_offline: tally.offline,
             twins_flagged: tally.flagged,
             twins_flagged_before: planned.flagged,
+            twins_timed_out: tally.timed_out,
+            twins_reverted: tally.reverted,
         }
     });
     proto::Rollout {

@@ -17,6 +17,10 @@ pub(crate) struct Tally {
     pub applied: u64,
     /// The device refused it, or it cannot be on the twin.
     pub rejected: u64,
+    /// The device was there and did not answer within the time that twin-store gives.
+    pub timed_out: u64,
+    /// The device had applied it and went back to an older configuration by itself.
+    pub reverted: u64,
     /// The device is connected and has not answered.
     pub pending: u64,
     /// The device is not connected.
@@ -26,9 +30,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Devices that have answered.
+    fn answered(&self) -> u64 {
+        self.applied + self.rejected + self.reverted
+    }
+
     /// Devices that can answer or have.
     pub(crate) fn reached(&self) -> u64 {
-        self.applied + self.rejected + self.pending
+        self.answered() + self.timed_out + self.pending
     }
 
     /// All of them.
@@ -84,11 +93,12 @@ impl Rollout {
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
             // Only the last wave has just been asked: of those before it, a device without an answer
-            // is one that has just come.
-            let late = if index == current && due {
-                tally.pending
-            } else {
-                0
+            // is one that has just come, unless it timed out.
+            let late = match (index == current, due) {
+                (true, true) => tally.pending + tally.timed_out,
+                // It may take as long as the strategy says, be that longer than twin-store waits.
+                (true, false) => 0,
+                (false, _) => tally.timed_out,
             };
             if let Some(problem) = failed(strategy, &tally, late, planned) {
                 return Some(self.fail(index, &problem, now));
@@ -103,9 +113,8 @@ impl Rollout {
                 None
             };
         }
-        let answered = tally.applied + tally.rejected;
-        let silent = tally.twins() > 0 && answered == 0;
-        if silent || (tally.pending > 0 && !due) {
+        let silent = tally.twins() > 0 && tally.answered() == 0;
+        if silent || (tally.pending + tally.timed_out > 0 && !due) {
             return None;
         }
         let wanted = u64::from(strategy.min_applied_percent);
@@ -141,13 +150,13 @@ fn failed(
     planned: &PlannedWave,
 ) -> Option<String> {
     let (allowed, reached) = (strategy.max_failed_percent, tally.reached());
-    let bad = tally.rejected + late;
+    let bad = tally.rejected + tally.reverted + late;
     if bad * 100 > u64::from(allowed) * reached {
         let within = strategy.within;
+        let (rejected, reverted) = (tally.rejected, tally.reverted);
         return Some(format!(
-            "of {reached} devices reached {} rejected it and {late} did not answer within \
-             {within}, and at most {allowed} % may",
-            tally.rejected
+            "of {reached} devices reached {rejected} rejected it, {late} did not answer in time \
+             ({within}) and {reverted} went back from it, and at most {allowed} % may"
         ));
     }
     let allowed = planned.flagged.saturating_add(strategy.fail_if_at_most);

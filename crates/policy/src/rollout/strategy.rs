@@ -23,8 +23,8 @@ pub struct StrategySpec {
     pub within: Duration,
     /// How long a wave is watched after it has answered. Default 0s.
     pub soak: Duration,
-    /// Share of the devices reached that may reject the settings or not answer in time, 0 to 100.
-    /// Default 0.
+    /// Share of the devices reached that may reject the settings, not answer in time, or go back to what
+    /// they had by themselves, 0 to 100. Default 0.
     pub max_failed_percent: u8,
     /// Share of the devices reached that must have applied the settings, 0 to 100. Default 0: what
     /// `max_failed_percent` leaves is enough.

@@ -39,7 +39,7 @@ fn tally(applied: u64, rejected: u64, pending: u64, offline: u64) -> Tally {
         rejected,
         pending,
         offline,
-        flagged: 0,
+        ..Tally::default()
     }
 }
 
@@ -75,7 +75,7 @@ fn one_rejection_is_enough_where_none_is_allowed_and_takes_everything_back() {
     assert_eq!((failed.phase, failed.in_force()), (Phase::RolledBack, 0));
     assert_eq!(
         failed.reason,
-        "wave 1: of 3 devices reached 1 rejected it and 0 did not answer within 1m, and at most 0 % may"
+        "wave 1: of 3 devices reached 1 rejected it, 0 did not answer in time (1m) and 0 went back from it, and at most 0 % may"
     );
     let paused = rolling(
         StrategySpec {
@@ -101,6 +101,32 @@ fn a_share_of_failures_may_be_allowed_and_silence_beyond_the_time_is_one() {
     assert_eq!(go(first.step(&one_of_ten, at(60))).phase, Phase::RolledBack);
     let answered = seen(&[tally(9, 1, 0, 0), Tally::default()]);
     assert_eq!(go(first.step(&answered, at(59))).released, 2);
+}
+
+#[test]
+fn who_went_back_has_failed_and_who_timed_out_has_when_the_wave_is_due() {
+    let first = rolling(strategy(), &[3, 9]);
+    let reverted = Tally {
+        reverted: 1,
+        ..tally(2, 0, 0, 0)
+    };
+    let failed = go(first.step(&seen(&[reverted]), at(1)));
+    assert_eq!(failed.phase, Phase::RolledBack);
+    assert_eq!(
+        failed.reason,
+        "wave 1: of 3 devices reached 0 rejected it, 0 did not answer in time (1m) and 1 went back from it, and at most 0 % may"
+    );
+    // Twin-store waits for less than the strategy: it may still answer.
+    let silent = Tally {
+        timed_out: 1,
+        ..tally(2, 0, 0, 0)
+    };
+    assert_eq!(first.step(&seen(&[silent]), at(59)), None);
+    assert_eq!(go(first.step(&seen(&[silent]), at(60))).phase, Phase::RolledBack);
+    // One of an older wave has had its time, also if it came late.
+    let second = go(first.step(&seen(&[tally(2, 0, 0, 1)]), at(10)));
+    let failed = go(second.step(&seen(&[silent, tally(1, 0, 8, 0)]), at(20)));
+    assert!(failed.reason.starts_with("wave 1: "), "{}", failed.reason);
 }
 
 #[test]

@@ -27,6 +27,15 @@ fn policies(settings: [Value; 2]) -> PolicySet {
 }
 
 fn document(section: &Section, configuration: &Value, quiet: bool) -> TwinDocument {
+    reporting(section, configuration, quiet, &json!({}))
+}
+
+fn reporting(
+    section: &Section,
+    configuration: &Value,
+    quiet: bool,
+    reported: &Value,
+) -> TwinDocument {
     let public = section.to_json_with_metadata(twin::SectionKind::Desired);
     let metadata = match &public["$metadata"] {
         Value::Null => json!({}),
@@ -38,6 +47,7 @@ fn document(section: &Section, configuration: &Value, quiet: bool) -> TwinDocume
         desired_json: Value::Object(section.document().clone()).to_string(),
         desired_version: section.version().get(),
         desired_metadata_json: metadata.to_string(),
+        reported_json: reported.to_string(),
         posture_json: json!({"configuration": configuration, "quiet": quiet}).to_string(),
         ..proto::Twin::default()
     })
@@ -106,10 +116,15 @@ fn a_policy_goes_with_the_answer_for_the_version_in_which_it_was_written() {
         told(&set, &twin(&section, rejected)),
         ["strong rejected", "weak rejected"]
     );
+    for (state, standing) in [("timedOut", "timed-out"), ("reverted", "reverted")] {
+        let state = json!({"state": state, "desiredVersion": 3, "appliedVersion": 2});
+        let expected = [format!("strong {standing}"), format!("weak {standing}")];
+        assert_eq!(told(&set, &twin(&section, state)), expected);
+    }
 
     // What an operator writes afterwards does not take back what was applied.
     let section = merged(&section, &json!({"own": 2}));
-    for state in ["pending", "rejected"] {
+    for state in ["pending", "rejected", "timedOut", "reverted"] {
         let later = json!({"state": state, "desiredVersion": 4, "appliedVersion": 3});
         assert_eq!(
             told(&set, &twin(&section, later)),
@@ -140,6 +155,44 @@ fn who_gets_no_leaf_is_overruled_and_who_does_not_apply_is_not_there() {
     let own = merged(&section, &json!({"a": 3}));
     let twin = document(&written(&set, &own), &applied, false);
     assert_eq!(told(&set, &twin), ["strong overruled", "weak overruled"]);
+}
+
+#[test]
+fn a_device_of_plug_and_play_may_refuse_one_policy_and_have_applied_another() {
+    let set = policies([json!({"a": {"x": 1}}), json!({"b": 1})]);
+    let section = written(&set, &Section::new(&operator()));
+    let version = section.version().get();
+    let ack = |code, version| json!({"ac": code, "av": version});
+    let told = |configuration: &Value, reported: &Value| {
+        told(&set, &reporting(&section, configuration, false, reported))
+    };
+    let pending = json!({"state": "pending", "desiredVersion": version});
+    let rejected = json!({"state": "rejected", "desiredVersion": version});
+    let late = json!({"state": "timedOut", "desiredVersion": version});
+    for (configuration, reported, expected) in [
+        (
+            &rejected,
+            json!({"a": ack(400, version), "b": ack(200, version)}),
+            ["strong rejected", "weak applied"],
+        ),
+        (
+            &pending,
+            json!({"a": ack(200, version), "b": ack(202, version)}),
+            ["strong applied", "weak pending"],
+        ),
+        (
+            &pending,
+            json!({"a": ack(200, version), "b": ack(200, version - 1)}),
+            ["strong applied", "weak pending"],
+        ),
+        (
+            &late,
+            json!({"a": ack(200, version)}),
+            ["strong applied", "weak timed-out"],
+        ),
+    ] {
+        assert_eq!(told(configuration, &reported), expected, "{reported}");
+    }
 }
 
 #[test]

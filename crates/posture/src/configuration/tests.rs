@@ -129,6 +129,113 @@ fn a_later_answer_corrects_and_an_earlier_one_does_not() {
     assert_eq!(state.state, PushState::Applied);
 }
 
+fn reverted(version: u64, second: i64, running: Option<u64>) -> Acknowledgement {
+    Acknowledgement {
+        outcome: AckOutcome::Reverted {
+            reason: "cut off".to_owned(),
+            running,
+        },
+        ..applied(version, second)
+    }
+}
+
+#[test]
+fn a_device_that_went_back_runs_on_what_it_says() {
+    let mut state = ConfigurationState::default();
+    desired(&mut state, 2, 100);
+    state.acknowledged(&applied(2, 101));
+    desired(&mut state, 3, 102);
+    state.acknowledged(&applied(3, 103));
+    let back = reverted(3, 110, Some(2));
+    assert_eq!(state.acknowledged(&back), Transition::Changed);
+    assert_eq!(state.state, PushState::Reverted);
+    assert_eq!(state.applied_version, Some(2));
+    assert_eq!(state.reason.as_deref(), Some("cut off"));
+    assert_eq!(state.acknowledged(&back), Transition::Unchanged);
+    // The word that it was applied came late.
+    assert_eq!(state.acknowledged(&applied(3, 105)), Transition::Unchanged);
+
+    // Something newer is tried again, and it may go back to what it had before any.
+    desired(&mut state, 4, 111);
+    assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
+    assert_eq!(state.acknowledged(&reverted(4, 120, None)), Transition::Changed);
+    assert_eq!(state.applied_version, None);
+}
+
+#[test]
+fn going_back_from_an_older_version_leaves_the_newest_as_it_is() {
+    let mut state = ConfigurationState::default();
+    desired(&mut state, 2, 100);
+    desired(&mut state, 3, 101);
+    state.acknowledged(&applied(3, 102));
+    desired(&mut state, 4, 103);
+    let back = reverted(3, 110, Some(2));
+    assert_eq!(state.acknowledged(&back), Transition::Changed);
+    assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
+    state.acknowledged(&applied(4, 111));
+    assert_eq!(state.acknowledged(&back), Transition::Unchanged);
+    assert_eq!((state.state, state.applied_version), (PushState::Applied, Some(4)));
+    // What it cannot have gone back to is no version.
+    assert_eq!(
+        state.acknowledged(&reverted(4, 120, Some(9))),
+        Transition::Changed
+    );
+    assert_eq!(state.applied_version, None);
+}
+
+#[test]
+fn who_is_there_and_does_not_answer_times_out_and_may_answer_late() {
+    let within = SignedDuration::from_secs(60);
+    let mut state = ConfigurationState::default();
+    assert_eq!(
+        state.timed_out(Some(at(0)), within, at(1_000)),
+        Transition::Unchanged,
+        "nothing was desired"
+    );
+    desired(&mut state, 1, 100);
+    for (connected, now) in [(90, 159), (150, 209)] {
+        let before = state.timed_out(Some(at(connected)), within, at(now));
+        assert_eq!(before, Transition::Unchanged, "{connected} {now}");
+    }
+    assert_eq!(
+        state.timed_out(Some(at(150)), within, at(210)),
+        Transition::Changed
+    );
+    assert_eq!(state.state, PushState::TimedOut);
+    assert_eq!(state.reason.as_deref(), Some("no answer within 1m"));
+    assert_eq!(
+        state.timed_out(Some(at(150)), within, at(999)),
+        Transition::Unchanged
+    );
+    let silent = state.clone();
+    for (ack, ends) in [
+        (applied(1, 300), PushState::Applied),
+        (rejected(1, 300, "x"), PushState::Rejected),
+        (reverted(1, 300, None), PushState::Reverted),
+    ] {
+        let mut state = silent.clone();
+        assert_eq!(state.acknowledged(&ack), Transition::Changed);
+        assert_eq!((state.state, state.at), (ends, Some(at(300))));
+    }
+    let mut newer = silent;
+    desired(&mut newer, 2, 400);
+    assert_eq!((newer.state, newer.reason), (PushState::Pending, None));
+}
+
+#[test]
+fn states_are_spelled_as_in_the_document() {
+    for state in [
+        PushState::None,
+        PushState::Pending,
+        PushState::Applied,
+        PushState::Rejected,
+        PushState::TimedOut,
+        PushState::Reverted,
+    ] {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+    }
+}
+
 #[test]
 fn versions_never_go_down_and_unknown_ones_are_refused() {
     let mut state = ConfigurationState::default();

@@ -1,6 +1,6 @@
 //! Decisions on twins: writes of operators, devices and policies, and the answers of agents.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use posture::Timeline;
 use posture::configuration::{Acknowledgement, Transition};
 use serde_json::json;
@@ -10,7 +10,7 @@ use twin::{
     TwinPatch, TwinWrite, Version,
 };
 
-use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
+use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight, answers};
 use crate::error::Error;
 use crate::record::{Damaged, Record, TwinText};
 
@@ -155,25 +155,40 @@ pub fn write(
     Ok(record)
 }
 
-/// Merges what the device says of itself, and answers the section's new version.
+/// What a device says of itself.
+pub struct Report<'r> {
+    /// Merged into its reported section.
+    pub patch: &'r Map,
+    /// The version that the section must have before; none: any.
+    pub expected: Option<Version>,
+    /// The newest version of the desired section that the device was told of; 0: nobody knows.
+    pub told: u64,
+}
+
+/// Merges what the device says of itself, and answers the section's new version. What it says of its
+/// configuration by that is heard, too.
 ///
 /// # Errors
 /// The expected version is another, or the patch breaks rules; then nothing is changed.
 pub fn patch_reported(
     overlay: &mut Overlay,
     key: &IdentityKey,
-    patch: &Map,
-    expected: Option<Version>,
+    report: &Report<'_>,
     now: Timestamp,
     cause: &Cause,
 ) -> Result<Version, Error> {
     let mut record = overlay.get(key)?.clone();
     let twin = record.twin.parse(key)?;
     let twin = twin
-        .patch_reported(patch, now, expected)
+        .patch_reported(report.patch, now, report.expected)
         .map_err(|source| Error::twin(key, source))?;
     record.twin = TwinText::print(&twin);
-    overlay.put(record, &[ChangeKind::Reported], Weight::Fact, cause);
+    let mut changes = vec![ChangeKind::Reported];
+    let configuration = &mut record.posture.configuration;
+    if answers::hear(configuration, &twin, report, now) {
+        changes.push(ChangeKind::ConfigurationState);
+    }
+    overlay.put(record, &changes, Weight::Fact, cause);
     Ok(twin.reported.version())
 }
 
@@ -274,6 +289,35 @@ pub fn acknowledge(
             version: answer.version,
         }),
     }
+}
+
+/// Marks the push to a connected device as timed out if it has not answered in time; answers whether
+/// it did.
+pub fn time_out(
+    overlay: &mut Overlay,
+    key: &IdentityKey,
+    within: SignedDuration,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let mut record = overlay.get(key)?.clone();
+    let agent = &record.posture.agent;
+    if !agent.connected {
+        return Ok(false);
+    }
+    let connected_at = agent.connected_at;
+    let configuration = &mut record.posture.configuration;
+    match configuration.timed_out(connected_at, within, now) {
+        Transition::Changed => {}
+        Transition::Unchanged | Transition::NeverDesired => return Ok(false),
+    }
+    let cause = Cause {
+        cause: "timeout".to_owned(),
+        trace_parent: configuration.trace_parent.clone(),
+        ..Cause::default()
+    };
+    let changes = [ChangeKind::ConfigurationState];
+    overlay.put(record, &changes, Weight::Fact, &cause);
+    Ok(true)
 }
 
 /// Puts an accepted write into the record, and a changed desired section on its way to the agent.

@@ -11,7 +11,7 @@ use wire::twin::v1::device_twin_service_server::DeviceTwinService;
 use super::caller::Caller;
 use super::repeatable::Repeatable;
 use super::{Api, identity, object, refuse};
-use crate::apply::twins;
+use crate::apply::twins::{self, Report};
 use crate::error::Error;
 use crate::store::Selection;
 
@@ -59,12 +59,18 @@ impl Api {
                     .map_err(|error| InvalidField::new("expected_version", error))?,
             ),
         };
+        let told = request.told_desired_version;
         let id = &request.request_id;
         let repeatable = Repeatable::read("PatchReported", caller, id, &request)?;
         let cause = caller.cause_as(Writer::Device, id);
         let selection = Selection::One(key.clone());
         self.decide_once(repeatable, selection, move |overlay, now| {
-            let version = twins::patch_reported(overlay, &key, &patch, expected, now, &cause)?;
+            let report = Report {
+                patch: &patch,
+                expected,
+                told,
+            };
+            let version = twins::patch_reported(overlay, &key, &report, now, &cause)?;
             Ok(proto::PatchReportedResponse {
                 version: version.get(),
             })
@@ -80,13 +86,20 @@ impl Api {
         let key = identity("name", &request.name)?;
         let pushed_at = optional("push_time", request.push_time)?;
         let applied_at = optional("apply_time", request.apply_time)?;
-        let outcome = if request.applied {
-            AckOutcome::Applied
-        } else {
-            AckOutcome::Rejected {
+        let outcome = match (request.applied, request.reverted) {
+            (true, true) => {
+                let problem = "must not be set together with applied: a version is either in force or not";
+                return Err(InvalidField::new("reverted", problem).into());
+            }
+            (true, false) => AckOutcome::Applied,
+            (false, true) => AckOutcome::Reverted {
+                reason: request.reason,
+                running: Some(request.running_version).filter(|version| *version > 0),
+            },
+            (false, false) => AckOutcome::Rejected {
                 reason: request.reason,
                 invalid_fields: request.invalid_fields,
-            }
+            },
         };
         let cause = caller.cause_as(Writer::Device, "");
         let metrics = self.metrics.clone();

@@ -72,7 +72,15 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
             twins::write(&mut overlay, &key, &replacement, at, &cause).ok()?;
         }
         Step::Report(patch) => {
-            twins::patch_reported(&mut overlay, &key, &object(patch.clone()), None, at, &cause)
+            {
+                let patch = &object(patch.clone());
+                let report = twins::Report {
+                    patch,
+                    expected: None,
+                    told: 0,
+                };
+                twins::patch_reported(&mut overlay, &key, &report, at, &cause)
+            }
                 .ok()?;
         }
         Step::Fold(sequence) => {

@@ -13,18 +13,6 @@ fn tagged(tags: &Value) -> Record {
     record
 }
 
-#[test]
-fn a_push_state_reads_as_in_the_posture() {
-    for state in [
-        PushState::None,
-        PushState::Pending,
-        PushState::Applied,
-        PushState::Rejected,
-    ] {
-        assert_eq!(json!(state), json!(push_state(state)));
-    }
-}
-
 fn shown(record: &Record) -> Vec<String> {
     let entries = entries(record).unwrap();
     entries

@@ -1,5 +1,6 @@
 //! twin-store as its callers see it: a real service on a real NATS server, spoken to over gRPC.
 
+mod answers;
 mod audit_log;
 mod bulk;
 mod changes;

@@ -121,7 +121,10 @@ impl Running {
             Answer::Message(found) => return self.on_message(found),
             Answer::Twin { rid, outcome } => {
                 let packet = match outcome {
-                    Ok(sections) => answer::twin(&rid, &sections),
+                    Ok(sections) => {
+                        self.session.on_told(sections.version);
+                        answer::twin(&rid, &sections)
+                    }
                     Err(error) => self.refuse(&rid, &error),
                 };
                 self.session.on_twin_answer(packet)
@@ -280,15 +283,18 @@ impl Running {
                 patch_json,
                 base_version,
                 acknowledged,
-            } => async move {
-                let patched = store.patch_reported(&identity, patch_json, base_version);
-                Answer::Patched {
-                    rid,
-                    acknowledged,
-                    outcome: patched.await,
+            } => {
+                let told = self.session.told();
+                async move {
+                    let patched = store.patch_reported(&identity, patch_json, base_version, told);
+                    Answer::Patched {
+                        rid,
+                        acknowledged,
+                        outcome: patched.await,
+                    }
                 }
+                .boxed()
             }
-            .boxed(),
             Request::Remember {
                 keep,
                 follow,

@@ -223,7 +223,14 @@ fn a_reported_patch_answers_its_version_and_holds_its_condition() {
     let mut report = |expected: Option<u64>| {
         let patch = object(json!({"battery": 80}));
         let expected = expected.map(|version| Version::new(version).unwrap());
-        patch_reported(&mut overlay, &key("d"), &patch, expected, now(), &cause())
+        {
+            let report = Report {
+                patch: &patch,
+                expected,
+                told: 0,
+            };
+            patch_reported(&mut overlay, &key("d"), &report, now(), &cause())
+        }
     };
     assert_eq!(report(None).unwrap().get(), 2);
     assert_eq!(report(Some(2)).unwrap().get(), 3);

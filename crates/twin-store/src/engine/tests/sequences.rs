@@ -187,7 +187,14 @@ impl Model {
                 let write = object(patch.clone());
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        twins::patch_reported(overlay, &key(name), &write, None, now, &cause)
+                        {
+                            let report = twins::Report {
+                                patch: &write,
+                                expected: None,
+                                told: 0,
+                            };
+                            twins::patch_reported(overlay, &key(name), &report, now, &cause)
+                        }
                     })
                     .await;
                 let known = self.twins.get_mut(name);

@@ -185,6 +185,8 @@ fn standing(standing: Standing) -> Option<&'static str> {
         Standing::Applied => Some("applied"),
         Standing::Rejected => Some("rejected"),
         Standing::Overruled => Some("overruled"),
+        Standing::TimedOut => Some("timed-out"),
+        Standing::Reverted => Some("reverted"),
         Standing::Unspecified => None,
     }
 }

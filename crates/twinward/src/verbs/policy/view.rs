@@ -79,6 +79,8 @@ impl PolicyView {
                     applied: status.twins_applied,
                     pending: status.twins_pending,
                     rejected: status.twins_rejected,
+                    timed_out: status.twins_timed_out,
+                    reverted: status.twins_reverted,
                     undecided: status.twins_undecided,
                     undecided_twins: &status.undecided_twins,
                     incomplete: status.twins_incomplete,
@@ -165,6 +167,8 @@ struct TwinsData<'a> {
     applied: u64,
     pending: u64,
     rejected: u64,
+    timed_out: u64,
+    reverted: u64,
     undecided: u64,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     undecided_twins: &'a [String],
@@ -234,13 +238,25 @@ fn in_step(policy: &api::Policy) -> Option<&api::PolicyStatus> {
 fn twins(policy: &api::Policy) -> String {
     match in_step(policy) {
         None => "being counted".to_owned(),
-        Some(status) => format!(
-            "{} targeted: {} applied, {} pending, {} rejected",
-            status.twins_targeted,
-            status.twins_applied,
-            status.twins_pending,
-            status.twins_rejected
-        ),
+        Some(status) => {
+            let mut text = format!(
+                "{} targeted: {} applied, {} pending, {} rejected",
+                status.twins_targeted,
+                status.twins_applied,
+                status.twins_pending,
+                status.twins_rejected
+            );
+            for (count, what) in [
+                (status.twins_timed_out, "timed out"),
+                (status.twins_reverted, "reverted"),
+            ] {
+                if count > 0 {
+                    // Writing into a String cannot fail.
+                    let _ = write!(text, ", {count} {what}");
+                }
+            }
+            text
+        }
     }
 }
 
@@ -348,7 +364,9 @@ impl View for Policies {
                     |status| format!("{}/{}", status.twins_applied, status.twins_targeted),
                 ),
                 count(|status| status.twins_pending),
-                count(|status| status.twins_rejected),
+                count(|status| {
+                    status.twins_rejected + status.twins_timed_out + status.twins_reverted
+                }),
                 target(&policy.target).to_owned(),
                 condition(&policy.when).to_owned(),
             ]
@@ -356,7 +374,7 @@ impl View for Policies {
         table::table(
             paper,
             &[
-                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "REJECTED",
+                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "FAILED",
                 "TARGET", "WHEN",
             ],
             rows.collect(),

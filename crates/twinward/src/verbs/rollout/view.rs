@@ -40,6 +40,8 @@ struct WaveData {
     applied: u64,
     pending: u64,
     rejected: u64,
+    timed_out: u64,
+    reverted: u64,
     offline: u64,
     flagged: u64,
     flagged_before: u64,
@@ -52,6 +54,8 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         applied: wave.twins_applied,
         pending: wave.twins_pending,
         rejected: wave.twins_rejected,
+        timed_out: wave.twins_timed_out,
+        reverted: wave.twins_reverted,
         offline: wave.twins_offline,
         flagged: wave.twins_flagged,
         flagged_before: wave.twins_flagged_before,
@@ -132,6 +136,8 @@ fn row(number: usize, wave: &api::RolloutWave, counted: bool) -> Vec<String> {
         count(wave.twins_applied),
         count(wave.twins_pending),
         count(wave.twins_rejected),
+        count(wave.twins_timed_out),
+        count(wave.twins_reverted),
         count(wave.twins_offline),
         count(wave.twins_flagged),
     ]
@@ -174,7 +180,15 @@ impl View for RolloutView {
             text.push_str(&table::table(
                 paper,
                 &[
-                    "WAVE", "STATE", "TWINS", "APPLIED", "PENDING", "REJECTED", "OFFLINE",
+                    "WAVE",
+                    "STATE",
+                    "TWINS",
+                    "APPLIED",
+                    "PENDING",
+                    "REJECTED",
+                    "TIMED OUT",
+                    "REVERTED",
+                    "OFFLINE",
                     "FLAGGED",
                 ],
                 rows.collect(),
@@ -228,7 +242,11 @@ pub(super) fn line(rollout: &api::Rollout) -> String {
     {
         words.push(format!("wave {} of {}", released, rollout.waves.len()));
         if rollout.in_step_time.is_some() {
-            let all = wave.twins_applied + wave.twins_pending + wave.twins_rejected;
+            let all = wave.twins_applied
+                + wave.twins_pending
+                + wave.twins_rejected
+                + wave.twins_timed_out
+                + wave.twins_reverted;
             words.push(format!(
                 "{} of {} applied",
                 wave.twins_applied,
@@ -237,6 +255,8 @@ pub(super) fn line(rollout: &api::Rollout) -> String {
             for (count, what) in [
                 (wave.twins_pending, "pending"),
                 (wave.twins_rejected, "rejected"),
+                (wave.twins_timed_out, "timed out"),
+                (wave.twins_reverted, "reverted"),
                 (wave.twins_offline, "offline"),
                 (wave.twins_flagged, "flagged"),
             ] {

@@ -1,0 +1,89 @@
+//! What becomes of a push that is not answered, or answered by going back.
+
+use serde_json::json;
+use service_kit::units::Duration;
+use testkit::{NatsServer, wait_for};
+use wire::bus::v1 as bus_proto;
+use wire::bus::v1::telemetry_entry::Content;
+use wire::twin::v1 as proto;
+
+use crate::service::{MODULE, SOON, Service, config, connect, heartbeats, publish, refused_with};
+
+/// A session of the device's agent begins.
+fn connected(device: &str, generation: &str) -> bus_proto::TelemetryEntry {
+    let notice = bus_proto::SessionNotice {
+        session_id: "0f8fad5b-d9cb-469f-a165-70867728950e".to_owned(),
+        connected: true,
+        ..Default::default()
+    };
+    bus_proto::TelemetryEntry {
+        content: Some(Content::Session(notice)),
+        ..heartbeats(device, generation, [])
+    }
+}
+
+async fn found(service: &Service, filter: &str) -> Vec<String> {
+    let request = proto::ListTwinsRequest {
+        filter: filter.to_owned(),
+        ..Default::default()
+    };
+    let page = service.twins().list_twins(request).await.expect("a page");
+    let twins = page.into_inner().twins.into_iter();
+    twins.map(|twin| twin.name).collect()
+}
+
+#[tokio::test]
+async fn a_connected_device_that_does_not_answer_times_out_and_one_that_is_away_does_not() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start_with(twin_store::Config {
+        answer_within: Duration::secs(1),
+        ..config(&nats, folder.path())
+    })
+    .await;
+    service.create("d").await;
+    service.create("away").await;
+    let away = "devices/away/modules/DefenderIotMicroAgent";
+    let generation = service.module_generation("d").await;
+    publish(&connect(&nats).await, vec![connected("d", &generation)]).await;
+    let version = service.desire(MODULE, r#"{"a":1}"#).await.desired_version;
+    service.desire(away, r#"{"a":1}"#).await;
+
+    let timed_out = wait_for("the push to time out", SOON, async || {
+        let state = service.posture(MODULE).await["configuration"].clone();
+        (state["state"] == "timedOut").then_some(state)
+    })
+    .await;
+    assert_eq!(timed_out["reason"], "no answer within 1s");
+    assert_eq!(timed_out["desiredVersion"], version);
+    let found_late = found(&service, "posture.configuration.state = 'timedOut'").await;
+    assert_eq!(found_late, [MODULE], "the index knows");
+    let pending = found(&service, "posture.configuration.state = 'pending'").await;
+    assert_eq!(pending, [away]);
+
+    // It may still answer, and by going back, too.
+    let back = proto::AcknowledgeDesiredRequest {
+        name: MODULE.to_owned(),
+        version,
+        reverted: true,
+        reason: "cut off".to_owned(),
+        running_version: 1,
+        ..Default::default()
+    };
+    let both = proto::AcknowledgeDesiredRequest {
+        applied: true,
+        ..back.clone()
+    };
+    let mut door = service.device_twins();
+    refused_with(door.acknowledge_desired(both).await, "INVALID_ARGUMENT");
+    door.acknowledge_desired(back).await.expect("taken");
+    let state = service.posture(MODULE).await["configuration"].clone();
+    assert_eq!(state["state"], "reverted");
+    assert_eq!(state["reason"], "cut off");
+    assert_eq!(state["appliedVersion"], json!(1));
+    assert_eq!(
+        found(&service, "posture.configuration.state = 'reverted'").await,
+        [MODULE]
+    );
+    service.stop().await;
+}
