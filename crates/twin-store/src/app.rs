@@ -283,11 +283,7 @@ impl App {
             clock.clone(),
             self.config.answer_within.get(),
         );
-        tasks.spawn(
-            "follow-up",
-            OnFailure::Log,
-            follow_up.run(shutdown.clone()),
-        );
+        tasks.spawn("follow-up", OnFailure::Log, follow_up.run(shutdown.clone()));
         let parts = Parts {
             bus: self.bus.clone(),
             store: self.store.clone(),

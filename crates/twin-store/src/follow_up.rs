@@ -124,7 +124,9 @@ impl FollowUp {
             Ok(true) => debug!(twin = %key, "a push timed out"),
             // It answered, went away or was deleted meanwhile, or the partition is another's by now.
             Ok(false) | Err(Error::NotFound(_) | Error::NotOwned { .. } | Error::Stopping) => {}
-            Err(error) => warn!(twin = %key, error = chain(&error), "a push cannot be marked as timed out"),
+            Err(error) => {
+                warn!(twin = %key, error = chain(&error), "a push cannot be marked as timed out")
+            }
         }
     }
 }

@@ -48,7 +48,11 @@ impl Store {
     pub(super) fn trial_of(&self, version: u64, document: &Map<String, Value>) -> Option<Trial> {
         if !self.tries || *document == self.kept.applied {
             // What is in force already is as good as it was; on trial, it stays so under the new number.
-            return self.kept.trial.clone().map(|trial| Trial { version, ..trial });
+            return self
+                .kept
+                .trial
+                .clone()
+                .map(|trial| Trial { version, ..trial });
         }
         let (last_good_version, last_good) = match &self.kept.trial {
             Some(trial) => (trial.last_good_version, trial.last_good.clone()),

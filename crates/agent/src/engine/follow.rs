@@ -128,7 +128,9 @@ impl Engine {
 
     /// Begins to watch whether the configuration in force leaves the service within reach.
     fn watch_trial(&mut self) {
-        let patience = self.revert_after.filter(|_| self.store.on_trial().is_some());
+        let patience = self
+            .revert_after
+            .filter(|_| self.store.on_trial().is_some());
         self.state.trial = patience.map(|patience| Watch::begin(patience, Instant::now()));
     }
 
@@ -203,7 +205,10 @@ impl Engine {
         self.commit();
         let at = self.clock.now();
         if let Err(error) = block_in_place(|| self.store.go_back(reason.clone(), at)) {
-            tracing::error!(error = chain(&error), "cannot go back to the last good configuration");
+            tracing::error!(
+                error = chain(&error),
+                "cannot go back to the last good configuration"
+            );
             return;
         }
         self.state.trial = None;

@@ -19,8 +19,7 @@ use wire::agent::v1::open_session_request::Message as FromAgent;
 use wire::agent::v1::open_session_response::Message as ToAgent;
 use wire::agent::v1::{
     DesiredConfiguration, EnrollRequest, EnrollResponse, EventBatch, EventsAck, MessageError,
-    MethodRequest, OpenSessionRequest, OpenSessionResponse, ReportedPatched, TwinDocument,
-    Welcome,
+    MethodRequest, OpenSessionRequest, OpenSessionResponse, ReportedPatched, TwinDocument, Welcome,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

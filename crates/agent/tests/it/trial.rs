@@ -71,7 +71,9 @@ async fn a_configuration_that_cuts_the_agent_off_is_taken_back_and_told_later_al
     agent.process.kill();
     assert_eq!(in_force(&data_dir), "60,500,500");
     let mut agent = Agent::start(&data_dir, address, &MORE);
-    agent.process.allow("went back to the last good configuration");
+    agent
+        .process
+        .allow("went back to the last good configuration");
     agent
         .process
         .wait_for_line("went back to the last good configuration", DEADLINE)
@@ -91,7 +93,9 @@ async fn a_configuration_that_cuts_the_agent_off_is_taken_back_and_told_later_al
     record.wait("the same answer again", twice).await;
     let outcomes = answers(&record.messages(), 6);
     assert!(
-        outcomes.iter().all(|answer| answer.outcome() == Outcome::Reverted),
+        outcomes
+            .iter()
+            .all(|answer| answer.outcome() == Outcome::Reverted),
         "{outcomes:?}"
     );
     door.push(7, &intervals(70));

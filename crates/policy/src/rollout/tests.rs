@@ -122,7 +122,10 @@ fn who_went_back_has_failed_and_who_timed_out_has_when_the_wave_is_due() {
         ..tally(2, 0, 0, 0)
     };
     assert_eq!(first.step(&seen(&[silent]), at(59)), None);
-    assert_eq!(go(first.step(&seen(&[silent]), at(60))).phase, Phase::RolledBack);
+    assert_eq!(
+        go(first.step(&seen(&[silent]), at(60))).phase,
+        Phase::RolledBack
+    );
     // One of an older wave has had its time, also if it came late.
     let second = go(first.step(&seen(&[tally(2, 0, 0, 1)]), at(10)));
     let failed = go(second.step(&seen(&[silent, tally(1, 0, 8, 0)]), at(20)));

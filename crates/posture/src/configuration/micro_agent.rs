@@ -69,7 +69,10 @@ mod tests {
             (json!({"latest_invalid_fields": ["A"]}), None),
             (json!({"latest_state": 1}), None),
             (json!({"latest_state": "busy"}), None),
-            (json!({"latest_state": "success"}), Some(AckOutcome::Applied)),
+            (
+                json!({"latest_state": "success"}),
+                Some(AckOutcome::Applied),
+            ),
             (
                 json!({"latest_state": "Success", "latest_invalid_fields": null}),
                 Some(AckOutcome::Applied),

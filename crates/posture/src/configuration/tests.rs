@@ -157,8 +157,14 @@ fn a_device_that_went_back_runs_on_what_it_says() {
 
     // Something newer is tried again, and it may go back to what it had before any.
     desired(&mut state, 4, 111);
-    assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
-    assert_eq!(state.acknowledged(&reverted(4, 120, None)), Transition::Changed);
+    assert_eq!(
+        (state.state, state.applied_version),
+        (PushState::Pending, Some(2))
+    );
+    assert_eq!(
+        state.acknowledged(&reverted(4, 120, None)),
+        Transition::Changed
+    );
     assert_eq!(state.applied_version, None);
 }
 
@@ -171,10 +177,16 @@ fn going_back_from_an_older_version_leaves_the_newest_as_it_is() {
     desired(&mut state, 4, 103);
     let back = reverted(3, 110, Some(2));
     assert_eq!(state.acknowledged(&back), Transition::Changed);
-    assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
+    assert_eq!(
+        (state.state, state.applied_version),
+        (PushState::Pending, Some(2))
+    );
     state.acknowledged(&applied(4, 111));
     assert_eq!(state.acknowledged(&back), Transition::Unchanged);
-    assert_eq!((state.state, state.applied_version), (PushState::Applied, Some(4)));
+    assert_eq!(
+        (state.state, state.applied_version),
+        (PushState::Applied, Some(4))
+    );
     // What it cannot have gone back to is no version.
     assert_eq!(
         state.acknowledged(&reverted(4, 120, Some(9))),

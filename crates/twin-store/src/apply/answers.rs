@@ -46,7 +46,11 @@ fn hear_properties(configuration: &mut ConfigurationState, twin: &Twin, now: Tim
         acknowledge(configuration, present, outcome, now);
     } else if answers.applied_through == Some(present) {
         acknowledge(configuration, present, AckOutcome::Applied, now);
-    } else if answers.of(|says| *says == Says::InProgress).next().is_some() {
+    } else if answers
+        .of(|says| *says == Says::InProgress)
+        .next()
+        .is_some()
+    {
         configuration.in_progress(now);
     }
 }
@@ -128,13 +132,22 @@ mod tests {
     fn a_device_of_plug_and_play_answers_property_by_property() {
         let (state, heard) = after(0, &[json!({"b": ok(1, 2)})]);
         assert!(heard);
-        assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
+        assert_eq!(
+            (state.state, state.applied_version),
+            (PushState::Pending, Some(2))
+        );
         let (state, _) = after(0, &[json!({"b": ok(1, 2)}), json!({"a": ok(2, 3)})]);
-        assert_eq!((state.state, state.applied_version), (PushState::Applied, Some(3)));
+        assert_eq!(
+            (state.state, state.applied_version),
+            (PushState::Applied, Some(3))
+        );
         let refused = json!({"value": 1, "ac": 400, "av": 3, "ad": "too much"});
         let reports = [json!({"b": ok(1, 2)}), json!({"a": refused})];
         let (state, _) = after(0, &reports);
-        assert_eq!((state.state, state.applied_version), (PushState::Rejected, Some(2)));
+        assert_eq!(
+            (state.state, state.applied_version),
+            (PushState::Rejected, Some(2))
+        );
         assert_eq!(state.reason.as_deref(), Some("a: 400 too much"));
         assert_eq!(state.invalid_fields, ["a"]);
         // It tries again, and then it works.
@@ -156,9 +169,15 @@ mod tests {
         assert_eq!(state.invalid_fields, ["a"]);
         let success = json!({"latest_state": "success"});
         let (state, _) = after(2, std::slice::from_ref(&success));
-        assert_eq!((state.state, state.applied_version), (PushState::Pending, Some(2)));
+        assert_eq!(
+            (state.state, state.applied_version),
+            (PushState::Pending, Some(2))
+        );
         let (state, _) = after(9, &[failed.clone(), success]);
-        assert_eq!((state.state, state.applied_version), (PushState::Applied, Some(3)));
+        assert_eq!(
+            (state.state, state.applied_version),
+            (PushState::Applied, Some(3))
+        );
         // Our own agent says it as well, beside its acknowledgement.
         let (state, heard) = after(0, &[failed]);
         assert_eq!((state.state, heard), (PushState::Pending, false));

@@ -88,7 +88,8 @@ impl Api {
         let applied_at = optional("apply_time", request.apply_time)?;
         let outcome = match (request.applied, request.reverted) {
             (true, true) => {
-                let problem = "must not be set together with applied: a version is either in force or not";
+                let problem =
+                    "must not be set together with applied: a version is either in force or not";
                 return Err(InvalidField::new("reverted", problem).into());
             }
             (true, false) => AckOutcome::Applied,

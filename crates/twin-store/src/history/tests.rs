@@ -81,7 +81,7 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
                 };
                 twins::patch_reported(&mut overlay, &key, &report, at, &cause)
             }
-                .ok()?;
+            .ok()?;
         }
         Step::Fold(sequence) => {
             let generation = before?.identity.generation_id.clone();

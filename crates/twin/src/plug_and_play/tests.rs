@@ -44,16 +44,52 @@ fn each_property_is_judged_by_code_and_by_the_version_that_it_was_written_in() {
     let cases = [
         (json!({"t": 20}), "nothing", None),
         (json!({"t": {"value": 20, "ac": 200}}), "nothing", None),
-        (json!({"t": {"value": 20, "ac": "200", "av": 2}}), "nothing", None),
-        (json!({"t": {"value": 20, "ac": 200, "av": 1}}), "nothing", Some(1)),
-        (json!({"t": {"value": 20, "ac": 200, "av": 3}}), "nothing", None),
-        (json!({"t": {"value": 20, "ac": 200, "av": 2}}), "applied", Some(2)),
-        (json!({"t": {"value": 20.0, "ac": 200, "av": 2}}), "applied", Some(2)),
+        (
+            json!({"t": {"value": 20, "ac": "200", "av": 2}}),
+            "nothing",
+            None,
+        ),
+        (
+            json!({"t": {"value": 20, "ac": 200, "av": 1}}),
+            "nothing",
+            Some(1),
+        ),
+        (
+            json!({"t": {"value": 20, "ac": 200, "av": 3}}),
+            "nothing",
+            None,
+        ),
+        (
+            json!({"t": {"value": 20, "ac": 200, "av": 2}}),
+            "applied",
+            Some(2),
+        ),
+        (
+            json!({"t": {"value": 20.0, "ac": 200, "av": 2}}),
+            "applied",
+            Some(2),
+        ),
         (json!({"t": {"ac": 204, "av": 2}}), "applied", Some(2)),
-        (json!({"t": {"value": 21, "ac": 200, "av": 2}}), "differs", Some(2)),
-        (json!({"t": {"value": 21, "ac": 203, "av": 2}}), "applied", Some(2)),
-        (json!({"t": {"value": 7, "ac": 202, "av": 2}}), "in progress", Some(1)),
-        (json!({"t": {"ac": 400, "av": 2, "ad": "too hot"}}), "400 too hot", Some(1)),
+        (
+            json!({"t": {"value": 21, "ac": 200, "av": 2}}),
+            "differs",
+            Some(2),
+        ),
+        (
+            json!({"t": {"value": 21, "ac": 203, "av": 2}}),
+            "applied",
+            Some(2),
+        ),
+        (
+            json!({"t": {"value": 7, "ac": 202, "av": 2}}),
+            "in progress",
+            Some(1),
+        ),
+        (
+            json!({"t": {"ac": 400, "av": 2, "ad": "too hot"}}),
+            "400 too hot",
+            Some(1),
+        ),
         (json!({"t": {"ac": 500, "av": 2}}), "500 ", Some(1)),
         (json!({"t": {"ac": 302, "av": 2}}), "302 ", Some(1)),
         (json!({"t": {"ac": -1, "av": 2, "ad": 5}}), "-1 ", Some(1)),
@@ -83,7 +119,10 @@ fn one_refused_leaves_the_others_in_force() {
         "a": {"value": 1, "ac": 200, "av": 2},
         "b": {"value": 1, "ac": 200, "av": 3},
     });
-    let expected = (vec!["a: nothing".to_owned(), "b: applied".to_owned()], Some(3));
+    let expected = (
+        vec!["a: nothing".to_owned(), "b: applied".to_owned()],
+        Some(3),
+    );
     assert_eq!(told(&patches, &reported), expected);
 }
 
@@ -142,7 +181,10 @@ fn what_was_taken_out_is_in_force_once_a_later_version_is_answered() {
 fn only_what_holds_an_answer_is_one() {
     for (patch, is) in [
         (json!({}), false),
-        (json!({"t": 20, "u": {"x": {"y": {"ac": 200, "av": 1}}}}), false),
+        (
+            json!({"t": 20, "u": {"x": {"y": {"ac": 200, "av": 1}}}}),
+            false,
+        ),
         (json!({"t": {"ac": 200}}), false),
         (json!({"t": {"ac": 200, "av": 1}}), true),
         (json!({"c": {"__t": "c", "t": {"ac": 200, "av": 1}}}), true),

@@ -252,7 +252,9 @@ impl Running {
             let request_id = request.id().to_owned();
             let answered = match request {
                 Request::PatchReported(patch) => {
-                    let version = store.patch_reported(&identity, patch.patch_json, 0, 0).await;
+                    let version = store
+                        .patch_reported(&identity, patch.patch_json, 0, 0)
+                        .await;
                     version.map(|version| {
                         let request_id = patch.request_id;
                         Some(Response::ReportedPatched(agent::ReportedPatched {

@@ -187,14 +187,12 @@ impl Model {
                 let write = object(patch.clone());
                 let done = engine
                     .decide(Selection::One(key(name)), move |overlay, now| {
-                        {
-                            let report = twins::Report {
-                                patch: &write,
-                                expected: None,
-                                told: 0,
-                            };
-                            twins::patch_reported(overlay, &key(name), &report, now, &cause)
-                        }
+                        let report = twins::Report {
+                            patch: &write,
+                            expected: None,
+                            told: 0,
+                        };
+                        twins::patch_reported(overlay, &key(name), &report, now, &cause)
                     })
                     .await;
                 let known = self.twins.get_mut(name);
