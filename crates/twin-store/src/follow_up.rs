@@ -125,7 +125,7 @@ impl FollowUp {
             // It answered, went away or was deleted meanwhile, or the partition is another's by now.
             Ok(false) | Err(Error::NotFound(_) | Error::NotOwned { .. } | Error::Stopping) => {}
             Err(error) => {
-                warn!(twin = %key, error = chain(&error), "a push cannot be marked as timed out")
+                warn!(twin = %key, error = chain(&error), "a push cannot be marked as timed out");
             }
         }
     }

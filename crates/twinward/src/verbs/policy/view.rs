@@ -364,9 +364,7 @@ impl View for Policies {
                     |status| format!("{}/{}", status.twins_applied, status.twins_targeted),
                 ),
                 count(|status| status.twins_pending),
-                count(|status| {
-                    status.twins_rejected + status.twins_timed_out + status.twins_reverted
-                }),
+                count(|status| status.twins_rejected),
                 target(&policy.target).to_owned(),
                 condition(&policy.when).to_owned(),
             ]
@@ -374,7 +372,7 @@ impl View for Policies {
         table::table(
             paper,
             &[
-                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "FAILED",
+                "POLICY", "REVISION", "PRIORITY", "SCOPE", "APPLIED", "PENDING", "REJECTED",
                 "TARGET", "WHEN",
             ],
             rows.collect(),

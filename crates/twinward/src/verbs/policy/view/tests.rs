@@ -25,6 +25,8 @@ fn policy() -> api::Policy {
             twins_applied: 9,
             twins_pending: 2,
             twins_rejected: 1,
+            twins_timed_out: 0,
+            twins_reverted: 0,
             twins_undecided: 12,
             undecided_twins: vec!["devices/a/modules/m".to_owned(), "devices/b".to_owned()],
             twins_incomplete: 1,
