@@ -42,13 +42,15 @@ mod tally;
 mod waves;
 
 use tally::{Counted, Tally};
-use waves::{InWave, WaveTally};
+use waves::{InWave, NumbersInWave, WaveTally};
 
 /// What is kept of a twin that policies apply to.
 #[derive(Debug)]
 pub(crate) struct OfTwin {
     /// One for each of the policies. Only its life matters.
     _counted: Box<[Counted]>,
+    /// One for each rollout that looks at numbers, also where its wave has not begun.
+    _numbers: Box<[NumbersInWave]>,
 }
 
 /// The policies whose twins are followed.
@@ -334,10 +336,18 @@ impl Maker {
                 })
             })
             .collect();
-        if counted.is_empty() {
+        let numbers = self.set.newest().filter_map(|active| {
+            let of_policy = self.followed.get(active.policy.id())?;
+            NumbersInWave::new(&of_policy.waves, active, &document)
+        });
+        let numbers: Box<[NumbersInWave]> = numbers.collect();
+        if counted.is_empty() && numbers.is_empty() {
             return Kept::Nothing;
         }
-        Kept::New(OfTwin { _counted: counted })
+        Kept::New(OfTwin {
+            _counted: counted,
+            _numbers: numbers,
+        })
     }
 }
 

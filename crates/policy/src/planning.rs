@@ -8,7 +8,7 @@ use prost_types::FieldMask;
 use wire::twin::v1::ListTwinsRequest;
 
 use crate::evaluate::{ActivePolicy, PolicySet, Side, Verdict};
-use crate::rollout::{Candidate, PlannedWave, draw, flag, labels, plan};
+use crate::rollout::{Candidate, Numbers, PlannedWave, draw, flag, labels, plan};
 use crate::store::{StoredPolicy, StoredRollout};
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::TwinDocument;
@@ -46,6 +46,7 @@ pub(crate) async fn waves(
     let strategy = &stored.rollout.strategy;
     let fail_if = flag(&strategy.fail_if);
     let labels = labels(strategy);
+    let numbers = Numbers::new(&strategy.change);
     let mut candidates = Vec::new();
     loop {
         if !is_wanted() {
@@ -75,6 +76,7 @@ pub(crate) async fn waves(
                 flagged: fail_if
                     .as_ref()
                     .is_some_and(|condition| condition.matches(&view)),
+                numbers: numbers.of(&twin),
             });
         }
         if page.next_page_token.is_empty() {

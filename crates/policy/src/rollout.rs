@@ -13,11 +13,14 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+mod numbers;
 mod order;
 mod plan;
 mod step;
 mod strategy;
 
+pub(crate) use numbers::{Mean, Numbers};
+pub use numbers::{NUMBERS_MAX, NumberSpec};
 pub(crate) use order::{Order, Refusal};
 #[cfg(test)]
 pub(crate) use plan::Border;
@@ -153,7 +156,7 @@ impl Rollout {
                 revision,
                 waves,
                 self.in_force(),
-                &self.strategy.fail_if,
+                &self.strategy,
             )
         })
     }
@@ -180,6 +183,22 @@ impl Rollout {
             wave_began: at,
             ..self.to(Phase::Rolling, reason, at)
         }
+    }
+
+    /// As `next_wave`, with the numbers of that wave as they are now: from there they may move.
+    #[must_use]
+    fn next_wave_from(&self, seen: &Seen, at: Timestamp) -> Rollout {
+        let mut next = self.next_wave("", at);
+        let began = next.waves.get_mut(self.released);
+        let now = seen.waves.get(self.released);
+        if let (Some(began), Some(now)) = (began, now) {
+            let numbers = began.numbers.iter_mut().zip(now.numbers);
+            // If nothing can be seen, what was planned stays.
+            for (before, now) in numbers.filter(|(_, now)| now.count > 0) {
+                *before = now;
+            }
+        }
+        next
     }
 
     /// Its end, because something newer is in force.

@@ -5,8 +5,9 @@ use twin::{Section, SectionKind, Stamp, Writer};
 use wire::twin::v1::Twin;
 
 use super::*;
-use crate::evaluate::ActivePolicy;
+use crate::evaluate::{ActivePolicy, Side, Stage};
 use crate::policy_doc::{Policy, PolicySpec};
+use crate::rollout::{Course, NumberSpec, StrategySpec, WaveSpec, plan};
 
 fn active(id: &str, revision: u64) -> ActivePolicy {
     ActivePolicy {
@@ -177,4 +178,57 @@ fn other_policies_leave_the_counts_of_one_that_stays_alone() {
     );
     assert!(!page.contains("policy=\"q\""), "{page}");
     drop(again);
+}
+
+#[test]
+fn numbers_are_counted_in_waves_that_have_not_begun_as_well() {
+    let strategy = StrategySpec {
+        waves: vec![WaveSpec::Where("tags.ring = 1".to_owned())],
+        change: vec![NumberSpec {
+            of: "reported.score".to_owned(),
+            fall_at_most: Some(5.into()),
+            rise_at_most: None,
+        }],
+        ..StrategySpec::default()
+    };
+    let new = active("p", 1);
+    let course = Course::new(
+        new.policy.id().clone(),
+        1,
+        &plan(&strategy, &[]),
+        1,
+        &strategy,
+    );
+    let new = ActivePolicy {
+        stage: Some(Stage {
+            course: Arc::new(course),
+            side: Side::New,
+        }),
+        ..new
+    };
+    let mut bench = Bench::new();
+    let maker = bench.maker([new]);
+    let twin = |ring: i64, score: serde_json::Value| Twin {
+        tags_json: json!({"site": "a", "ring": ring}).to_string(),
+        reported_json: json!({ "score": score }).to_string(),
+        ..module("a", None, 1)
+    };
+    let id = PolicyId::parse("p").expect("an id");
+    let means = |bench: &Bench| -> Vec<Option<f64>> {
+        let waves = bench.followed[&id].waves.iter();
+        waves.map(|wave| wave.read().numbers[0].value()).collect()
+    };
+    assert_eq!(means(&bench), [None, None]);
+    let first = snapshot(&maker, &twin(1, json!(90)));
+    let second = snapshot(&maker, &twin(2, json!(80.5)));
+    let third = snapshot(&maker, &twin(2, json!(70.5)));
+    // What is no number is not counted, and what no policy targets is nothing.
+    let odd = snapshot(&maker, &twin(2, json!("high")));
+    assert!(snapshot(&maker, &module("b", None, 1)).is_none());
+    assert_eq!(means(&bench), [Some(90.0), Some(75.5)]);
+    assert_eq!(bench.counts("p"), [1, 0, 1, 0], "one wave has begun");
+    drop(second);
+    assert_eq!(means(&bench), [Some(90.0), Some(70.5)]);
+    drop((first, third, odd));
+    assert_eq!(means(&bench), [None, None]);
 }

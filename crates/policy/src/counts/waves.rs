@@ -1,10 +1,10 @@
 //! The twins of a rollout, wave by wave, counted like everything here by what lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use crate::evaluate::{ActivePolicy, Side};
-use crate::rollout::Tally;
+use crate::evaluate::{ActivePolicy, Side, Verdict};
+use crate::rollout::{Mean, NUMBERS_MAX, Tally};
 use crate::standing::Standing;
 use crate::twin_document::TwinDocument;
 
@@ -18,6 +18,14 @@ pub(super) struct WaveTally {
     pending: AtomicU64,
     offline: AtomicU64,
     flagged: AtomicU64,
+    numbers: [Number; NUMBERS_MAX],
+}
+
+/// A sum in thousandths, and of how many.
+#[derive(Debug, Default)]
+struct Number {
+    sum: AtomicI64,
+    count: AtomicU64,
 }
 
 impl WaveTally {
@@ -32,6 +40,13 @@ impl WaveTally {
             pending: read(&self.pending),
             offline: read(&self.offline),
             flagged: read(&self.flagged),
+            numbers: std::array::from_fn(|index| {
+                let number = &self.numbers[index];
+                Mean {
+                    sum: number.sum.load(Ordering::Relaxed),
+                    count: read(&number.count),
+                }
+            }),
         }
     }
 
@@ -43,6 +58,56 @@ impl WaveTally {
             Place::Reverted => &self.reverted,
             Place::Pending => &self.pending,
             Place::Offline => &self.offline,
+        }
+    }
+}
+
+/// The numbers of one twin in the tally of its wave, for as long as they live. They are counted before the
+/// wave begins as well, because from there they may move.
+#[derive(Debug)]
+pub(super) struct NumbersInWave {
+    tally: Arc<WaveTally>,
+    values: Box<[Option<i64>]>,
+}
+
+impl NumbersInWave {
+    /// Counts what a twin has; none if nothing is asked of it.
+    pub(super) fn new(
+        waves: &[Arc<WaveTally>],
+        active: &ActivePolicy,
+        twin: &TwinDocument,
+    ) -> Option<NumbersInWave> {
+        let stage = active.stage.as_ref();
+        let course = &stage.filter(|stage| stage.side == Side::New)?.course;
+        if course.numbers().len() == 0 {
+            return None;
+        }
+        match active.verdict(twin) {
+            Verdict::Applies | Verdict::HeldBack => {}
+            Verdict::OtherScope
+            | Verdict::NotTargeted
+            | Verdict::NotWhen
+            | Verdict::Undecided(_) => return None,
+        }
+        let tally = Arc::clone(waves.get(course.wave_of(twin)?)?);
+        let values = course.numbers().of(twin).into_boxed_slice();
+        for (number, value) in tally.numbers.iter().zip(&values) {
+            if let Some(value) = value {
+                number.sum.fetch_add(*value, Ordering::Relaxed);
+                number.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Some(NumbersInWave { tally, values })
+    }
+}
+
+impl Drop for NumbersInWave {
+    fn drop(&mut self) {
+        for (number, value) in self.tally.numbers.iter().zip(&self.values) {
+            if let Some(value) = value {
+                number.sum.fetch_sub(*value, Ordering::Relaxed);
+                number.count.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -438,7 +438,7 @@ fn staged(released: usize) -> PolicySet {
         4,
         &plan(&strategy, &[]),
         released,
-        "",
+        &strategy,
     ));
     let stage = |side| {
         Some(Stage {

@@ -3,11 +3,13 @@
 use jiff::Timestamp;
 use service_kit::units::Duration;
 use wire::policy::v1 as proto;
-use wire::policy::v1::rollout_strategy::{OnFailure as WireOnFailure, Wave, wave};
+use wire::policy::v1::rollout_strategy::{Change, OnFailure as WireOnFailure, Wave, wave};
 use wire::time::to_wire;
 
 use crate::policy_doc::{Field, PolicyId, Problem};
-use crate::rollout::{OnFailure, Phase, StrategySpec, Tally, WaveSpec};
+use crate::rollout::{
+    NumberSpec, OnFailure, Phase, PlannedWave, Rollout, StrategySpec, Tally, WaveSpec,
+};
 use crate::store::StoredRollout;
 
 /// Prints the resource name of a rollout.
@@ -38,6 +40,24 @@ pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Pr
                 "says nothing; one of count, percent and where is needed".to_owned(),
             ),
         }
+    }
+    let mut change = Vec::new();
+    for (index, one) in wire.change.iter().enumerate() {
+        let mut number = |key: &str, value: Option<f64>| {
+            let number = serde_json::Number::from_f64(value?);
+            if number.is_none() {
+                wrong(
+                    format!("change[{index}].{key}"),
+                    "is no finite number".to_owned(),
+                );
+            }
+            number
+        };
+        change.push(NumberSpec {
+            of: one.of.clone(),
+            fall_at_most: number("fallAtMost", one.fall_at_most),
+            rise_at_most: number("riseAtMost", one.rise_at_most),
+        });
     }
     let default = StrategySpec::default();
     let mut time = |place: &str, wire: Option<prost_types::Duration>, default: Duration| {
@@ -78,6 +98,7 @@ pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Pr
         min_applied_percent: u8::try_from(wire.min_applied_percent).unwrap_or(u8::MAX),
         fail_if: wire.fail_if.clone(),
         fail_if_at_most: wire.fail_if_at_most,
+        change,
         on_failure,
         approval: wire.approval,
     })
@@ -105,8 +126,18 @@ pub(super) fn print(spec: &StrategySpec) -> proto::RolloutStrategy {
         min_applied_percent: u32::from(spec.min_applied_percent),
         fail_if: spec.fail_if.clone(),
         fail_if_at_most: spec.fail_if_at_most,
+        change: spec.change.iter().map(print_change).collect(),
         on_failure: on_failure.into(),
         approval: spec.approval,
+    }
+}
+
+fn print_change(spec: &NumberSpec) -> Change {
+    let most = |most: &Option<serde_json::Number>| most.as_ref()?.as_f64();
+    Change {
+        of: spec.of.clone(),
+        fall_at_most: most(&spec.fall_at_most),
+        rise_at_most: most(&spec.rise_at_most),
     }
 }
 
@@ -133,6 +164,7 @@ pub(crate) fn print_rollout(
             twins_flagged_before: planned.flagged,
             twins_timed_out: tally.timed_out,
             twins_reverted: tally.reverted,
+            numbers: numbers(rollout, planned, &tally),
         }
     });
     proto::Rollout {
@@ -153,6 +185,22 @@ pub(crate) fn print_rollout(
         etag: format!("v{}", stored.version),
         waits_for: String::new(),
     }
+}
+
+fn numbers(
+    rollout: &Rollout,
+    planned: &PlannedWave,
+    tally: &Tally,
+) -> Vec<proto::rollout_wave::Number> {
+    let means = planned.numbers.iter().zip(&tally.numbers);
+    let numbers = rollout.strategy.change.iter().zip(means);
+    numbers
+        .map(|(spec, (before, now))| proto::rollout_wave::Number {
+            of: spec.of.clone(),
+            before: before.value(),
+            now: now.value(),
+        })
+        .collect()
 }
 
 fn phase(phase: Phase) -> proto::rollout::Phase {

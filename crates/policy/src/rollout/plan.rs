@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use twin::{Condition, IdentityKey};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::numbers::{Mean, Numbers};
 use super::strategy::{StrategySpec, WaveSpec};
 use crate::policy_doc::PolicyId;
 use crate::twin_document::TwinDocument;
@@ -42,10 +43,13 @@ pub(crate) struct PlannedWave {
     pub twins: u64,
     /// How many of them came under `failIf` even then: they are not the rollout's fault.
     pub flagged: u64,
+    /// The numbers that the strategy looks at, when the wave began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<Mean>,
 }
 
 /// A twin that the revision changes, as a plan looks at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// What it drew.
     pub draw: u64,
@@ -53,6 +57,8 @@ pub(crate) struct Candidate {
     pub labelled: Option<usize>,
     /// Whether it comes under `failIf` now.
     pub flagged: bool,
+    /// What it has of the numbers that the strategy looks at.
+    pub numbers: Vec<Option<i64>>,
 }
 
 /// Plans the waves for the twins that the revision changes now. There is always a last wave for
@@ -64,6 +70,12 @@ pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<Pla
         Some(draw) if count < draws.len() => Border::Draw(*draw),
         Some(_) | None => Border::All,
     };
+    let empty = |border| PlannedWave {
+        border,
+        twins: 0,
+        flagged: 0,
+        numbers: vec![Mean::default(); strategy.change.len()],
+    };
     let mut waves: Vec<PlannedWave> = Vec::new();
     for wave in &strategy.waves {
         let border = match wave {
@@ -73,17 +85,9 @@ pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<Pla
             }
             WaveSpec::Where(text) => Border::Where(text.clone()),
         };
-        waves.push(PlannedWave {
-            border,
-            twins: 0,
-            flagged: 0,
-        });
+        waves.push(empty(border));
     }
-    waves.push(PlannedWave {
-        border: Border::All,
-        twins: 0,
-        flagged: 0,
-    });
+    waves.push(empty(Border::All));
     // Waves behind the first that takes everybody would be empty for ever.
     if let Some(end) = waves.iter().position(|wave| wave.border == Border::All) {
         waves.truncate(end + 1);
@@ -100,6 +104,9 @@ pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<Pla
         if let Some((_, wave)) = taken {
             wave.twins += 1;
             wave.flagged += u64::from(candidate.flagged);
+            for (mean, value) in wave.numbers.iter_mut().zip(&candidate.numbers) {
+                *mean = mean.with(*value);
+            }
         }
     }
     waves
@@ -113,6 +120,7 @@ pub(crate) struct Course {
     waves: Vec<Gathering>,
     released: usize,
     fail_if: Option<Condition>,
+    numbers: Numbers,
 }
 
 /// What no twin should come to; it was checked with the policy.
@@ -148,7 +156,7 @@ impl Course {
         revision: u64,
         waves: &[PlannedWave],
         released: usize,
-        fail_if: &str,
+        strategy: &StrategySpec,
     ) -> Course {
         let gathering = |wave: &PlannedWave| match &wave.border {
             Border::Draw(draw) => Gathering::Draw(*draw),
@@ -162,7 +170,8 @@ impl Course {
             revision,
             waves: waves.iter().map(gathering).collect(),
             released,
-            fail_if: flag(fail_if),
+            fail_if: flag(&strategy.fail_if),
+            numbers: Numbers::new(&strategy.change),
         }
     }
 
@@ -175,6 +184,11 @@ impl Course {
     /// The new revision.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The numbers that the strategy looks at.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.numbers
     }
 
     /// How many waves have the new revision.

@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 
+use super::numbers::{Mean, NUMBERS_MAX};
 use super::plan::PlannedWave;
 use super::strategy::{OnFailure, StrategySpec};
 use super::{Phase, Rollout, lasting};
@@ -27,6 +28,8 @@ pub(crate) struct Tally {
     pub offline: u64,
     /// Twins that come under `failIf`.
     pub flagged: u64,
+    /// The numbers that the strategy looks at, over all twins of the wave, begun or not.
+    pub numbers: [Mean; NUMBERS_MAX],
 }
 
 impl Tally {
@@ -108,7 +111,7 @@ impl Rollout {
         if self.phase == Phase::Soaking {
             let soaked = now.duration_since(from(self.since)) >= lasting(strategy.soak);
             return if soaked {
-                Some(self.next_wave("", now))
+                Some(self.next_wave_from(seen, now))
             } else {
                 None
             };
@@ -127,7 +130,7 @@ impl Rollout {
             return Some(self.fail(current, &problem, now));
         }
         if strategy.soak.is_zero() {
-            return Some(self.next_wave("", now));
+            return Some(self.next_wave_from(seen, now));
         }
         Some(self.to(Phase::Soaking, "", now))
     }
@@ -170,5 +173,7 @@ fn failed(
             strategy.fail_if_at_most
         ));
     }
-    None
+    let numbers = planned.numbers.iter().zip(&tally.numbers);
+    let mut gates = strategy.change.iter().zip(numbers);
+    gates.find_map(|(gate, (before, now))| gate.failed(*before, *now))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use service_kit::units::Duration;
 use twin::{Condition, Map};
 
+use super::numbers::{NUMBERS_MAX, NumberSpec};
 use crate::policy_doc::{Field, Problem, check_no_self_reference, parse_condition};
 
 /// Waves of a strategy, without the last one that takes the rest.
@@ -33,6 +34,9 @@ pub struct StrategySpec {
     pub fail_if: String,
     /// Twins of a wave that may come to it all the same. Default 0.
     pub fail_if_at_most: u64,
+    /// How far the means of numbers over the twins of a wave may move from where they were when it began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub change: Vec<NumberSpec>,
     /// What happens when a gate fails. Default: it is rolled back.
     pub on_failure: OnFailure,
     /// Whether somebody else than the author must approve of it first. Default false.
@@ -49,6 +53,7 @@ impl Default for StrategySpec {
             min_applied_percent: 0,
             fail_if: String::new(),
             fail_if_at_most: 0,
+            change: Vec::new(),
             on_failure: OnFailure::default(),
             approval: false,
         }
@@ -100,6 +105,13 @@ impl Strategy {
             wrong(
                 "waves",
                 format!("are {found}; at most {WAVES_MAX} are allowed"),
+            );
+        }
+        if spec.change.len() > NUMBERS_MAX {
+            let found = spec.change.len();
+            wrong(
+                "change",
+                format!("are {found} numbers; at most {NUMBERS_MAX} are allowed"),
             );
         }
         let mut last = (0, 0);
@@ -173,6 +185,9 @@ impl Strategy {
             "" => None,
             text => condition("failIf".to_owned(), text),
         };
+        for (index, number) in spec.change.iter().enumerate() {
+            problems.extend(number.problems(&format!("change[{index}]"), settings));
+        }
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -17,6 +17,7 @@ fn wave(twins: u64) -> PlannedWave {
         border: plan::Border::All,
         twins,
         flagged: 0,
+        numbers: Vec::new(),
     }
 }
 
@@ -149,6 +150,59 @@ fn devices_that_are_away_block_nothing_but_somebody_must_have_answered() {
     let refused = seen(&[tally(1, 1, 0, 8), tally(0, 0, 9, 0)]);
     let reason = go(second.step(&refused, at(2))).reason;
     assert!(reason.starts_with("wave 1: "), "{reason}");
+}
+
+#[test]
+fn a_mean_that_moves_too_far_from_the_beginning_of_its_wave_fails() {
+    let gate = NumberSpec {
+        of: "posture.score".to_owned(),
+        fall_at_most: Some(5.into()),
+        rise_at_most: None,
+    };
+    let soaking = StrategySpec {
+        soak: Duration::secs(300),
+        change: vec![gate],
+        ..strategy()
+    };
+    let mean = |value: i64, count: u64| Mean {
+        sum: value * 1000 * i64::try_from(count).unwrap(),
+        count,
+    };
+    let mut first = rolling(soaking, &[2, 9]);
+    for wave in &mut first.waves {
+        wave.numbers = vec![mean(90, 2)];
+    }
+    let with = |one: Tally, mean| {
+        let mut one = one;
+        one.numbers[0] = mean;
+        one
+    };
+    let look = |now, next| seen(&[with(tally(2, 0, 0, 0), now), with(Tally::default(), next)]);
+    let soaks = go(first.step(&look(mean(85, 2), mean(90, 9)), at(1)));
+    assert_eq!(soaks.phase, Phase::Soaking);
+    let failed = go(soaks.step(&look(mean(84, 2), mean(90, 9)), at(2)));
+    assert_eq!(failed.phase, Phase::RolledBack);
+    assert_eq!(
+        failed.reason,
+        "wave 1: the mean of posture.score fell by 6.000, from 90.000 to 84.000, and may by 5"
+    );
+    // The next wave has fallen by itself since it was planned: it counts from where it begins.
+    let second = go(soaks.step(&look(mean(86, 2), mean(50, 9)), at(301)));
+    assert_eq!(second.released, 2);
+    assert_eq!(second.waves[1].numbers, [mean(50, 9)]);
+    let both = |now, next| seen(&[with(tally(2, 0, 0, 0), now), with(tally(9, 0, 0, 0), next)]);
+    let soaks = go(second.step(&both(mean(86, 2), mean(45, 9)), at(302)));
+    assert_eq!(soaks.phase, Phase::Soaking);
+    // The first is still watched, and what nobody has any more is compared with nothing.
+    let fell = go(soaks.step(&both(mean(80, 2), mean(45, 9)), at(303)));
+    assert!(fell.reason.starts_with("wave 1: "), "{}", fell.reason);
+    assert_eq!(
+        soaks.step(&both(mean(86, 2), Mean::default()), at(303)),
+        None
+    );
+    // It is kept with the rollout.
+    let text = serde_json::to_string(&second).unwrap();
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), second);
 }
 
 #[test]
@@ -359,11 +413,12 @@ proptest! {
                 .find(|(_, condition)| condition.matches(&twin.view()))
                 .map(|(wave, _)| *wave),
             flagged: false,
+            numbers: Vec::new(),
         }).collect();
         let planned = plan(&strategy, &candidates);
         let sum: u64 = planned.iter().map(|wave| wave.twins).sum();
         prop_assert_eq!(sum, twins.len() as u64);
-        let course = |released| Course::new(id(), 7, &planned, released, "");
+        let course = |released| Course::new(id(), 7, &planned, released, &strategy);
         let mut counted = vec![0_u64; planned.len()];
         for twin in &twins {
             counted[course(0).wave_of(twin).expect("the last wave takes everybody")] += 1;

@@ -1,5 +1,7 @@
 //! What people and programs see of rollouts.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use wire::policy::v1 as api;
 use wire::policy::v1::rollout::Phase;
@@ -45,6 +47,16 @@ struct WaveData {
     offline: u64,
     flagged: u64,
     flagged_before: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    numbers: Vec<NumberData>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NumberData {
+    of: String,
+    before: Option<f64>,
+    now: Option<f64>,
 }
 
 fn data(rollout: &api::Rollout) -> RolloutData<'_> {
@@ -59,6 +71,15 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         offline: wave.twins_offline,
         flagged: wave.twins_flagged,
         flagged_before: wave.twins_flagged_before,
+        numbers: wave
+            .numbers
+            .iter()
+            .map(|number| NumberData {
+                of: number.of.clone(),
+                before: number.before,
+                now: number.now,
+            })
+            .collect(),
     };
     RolloutData {
         name: &rollout.name,
@@ -193,9 +214,31 @@ impl View for RolloutView {
                 ],
                 rows.collect(),
             ));
+            text.push_str(&numbers(rollout));
         }
         text
     }
+}
+
+/// What the numbers of the waves that have begun are, a line for each.
+fn numbers(rollout: &api::Rollout) -> String {
+    let mut text = String::new();
+    let begun = rollout.waves.iter().enumerate();
+    for (index, wave) in begun.filter(|(_, wave)| wave.released) {
+        for number in &wave.numbers {
+            let mean = |mean: Option<f64>| mean.map_or("-".to_owned(), |mean| format!("{mean:.3}"));
+            // Writing into a String cannot fail.
+            let _ = writeln!(
+                text,
+                "wave {}: the mean of {} was {} and is {}",
+                index + 1,
+                number.of,
+                mean(number.before),
+                mean(number.now)
+            );
+        }
+    }
+    text
 }
 
 /// Several rollouts.
