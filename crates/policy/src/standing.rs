@@ -163,7 +163,8 @@ fn judge_properties(
         | PushState::Applied
         | PushState::Rejected
         | PushState::TimedOut
-        | PushState::Reverted => Standing::Pending,
+        | PushState::Reverted
+        | PushState::Drifted => Standing::Pending,
     }
 }
 
@@ -180,7 +181,9 @@ fn judge(version: u64, configuration: &ConfigurationState) -> Standing {
         PushState::Rejected => Standing::Rejected,
         PushState::TimedOut => Standing::TimedOut,
         PushState::Reverted => Standing::Reverted,
-        PushState::Applied | PushState::Pending | PushState::None => Standing::Pending,
+        PushState::Applied | PushState::Drifted | PushState::Pending | PushState::None => {
+            Standing::Pending
+        }
     }
 }
 

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::limits;
 use crate::time;
 
+pub mod drift;
 pub mod micro_agent;
+
+use drift::Drift;
 
 /// What became of the newest desired section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub enum PushState {
     TimedOut,
     /// The agent applied this version and went back to the one before by itself.
     Reverted,
+    /// The device applied this version and reports something else by now.
+    Drifted,
 }
 
 impl PushState {
@@ -41,6 +46,7 @@ impl PushState {
             PushState::Rejected => "rejected",
             PushState::TimedOut => "timedOut",
             PushState::Reverted => "reverted",
+            PushState::Drifted => "drifted",
         }
     }
 }
@@ -95,6 +101,9 @@ pub struct ConfigurationState {
     /// Keys that were refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub invalid_fields: Vec<String>,
+    /// How far the settings were pushed again to a device that does not stay with them.
+    #[serde(skip_serializing_if = "Drift::is_nothing")]
+    pub drift: Drift,
     /// When the state last changed.
     #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
@@ -174,6 +183,7 @@ impl ConfigurationState {
             applied_version: self.applied_version,
             reason: None,
             invalid_fields: Vec::new(),
+            drift: Drift::default(),
             at: Some(at),
             timeline: Timeline {
                 committed_at: Some(at),
@@ -229,6 +239,7 @@ impl ConfigurationState {
                 let (reason, _) = kept(&ack.outcome);
                 self.state = PushState::Reverted;
                 self.go_back(ack.version, *running);
+                self.note_drift(ack.at);
                 self.reason = reason;
                 self.invalid_fields = Vec::new();
             }
@@ -272,7 +283,11 @@ impl ConfigurationState {
     pub fn in_progress(&mut self, at: Timestamp) -> Transition {
         match self.state {
             PushState::Rejected | PushState::TimedOut => {}
-            PushState::None | PushState::Pending | PushState::Applied | PushState::Reverted => {
+            PushState::None
+            | PushState::Pending
+            | PushState::Applied
+            | PushState::Reverted
+            | PushState::Drifted => {
                 return Transition::Unchanged;
             }
         }

@@ -1,6 +1,7 @@
 //! The posture document: what was concluded from an identity's telemetry.
 //!
-//! It is the `posture` section of a security twin, written by [`crate::fold()`] alone. Its JSON form
+//! It is the `posture` section of a security twin, written by [`crate::fold()`] and, where the
+//! configuration stands, by [`crate::configuration`]. Its JSON form
 //! (camelCase) is what conditions of policies and people read; lists in it are bounded and in a
 //! fixed order, so that equal facts give equal documents. Counters never go down.
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 mod activity;
 mod delivery;
 mod messages;
+mod recommendations;
 
 pub use self::activity::{
     Connections, Files, Logins, Processes, RecentConnection, RecentFile, RecentLogin,
@@ -19,6 +21,7 @@ pub use self::activity::{
 };
 pub use self::delivery::{Delivery, EpochDelivery, LaneDelivery, SequenceRange};
 pub use self::messages::{MessageDelivery, MessageKey, MessageKeyError};
+pub use self::recommendations::Recommendation;
 
 pub(crate) use self::activity::{cut, remember};
 pub(crate) use self::delivery::Admission;
@@ -42,6 +45,9 @@ pub struct Posture {
     pub delivery: Delivery,
     /// Where the push of the configuration stands.
     pub configuration: ConfigurationState,
+    /// What somebody should mend.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recommendations: Vec<Recommendation>,
     /// Events folded, in all.
     pub event_count: u64,
     /// Events folded, by kind.

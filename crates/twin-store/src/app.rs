@@ -282,6 +282,7 @@ impl App {
             self.engine.clone(),
             clock.clone(),
             self.config.answer_within.get(),
+            self.config.drift_push_after.get(),
         );
         tasks.spawn("follow-up", OnFailure::Log, follow_up.run(shutdown.clone()));
         let parts = Parts {

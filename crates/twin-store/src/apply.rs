@@ -36,7 +36,7 @@ pub struct Cause {
     /// Who.
     pub actor: Writer,
     /// Why: `request:<id or trace>`, `policy:<id>@<revision>`, `events:<partition>/<sequence>`,
-    /// `session`, `timeout`, `revert:<revision>`, `operation:<id>`.
+    /// `session`, `timeout`, `drift`, `revert:<revision>`, `operation:<id>`.
     pub cause: String,
     /// W3C trace context.
     pub trace_parent: Option<String>,

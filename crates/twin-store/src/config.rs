@@ -111,6 +111,10 @@ pub struct Config {
     /// it connected; then `posture.configuration.state` is `timedOut` until it answers. Devices that
     /// are away have as long as they are. Default 15m, as for the waves of rollouts.
     pub answer_within: Duration,
+    /// How long a device that does not run on what it had applied is left alone before its settings are
+    /// pushed again; the second time takes six times as long, the third six times that, and then it is a
+    /// recommendation (`posture.recommendations`). `0s`: they are never pushed again. Default 5m.
+    pub drift_push_after: Duration,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
     /// How many revisions of a twin are kept at most. Default 1000.
@@ -161,6 +165,7 @@ impl Default for Config {
             modules_max: IDENTITIES_MAX,
             enrollments_max: IDENTITIES_MAX,
             answer_within: Duration::secs(15 * 60),
+            drift_push_after: Duration::secs(5 * 60),
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
             history_every: Duration::secs(3600),

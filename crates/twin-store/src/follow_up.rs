@@ -1,18 +1,20 @@
-//! Follows up pushes of configurations that connected devices leave unanswered: after a time they
-//! count as timed out, for searches, policies and rollouts alike, because the state is written.
+//! Follows up pushes of configurations to connected devices: one that is left unanswered for too long is
+//! timed out, and one that a device did not stay with is pushed again. Searches, policies and rollouts
+//! all see it alike, because the state is written.
 //!
-//! It looks through the twins with a pending push again and again, by index and a little at a time, and
-//! keeps nothing between two looks: whatever is due stays due, so a restart or another owner of the
-//! partition loses nothing. What is due is decided in `apply` once more, by the one writer.
+//! It looks through the twins concerned again and again, by index and a little at a time, and keeps
+//! nothing between two looks: whatever is due stays due, so a restart or another owner of the partition
+//! loses nothing. What is due is decided in `apply` once more, by the one writer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+use posture::configuration::PushState;
 use service_kit::clock::SharedClock;
 use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 use twin::query::Vocabulary;
 use twin::{Condition, IdentityKey};
 
@@ -22,13 +24,13 @@ use crate::error::Error;
 use crate::record::Record;
 use crate::store::{self, Estimates, Search, Selection, Source, Store};
 
-/// Whose push may be due. A device that is away is asked for nothing.
-const PENDING: &str = "posture.configuration.state = 'pending' AND connectionState = 'Connected'";
+/// What may be due. A device that is away is asked for nothing.
+const STATES: [PushState; 3] = [PushState::Pending, PushState::Drifted, PushState::Reverted];
 /// Twins looked at at once, and the pause between two such pages: some thousand a second at most, so
 /// that a push to the whole fleet costs the store a few percent of its time.
 const PAGE: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often it is looked at least and at most; between, a tenth of the time that devices have.
+/// How often it is looked at least and at most; between, a tenth of the shorter of the times.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 
@@ -38,38 +40,49 @@ pub struct FollowUp {
     engine: Engine,
     clock: SharedClock,
     within: SignedDuration,
+    push_after: SignedDuration,
     every: Duration,
 }
 
 impl FollowUp {
-    /// With so much time for devices to answer.
+    /// With so much time for devices to answer, and so long until settings are pushed again; zero: never.
     pub fn new(
         store: Arc<dyn Store>,
         engine: Engine,
         clock: SharedClock,
         within: Duration,
+        push_after: Duration,
     ) -> FollowUp {
+        // What is longer is never over.
+        let signed = |time| SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
+        let shorter = if push_after.is_zero() {
+            within
+        } else {
+            within.min(push_after)
+        };
         FollowUp {
             store,
             engine,
             clock,
-            // What is longer is never over.
-            within: SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX),
-            every: (within / 10).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX),
+            within: signed(within),
+            push_after: signed(push_after),
+            every: (shorter / 10).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX),
         }
     }
 
     /// Runs until shutdown. A failure is said and tried again: nothing is lost by waiting.
     pub async fn run(self, shutdown: ShutdownToken) {
-        let Ok(condition) = Condition::parse_in(PENDING, Vocabulary::Query) else {
-            warn!(condition = PENDING, "a condition of our own cannot be read");
-            return;
-        };
         let looks = async {
             loop {
                 tokio::time::sleep(self.every).await;
-                if let Err(error) = self.look(&condition).await {
-                    warn!(error = chain(&error), "pending pushes cannot be read");
+                for state in STATES {
+                    if let Err(error) = self.look(state).await {
+                        warn!(
+                            error = chain(&error),
+                            state = state.as_str(),
+                            "pushes to be followed up cannot be read"
+                        );
+                    }
                 }
             }
         };
@@ -77,8 +90,16 @@ impl FollowUp {
         shutdown.run_until(looks).await;
     }
 
-    /// Looks at every push that is pending.
-    async fn look(&self, condition: &Condition) -> Result<(), store::Error> {
+    /// Looks at every push that stands so.
+    async fn look(&self, state: PushState) -> Result<(), store::Error> {
+        let condition = format!(
+            "posture.configuration.state = '{}' AND connectionState = 'Connected'",
+            state.as_str()
+        );
+        let Ok(condition) = Condition::parse_in(&condition, Vocabulary::Query) else {
+            warn!(condition, "a condition of our own cannot be read");
+            return Ok(());
+        };
         let mut after = None;
         loop {
             let search = Search {
@@ -91,7 +112,7 @@ impl FollowUp {
             };
             let page = self.store.search(search).await?;
             for record in page.records.iter().filter(|record| self.is_due(record)) {
-                self.time_out(record.key.clone()).await;
+                self.follow_up(record.key.clone()).await;
             }
             after = page.next;
             if after.is_none() {
@@ -104,28 +125,40 @@ impl FollowUp {
     /// Whether this replica is to write something about it.
     fn is_due(&self, record: &Record) -> bool {
         let partition = self.engine.partition(&record.key);
-        let agent = &record.posture.agent;
-        let configuration = &record.posture.configuration;
-        let since = configuration.awaited_since(agent.connected_at);
-        let now = self.clock.now();
-        agent.connected
-            && since.is_some_and(|since| now.duration_since(since) >= self.within)
+        record.posture.agent.connected
+            && self
+                .due_at(record)
+                .is_some_and(|due| due <= self.clock.now())
             && self.engine.logs().contains_key(&partition)
     }
 
-    async fn time_out(&self, key: IdentityKey) {
-        let within = self.within;
+    fn due_at(&self, record: &Record) -> Option<Timestamp> {
+        let configuration = &record.posture.configuration;
+        let connected_at = record.posture.agent.connected_at;
+        match configuration.awaited_since(connected_at) {
+            Some(since) => since.checked_add(self.within).ok(),
+            None if self.push_after.is_zero() => None,
+            None => configuration.push_due(self.push_after),
+        }
+    }
+
+    async fn follow_up(&self, key: IdentityKey) {
+        let (within, push_after) = (self.within, self.push_after);
         let selection = Selection::One(key.clone());
         let of = key.clone();
         let decided = self.engine.decide(selection, move |overlay, now| {
-            twins::time_out(overlay, &of, within, now)
+            if twins::time_out(overlay, &of, within, now)? {
+                return Ok(Some("timed out"));
+            }
+            let again = !push_after.is_zero() && twins::push_again(overlay, &of, push_after, now)?;
+            Ok(again.then_some("made again"))
         });
         match decided.await {
-            Ok(true) => debug!(twin = %key, "a push timed out"),
+            Ok(Some(what)) => info!(twin = %key, what, "a push was followed up"),
             // It answered, went away or was deleted meanwhile, or the partition is another's by now.
-            Ok(false) | Err(Error::NotFound(_) | Error::NotOwned { .. } | Error::Stopping) => {}
+            Ok(None) | Err(Error::NotFound(_) | Error::NotOwned { .. } | Error::Stopping) => {}
             Err(error) => {
-                warn!(twin = %key, error = chain(&error), "a push cannot be marked as timed out");
+                warn!(twin = %key, error = chain(&error), "a push cannot be followed up");
             }
         }
     }

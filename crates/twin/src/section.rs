@@ -16,6 +16,8 @@ use crate::metadata::{Mark, MetadataError, NodeMeta, Stamp};
 use crate::validate::{Judge, Violations, WriteForm, is_ignored};
 use crate::version::Version;
 
+mod repeat;
+
 /// Which section a write goes to. It decides size, path and who writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SectionKind {

@@ -240,6 +240,22 @@ impl Twin {
         })
     }
 
+    /// The same desired settings under a new version, with these properties (`name` or
+    /// `component.name`) told to the device again; none: the whole section by its number. Who wrote
+    /// what stays so.
+    pub fn repeat_desired(
+        &self,
+        properties: &[String],
+        at: Timestamp,
+    ) -> Result<TwinWrite, TwinError> {
+        let repeated = self.desired.repeat(properties, at);
+        let (desired, patch) = repeated.ok_or(TwinError::VersionsExhausted)?;
+        Ok(TwinWrite {
+            twin: self.written_by_service(self.tags.clone(), desired)?,
+            notification: Some(patch),
+        })
+    }
+
     /// The twin after a write of the service side. The counters rise once, however many sections
     /// it touched.
     fn written_by_service(&self, tags: Section, desired: Section) -> Result<Twin, TwinError> {

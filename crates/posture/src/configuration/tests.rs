@@ -243,6 +243,7 @@ fn states_are_spelled_as_in_the_document() {
         PushState::Rejected,
         PushState::TimedOut,
         PushState::Reverted,
+        PushState::Drifted,
     ] {
         assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
     }

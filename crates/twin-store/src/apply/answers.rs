@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use posture::ConfigurationState;
-use posture::configuration::{AckOutcome, Acknowledgement, Transition, micro_agent};
+use posture::configuration::{AckOutcome, Acknowledgement, PushState, Transition, micro_agent};
 use twin::Twin;
 use twin::plug_and_play::{self, Says};
 
@@ -45,7 +45,15 @@ fn hear_properties(configuration: &mut ConfigurationState, twin: &Twin, now: Tim
         };
         acknowledge(configuration, present, outcome, now);
     } else if answers.applied_through == Some(present) {
-        acknowledge(configuration, present, AckOutcome::Applied, now);
+        let differing = answers.of(|says| *says == Says::Differs);
+        let differing: Vec<String> = differing.map(|property| property.path.clone()).collect();
+        // What drifted before goes on drifting, from when it began.
+        if differing.is_empty() || configuration.state != PushState::Drifted {
+            acknowledge(configuration, present, AckOutcome::Applied, now);
+        }
+        if !differing.is_empty() {
+            configuration.drifted(differing, now);
+        }
     } else if answers
         .of(|says| *says == Says::InProgress)
         .next()
@@ -77,7 +85,6 @@ fn acknowledge(
 
 #[cfg(test)]
 mod tests {
-    use posture::configuration::PushState;
     use serde_json::{Value, json};
     use twin::{Map, Stamp, TwinPatch, Writer};
 
@@ -158,6 +165,30 @@ mod tests {
         reports.push(json!({"a": ok(2, 3)}));
         let (state, _) = after(0, &reports);
         assert_eq!((state.state, state.reason), (PushState::Applied, None));
+    }
+
+    #[test]
+    fn a_device_that_has_another_value_than_it_applied_has_drifted() {
+        let mut reports = vec![
+            json!({"a": ok(2, 3), "b": ok(1, 2)}),
+            json!({"b": ok(7, 2)}),
+        ];
+        let (state, _) = after(0, &reports);
+        assert_eq!(state.state, PushState::Drifted);
+        assert_eq!(state.drift.properties, ["b"]);
+        let since = state.drift.since;
+        // Saying it again does not begin it anew, another property is added to it.
+        reports.push(json!({"b": ok(7, 2)}));
+        reports.push(json!({"a": ok(9, 3)}));
+        let (state, _) = after(0, &reports);
+        assert_eq!(
+            (state.state, state.drift.since),
+            (PushState::Drifted, since)
+        );
+        assert_eq!(state.drift.properties, ["a", "b"]);
+        assert_eq!(state.at, since);
+        reports.push(json!({"a": ok(2, 3), "b": ok(1, 2)}));
+        assert_eq!(after(0, &reports).0.state, PushState::Applied);
     }
 
     #[test]

@@ -187,6 +187,7 @@ pub fn patch_reported(
     let configuration = &mut record.posture.configuration;
     if answers::hear(configuration, &twin, report, now) {
         changes.push(ChangeKind::ConfigurationState);
+        record.posture.recommend();
     }
     overlay.put(record, &changes, Weight::Fact, cause);
     Ok(twin.reported.version())
@@ -270,6 +271,7 @@ pub fn acknowledge(
     let mut record = overlay.get(key)?.clone();
     match record.posture.configuration.acknowledged(answer) {
         Transition::Changed => {
+            record.posture.recommend();
             let timeline = record.posture.configuration.timeline;
             let cause = Cause {
                 timeline,
@@ -320,6 +322,37 @@ pub fn time_out(
     Ok(true)
 }
 
+/// Pushes the settings again to a connected device that does not run on what it had applied, if it is time;
+/// answers whether it did.
+pub fn push_again(
+    overlay: &mut Overlay,
+    key: &IdentityKey,
+    first: SignedDuration,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let mut record = overlay.get(key)?.clone();
+    let configuration = &record.posture.configuration;
+    let due = configuration.push_due(first).is_some_and(|due| due <= now);
+    if !due || !record.posture.agent.connected {
+        return Ok(false);
+    }
+    let twin = record.twin.parse(key)?;
+    let write = twin
+        .repeat_desired(&configuration.drift.properties, now)
+        .map_err(|source| Error::twin(key, source))?;
+    record.twin = TwinText::print(&write.twin);
+    let version = write.twin.desired.version().get();
+    record.posture.configuration.pushed_again(version, now);
+    record.posture.recommend();
+    let cause = Cause {
+        cause: "drift".to_owned(),
+        ..Cause::default()
+    };
+    overlay.put(record, &[ChangeKind::Desired], Weight::Fact, &cause);
+    notify(overlay, key, &write);
+    Ok(true)
+}
+
 /// Puts an accepted write into the record, and a changed desired section on its way to the agent.
 fn set_twin(
     record: &mut Record,
@@ -336,6 +369,7 @@ fn set_twin(
             cause.timeline,
             cause.trace_parent.clone(),
         );
+        record.posture.recommend();
         changes.push(ChangeKind::Desired);
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a push that is not answered, or answered by going back.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use service_kit::units::Duration;
 use testkit::{NatsServer, wait_for};
 use wire::bus::v1 as bus_proto;
@@ -20,6 +20,78 @@ fn connected(device: &str, generation: &str) -> bus_proto::TelemetryEntry {
         content: Some(Content::Session(notice)),
         ..heartbeats(device, generation, [])
     }
+}
+
+/// A device of IoT Plug and Play says what it has.
+async fn report(service: &Service, value: i64, version: u64) {
+    let speed = json!({"speed": {"value": value, "ac": 200, "av": version}});
+    let request = proto::PatchReportedRequest {
+        name: MODULE.to_owned(),
+        patch_json: speed.to_string(),
+        ..Default::default()
+    };
+    let answer = service.device_twins().patch_reported(request).await;
+    answer.expect("it is taken");
+}
+
+async fn configuration(service: &Service) -> Value {
+    service.posture(MODULE).await["configuration"].clone()
+}
+
+#[tokio::test]
+async fn what_a_device_changed_is_pushed_again_a_few_times_and_then_recommended() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start_with(twin_store::Config {
+        drift_push_after: Duration::millis(20),
+        ..config(&nats, folder.path())
+    })
+    .await;
+    service.create("d").await;
+    let generation = service.module_generation("d").await;
+    publish(&connect(&nats).await, vec![connected("d", &generation)]).await;
+    let mut version = service
+        .desire(MODULE, r#"{"speed":5}"#)
+        .await
+        .desired_version;
+    report(&service, 5, version).await;
+    assert_eq!(configuration(&service).await["state"], "applied");
+    let metadata = service.twin(MODULE).await.desired_metadata_json;
+    let writer = |metadata: &str| {
+        let metadata: Value = serde_json::from_str(metadata).expect("JSON");
+        metadata["speed"]["$lastUpdatedBy"].clone()
+    };
+
+    for pushes in 1..=3 {
+        report(&service, 9, version).await;
+        // The wait grows from 20 ms to 720 ms.
+        let pushed = wait_for("the settings to be pushed again", SOON, async || {
+            let state = configuration(&service).await;
+            (state["state"] == "pending").then_some(state)
+        })
+        .await;
+        assert_eq!(pushed["desiredVersion"], version + 1);
+        assert_eq!(pushed["drift"]["pushes"], pushes);
+        version += 1;
+        let twin = service.twin(MODULE).await;
+        assert_eq!(twin.desired_json, r#"{"speed":5}"#);
+        assert_eq!(writer(&twin.desired_metadata_json), writer(&metadata));
+        report(&service, 5, version).await;
+        assert_eq!(configuration(&service).await["state"], "applied");
+    }
+    // Not a fourth time: somebody is to look.
+    report(&service, 9, version).await;
+    let posture = service.posture(MODULE).await;
+    assert_eq!(posture["configuration"]["state"], "drifted");
+    assert_eq!(posture["recommendations"][0]["id"], "configuration-drift");
+    let asked = "EXISTS(r IN posture.recommendations WHERE r.id = 'configuration-drift')";
+    assert_eq!(found(&service, asked).await, [MODULE]);
+    // Once it is as it should be, there is nothing to recommend.
+    report(&service, 5, version).await;
+    let posture = service.posture(MODULE).await;
+    assert_eq!(posture["configuration"]["state"], "applied");
+    assert!(posture["recommendations"].is_null(), "{posture}");
+    service.stop().await;
 }
 
 async fn found(service: &Service, filter: &str) -> Vec<String> {
