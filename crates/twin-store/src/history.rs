@@ -364,6 +364,7 @@ fn posture_changes(before: &Record, after: &Record) -> Result<(Value, Value), Da
         agent => "agent",
         delivery => "delivery",
         configuration => "configuration",
+        recommendations => "recommendations",
         event_count => "eventCount",
         events_by_kind => "eventsByKind",
         system => "system",

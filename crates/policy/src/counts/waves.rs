@@ -83,10 +83,12 @@ impl NumbersInWave {
             return None;
         }
         match active.verdict(twin) {
-            Verdict::Applies | Verdict::HeldBack => {}
+            Verdict::Applies | Verdict::HeldBack | Verdict::Closed => {}
             Verdict::OtherScope
             | Verdict::NotTargeted
             | Verdict::NotWhen
+            | Verdict::Incomplete
+            | Verdict::Expired
             | Verdict::Undecided(_) => return None,
         }
         let tally = Arc::clone(waves.get(course.wave_of(twin)?)?);
