@@ -6,7 +6,9 @@ use wire::twin::v1 as proto;
 use super::*;
 use crate::configuration_doc::{ConfigurationId, ConfigurationSpec};
 use crate::evaluate::{Decision, PolicySet, decide};
+use crate::explain::{Reason, explain};
 use crate::policy_doc::{Policy, PolicySpec, Scope};
+use crate::preview::forecast;
 use crate::store::StoredConfiguration;
 
 fn object(value: Value) -> Map {
@@ -213,4 +215,34 @@ fn content_that_sets_nothing_or_is_for_the_edge_is_not_carried_out() {
         own[0].message.contains("switch itself on and off"),
         "{own:?}"
     );
+}
+
+#[test]
+fn explanations_and_previews_name_configurations() {
+    let content = json!({"deviceContent": {"properties.desired.x": 2}});
+    let configured = || configuration("c", 2, 2, content.clone());
+    let low = PolicySet::new([policy("p", 1, 1, json!({"x": 1})), configured()]);
+    let twin = device("here", json!({}), &low);
+    let told = explain(&low, &twin, Timestamp::UNIX_EPOCH);
+    assert_eq!(told.leaves[0].writer.to_string(), "configuration:c");
+    let lost = &told.leaves[0].overruled[0];
+    assert_eq!((&*lost.policy_id, lost.reason), ("p", Reason::Priority));
+    assert_eq!(
+        told.policies[0].active.policy.id().as_str(),
+        "configuration:c"
+    );
+
+    let draft = policy("p", 3, 1, json!({"x": 1}));
+    let id = draft.policy.id().clone();
+    let high = low.with(draft);
+    let foreseen = forecast(&high, &id, &twin, Timestamp::UNIX_EPOCH);
+    let [change] = &foreseen.changes[..] else {
+        panic!("one leaf changes: {foreseen:?}");
+    };
+    let writer = |side: &Option<(Value, Writer)>| side.as_ref().map(|(_, by)| by.to_string());
+    assert_eq!(writer(&change.old).as_deref(), Some("configuration:c"));
+    assert_eq!(writer(&change.new).as_deref(), Some("policy:p@2"));
+    let twin = device("here", json!({}), &high);
+    let told = explain(&high, &twin, Timestamp::UNIX_EPOCH);
+    assert_eq!(told.leaves[0].overruled[0].policy_id, "configuration:c");
 }
