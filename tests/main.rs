@@ -23,6 +23,7 @@ mod odd_packets;
 mod odd_requests;
 mod offline_agent;
 mod one_trace;
+mod oscillation;
 mod policy_counts;
 mod provisioning;
 mod replicas;

@@ -201,7 +201,7 @@ pub(crate) fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
 }
 
 /// Puts a leaf into its place. Leaves of one section never lie within each other.
-fn put(object: &mut Map, path: &[String], value: Value) {
+pub(crate) fn put(object: &mut Map, path: &[String], value: Value) {
     match path {
         [] => {}
         [key] => {

@@ -17,6 +17,7 @@ use tracing::debug;
 use twin::PartitionCount;
 use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::freeze_service_server::FreezeServiceServer;
+use wire::policy::v1::guard_service_server::GuardServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
@@ -28,7 +29,8 @@ use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
 use crate::edges::Edges;
 use crate::error::Error;
-use crate::grpc::{ConfigurationApi, Explainer, FreezeApi, PolicyApi, RolloutApi};
+use crate::grpc::{ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, RolloutApi};
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
@@ -151,7 +153,11 @@ impl App {
             policies.clone(),
             twins.clone(),
             rejects.clone(),
-            (undecided.clone(), incomplete.clone()),
+            (
+                undecided.clone(),
+                incomplete.clone(),
+                Guard::new(self.config.guard()),
+            ),
             self.clock.clone(),
             metrics.clone(),
             stop.clone(),
@@ -226,6 +232,7 @@ impl App {
             counts.clone(),
             self.clock.clone(),
         ));
+        let guard_api = GuardServiceServer::new(GuardApi::new(policies.clone()));
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
@@ -264,7 +271,14 @@ impl App {
             metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);
-        let grpc = service_kit::add_services!(grpc, api, configurations, rollout_api, freeze_api);
+        let grpc = service_kit::add_services!(
+            grpc,
+            api,
+            configurations,
+            rollout_api,
+            freeze_api,
+            guard_api
+        );
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);
         self.admin

@@ -11,9 +11,10 @@ use futures::StreamExt;
 use service_kit::backoff::{Attempt, Policy, retry};
 use service_kit::shutdown::ShutdownToken;
 use tracing::info;
-use twin::Partition;
+use twin::{IdentityKey, Partition};
 
 use crate::gather::{Candidate, gather};
+use crate::lean::Glance;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::positions::Positions;
@@ -61,6 +62,11 @@ impl Batches {
                 return false;
             }
         }
+        for twin in gathered.gone {
+            if !self.forget(&twin).await {
+                return false;
+            }
+        }
         if let Some(restored) = gathered.restored
             && !self.look_at_all(partition, restored).await
         {
@@ -81,16 +87,20 @@ impl Batches {
     /// Looks at one changed twin; false if it must be looked at again after a stop.
     async fn evaluate(&self, candidate: Candidate) -> bool {
         let twin = &candidate.twin;
-        let concerned = match wire::names::identity_from_ids(&twin.device_id, &twin.module_id) {
-            Ok(key) => self
-                .policies
-                .set()
-                .is_concerned(scope_of(&key), candidate.changed),
+        let set = self.policies.set();
+        let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id);
+        let concerned = match &key {
+            Ok(key) => set.is_concerned(scope_of(key), candidate.changed),
             // Parsing below says what is wrong with it.
             Err(_) => true,
         };
         if !concerned {
             self.metrics.count("skipped");
+            return true;
+        }
+        // Of what nobody knew before, the whole decision says that it is known now.
+        let is_sure = key.is_ok_and(|key| !self.writer.is_unsure_of(&key));
+        if is_sure && self.is_settled(set.glance(twin, candidate.changed)) {
             return true;
         }
         let traceparent = Some(candidate.traceparent).filter(|text| !text.is_empty());
@@ -108,6 +118,9 @@ impl Batches {
                 return self.rejects.put(rejected).await;
             }
         };
+        if is_sure && self.is_settled(set.look(&twin, candidate.changed)) {
+            return true;
+        }
         let work = Work {
             twin,
             timeline: candidate.timeline,
@@ -125,6 +138,28 @@ impl Batches {
             }
             Effect::Stopped => false,
         }
+    }
+
+    /// A twin is gone: what was frozen of it is not of the one that may be created again. False if the
+    /// service stopped before that was noted.
+    async fn forget(&self, twin: &IdentityKey) -> bool {
+        if self.policies.set().frozen().of(twin).is_empty() {
+            return true;
+        }
+        self.persist("forget frozen paths", || async {
+            self.policies.thaw(twin.clone(), None).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Counts a short look; true if there is nothing to do.
+    fn is_settled(&self, glance: Glance) -> bool {
+        let judged = u64::try_from(glance.judged).unwrap_or(u64::MAX);
+        self.metrics.judged.inc_by(judged);
+        if glance.settled {
+            self.metrics.count(Effect::Held.as_str());
+        }
+        glance.settled
     }
 
     /// Notes that changes were missed, durably, before anything behind them is read.

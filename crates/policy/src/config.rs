@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use bus::{BusConfig, NatsSettings, Replicas};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use service_kit::auth::AuthConfig;
 use service_kit::client::ServiceAddress;
@@ -14,6 +15,8 @@ use service_kit::server::{ConnectionLimits, GrpcConfig};
 use service_kit::tls::ListenerTls;
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
+
+use crate::guard::Limit;
 
 /// Upper bound of `writes_in_flight`: beyond it one partition alone could fill twin-store's queue.
 const WRITES_IN_FLIGHT_MAX: u16 = 256;
@@ -63,6 +66,12 @@ pub struct Config {
     /// measured); with more of them under policies there are no counts, and everything else goes on.
     /// Default 1000000.
     pub counted_twins_max: u32,
+    /// A leaf of a twin that policies write again and again as it was before, more often than this
+    /// within `guard_window`, is frozen: they leave it alone until it is thawed. 0: never. Default 10:
+    /// people who try things do not come to it, and writers that undo each other do within a second.
+    pub guard_returns_max: u16,
+    /// See `guard_returns_max`. Default 10m.
+    pub guard_window: Duration,
     /// How long a stop may take before what is left is dropped (it is then evaluated again).
     /// Default 10s.
     pub drain_within: Duration,
@@ -87,6 +96,8 @@ impl Default for Config {
             partitions: PartitionCount::DEFAULT.get(),
             writes_in_flight: 16,
             counted_twins_max: 1_000_000,
+            guard_returns_max: 10,
+            guard_window: Duration::secs(10 * 60),
             drain_within: Duration::secs(10),
         }
     }
@@ -116,6 +127,8 @@ impl Validate for Config {
         );
         let bound = self.rejects_stream_bytes.get() > 0;
         problems.require(bound, "rejects_stream_bytes", "must be more than nothing");
+        let window = !self.guard_window.is_zero();
+        problems.require(window, "guard_window", "must be longer than nothing");
         let patient = !self.drain_within.is_zero();
         problems.require(patient, "drain_within", "must be longer than nothing");
     }
@@ -131,6 +144,15 @@ impl Config {
             auth: self.auth.clone(),
             allow_insecure: self.allow_insecure,
             ..GrpcConfig::on(self.listen)
+        }
+    }
+
+    /// When a leaf goes back and forth too often.
+    pub(crate) fn guard(&self) -> Limit {
+        Limit {
+            returns: self.guard_returns_max,
+            window: SignedDuration::try_from(self.guard_window.get())
+                .unwrap_or(SignedDuration::MAX),
         }
     }
 

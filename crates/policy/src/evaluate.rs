@@ -16,6 +16,7 @@ use crate::active::kept;
 pub(crate) use crate::active::{ActivePolicy, Part, Side, Stage, Verdict};
 use crate::configured;
 pub(crate) use crate::interest::Interest;
+use crate::keep::FrozenSet;
 use crate::policy_doc::Scope;
 use crate::schedule::Gate;
 use crate::twin_document::TwinDocument;
@@ -42,12 +43,14 @@ pub(crate) struct Wanted {
 pub(crate) struct PolicySet {
     devices: ScopeSet,
     modules: ScopeSet,
+    frozen: FrozenSet,
 }
 
 #[derive(Debug, Clone, Default)]
 struct ScopeSet {
     policies: Vec<Arc<ActivePolicy>>,
-    looks_at: Interest,
+    /// What each of them looks at.
+    looks_at: Vec<Interest>,
 }
 
 impl PolicySet {
@@ -59,15 +62,27 @@ impl PolicySet {
                 Scope::Devices => &mut set.devices,
                 Scope::Modules => &mut set.modules,
             };
-            scope.looks_at = scope.looks_at.with(Interest::of(&active));
             scope.policies.push(Arc::new(active));
         }
         for scope in [&mut set.devices, &mut set.modules] {
             scope.policies.sort_by_key(|active| {
                 std::cmp::Reverse((active.policy.priority(), active.created_order))
             });
+            let looks_at = scope.policies.iter().map(|active| Interest::of(active));
+            scope.looks_at = looks_at.collect();
         }
         set
+    }
+
+    /// The set that leaves these paths alone.
+    #[must_use]
+    pub(crate) fn with_frozen(self, frozen: FrozenSet) -> PolicySet {
+        PolicySet { frozen, ..self }
+    }
+
+    /// The paths that it leaves alone.
+    pub(crate) fn frozen(&self) -> &FrozenSet {
+        &self.frozen
     }
 
     /// How many policies there are, without configurations; one that is being rolled out is one.
@@ -88,7 +103,33 @@ impl PolicySet {
     pub(crate) fn is_concerned(&self, scope: Scope, changed: Interest) -> bool {
         // A new twin has never been looked at, and a change of desired may have undone (or be)
         // what policies set; no condition is needed for that.
-        changed.created || changed.desired || self.scope(scope).looks_at.meets(changed)
+        changed.created || changed.desired || {
+            let mut looks_at = self.scope(scope).looks_at.iter();
+            looks_at.any(|one| one.meets(changed))
+        }
+    }
+
+    /// The policies that look at any of these parts of a twin.
+    pub(crate) fn concerned(
+        &self,
+        scope: Scope,
+        changed: Interest,
+    ) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        let scope = self.scope(scope);
+        let both = scope.policies.iter().zip(&scope.looks_at);
+        both.filter_map(move |(active, looks_at)| looks_at.meets(changed).then_some(active))
+    }
+
+    /// The policies that look at nothing that can change.
+    pub(crate) fn indifferent(&self, scope: Scope) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        let scope = self.scope(scope);
+        let both = scope.policies.iter().zip(&scope.looks_at);
+        both.filter_map(|(active, one)| (!one.meets(Interest::ALL)).then_some(active))
+    }
+
+    /// How many revisions are in force for twins of this kind.
+    pub(crate) fn count(&self, scope: Scope) -> usize {
+        self.scope(scope).policies.len()
     }
 
     /// The policies that apply to a twin, in the order of precedence.
@@ -127,6 +168,8 @@ impl PolicySet {
                 | Verdict::HeldBack => {}
             }
         }
+        self.frozen
+            .hold(twin.key(), twin.desired(), &mut wanted.writes);
         wanted
     }
 
@@ -150,7 +193,8 @@ impl PolicySet {
         let others = self.policies();
         let others = others.filter(|other| other.policy.id() != active.policy.id());
         let others: Vec<ActivePolicy> = others.map(|other| (**other).clone()).collect();
-        PolicySet::new(others.into_iter().chain([active]))
+        let frozen = self.frozen.without(active.policy.id().as_str());
+        PolicySet::new(others.into_iter().chain([active])).with_frozen(frozen)
     }
 
     /// What must hold of a twin that a decision may find something to do on, in the query language:
@@ -249,8 +293,11 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
     let decision = match outcome {
         Err(violations) => Decision::Breaks(violations),
         Ok(outcome) => match outcome.change {
-            PolicyChange::Unchanged => Decision::Holds,
-            PolicyChange::Changed { .. } => Decision::Write(wanted.writes),
+            PolicyChange::Unchanged if policies.frozen.is_told(twin) => Decision::Holds,
+            // Also if all holds, but what is frozen of it is not said there yet, or still is.
+            PolicyChange::Unchanged | PolicyChange::Changed { .. } => {
+                Decision::Write(wanted.writes)
+            }
         },
     };
     Decided {

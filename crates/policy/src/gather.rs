@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use bus::Sequence;
 use bytes::Bytes;
 use prost::Message as _;
+use twin::IdentityKey;
 use wire::bus::v1::{TwinChange, TwinChanges};
 use wire::twin::v1::{Change, Timeline, Twin};
 
@@ -35,6 +36,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Gathered {
     /// Each twin once, in the order of their first changes.
     pub candidates: Vec<Candidate>,
+    /// Twins that are gone; some may be there again.
+    pub gone: Vec<IdentityKey>,
     /// Messages that cannot be used.
     pub rejected: Vec<Rejected>,
     /// The message that last told that the store was restored from a backup: every twin is to be
@@ -50,6 +53,7 @@ pub(crate) fn gather<'a>(
     let mut found = Vec::<Option<Candidate>>::new();
     let mut places = HashMap::<String, usize>::new();
     let mut rejected = Vec::new();
+    let mut gone = Vec::new();
     let mut restored = None;
     for (sequence, payload) in messages {
         let source = format!("{stream}/{sequence}");
@@ -74,6 +78,13 @@ pub(crate) fn gather<'a>(
             }
             let source = format!("{source}/{index}");
             let deleted = change.deleted;
+            if let Some(twin) = change.twin.as_ref().filter(|_| deleted) {
+                // One without a name that can be read was never frozen.
+                gone.extend(wire::names::identity_from_ids(
+                    &twin.device_id,
+                    &twin.module_id,
+                ));
+            }
             let Some((name, candidate)) = candidate(change, source.clone()) else {
                 rejected.push(Rejected {
                     id: source.clone(),
@@ -101,6 +112,7 @@ pub(crate) fn gather<'a>(
     }
     Gathered {
         candidates: found.into_iter().flatten().collect(),
+        gone,
         rejected,
         restored,
     }

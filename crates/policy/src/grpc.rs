@@ -25,6 +25,7 @@ mod configurations;
 mod error;
 mod explain;
 mod freezes;
+mod frozen;
 mod revisions;
 mod rollouts;
 
@@ -32,6 +33,7 @@ pub(crate) use configurations::ConfigurationApi;
 use error::Error;
 pub(crate) use explain::Explainer;
 pub(crate) use freezes::FreezeApi;
+pub(crate) use frozen::GuardApi;
 pub(crate) use rollouts::RolloutApi;
 
 const PAGE_SIZE_DEFAULT: usize = 100;

@@ -12,9 +12,9 @@
 //! keeps it. The rule of what a policy may overwrite lives in `twin::settings`; here it is only asked.
 //!
 //! Reading order: `policy_doc` (what a policy is) → `content_diff` (how two differ) → `file` and `resource` (how people and programs
-//! write one) → `evaluate` (the decision, pure), `explain` and `preview` (what it says of a twin and of a
+//! write one) → `evaluate` (the decision, pure), `keep` (what stays as it is), `lean` (the short way to nothing to do), `explain` and `preview` (what it says of a twin and of a
 //! draft) → `store` → `policies` (the present set) → `writer`
-//! (one decision carried out) → `gather`, `batches` and `consumer` (on change) and `sweep` (everything, in the
+//! (one decision carried out), `guard` (leaves that go back and forth) → `gather`, `batches` and `consumer` (on change) and `sweep` (everything, in the
 //! background); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
 //! forward) → `grpc` → `app`.
 
@@ -32,6 +32,8 @@ mod configured;
 mod evaluate;
 mod explain;
 mod interest;
+mod keep;
+mod lean;
 mod preview;
 mod standing;
 mod twin_document;
@@ -54,6 +56,7 @@ mod writer;
 mod batches;
 mod consumer;
 mod gather;
+mod guard;
 mod positions;
 mod sweep;
 

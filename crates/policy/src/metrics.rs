@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     pub messages: Counter,
     /// Twins by what came of their evaluation.
     pub evaluations: Family<ResultLabel, Counter>,
+    /// Policies that were judged, over all changes and sweeps.
+    pub judged: Counter,
     /// Policies of which it was not known whether they apply, over all evaluations.
     pub undecided: Counter,
     /// Decisions made again because the twin changed in between.
@@ -67,6 +69,7 @@ impl Metrics {
         Metrics {
             messages: scope.counter("messages", "Messages of twin changes read"),
             evaluations: scope.counters("evaluations", "Changed twins by what came of them"),
+            judged: scope.counter("judged", "Policies judged on twins"),
             undecided: scope.counter(
                 "undecided",
                 "Conditions of policies that took more steps than a twin may take",

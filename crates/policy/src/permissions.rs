@@ -36,6 +36,11 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesRead,
     ),
     (
+        "/twinward.policy.v1.GuardService/ListFrozenPaths",
+        PoliciesRead,
+    ),
+    ("/twinward.policy.v1.GuardService/ThawPaths", PoliciesWrite),
+    (
         "/twinward.policy.v1.RolloutService/GetRollout",
         PoliciesRead,
     ),

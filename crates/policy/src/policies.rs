@@ -12,9 +12,11 @@ use bus::Sequence;
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
 use tokio::sync::{Notify, watch};
+use twin::Writer;
 
 use crate::configuration_doc::ConfigurationId;
 use crate::evaluate::{ActivePolicy, PolicySet};
+use crate::keep::FrozenSet;
 use crate::policy_doc::{Labels, Policy, PolicyId};
 use crate::rollout::{Refusal, Rollout};
 use crate::schedule::Gate;
@@ -27,12 +29,14 @@ use crate::store::{
 mod hours;
 
 pub(crate) use hours::Opening;
+mod frozen;
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
 struct Present {
     by_id: BTreeMap<PolicyId, StoredPolicy>,
     configurations: BTreeMap<ConfigurationId, StoredConfiguration>,
+    frozen: FrozenSet,
     set: Arc<PolicySet>,
     /// In the order of their numbers.
     freezes: Vec<StoredFreeze>,
@@ -54,6 +58,7 @@ impl Present {
         let mut present = Present {
             by_id,
             configurations: configurations.map(|one| (one.id.clone(), one)).collect(),
+            frozen: contents.frozen.clone(),
             freezes: contents.freezes.clone(),
             ..Present::default()
         };
@@ -74,7 +79,8 @@ impl Present {
             let gate = gate.cloned().unwrap_or_default();
             Some(ActivePolicy { gate, ..active })
         });
-        self.set = Arc::new(PolicySet::new(in_force.chain(configurations)));
+        let set = PolicySet::new(in_force.chain(configurations));
+        self.set = Arc::new(set.with_frozen(self.frozen.clone()));
     }
 }
 
@@ -186,6 +192,10 @@ impl Policies {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
             this.present.send_modify(|present| {
+                // Only another revision that acts on twins thaws: as the store has it.
+                if stored.effective_revision == stored.revision {
+                    present.frozen = present.frozen.without(stored.policy.id().as_str());
+                }
                 present
                     .by_id
                     .insert(stored.policy.id().clone(), stored.clone());
@@ -227,6 +237,7 @@ impl Policies {
         let out_of_force = move |sweep: SweepNumber| {
             this.present.send_modify(|present| {
                 present.by_id.remove(&gone);
+                present.frozen = present.frozen.without(gone.as_str());
                 present.index(this.clock.now());
             });
             this.raise(sweep);
@@ -252,6 +263,12 @@ impl Policies {
                     .by_id
                     .insert(stored.policy.id().clone(), stored.clone());
                 let changed = before.as_ref() != Some(stored);
+                let in_force = |one: &StoredPolicy| {
+                    one.rollout.as_ref().map(|stored| stored.rollout.in_force())
+                };
+                if before.as_ref().map(in_force) != Some(in_force(stored)) {
+                    present.frozen = present.frozen.without(stored.policy.id().as_str());
+                }
                 if changed {
                     present.index(this.clock.now());
                 }
@@ -313,6 +330,10 @@ impl Policies {
         let this = self.clone();
         move |change| {
             this.present.send_modify(|present| {
+                if change.sweep.is_some() {
+                    let name = format!("{}{}", Writer::CONFIGURATION, change.id);
+                    present.frozen = present.frozen.without(&name);
+                }
                 match change.now {
                     Some(now) => present.configurations.insert(change.id, now),
                     None => present.configurations.remove(&change.id),

@@ -2,7 +2,7 @@
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
 //! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `freezes` by number, `positions` by partition, one row of `state` with the order
-//! of creation and the numbers of the sweeps that are wanted and done, and `audit_entries` that are
+//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
 //! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
@@ -24,6 +24,7 @@ use bus::Sequence;
 use jiff::Timestamp;
 
 use crate::evaluate::{ActivePolicy, Side, Stage};
+use crate::keep::FrozenSet;
 use crate::policy_doc::{Policy, PolicyId};
 use crate::schedule::Gate;
 
@@ -32,6 +33,7 @@ mod configurations;
 mod content;
 mod error;
 mod freezes;
+mod frozen;
 mod revisions;
 mod rollouts;
 mod row;
@@ -180,6 +182,8 @@ pub(crate) struct Contents {
     pub positions: BTreeMap<u16, Sequence>,
     /// Sweeps.
     pub sweep: SweepState,
+    /// Paths that policies leave alone.
+    pub frozen: FrozenSet,
 }
 
 /// What applying a policy did.

@@ -90,6 +90,12 @@ impl TwinDocument {
         state.unwrap_or_default()
     }
 
+    /// Whether it says of any path that it is frozen.
+    pub(crate) fn tells_of_frozen(&self) -> bool {
+        let configuration = self.posture.get("configuration");
+        configuration.is_some_and(|stored| stored.get("frozen").is_some())
+    }
+
     /// Whether a session of the device is open.
     pub(crate) fn is_connected(&self) -> bool {
         let agent = self.posture.get("agent");

@@ -16,14 +16,18 @@ use tracing::{debug, warn};
 use wire::registry::v1::RecordAuditEntryRequest;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
+use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{
-    ApplyPolicySettingsRequest, ApplyPolicySettingsResponse, GetTwinRequest, ListTwinsRequest,
-    ListTwinsResponse, Twin,
+    ApplyPolicySettingsRequest, ApplyPolicySettingsResponse, Change, GetTwinRequest,
+    ListTwinRevisionsRequest, ListTwinsRequest, ListTwinsResponse, Twin,
 };
 
 /// A page of twins: a hundred of the largest that may be.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Revisions of a twin in which the writers of a path are looked for.
+const REVISIONS_LATELY: i32 = 30;
 
 /// While twin-store is away, however long: seldom enough not to bury it when it returns, often
 /// enough that nobody waits for a policy longer than it takes to look at a log.
@@ -106,6 +110,7 @@ pub(crate) struct TwinStore {
     policy: PolicyTwinServiceClient<Connection>,
     twins: TwinServiceClient<Connection>,
     audit: AuditServiceClient<Connection>,
+    history: TwinHistoryServiceClient<Connection>,
     health: Component,
     shutdown: ShutdownToken,
 }
@@ -121,6 +126,7 @@ impl TwinStore {
         Ok(TwinStore {
             policy: PolicyTwinServiceClient::new(connection.clone()),
             audit: AuditServiceClient::new(connection.clone()),
+            history: TwinHistoryServiceClient::new(connection.clone()),
             twins: TwinServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX),
             health,
             shutdown,
@@ -201,6 +207,19 @@ impl TwinStore {
             async move { client.list_twins(request).await }
         })
         .await
+    }
+
+    /// Who wrote the desired section of a twin lately, the last first.
+    pub(crate) async fn writers_lately(&self, name: &str) -> Result<Vec<String>, Status> {
+        let request = ListTwinRevisionsRequest {
+            name: name.to_owned(),
+            page_size: REVISIONS_LATELY,
+            changes: vec![Change::Desired.into()],
+            ..ListTwinRevisionsRequest::default()
+        };
+        let answer = self.history.clone().list_twin_revisions(request).await?;
+        let revisions = answer.into_inner().revisions.into_iter();
+        Ok(revisions.map(|one| one.actor).collect())
     }
 
     /// Adds an entry to the audit log, once however often it is tried.

@@ -87,6 +87,12 @@ impl Undecided {
         self.0.any.store(!known.is_empty(), Ordering::Relaxed);
     }
 
+    /// Whether there is anything to tell of a twin.
+    pub(crate) fn knows(&self, twin: &IdentityKey) -> bool {
+        let is_any = self.0.any.load(Ordering::Relaxed);
+        is_any && self.known().values().any(|one| one.twins.contains(twin))
+    }
+
     /// What there is to tell of a policy under this revision.
     pub(crate) fn of(&self, id: &PolicyId, revision: u64) -> Told {
         let known = self.known();

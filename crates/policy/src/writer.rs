@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use posture::FrozenPath;
 use serde_json::Value;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::clock::SharedClock;
+use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::trace;
-use tracing::{Instrument, debug, field};
-use twin::PolicyWrite;
+use tracing::{Instrument, debug, field, warn};
+use twin::{IdentityKey, PolicyChange, PolicyWrite};
 use wire::names::identity_name;
 use wire::time::to_wire;
-use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
+use wire::twin::v1::{ApplyPolicySettingsRequest, FrozenSetting, PolicySettings, Timeline};
 
 use crate::evaluate::{Decided, Decision, Part, decide};
+use crate::guard::Guard;
+use crate::keep::Frozen;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
@@ -33,6 +37,9 @@ const CONFLICTS: Policy = Policy {
     cap: Duration::from_millis(200),
     budget: Some(8),
 };
+
+/// Writers beside policies that are named of a path that went back and forth.
+const OTHERS_MAX: usize = 3;
 
 /// A twin to look at.
 #[derive(Debug, Clone)]
@@ -87,6 +94,7 @@ pub(crate) struct Writer {
     rejects: Rejects,
     undecided: Undecided,
     incomplete: Undecided,
+    guard: Guard,
     clock: SharedClock,
     metrics: Metrics,
     shutdown: ShutdownToken,
@@ -98,7 +106,7 @@ impl Writer {
         policies: Policies,
         twins: TwinStore,
         rejects: Rejects,
-        (undecided, incomplete): (Undecided, Undecided),
+        (undecided, incomplete, guard): (Undecided, Undecided, Guard),
         clock: SharedClock,
         metrics: Metrics,
         shutdown: ShutdownToken,
@@ -109,6 +117,7 @@ impl Writer {
             rejects,
             undecided,
             incomplete,
+            guard,
             clock,
             metrics,
             shutdown,
@@ -157,6 +166,10 @@ impl Writer {
                     let reason = Reason::SettingsBreakLimit;
                     return self.reject(&twin, reason, message).await;
                 }
+                (Ok(Effect::Changed), Decision::Write(writes)) => {
+                    self.watch(&twin, &writes, decided_at).await;
+                    return Effect::Changed;
+                }
                 (Ok(effect), Decision::Holds | Decision::Write(_)) => return effect,
                 (Err(Failure::Conflict), _) => {}
                 (Err(failure), _) => return self.give_up(&twin, failure).await,
@@ -189,8 +202,17 @@ impl Writer {
         }
     }
 
+    /// Whether a policy was undecided on a twin, or could not be filled in for it, when that was last
+    /// decided on.
+    pub(crate) fn is_unsure_of(&self, twin: &IdentityKey) -> bool {
+        self.undecided.knows(twin) || self.incomplete.knows(twin)
+    }
+
     fn decide(&self, twin: &TwinDocument) -> Decided {
-        let decided = decide(&self.policies.set(), twin, self.clock.now());
+        let set = self.policies.set();
+        let judged = u64::try_from(set.count(twin.scope())).unwrap_or(u64::MAX);
+        self.metrics.judged.inc_by(judged);
+        let decided = decide(&set, twin, self.clock.now());
         let found = u64::try_from(decided.undecided.len()).unwrap_or(u64::MAX);
         self.metrics.undecided.inc_by(found);
         self.undecided.note(twin.key(), &decided.undecided);
@@ -221,6 +243,7 @@ impl Writer {
             policies: writes.into_iter().flatten().map(settings).collect(),
             configurations: wire::configurations::to_wire(&decided.configurations),
             keep_settings: writes.is_none(),
+            frozen: self.frozen(twin),
             timeline: Some(Timeline {
                 decide_time: Some(to_wire(decided_at)),
                 ..*timeline
@@ -250,6 +273,66 @@ impl Writer {
             "settings of policies written"
         );
         Ok(Effect::Changed)
+    }
+
+    /// The paths that are left alone, for the twin to tell of.
+    fn frozen(&self, twin: &TwinDocument) -> Vec<FrozenSetting> {
+        let told = self.policies.set().frozen().told(twin.key()).into_iter();
+        let setting = |one: FrozenPath| FrozenSetting {
+            path: one.path,
+            writers: one.writers,
+            freeze_time: Some(to_wire(one.at)),
+        };
+        told.map(setting).collect()
+    }
+
+    /// Freezes what went back and forth. That it is, the twin is told by the decision on the change
+    /// that was just written.
+    async fn watch(&self, twin: &TwinDocument, writes: &[PolicyWrite], at: Timestamp) {
+        let outcome = twin::apply_policy_settings(twin.desired(), writes, at);
+        let Ok(PolicyChange::Changed { section, .. }) = outcome.map(|outcome| outcome.change)
+        else {
+            return;
+        };
+        let found = self.guard.note(twin.key(), twin.desired(), &section, at);
+        if found.is_empty() {
+            return;
+        }
+        let mut paths = Vec::with_capacity(found.len());
+        for one in found {
+            let mut fighters = one.writers;
+            if one.others || fighters.len() < 2 {
+                fighters.extend(self.others(twin).await);
+            }
+            warn!(
+                twin = %twin.key(),
+                path = one.path.join("."),
+                writers = fighters.join(", "),
+                "a setting goes back and forth; no policy writes it any more"
+            );
+            paths.push(Frozen {
+                path: one.path,
+                writers: fighters,
+                at,
+            });
+        }
+        if let Err(error) = self.policies.freeze(twin.key().clone(), paths).await {
+            warn!(twin = %twin.key(), error = chain(&error), "a path cannot be frozen");
+        }
+    }
+
+    /// Who else wrote the desired section of a twin lately.
+    async fn others(&self, twin: &TwinDocument) -> Vec<String> {
+        let name = identity_name(twin.key());
+        let mut others = Vec::new();
+        // The name is for people; without it the path is frozen all the same.
+        for actor in self.twins.writers_lately(&name).await.unwrap_or_default() {
+            if !actor.starts_with("policy:") && !others.contains(&actor) {
+                others.push(actor);
+            }
+        }
+        others.truncate(OTHERS_MAX);
+        others
     }
 
     /// From the fold of what started the loop to the decision, if it was an event.

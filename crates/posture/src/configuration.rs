@@ -81,6 +81,19 @@ pub struct Timeline {
     pub acknowledged_at: Option<Timestamp>,
 }
 
+/// A path of the desired section that policies leave alone, because it went back and forth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrozenPath {
+    /// Its keys, divided by dots.
+    pub path: String,
+    /// Who wrote there in turns.
+    pub writers: Vec<String>,
+    /// Since when.
+    #[serde(with = "time")]
+    pub at: Timestamp,
+}
+
 /// Where the push of a configuration stands; part of a posture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -107,6 +120,9 @@ pub struct ConfigurationState {
     /// When the state last changed.
     #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// Paths that policies leave alone, because they went back and forth.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<FrozenPath>,
     /// When each hop was, for `desired_version`.
     pub timeline: Timeline,
     /// W3C `traceparent` of the change that made `desired_version`.
@@ -185,6 +201,7 @@ impl ConfigurationState {
             invalid_fields: Vec::new(),
             drift: Drift::default(),
             at: Some(at),
+            frozen: std::mem::take(&mut self.frozen),
             timeline: Timeline {
                 committed_at: Some(at),
                 // Hops after the commit cannot have been yet, whatever the caller copied.

@@ -19,7 +19,7 @@ pub mod posture;
 pub mod time;
 
 pub use crate::agent_config::{AgentConfiguration, InvalidField};
-pub use crate::configuration::{Acknowledgement, ConfigurationState, Timeline};
+pub use crate::configuration::{Acknowledgement, ConfigurationState, FrozenPath, Timeline};
 pub use crate::event::{EventKind, EventPayload, Lane, LaneEpoch, SecurityEvent};
 pub use crate::fold::{
     AgentBatch, FoldOutcome, MessageBatch, SessionNotice, fold, fold_message, fold_session,

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::policy::v1::freeze_service_client::FreezeServiceClient;
+use wire::policy::v1::guard_service_client::GuardServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
@@ -57,6 +58,8 @@ pub(crate) type Policies = PolicyServiceClient<Channel>;
 pub(crate) type Configurations = ConfigurationServiceClient<Channel>;
 /// Freezes.
 pub(crate) type Freezes = FreezeServiceClient<Channel>;
+/// The oscillation guard.
+pub(crate) type Guard = GuardServiceClient<Channel>;
 /// Rollouts.
 pub(crate) type Rollouts = RolloutServiceClient<Channel>;
 
@@ -169,6 +172,11 @@ impl Connection {
     pub(crate) fn configurations(&self) -> Result<Configurations, Failure> {
         Ok(Configurations::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// What policies leave alone since it went back and forth.
+    pub(crate) fn guard(&self) -> Result<Guard, Failure> {
+        Ok(Guard::new(self.channel(&self.policy()?)?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
     /// The rollouts of policies.

@@ -67,7 +67,12 @@ impl Explainer {
         let twin = self.twins.get_now(&name).await.map_err(away)?;
         let document = read(&twin)?;
         let explanation = explain::explain(&self.policies.set(), &document, self.clock.now());
-        Ok(print(name, &document, &explanation))
+        let frozen = self.policies.set().frozen().of(&key).to_vec();
+        let frozen = frozen.iter().map(|one| super::frozen::print(&name, one));
+        Ok(proto::ExplainTwinResponse {
+            frozen: frozen.collect(),
+            ..print(name.clone(), &document, &explanation)
+        })
     }
 
     /// What a draft would do, twin by twin, and the sum of it last.
@@ -284,6 +289,7 @@ fn print(
         violations,
         leaves: explanation.leaves.iter().map(print_leaf).collect(),
         policies: explanation.policies.iter().map(print_judged).collect(),
+        frozen: Vec::new(),
     }
 }
 

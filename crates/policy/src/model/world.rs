@@ -19,6 +19,7 @@ use super::double::{self, Double, PARTITIONS, TWINS};
 use super::plain::{self, Cond, Content, InForce, Node, Path, Tree};
 use super::steps::{POLICIES, Step};
 use crate::batches::Batches;
+use crate::guard::{Guard, Limit};
 use crate::metrics::Metrics;
 use crate::planning;
 use crate::policies::Policies;
@@ -33,6 +34,11 @@ use crate::twin_store::TwinStore;
 use crate::undecided::Undecided;
 use crate::writer::Writer;
 
+/// Stories go back and forth as they like.
+const NO_GUARD: Limit = Limit {
+    returns: 0,
+    window: SignedDuration::from_mins(1),
+};
 /// Nothing takes so long unless it has no end.
 const SOON: Duration = Duration::from_mins(1);
 /// Nothing is written so often unless it has no end.
@@ -67,7 +73,11 @@ impl Service {
             policies.clone(),
             twins.clone(),
             rejects.clone(),
-            (Undecided::of_conditions(), Undecided::of_templates()),
+            (
+                Undecided::of_conditions(),
+                Undecided::of_templates(),
+                Guard::new(NO_GUARD),
+            ),
             clock,
             metrics.clone(),
             stop.clone(),

@@ -8,7 +8,7 @@ use service_kit::error::{Classified, IotHubCode, Kind};
 use super::audit::{self, By};
 use super::row::{instant, number, stored};
 use super::sqlite::{next_created_order, raise_sweep};
-use super::{Error, Store, SweepNumber};
+use super::{Error, Store, SweepNumber, frozen};
 use crate::configuration_doc::{ConfigurationId, ConfigurationSpec, Part};
 use crate::evaluate::ActivePolicy;
 use crate::policy_doc::Policy;
@@ -212,6 +212,7 @@ impl Store {
             let sweep = if new.works_like(&before) {
                 None
             } else {
+                frozen::thaw_of_configuration(&transaction, &id)?;
                 Some(raise_sweep(&transaction)?)
             };
             write(transaction, &new, "configuration.update", &by)?;
@@ -238,6 +239,7 @@ impl Store {
             transaction
                 .execute(statement, params![id.as_str(), at.to_string()])
                 .map_err(failed("delete a configuration"))?;
+            frozen::thaw_of_configuration(&transaction, &id)?;
             let sweep = raise_sweep(&transaction)?;
             let what = (before.revision, None);
             let action = "configuration.delete";

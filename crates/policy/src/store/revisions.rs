@@ -7,6 +7,7 @@ use rusqlite::{Row, Transaction, params};
 
 use super::audit::{self, By};
 use super::content;
+use super::frozen;
 use super::rollouts::{self, StoredRollout};
 use super::row::{instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
@@ -110,6 +111,9 @@ impl Engine {
         };
         let stored = &applied.stored;
         write_policy(&transaction, stored, (&change.by.actor, &change.note))?;
+        if stored.effective_revision == stored.revision {
+            frozen::thaw_of(&transaction, stored.policy.id().as_str())?;
+        }
         if let Some(ended) = ended {
             let reason = format!("revision {} took its place", stored.revision);
             let id = stored.policy.id().as_str();

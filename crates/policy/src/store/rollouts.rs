@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::audit::{self, By};
 use super::content;
+use super::frozen;
 use super::row::{number, read_policy, stored};
 use super::sqlite::{Engine, raise_sweep};
 use super::{Error, Store, StoredPolicy, SweepNumber};
@@ -137,6 +138,7 @@ impl Engine {
         let sweep = if rollout.in_force() == current.rollout.in_force() {
             current.sweep
         } else {
+            frozen::thaw_of(&transaction, id.as_str())?;
             raise_sweep(&transaction)?
         };
         let next = StoredRollout {

@@ -10,13 +10,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use super::audit::{self, AuditEntry, By};
 use super::configurations;
 use super::freezes;
-use super::rollouts;
 use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
+use super::{frozen, rollouts};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/0005_rollouts.sql"),
     include_str!("../../migrations/0006_configurations_in_force.sql"),
     include_str!("../../migrations/0007_freezes.sql"),
+    include_str!("../../migrations/0008_frozen.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -85,12 +86,14 @@ impl Engine {
         let configurations = configurations::all(&transaction)?;
         let sweep = read_sweep(&transaction)?;
         let freezes = freezes::load(&transaction, now)?;
+        let frozen = frozen::read(&transaction)?;
         Ok(Contents {
             policies,
             configurations,
             freezes,
             positions,
             sweep,
+            frozen,
         })
     }
 
@@ -126,6 +129,7 @@ impl Engine {
             )
             .map_err(failed)?;
         let sweep = raise_sweep(&transaction)?;
+        frozen::thaw_of(&transaction, id.as_str())?;
         let effective = number("a revision", row.effective_revision)?;
         if let Some(rollout) = rollouts::read(&transaction, id.as_str(), effective)? {
             let reason = "the policy was deleted";

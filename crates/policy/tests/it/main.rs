@@ -11,6 +11,7 @@ mod api;
 mod configurations;
 mod follow;
 mod foresee;
+mod frozen;
 mod hours;
 mod labels;
 mod templates;

@@ -236,6 +236,35 @@ impl TwinStore {
         }
     }
 
+    /// Says in the posture what is frozen; false if it says so already.
+    async fn tell_frozen(&self, key: &IdentityKey, frozen: &[proto::FrozenSetting]) -> bool {
+        let frozen = frozen.iter().map(|one| posture::FrozenPath {
+            path: one.path.clone(),
+            writers: one.writers.clone(),
+            at: wire::time::optional("at", one.freeze_time)
+                .unwrap()
+                .unwrap(),
+        });
+        let frozen = json!(frozen.collect::<Vec<_>>());
+        {
+            let mut state = self.state();
+            let posture = &mut state.twins.get_mut(key).unwrap().posture;
+            let known = posture["configuration"]["frozen"].clone();
+            if known == frozen || (known.is_null() && frozen == json!([])) {
+                return false;
+            }
+            posture["configuration"]["frozen"] = frozen;
+        }
+        self.publish(key, &[Change::ConfigurationState], None, false)
+            .await;
+        true
+    }
+
+    pub(crate) fn posture(&self, name: &str) -> Value {
+        let key = parse_identity("name", name).unwrap();
+        self.state().twins[&key].posture.clone()
+    }
+
     async fn publish(
         &self,
         key: &IdentityKey,
@@ -396,6 +425,8 @@ impl PolicyTwinService for TwinStore {
             self.publish(&key, &[Change::Desired], Some(timeline), false)
                 .await;
         }
+        let told = self.tell_frozen(&key, &request.frozen).await;
+        let changed = changed || told;
         let lost = Vec::new();
         Ok(Response::new(proto::ApplyPolicySettingsResponse {
             changed,

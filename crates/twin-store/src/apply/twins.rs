@@ -1,8 +1,8 @@
 //! Decisions on twins: writes of operators, devices and policies, and the answers of agents.
 
 use jiff::{SignedDuration, Timestamp};
-use posture::Timeline;
 use posture::configuration::{Acknowledgement, Transition};
+use posture::{FrozenPath, Timeline};
 use serde_json::json;
 use twin::twin::PolicyApplied;
 use twin::{
@@ -350,6 +350,24 @@ pub fn push_again(
     };
     overlay.put(record, &[ChangeKind::Desired], Weight::Fact, &cause);
     notify(overlay, key, &write);
+    Ok(true)
+}
+
+/// Says in the posture which paths policies leave alone; false if it says so already.
+pub fn tell_frozen(
+    overlay: &mut Overlay,
+    key: &IdentityKey,
+    frozen: Vec<FrozenPath>,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let record = overlay.get(key)?;
+    if record.posture.configuration.frozen == frozen {
+        return Ok(false);
+    }
+    let mut record = record.clone();
+    record.posture.configuration.frozen = frozen;
+    let changes = [ChangeKind::ConfigurationState];
+    overlay.put(record, &changes, Weight::Fact, cause);
     Ok(true)
 }
 

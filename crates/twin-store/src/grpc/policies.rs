@@ -1,5 +1,6 @@
 //! `PolicyTwinService`: settings of policies, with provenance.
 
+use posture::FrozenPath;
 use tonic::{Request, Response, Status};
 use twin::{LostLeaf, PolicyWrite, Version, Writer};
 use wire::InvalidField;
@@ -22,6 +23,12 @@ const POLICY_ID_MAX: usize = 128;
 
 /// What the history names as the cause if only where configurations stand is noted.
 const CONFIGURATIONS: &str = "configurations";
+
+/// Frozen paths of one twin, and how much of each a posture keeps: to be told of, not to be worked with.
+const FROZEN_MAX: usize = 64;
+const FROZEN_PATH_BYTES_MAX: usize = 512;
+const FROZEN_WRITERS_MAX: usize = 8;
+const FROZEN_WRITER_BYTES_MAX: usize = 256;
 
 /// Policies that a revision of a twin's history names as its cause.
 const CAUSES_MAX: usize = 8;
@@ -53,6 +60,7 @@ impl Api {
             .enumerate()
             .map(|(index, settings)| read(index, settings))
             .collect::<Result<Vec<_>, Error>>()?;
+        let frozen = read_frozen(request.frozen)?;
         let configurations =
             wire::configurations::from_wire("configurations", &request.configurations)?;
         if request.keep_settings && !writes.is_empty() {
@@ -76,7 +84,10 @@ impl Api {
         let applied = self
             .engine
             .decide(Selection::One(key.clone()), move |overlay, now| {
-                twins::apply_policies(overlay, &key, &wanted, expected, now, &cause)
+                let mut applied =
+                    twins::apply_policies(overlay, &key, &wanted, expected, now, &cause)?;
+                applied.changed |= twins::tell_frozen(overlay, &key, frozen, &cause)?;
+                Ok(applied)
             })
             .await?;
         Ok(proto::ApplyPolicySettingsResponse {
@@ -117,6 +128,39 @@ fn read(index: usize, settings: proto::PolicySettings) -> Result<PolicyWrite, Er
         revision: settings.policy_revision,
         settings: document,
     })
+}
+
+/// Paths that policies leave alone, cut to what a posture may hold.
+fn read_frozen(frozen: Vec<proto::FrozenSetting>) -> Result<Vec<FrozenPath>, Error> {
+    if frozen.len() > FROZEN_MAX {
+        let problem = format!(
+            "has {} paths; at most {FROZEN_MAX} are allowed",
+            frozen.len()
+        );
+        return Err(InvalidField::new("frozen", problem).into());
+    }
+    let paths = frozen.into_iter().enumerate().map(|(index, one)| {
+        let field = format!("frozen[{index}].freeze_time");
+        let at = wire::time::optional(&field, one.freeze_time)?;
+        let writers = one.writers.iter().take(FROZEN_WRITERS_MAX);
+        Ok(FrozenPath {
+            path: cut(&one.path, FROZEN_PATH_BYTES_MAX),
+            writers: writers
+                .map(|one| cut(one, FROZEN_WRITER_BYTES_MAX))
+                .collect(),
+            at: at.ok_or_else(|| InvalidField::new(field, "is required"))?,
+        })
+    });
+    paths.collect()
+}
+
+/// At most so many bytes of a text, and whole characters.
+fn cut(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
 }
 
 fn lost_leaf(lost: &LostLeaf) -> proto::LostLeaf {

@@ -2,6 +2,7 @@
 
 mod explain;
 mod freeze;
+pub(crate) mod frozen;
 mod preview;
 mod revisions;
 mod view;
@@ -69,6 +70,12 @@ pub(crate) enum PolicyCommand {
     Unfreeze(freeze::UnfreezeArgs),
     /// List freezes, the newest first
     Freezes,
+    /// List paths of twins that went back and forth, which policies leave alone
+    #[command(after_help = "Examples:\n  twinward policy frozen\n  \
+        twinward policy frozen -o json | jq -r '.[].twin'")]
+    Frozen,
+    /// Let policies write to the frozen paths of a twin again
+    Thaw(frozen::ThawArgs),
 }
 
 /// Arguments of `policy apply`.
@@ -166,6 +173,8 @@ pub(crate) async fn run(
         PolicyCommand::Freeze(args) => freeze::freeze(&args, connection, output).await,
         PolicyCommand::Unfreeze(args) => freeze::unfreeze(&args, connection, output).await,
         PolicyCommand::Freezes => freeze::list(connection, output).await,
+        PolicyCommand::Frozen => frozen::list(connection, output).await,
+        PolicyCommand::Thaw(args) => frozen::thaw(&args, connection, output).await,
     }
 }
 

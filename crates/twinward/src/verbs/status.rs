@@ -251,7 +251,16 @@ async fn count_policies(connection: &Connection) -> Result<Counted, Failure> {
     if evaluating > 0 {
         let _ = write!(text, ", {evaluating} still looking at all twins");
     }
-    Ok(vec![("policies", count, text)])
+    let mut counted = vec![("policies", count, text)];
+    // A policy service from before it had a guard does not answer this.
+    let (frozen, some) = policy::frozen::some(connection).await.unwrap_or_default();
+    if frozen > 0 {
+        let lines: Vec<String> = some.iter().map(policy::frozen::line).collect();
+        let text = plural(frozen, "frozen path", "frozen paths");
+        let text = format!("{text} ({})", lines.join("; "));
+        counted.push(("frozenPaths", frozen, text));
+    }
+    Ok(counted)
 }
 
 /// A metric that counts things. A gauge may be negative for a moment; that is none.

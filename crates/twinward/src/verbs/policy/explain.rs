@@ -15,6 +15,7 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::identity_args::IdentityArg;
 use crate::output::{Output, Paper, View, table};
+use crate::verbs::policy::frozen;
 
 /// Arguments of `policy explain`.
 #[derive(Debug, Args)]
@@ -57,6 +58,8 @@ struct ExplainedData<'a> {
     state: &'static str,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     violations: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    frozen: Vec<frozen::FrozenData<'a>>,
     leaves: Vec<LeafData<'a>>,
     policies: Vec<JudgedData<'a>>,
 }
@@ -226,6 +229,7 @@ impl View for Explained {
             desired_version: answer.desired_version,
             state: state(answer.state()),
             violations: &answer.violations,
+            frozen: frozen::data(&answer.frozen),
             leaves: answer.leaves.iter().map(LeafData::of).collect(),
             policies: answer.policies.iter().map(JudgedData::of).collect(),
         }
@@ -249,6 +253,14 @@ impl View for Explained {
         );
         for violation in &answer.violations {
             let _ = writeln!(text, "  {}", paper.red(violation));
+        }
+        for one in &answer.frozen {
+            let line = frozen::line(one);
+            let _ = writeln!(
+                text,
+                "  {}",
+                paper.red(&format!("{line}; no policy writes there"))
+            );
         }
         let _ = writeln!(text, "\n{}", paper.bold("Settings"));
         for leaf in &answer.leaves {

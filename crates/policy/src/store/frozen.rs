@@ -1,0 +1,168 @@
+//! Frozen paths as they are kept. They go with the change of a policy that wrote there, in its
+//! transaction; the sweep that such a change wants is what writes there again.
+
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+use twin::{IdentityKey, Writer};
+
+use super::row::instant;
+use super::sqlite::{Engine, raise_sweep};
+use super::{Error, Store, SweepNumber};
+use crate::configuration_doc::ConfigurationId;
+use crate::keep::{Frozen, FrozenSet};
+
+/// Frozen paths of a hub. What would go beyond goes on going back and forth, and is logged.
+pub(crate) const FROZEN_MAX: usize = 10_000;
+
+impl Store {
+    /// Freezes paths of a twin; `then` is told all that are frozen, under the terms of
+    /// [`Store::apply`].
+    pub(crate) async fn freeze(
+        &self,
+        twin: IdentityKey,
+        paths: Vec<Frozen>,
+        then: impl FnOnce(FrozenSet) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |engine| {
+            then(engine.freeze(&twin, &paths)?);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Thaws a path of a twin, or all of them, and wants a sweep if there were any; `then` is told all
+    /// that are frozen and that sweep, under the terms of [`Store::apply`].
+    pub(crate) async fn thaw(
+        &self,
+        twin: IdentityKey,
+        path: Option<String>,
+        then: impl FnOnce(FrozenSet, SweepNumber) + Send + 'static,
+    ) -> Result<usize, Error> {
+        self.run(move |engine| {
+            let (thawed, left) = engine.thaw(&twin, path.as_deref())?;
+            if let Some((left, sweep)) = left {
+                then(left, sweep);
+            }
+            Ok(thawed)
+        })
+        .await
+    }
+}
+
+impl Engine {
+    fn freeze(&mut self, twin: &IdentityKey, paths: &[Frozen]) -> Result<FrozenSet, Error> {
+        const ACTION: &str = "freeze a path";
+        let transaction = self.begin(ACTION)?;
+        let known = read(&transaction)?.iter().count();
+        for one in paths.iter().take(FROZEN_MAX.saturating_sub(known)) {
+            write(&transaction, twin, one)?;
+        }
+        let all = read(&transaction)?;
+        transaction.commit().map_err(failed(ACTION))?;
+        Ok(all)
+    }
+
+    fn thaw(
+        &mut self,
+        twin: &IdentityKey,
+        path: Option<&str>,
+    ) -> Result<(usize, Option<(FrozenSet, SweepNumber)>), Error> {
+        const ACTION: &str = "thaw a path";
+        let transaction = self.begin(ACTION)?;
+        let mut thawed = 0;
+        for one in read(&transaction)?.of(twin) {
+            if path.is_none_or(|path| one.path.join(".") == path) {
+                forget(&transaction, twin, one)?;
+                thawed += 1;
+            }
+        }
+        if thawed == 0 {
+            return Ok((0, None));
+        }
+        let sweep = raise_sweep(&transaction)?;
+        let all = read(&transaction)?;
+        transaction.commit().map_err(failed(ACTION))?;
+        Ok((thawed, Some((all, sweep))))
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+    move |source| Error::Engine { action, source }
+}
+
+/// Thaws what a policy or configuration of this name wrote to, because it is another one now.
+pub(super) fn thaw_of(transaction: &Transaction<'_>, name: &str) -> Result<(), Error> {
+    for (twin, one) in read(transaction)?.iter() {
+        if one.is_of(name) {
+            forget(transaction, twin, one)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of a configuration.
+pub(super) fn thaw_of_configuration(
+    transaction: &Transaction<'_>,
+    id: &ConfigurationId,
+) -> Result<(), Error> {
+    thaw_of(transaction, &format!("{}{id}", Writer::CONFIGURATION))
+}
+
+/// Reads all of them.
+pub(super) fn read(transaction: &Transaction<'_>) -> Result<FrozenSet, Error> {
+    const ACTION: &str = "read frozen paths";
+    let damaged = |what: &dyn std::fmt::Display| Error::Damaged {
+        what: format!("a frozen path: {what}"),
+    };
+    let mut rows = transaction
+        .prepare("SELECT twin, path, writers, freeze_time FROM frozen_paths")
+        .map_err(failed(ACTION))?;
+    let rows = rows
+        .query_map([], |row| {
+            Ok([
+                row.get::<_, String>(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+            ])
+        })
+        .map_err(failed(ACTION))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let [twin, path, writers, at] = row.map_err(failed(ACTION))?;
+        let twin = IdentityKey::parse_path(&twin).map_err(|error| damaged(&error))?;
+        let one = Frozen {
+            path: serde_json::from_str(&path).map_err(|error| damaged(&error))?,
+            writers: serde_json::from_str(&writers).map_err(|error| damaged(&error))?,
+            at: instant(&at)?,
+        };
+        found.push((twin, one));
+    }
+    Ok(FrozenSet::new(found))
+}
+
+fn key_of(one: &Frozen) -> String {
+    serde_json::json!(one.path).to_string()
+}
+
+fn write(transaction: &Transaction<'_>, twin: &IdentityKey, one: &Frozen) -> Result<(), Error> {
+    let writers = serde_json::json!(one.writers).to_string();
+    let at: Timestamp = one.at;
+    transaction
+        .execute(
+            "INSERT OR REPLACE INTO frozen_paths VALUES (?1, ?2, ?3, ?4)",
+            params![twin.to_string(), key_of(one), writers, at.to_string()],
+        )
+        .map(|_| ())
+        .map_err(failed("freeze a path"))
+}
+
+fn forget(transaction: &Transaction<'_>, twin: &IdentityKey, one: &Frozen) -> Result<(), Error> {
+    transaction
+        .execute(
+            "DELETE FROM frozen_paths WHERE twin = ?1 AND path = ?2",
+            params![twin.to_string(), key_of(one)],
+        )
+        .map(|_| ())
+        .map_err(failed("thaw a path"))
+}
