@@ -1,14 +1,14 @@
 //! Builds the service (listeners bound, store open, bus reached) and runs it until it is told to
 //! stop.
 
+mod bus;
 mod open;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bus::{Bus, BusConfig, Replicas, StreamSpec};
-use iot_hub::message::{QUEUE_MAX, TIME_TO_LIVE_MAX};
+use ::bus::Bus;
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
 use service_kit::auth::Vouching;
 use service_kit::clock::SharedClock;
@@ -27,7 +27,6 @@ use wire::registry::v1::credential_service_server::CredentialServiceServer;
 use wire::registry::v1::enrollment_service_server::EnrollmentServiceServer;
 use wire::registry::v1::provisioning_service_server::ProvisioningServiceServer;
 use wire::registry::v1::registry_service_server::RegistryServiceServer;
-use wire::subjects;
 use wire::twin::v1::device_twin_service_server::DeviceTwinServiceServer;
 use wire::twin::v1::policy_twin_service_server::PolicyTwinServiceServer;
 use wire::twin::v1::twin_bulk_service_server::TwinBulkServiceServer;
@@ -52,8 +51,6 @@ use crate::upkeep::Upkeep;
 
 /// Name of the service in health, metrics and on the bus.
 const NAME: &str = "twin-store";
-/// How long the first connection to NATS may take: services and server often start together.
-const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +146,8 @@ impl App {
             admin: admin.local_addr(),
         };
         let (store, sealer) = open::store(&config).await?;
-        let bus = Bus::connect(bus_config(&config)).await?;
-        bus.ensure_streams(&streams(&config, count)).await?;
+        let bus = Bus::connect(bus::config(&config)).await?;
+        bus.ensure_streams(&bus::streams(&config, count)).await?;
         let has_tls = config.tls.server().is_some();
         let replica = Replica {
             // Of version 7, so that a new replica is last in the order by which shares are rounded.
@@ -324,7 +321,7 @@ impl App {
         tasks.spawn(
             "bus-health",
             OnFailure::Log,
-            follow_bus(self.bus.clone(), &health, &shutdown),
+            bus::follow(self.bus.clone(), &health, &shutdown),
         );
         health.component("store").serving();
         info!(grpc = %self.addresses.grpc, admin = %self.addresses.admin, "twin-store serves");
@@ -344,65 +341,4 @@ impl App {
         info!("twin-store has stopped");
         Ok(())
     }
-}
-
-/// Shows in the service's health whether NATS is there.
-fn follow_bus(
-    bus: Bus,
-    health: &Health,
-    shutdown: &ShutdownToken,
-) -> impl Future<Output = ()> + Send + 'static {
-    let component = health.component("nats");
-    let shutdown = shutdown.clone();
-    async move {
-        let mut link = bus.link();
-        loop {
-            match link.borrow_and_update().state {
-                bus::LinkState::Up => component.serving(),
-                bus::LinkState::Down => component.degraded("not connected to NATS; reconnecting"),
-                bus::LinkState::Closed => return,
-            }
-            match shutdown.run_until(link.changed()).await {
-                Some(Ok(())) => {}
-                Some(Err(_)) | None => return,
-            }
-        }
-    }
-}
-
-fn bus_config(config: &Config) -> BusConfig {
-    BusConfig {
-        replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
-        connect_within: CONNECT_WITHIN,
-        ..config.nats.bus(NAME)
-    }
-}
-
-fn streams(config: &Config, count: PartitionCount) -> Vec<StreamSpec> {
-    let mut specs = vec![StreamSpec::rejects(
-        subjects::REJECTS_STREAM,
-        subjects::REJECTS_SUBJECTS,
-        config.rejects_stream_bytes.get(),
-    )];
-    specs.push(StreamSpec::queues(
-        subjects::DEVICE_MESSAGES_STREAM,
-        subjects::DEVICE_MESSAGES_SUBJECTS,
-        config.device_messages_stream_bytes.get(),
-        QUEUE_MAX,
-        TIME_TO_LIVE_MAX,
-        "messages that wait for devices, a queue for each",
-    ));
-    for partition in count.partitions() {
-        specs.push(StreamSpec::telemetry(
-            subjects::telemetry_stream(partition),
-            subjects::telemetry_subject(partition),
-            config.telemetry_stream_bytes.get(),
-        ));
-        specs.push(StreamSpec::twins(
-            subjects::twins_stream(partition),
-            subjects::twins_subject(partition),
-            config.twins_stream_bytes.get(),
-        ));
-    }
-    specs
 }

@@ -23,6 +23,7 @@ pub mod devices;
 pub mod enrollment;
 mod overlay;
 pub mod provisioning;
+pub mod pushes;
 mod room;
 pub mod telemetry;
 pub mod twins;

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use twin::query::Vocabulary;
 use twin::{Condition, IdentityKey};
 
-use crate::apply::twins;
+use crate::apply::pushes;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::record::Record;
@@ -147,10 +147,10 @@ impl FollowUp {
         let selection = Selection::One(key.clone());
         let of = key.clone();
         let decided = self.engine.decide(selection, move |overlay, now| {
-            if twins::time_out(overlay, &of, within, now)? {
+            if pushes::time_out(overlay, &of, within, now)? {
                 return Ok(Some("timed out"));
             }
-            let again = !push_after.is_zero() && twins::push_again(overlay, &of, push_after, now)?;
+            let again = !push_after.is_zero() && pushes::push_again(overlay, &of, push_after, now)?;
             Ok(again.then_some("made again"))
         });
         match decided.await {

@@ -391,15 +391,6 @@ impl Session {
     }
 }
 
-/// Whether what a device subscribes to outlives its connection (clean session 0) or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Persistence {
-    /// It does.
-    Kept,
-    /// It does not.
-    Clean,
-}
-
 fn completed(sequence: Sequence) -> Effect {
     let outcome = Outcome::Completed;
     Effect::Remove { sequence, outcome }

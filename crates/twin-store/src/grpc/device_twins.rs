@@ -11,6 +11,7 @@ use wire::twin::v1::device_twin_service_server::DeviceTwinService;
 use super::caller::Caller;
 use super::repeatable::Repeatable;
 use super::{Api, identity, object, refuse};
+use crate::apply::pushes;
 use crate::apply::twins::{self, Report};
 use crate::error::Error;
 use crate::store::Selection;
@@ -113,7 +114,7 @@ impl Api {
                     pushed_at,
                     applied_at,
                 };
-                let timeline = twins::acknowledge(overlay, &key, &answer, &cause)?;
+                let timeline = pushes::acknowledge(overlay, &key, &answer, &cause)?;
                 if let Some(took) = timeline.and_then(|timeline| {
                     let span = timeline.applied_at?.duration_since(timeline.observed_at?);
                     std::time::Duration::try_from(span).ok()

@@ -9,7 +9,7 @@ use wire::twin::v1::policy_twin_service_server::PolicyTwinService;
 
 use super::caller::Caller;
 use super::{Api, identity, object, refuse};
-use crate::apply::{Cause, twins};
+use crate::apply::{Cause, pushes, twins};
 use crate::encode;
 use crate::error::Error;
 use crate::store::Selection;
@@ -86,7 +86,7 @@ impl Api {
             .decide(Selection::One(key.clone()), move |overlay, now| {
                 let mut applied =
                     twins::apply_policies(overlay, &key, &wanted, expected, now, &cause)?;
-                applied.changed |= twins::tell_frozen(overlay, &key, frozen, &cause)?;
+                applied.changed |= pushes::tell_frozen(overlay, &key, frozen, &cause)?;
                 Ok(applied)
             })
             .await?;

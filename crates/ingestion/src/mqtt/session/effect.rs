@@ -124,3 +124,12 @@ impl Outcome {
         }
     }
 }
+
+/// Whether what a device subscribes to outlives its connection (clean session 0) or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mqtt) enum Persistence {
+    /// It does.
+    Kept,
+    /// It does not.
+    Clean,
+}

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::apply::pushes;
 use crate::testing::{key, now, object, operator_write, overlay, record};
 use posture::configuration::{AckOutcome, PushState};
 use twin::{ConfigurationStatus, Writer};
@@ -324,7 +325,7 @@ fn answer(version: u64, outcome: AckOutcome) -> Acknowledgement {
 fn an_answer_moves_the_configuration_once_and_closes_the_loop() {
     let mut overlay = overlay([record("d", "g")]);
     desired(&mut overlay, json!({"a": 1})).unwrap();
-    let mut acknowledge = |answer| super::acknowledge(&mut overlay, &key("d"), &answer, &cause());
+    let mut acknowledge = |answer| pushes::acknowledge(&mut overlay, &key("d"), &answer, &cause());
     let timeline = acknowledge(answer(2, AckOutcome::Applied))
         .unwrap()
         .expect("a change");
@@ -356,7 +357,7 @@ fn a_rejection_keeps_its_reason_and_fields() {
         reason: "no such collector".to_owned(),
         invalid_fields: vec!["a".to_owned()],
     };
-    acknowledge(&mut overlay, &key("d"), &answer(1, outcome), &cause()).unwrap();
+    pushes::acknowledge(&mut overlay, &key("d"), &answer(1, outcome), &cause()).unwrap();
     let configuration = &overlay.get(&key("d")).unwrap().posture.configuration;
     assert_eq!(configuration.state, PushState::Rejected);
     assert_eq!(configuration.reason.as_deref(), Some("no such collector"));

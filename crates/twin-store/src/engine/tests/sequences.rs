@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::apply::Mode;
+use crate::apply::{Mode, pushes};
 use crate::apply::telemetry::fold_entries;
 use crate::record::Status;
 use crate::store::sample::sound;
@@ -219,7 +219,7 @@ impl Model {
                             pushed_at: None,
                             applied_at: None,
                         };
-                        twins::acknowledge(overlay, &key(name), &answer, &cause)
+                        pushes::acknowledge(overlay, &key(name), &answer, &cause)
                     })
                     .await;
                 prop_assert_eq!(done.is_ok(), self.twins.contains_key(name));
