@@ -22,7 +22,7 @@ use super::message::DeviceMessage;
 use super::subscriptions::Subscriptions;
 use crate::methods::MethodCall;
 
-pub(super) use effect::{Effect, Outcome, Request};
+pub(super) use effect::{Effect, Outcome, Persistence, Request};
 use requests::Requests;
 
 mod effect;

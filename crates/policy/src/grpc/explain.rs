@@ -63,16 +63,12 @@ impl Explainer {
         request: &proto::ExplainTwinRequest,
     ) -> Result<proto::ExplainTwinResponse, Error> {
         let key = parse_identity("name", &request.name)?;
-        let name = identity_name(&key);
-        let twin = self.twins.get_now(&name).await.map_err(away)?;
-        let document = read(&twin)?;
+        let twin = self.twins.get_now(&identity_name(&key)).await;
+        let document = read(&twin.map_err(away)?)?;
         let explanation = explain::explain(&self.policies.set(), &document, self.clock.now());
-        let frozen = self.policies.set().frozen().of(&key).to_vec();
-        let frozen = frozen.iter().map(|one| super::frozen::print(&name, one));
-        Ok(proto::ExplainTwinResponse {
-            frozen: frozen.collect(),
-            ..print(name.clone(), &document, &explanation)
-        })
+        let mut answer = print(identity_name(&key), &document, &explanation);
+        answer.frozen = super::frozen::of(&self.policies.set(), &key);
+        Ok(answer)
     }
 
     /// What a draft would do, twin by twin, and the sum of it last.

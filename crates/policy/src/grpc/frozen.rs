@@ -1,6 +1,7 @@
 //! The oscillation guard: which paths are frozen, and thawing them.
 
 use tonic::{Request, Response, Status};
+use twin::IdentityKey;
 use wire::InvalidField;
 use wire::names::{identity_name, parse_identity};
 use wire::policy::v1 as proto;
@@ -8,6 +9,7 @@ use wire::policy::v1::guard_service_server::GuardService;
 use wire::time::to_wire;
 
 use super::{Error, answer, page_size};
+use crate::evaluate::PolicySet;
 use crate::keep::Frozen;
 use crate::policies::Policies;
 
@@ -68,8 +70,15 @@ impl GuardApi {
     }
 }
 
+/// The frozen paths of a twin.
+pub(super) fn of(policies: &PolicySet, twin: &IdentityKey) -> Vec<proto::FrozenPath> {
+    let name = identity_name(twin);
+    let frozen = policies.frozen().of(twin).iter();
+    frozen.map(|one| print(&name, one)).collect()
+}
+
 /// A frozen path of this twin.
-pub(super) fn print(twin: &str, one: &Frozen) -> proto::FrozenPath {
+fn print(twin: &str, one: &Frozen) -> proto::FrozenPath {
     proto::FrozenPath {
         twin: twin.to_owned(),
         path: one.path.join("."),

@@ -212,8 +212,7 @@ impl Store {
             let sweep = if new.works_like(&before) {
                 None
             } else {
-                frozen::thaw_of_configuration(&transaction, &id)?;
-                Some(raise_sweep(&transaction)?)
+                Some(frozen::sweep_of_configuration(&transaction, &id)?)
             };
             write(transaction, &new, "configuration.update", &by)?;
             then(ConfigurationChange::to(&new, sweep));
@@ -239,8 +238,7 @@ impl Store {
             transaction
                 .execute(statement, params![id.as_str(), at.to_string()])
                 .map_err(failed("delete a configuration"))?;
-            frozen::thaw_of_configuration(&transaction, &id)?;
-            let sweep = raise_sweep(&transaction)?;
+            let sweep = frozen::sweep_of_configuration(&transaction, &id)?;
             let what = (before.revision, None);
             let action = "configuration.delete";
             audit::note(&transaction, action, id.as_str(), what, (at, &by))?;

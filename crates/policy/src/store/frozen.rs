@@ -100,12 +100,13 @@ pub(super) fn thaw_of(transaction: &Transaction<'_>, name: &str) -> Result<(), E
     Ok(())
 }
 
-/// The same of a configuration.
-pub(super) fn thaw_of_configuration(
+/// The same of a configuration, and the sweep that carries out what it is now.
+pub(super) fn sweep_of_configuration(
     transaction: &Transaction<'_>,
     id: &ConfigurationId,
-) -> Result<(), Error> {
-    thaw_of(transaction, &format!("{}{id}", Writer::CONFIGURATION))
+) -> Result<SweepNumber, Error> {
+    thaw_of(transaction, &format!("{}{id}", Writer::CONFIGURATION))?;
+    raise_sweep(transaction)
 }
 
 /// Reads all of them.

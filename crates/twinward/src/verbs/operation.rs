@@ -17,8 +17,8 @@ use crate::output::progress::Progress;
 use crate::output::{Format, Output, plural, table};
 
 use undo::{UndoArgs, undo};
-use view::{OperationsView, RESULT_COLUMNS, ResultView};
 pub(crate) use view::{Matching, OperationView};
+use view::{OperationsView, RESULT_COLUMNS, ResultView};
 
 /// The most that a page may hold.
 const PAGE_MAX: u64 = 1000;

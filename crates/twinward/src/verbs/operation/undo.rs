@@ -37,7 +37,11 @@ pub(crate) struct UndoArgs {
     operator: Option<String>,
 }
 
-pub(super) async fn undo(args: UndoArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+pub(super) async fn undo(
+    args: UndoArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
     let what = format!("cannot undo operation {}", short(&args.operation.operation));
     let request = api::UndoOperationRequest {
         name: args.operation.operation,
