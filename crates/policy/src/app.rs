@@ -40,6 +40,7 @@ use crate::rejects::Rejects;
 use crate::rollouts::Rollouts;
 use crate::store::{Contents, Store};
 use crate::sweep::Sweeper;
+use crate::touch::Touch;
 use crate::twin_store::TwinStore;
 use crate::undecided::Undecided;
 use crate::writer::Writer;
@@ -209,12 +210,17 @@ impl App {
             metrics.clone(),
         );
         tasks.spawn("counts", OnFailure::Log, follower.run(stop.clone()));
+        let touch = Touch {
+            guard: self.config.mass_change.clone(),
+            twins: twins.clone(),
+        };
         let explainer = Explainer::new(policies.clone(), twins.clone(), self.clock.clone());
         let rollouts = Rollouts {
             policies: policies.clone(),
             counts: counts.clone(),
             progress: progress.clone(),
             twins: twins.clone(),
+            touch: touch.clone(),
             clock: self.clock.clone(),
             shutdown: stop.clone(),
         };
@@ -267,7 +273,7 @@ impl App {
             progress,
             counts,
             (undecided, incomplete),
-            explainer,
+            (explainer, touch),
             metrics,
         ));
         let grpc = self.grpc.metrics(&scope).rules(RULES);

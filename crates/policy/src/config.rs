@@ -17,6 +17,7 @@ use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
 
 use crate::guard::Limit;
+use crate::rollout::Guard;
 
 /// Upper bound of `writes_in_flight`: beyond it one partition alone could fill twin-store's queue.
 const WRITES_IN_FLIGHT_MAX: u16 = 256;
@@ -72,6 +73,9 @@ pub struct Config {
     pub guard_returns_max: u16,
     /// See `guard_returns_max`. Default 10m.
     pub guard_window: Duration,
+    /// How many twins a change may touch at once without anybody having said how it is to spread:
+    /// `twins_max`, `percent_max`, `twins_free`.
+    pub mass_change: Guard,
     /// How long a stop may take before what is left is dropped (it is then evaluated again).
     /// Default 10s.
     pub drain_within: Duration,
@@ -98,6 +102,7 @@ impl Default for Config {
             counted_twins_max: 1_000_000,
             guard_returns_max: 10,
             guard_window: Duration::secs(10 * 60),
+            mass_change: Guard::default(),
             drain_within: Duration::secs(10),
         }
     }
@@ -125,6 +130,7 @@ impl Validate for Config {
             "writes_in_flight",
             format!("must be from 1 to {WRITES_IN_FLIGHT_MAX}"),
         );
+        problems.nested("mass_change", &self.mass_change);
         let bound = self.rejects_stream_bytes.get() > 0;
         problems.require(bound, "rejects_stream_bytes", "must be more than nothing");
         let window = !self.guard_window.is_zero();

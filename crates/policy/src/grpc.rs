@@ -17,8 +17,10 @@ use crate::policies::Policies;
 use crate::policy_doc::{Labels, PolicyId, labels};
 use crate::progress::Progress;
 use crate::resource;
+use crate::rollout::{Finding, Guarded};
 use crate::schedule::Gate;
-use crate::store::{self, By, StoredPolicy};
+use crate::store::{self, Applied, By, StoredPolicy};
+use crate::touch::Touch;
 use crate::undecided::Undecided;
 
 mod configurations;
@@ -50,6 +52,7 @@ pub(crate) struct PolicyApi {
     undecided: Undecided,
     incomplete: Undecided,
     explainer: Explainer,
+    touch: Touch,
     metrics: Metrics,
 }
 
@@ -60,7 +63,7 @@ impl PolicyApi {
         progress: Progress,
         counts: Counts,
         (undecided, incomplete): (Undecided, Undecided),
-        explainer: Explainer,
+        (explainer, touch): (Explainer, Touch),
         metrics: Metrics,
     ) -> PolicyApi {
         PolicyApi {
@@ -70,6 +73,7 @@ impl PolicyApi {
             undecided,
             incomplete,
             explainer,
+            touch,
             metrics,
         }
     }
@@ -84,10 +88,13 @@ impl PolicyApi {
             .ok_or_else(|| InvalidField::new("policy", "is required"))?;
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let note = revisions::check_note(request.note)?;
+        let rehearsed = self.policies.rehearse(policy.clone()).await?;
+        let guarded = self.guard(&rehearsed).await;
+        let guard = guarded.as_ref().map(|guarded| guarded.reason.clone());
         let applied = if request.validate_only {
-            self.policies.rehearse(policy).await?
+            rehearsed
         } else {
-            self.policies.apply(policy, by, note).await?
+            self.policies.apply(policy, by, (note, guarded)).await?
         };
         let stored = &applied.stored;
         let shown = if request.validate_only {
@@ -113,7 +120,32 @@ impl PolicyApi {
             policy: Some(shown),
             outcome: resource::outcome(applied.outcome()).into(),
             changes: changes.unwrap_or_default(),
+            guard: guard.unwrap_or_default(),
         })
+    }
+
+    /// What the mass-change guard has to say of a revision; none: nothing.
+    async fn guard(&self, rehearsed: &Applied) -> Option<Guarded> {
+        let stored = &rehearsed.stored;
+        let is_news = rehearsed.outcome() != store::Outcome::Unchanged
+            && stored.effective_revision == stored.revision;
+        if !is_news || stored.policy.strategy().is_some() {
+            return None;
+        }
+        let present = self.policies.get(stored.policy.id());
+        let present = present.iter().flat_map(StoredPolicy::in_force);
+        let both: Vec<_> = present.chain([stored.active()]).collect();
+        match self.touch.look(&both).await {
+            Finding::Fine => None,
+            Finding::TooMuch(reason) => Some(Guarded {
+                reason,
+                counted: true,
+            }),
+            Finding::Uncounted(problem) => Some(Guarded {
+                reason: format!("its twins could not be counted: {problem}"),
+                counted: false,
+            }),
+        }
     }
 
     fn get(&self, request: &proto::GetPolicyRequest) -> Result<proto::Policy, Error> {
@@ -180,6 +212,14 @@ impl PolicyApi {
             && !request.force
         {
             return Err(Error::Closed { id, why });
+        }
+        if let (Some(stored), false) = (self.policies.get(&id), request.force) {
+            match self.touch.look(&stored.in_force()).await {
+                Finding::Fine => {}
+                Finding::TooMuch(why) | Finding::Uncounted(why) => {
+                    return Err(Error::MassChange { id, why });
+                }
+            }
         }
         self.policies.delete(id.clone(), expected, by).await?;
         tracing::info!(policy_id = %id, "policy deleted");

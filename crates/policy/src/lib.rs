@@ -46,6 +46,7 @@ mod planning;
 mod policies;
 mod progress;
 mod rollouts;
+mod touch;
 
 mod audit;
 mod rejects;

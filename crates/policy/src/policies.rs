@@ -18,7 +18,7 @@ use crate::configuration_doc::ConfigurationId;
 use crate::evaluate::{ActivePolicy, PolicySet};
 use crate::keep::FrozenSet;
 use crate::policy_doc::{Labels, Policy, PolicyId};
-use crate::rollout::{Refusal, Rollout};
+use crate::rollout::{Guarded, Refusal, Rollout};
 use crate::schedule::Gate;
 use crate::store::{
     self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
@@ -187,7 +187,7 @@ impl Policies {
         &self,
         policy: Policy,
         by: By,
-        note: String,
+        (note, guarded): (String, Option<Guarded>),
     ) -> Result<Applied, store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
@@ -205,7 +205,12 @@ impl Policies {
             this.noted.notify_one();
         };
         let at = self.clock.now();
-        let change = Change { by, at, note };
+        let change = Change {
+            by,
+            at,
+            note,
+            guarded,
+        };
         self.store.apply(policy, change, in_force).await
     }
 

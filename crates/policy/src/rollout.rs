@@ -13,12 +13,15 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+mod guard;
 mod numbers;
 mod order;
 mod plan;
 mod step;
 mod strategy;
 
+pub use guard::Guard;
+pub(crate) use guard::{Finding, waves};
 pub(crate) use numbers::{Mean, Numbers};
 pub use numbers::{NUMBERS_MAX, NumberSpec};
 pub(crate) use order::{Order, Refusal};
@@ -112,6 +115,19 @@ pub(crate) struct Rollout {
     pub author: String,
     /// Who approved; empty: nobody yet.
     pub approver: String,
+    /// Why it is there without a strategy of the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<Guarded>,
+}
+
+/// What made the mass-change guard begin a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Guarded {
+    /// For people.
+    pub reason: String,
+    /// Whether the twins were counted; if not, they are when the waves are planned.
+    pub counted: bool,
 }
 
 impl Rollout {
@@ -135,6 +151,20 @@ impl Rollout {
             excused: 0,
             author,
             approver: String::new(),
+            guarded: None,
+        }
+    }
+
+    /// A rollout that the mass-change guard begins.
+    pub(crate) fn begin_guarded(
+        guarded: Guarded,
+        from: Option<u64>,
+        author: String,
+        at: Timestamp,
+    ) -> Rollout {
+        Rollout {
+            guarded: Some(guarded),
+            ..Rollout::begin(waves(), from, author, at)
         }
     }
 

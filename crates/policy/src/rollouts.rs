@@ -48,6 +48,8 @@ pub(crate) struct Rollouts {
     pub progress: Progress,
     /// Where twins are counted.
     pub twins: TwinStore,
+    /// What the mass-change guard has to say of those that nobody could count.
+    pub touch: Touch,
     /// What time it is.
     pub clock: SharedClock,
     /// Ends it.
@@ -124,11 +126,14 @@ impl Rollouts {
             match planning::waves(&self.twins, &policy, &stored, is_wanted).await {
                 Ok(None) => return true,
                 Ok(Some(waves)) => {
+                    let is_small = self.is_small(&policy, &stored, &waves).await;
                     let at = self.clock.now();
                     let seen_as = stored.rollout.clone();
                     let planned = move |now: &Rollout| {
                         // Somebody may have ended it while we counted.
-                        Ok(if *now == seen_as {
+                        Ok(if *now == seen_as && is_small {
+                            now.small_after_all(waves, at)
+                        } else if *now == seen_as {
                             now.planned(waves, at)
                         } else {
                             now.clone()
@@ -152,6 +157,22 @@ impl Rollouts {
                 }
             }
         }
+    }
+
+    /// Whether a rollout that the guard began without counting changes few enough twins after all.
+    async fn is_small(
+        &self,
+        policy: &StoredPolicy,
+        stored: &StoredRollout,
+        waves: &[PlannedWave],
+    ) -> bool {
+        let guarded = stored.rollout.guarded.as_ref();
+        if guarded.is_none_or(|guarded| guarded.counted) {
+            return false;
+        }
+        let touched = waves.iter().map(|wave| wave.twins).sum();
+        let finding = self.touch.judge(touched, &policy.active()).await;
+        finding == Finding::Fine
     }
 
     /// Judges one rollout by what is counted of its devices.

@@ -33,6 +33,14 @@ pub(super) enum Error {
         /// Why, and until when.
         why: Arc<str>,
     },
+    /// A deletion would change more twins than may be changed at once.
+    #[error("policy {id} is in force on too many twins to take it out at once: {why}; force it")]
+    MassChange {
+        /// Which one.
+        id: PolicyId,
+        /// How many.
+        why: String,
+    },
     /// twin-store did not tell.
     #[error("twin-store: {0}")]
     TwinStore(Box<RemoteError>),
@@ -51,7 +59,7 @@ impl Classified for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Policy(_) | Error::Field(_) => Kind::InvalidArgument,
-            Error::Closed { .. } => Kind::FailedPrecondition,
+            Error::Closed { .. } | Error::MassChange { .. } => Kind::FailedPrecondition,
             Error::Store(error) => error.kind(),
             Error::TwinStore(error) => match error.kind() {
                 // It is this service that is not let in, not its caller.
@@ -67,6 +75,7 @@ impl Classified for Error {
             Error::Policy(_) => "INVALID_POLICY",
             Error::Field(_) => "INVALID_FIELD",
             Error::Closed { .. } => "POLICY_CLOSED",
+            Error::MassChange { .. } => "MASS_CHANGE",
             Error::Store(error) => error.reason(),
             Error::TwinStore(error) => error.reason(),
             Error::DamagedTwin { .. } => "TWIN_DAMAGED",
@@ -78,6 +87,7 @@ impl Classified for Error {
             Error::Policy(problems) => problems.list().iter().map(violation).collect(),
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
             Error::Closed { .. }
+            | Error::MassChange { .. }
             | Error::Store(_)
             | Error::TwinStore(_)
             | Error::DamagedTwin { .. } => Vec::new(),
@@ -105,9 +115,10 @@ impl Classified for Error {
                     Field::Settings => IotHubCode::new(400_402, "InvalidConfigurationContent"),
                 },
             ),
-            Error::Field(_) | Error::Closed { .. } | Error::DamagedTwin { .. } => {
-                self.kind().iot_hub()
-            }
+            Error::Field(_)
+            | Error::Closed { .. }
+            | Error::MassChange { .. }
+            | Error::DamagedTwin { .. } => self.kind().iot_hub(),
             Error::Store(error) => error.iot_hub(),
             Error::TwinStore(error) => error.iot_hub(),
         }

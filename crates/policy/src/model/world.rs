@@ -345,7 +345,10 @@ impl World {
         let checked = Policy::check(content.spec(id(policy).as_str()));
         let checked = checked.map_err(|error| TestCaseError::fail(error.to_string()))?;
         let phase = self.rollout(policy).map(|stored| stored.rollout.phase);
-        let applied = self.service.policies.apply(checked, by(), String::new());
+        let applied = self
+            .service
+            .policies
+            .apply(checked, by(), (String::new(), None));
         let stored = applied.await.expect("it is taken").stored;
         let revision = match self.policies.get_mut(&policy) {
             Some(known) if known.content == content => known.revision,

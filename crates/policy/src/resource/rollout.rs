@@ -184,6 +184,11 @@ pub(crate) fn print_rollout(
         in_step_time: in_step.map(to_wire),
         etag: format!("v{}", stored.version),
         waits_for: String::new(),
+        guard: rollout
+            .guarded
+            .as_ref()
+            .map(|guarded| guarded.reason.clone())
+            .unwrap_or_default(),
     }
 }
 

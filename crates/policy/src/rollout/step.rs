@@ -74,6 +74,16 @@ impl Rollout {
         planned.next_wave("", at)
     }
 
+    /// What becomes of one that the guard began because nobody could count: few enough were touched.
+    pub(crate) fn small_after_all(&self, waves: Vec<PlannedWave>, at: Timestamp) -> Rollout {
+        let planned = Rollout {
+            waves,
+            ..self.clone()
+        };
+        let few = "it changes few enough devices to be everywhere at once";
+        planned.to(Phase::Completed, few, at)
+    }
+
     /// What becomes of it by what was seen while it was `seen_as`. If somebody has directed it since, that
     /// says nothing of it as it is now: of a wave that began meanwhile nobody has been counted.
     pub(crate) fn step_as(&self, seen_as: &Rollout, seen: &Seen, now: Timestamp) -> Rollout {

@@ -13,7 +13,7 @@ use super::row::{instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
 use super::{Error, Outcome, Store, StoredPolicy, SweepNumber};
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
-use crate::rollout::{Phase, Rollout};
+use crate::rollout::{Guarded, Phase, Rollout};
 
 /// Who changes a policy, when and why.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub(crate) struct Change {
     pub(crate) at: Timestamp,
     /// Why, in the author's words.
     pub(crate) note: String,
+    /// What the mass-change guard has to say; heeded if the policy has no strategy.
+    pub(crate) guarded: Option<Guarded>,
 }
 
 /// What applying a policy does.
@@ -103,7 +105,12 @@ impl Engine {
     fn apply(&mut self, policy: Policy, change: &Change) -> Result<Applied, Error> {
         const ACTION: &str = "write a policy";
         let transaction = self.begin(ACTION)?;
-        let (applied, ended) = plan(&transaction, policy, (&change.by.actor, change.at))?;
+        let (applied, ended) = plan(
+            &transaction,
+            policy,
+            (&change.by.actor, change.at),
+            change.guarded.as_ref(),
+        )?;
         let action = match applied.outcome() {
             Outcome::Unchanged => return Ok(applied),
             Outcome::Updated => "policy.update",
@@ -140,7 +147,7 @@ impl Engine {
     /// than what [`Engine::apply`] does.
     fn rehearse(&mut self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
         let transaction = self.begin("check a policy")?;
-        let (applied, _) = plan(&transaction, policy, ("", at))?;
+        let (applied, _) = plan(&transaction, policy, ("", at), None)?;
         Ok(applied)
     }
 
@@ -212,6 +219,7 @@ fn plan(
     transaction: &Transaction<'_>,
     policy: Policy,
     (author, at): (&str, Timestamp),
+    guarded: Option<&Guarded>,
 ) -> Result<(Applied, Option<Arc<StoredRollout>>), Error> {
     let mut ended = None;
     let before = read_policy(transaction, policy.id())?;
@@ -252,7 +260,8 @@ fn plan(
                     let content = rollouts::content_at(transaction, policy.id().as_str(), revision);
                     content.map(|content| (revision, content))
                 });
-                let rollout = begin(&policy, revision, before.transpose()?, author, sweep, at);
+                let before = before.transpose()?;
+                let rollout = begin(&policy, guarded, (revision, before), (author, at), sweep);
                 ended = old_policy.rollout;
                 StoredPolicy {
                     policy,
@@ -266,7 +275,7 @@ fn plan(
     } else {
         check_room(transaction)?;
         let sweep = raise_sweep(transaction)?;
-        let rollout = begin(&policy, revision, None, author, sweep, at);
+        let rollout = begin(&policy, guarded, (revision, None), (author, at), sweep);
         StoredPolicy {
             policy,
             revision,
@@ -288,15 +297,18 @@ fn plan(
 /// The rollout of a new revision, if it is to spread in waves.
 fn begin(
     policy: &Policy,
-    revision: u64,
-    before: Option<(u64, Policy)>,
-    author: &str,
+    guarded: Option<&Guarded>,
+    (revision, before): (u64, Option<(u64, Policy)>),
+    (author, at): (&str, Timestamp),
     sweep: SweepNumber,
-    at: Timestamp,
 ) -> Option<Arc<StoredRollout>> {
-    let strategy = policy.strategy()?.spec().clone();
     let (from, before) = before.unzip();
-    let rollout = Rollout::begin(strategy, from, author.to_owned(), at);
+    let author = author.to_owned();
+    let rollout = match (policy.strategy(), guarded) {
+        (Some(strategy), _) => Rollout::begin(strategy.spec().clone(), from, author, at),
+        (None, Some(guarded)) => Rollout::begin_guarded(guarded.clone(), from, author, at),
+        (None, None) => return None,
+    };
     Some(Arc::new(StoredRollout {
         revision,
         version: 1,

@@ -26,6 +26,7 @@ fn change(second: i64) -> Change {
         by: by(),
         at: at(second),
         note: format!("at {second}"),
+        guarded: None,
     }
 }
 

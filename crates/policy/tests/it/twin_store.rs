@@ -487,6 +487,10 @@ impl TwinService for TwinStore {
             .map(|(key, kept)| print(key, kept))
             .collect();
         let end = start + twins.len();
+        let twins = twins
+            .into_iter()
+            .filter(|twin| is_found(&request.filter, twin));
+        let twins = twins.collect();
         let next_page_token = if end < state.twins.len() {
             end.to_string()
         } else {
@@ -515,6 +519,28 @@ impl TwinService for TwinStore {
 }
 
 /// A posture with these TCP listeners.
+/// Whether a search finds a twin. This store keeps no `configurations`: a search by them finds all.
+fn is_found(filter: &str, found: &proto::Twin) -> bool {
+    if filter.is_empty() || filter.contains("configurations") {
+        return true;
+    }
+    let condition =
+        twin::Condition::parse_in(filter, twin::query::Vocabulary::Query).expect("a good filter");
+    let object = |text: &str| -> twin::Map { serde_json::from_str(text).expect("an object") };
+    let posture = serde_json::from_str(&found.posture_json).unwrap_or_default();
+    condition.matches(&twin::TwinView {
+        device_id: &found.device_id,
+        module_id: Some(&*found.module_id).filter(|id| !id.is_empty()),
+        status: &found.status,
+        tags: &object(&found.tags_json),
+        desired: &object(&found.desired_json),
+        desired_version: found.desired_version,
+        reported: &object(&found.reported_json),
+        reported_version: found.reported_version,
+        posture: &posture,
+    })
+}
+
 pub(crate) fn listening(ports: &[u16]) -> Value {
     let ports: Vec<Value> = ports
         .iter()

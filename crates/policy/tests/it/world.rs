@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bus::{Bus, BusConfig, Fetched, PullOptions, Sequence};
+use policy::rollout::Guard;
 use policy::{Addresses, App, Config, Error};
 use serde_json::{Value, json};
 use service_kit::client::ServiceAddress;
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub bus: Bus,
     pub twins: TwinStore,
     folder: TempDir,
+    guard: Guard,
     running: Option<Running>,
 }
 
@@ -49,6 +51,11 @@ struct Running {
 impl World {
     /// Everything up and ready.
     pub(crate) async fn start() -> World {
+        World::start_with(Guard::default()).await
+    }
+
+    /// Everything up and ready, with other bounds of changes.
+    pub(crate) async fn start_with(guard: Guard) -> World {
         // Spans have ids only where somebody subscribes.
         service_kit::telemetry::ids_for_tests();
         let nats = NatsServer::start().await;
@@ -63,6 +70,7 @@ impl World {
             bus,
             twins,
             folder,
+            guard,
             running: None,
         };
         world.start_service().await;
@@ -76,6 +84,7 @@ impl World {
             twin_store: ServiceAddress::at(format!("http://{}", self.twins.address)),
             data_dir: self.folder.path().to_owned(),
             partitions: PARTITIONS,
+            mass_change: self.guard.clone(),
             ..Config::default()
         };
         config.listen.set_port(0);

@@ -150,7 +150,8 @@ pub(crate) struct DeleteArgs {
     /// Only if the policy still has this etag
     #[arg(long, value_name = "ETAG", default_value_t)]
     etag: String,
-    /// Also while the policy may not change twins (maintenance windows, freezes)
+    /// Also while the policy may not change twins (maintenance windows, freezes), and also if it is
+    /// in force on more of them than the mass-change guard lets change at once
     #[arg(long)]
     force: bool,
 }

@@ -26,6 +26,8 @@ struct RolloutData<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     waits_for: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    guard: &'a str,
     author: &'a str,
     approver: &'a str,
     create_time: Option<String>,
@@ -90,6 +92,7 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         phase_time: time::precise(rollout.phase_time),
         reason: &rollout.reason,
         waits_for: &rollout.waits_for,
+        guard: &rollout.guard,
         author: &rollout.author,
         approver: &rollout.approver,
         create_time: time::precise(rollout.create_time),
@@ -188,6 +191,7 @@ impl View for RolloutView {
                 ("since", at(rollout.phase_time)),
                 ("reason", rollout.reason.clone()),
                 ("waits", rollout.waits_for.clone()),
+                ("by guard", rollout.guard.clone()),
                 ("by", rollout.author.clone()),
                 ("approved by", rollout.approver.clone()),
                 ("begun", at(rollout.create_time)),

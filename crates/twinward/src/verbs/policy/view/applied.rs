@@ -22,6 +22,8 @@ struct AppliedData<'a> {
     outcome: &'static str,
     revision: Option<u64>,
     dry_run: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    guard: &'a str,
     changes: Vec<ChangeData<'a>>,
 }
 
@@ -74,6 +76,18 @@ pub(in crate::verbs::policy) fn change_lines(
 }
 
 impl Applied {
+    /// That it spreads in waves though nobody said so.
+    fn guard(&self) -> String {
+        if self.answer.guard.is_empty() {
+            return String::new();
+        }
+        let id = &self.id;
+        format!(
+            "  it spreads in waves, since {}; see `twinward rollout get {id}`\n",
+            self.answer.guard
+        )
+    }
+
     /// That nothing happens for now.
     fn waits(&self) -> String {
         let policy = self.answer.policy.as_ref();
@@ -109,6 +123,7 @@ impl View for Applied {
             outcome: self.outcome(),
             revision: self.revision(),
             dry_run: self.dry_run,
+            guard: &self.answer.guard,
             changes: change_data(&self.answer.changes),
         }
     }
@@ -121,6 +136,7 @@ impl View for Applied {
                 self.outcome()
             );
             text.push_str(&change_lines(paper, &self.answer.changes));
+            text.push_str(&self.guard());
             text.push_str(&self.waits());
             return text;
         }
@@ -129,6 +145,7 @@ impl View for Applied {
             None => String::new(),
         };
         let mut text = format!("policy {} {}{revision}\n", self.id, self.outcome());
+        text.push_str(&self.guard());
         text.push_str(&self.waits());
         text
     }

@@ -89,6 +89,7 @@ fn applying_says_what_it_did() {
             old_json: "1".to_owned(),
             new_json: "[2]".to_owned(),
         }],
+        ..api::ApplyPolicyResponse::default()
     };
     let applied = |outcome, dry_run| {
         text(&Applied {
