@@ -20,8 +20,9 @@ use crate::counts::Counts;
 use crate::planning;
 use crate::policies::{Opening, Policies};
 use crate::progress::Progress;
-use crate::rollout::{Phase, Refusal, Rollout, Seen};
+use crate::rollout::{Finding, Phase, PlannedWave, Refusal, Rollout, Seen};
 use crate::store::{By, Cause, RolloutError, StoredPolicy, StoredRollout};
+use crate::touch::Touch;
 use crate::twin_store::{Failure, TwinStore};
 
 /// Between two looks at the counts, while a rollout is under way.

@@ -293,7 +293,9 @@ async fn every_change_is_in_the_audit_log_also_when_twin_store_was_away() {
     world.start_service().await;
     world.delete_policy("p").await;
     let recorded = testkit::wait_for("the audit entries", SOON, async || {
-        let recorded = world.twins.recorded();
+        // Whether a rollout was begun meanwhile, because nobody could count, is no matter here.
+        let mut recorded = world.twins.recorded();
+        recorded.retain(|entry| entry.action.starts_with("policy."));
         (recorded.len() >= 2).then_some(recorded)
     })
     .await;
