@@ -84,10 +84,10 @@ pub enum AppError {
     Store(#[from] store::Error),
     /// The bus cannot be reached or used.
     #[error(transparent)]
-    Connect(#[from] bus::ConnectError),
+    Connect(#[from] ::bus::ConnectError),
     /// A stream cannot be made or is another's.
     #[error(transparent)]
-    Stream(#[from] bus::EnsureError),
+    Stream(#[from] ::bus::EnsureError),
     /// The gRPC API cannot be served.
     #[error(transparent)]
     Server(#[from] ServerError),

@@ -6,6 +6,7 @@
 //! what `failIf` is for. Sums are whole thousandths: they must not drift when a million twins come and go.
 
 use serde::{Deserialize, Serialize};
+use twin::query::Path;
 use twin::{Condition, Map};
 
 use crate::policy_doc::{Field, Problem, check_no_self_reference};
@@ -37,11 +38,9 @@ pub struct NumberSpec {
 impl NumberSpec {
     /// Where it stands, to be looked up; none if that cannot be read.
     fn place(&self) -> Option<Condition> {
-        let condition = Condition::parse(&format!("IS_DEFINED({})", self.of)).ok()?;
-        let paths = condition.paths();
-        let path = paths.first().filter(|_| paths.len() == 1)?.to_string();
         // Anything else than one path would be a condition of its own.
-        (path == self.of).then_some(condition)
+        Path::parse(&self.of).ok()?;
+        Condition::parse(&format!("IS_DEFINED({})", self.of)).ok()
     }
 
     /// What is wrong with it.

@@ -1,8 +1,6 @@
 //! Decisions on twins: writes of operators, devices and policies, and the answers of agents.
 
-use jiff::{SignedDuration, Timestamp};
-use posture::configuration::{Acknowledgement, Transition};
-use posture::{FrozenPath, Timeline};
+use jiff::Timestamp;
 use serde_json::json;
 use twin::twin::PolicyApplied;
 use twin::{

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use service_kit::backoff::{Backoff, Policy};
-use uuid::Uuid;
 use wire::twin::v1 as api;
 
 use crate::connection::Connection;

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::apply::pushes;
 use crate::testing::{key, now, object, operator_write, overlay, record};
+use posture::Timeline;
 use posture::configuration::{AckOutcome, PushState};
 use twin::{ConfigurationStatus, Writer};
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::apply::{Mode, pushes};
 use crate::apply::telemetry::fold_entries;
+use crate::apply::{Mode, pushes};
 use crate::record::Status;
 use crate::store::sample::sound;
 use crate::store::sqlite::SqliteStore;
