@@ -26,10 +26,10 @@ use crate::store::{
     SweepNumber,
 };
 
+mod frozen;
 mod hours;
 
 pub(crate) use hours::Opening;
-mod frozen;
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -48,12 +48,8 @@ struct Present {
 
 impl Present {
     fn new(contents: &Contents, now: Timestamp) -> Present {
-        let by_id = contents
-            .policies
-            .iter()
-            .cloned()
-            .map(|one| (one.policy.id().clone(), one))
-            .collect();
+        let by_id = contents.policies.iter().cloned();
+        let by_id = by_id.map(|one| (one.policy.id().clone(), one)).collect();
         let configurations = contents.configurations.iter().cloned();
         let mut present = Present {
             by_id,

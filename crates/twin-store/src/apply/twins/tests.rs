@@ -4,7 +4,7 @@ use super::*;
 use crate::apply::pushes;
 use crate::testing::{key, now, object, operator_write, overlay, record};
 use posture::Timeline;
-use posture::configuration::{AckOutcome, PushState};
+use posture::configuration::{AckOutcome, Acknowledgement, PushState};
 use twin::{ConfigurationStatus, Writer};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
