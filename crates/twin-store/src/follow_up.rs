@@ -16,7 +16,7 @@ use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use tracing::{info, warn};
 use twin::query::Vocabulary;
-use twin::{Condition, IdentityKey};
+use twin::{Condition, IdentityKey, Version};
 
 use crate::apply::pushes;
 use crate::engine::Engine;
@@ -136,6 +136,7 @@ impl FollowUp {
         let configuration = &record.posture.configuration;
         let connected_at = record.posture.agent.connected_at;
         match configuration.awaited_since(connected_at) {
+            Some(_) if record.twin.desired.version == Version::FIRST => None,
             Some(since) => since.checked_add(self.within).ok(),
             None if self.push_after.is_zero() => None,
             None => configuration.push_due(self.push_after),

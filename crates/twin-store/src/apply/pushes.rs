@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use posture::configuration::{Acknowledgement, Transition};
 use posture::{FrozenPath, Timeline};
-use twin::IdentityKey;
+use twin::{IdentityKey, Version};
 
 use super::twins::notify;
 use super::{Cause, ChangeKind, Overlay, Weight};
@@ -54,7 +54,8 @@ pub fn time_out(
 ) -> Result<bool, Error> {
     let mut record = overlay.get(key)?.clone();
     let agent = &record.posture.agent;
-    if !agent.connected {
+    // Of a section that nobody has written yet a device is asked nothing.
+    if !agent.connected || record.twin.desired.version == Version::FIRST {
         return Ok(false);
     }
     let connected_at = agent.connected_at;
