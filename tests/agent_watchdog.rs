@@ -79,7 +79,11 @@ async fn an_agent_that_is_cut_off_goes_back_and_says_so_and_the_rollout_is_taken
     assert_eq!(told.count("/configuration/appliedVersion"), good);
     let reason = told.text("/configuration/reason");
     assert!(reason.contains("was not heard of"), "{reason}");
-    assert_eq!(told.reported()["latest_state"], "failed");
+    // The report is a message of its own, behind the answer.
+    api.twin_until(NAME, "the report", |twin| {
+        twin.reported()["latest_state"] == "failed"
+    })
+    .await;
     let good = desire(&api, 50).await;
     state_until(&api, "applied", good).await;
 
