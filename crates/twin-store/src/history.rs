@@ -21,7 +21,7 @@ mod merge;
 mod registry;
 
 use delta::{Delta, apply, without_nulls};
-pub use merge::{may_merge, merge, merge_all};
+pub use merge::{follows, may_merge, merge, merge_all};
 pub use registry::{Registry, forget as forget_registry};
 
 /// The patch of a deletion.

@@ -8,14 +8,22 @@ use super::{Delta, Unreadable, parse};
 use crate::store::HistoryEntry;
 
 /// Whether an entry may be put together with the last one of its identity: both moved nothing but
-/// counters and times, and all of it is within `within`.
+/// counters and times, all of it is within `within`, and nothing is missing between them.
 pub fn may_merge(older: &HistoryEntry, newer: &HistoryEntry, within: Duration) -> bool {
     let span = newer.at.duration_since(older.first_at);
     older.key == newer.key
         && older.routine
         && newer.routine
         && older.revision < newer.first_revision
+        && follows(older, newer)
         && Duration::try_from(span).is_ok_and(|span| span <= within && !within.is_zero())
+}
+
+/// Whether nothing is missing between an entry and the next one that is there, as far as that one knows.
+pub fn follows(older: &HistoryEntry, newer: &HistoryEntry) -> bool {
+    newer
+        .previous
+        .is_none_or(|previous| previous == older.revision)
 }
 
 /// Two revisions in a row as one, with the actor and the cause of the newer.

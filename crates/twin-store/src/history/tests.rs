@@ -223,6 +223,11 @@ fn only_routine_revisions_of_one_hour_are_put_together() {
         !may_merge(&entries[2], &entries[1], hour),
         "they are in order"
     );
+    let mut gap = entries[2].clone();
+    gap.revision = Revision::new(4);
+    gap.first_revision = gap.revision;
+    gap.previous = Some(Revision::new(3));
+    assert!(!may_merge(&entries[1], &gap, hour), "one is missing");
     assert!(
         !may_merge(&entries[1], &entries[2], Duration::ZERO),
         "it is switched off"

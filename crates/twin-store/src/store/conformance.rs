@@ -35,7 +35,7 @@ pub(super) struct Opener {
     maintain: Option<Arc<dyn Maintain>>,
     /// Changes rows behind the store's back, as a failing disk would.
     tamper: Option<Tamper>,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 type Tamper = Box<dyn Fn(String) -> BoxFuture<'static, ()>>;
@@ -58,7 +58,7 @@ impl Opener {
             open: Box::new(open),
             maintain: Some(maintain),
             tamper: Some(Box::new(tamper)),
-            _folder: Some(folder),
+            folder: Some(folder),
         }
     }
 
@@ -78,7 +78,7 @@ impl Opener {
             open: Box::new(open),
             maintain: Some(Arc::new(rows)),
             tamper: Some(Box::new(tamper)),
-            _folder: None,
+            folder: None,
         }
     }
 
@@ -92,7 +92,7 @@ impl Opener {
             open: Box::new(open),
             maintain: None,
             tamper: None,
-            _folder: None,
+            folder: None,
         }
     }
 
@@ -106,9 +106,24 @@ impl Opener {
         tamper(sql.into()).await;
     }
 
+    /// Takes from the histories a column that they need.
+    pub(super) async fn break_histories(&self) {
+        let sql = "ALTER TABLE history RENAME COLUMN at TO gone";
+        if self.kind() == Some("sqlite") {
+            let folder = self.folder.as_ref().expect("its folder");
+            super::sqlite::alter(folder.path(), sql);
+        } else {
+            self.tamper(sql).await;
+        }
+    }
+
+    fn kind(&self) -> Option<&'static str> {
+        self.maintain.as_ref().map(|rows| rows.kind())
+    }
+
     /// Bytes as this store's SQL has them.
     pub(super) fn bytes(&self, hex: &str) -> String {
-        match self.maintain.as_ref().map(|rows| rows.kind()) {
+        match self.kind() {
             Some("sqlite") => format!("x'{hex}'"),
             _ => format!("'\\x{hex}'::bytea"),
         }
@@ -155,6 +170,9 @@ on_stores_with_rows! {
     damage::a_note_goes_with_its_row
     damage::a_damaged_revision_leaves_a_hole_in_its_place
     damage::what_cannot_be_read_stays_between_what_is_put_together
+    damage::a_lost_revision_stays_a_hole_between_what_is_put_together
+    damage::a_damaged_key_of_a_revision_stops_no_trim
+    damage::histories_that_cannot_be_looked_at_keep_nothing_else
     damage::a_damaged_change_leaves_a_hole_in_the_log
     retention::what_was_looked_at_is_not_looked_at_again_after_a_start
     damage::a_damaged_audit_entry_leaves_a_hole_in_its_chain

@@ -16,7 +16,7 @@
 //! for a commit that is still under way. What will not scale: one server takes all writes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use deadpool_postgres::Client;
 use futures::FutureExt as _;
@@ -345,7 +345,19 @@ impl Store for PostgresStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        self.repeat(move |client| async move { trim::trim(client, &retention).await }.boxed())
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let notes = found.clone();
+        let trimming = self.repeat(move |client| {
+            let notes = notes.clone();
+            async move { trim::trim(client, &retention, &notes).await }.boxed()
+        });
+        async move {
+            let trimmed = trimming.await;
+            let notes = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+            self.note(notes).await;
+            trimmed
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

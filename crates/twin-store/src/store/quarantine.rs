@@ -79,6 +79,24 @@ impl Note {
         Note::new(Table::History, of, &hole.damaged)
     }
 
+    /// Of a revision whose key cannot be read as a whole.
+    pub(crate) fn of_unreadable_revision(
+        device: Option<&[u8]>,
+        module: Option<&[u8]>,
+        revision: Option<i64>,
+    ) -> Note {
+        let text = |part: Option<&[u8]>| {
+            let text = part.map(|part| String::from_utf8_lossy(part).into_owned());
+            text.unwrap_or_else(|| UNREADABLE.to_string())
+        };
+        let revision = revision.map_or_else(|| UNREADABLE.to_string(), |one| one.to_string());
+        Note {
+            table: Table::History,
+            key: vec![text(device), text(module), revision],
+            problem: "its key or its time cannot be read".to_owned(),
+        }
+    }
+
     /// Of a change of the log.
     pub(crate) fn of_change(partition: Partition, at: Revision) -> Note {
         Note {

@@ -8,6 +8,7 @@ use serde_json::json;
 use twin::{IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer, partition_of};
 
 use super::maintain::{Gaps, Restoring};
+use super::place::Place;
 use super::{
     AuditEntry, AuditHead, Commit, EnrollmentToken, EnrollmentUse, HistoryEntry, Loaded, LogEntry,
     OperationId, OperationResultRow, OperationRow, PartitionState, ProvisioningKey,
@@ -311,4 +312,30 @@ pub(crate) async fn read_with_damage(store: &dyn Store) {
     let one = Selection::Operation(OperationId("2".to_owned()));
     let loaded = store.load(vec![one.clone()]).await.expect("read");
     assert!(matches!(&loaded[..], [Loaded::Damaged(of, _)] if *of == one));
+}
+
+/// A commit of so many routine revisions of one device, each twenty seconds behind the one before, and the place
+/// of the tenth.
+pub(super) fn far_apart(states: Vec<PartitionState>, count: u64) -> (Commit, Place) {
+    let entries = (1..=count).map(|number| {
+        let at = Timestamp::UNIX_EPOCH + Duration::from_secs(20 * number);
+        HistoryEntry {
+            routine: true,
+            at,
+            first_at: at,
+            ..revision(&key("d"), number)
+        }
+    });
+    let found = Place {
+        at: 200_000_000_000,
+        device: "d".to_owned(),
+        module: String::new(),
+        revision: 10,
+    };
+    let commit = Commit {
+        partitions: states,
+        history: entries.collect(),
+        ..Commit::default()
+    };
+    (commit, found)
 }

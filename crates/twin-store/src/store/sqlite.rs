@@ -333,9 +333,11 @@ impl Store for SqliteStore {
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
         async move {
-            let plan = self.read(move |connection| trim::plan(connection, &retention));
+            let plan = self.read_noting(move |connection, notes| {
+                Ok(trim::plan(connection, &retention, notes))
+            });
             let plan = plan.await?;
-            self.write(move |connection| trim::trim(connection, &retention, &plan))
+            self.write(move |connection| trim::trim(connection, &retention, plan))
                 .await
         }
         .boxed()
@@ -395,4 +397,4 @@ fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::tamper;
+pub(crate) use tests::{alter, tamper};

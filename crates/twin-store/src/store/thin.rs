@@ -35,6 +35,19 @@ pub(super) struct Light {
     pub(super) bytes: i64,
 }
 
+impl Light {
+    /// One that does not tell what decides on it: it stays by itself, between those before and behind it.
+    pub(super) fn unreadable(revision: i64) -> Light {
+        Light {
+            revision,
+            first_at: i64::MIN,
+            at: i64::MIN,
+            routine: false,
+            bytes: 0,
+        }
+    }
+}
+
 /// The spans that are old enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spans {
@@ -100,8 +113,9 @@ pub(super) struct Reach {
     pub(super) module: String,
     /// Its first revision that was found; the one before it is looked at, too, since it may be of the same span.
     pub(super) revision: i64,
-    /// Where the span of its last one ends that was found.
-    end: i64,
+    /// Where the span of its last one ends that was found. What is behind it is looked at in its own time: to
+    /// read it each time that something before it is found would cost far more than all else.
+    pub(super) end: i64,
     /// Where it was first found.
     found: usize,
 }
@@ -144,27 +158,32 @@ impl Joined {
 }
 
 /// Puts the revisions of a run together. One that cannot be read (none) stays as it is, between what is made of
-/// those before it and of those behind it.
+/// those before it and of those behind it. Where one is missing, what is before it and what is behind it stay
+/// apart, or nobody could tell any more.
 pub(super) fn joins_of(run: &Run, entries: &[Option<HistoryEntry>]) -> Vec<Join> {
     let mut joins = Vec::new();
     for readable in entries.split(Option::is_none) {
         let readable: Vec<_> = readable.iter().flatten().cloned().collect();
-        let [first, .., last] = readable.as_slice() else {
-            continue;
-        };
-        // A patch that is no JSON, though its checksum is right: they stay.
-        let Some(merged) = history::merge_all(&readable).ok().flatten() else {
-            continue;
-        };
-        let run = Run {
-            first: first.revision.get().cast_signed(),
-            last: last.revision.get().cast_signed(),
-            count: readable.len(),
-            ..run.clone()
-        };
-        joins.push(Join { run, merged });
+        for whole in readable.chunk_by(history::follows) {
+            joins.extend(join_of(run, whole));
+        }
     }
     joins
+}
+
+/// None of one alone, nor if a patch is no JSON, though its checksum is right: then they stay.
+fn join_of(run: &Run, entries: &[HistoryEntry]) -> Option<Join> {
+    let [first, .., last] = entries else {
+        return None;
+    };
+    let merged = history::merge_all(entries).ok().flatten()?;
+    let run = Run {
+        first: first.revision.get().cast_signed(),
+        last: last.revision.get().cast_signed(),
+        count: entries.len(),
+        ..run.clone()
+    };
+    Some(Join { run, merged })
 }
 
 /// One turn: takes what was found in the order of times, and says what is put together.
@@ -198,6 +217,8 @@ impl Turn {
                 .or_insert(reaches.len());
             if let Some(reach) = reaches.get_mut(number) {
                 reach.end = reach.end.max(end);
+                // A clock that was put back gave a later one an earlier time.
+                reach.revision = reach.revision.min(one.revision);
             } else {
                 reaches.push(Reach {
                     device: one.device.clone(),
@@ -218,6 +239,9 @@ impl Turn {
                 // Twice as many as are removed of anything else: one of a run stays, and two are needed.
                 rows: usize::try_from(retention.batch.saturating_mul(2)).unwrap_or(usize::MAX),
                 bytes: BYTES,
+                // Spans are looked at to their ends, also for one revision of theirs, and need not become less.
+                looks: usize::try_from(Turn::finds(retention).saturating_mul(4))
+                    .unwrap_or(usize::MAX),
             },
             runs: Vec::new(),
         }
@@ -241,6 +265,7 @@ impl Turn {
             return;
         }
         self.next += 1;
+        self.budget.looks = self.budget.looks.saturating_sub(lights.len());
         let within = lights.iter().take_while(|light| light.at < reach.end);
         let within = lights.get(..within.count()).unwrap_or_default();
         // The last one that is dealt with.
@@ -296,6 +321,8 @@ impl Turn {
 struct Budget {
     rows: usize,
     bytes: u64,
+    /// And look at.
+    looks: usize,
 }
 
 impl Budget {
@@ -319,7 +346,7 @@ impl Budget {
 
     fn is_spent(&self) -> bool {
         // A run has two at least.
-        self.rows < 2 || self.bytes == 0
+        self.rows < 2 || self.bytes == 0 || self.looks == 0
     }
 }
 
@@ -333,13 +360,21 @@ fn before(now: Timestamp, age: Duration) -> Option<i64> {
     nanoseconds(now.checked_sub(age).ok()?)
 }
 
+/// Where the spans of seconds are to be looked at in which these were found.
+#[cfg(test)]
+pub(super) fn reaches(found: Vec<Place>) -> Vec<Reach> {
+    let retention = tests::retention(100_000);
+    let spans = Spans::of(&retention).expect("spans");
+    Turn::new(spans, &retention, found).reaches
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: i64 = 1_000_000_000;
 
-    fn retention(now: i64) -> Retention {
+    pub(super) fn retention(now: i64) -> Retention {
         Retention {
             now: Timestamp::from_second(now).expect("a time"),
             history_age: Duration::MAX,
@@ -416,6 +451,7 @@ mod tests {
         place: Place,
         written: usize,
         turns: usize,
+        looked: usize,
     }
 
     impl Fleet {
@@ -427,6 +463,7 @@ mod tests {
                     return;
                 }
                 let mut turn = Turn::new(spans, retention, found);
+                let mut looked = 0;
                 loop {
                     let next = turn.next(1);
                     let Some(reach) = next.first() else { break };
@@ -435,9 +472,15 @@ mod tests {
                         .iter()
                         .position(|one| one.revision == reach.revision);
                     let lights = history[at.expect("there").saturating_sub(1)..].iter();
-                    let lights: Vec<_> = lights.copied().take(usize::from(LIGHTS)).collect();
+                    let lights = lights.copied().take_while(|light| light.at < reach.end);
+                    let lights: Vec<_> = lights.take(usize::from(LIGHTS)).collect();
+                    looked += lights.len();
                     turn.take(&lights);
                 }
+                // And no more than with the last one of them.
+                let most = 4 * Turn::finds(retention) as usize + usize::from(LIGHTS);
+                assert!(looked <= most, "{looked} were looked at");
+                self.looked += looked;
                 let (runs, place) = turn.end();
                 let place = place.expect("something was found");
                 assert_ne!(place, self.place, "it gets on");
@@ -506,6 +549,34 @@ mod tests {
         assert!(fleet.histories.values().all(|history| history.len() == 6));
         // 17,700 revisions, at most 40 a turn.
         assert!(fleet.turns < 17_700 / 40 * 2, "{}", fleet.turns);
+    }
+
+    #[test]
+    fn what_becomes_no_less_is_looked_at_a_bounded_number_of_times() {
+        let retention = Retention {
+            batch: 20,
+            ..retention(6_010)
+        };
+        // Spans of one row each.
+        let mut fleet = fleet(4, 600);
+        for history in fleet.histories.values_mut() {
+            history.retain(|light| (light.at / SECOND) % 10 == 3);
+        }
+        fleet.thin(&retention);
+        assert_eq!(fleet.written, 0);
+        // Each of 240, and the one before the first that a turn found of an identity.
+        assert!(fleet.looked < 2 * 240, "{}", fleet.looked);
+        // Long spans of revisions that are no routine ones: whatever is found, a turn ends.
+        let mut fleet = self::fleet(10, 100);
+        for light in fleet.histories.values_mut().flatten() {
+            light.routine = false;
+        }
+        let long = Retention {
+            history_span: Duration::from_secs(500),
+            ..retention
+        };
+        fleet.thin(&long);
+        assert_eq!(fleet.written, 0);
     }
 
     #[test]

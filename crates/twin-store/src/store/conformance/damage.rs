@@ -421,6 +421,168 @@ pub(super) async fn what_cannot_be_read_stays_between_what_is_put_together(opene
     assert_eq!(places, [(5, 9), (0, 4), (1, 3)]);
 }
 
+pub(super) async fn a_lost_revision_stays_a_hole_between_what_is_put_together(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let routine = |at: u64| HistoryEntry {
+        routine: true,
+        previous: Some(Revision::new(at - 1)),
+        ..sample::revision(&key("d"), at)
+    };
+    let written = |history| Commit {
+        history,
+        coalesce_within: Duration::from_hours(1),
+        ..Commit::default()
+    };
+    let apart = Commit {
+        coalesce_within: Duration::ZERO,
+        ..written((1..=9).map(routine).collect())
+    };
+    super::commit(&*store, &[super::standing(&states, "d", 9)], apart).await;
+    for lost in [4, 9] {
+        let sql = format!("DELETE FROM history WHERE device_id = 'd' AND revision = {lost}");
+        opener.tamper(sql).await;
+    }
+    // Neither when it is written, nor later.
+    let next = written(vec![routine(10)]);
+    super::commit(&*store, &[super::standing(&states, "d", 10)], next).await;
+    let retention = Retention {
+        now: now() + Duration::from_hours(3),
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        history_span: Duration::from_hours(1),
+        history_every: Duration::ZERO,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 100,
+    };
+    let trimmed = store.trim(retention).await.expect("trimmed");
+    assert_eq!((trimmed.joined, trimmed.written), (2 + 3, 2));
+    let entries = sound(store.history(all_of("d")).await.expect("read"));
+    let places = entries.iter().map(|entry| {
+        let previous = entry.previous.map(Revision::get);
+        (entry.first_revision.get(), entry.revision.get(), previous)
+    });
+    let places: Vec<_> = places.collect();
+    assert_eq!(
+        places,
+        [(10, 10, Some(9)), (5, 8, Some(4)), (1, 3, Some(0))]
+    );
+    let rows = opener.maintain.as_ref().expect("a store with rows");
+    let report = crate::store::maintain::verify(&**rows, |_, _| ()).await;
+    let findings = report.expect("it can be read").findings;
+    for lost in [4, 9] {
+        let missing = format!("revision {lost}, which was before it, is missing");
+        let is_named = findings.iter().any(|one| one.problem == missing);
+        assert!(is_named, "{findings:?}");
+    }
+}
+
+pub(super) async fn a_damaged_key_of_a_revision_stops_no_trim(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let mut entries = Vec::new();
+    for (place, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let first = 10 * place as u64;
+        let of = |number| HistoryEntry {
+            routine: true,
+            ..sample::revision(&key(name), first + number)
+        };
+        entries.extend((1..=4).map(of));
+    }
+    let mut answer = sample::answers().remove(0);
+    answer.at = now();
+    let id = answer.id.clone();
+    let written = Commit {
+        history: entries,
+        requests: vec![answer],
+        ..Commit::default()
+    };
+    super::commit(&*store, &states, written).await;
+    let (damage, noted_as) = if opener.kind() == Some("sqlite") {
+        let damage = "UPDATE history SET device_id = CAST(x'62ff' AS TEXT)
+                      WHERE device_id = 'b' AND revision = 12";
+        (damage, "history: b\u{fffd}/12")
+    } else {
+        let damage = "ALTER TABLE history DROP CONSTRAINT history_pkey;
+                      ALTER TABLE history ALTER device_id DROP NOT NULL;
+                      CREATE UNIQUE INDEX ON history (device_id, module_id, revision);
+                      UPDATE history SET device_id = NULL
+                      WHERE device_id = 'b' AND revision = 12";
+        (damage, "history: \u{fffd}/12")
+    };
+    opener.tamper(damage).await;
+    let hours = Duration::from_hours;
+    let retention = Retention {
+        now: now() + hours(3),
+        history_age: Duration::MAX,
+        history_count: 2,
+        history_span: Duration::from_nanos(1),
+        history_every: Duration::ZERO,
+        request_age: hours(2),
+        operation_age: Duration::MAX,
+        batch: 3,
+    };
+    let trim = async |retention| {
+        for _ in 0..100 {
+            if !store.trim(retention).await.expect("trimmed").more {
+                return;
+            }
+        }
+        panic!("it does not end");
+    };
+    let left = async |name| -> Vec<u64> {
+        let entries = sound(store.history(all_of(name)).await.expect("read"));
+        entries.iter().map(|entry| entry.revision.get()).collect()
+    };
+    trim(retention).await;
+    assert_eq!(left("a").await, [4, 3]);
+    assert_eq!(left("b").await, [14, 13]);
+    assert_eq!(left("c").await, [24, 23]);
+    let loaded = store.load(vec![Selection::Request(id)]).await;
+    assert_eq!(loaded.expect("read"), [], "old answers go, too");
+    assert_eq!(noted(&*store).await, [noted_as]);
+    // And what is too old goes whatever its key is.
+    let old = Retention {
+        history_age: hours(1),
+        ..retention
+    };
+    trim(old).await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(left(name).await, [0; 0]);
+    }
+}
+
+/// Whatever is wrong with the histories keeps nothing else.
+pub(super) async fn histories_that_cannot_be_looked_at_keep_nothing_else(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let mut answer = sample::answers().remove(0);
+    answer.at = now();
+    let id = answer.id.clone();
+    let written = Commit {
+        history: vec![sample::revision(&key("d"), 1)],
+        requests: vec![answer],
+        ..Commit::default()
+    };
+    super::commit(&*store, &states, written).await;
+    opener.break_histories().await;
+    let retention = Retention {
+        now: now() + Duration::from_hours(3),
+        history_age: Duration::from_hours(1),
+        history_count: 1,
+        history_span: Duration::from_hours(1),
+        history_every: Duration::ZERO,
+        request_age: Duration::from_hours(2),
+        operation_age: Duration::MAX,
+        batch: 100,
+    };
+    let trimmed = store.trim(retention).await;
+    trimmed.expect_err("it is told");
+    let loaded = store.load(vec![Selection::Request(id)]).await;
+    assert_eq!(loaded.expect("read"), [], "old answers go all the same");
+}
+
 pub(super) async fn a_damaged_change_leaves_a_hole_in_the_log(opener: Opener) {
     let store = opener.open().await;
     let states = take(&*store).await;

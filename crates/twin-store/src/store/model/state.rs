@@ -242,14 +242,16 @@ impl State {
                 };
                 let run: Vec<_> = entries.iter().filter(within).cloned().collect();
                 assert_eq!(run.len(), count);
-                for entry in &run {
-                    self.history.remove(&(key.clone(), entry.revision));
+                for whole in run.chunk_by(history::follows).filter(|one| one.len() > 1) {
+                    for entry in whole {
+                        self.history.remove(&(key.clone(), entry.revision));
+                    }
+                    let merged = history::merge_all(whole).expect("patches can be read");
+                    let merged = merged.expect("there are some");
+                    self.history.insert((key.clone(), merged.revision), merged);
+                    joined += whole.len() as u64 - 1;
+                    written += 1;
                 }
-                let merged = history::merge_all(&run).expect("patches can be read");
-                let merged = merged.expect("there are some");
-                self.history.insert((key.clone(), merged.revision), merged);
-                joined += count as u64 - 1;
-                written += 1;
             }
         }
         (joined, written)

@@ -788,3 +788,19 @@ async fn replicas_that_trim_together_do_what_one_would_do() {
     assert_eq!(all, expected);
     assert_eq!(left(&a).await, kept);
 }
+
+#[tokio::test]
+async fn what_is_behind_a_span_is_not_looked_at() {
+    let database = testkit::postgres::database().await;
+    let store = open(&database.url()).await;
+    let states = sample::take(&store).await;
+    let (written, found) = sample::far_apart(states, 600);
+    store.commit(written).await.expect("committed");
+    let reaches = crate::store::thin::reaches(vec![found]);
+    let mut client = store.connections.get().await;
+    let transaction = client.transaction().await.expect("begun");
+    let lights = super::thin::lights(&transaction, &reaches).await;
+    let lights = lights.expect("read");
+    let numbers: Vec<_> = lights[0].iter().map(|light| light.revision).collect();
+    assert_eq!(numbers, [9, 10]);
+}

@@ -11,6 +11,7 @@ use super::trails::{COLUMNS, revision, write};
 use super::trim::look;
 use super::{engine, execute, query_in};
 use crate::store::place::Walk;
+use crate::store::quarantine::Note;
 use crate::store::row::parse_key;
 use crate::store::thin::{AT_ONCE, Join, Joined, LIGHTS, Light, Reach, Run, Spans, Turn, joins_of};
 use crate::store::{Error, HistoryEntry, Retention};
@@ -20,11 +21,13 @@ pub(super) async fn thin(
     transaction: &Transaction<'_>,
     retention: &Retention,
     walk: &mut Walk,
+    notes: &mut Vec<Note>,
 ) -> Result<Joined, Error> {
     let Some(spans) = Spans::of(retention) else {
         return Ok(Joined::default());
     };
-    let found = look(transaction, &walk.place, spans.end, Turn::finds(retention)).await?;
+    let finds = Turn::finds(retention);
+    let found = look(transaction, &walk.place, spans.end, finds, notes).await?;
     let mut turn = Turn::new(spans, retention, found);
     loop {
         let next = turn.next(AT_ONCE);
@@ -56,8 +59,9 @@ pub(super) async fn thin(
     Ok(joined)
 }
 
-/// Of each identity the revisions from one on, and the one before it, with which it may be put together.
-async fn lights(
+/// Of each identity the revisions from one on up to where the span ends, and the one before it, with which it may
+/// be put together.
+pub(super) async fn lights(
     transaction: &Transaction<'_>,
     reaches: &[Reach],
 ) -> Result<Vec<Vec<Light>>, Error> {
@@ -65,12 +69,13 @@ async fn lights(
     let devices: Vec<&str> = reaches.iter().map(|reach| &*reach.device).collect();
     let modules: Vec<&str> = reaches.iter().map(|reach| &*reach.module).collect();
     let revisions: Vec<i64> = reaches.iter().map(|reach| reach.revision).collect();
+    let ends: Vec<i64> = reaches.iter().map(|reach| reach.end).collect();
     let rows = query_in(
         transaction,
         action,
         "SELECT k.number, l.revision, l.first_at, l.at, l.routine, l.bytes
-         FROM UNNEST($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY
-             AS k (device_id, module_id, revision, number)
+         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $5::bigint[]) WITH ORDINALITY
+             AS k (device_id, module_id, revision, ends, number)
          CROSS JOIN LATERAL
              (SELECT h.revision, h.first_at, h.at, h.routine,
                   octet_length(h.patch) + octet_length(h.undo) AS bytes
@@ -80,14 +85,22 @@ async fn lights(
                       (SELECT max(b.revision) FROM history b
                        WHERE b.device_id = k.device_id AND b.module_id = k.module_id
                            AND b.revision < k.revision), k.revision)
+                  AND h.revision < coalesce(
+                      (SELECT e.revision FROM history e
+                       WHERE e.device_id = k.device_id AND e.module_id = k.module_id
+                           AND e.revision >= k.revision AND e.at >= k.ends
+                       ORDER BY e.revision LIMIT 1), 9223372036854775807)
               ORDER BY h.revision LIMIT $4) AS l
          ORDER BY k.number, l.revision",
-        &[&devices, &modules, &revisions, &i64::from(LIGHTS)],
+        &[&devices, &modules, &revisions, &i64::from(LIGHTS), &ends],
     )
     .await?;
     let mut lights = vec![Vec::new(); reaches.len()];
     for row in &rows {
-        let (number, light) = light(row).map_err(engine(action))?;
+        // One without a number is between no others.
+        let Ok((number, light)) = light(row) else {
+            continue;
+        };
         let of = usize::try_from(number - 1).ok();
         if let Some(lights) = of.and_then(|of| lights.get_mut(of)) {
             lights.push(light);
@@ -97,13 +110,17 @@ async fn lights(
 }
 
 fn light(row: &Row) -> Result<(i64, Light), tokio_postgres::Error> {
-    let light = Light {
-        revision: row.try_get(1)?,
-        first_at: row.try_get(2)?,
-        at: row.try_get(3)?,
-        routine: row.try_get(4)?,
-        bytes: i64::from(row.try_get::<_, i32>(5)?),
+    let revision = row.try_get(1)?;
+    let read = || -> Result<Light, tokio_postgres::Error> {
+        Ok(Light {
+            revision,
+            first_at: row.try_get(2)?,
+            at: row.try_get(3)?,
+            routine: row.try_get(4)?,
+            bytes: i64::from(row.try_get::<_, i32>(5)?),
+        })
     };
+    let light = read().unwrap_or_else(|_| Light::unreadable(revision));
     Ok((row.try_get(0)?, light))
 }
 

@@ -2,15 +2,19 @@
 //!
 //! One replica at a time: two would do all work twice, and wait for each other's rows in different orders.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
 use jiff::{SignedDuration, Timestamp};
+use tokio_postgres::Row;
 
+use super::text::Raw;
 use super::thin::thin;
 use super::{engine, execute, nanoseconds, quarantine, query_in};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
-use crate::store::thin::Spans;
+use crate::store::quarantine::{NOTES_MAX, Note};
+use crate::store::thin::{Joined, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
@@ -20,26 +24,26 @@ const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// Name of the advisory lock that lets one replica trim at a time: "twintrim" as a number.
 pub(super) const LOCK: i64 = i64::from_be_bytes(*b"twintrim");
 
-/// Removes a bounded amount; nothing while another replica does so.
-pub(super) async fn trim(client: &mut Client, retention: &Retention) -> Result<Trimmed, Error> {
+/// Removes a bounded amount; nothing while another replica does so. Of the histories nothing goes if they cannot
+/// be looked at as a whole; everything else does, and then it is told.
+pub(super) async fn trim(
+    client: &mut Client,
+    retention: &Retention,
+    found: &Mutex<Vec<Note>>,
+) -> Result<Trimmed, Error> {
     let action = "remove what is old";
-    let transaction = client.transaction().await.map_err(engine(action))?;
+    let mut transaction = client.transaction().await.map_err(engine(action))?;
     if !is_alone(&transaction).await? {
         return Ok(Trimmed::default());
     }
-    let batch = u64::from(retention.batch);
-    let old = old_revisions(&transaction, retention).await?;
-    let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
-    let mut thinned = Walk::from(fact(&transaction, THINNED).await?, end);
-    let joined = thin(&transaction, retention, &mut thinned).await?;
-    if joined.left == 0 {
-        remember(&transaction, THINNED, &thinned).await?;
-    }
-    let (mut surplus, mut more) = (0, thinned.more);
-    // Not before they are put together: what will be one must not drive out another one.
-    if !more {
-        (surplus, more) = surplus_revisions(&transaction, retention).await?;
-    }
+    let part = transaction.transaction().await.map_err(engine(action))?;
+    let old = old_revisions(&part, retention).await;
+    let old = settle(part, old).await?;
+    let part = transaction.transaction().await.map_err(engine(action))?;
+    let mut notes = Vec::new();
+    let shortened = shorten(&part, retention, &mut notes).await;
+    let shortened = settle(part, shortened).await?;
+    append(found, notes);
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
@@ -47,18 +51,68 @@ pub(super) async fn trim(client: &mut Client, retention: &Retention) -> Result<T
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
     quarantine::sweep(client).await?;
-    let is_full = |removed| removed >= batch;
+    let (old, shortened) = (old?, shortened?);
+    let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
-        revisions: old + surplus,
-        joined: joined.gone,
-        written: joined.written,
+        revisions: old + shortened.surplus,
+        joined: shortened.joined.gone,
+        written: shortened.joined.written,
         requests,
         operations,
-        more: more
+        more: shortened.more
             || more_operations
             || more_tokens
-            || [old, surplus, requests].into_iter().any(is_full),
+            || [old, shortened.surplus, requests].into_iter().any(is_full),
     })
+}
+
+fn append(to: &Mutex<Vec<Note>>, notes: Vec<Note>) {
+    let mut all = to.lock().unwrap_or_else(PoisonError::into_inner);
+    all.extend(notes);
+}
+
+/// What became of histories.
+struct Shortened {
+    joined: Joined,
+    surplus: u64,
+    more: bool,
+}
+
+/// Puts revisions together, and removes those that are too many.
+async fn shorten(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+    notes: &mut Vec<Note>,
+) -> Result<Shortened, Error> {
+    let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
+    let mut thinned = Walk::from(fact(transaction, THINNED).await?, end);
+    let joined = thin(transaction, retention, &mut thinned, notes).await?;
+    if joined.left == 0 {
+        remember(transaction, THINNED, &thinned).await?;
+    }
+    let (mut surplus, mut more) = (0, thinned.more);
+    // Not before they are put together: what will be one must not drive out another one.
+    if !more {
+        (surplus, more) = surplus_revisions(transaction, retention, notes).await?;
+    }
+    Ok(Shortened {
+        joined,
+        surplus,
+        more,
+    })
+}
+
+/// Ends a part of a transaction: if it failed, the rest goes on as if it had not begun.
+async fn settle<T>(
+    part: Transaction<'_>,
+    done: Result<T, Error>,
+) -> Result<Result<T, Error>, Error> {
+    let ended = match &done {
+        Ok(_) => part.commit().await,
+        Err(_) => part.rollback().await,
+    };
+    ended.map_err(engine("set what fails apart"))?;
+    Ok(done)
 }
 
 /// Whether no other replica trims; nobody else can begin before the transaction ends.
@@ -105,7 +159,8 @@ async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> 
              (SELECT old.device_id, old.module_id, old.revision
               FROM (SELECT device_id, module_id, count(*) AS due
                     FROM (SELECT device_id, module_id FROM history
-                          WHERE at < $1 ORDER BY at LIMIT $2) AS oldest
+                          WHERE at < $1 AND device_id IS NOT NULL AND module_id IS NOT NULL
+                          ORDER BY at LIMIT $2) AS oldest
                     GROUP BY device_id, module_id) AS k
               CROSS JOIN LATERAL
                   (SELECT h.device_id, h.module_id, h.revision FROM history h
@@ -129,11 +184,12 @@ async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> 
 async fn surplus_revisions(
     transaction: &Transaction<'_>,
     retention: &Retention,
+    notes: &mut Vec<Note>,
 ) -> Result<(u64, bool), Error> {
     let action = "forget surplus revisions";
     let end = Spans::settled(retention);
     let mut counted = Walk::from(fact(transaction, COUNTED).await?, end);
-    let found = look(transaction, &counted.place, end, retention.batch).await?;
+    let found = look(transaction, &counted.place, end, retention.batch, notes).await?;
     let keys = found.iter();
     let (devices, modules): (Vec<&str>, Vec<&str>) =
         keys.map(|one| (&*one.device, &*one.module)).unzip();
@@ -172,12 +228,14 @@ async fn surplus_revisions(
     Ok((removed, counted.more))
 }
 
-/// Looks at revisions in the order of their times, up to one.
+/// Looks at revisions in the order of their times, up to one. What cannot be read of is noted and passed over;
+/// a store with more of that than can be noted is to be restored.
 pub(super) async fn look(
     transaction: &Transaction<'_>,
     from: &Place,
     end: i64,
     limit: u32,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Place>, Error> {
     let action = "look at revisions";
     let rows = query_in(
@@ -192,21 +250,40 @@ pub(super) async fn look(
             &from.module,
             &from.revision,
             &end,
-            &i64::from(limit),
+            &(i64::from(limit) + NOTES_MAX),
         ],
     )
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Place {
-                at: row.try_get(0)?,
-                device: row.try_get(1)?,
-                module: row.try_get(2)?,
-                revision: row.try_get(3)?,
-            })
-        })
-        .collect::<Result<_, _>>()
-        .map_err(engine::<tokio_postgres::Error>(action))
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    for row in &rows {
+        if found.len() == wanted {
+            break;
+        }
+        match place(row) {
+            Ok(place) => found.push(place),
+            Err(_) => notes.push(Note::of_unreadable_revision(
+                bytes(row, 1),
+                bytes(row, 2),
+                row.try_get(3).ok(),
+            )),
+        }
+    }
+    Ok(found)
+}
+
+fn place(row: &Row) -> Result<Place, tokio_postgres::Error> {
+    Ok(Place {
+        at: row.try_get(0)?,
+        device: row.try_get(1)?,
+        module: row.try_get(2)?,
+        revision: row.try_get(3)?,
+    })
+}
+
+/// The bytes of a text, whatever they are; none if there is none.
+fn bytes(row: &Row, column: usize) -> Option<&[u8]> {
+    row.try_get(column).ok().map(|Raw(bytes)| bytes)
 }
 
 async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {

@@ -42,6 +42,12 @@ pub(crate) fn tamper(folder: &Path, sql: &str, parameters: impl rusqlite::Params
     assert!(raw.execute(sql, parameters).expect("it runs") > 0, "{sql}");
 }
 
+/// Changes how a table is laid out.
+pub(crate) fn alter(folder: &Path, sql: &str) {
+    let raw = Connection::open(folder.join(FILE_NAME)).expect("it opens");
+    raw.execute_batch(sql).expect("it runs");
+}
+
 fn names(page: &Page) -> Vec<String> {
     let key = |record: &Record| record.key.to_string();
     page.records.iter().map(key).collect()
@@ -336,4 +342,19 @@ async fn the_newest_of_a_hundred_thousand_audit_entries_cost_as_much_as_of_a_hun
     };
     let steps = steps(many.path(), &rare);
     assert!(steps < 1000, "{steps}");
+}
+
+#[tokio::test]
+async fn what_is_behind_a_span_is_not_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).expect("it opens");
+    let states = crate::store::sample::take(&store).await;
+    let (written, found) = crate::store::sample::far_apart(states, 600);
+    store.commit(written).await.expect("committed");
+    let reaches = crate::store::thin::reaches(vec![found]);
+    let lights = store.read(move |connection| super::thin::lights(connection, &reaches[0]));
+    let lights = lights.await.expect("read");
+    let numbers: Vec<_> = lights.iter().map(|light| light.revision).collect();
+    assert_eq!(numbers, [9, 10]);
+    store.close().await;
 }

@@ -4,13 +4,14 @@
 //! looks whether it is there still, and writes. Revisions never change: they go, or become part of one with
 //! another number, so it is enough to count them.
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
 use super::engine;
 use super::trails::{COLUMNS, history_row, insert};
 use super::trim::look;
 use super::write::execute;
 use crate::store::place::Walk;
+use crate::store::quarantine::Note;
 use crate::store::row::{history, parse_key};
 use crate::store::thin::{Join, Joined, LIGHTS, Light, Reach, Run, Spans, Turn, joins_of};
 use crate::store::{Error, Retention};
@@ -20,11 +21,13 @@ pub(super) fn plan(
     connection: &Connection,
     retention: &Retention,
     walk: &mut Walk,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Join>, Error> {
     let Some(spans) = Spans::of(retention) else {
         return Ok(Vec::new());
     };
-    let found = look(connection, &walk.place, spans.end, Turn::finds(retention))?;
+    let finds = Turn::finds(retention);
+    let found = look(connection, &walk.place, spans.end, finds, notes)?;
     let mut turn = Turn::new(spans, retention, found);
     while let [reach, ..] = turn.next(1).as_slice() {
         let lights = lights(connection, reach)?;
@@ -77,9 +80,11 @@ fn is_there(transaction: &Transaction<'_>, run: &Run) -> Result<bool, Error> {
     Ok(usize::try_from(found) == Ok(run.count))
 }
 
-/// Revisions of an identity, and the one before them, with which the first may be put together.
-fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light>, Error> {
-    connection
+/// Revisions of an identity up to where its span ends, and the one before them, with which the first may be put
+/// together.
+pub(super) fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light>, Error> {
+    let action = "look at revisions";
+    let mut statement = connection
         .prepare_cached(
             "SELECT revision, first_at, at, routine, octet_length(patch) + octet_length(undo)
              FROM history
@@ -88,22 +93,35 @@ fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light>, Error> {
                   WHERE device_id = ?1 AND module_id = ?2 AND revision < ?3), ?3)
              ORDER BY revision LIMIT ?4",
         )
-        .and_then(|mut statement| {
-            let rows = statement.query_map(
-                params![reach.device, reach.module, reach.revision, LIGHTS],
-                |row| {
-                    Ok(Light {
-                        revision: row.get(0)?,
-                        first_at: row.get(1)?,
-                        at: row.get(2)?,
-                        routine: row.get(3)?,
-                        bytes: row.get(4)?,
-                    })
-                },
-            )?;
-            rows.collect()
+        .map_err(engine(action))?;
+    let parameters = params![reach.device, reach.module, reach.revision, LIGHTS];
+    let mut rows = statement.query(parameters).map_err(engine(action))?;
+    let mut lights = Vec::new();
+    while let Some(row) = rows.next().map_err(engine(action))? {
+        // One without a number is between no others.
+        let Ok(light) = light(row) else { continue };
+        // Steps of the engine are what costs, so there is none beyond.
+        if light.at >= reach.end && light.revision >= reach.revision {
+            break;
+        }
+        lights.push(light);
+    }
+    Ok(lights)
+}
+
+/// What decides on a revision.
+fn light(row: &Row<'_>) -> rusqlite::Result<Light> {
+    let revision = row.get(0)?;
+    let read = || -> rusqlite::Result<Light> {
+        Ok(Light {
+            revision,
+            first_at: row.get(1)?,
+            at: row.get(2)?,
+            routine: row.get(3)?,
+            bytes: row.get(4)?,
         })
-        .map_err(engine("look at revisions"))
+    };
+    Ok(read().unwrap_or_else(|_| Light::unreadable(revision)))
 }
 
 /// Makes one of revisions in a row.

@@ -3,7 +3,7 @@
 //! Histories are looked at by a reader, and only what there is to do goes to the writing thread, for which
 //! commits wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,8 +13,14 @@ use super::thin::{self, thin};
 use super::write::{begin, execute};
 use super::{engine, nanoseconds, quarantine};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
-use crate::store::thin::{Join, Spans};
+use crate::store::quarantine::Note;
+use crate::store::thin::{Join, Joined, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
+
+use look::keys;
+pub(super) use look::look;
+
+mod look;
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
@@ -37,16 +43,20 @@ struct Grown {
 }
 
 /// Looks at a bounded number of revisions.
-pub(super) fn plan(connection: &Connection, retention: &Retention) -> Result<Plan, Error> {
+pub(super) fn plan(
+    connection: &Connection,
+    retention: &Retention,
+    notes: &mut Vec<Note>,
+) -> Result<Plan, Error> {
     let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
     let mut thinned = Walk::from(fact(connection, THINNED)?, end);
-    let joins = thin::plan(connection, retention, &mut thinned)?;
+    let joins = thin::plan(connection, retention, &mut thinned, notes)?;
     let end = Spans::settled(retention);
     let mut counted = Walk::from(fact(connection, COUNTED)?, end);
     let mut grown = Vec::new();
     // Not before they are put together: what will be one must not drive out another one.
     if !thinned.more {
-        let found = look(connection, &counted.place, end, retention.batch)?;
+        let found = look(connection, &counted.place, end, retention.batch, notes)?;
         grown = grown_of(connection, retention, &found)?;
         counted.reach(found.into_iter().next_back());
     }
@@ -58,24 +68,19 @@ pub(super) fn plan(connection: &Connection, retention: &Retention) -> Result<Pla
     })
 }
 
-/// Removes a bounded amount.
+/// Removes a bounded amount. Of the histories nothing goes if they cannot be looked at as a whole; everything
+/// else does, and then it is told.
 pub(super) fn trim(
     connection: &mut Connection,
     retention: &Retention,
-    plan: &Plan,
+    plan: Result<Plan, Error>,
 ) -> Result<Trimmed, Error> {
     let transaction = begin(connection)?;
-    let old = old_revisions(&transaction, retention)?;
-    let joined = thin(&transaction, &plan.joins)?;
-    if joined.left == 0 {
-        remember(&transaction, THINNED, &plan.thinned)?;
-    }
-    let surplus = surplus_revisions(&transaction, retention, &plan.grown)?;
-    let batch = u64::from(retention.batch);
-    if surplus < batch {
-        // Otherwise not further than this: the next call looks at the same ones again.
-        remember(&transaction, COUNTED, &plan.counted)?;
-    }
+    let old = whole(&transaction, || old_revisions(&transaction, retention))?;
+    let shortened = match plan {
+        Ok(plan) => whole(&transaction, || shorten(&transaction, retention, &plan))?,
+        Err(error) => Err(error),
+    };
     let requests = requests(&transaction, retention)?;
     let (operations, more_operations) = operations(&transaction, retention)?;
     let more_tokens = tokens(&transaction, retention)?;
@@ -83,19 +88,65 @@ pub(super) fn trim(
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
     quarantine::sweep(connection)?;
-    let is_full = |removed| removed >= batch;
+    let ((old, more_old), shortened) = (old?, shortened?);
+    let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
-        revisions: old + surplus,
-        joined: joined.gone,
-        written: joined.written,
+        revisions: old + shortened.surplus,
+        joined: shortened.joined.gone,
+        written: shortened.joined.written,
         requests,
         operations,
-        more: plan.thinned.more
-            || plan.counted.more
+        more: shortened.more
+            || more_old
             || more_operations
             || more_tokens
-            || [old, surplus, requests].into_iter().any(is_full),
+            || [shortened.surplus, requests].into_iter().any(is_full),
     })
+}
+
+/// What became of histories.
+struct Shortened {
+    joined: Joined,
+    surplus: u64,
+    more: bool,
+}
+
+/// Does with the histories what was found.
+fn shorten(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+    plan: &Plan,
+) -> Result<Shortened, Error> {
+    let joined = thin(transaction, &plan.joins)?;
+    if joined.left == 0 {
+        remember(transaction, THINNED, &plan.thinned)?;
+    }
+    let surplus = surplus_revisions(transaction, retention, &plan.grown)?;
+    if surplus < u64::from(retention.batch) {
+        // Otherwise not further than this: the next call looks at the same ones again.
+        remember(transaction, COUNTED, &plan.counted)?;
+    }
+    Ok(Shortened {
+        joined,
+        surplus,
+        more: plan.thinned.more || plan.counted.more,
+    })
+}
+
+/// Does something as a whole or not at all; a failure of it leaves the transaction as it was.
+fn whole<T>(
+    transaction: &Transaction<'_>,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<Result<T, Error>, Error> {
+    let mark = |sql| transaction.execute_batch(sql);
+    let action = "set what fails apart";
+    mark("SAVEPOINT whole").map_err(engine(action))?;
+    let done = work();
+    if done.is_err() {
+        mark("ROLLBACK TO whole").map_err(engine(action))?;
+    }
+    mark("RELEASE whole").map_err(engine(action))?;
+    Ok(done)
 }
 
 /// Keeps how far a walk came, if it moved.
@@ -116,13 +167,21 @@ fn remember(transaction: &Transaction<'_>, name: &str, walk: &Walk) -> Result<()
 fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
     connection
         .prepare_cached("SELECT value FROM facts WHERE name = ?1")
-        .and_then(|mut statement| statement.query_row([name], |row| row.get(0)).optional())
+        .and_then(|mut statement| {
+            // One that cannot be read is the beginning.
+            let read = statement.query_row([name], |row| Ok(row.get(0).ok()));
+            Ok(read.optional()?.flatten())
+        })
         .map_err(engine("read how far it looked"))
 }
 
 /// Removes revisions that are too old. Of each identity only the oldest go, also when the clock was
 /// put back meanwhile: a document is rewound through all revisions behind it.
-fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
+/// Answers how many, and whether there is more.
+fn old_revisions(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+) -> Result<(u64, bool), Error> {
     let action = "forget old revisions";
     let oldest_kept = before(retention, retention.history_age);
     let due = keys(
@@ -131,6 +190,8 @@ fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result
         "SELECT device_id, module_id FROM history WHERE at < ?1 ORDER BY at LIMIT ?2",
         params![oldest_kept, retention.batch],
     )?;
+    // Not what was removed: a damaged row may be found and not be where it is looked for.
+    let is_full = due.values().sum::<u32>() >= retention.batch;
     let mut removed = 0;
     for ((device, module), most) in due {
         removed += execute(
@@ -146,7 +207,7 @@ fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result
             params![device, module, oldest_kept, most],
         )?;
     }
-    Ok(count(removed))
+    Ok((count(removed), is_full && removed > 0))
 }
 
 /// Which of the identities that were found have too many revisions.
@@ -203,54 +264,6 @@ fn surplus_revisions(
         }
     }
     Ok(u64::from(retention.batch - left))
-}
-
-/// Looks at revisions in the order of their times, up to one.
-pub(super) fn look(
-    connection: &Connection,
-    from: &Place,
-    end: i64,
-    limit: u32,
-) -> Result<Vec<Place>, Error> {
-    let action = "look at revisions";
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT at, device_id, module_id, revision FROM history
-             WHERE (at, device_id, module_id, revision) > (?1, ?2, ?3, ?4) AND at < ?5
-             ORDER BY at, device_id, module_id, revision LIMIT ?6",
-        )
-        .map_err(engine(action))?;
-    statement
-        .query_map(
-            params![from.at, from.device, from.module, from.revision, end, limit],
-            |row| {
-                Ok(Place {
-                    at: row.get(0)?,
-                    device: row.get(1)?,
-                    module: row.get(2)?,
-                    revision: row.get(3)?,
-                })
-            },
-        )
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(engine(action))
-}
-
-/// Identities, with how often they are named.
-fn keys(
-    transaction: &Transaction<'_>,
-    action: &'static str,
-    sql: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<BTreeMap<(String, String), u32>, Error> {
-    let mut keys = BTreeMap::new();
-    let mut statement = transaction.prepare_cached(sql).map_err(engine(action))?;
-    let mut rows = statement.query(parameters).map_err(engine(action))?;
-    while let Some(row) = rows.next().map_err(engine(action))? {
-        let read = || -> rusqlite::Result<_> { Ok((row.get(0)?, row.get(1)?)) };
-        *keys.entry(read().map_err(engine(action))?).or_insert(0) += 1;
-    }
-    Ok(keys)
 }
 
 fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
