@@ -69,6 +69,8 @@ struct OfLeaf {
     ours: Option<u64>,
     /// The policies that wrote it.
     writers: BTreeSet<String>,
+    /// Those whose leaves went back and forth with it and are frozen since.
+    fighters: BTreeSet<String>,
     /// Whether it was not as we had left it.
     others: bool,
 }
@@ -124,6 +126,11 @@ impl Guard {
         for one in &found {
             of_twin.leaves.remove(&one.path);
         }
+        // What goes back and forth with these may be over the limit next, and is the same fight.
+        let fighters = || found.iter().flat_map(|one| &one.writers);
+        for leaf in of_twin.leaves.values_mut().filter(|leaf| leaf.turns()) {
+            leaf.fighters.extend(fighters().cloned());
+        }
         found
     }
 }
@@ -143,11 +150,12 @@ impl OfTwin {
     /// The leaves that returned more often than that.
     fn over(&self, returns: u16) -> Vec<Found> {
         let too_many = |leaf: &OfLeaf| leaf.returns.len() > usize::from(returns);
-        let turning = || self.leaves.values().filter(|leaf| leaf.returns.len() > 1);
+        let turning = || self.leaves.values().filter(|leaf| leaf.turns());
         let over = self.leaves.iter().filter(|(_, leaf)| too_many(leaf));
         over.map(|(path, leaf)| {
             let mut writers: Vec<String> = leaf.writers.iter().cloned().collect();
-            for other in turning().flat_map(|leaf| &leaf.writers) {
+            let others = turning().flat_map(|leaf| &leaf.writers);
+            for other in others.chain(&leaf.fighters) {
                 if !writers.contains(other) {
                     writers.push(other.clone());
                 }
@@ -164,6 +172,11 @@ impl OfTwin {
 }
 
 impl OfLeaf {
+    /// Whether it goes back and forth.
+    fn turns(&self) -> bool {
+        self.returns.len() > 1
+    }
+
     fn note(&mut self, was: &State, is: &State, at: Timestamp, window: SignedDuration) {
         let fresh = |since: Timestamp| at.duration_since(since) <= window;
         self.returns.retain(|since| fresh(*since));

@@ -145,6 +145,35 @@ fn policies_that_switch_each_other_off_are_named_with_each_other() {
 }
 
 #[test]
+fn the_second_leaf_of_a_fight_names_who_fought_for_the_first() {
+    let guard = Guard::new(LIMIT);
+    let mut section = empty();
+    let mut found = Vec::new();
+    // `a` sets x and takes it out, `b` does so with y, one write behind: x is over the limit first.
+    for turn in 0..40 {
+        let x = json!({"x": 1});
+        let y = json!({"y": 1});
+        let writes = match turn % 4 {
+            0 => vec![("a", 1, x)],
+            1 => vec![("a", 1, x), ("b", 1, y)],
+            2 => vec![("b", 1, y)],
+            _ => vec![],
+        };
+        let next = with(&section, &writes);
+        found.extend(guard.note(&twin("d"), &section, &next, at(turn)));
+        section = next;
+    }
+    let named: Vec<_> = found
+        .iter()
+        .take(2)
+        .map(|one| (&*one.path[0], &one.writers))
+        .collect();
+    let (a, b) = ("policy:a@1".to_owned(), "policy:b@1".to_owned());
+    assert_eq!(named[0], ("x", &vec![a.clone(), b.clone()]));
+    assert_eq!(named[1], ("y", &vec![b, a]));
+}
+
+#[test]
 fn memory_is_bounded() {
     let guard = Guard::new(LIMIT);
     let (before, after) = (empty(), with(&empty(), &[("a", 1, json!({"x": 1}))]));
