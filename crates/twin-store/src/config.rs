@@ -117,7 +117,9 @@ pub struct Config {
     pub drift_push_after: Duration,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
-    /// How many revisions of a twin are kept at most. Default 1000.
+    /// How many revisions of a twin are kept, beside routine ones that are not put together yet (those of
+    /// the last one to two hours, see the next two). A lower number than before holds for a twin from its
+    /// next change on; until then its revisions go by their age. Default 1000.
     pub history_count: u32,
     /// Every revision is kept by itself for this long, and a twin is told as it was at any moment of it.
     /// `0s`: what `history_coalesce` puts together is put together at once. Default 1h.
