@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twin::TwinPatch;
+use twin::{ConfigurationStates, ConfigurationStatus, TwinPatch};
 
 use super::*;
 use crate::apply::telemetry::fold_entries;
@@ -20,6 +20,7 @@ enum Step {
     Fold(u64),
     Disable,
     Identify(bool),
+    Configure(ConfigurationStates),
     Delete,
     Create(String),
 }
@@ -45,9 +46,22 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1_u64..40).prop_map(Step::Fold),
         1 => Just(Step::Disable),
         2 => any::<bool>().prop_map(Step::Identify),
+        3 => standings().prop_map(Step::Configure),
         1 => Just(Step::Delete),
         2 => "g[0-9]{2}".prop_map(Step::Create),
     ]
+}
+
+/// Where configurations may stand.
+fn standings() -> impl Strategy<Value = ConfigurationStates> {
+    let status = any::<bool>().prop_map(|applied| {
+        if applied {
+            ConfigurationStatus::Applied
+        } else {
+            ConfigurationStatus::Targeted
+        }
+    });
+    prop::collection::btree_map("[a-c]", status, 0..3)
 }
 
 /// The record after a step, and what the step touched; none when it changed nothing.
@@ -111,6 +125,13 @@ fn take(before: Option<&Record>, step: &Step, at: Timestamp) -> Option<(Option<R
             let mode = Mode::Write;
             devices::update_device(&mut overlay, &key.device, update, None, mode, at, &cause)
                 .ok()?;
+        }
+        Step::Configure(standings) => {
+            let wanted = twins::Wanted {
+                settings: None,
+                configurations: standings.clone(),
+            };
+            twins::apply_policies(&mut overlay, &key, &wanted, None, at, &cause).ok()?;
         }
         Step::Delete => devices::delete(&mut overlay, &key, None, Mode::Write, &cause).ok()?,
         Step::Create(generation) => {
@@ -241,6 +262,21 @@ fn only_routine_revisions_of_one_hour_are_put_together() {
     let merged = merge(&entries[1], &entries[2]).unwrap();
     assert_eq!((merged.first_revision.get(), merged.revision.get()), (2, 3));
     assert_eq!((merged.first_at, merged.at), (entries[1].at, entries[2].at));
+}
+
+#[test]
+fn where_configurations_stood_is_read_from_the_document_of_then() {
+    let mut record = record("d", "g");
+    let of = |record: &Record| configurations(&record.key, &document(record).unwrap()).unwrap();
+    assert_eq!(of(&record), ConfigurationStates::new());
+    record.configurations = [
+        ("a".to_owned(), ConfigurationStatus::Targeted),
+        ("b".to_owned(), ConfigurationStatus::Applied),
+    ]
+    .into();
+    assert_eq!(of(&record), record.configurations);
+    let damaged = json!({"configurations": {"a": "Sideways"}});
+    assert!(configurations(&record.key, &damaged).is_err());
 }
 
 /// What each kind of write has devices told.

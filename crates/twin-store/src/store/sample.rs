@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use twin::{IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer, partition_of};
+use twin::{
+    ConfigurationStatus, IdentityKey, PartitionCount, Revision, Stamp, TwinPatch, Writer,
+    partition_of,
+};
 
 use super::maintain::{Gaps, Restoring};
 use super::place::Place;
@@ -74,6 +77,11 @@ pub(crate) fn tagged(name: &str) -> Record {
     };
     let write = twin.patch(&patch, &stamp, None).expect("allowed");
     record.twin = TwinText::print(&write.expect("it changes").twin);
+    record.configurations = [
+        ("brighter".to_owned(), ConfigurationStatus::Applied),
+        ("darker".to_owned(), ConfigurationStatus::Targeted),
+    ]
+    .into();
     record
 }
 

@@ -330,11 +330,12 @@ impl Budget {
         run.len() <= self.rows && bytes(run) <= self.bytes
     }
 
-    /// As many of them as it has room for.
+    /// As many of them as it has room for, but two however large they are: a turn that joined none would be
+    /// the same the next time.
     fn spend(&mut self, run: &[Light]) -> usize {
         let mut taken = 0;
         for light in run {
-            if self.rows == 0 || self.bytes == 0 {
+            if self.rows == 0 || (self.bytes == 0 && taken >= 2) {
                 break;
             }
             taken += 1;
@@ -605,5 +606,15 @@ mod tests {
         fleet.thin(&retention);
         assert_eq!(left(&fleet), [1]);
         assert_eq!(fleet.written, 10);
+        // Each of them more than a turn has: two at a time.
+        let history = (1..=5).map(|at| Light {
+            bytes: 10 * large + 10,
+            ..light(at, at, true)
+        });
+        fleet = Fleet::default();
+        fleet.histories.insert("d".to_owned(), history.collect());
+        fleet.thin(&retention);
+        assert_eq!(left(&fleet), [1]);
+        assert_eq!(fleet.written, 4);
     }
 }

@@ -85,8 +85,8 @@ pub(crate) struct BackupArgs {
 #[command(
     after_help = "The store must be empty or not there yet, and its service stopped. All is \
     restored, or nothing.\nEvery twin gets versions above all that were given since the backup, so \
-    that devices and policies\ntake it for new, and the audit log has an entry of it by os:USER, your name on this machine. Put the master key of the former store (master.key) into the folder, \
-    too: keys open under it alone.\n\nExamples:\n  \
+    that devices and policies\ntake it for new, and the audit log has an entry of it by os:USER, your name on this machine.\n\
+    Put the master key of the former store (master.key) into the folder, too: keys open under it alone.\n\nExamples:\n  \
     twinward store restore twins.backup\n  \
     zstd -dc twins.backup.zst | twinward store restore - --store /var/lib/twinward/twin-store"
 )]

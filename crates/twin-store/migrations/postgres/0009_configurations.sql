@@ -1,0 +1,2 @@
+-- Rows of twins may tell where configurations of IoT Hub stand. Nothing is changed here: the number has programs
+-- refuse the store that do not know the member, and would drop it with their next write of a twin.
