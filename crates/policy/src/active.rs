@@ -9,6 +9,7 @@ use serde_json::Value;
 use twin::query::Judgement;
 use twin::{Map, PolicyWrite, Section, Writer};
 
+use crate::configured::known_state;
 use crate::explain::leaves_of;
 use crate::policy_doc::{Incomplete, Policy, PolicyId};
 use crate::rollout::Course;
@@ -113,7 +114,7 @@ impl ActivePolicy {
             Gate::Closed(_) => match self.verdict_when_open(twin) {
                 // Nothing is there that could change.
                 other @ (Verdict::NotTargeted | Verdict::NotWhen | Verdict::HeldBack)
-                    if !self.has_set(twin, |_| true) =>
+                    if !self.has_set(twin, |_| true) && known_state(self, twin).is_none() =>
                 {
                     other
                 }
@@ -130,15 +131,13 @@ impl ActivePolicy {
         back.is_some_and(|course| self.has_set(twin, |revision| revision == course.revision()))
     }
 
-    /// Whether the twin has a leaf of the policy in such a revision.
+    /// Whether the twin has a leaf of the policy in such a revision; one of a configuration tells of none.
     fn has_set(&self, twin: &TwinDocument, which: impl Fn(u64) -> bool) -> bool {
+        let ours = self.policy.id().as_str();
         let leaves = leaves_of(twin.desired());
-        leaves.iter().any(|leaf| match &leaf.writer {
-            Writer::Policy { id, revision } => id == self.policy.id().as_str() && which(*revision),
-            Writer::Configuration(_) | Writer::Operator(_) | Writer::Device | Writer::System => {
-                false
-            }
-        })
+        leaves
+            .iter()
+            .any(|leaf| leaf.writer.is_of(ours) && which(revision_of(&leaf.writer)))
     }
 
     fn verdict_when_open(&self, twin: &TwinDocument) -> Verdict {
@@ -183,11 +182,7 @@ pub(crate) fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
         if !leaf.writer.is_of(id.as_str()) {
             continue;
         }
-        let revision = match leaf.writer {
-            Writer::Policy { revision, .. } => revision,
-            Writer::Configuration(_) | Writer::Operator(_) | Writer::Device | Writer::System => 0,
-        };
-        let settings = by_revision.entry(revision).or_default();
+        let settings = by_revision.entry(revision_of(&leaf.writer)).or_default();
         put(settings, &leaf.path, leaf.value);
     }
     let writes = by_revision.into_iter();
@@ -198,6 +193,14 @@ pub(crate) fn kept(id: &PolicyId, section: &Section) -> Vec<PolicyWrite> {
             settings,
         })
         .collect()
+}
+
+/// Which revision of a policy wrote; 0 for whoever has none.
+fn revision_of(writer: &Writer) -> u64 {
+    match writer {
+        Writer::Policy { revision, .. } => *revision,
+        Writer::Configuration(_) | Writer::Operator(_) | Writer::Device | Writer::System => 0,
+    }
 }
 
 /// Puts a leaf into its place. Leaves of one section never lie within each other.

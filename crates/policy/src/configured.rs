@@ -34,18 +34,27 @@ pub(crate) fn states(
         };
         states.insert(id.to_owned(), status(is_there));
     }
-    for (active, _) in &wanted.undecided {
-        let known = configuration(active)
-            .and_then(|id| Some((id.to_owned(), *twin.configurations().get(id)?)));
-        states.extend(known);
+    // What nobody knows of, and what may not change now, stays as it is.
+    let undecided = wanted.undecided.iter().map(|(active, _)| active);
+    for active in undecided.chain(&wanted.closed) {
+        states.extend(known_state(active, twin).map(|(id, state)| (id.to_owned(), state)));
     }
     states
 }
 
+/// Where a twin says that a configuration stands, with its id.
+pub(crate) fn known_state<'p>(
+    active: &'p ActivePolicy,
+    twin: &TwinDocument,
+) -> Option<(&'p str, ConfigurationStatus)> {
+    let id = configuration(active)?;
+    Some((id, *twin.configurations().get(id)?))
+}
+
 /// Whether a twin says that a configuration is applied.
 pub(crate) fn is_applied(active: &ActivePolicy, twin: &TwinDocument) -> bool {
-    let state = configuration(active).and_then(|id| twin.configurations().get(id));
-    state == Some(&ConfigurationStatus::Applied)
+    let state = known_state(active, twin);
+    state.is_some_and(|(_, state)| state == ConfigurationStatus::Applied)
 }
 
 /// The id of a configuration among policies.

@@ -9,6 +9,7 @@ use crate::evaluate::{Decision, PolicySet, decide};
 use crate::explain::{Reason, explain};
 use crate::policy_doc::{Policy, PolicySpec, Scope};
 use crate::preview::forecast;
+use crate::schedule::Gate;
 use crate::store::StoredConfiguration;
 
 fn object(value: Value) -> Map {
@@ -50,7 +51,7 @@ fn policy(id: &str, priority: i32, order: u64, settings: Value) -> ActivePolicy 
         revision: 2,
         created_order: order,
         stage: None,
-        gate: crate::schedule::Gate::Open,
+        gate: Gate::Open,
     }
 }
 
@@ -140,6 +141,45 @@ fn policies_and_configurations_share_one_order_and_keep_their_names_apart() {
         Value::Object(section.document().clone()),
         json!({"x": 1, "y": 1})
     );
+}
+
+#[test]
+fn while_one_is_frozen_its_settings_and_where_it_stands_stay() {
+    let content = |value| json!({"deviceContent": {"properties.desired.x": value}});
+    let set = |value, low, gate: fn() -> Gate| {
+        let mut of = [
+            configuration("c", 5, 2, content(value)),
+            configuration("low", 1, 1, content(low)),
+        ];
+        for one in &mut of {
+            one.gate = gate();
+        }
+        PolicySet::new(of)
+    };
+    let open = || Gate::Open;
+    let closed = || Gate::Closed("an incident".into());
+    let before = device("here", json!({}), &set(1, 0, open));
+    let states = decide(&set(1, 0, open), &before, Timestamp::UNIX_EPOCH).configurations;
+    assert_eq!(states["low"], ConfigurationStatus::Targeted);
+    // Out of the target, or with another content: nothing is written, and nothing is forgotten.
+    for (site, value) in [("here", 1), ("here", 2), ("there", 1), ("there", 2)] {
+        let twin = document(site, before.desired(), &states);
+        let decided = decide(&set(value, value, closed), &twin, Timestamp::UNIX_EPOCH);
+        assert!(
+            matches!(decided.decision, Decision::Holds),
+            "{site} {value}"
+        );
+        assert_eq!(decided.configurations, states, "{site} {value}");
+    }
+    // It lets nothing on, either.
+    let fresh = device("here", json!({}), &set(1, 0, closed));
+    assert_eq!(Value::Object(fresh.desired().document().clone()), json!({}));
+    assert_eq!(stand(&set(1, 0, closed), &fresh), []);
+    // And when it is over, what waited happens.
+    let left = document("there", before.desired(), &states);
+    let decided = decide(&set(1, 0, open), &left, Timestamp::UNIX_EPOCH);
+    assert!(matches!(decided.decision, Decision::Write(writes) if writes.is_empty()));
+    assert!(decided.configurations.is_empty());
 }
 
 #[test]
