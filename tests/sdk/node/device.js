@@ -10,7 +10,7 @@ const { execFileSync } = require('child_process');
 const { X509Certificate } = require('crypto');
 const fs = require('fs');
 const path = require('path');
-const { Client, Message } = require('azure-iot-device');
+const { Client, Message, ModuleClient } = require('azure-iot-device');
 const { JobClient, Registry } = require('azure-iothub');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 const { Hub, PROGRAM, waitFor } = require('./hub');
@@ -204,6 +204,83 @@ async function messages() {
   }
 }
 
+async function modules() {
+  hub.create('node-housed');
+  const made = hub.cli('module', 'create', 'node-housed', 'lens').connectionString;
+  for (const transport of [Mqtt, MqttWs]) {
+    const client = ModuleClient.fromConnectionString(made, transport);
+    await client.setOptions({ ca: hub.ca });
+    await client.open();
+    open.add(client);
+    const twin = await client.getTwin();
+    const told = queue(twin, 'properties.desired', (delta) => ({ ...delta }));
+    const { $version } = await told.next();
+    hub.cli('twin', 'patch', 'node-housed/lens', '--desired', `{"zoom": ${$version}}`);
+    assert.deepStrictEqual(await told.next(), { zoom: $version, $version: $version + 1 });
+    await new Promise((resolve, reject) =>
+      twin.properties.reported.update({ zoom: $version }, (error) =>
+        error ? reject(error) : resolve(),
+      ),
+    );
+    const { reported } = hub.cli('twin', 'get', 'node-housed/lens').properties;
+    assert.strictEqual(reported.zoom, $version);
+    client.onMethod('zoom', (_request, response) => response.send(200, 'done', () => {}));
+    const call = () => hub.ask('module', 'invoke', 'node-housed', 'lens', 'zoom').catch(() => false);
+    const answered = await waitFor('the method', call);
+    assert.deepStrictEqual(answered, { status: 200, payload: 'done' });
+    await left(client);
+  }
+  // The device's own twin is another.
+  assert(!('zoom' in hub.cli('twin', 'get', 'node-housed').properties.reported));
+}
+
+async function models() {
+  const modelId = 'dtmi:com:example:Camera;2';
+  const client = await connected(hub.create('node-modelled'), Mqtt, { modelId });
+  const shown = () => hub.cli('twin', 'get', 'node-modelled').modelId;
+  await waitFor('the model', () => shown() === modelId);
+  await left(client);
+}
+
+async function provisioning() {
+  const scope = hub.variables.TWINWARD_DPS_ID_SCOPE;
+  const register = (way, registration, ...proof) => {
+    const script = path.join(__dirname, 'provisioning.js');
+    const env = { ...process.env, NODE_EXTRA_CA_CERTS: hub.variables.TWINWARD_CA_FILE };
+    const line = execFileSync(process.execPath, [script, way, hub.address, scope, registration, ...proof], {
+      env,
+      encoding: 'utf8',
+    });
+    return JSON.parse(line);
+  };
+  hub.cli('provisioning', 'create', 'node-plant', '--group', '--desired', '{"interval": 5}');
+  for (const way of ['mqtt', 'ws']) {
+    const id = `node-sn-${way}`;
+    const key = hub.cli('provisioning', 'derive-keys', 'node-plant', id).primaryKey;
+    const result = register(way, id, key);
+    assert.strictEqual(result.status, 'assigned', JSON.stringify(result));
+    assert.strictEqual(result.assignedHub, hub.address);
+    assert.strictEqual(result.deviceId, id);
+    const connection = `HostName=${result.assignedHub};DeviceId=${id};SharedAccessKey=${key}`;
+    const client = await connected(connection);
+    assert.strictEqual((await client.getTwin()).properties.desired.interval, 5);
+    await left(client);
+  }
+  // By a certificate of its own.
+  const directory = path.join(hub.path, 'node-x');
+  execFileSync(PROGRAM, ['certs', 'init', '--dir', directory, '--client', 'node-x']);
+  const [cert, key] = ['pem', 'key'].map((kind) => path.join(directory, `node-x.${kind}`));
+  const shown = new X509Certificate(fs.readFileSync(cert)).fingerprint256.replaceAll(':', '');
+  hub.cli('provisioning', 'create', 'node-x', '--thumbprint', shown);
+  const known = register('mqtt', 'node-x', cert, key);
+  assert.strictEqual(known.status, 'assigned', JSON.stringify(known));
+  assert.strictEqual(known.deviceId, 'node-x');
+  // The key of one device is not another's.
+  const another = hub.cli('provisioning', 'derive-keys', 'node-plant', 'node-sn-x').primaryKey;
+  const refused = register('mqtt', 'node-sn-y', another);
+  assert.match(refused.message, /Not authorized/);
+}
+
 async function restart() {
   const client = await connected(hub.create('node-steadfast'));
   const told = queue(client, 'message');
@@ -234,7 +311,8 @@ async function restart() {
 async function main() {
   hub = await Hub.start();
   try {
-    const steps = [telemetry, wrongKeys, certificates, twins, methods, methodJobs, messages];
+    const basics = [telemetry, wrongKeys, certificates, twins, methods, methodJobs, messages];
+    const steps = [...basics, modules, models, provisioning];
     for (const step of [...steps, restart]) {
       await step();
       console.log(`ok ${step.name}`);

@@ -117,6 +117,10 @@ class Hub:
         answer = self.cli("device", "create", device, "--no-security-module", *arguments)
         return answer.get("connectionString")
 
+    def connection(self, device):
+        """The connection string of a device that is there."""
+        return self.cli("device", "get", device, "--show-keys")["connectionString"]
+
     def desire(self, device, patch):
         self.cli("twin", "patch", device, "--desired", json.dumps(patch))
 

@@ -4,13 +4,21 @@ Device code as everybody writes it: a connection string and a CA, nothing else.
 """
 
 import hashlib
+import json
 import queue
 import ssl
 import subprocess
 import unittest
 from pathlib import Path
 
-from azure.iot.device import IoTHubDeviceClient, Message, X509, exceptions
+from azure.iot.device import (
+    IoTHubDeviceClient,
+    IoTHubModuleClient,
+    Message,
+    MethodResponse,
+    X509,
+    exceptions,
+)
 
 from hub import PROGRAM, SOON, Hub, wait_for
 
@@ -155,6 +163,69 @@ class DeviceTest(unittest.TestCase):
         client.connect()
         self.hub.desire("desired", {"a": 7})
         self.assertEqual(told.get(timeout=SOON), {"a": 7, "$version": version + 3})
+
+    def test_the_model_of_a_plug_and_play_device(self):
+        model = "dtmi:com:example:Thermostat;1"
+        client = self.client(self.hub.create("modelled"), product_info=model)
+        client.connect()
+        shown = lambda: self.hub.cli("twin", "get", "modelled").get("modelId")  # noqa: E731
+        wait_for("the model", lambda: shown() == model)
+        query = f"SELECT deviceId FROM devices WHERE modelId = '{model}'"
+        found = self.hub.cli_text("query", query).splitlines()
+        self.assertEqual([json.loads(row)["deviceId"] for row in found], ["modelled"])
+        # A program that announces none takes none away.
+        client.disconnect()
+        other = self.client(self.hub.connection("modelled"))
+        other.connect()
+        other.get_twin()
+        self.assertEqual(shown(), model)
+
+    def test_the_twin_of_a_module(self):
+        self.hub.create("housed")
+        connection = self.hub.cli("module", "create", "housed", "lens")["connectionString"]
+        client = IoTHubModuleClient.create_from_connection_string(
+            connection, server_verification_cert=self.hub.ca()
+        )
+        self.addCleanup(client.shutdown)
+        told = self.following(client)
+
+        def answer(request):
+            response = MethodResponse.create_from_method_request(request, 200, {"zoom": 2})
+            client.send_method_response(response)
+
+        client.on_method_request_received = answer
+        client.connect()
+        version = client.get_twin()["desired"]["$version"]
+        self.hub.desire("housed/lens", {"zoom": 2})
+        self.assertEqual(told.get(timeout=SOON), {"zoom": 2, "$version": version + 1})
+        client.patch_twin_reported_properties({"zoom": 2})
+        reported = self.hub.cli("twin", "get", "housed/lens")["properties"]["reported"]
+        self.assertEqual(reported["zoom"], 2)
+        # The device's own twin is another.
+        reported = self.hub.cli("twin", "get", "housed")["properties"]["reported"]
+        self.assertNotIn("zoom", reported)
+        before = self.hub.metric("mqtt_messages_total")
+        client.send_message("hello")
+        self.assertEqual(self.hub.metric("mqtt_messages_total") - before, 1)
+        called = self.hub.cli("module", "invoke", "housed", "lens", "zoom")
+        self.assertEqual(called, {"status": 200, "payload": {"zoom": 2}})
+
+    def test_a_token_is_renewed_under_a_connected_device(self):
+        # The SDK renews a token two minutes before its end: this one five seconds after it was made.
+        client = self.client(self.hub.create("renewing"), sastoken_ttl=125)
+        told = self.following(client)
+        client.connect()
+        version = client.get_twin()["desired"]["$version"]
+        ends = lambda: self.hub.metric("mqtt_ends_total")  # noqa: E731
+        before = ends()
+        # It says goodbye, and comes back with the next token.
+        wait_for("the renewal", lambda: ends() > before)
+        wait_for("the device", lambda: client.connected)
+        self.hub.desire("renewing", {"a": 1})
+        while "a" not in (change := told.get(timeout=SOON)):
+            pass
+        self.assertEqual(change["$version"], version + 1)
+        client.send_message("still here")
 
 
 class RestartTest(unittest.TestCase):
