@@ -25,6 +25,7 @@ mod offline_agent;
 mod one_trace;
 mod oscillation;
 mod policy_counts;
+mod presence;
 mod provisioning;
 mod replicas;
 mod rest;

@@ -19,12 +19,12 @@ const BEGIN: u8 = 0x02;
 const MIDDLE: u8 = 0x00;
 const LAST: u8 = 0x80;
 /// A whole message in one frame.
-const WHOLE: u8 = 0x82;
+pub(crate) const WHOLE: u8 = 0x82;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 const CLOSE: u8 = 0x88;
 
-const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
+pub(crate) const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 const NOT_AUTHORIZED: [u8; 4] = [0x20, 2, 0, 5];
 const PING_REQUEST: [u8; 2] = [0xc0, 0];
 const PING_RESPONSE: [u8; 2] = [0xd0, 0];
@@ -124,7 +124,7 @@ async fn a_gateway_without_ingestions_token_brings_nobody() {
 }
 
 /// A gateway before the hub, over plain text, and its port.
-async fn gateway(hub: &Hub, trusted: bool) -> (Process, u16) {
+pub(crate) async fn gateway(hub: &Hub, trusted: bool) -> (Process, u16) {
     let (listen, admin) = (free_port(), free_port());
     let token = if trusted {
         TOKEN
@@ -151,13 +151,18 @@ async fn gateway(hub: &Hub, trusted: bool) -> (Process, u16) {
 
 /// A CONNECT as SDKs send it, with a token made with this key.
 fn connect(device: &Device, key: &str) -> Vec<u8> {
+    connect_with(device, key, "")
+}
+
+/// The same with more properties in its user name.
+pub(crate) fn connect_with(device: &Device, key: &str, properties: &str) -> Vec<u8> {
     let path = format!("{}/{}", device.device_id, device.module_id);
     let identity = IdentityKey::parse_path(&path).expect("an identity");
     let key = SymmetricKey::parse(key).expect("a key");
     let resource = SasResource::of_identity("localhost", &identity);
     let until = Timestamp::now() + SignedDuration::from_hours(1);
     let token = SasToken::sign(resource, &key, until).to_string();
-    let user = format!("localhost/{path}/?api-version=2021-04-12");
+    let user = format!("localhost/{path}/?api-version=2021-04-12{properties}");
     // Protocol, level 4, flags: user name and password; keep-alive of a minute.
     let mut body = b"\0\x04MQTT\x04\xc0\0\x3c".to_vec();
     for text in [&path, &user, &token] {
@@ -222,10 +227,10 @@ async fn handshake(port: u16, protocol: &str) -> (String, TcpStream) {
 }
 
 /// A client of WebSocket that does what it is told.
-struct Socket(TcpStream);
+pub(crate) struct Socket(TcpStream);
 
 impl Socket {
-    async fn open(port: u16) -> Socket {
+    pub(crate) async fn open(port: u16) -> Socket {
         let (head, stream) = handshake(port, "Sec-WebSocket-Protocol: mqtt").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         let head = head.to_ascii_lowercase();
@@ -238,7 +243,7 @@ impl Socket {
         Socket(stream)
     }
 
-    async fn send(&mut self, first: u8, payload: &[u8]) {
+    pub(crate) async fn send(&mut self, first: u8, payload: &[u8]) {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
         let mut frame = vec![first];
         match u16::try_from(payload.len()) {
@@ -275,7 +280,7 @@ impl Socket {
     }
 
     /// That many bytes of MQTT, in however many frames.
-    async fn data(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) async fn data(&mut self, count: usize) -> Vec<u8> {
         let mut found = Vec::new();
         while found.len() < count {
             let (first, payload) = self.frame().await;

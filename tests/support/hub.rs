@@ -221,6 +221,8 @@ fn spawn(
             ("ADMIN_LISTEN", local(admin)),
             ("TOKEN", TOKEN.to_owned()),
             ("DATA_DIR", data.display().to_string()),
+            // The shortest that it may be, so that stories need not wait for long.
+            ("SESSIONS_LOST_AFTER", "10s".to_owned()),
         ]),
         Part::Policy => settings.extend([
             ("LISTEN", local(listen)),

@@ -1,46 +1,19 @@
 //! Who may make which call: the hub's shared access policies, and bearer tokens, which twin-store
 //! judges itself (spec iot-hub-twins §5).
 
+use access_policies::{AccessPolicies, AccessPolicy};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use iot_hub::{SasResource, SasToken};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use service_kit::secret::Secret;
 
 use crate::error::ApiError;
 use crate::route::Route;
 
 mod bearer;
-mod policies;
 
 pub(crate) use bearer::Bearers;
-pub use policies::{AccessError, AccessPolicies, AccessPolicy};
-
-/// What a shared access policy allows (spec §5.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Right {
-    /// Reading identities.
-    RegistryRead,
-    /// Writing identities.
-    RegistryWrite,
-    /// Twins, queries, methods, jobs and messages to devices.
-    ServiceConnect,
-    /// Acting as a device.
-    DeviceConnect,
-}
-
-impl Right {
-    /// As IoT Hub calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RegistryRead => "RegistryRead",
-            Self::RegistryWrite => "RegistryWrite",
-            Self::ServiceConnect => "ServiceConnect",
-            Self::DeviceConnect => "DeviceConnect",
-        }
-    }
-}
 
 /// Who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use access_policies::{AccessError, AccessPolicies, Followed};
 use service_kit::admin::{AdminConfig, AdminError, AdminServer};
 use service_kit::client::ServiceAddress;
 use service_kit::clock::SharedClock;
@@ -16,7 +17,6 @@ use service_kit::tasks::{OnFailure, Tasks};
 use tracing::info;
 use wire::registry::v1::GetRegistryStatisticsRequest;
 
-use crate::access::{AccessError, AccessPolicies};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -76,7 +76,7 @@ pub struct App {
     clock: SharedClock,
     web: WebServer,
     admin: AdminServer,
-    policies: Arc<AccessPolicies>,
+    policies: Followed,
     health: Health,
     registry: Registry,
 }
@@ -97,9 +97,7 @@ impl App {
             listen: config.admin_listen,
         })
         .await?;
-        let path = config.access_policies_file.clone();
-        let opened = tokio::task::spawn_blocking(move || AccessPolicies::open(&path)).await;
-        let policies = Arc::new(opened.map_err(|_| AccessError::Random)??);
+        let policies = Followed::open(config.access_policies_file.clone()).await?;
         Ok(App {
             config,
             clock,
@@ -120,8 +118,8 @@ impl App {
     }
 
     /// The access policies in force, for whoever prints connection strings.
-    pub fn policies(&self) -> &AccessPolicies {
-        &self.policies
+    pub fn policies(&self) -> Arc<AccessPolicies> {
+        self.policies.current()
     }
 
     /// The state of its parts, for whoever runs several services in one process.
@@ -147,6 +145,10 @@ impl App {
         let carrying = websocket::run(beginnings, stop);
         tasks.spawn("websockets", OnFailure::StopService, carrying);
         let meter = Meter::new(self.config.rates.clone(), metrics.throttled.clone());
+        let following = self.policies.clone();
+        let every = self.config.tls.reload_every.get();
+        let following = following.follow(every, tasks.shutdown_token(), || {});
+        tasks.spawn("access policies", OnFailure::Log, following);
         let api = Api {
             hub: hub.clone(),
             policies: self.policies,

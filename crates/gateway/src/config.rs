@@ -45,7 +45,8 @@ pub struct Config {
     /// 404.
     pub ingestion: ServiceAddress,
     /// The shared access policies with their keys (TOML); made with fresh keys when absent. Every
-    /// replica needs the same. Default `data/gateway/access-policies.toml`.
+    /// replica needs the same. A changed file is taken over by itself (`tls_reload_every`). Default
+    /// `data/gateway/access-policies.toml`.
     pub access_policies_file: PathBuf,
     /// How often each caller may call.
     pub rates: Rates,

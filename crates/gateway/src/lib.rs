@@ -3,8 +3,8 @@
 //!
 //! Devices that come to its port by MQTT over WebSocket it carries to ingestion.
 //!
-//! Consumes: twin-store's registry, twin, query and device command services, ingestion's links. Produces: nothing. Owns: the shared
-//! access policies of the hub, in a file. It decides no rule of identities or twins: what may be is
+//! Consumes: twin-store's registry, twin, query and device command services, ingestion's links. Produces: nothing. Owns: nothing; the
+//! shared access policies of the hub lie in a file. It decides no rule of identities or twins: what may be is
 //! twin-store's to say, and this crate only says it in IoT Hub's words.
 
 pub mod access;

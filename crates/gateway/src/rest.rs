@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use access_policies::Followed;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -15,7 +16,7 @@ use service_kit::suspects::Suspects;
 use service_kit::trace;
 use tracing::{Instrument as _, Span, field};
 
-use crate::access::{self, AccessPolicies, Bearers};
+use crate::access::{self, Bearers};
 use crate::bodies;
 use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
@@ -54,7 +55,7 @@ const MAX_ITEM_COUNT: HeaderName = HeaderName::from_static("x-ms-max-item-count"
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub hub: Hub,
-    pub policies: Arc<AccessPolicies>,
+    pub policies: Followed,
     pub clock: SharedClock,
     pub metrics: Metrics,
     /// The hub's host name, which devices that register are told.
@@ -222,7 +223,7 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         return Ok(Answer::ok(bodies::read(OPENAPI.as_bytes())?));
     }
     let now = api.clock.now();
-    let caller = access::caller(&api.policies, &parts.headers, &route, path, now);
+    let caller = access::caller(&api.policies.current(), &parts.headers, &route, path, now);
     let caller = caller.map_err(proves_nothing)?;
     let counted = api.meter.calls(&caller, address, second);
     counted.map_err(|error| match route {

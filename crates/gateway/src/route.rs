@@ -1,10 +1,10 @@
 //! The calls of IoT Hub's REST API that are served, as one table: what a method and a path mean,
 //! and who may make the call (spec iot-hub-twins §5.3, §7).
 
+use access_policies::Right;
 use http::Method;
 use twin::{DeviceId, IdentityKey, ModuleId};
 
-use crate::access::Right;
 use crate::error::ApiError;
 
 /// A call.

@@ -8,18 +8,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bus::{Bus, BusConfig, Replicas, StreamSpec};
+use access_policies::Followed;
+use bus::Bus;
 use service_kit::admin::{AdminConfig, AdminServer};
 use service_kit::client;
 use service_kit::clock::SharedClock;
 use service_kit::config::{Problems, Validate};
 use service_kit::health::Health;
 use service_kit::metrics::Registry;
-use service_kit::secret::Secret;
-use service_kit::server::{GrpcConfig, GrpcServer};
+use service_kit::server::GrpcServer;
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
-use service_kit::units::{ByteSize, Duration};
+use service_kit::units::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use twin::PartitionCount;
@@ -27,11 +27,14 @@ use wire::agent::v1::agent_service_server::AgentServiceServer;
 use wire::link::v1::device_link_service_server::DeviceLinkServiceServer;
 use wire::subjects;
 
+use self::settings::{DECODE_FACTOR, bus_config, grpc_config, streams};
 use crate::admit::BatchLimits;
+use crate::alive::{Beats, Instance};
 use crate::auth::{Authenticator, Trusted};
 use crate::backlog::{self, Watched};
 use crate::config::{Config, Limits};
 use crate::error::Error;
+use crate::farewells::Farewells;
 use crate::grpc::enroll::Enroller;
 use crate::grpc::link::Link;
 use crate::grpc::{Door, Parts};
@@ -47,14 +50,9 @@ use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::twins::TwinStore;
-use crate::{hints, methods, nursery, rejects};
+use crate::{farewells, hints, methods, nursery, rejects};
 
-/// How long the bus may take to answer at start: it often starts at the same time.
-const BUS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Largest message that is read from the stream at all, as a multiple of the largest batch. What is
-/// between is answered with `MESSAGE_TOO_LARGE`, what is over it ends the stream.
-const DECODE_FACTOR: u64 = 4;
+mod settings;
 
 /// Devices that are looked up at once. It keeps twin-store and the bus busy; with more at once what
 /// others ask of them would stand behind a whole fleet that connects.
@@ -84,10 +82,14 @@ pub struct App {
     door: Door,
     listening: Listening,
     methods: methods::Listening,
+    beats: Beats,
+    untold: farewells::Waiting,
     beginnings: Beginnings,
     workers: Vec<Worker>,
     /// The authorities of devices, and how often their file is looked at.
     trusted: Option<(Trusted, Duration)>,
+    /// The hub's shared access policies, likewise.
+    followed: Option<(Followed, Duration)>,
     rejected: tokio::sync::mpsc::Receiver<bus::Reject>,
 }
 
@@ -101,6 +103,11 @@ impl App {
             Some(path) => Some(Trusted::read(path).await?),
             None => None,
         };
+        let policies = match config.access_policies_file.clone() {
+            Some(path) => Some(Followed::open(path).await?),
+            None => None,
+        };
+        let followed = policies.clone().zip(Some(config.tls.reload_every));
         let trusted = authorities.clone().zip(Some(config.tls.reload_every));
         let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
             (Some(address), Some(tls)) => Some(Listener::bind(
@@ -122,7 +129,10 @@ impl App {
         let bus = Bus::connect(bus_config(&config)).await?;
         bus.ensure_streams(&streams(&config, partitions)).await?;
         let listening = Listening::begin(&bus).await?;
-        let methods = methods::Listening::begin(&bus).await?;
+        let instance = Instance::new(config.instance.clone());
+        let methods = methods::Listening::begin(&bus, &instance.run).await?;
+        // Before the doors open, so that no device is here of which nobody knows where that is.
+        let beats = Beats::begin(&bus, &instance.run, methods.subject()).await?;
         let store = TwinStore::new(client::connect(&config.twin_store.client())?);
 
         let limits = config.limits.clone();
@@ -137,6 +147,7 @@ impl App {
         let messages = subjects::application_subject;
         let (application, more) = Outbox::new(&bus, partitions, messages, inlets.clone());
         workers.extend(more);
+        let (farewells, untold) = Farewells::new(metrics.clone());
         let (rejects, rejected) = Rejects::new(metrics.clone());
         let (nursery, beginnings) = Nursery::new();
         let shutdown = ShutdownToken::new();
@@ -152,7 +163,7 @@ impl App {
             connect_within: config.connections.prove_within.get(),
             auth: Authenticator::new(
                 config.public_host.clone(),
-                authorities,
+                (authorities, policies),
                 &limits,
                 store.clone(),
                 clock.clone(),
@@ -165,15 +176,16 @@ impl App {
                 clock.clone(),
                 metrics.clone(),
             ),
-            sessions: Sessions::new(as_len(limits.sessions_max), config.instance.clone()),
+            sessions: Sessions::new(as_len(limits.sessions_max), instance.name.clone()),
             admitting: Semaphore::new(ADMITTED_AT_ONCE),
             calls: Calls::default(),
-            instance: config.instance,
+            instance,
             limits,
             bus,
             nursery,
             inlets,
             outbox,
+            farewells,
             application,
             rejects,
             ends: EndLog::default(),
@@ -205,9 +217,12 @@ impl App {
             door,
             listening,
             methods,
+            beats,
+            untold,
             beginnings,
             workers,
             trusted,
+            followed,
             rejected,
         })
     }
@@ -261,6 +276,11 @@ impl App {
         };
         let methods = self.methods.run(called, stop.clone());
         tasks.spawn("methods", OnFailure::StopService, methods);
+        let beats = self.beats;
+        let beats = beats.run(bus.clone(), parts.sessions.clone(), stop.clone());
+        tasks.spawn("beats", OnFailure::StopService, beats);
+        let farewells = farewells::run(self.untold, parts.outbox.clone(), stop.clone());
+        tasks.spawn("farewells", OnFailure::StopService, farewells);
         let component = self.health.component("bus");
         let link = hints::follow_link(bus.clone(), component, parts.sessions.clone(), stop.clone());
         tasks.spawn("bus link", OnFailure::StopService, link);
@@ -271,15 +291,21 @@ impl App {
             let following = trusted.follow(every.get(), stop.clone());
             tasks.spawn("authorities of devices", OnFailure::Log, following);
         }
+        if let Some((policies, every)) = self.followed {
+            let sessions = parts.sessions.clone();
+            let changed = move || sessions.policies_changed();
+            let following = policies.follow(every.get(), stop.clone(), changed);
+            tasks.spawn("access policies", OnFailure::Log, following);
+        }
         if let Some(mqtt) = self.mqtt {
             mqtt.serve(&tasks, &self.door, &stop);
         }
         self.server.serve(&tasks, &self.health);
         self.admin.serve(&tasks, self.health.clone(), self.registry);
-        tracing::info!(instance = parts.instance, "ingestion serves agents");
+        tracing::info!(instance = parts.instance.name, "ingestion serves agents");
         let close = || async move { bus.close().await };
         run_until_shutdown(&tasks, &self.health, self.drain_within.get(), close).await?;
-        tracing::info!(instance = parts.instance, "ingestion has stopped");
+        tracing::info!(instance = parts.instance.name, "ingestion has stopped");
         Ok(())
     }
 }
@@ -309,70 +335,4 @@ fn session_limits(limits: &Limits) -> SessionLimits {
 /// A bound as a length in memory; what does not fit can never be reached anyway.
 fn as_len(count: impl TryInto<usize>) -> usize {
     count.try_into().unwrap_or(usize::MAX)
-}
-
-fn grpc_config(config: &Config) -> GrpcConfig {
-    // Agents prove themselves with SAS tokens, so their service is open. Nothing else is; without
-    // a configured token it is one that nobody knows.
-    let token = if config.token.is_empty() {
-        Secret::new(format!(
-            "{}{}",
-            uuid::Uuid::new_v4().simple(),
-            uuid::Uuid::new_v4().simple()
-        ))
-    } else {
-        config.token.clone()
-    };
-    GrpcConfig {
-        tls: config.tls.server(),
-        connections: config.connections.clone(),
-        token: Some(token),
-        allow_insecure: config.allow_insecure,
-        max_message: ByteSize::bytes(config.limits.batch_bytes_max.get() * DECODE_FACTOR),
-        // Sessions end by themselves well before; this cuts those whose peer does not listen.
-        drain: half(config.drain_within),
-        ..GrpcConfig::on(config.listen)
-    }
-}
-
-fn half(duration: Duration) -> Duration {
-    let millis = u64::try_from(duration.get().as_millis()).unwrap_or(u64::MAX);
-    Duration::millis(millis / 2)
-}
-
-fn bus_config(config: &Config) -> BusConfig {
-    BusConfig {
-        replicas: Replicas::new(config.stream_replicas).unwrap_or(Replicas::ONE),
-        connect_within: BUS_WITHIN,
-        ..config
-            .nats
-            .bus(format!("twinward ingestion {}", config.instance))
-    }
-}
-
-fn streams(config: &Config, partitions: PartitionCount) -> Vec<StreamSpec> {
-    let telemetry = partitions.partitions().map(|partition| {
-        StreamSpec::telemetry(
-            subjects::telemetry_stream(partition),
-            subjects::telemetry_subject(partition),
-            config.telemetry_stream_bytes.get(),
-        )
-    });
-    let rejects = StreamSpec::rejects(
-        subjects::REJECTS_STREAM,
-        subjects::REJECTS_SUBJECTS,
-        config.rejects_stream_bytes.get(),
-    );
-    let application = StreamSpec::application(
-        subjects::APPLICATION_STREAM,
-        subjects::APPLICATION_SUBJECTS,
-        config.application_stream_bytes.get(),
-    );
-    let sessions = StreamSpec::values(
-        subjects::MQTT_SESSIONS_STREAM,
-        subjects::MQTT_SESSIONS_SUBJECTS,
-        config.mqtt_sessions_stream_bytes.get(),
-        "what devices have subscribed to by MQTT",
-    );
-    telemetry.chain([rejects, application, sessions]).collect()
 }

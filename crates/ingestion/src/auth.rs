@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use access_policies::Followed;
 use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
@@ -28,6 +29,7 @@ mod cache;
 mod certificate;
 mod error;
 pub(crate) mod limiter;
+mod policy;
 mod proof;
 mod registering;
 mod trusted;
@@ -50,6 +52,8 @@ struct Shared {
     host: String,
     /// Who may sign certificates of devices.
     authorities: Option<Trusted>,
+    /// The hub's shared access policies, if their tokens open this door.
+    policies: Option<Followed>,
     store: TwinStore,
     clock: SharedClock,
     metrics: Metrics,
@@ -70,7 +74,7 @@ impl Authenticator {
     /// Proves tokens for the hub's host name.
     pub(crate) fn new(
         host: String,
-        authorities: Option<Trusted>,
+        (authorities, policies): (Option<Trusted>, Option<Followed>),
         limits: &Limits,
         store: TwinStore,
         clock: SharedClock,
@@ -84,6 +88,7 @@ impl Authenticator {
             shared: Arc::new(Shared {
                 host,
                 authorities,
+                policies,
                 store,
                 clock,
                 metrics,
@@ -209,7 +214,8 @@ impl Authenticator {
             (Some(password), _) => {
                 let text = std::str::from_utf8(password).unwrap_or_default();
                 let token = SasToken::parse(text)?;
-                if token.identity().as_ref() != Some(&identity) {
+                // One of a policy may be for all that stands below its resource.
+                if token.policy().is_none() && token.identity().as_ref() != Some(&identity) {
                     return Err(AuthError::AnotherIdentity { identity });
                 }
                 self.prove_token(identity, token).await
@@ -276,8 +282,13 @@ impl Authenticator {
         match evidence {
             Evidence::Token(token) => {
                 let wanted = SasResource::of_identity(&self.shared.host, identity);
-                let keys: Vec<&SymmetricKey> = credentials.keys.iter().collect();
-                token.verify(&wanted, &keys, self.shared.clock.now())?;
+                let now = self.shared.clock.now();
+                if let Some(policy) = token.policy() {
+                    policy::verify(self.shared.policies.as_ref(), policy, token, &wanted, now)?;
+                } else {
+                    let keys: Vec<&SymmetricKey> = credentials.keys.iter().collect();
+                    token.verify(&wanted, &keys, now)?;
+                }
             }
             Evidence::Certificate(shown) => {
                 if !credentials.thumbprints.iter().any(|it| shown.are(it)) {

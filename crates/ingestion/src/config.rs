@@ -43,6 +43,12 @@ pub struct Config {
     /// theirs can be any such device, so they should sign nothing else. Unset (default): none, and
     /// such devices are refused.
     pub device_ca_file: Option<PathBuf>,
+    /// The hub's shared access policies with their keys (TOML), the same file as the gateway's; made with
+    /// fresh keys when absent. Tokens of policies with the right `DeviceConnect` then open this door for the
+    /// devices that their resource covers. A changed file is taken over by itself (`tls_reload_every`), and
+    /// who was let in by a key or a policy that is gone is sent away. Unset (default): such tokens are
+    /// refused.
+    pub access_policies_file: Option<PathBuf>,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
     pub allow_insecure: bool,
@@ -150,6 +156,7 @@ impl Default for Config {
             mqtt_cert_file: None,
             mqtt_key_file: None,
             device_ca_file: None,
+            access_policies_file: None,
             token: Secret::default(),
             allow_insecure: false,
             connections: ConnectionLimits {

@@ -40,6 +40,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The shared access policies cannot be used.
+    #[error(transparent)]
+    AccessPolicies(#[from] access_policies::AccessError),
     /// The certificate of the door for devices cannot be used.
     #[error("cannot set up TLS for MQTT")]
     MqttTls(#[source] service_kit::tls::TlsError),
@@ -71,6 +74,7 @@ impl Classified for Error {
             | Self::MqttDoor { .. }
             | Self::MqttTls(_)
             | Self::DeviceAuthorities { .. }
+            | Self::AccessPolicies(_)
             | Self::Admin(_) => Kind::FailedPrecondition,
             Self::Bus(_) | Self::Streams(_) | Self::Hints(_) => Kind::Unavailable,
             Self::Run(_) => Kind::Internal,
@@ -84,6 +88,7 @@ impl Classified for Error {
             | Self::MqttDoor { .. }
             | Self::MqttTls(_)
             | Self::DeviceAuthorities { .. }
+            | Self::AccessPolicies(_)
             | Self::Admin(_) => "LISTEN_FAILED",
             Self::Bus(_) => "BUS_UNAVAILABLE",
             Self::Streams(_) => "STREAMS_UNAVAILABLE",

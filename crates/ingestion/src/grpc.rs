@@ -12,11 +12,15 @@ use service_kit::shutdown::ShutdownToken;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use twin::Partition;
 use wire::agent::v1 as agent;
 use wire::agent::v1::agent_service_server::AgentService;
+use wire::bus::v1::TelemetryEntry;
 
+use crate::alive::Instance;
 use crate::auth::Authenticator;
 use crate::config::Limits;
+use crate::farewells::Farewells;
 use crate::grpc::enroll::Enroller;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
@@ -41,7 +45,7 @@ pub(crate) struct Door {
 
 /// The parts of the service, as the calls use them.
 pub(crate) struct Parts {
-    pub(crate) instance: String,
+    pub(crate) instance: Instance,
     pub(crate) limits: Limits,
     pub(crate) session_limits: SessionLimits,
     /// How long a device may take until its CONNECT.
@@ -56,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,
     pub(crate) outbox: Outbox,
+    /// Ends of sessions that are still to be told.
+    pub(crate) farewells: Farewells,
     /// For messages of devices that are none of ours to understand.
     pub(crate) application: Outbox,
     pub(crate) rejects: Rejects,
@@ -65,6 +71,22 @@ pub(crate) struct Parts {
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: ShutdownToken,
+}
+
+/// How long a session that has ended waits for its twin to be told.
+const END_TOLD_WITHIN: Duration = Duration::from_secs(2);
+
+impl Parts {
+    /// Tells a twin that a session of its identity has ended: now, or else as soon as the bus takes it.
+    pub(crate) async fn tell_end(&self, partition: Partition, ended: TelemetryEntry) {
+        let stored = self.outbox.store(partition, ended.clone());
+        match tokio::time::timeout(END_TOLD_WITHIN, stored).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(%error, "end of a session was not published"),
+            Err(_elapsed) => tracing::debug!("end of a session was not published in time"),
+        }
+        self.farewells.leave(partition, ended);
+    }
 }
 
 /// What a session is, to whoever runs it.

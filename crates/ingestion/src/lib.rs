@@ -13,15 +13,18 @@
 //! events), `push` (which configuration, when) and `session` (what a message leads to); `auth` (who
 //! is it); `outbox`, `inlet` and `rejects` (the way to the bus and its back-pressure); `twins` (the
 //! way to twin-store); `sessions` and `nursery` (which are open, who runs them); `hints` and
-//! `backlog` (what others say); `methods` (what others ask of devices); `grpc` and `mqtt` (the doors); [`error`], `metrics`.
+//! `backlog` (what others say); `alive` and `farewells` (what others are told of this run and of ends);
+//! `methods` (what others ask of devices); `grpc` and `mqtt` (the doors); [`error`], `metrics`.
 
 pub mod app;
 pub mod config;
 pub mod error;
 
 mod admit;
+mod alive;
 mod auth;
 mod backlog;
+mod farewells;
 mod grpc;
 mod hints;
 mod inlet;

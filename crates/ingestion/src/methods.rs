@@ -11,14 +11,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{Bus, HintError, Outgoing, Question, Questions};
+use bus::{Bus, HintError, Question, Questions};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
 use twin::{DeviceId, IdentityKey, ModuleId};
 use wire::bus::v1 as bus_wire;
 use wire::bus::v1::MethodFailure;
@@ -37,9 +36,6 @@ const CALLS_MAX: usize = 1024;
 
 /// The longest that a call waits here whatever it asks for, as IoT Hub has it.
 const WITHIN_MAX: Duration = iot_hub::method::RESPONSE_TIMEOUT_MAX;
-
-/// How often an instance says that it is there.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// A call on its way to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,24 +156,18 @@ pub(crate) struct Listening {
 impl Listening {
     /// Subscribes. The subject is of this run alone, so that a call to one that has ended finds
     /// nobody.
-    pub(crate) async fn begin(bus: &Bus) -> Result<Self, HintError> {
-        let run = uuid::Uuid::new_v4().simple().to_string();
-        let subject = subjects::methods_subject(&run);
-        let listening = Self {
+    pub(crate) async fn begin(bus: &Bus, run: &str) -> Result<Self, HintError> {
+        let subject = subjects::methods_subject(run);
+        Ok(Self {
             searches: bus.take_questions(subjects::FIND_SESSION_SUBJECT).await?,
             calls: bus.take_questions(&subject).await?,
             subject,
-        };
-        // Before the doors open, so that no device is here of which nobody knows where that is.
-        bus.send_hint(listening.beat()).await?;
-        Ok(listening)
+        })
     }
 
-    fn beat(&self) -> Outgoing {
-        let alive = bus_wire::InstanceAlive {
-            subject: self.subject.clone(),
-        };
-        Outgoing::new(subjects::INSTANCES_SUBJECT, alive.encode_to_vec())
+    /// Where this run is asked.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
     }
 
     /// Serves calls until told to stop; then those under way are given up.
@@ -190,9 +180,6 @@ impl Listening {
             Bytes::from(place.encode_to_vec())
         };
         let (here, elsewhere) = (answer(true), answer(false));
-        let beat = self.beat();
-        let mut beats = tokio::time::interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         let mut stop = Box::pin(shutdown.triggered());
         loop {
@@ -211,9 +198,6 @@ impl Listening {
                     None => return,
                 },
                 Some(()) = under_way.next() => {}
-                _ = beats.tick() => if let Err(error) = parts.bus.send_hint(beat.clone()).await {
-                    tracing::debug!(%error, "a beat of this instance was not sent");
-                },
             }
         }
         while under_way.next().await.is_some() {}

@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     application_dropped: Counter,
     mqtt_sessions_bytes: Gauge,
     method_calls: Family<ReasonLabel, Counter>,
+    ends_untold: Counter,
     security_messages: Counter,
     security_events: Counter,
 }
@@ -115,6 +116,10 @@ impl Metrics {
             device_messages: scope.counters(
                 "device_messages",
                 "Messages that left the queues of devices, by what became of them",
+            ),
+            ends_untold: scope.counter(
+                "session_ends_untold",
+                "Ends of sessions that twins are told of only when this instance ends",
             ),
             method_calls: scope.counters("method_calls", "Calls of direct methods, by outcome"),
         }
@@ -210,6 +215,10 @@ impl Metrics {
     /// Of connections that never got in, too.
     pub(crate) fn mqtt_ended(&self, reason: &'static str) {
         self.mqtt_ends.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn end_untold(&self) {
+        self.ends_untold.inc();
     }
 
     pub(crate) fn mqtt_message_stored(&self) {

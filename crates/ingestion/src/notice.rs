@@ -6,24 +6,47 @@ use twin::IdentityKey;
 use wire::bus::v1 as bus_wire;
 use wire::bus::v1::telemetry_entry::Content;
 
+use crate::alive::Instance;
 use crate::auth::Proof;
 use crate::session::Opened;
 
-/// That a session began or ended.
-pub(crate) fn of(
+/// That a session began. It says the same however often it is said: the time is that of the
+/// beginning, so that an older session never passes for a newer one.
+pub(crate) fn began(
+    proof: &Proof,
+    opened: &Opened,
+    opened_at: Timestamp,
+    instance: &Instance,
+) -> bus_wire::TelemetryEntry {
+    of(proof, opened, true, instance, opened_at)
+}
+
+/// That a session ended.
+pub(crate) fn ended(
+    proof: &Proof,
+    opened: &Opened,
+    instance: &Instance,
+    now: Timestamp,
+) -> bus_wire::TelemetryEntry {
+    of(proof, opened, false, instance, now)
+}
+
+fn of(
     proof: &Proof,
     opened: &Opened,
     connected: bool,
-    instance: &str,
-    now: Timestamp,
+    instance: &Instance,
+    at: Timestamp,
 ) -> bus_wire::TelemetryEntry {
     let notice = bus_wire::SessionNotice {
         session_id: opened.session_id.clone(),
         connected,
         agent_version: opened.agent_version.clone(),
-        instance: instance.to_owned(),
+        instance: instance.name.clone(),
+        run: instance.run.clone(),
+        model_id: opened.model_id.as_deref().unwrap_or_default().to_owned(),
     };
-    entry(proof, now, String::new(), Content::Session(notice))
+    entry(proof, at, String::new(), Content::Session(notice))
 }
 
 /// An entry of whoever is proven.
@@ -45,16 +68,8 @@ pub(crate) fn entry(
 }
 
 /// For the other instances, one of which may hold an older session of the identity: they compare
-/// when each was entered.
-pub(crate) fn hint(
-    identity: &IdentityKey,
-    notice: bus_wire::TelemetryEntry,
-    opened_at: Timestamp,
-) -> bus::Outgoing {
-    let notice = bus_wire::TelemetryEntry {
-        receive_time: Some(wire::time::to_wire(opened_at)),
-        ..notice
-    };
+/// when each was entered, which is the time of the beginning.
+pub(crate) fn hint(identity: &IdentityKey, began: &bus_wire::TelemetryEntry) -> bus::Outgoing {
     let subject = wire::subjects::session_subject(identity);
-    bus::Outgoing::new(subject, notice.encode_to_vec())
+    bus::Outgoing::new(subject, began.encode_to_vec())
 }

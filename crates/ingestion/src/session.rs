@@ -227,6 +227,7 @@ impl Session {
         let mut effects = vec![Effect::Open(Opened {
             session_id,
             agent_version,
+            model_id: None,
         })];
         effects.extend(fetch(self.pusher.on_hello(decided_on)));
         effects

@@ -29,6 +29,8 @@ pub(crate) struct Mail {
     pub(crate) messages: bool,
     /// Other instances are to be told again that the session is open.
     pub(crate) announce: bool,
+    /// The twin is to be told again that the session is open.
+    pub(crate) tell_again: bool,
     /// Methods to be called, in the order in which they came.
     pub(crate) calls: Vec<MethodCall>,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Mailbox {
     arrived: Notify,
     /// Whether the session takes calls of methods.
     takes_methods: AtomicBool,
+    /// Whether a shared access policy has vouched for the identity.
+    is_by_policy: AtomicBool,
 }
 
 impl Mailbox {
@@ -63,6 +67,11 @@ impl Mailbox {
     /// From now on none may.
     pub(crate) fn take_no_methods(&self) {
         self.takes_methods.store(false, Ordering::Relaxed);
+    }
+
+    /// The session is to be proven again when shared access policies change.
+    pub(crate) fn is_by_policy(&self) {
+        self.is_by_policy.store(true, Ordering::Relaxed);
     }
 
     fn put(&self, write: impl FnOnce(&mut Mail)) {
@@ -231,6 +240,14 @@ impl Sessions {
         }
     }
 
+    /// Says that this run may be taken for ended, and its sessions with it: each says again that it
+    /// is open.
+    pub(crate) fn tell_again(&self) {
+        for entry in lock(&self.shared.open).by_identity.values() {
+            entry.mailbox.put(|mail| mail.tell_again = true);
+        }
+    }
+
     /// Says that an identity has changed. A device's change concerns its modules too.
     pub(crate) fn identity_changed(&self, identity: &IdentityKey) {
         if identity.module.is_some() {
@@ -242,6 +259,15 @@ impl Sessions {
         let behind = open.by_identity.range(identity..);
         for (_, entry) in behind.take_while(|(key, _)| key.device == identity.device) {
             entry.mailbox.put(|mail| mail.identity_changed = true);
+        }
+    }
+
+    /// Says that the hub's shared access policies have changed.
+    pub(crate) fn policies_changed(&self) {
+        for entry in lock(&self.shared.open).by_identity.values() {
+            if entry.mailbox.is_by_policy.load(Ordering::Relaxed) {
+                entry.mailbox.put(|mail| mail.identity_changed = true);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ mod payload;
 mod session;
 
 pub use self::message::{MessageBatch, fold_message};
-pub use self::session::{SessionChange, SessionNotice, fold_session};
+pub use self::session::{SessionChange, SessionNotice, fold_session, lose_session};
 
 /// Admitted events of one lane of one identity.
 #[derive(Clone, Debug, PartialEq, Eq)]

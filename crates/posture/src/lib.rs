@@ -23,5 +23,6 @@ pub use crate::configuration::{Acknowledgement, ConfigurationState, FrozenPath, 
 pub use crate::event::{EventKind, EventPayload, Lane, LaneEpoch, SecurityEvent};
 pub use crate::fold::{
     AgentBatch, FoldOutcome, MessageBatch, SessionNotice, fold, fold_message, fold_session,
+    lose_session,
 };
 pub use crate::posture::{MessageKey, Posture};

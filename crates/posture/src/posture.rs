@@ -90,6 +90,13 @@ pub struct Agent {
     /// Its newest session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// The run of ingestion that holds, or held, that session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_run: Option<String>,
+    /// Whether that session counts as ended because its run was not heard of any more, and not
+    /// because somebody saw its end.
+    #[serde(skip_serializing_if = "is_false")]
+    pub session_lost: bool,
     /// When that session began.
     #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
     pub connected_at: Option<Timestamp>,
@@ -118,4 +125,10 @@ pub struct Collector {
     /// Why, unless it simply runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What is rarely true is written only then.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands over a reference
+fn is_false(truth: &bool) -> bool {
+    !*truth
 }

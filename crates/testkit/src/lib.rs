@@ -20,5 +20,7 @@ pub use nats::{NatsOptions, NatsServer, Sync};
 pub use oidc::{OidcProvider, SigningKey};
 pub use ports::free_port;
 pub use postgres::{Database, PostgresOptions, PostgresServer};
+pub use rustix::process::Signal;
+
 pub use process::{Process, ProcessBuilder, workspace_binary};
 pub use wait::{wait_for, wait_for_blocking};

@@ -45,6 +45,7 @@ use crate::operations::runner::Runner;
 use crate::outbox;
 use crate::partitions::{Ownership, Parts};
 use crate::permissions;
+use crate::presence::{Ending, Presence};
 use crate::secrets::{Sealer, SecretError};
 use crate::store::{self, PartitionState, Replica, ReplicaId, Store};
 use crate::upkeep::Upkeep;
@@ -282,11 +283,25 @@ impl App {
             self.config.drift_push_after.get(),
         );
         tasks.spawn("follow-up", OnFailure::Log, follow_up.run(shutdown.clone()));
+        let presence = Presence::new(self.config.sessions_lost_after.get());
+        let ending = Ending::new(
+            presence.clone(),
+            self.store.clone(),
+            self.engine.clone(),
+            clock.clone(),
+            self.metrics.clone(),
+        );
+        tasks.spawn(
+            "sessions",
+            OnFailure::StopService,
+            ending.run(shutdown.clone()),
+        );
         let parts = Parts {
             bus: self.bus.clone(),
             store: self.store.clone(),
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
+            presence: presence.clone(),
             tasks: tasks.clone(),
         };
         match self.owned {
@@ -316,6 +331,8 @@ impl App {
         tasks.spawn("queues", OnFailure::StopService, queues);
         let hints = outbox::send_hints(self.bus.clone(), self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
+        let runs = presence.follow(self.bus.clone(), shutdown.clone());
+        tasks.spawn("runs", OnFailure::StopService, runs);
         let roster = way.roster.follow(way.bus, shutdown.clone());
         tasks.spawn("instances", OnFailure::StopService, roster);
         tasks.spawn(

@@ -115,6 +115,10 @@ pub struct Config {
     /// pushed again; the second time takes six times as long, the third six times that, and then it is a
     /// recommendation (`posture.recommendations`). `0s`: they are never pushed again. Default 5m.
     pub drift_push_after: Duration,
+    /// How long nothing may be heard of a running ingestion, while the bus works, until the sessions that
+    /// it held count as ended: it was killed, or its machine was. Devices that come back before stay
+    /// connected. At least 10s, because one that is cut off for a moment looks alike. Default 30s.
+    pub sessions_lost_after: Duration,
     /// How long revisions of a twin are kept. Default 30d.
     pub history_age: Duration,
     /// How many revisions of a twin are kept, beside routine ones that are not put together yet (those of
@@ -168,6 +172,7 @@ impl Default for Config {
             enrollments_max: IDENTITIES_MAX,
             answer_within: Duration::secs(15 * 60),
             drift_push_after: Duration::secs(5 * 60),
+            sessions_lost_after: Duration::secs(30),
             history_age: Duration::secs(30 * 24 * 3600),
             history_count: 1000,
             history_every: Duration::secs(3600),
@@ -178,6 +183,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Twice as long as ingestion may not hear itself before it says again which sessions it has.
+const SESSIONS_LOST_AFTER_MIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long a call may take: longer than the longest wait that can be asked for, and than any query
 /// goes on. A caller who hangs up, or whose deadline is over, ends its call at once.
@@ -291,6 +299,11 @@ impl Validate for Config {
             self.master_key.is_empty() || self.master_key_file.is_none(),
             "master_key",
             "cannot be given together with master_key_file",
+        );
+        problems.require(
+            self.sessions_lost_after.get() >= SESSIONS_LOST_AFTER_MIN,
+            "sessions_lost_after",
+            "must be at least 10s: ingestion that was cut off for half of it says so",
         );
         problems.require(
             !self.answer_within.is_zero(),

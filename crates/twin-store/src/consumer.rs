@@ -17,10 +17,11 @@ use twin::Partition;
 use wire::bus::v1 as proto;
 use wire::{InvalidField, subjects};
 
-use crate::apply::telemetry::{Entry, Folded, fold_entries};
+use crate::apply::telemetry::{Content, Entry, Folded, fold_entries};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 use crate::store::{self, Selection, failpoint};
 
 mod entry;
@@ -43,6 +44,7 @@ pub struct Consumer {
     bus: Bus,
     engine: Engine,
     metrics: Metrics,
+    presence: Presence,
     partition: Partition,
     stream: String,
     position: u64,
@@ -55,6 +57,7 @@ impl Consumer {
         bus: Bus,
         engine: Engine,
         metrics: Metrics,
+        presence: Presence,
         partition: Partition,
         position: u64,
     ) -> Consumer {
@@ -63,6 +66,7 @@ impl Consumer {
             bus,
             engine,
             metrics,
+            presence,
             partition,
             stream,
             position,
@@ -178,6 +182,13 @@ impl Consumer {
             self.read(message, &mut entries).await;
         }
         continue_trace(&span, &mut entries);
+        for entry in &entries {
+            if let Content::Session(notice) = &entry.content
+                && let Some(run) = &notice.run
+            {
+                self.presence.heard(run);
+            }
+        }
         let selections = entries
             .iter()
             .map(|entry| Selection::One(entry.key.clone()))

@@ -29,6 +29,7 @@ pub mod operations;
 pub mod outbox;
 mod partitions;
 mod permissions;
+pub mod presence;
 pub mod provisioning;
 pub mod record;
 pub mod search;

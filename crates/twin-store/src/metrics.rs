@@ -45,6 +45,7 @@ pub struct Metrics {
     owned: Gauge,
     ownership: Family<OwnershipLabel, Counter>,
     claim_failures: Counter,
+    sessions_lost: Counter,
     forwarded: Family<ForwardLabel, Counter>,
     /// Watches that are open.
     pub watches: Gauge,
@@ -97,6 +98,10 @@ impl Metrics {
             ),
             claim_failures: scope
                 .counter("claim_failures", "attempts to claim partitions that failed"),
+            sessions_lost: scope.counter(
+                "sessions_lost",
+                "sessions ended because the ingestion that held them is gone",
+            ),
             forwarded: scope.counters(
                 "calls_forwarded",
                 "calls passed on to the replica that owns the partition",
@@ -144,6 +149,10 @@ impl Metrics {
 
     pub(crate) fn claim_failed(&self) {
         self.claim_failures.inc();
+    }
+
+    pub(crate) fn sessions_lost(&self, sessions: usize) {
+        self.sessions_lost.inc_by(sessions as u64);
     }
 
     pub(crate) fn forwarded(&self, outcome: &'static str) {

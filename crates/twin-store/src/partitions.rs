@@ -29,6 +29,7 @@ use crate::engine::{Control, Engine, OutboxEnd};
 use crate::forward::Owners;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::presence::Presence;
 use crate::store::{self, Claims, Epoch, PartitionState, Replica, Store};
 
 /// How often the partitions are claimed. A fifth of the shortest sensible lease.
@@ -44,6 +45,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) engine: Engine,
     pub(crate) metrics: Metrics,
+    pub(crate) presence: Presence,
     pub(crate) tasks: Tasks,
 }
 
@@ -81,6 +83,7 @@ impl Parts {
             self.bus.clone(),
             self.engine.clone(),
             self.metrics.clone(),
+            self.presence.clone(),
             state.partition,
             state.position,
         );

@@ -59,6 +59,11 @@ pub const FIND_SESSION_SUBJECT: &str = "find-session";
 /// Where instances of ingestion say that they are there.
 pub const INSTANCES_SUBJECT: &str = "ingestion-instance";
 
+/// Where a replica of twin-store hears itself, to know that the bus works; `own` is one token.
+pub fn echo_subject(own: &str) -> String {
+    format!("twin-store-echo.{own}")
+}
+
 /// Where one run of an instance of ingestion takes calls of direct methods; `run` is one token.
 pub fn methods_subject(run: &str) -> String {
     format!("method.{run}")

@@ -53,6 +53,12 @@ pub(crate) enum AuthError {
         /// Who connects.
         identity: IdentityKey,
     },
+    /// The token is of a shared access policy that opens other doors.
+    #[error("the access policy `{policy}` may not act as a device; it needs DeviceConnect")]
+    PolicyForbids {
+        /// Which policy.
+        policy: String,
+    },
     /// The certificate is not one that is registered for the identity.
     #[error("the client certificate (SHA-256 {thumbprint}) is not registered for {identity}")]
     WrongCertificate {
@@ -164,6 +170,7 @@ impl AuthError {
             ) => "NAME_MALFORMED",
             Self::WrongHost { .. } => "NAME_FOR_ANOTHER_HOST",
             Self::AnotherIdentity { .. } => "TOKEN_FOR_ANOTHER_IDENTITY",
+            Self::PolicyForbids { .. } => "POLICY_FORBIDS",
             Self::WrongCertificate { .. } => "WRONG_CERTIFICATE",
             Self::NoAuthorities { .. } => "AUTHORITIES_MISSING",
             Self::NotSigned { .. } => "CERTIFICATE_NOT_SIGNED",
@@ -189,6 +196,7 @@ impl AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
+            | Self::PolicyForbids { .. }
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }
@@ -225,7 +233,7 @@ impl Classified for AuthError {
             | Self::CreatedAgain { .. } => Kind::Unauthenticated,
             Self::Name(_) => Kind::InvalidArgument,
             Self::Unknown { .. } => Kind::NotFound,
-            Self::Disabled { .. } => Kind::PermissionDenied,
+            Self::Disabled { .. } | Self::PolicyForbids { .. } => Kind::PermissionDenied,
             Self::TooManyFailures { .. } => Kind::ResourceExhausted,
             Self::NotRegistered(refused) => refused.kind(),
             Self::Unavailable(_) => Kind::Unavailable,
@@ -250,6 +258,7 @@ impl Classified for AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
+            | Self::PolicyForbids { .. }
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }
@@ -273,6 +282,7 @@ impl Classified for AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
+            | Self::PolicyForbids { .. }
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }

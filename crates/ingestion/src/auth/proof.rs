@@ -49,6 +49,14 @@ impl Proof {
         }
     }
 
+    /// Whether a shared access policy of the hub has vouched for it, and not the identity itself.
+    pub(crate) fn is_by_policy(&self) -> bool {
+        match &self.evidence {
+            Evidence::Token(token) => token.policy().is_some(),
+            Evidence::Certificate(_) | Evidence::Signed { .. } => false,
+        }
+    }
+
     /// Whether the proof's time is over.
     pub(crate) fn check_time(&self, now: Timestamp) -> Result<(), AuthError> {
         match &self.evidence {

@@ -28,7 +28,7 @@ use wire::agent::v1::open_session_response::Message as Response;
 
 use crate::auth::{AuthError, Proof};
 use crate::error::SessionEnd;
-use crate::grpc::open_session::perform::{Done, Stored};
+use crate::grpc::open_session::perform::{Audience, Done, Stored};
 use crate::grpc::{Door, SessionFuture};
 use crate::inlet::Inlet;
 use crate::rejects::Budget;
@@ -81,6 +81,9 @@ pub(super) async fn begin(
         .sessions
         .open(proof.identity.clone(), parts.clock.now())
         .map_err(|full| SessionEnd::TooMany { max: full.max })?;
+    if proof.is_by_policy() {
+        place.mailbox().is_by_policy();
+    }
     let (responses, stream) = mpsc::channel(STREAM_BUFFER);
     let running = Running::new(door.clone(), proof, peer, place, responses);
     let session: SessionFuture = running.run(request.into_inner()).boxed();
@@ -232,8 +235,10 @@ impl Running {
             let effects = self.session.on_call(call);
             self.perform(effects);
         }
-        if mail.announce {
-            self.announce();
+        if mail.tell_again {
+            self.tell_again(Audience::TwinToo);
+        } else if mail.announce {
+            self.tell_again(Audience::Instances);
         }
         Ok(())
     }

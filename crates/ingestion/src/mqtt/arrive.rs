@@ -45,6 +45,8 @@ pub(super) struct Admitted {
     pub(super) will: Option<DeviceMessage>,
     /// In its own words; may be empty.
     pub(super) client_type: String,
+    /// The DTDL model that it announced.
+    pub(super) model_id: Option<Box<str>>,
 }
 
 /// How a device comes.
@@ -186,6 +188,9 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         .sessions
         .open(proof.identity.clone(), parts.clock.now())
         .map_err(|full| End::TooMany { max: full.max })?;
+    if proof.is_by_policy() {
+        place.mailbox().is_by_policy();
+    }
     let persistence = if connect.clean_session {
         Persistence::Clean
     } else {
@@ -207,6 +212,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         session_present,
         will,
         client_type: name.client_type.unwrap_or_default(),
+        model_id: name.model_id.map(String::into_boxed_str),
     })
 }
 

@@ -205,6 +205,8 @@ struct Running {
     proving: bool,
     /// The identity changed since that proof began, so its outcome may be old.
     prove_once_more: bool,
+    /// The twin could not be told that the session began.
+    untold: bool,
     /// Until the next look.
     look: Pin<Box<Sleep>>,
     look_backoff: Backoff,
@@ -225,6 +227,7 @@ impl Running {
             session_present: _,
             will,
             client_type,
+            model_id,
         } = admitted;
         let partition = door.parts.outbox.partition_of(&proof.identity);
         let inlet = door.parts.inlets.of_memory();
@@ -241,6 +244,7 @@ impl Running {
             opened: Opened {
                 session_id: uuid::Uuid::new_v4().to_string(),
                 agent_version: crate::text::shorten(client_type, max),
+                model_id,
             },
             will,
             keep_alive,
@@ -254,6 +258,7 @@ impl Running {
             removals: FuturesUnordered::new(),
             proving: false,
             prove_once_more: false,
+            untold: false,
             look: Box::pin(tokio::time::sleep(LOOK.cap)),
             look_backoff: Backoff::new(LOOK),
             door,

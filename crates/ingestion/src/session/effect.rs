@@ -39,6 +39,8 @@ pub(crate) struct Opened {
     pub(crate) session_id: String,
     /// The agent's version.
     pub(crate) agent_version: String,
+    /// The DTDL model of the device, if it announced one.
+    pub(crate) model_id: Option<Box<str>>,
 }
 
 /// A request that twin-store answers.

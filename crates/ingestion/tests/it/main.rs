@@ -19,6 +19,7 @@ mod mqtt_client;
 mod mqtt_goodbye;
 mod mqtt_limits;
 mod mqtt_log;
+mod mqtt_policies;
 mod mqtt_security;
 mod provisioning;
 mod pushes;

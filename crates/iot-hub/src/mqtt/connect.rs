@@ -5,6 +5,7 @@
 
 use twin::IdentityKey;
 
+use super::model::is_model_id;
 use crate::percent;
 
 /// What a CONNECT says of who connects. It proves nothing.
@@ -18,7 +19,7 @@ pub struct ConnectName {
     pub api_version: Option<String>,
     /// Which SDK, of which version.
     pub client_type: Option<String>,
-    /// The DTDL model of the device.
+    /// The DTDL model of the device; what is no id of one is passed over.
     pub model_id: Option<String>,
 }
 
@@ -72,6 +73,7 @@ impl ConnectName {
             model_id: None,
         };
         name.read(properties);
+        name.model_id = name.model_id.filter(|id| is_model_id(id));
         Ok(name)
     }
 
@@ -140,6 +142,7 @@ mod tests {
         let module = parse("d/m", model).unwrap();
         assert_eq!(module.identity, IdentityKey::parse_path("d/m").unwrap());
         assert_eq!(module.model_id.as_deref(), Some("dtmi:com:x;1"));
+        assert_eq!(parse("d", "h/d/?model-id=mine").unwrap().model_id, None);
     }
 
     #[test]

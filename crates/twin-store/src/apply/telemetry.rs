@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use posture::fold::SessionNotice;
-use posture::{AgentBatch, FoldOutcome, MessageBatch, Timeline, fold, fold_message, fold_session};
+use posture::{
+    AgentBatch, FoldOutcome, MessageBatch, Timeline, fold, fold_message, fold_session, lose_session,
+};
 use twin::{IdentityKey, Partition, Writer};
 
 use super::{Cause, ChangeKind, Overlay, Weight};
@@ -79,12 +81,14 @@ pub fn fold_entries(
     let mut folded = Folded::default();
     for (index, entry) in entries.iter().enumerate() {
         let record = match admitted(overlay, entry) {
-            Ok(record) => record,
+            Ok(Some(record)) => record,
+            Ok(None) => continue,
             Err(why) => {
                 folded.refused.push((index, why));
                 continue;
             }
         };
+        let mut changes = vec![ChangeKind::Posture];
         let mut timeline = Timeline {
             received_at: Some(entry.received_at),
             folded_at: Some(now),
@@ -104,7 +108,10 @@ pub fn fold_entries(
             Content::Session(notice) => {
                 let was = record.posture.agent.connected;
                 fold_session(&mut record.posture, notice, entry.sequence);
-                if record.posture.agent.connected == was {
+                if takes_model(record, notice) {
+                    changes.push(ChangeKind::Identity);
+                    Weight::Fact
+                } else if record.posture.agent.connected == was {
                     Weight::Routine
                 } else {
                     Weight::Session
@@ -123,19 +130,72 @@ pub fn fold_entries(
             trace_parent: entry.trace_parent.clone(),
             timeline,
         };
-        overlay.folded(&entry.key, &[ChangeKind::Posture], weight, &cause);
+        overlay.folded(&entry.key, &changes, weight, &cause);
     }
     folded
 }
 
-/// The record that an entry is folded into, or why there is none.
-fn admitted<'o>(overlay: &'o mut Overlay, entry: &Entry) -> Result<&'o mut Record, String> {
+/// Ends sessions of runs of ingestion of which nobody has heard for long: what else was said of them
+/// meanwhile, another session above all, stands. Answers how many it ended.
+pub fn lose_sessions(
+    overlay: &mut Overlay,
+    sessions: &[(IdentityKey, String)],
+    now: Timestamp,
+) -> usize {
+    let mut lost = 0;
+    for (key, run) in sessions {
+        // One that is gone or cannot be read has nothing to end.
+        let Ok(record) = overlay.get(key) else {
+            continue;
+        };
+        let agent = &record.posture.agent;
+        if !agent.connected || agent.session_run.as_ref() != Some(run) {
+            continue;
+        }
+        let Ok(record) = overlay.fold_mut(key) else {
+            continue;
+        };
+        lose_session(&mut record.posture, run, now);
+        let cause = Cause {
+            cause: "session".to_owned(),
+            ..Cause::default()
+        };
+        overlay.folded(key, &[ChangeKind::Posture], Weight::Session, &cause);
+        lost += 1;
+    }
+    lost
+}
+
+/// Takes over the model that a device announced when its newest session began; says whether it is
+/// another than before.
+fn takes_model(record: &mut Record, notice: &SessionNotice) -> bool {
+    let Some(model) = &notice.model_id else {
+        return false;
+    };
+    let newest = notice.is_of(&record.posture.agent);
+    if !newest || record.identity.model_id == *model {
+        return false;
+    }
+    record.identity.model_id.clone_from(model);
+    true
+}
+
+/// The record that an entry is folded into; none if the entry says nothing that is not known; or why
+/// there is no record.
+fn admitted<'o>(overlay: &'o mut Overlay, entry: &Entry) -> Result<Option<&'o mut Record>, String> {
     let present = overlay.get(&entry.key).map_err(|error| error.to_string())?;
     if present.identity.generation_id != entry.generation_id {
         return Err(format!("{} was created anew since", entry.key));
     }
+    if let Content::Session(notice) = &entry.content
+        && notice.is_known(&present.posture.agent)
+    {
+        // After an outage of the bus all sessions say again that they are there: that costs no write.
+        return Ok(None);
+    }
     overlay
         .fold_mut(&entry.key)
+        .map(Some)
         .map_err(|error| error.to_string())
 }
 

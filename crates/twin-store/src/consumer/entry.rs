@@ -28,7 +28,9 @@ pub(super) fn read(
             } else {
                 SessionChange::Disconnected
             },
-            agent_version: Some(notice.agent_version).filter(|text| !text.is_empty()),
+            agent_version: said(notice.agent_version),
+            run: said(notice.run),
+            model_id: said(notice.model_id).filter(|id| iot_hub::mqtt::is_model_id(id)),
             at: received_at,
         }),
         Some(telemetry_entry::Content::SecurityMessage(message)) => {
@@ -47,9 +49,14 @@ pub(super) fn read(
         key: names::identity_from_ids(&entry.device_id, &entry.module_id)?,
         generation_id: entry.generation_id,
         received_at,
-        trace_parent: Some(entry.trace_parent).filter(|text| !text.is_empty()),
+        trace_parent: said(entry.trace_parent),
         content,
     })
+}
+
+/// A text that may be left out.
+fn said(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn read_batch(

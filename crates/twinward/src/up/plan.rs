@@ -114,13 +114,22 @@ impl Plan {
         load::<twin_store::App>(&loader)
     }
 
+    /// Where the hub's shared access policies are, for both doors that they open.
+    fn access_policies(&self) -> PathBuf {
+        self.data_dir.join("gateway").join("access-policies.toml")
+    }
+
     /// Also answers the authority that devices must believe, if it is ours.
     pub(super) fn ingestion(&self, twin_store: &Door) -> Result<Ingestion, Failure> {
         let mut loader = self
             .loader::<ingestion::App>()
             .set("twin_store_url", twin_store.url())
             .set("twin_store_token", self.token.expose())
-            .set("token", self.token.expose());
+            .set("token", self.token.expose())
+            .set(
+                "access_policies_file",
+                self.access_policies().to_string_lossy(),
+            );
         // When twin-store has a certificate, who must be believed is what the operator named.
         loader = set(loader, "twin_store_ca_file", self.ca());
         loader = set(loader, "listen", self.ingestion.grpc);
@@ -146,7 +155,7 @@ impl Plan {
         (twin_store, policy, ingestion): (&Door, &Door, &Door),
         shown: &ingestion::Config,
     ) -> Result<gateway::Config, Failure> {
-        let policies = self.data_dir.join("gateway").join("access-policies.toml");
+        let policies = self.access_policies();
         let mut loader = self
             .plain_loader::<gateway::App>()
             .set("twin_store_url", twin_store.url())

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use gateway::access::AccessPolicy;
+use access_policies::AccessPolicy;
 use service_kit::secret::Secret;
 
 use super::devices::{HTTPS, MQTTS};

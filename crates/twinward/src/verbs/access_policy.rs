@@ -9,8 +9,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use access_policies::{AccessPolicies, Right};
 use clap::{Args, Subcommand};
-use gateway::access::{AccessPolicies, Right};
 use serde::Serialize;
 use service_kit::error::chain;
 
@@ -28,8 +28,9 @@ pub(crate) enum AccessPolicyCommand {
 /// Arguments of `access-policy list`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The file is for its owner alone. Every replica of the gateway needs the same \
-                        one (key access_policies_file); a gateway reads it when it starts.\n\n\
+    after_help = "The file is for its owner alone. Every replica of the gateway and of ingestion \
+                        needs the same one (key access_policies_file); a changed file is taken \
+                        over within half a minute.\n\n\
                         Examples:\n  \
                         twinward access-policy list --host hub.example.net\n  \
                         twinward access-policy list --host hub.example.net --file \

@@ -10,12 +10,12 @@ const LAYERS: [(&str, u8); 15] = [
     ("iot-hub", 1),
     ("wire", 1),
     ("service-kit", 2),
+    ("access-policies", 2),
     ("bus", 2),
     ("client", 2),
     ("ingestion", 3),
     ("twin-store", 3),
     ("policy", 3),
-    ("gateway", 3),
     ("gateway", 3),
     ("agent", 3),
     ("twinward", 4),
@@ -26,7 +26,8 @@ const LAYERS: [(&str, u8); 15] = [
 const TESTS_ONLY: u8 = u8::MAX;
 
 /// Dependencies inside a layer.
-const SIDEWAYS: [(&str, &str); 3] = [
+const SIDEWAYS: [(&str, &str); 4] = [
+    ("access-policies", "service-kit"),
     ("posture", "twin"),
     ("bus", "service-kit"),
     ("client", "service-kit"),

@@ -22,9 +22,6 @@ use crate::notice;
 use crate::session::{Effect, Opened, Request};
 use crate::twins::Refused;
 
-/// How long the twin's "disconnected" may take. It is a courtesy: the next "connected" says it too.
-const DISCONNECTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// Resolves when an entry is durable; with the acknowledgement, if it was a batch.
 pub(super) type Stored = BoxFuture<'static, Result<Option<agent::EventsAck>, bus::PackError>>;
 
@@ -41,6 +38,15 @@ pub(super) enum Answer {
     Proven(Result<(), AuthError>),
     /// The other instances were told of the session.
     Told,
+}
+
+/// Who is told that the session is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// The other instances, one of which may hold an older session of this identity.
+    Instances,
+    /// The twin as well.
+    TwinToo,
 }
 
 impl Running {
@@ -147,13 +153,10 @@ impl Running {
         let Some(opened) = self.opened.take() else {
             return;
         };
-        let entry = self.notice(&opened, false);
-        let stored = self.door.parts.outbox.store(self.partition, entry);
-        match tokio::time::timeout(DISCONNECTED_WITHIN, stored).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "end of a session was not published"),
-            Err(_elapsed) => tracing::debug!("end of a session was not published in time"),
-        }
+        let parts = &self.door.parts;
+        let now = parts.clock.now();
+        let entry = notice::ended(&self.proof, &opened, &parts.instance, now);
+        parts.tell_end(self.partition, entry).await;
     }
 
     fn open(&mut self, opened: Opened) {
@@ -180,11 +183,7 @@ impl Running {
             agent_version = opened.agent_version,
             "session opened"
         );
-        let entry = self.notice(&opened, true);
-        self.tell_others(entry.clone());
-        let (outbox, partition) = (self.door.parts.outbox.clone(), self.partition);
-        let stored = async move { outbox.store(partition, entry).await.map(|()| None) };
-        self.stores.push_back(stored.boxed());
+        self.tell(&opened, Audience::TwinToo);
         self.opened = Some(opened);
         if self.session.takes_methods() {
             self.place.mailbox().take_methods();
@@ -192,17 +191,19 @@ impl Running {
         self.look_later();
     }
 
-    /// Tells the other instances again: they, or we, may not have heard it.
-    pub(super) fn announce(&self) {
-        if let Some(opened) = &self.opened {
-            self.tell_others(self.notice(opened, true));
+    /// Says again that the session is open: they, or we, may not have heard it.
+    pub(super) fn tell_again(&mut self, audience: Audience) {
+        if let Some(opened) = self.opened.clone() {
+            self.tell(&opened, audience);
         }
     }
 
-    /// Tells the other instances, one of which may hold an older session of this identity.
-    fn tell_others(&self, notice: bus_wire::TelemetryEntry) {
-        let hint = notice::hint(&self.proof.identity, notice, self.place.opened_at());
-        let bus = self.door.parts.bus.clone();
+    fn tell(&mut self, opened: &Opened, audience: Audience) {
+        let parts = &self.door.parts;
+        let opened_at = self.place.opened_at();
+        let entry = notice::began(&self.proof, opened, opened_at, &parts.instance);
+        let hint = notice::hint(&self.proof.identity, &entry);
+        let (bus, outbox, partition) = (parts.bus.clone(), parts.outbox.clone(), self.partition);
         let telling = async move {
             if let Err(error) = bus.send_hint(hint).await {
                 tracing::debug!(%error, "other instances were not told of a session");
@@ -210,6 +211,10 @@ impl Running {
             Answer::Told
         };
         self.questions.push(telling.boxed());
+        if audience == Audience::TwinToo {
+            let stored = async move { outbox.store(partition, entry).await.map(|()| None) };
+            self.stores.push_back(stored.boxed());
+        }
     }
 
     fn publish(&mut self, admission: Admission, trace_parent: String) {
@@ -290,17 +295,6 @@ impl Running {
         let identity = self.proof.identity.clone();
         let fetching = async move { Answer::Desired(store.desired(&identity).await) };
         self.questions.push(fetching.boxed());
-    }
-
-    fn notice(&self, opened: &Opened, connected: bool) -> bus_wire::TelemetryEntry {
-        let parts = &self.door.parts;
-        notice::of(
-            &self.proof,
-            opened,
-            connected,
-            &parts.instance,
-            parts.clock.now(),
-        )
     }
 
     fn entry(&self, trace_parent: String, content: Content) -> bus_wire::TelemetryEntry {

@@ -16,7 +16,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// How long a device has to take the last bytes.
 pub(super) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the twin's "disconnected" and the will may take.
+/// How long the will and the counts of messages may take.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 impl Running {
@@ -36,11 +36,9 @@ impl Running {
         let told = async {
             self.keep_counts().await;
             self.publish_will(end).await;
-            self.tell_disconnected().await;
         };
-        if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
-            tracing::debug!("end of a session was not published in time");
-        }
+        let _ = tokio::time::timeout(TOLD_WITHIN, told).await;
+        self.tell_disconnected().await;
     }
 
     async fn finish(&mut self, what: Finishes) {
@@ -63,7 +61,10 @@ impl Running {
                     | Answer::Remembered { .. }
                     | Answer::Proven(_) => self.on_answer(answer),
                     // Nothing new goes to a device that leaves.
-                    Answer::Changes(_) | Answer::Message(_) | Answer::Told => Ok(()),
+                    Answer::Changes(_)
+                    | Answer::Message(_)
+                    | Answer::Told
+                    | Answer::NotTold => Ok(()),
                 },
                 else => return,
             };
@@ -85,10 +86,8 @@ impl Running {
     async fn tell_disconnected(&mut self) {
         let parts = &self.door.parts;
         let now = parts.clock.now();
-        let entry = notice::of(&self.proof, &self.opened, false, &parts.instance, now);
-        if let Err(error) = parts.outbox.store(self.partition, entry).await {
-            tracing::debug!(%error, "end of a session was not published");
-        }
+        let entry = notice::ended(&self.proof, &self.opened, &parts.instance, now);
+        parts.tell_end(self.partition, entry).await;
     }
 
     fn log_end(&self, end: &End) {

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::perform::Audience;
 use super::{LOOK, Running};
 use crate::mqtt::end::End;
 use crate::sessions::Mail;
@@ -31,8 +32,10 @@ impl Running {
         if let Some(version) = mail.desired {
             self.session.on_hint(version);
         }
-        if mail.announce {
-            self.announce();
+        if mail.tell_again {
+            self.tell(Audience::TwinToo);
+        } else if mail.announce {
+            self.tell(Audience::Instances);
         }
         Ok(())
     }
@@ -40,6 +43,9 @@ impl Running {
     pub(super) fn on_look(&mut self) {
         self.look_later();
         self.prove_again();
+        if std::mem::take(&mut self.untold) {
+            self.tell(Audience::TwinToo);
+        }
         self.session.on_tick();
     }
 

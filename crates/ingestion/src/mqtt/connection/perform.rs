@@ -59,6 +59,17 @@ pub(super) enum Answer {
     Proven(Result<(), AuthError>),
     /// The twin and the other instances were told.
     Told,
+    /// The twin was not told; the next look does it again.
+    NotTold,
+}
+
+/// Who is told that the session is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// The other instances, one of which may hold an older session of this identity.
+    Instances,
+    /// The twin as well.
+    TwinToo,
 }
 
 impl Running {
@@ -117,6 +128,10 @@ impl Running {
     pub(super) fn on_answer(&mut self, answer: Answer) -> Result<(), End> {
         let effects = match answer {
             Answer::Told => return Ok(()),
+            Answer::NotTold => {
+                self.untold = true;
+                return Ok(());
+            }
             Answer::Proven(outcome) => return self.on_proven(outcome),
             Answer::Message(found) => return self.on_message(found),
             Answer::Twin { rid, outcome } => {
@@ -166,30 +181,9 @@ impl Running {
         self.questions.push(proving.boxed());
     }
 
-    /// Tells the twin and the other instances, one of which may hold an older session of this
-    /// identity.
+    /// Tells the twin and the other instances that the session has begun.
     pub(super) fn tell_connected(&mut self) {
-        let parts = &self.door.parts;
-        let entry = notice::of(
-            &self.proof,
-            &self.opened,
-            true,
-            &parts.instance,
-            parts.clock.now(),
-        );
-        let opened_at = self.place.opened_at();
-        let hint = notice::hint(&self.proof.identity, entry.clone(), opened_at);
-        let (bus, outbox, partition) = (parts.bus.clone(), parts.outbox.clone(), self.partition);
-        let telling = async move {
-            if let Err(error) = bus.send_hint(hint).await {
-                tracing::debug!(%error, "other instances were not told of a session");
-            }
-            if let Err(error) = outbox.store(partition, entry).await {
-                tracing::debug!(%error, "beginning of a session was not published");
-            }
-            Answer::Told
-        };
-        self.questions.push(telling.boxed());
+        self.tell(Audience::TwinToo);
         tracing::debug!(
             identity = %self.proof.identity,
             peer = %self.peer,
@@ -198,18 +192,27 @@ impl Running {
         );
     }
 
-    /// Tells the other instances again: they, or we, may not have heard it.
-    pub(super) fn announce(&mut self) {
+    /// Says that the session is open, now or again: they, or we, may not have heard it.
+    pub(super) fn tell(&mut self, audience: Audience) {
         let parts = &self.door.parts;
-        let (opened, now) = (&self.opened, parts.clock.now());
-        let entry = notice::of(&self.proof, opened, true, &parts.instance, now);
-        let hint = notice::hint(&self.proof.identity, entry, self.place.opened_at());
-        let bus = parts.bus.clone();
+        let opened_at = self.place.opened_at();
+        let entry = notice::began(&self.proof, &self.opened, opened_at, &parts.instance);
+        let hint = notice::hint(&self.proof.identity, &entry);
+        let (bus, outbox, partition) = (parts.bus.clone(), parts.outbox.clone(), self.partition);
         let telling = async move {
             if let Err(error) = bus.send_hint(hint).await {
                 tracing::debug!(%error, "other instances were not told of a session");
             }
-            Answer::Told
+            if audience == Audience::Instances {
+                return Answer::Told;
+            }
+            match outbox.store(partition, entry).await {
+                Ok(()) => Answer::Told,
+                Err(error) => {
+                    tracing::debug!(%error, "beginning of a session was not published");
+                    Answer::NotTold
+                }
+            }
         };
         self.questions.push(telling.boxed());
     }

@@ -1,6 +1,6 @@
 //! Sessions: only the newest one decides.
 
-use super::super::{SessionChange, SessionNotice, fold_session};
+use super::super::{SessionChange, SessionNotice, fold_session, lose_session};
 use super::*;
 
 fn notice(session_id: &str, change: SessionChange, second: i64) -> SessionNotice {
@@ -8,6 +8,8 @@ fn notice(session_id: &str, change: SessionChange, second: i64) -> SessionNotice
         session_id: session_id.to_owned(),
         change,
         agent_version: Some("0.1.0".to_owned()),
+        run: Some("run-1".to_owned()),
+        model_id: None,
         at: at(second),
     }
 }
@@ -51,4 +53,64 @@ fn the_beginning_of_an_older_session_changes_nothing() {
     fold_session(&mut posture, &notice("a", SessionChange::Connected, 10), 2);
     assert_eq!(posture.agent.session_id.as_deref(), Some("b"));
     assert_eq!(posture.agent.connected_at, Some(at(20)));
+}
+
+#[test]
+fn a_session_of_a_run_that_is_gone_ends() {
+    let mut posture = Posture::default();
+    let begun = notice("a", SessionChange::Connected, 10);
+    fold_session(&mut posture, &begun, 1);
+    assert!(!lose_session(&mut posture, "run-2", at(40)), "another run");
+    assert!(lose_session(&mut posture, "run-1", at(40)));
+    let agent = &posture.agent;
+    assert!(!agent.connected && agent.session_lost);
+    assert_eq!(agent.disconnected_at, Some(at(40)));
+    assert!(!lose_session(&mut posture, "run-1", at(50)), "it has ended");
+}
+
+#[test]
+fn a_run_that_was_there_after_all_keeps_its_sessions() {
+    let mut posture = Posture::default();
+    let begun = notice("a", SessionChange::Connected, 10);
+    fold_session(&mut posture, &begun, 1);
+    assert!(begun.is_known(&posture.agent));
+    lose_session(&mut posture, "run-1", at(40));
+    assert!(!begun.is_known(&posture.agent));
+    assert!(fold_session(&mut posture, &begun, 2), "it says so again");
+    let agent = &posture.agent;
+    assert!(agent.connected && !agent.session_lost);
+    assert_eq!(
+        (agent.connected_at, agent.disconnected_at),
+        (Some(at(10)), None)
+    );
+}
+
+#[test]
+fn what_comes_late_of_a_lost_session_does_not_bring_it_back() {
+    let mut posture = Posture::default();
+    let begun = notice("a", SessionChange::Connected, 10);
+    fold_session(&mut posture, &begun, 1);
+    lose_session(&mut posture, "run-1", at(40));
+    // The end that was on its way.
+    fold_session(
+        &mut posture,
+        &notice("a", SessionChange::Disconnected, 20),
+        2,
+    );
+    assert!(!fold_session(&mut posture, &begun, 3), "a redelivery");
+    assert!(!posture.agent.connected);
+    // A newer session, and then an older one that is said again.
+    fold_session(&mut posture, &notice("b", SessionChange::Connected, 50), 4);
+    lose_session(&mut posture, "run-1", at(90));
+    fold_session(&mut posture, &begun, 5);
+    assert_eq!(posture.agent.session_id.as_deref(), Some("b"));
+    assert!(!posture.agent.connected);
+}
+
+#[test]
+fn no_session_ends_before_it_began() {
+    let mut posture = Posture::default();
+    fold_session(&mut posture, &notice("a", SessionChange::Connected, 10), 1);
+    lose_session(&mut posture, "run-1", at(5));
+    assert_eq!(posture.agent.disconnected_at, Some(at(10)));
 }

@@ -115,6 +115,8 @@ fn sessions_show_whether_the_agent_is_connected() {
         session_id: "s1".to_owned(),
         change: SessionChange::Connected,
         agent_version: Some("1.2.3".to_owned()),
+        run: Some("run".to_owned()),
+        model_id: None,
         at: now(),
     });
     fold_entries(&mut overlay, partition(), &[notice], now());
@@ -148,4 +150,66 @@ fn a_security_message_has_effect_once() {
     let changes = overlay.into_outcome().changes;
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].touch.cause.timeline.observed_at, Some(now()));
+}
+
+fn begun(device: &str, session: &str, second: i64, model_id: Option<&str>) -> Entry {
+    use posture::fold::SessionChange;
+    let at = jiff::Timestamp::from_second(second).expect("an instant");
+    let mut notice = entry(device, "g", 1, heartbeats([]));
+    notice.content = Content::Session(SessionNotice {
+        session_id: session.to_owned(),
+        change: SessionChange::Connected,
+        agent_version: None,
+        run: Some("run-1".to_owned()),
+        model_id: model_id.map(str::to_owned),
+        at,
+    });
+    notice
+}
+
+#[test]
+fn the_model_is_that_of_the_newest_session_which_announced_one() {
+    let mut overlay = overlay([record("d", "g")]);
+    let entries = [
+        begun("d", "s2", 20, Some("dtmi:a;2")),
+        begun("d", "s1", 10, Some("dtmi:a;1")),
+        begun("d", "s3", 30, None),
+    ];
+    fold_entries(&mut overlay, partition(), &entries, now());
+    let identity = &overlay.get(&key("d")).unwrap().identity;
+    assert_eq!(identity.model_id, "dtmi:a;2");
+    let change = overlay.into_outcome().changes.pop().expect("a change");
+    assert!(change.touch.changes.contains(&ChangeKind::Identity));
+    assert!(!change.touch.is_routine());
+}
+
+#[test]
+fn a_beginning_that_is_said_again_is_no_write() {
+    let mut overlay = overlay([record("d", "g")]);
+    let begun = begun("d", "s1", 10, None);
+    fold_entries(
+        &mut overlay,
+        partition(),
+        std::slice::from_ref(&begun),
+        now(),
+    );
+    let record = overlay.get(&key("d")).unwrap().clone();
+    let mut overlay = self::overlay([record]);
+    let folded = fold_entries(&mut overlay, partition(), &[begun], now());
+    assert_eq!(folded, Folded::default());
+    assert!(overlay.into_outcome().changes.is_empty());
+}
+
+#[test]
+fn only_open_sessions_of_the_run_that_is_gone_end() {
+    let mut overlay = overlay(["a", "b"].map(|id| record(id, "g")));
+    let entries = [begun("a", "s1", 10, None), begun("b", "s2", 10, None)];
+    fold_entries(&mut overlay, partition(), &entries, now());
+    let lost = [("a", "run-1"), ("b", "run-2"), ("nobody", "run-1")];
+    let lost = lost.map(|(id, run)| (key(id), run.to_owned()));
+    assert_eq!(lose_sessions(&mut overlay, &lost, now()), 1);
+    assert_eq!(lose_sessions(&mut overlay, &lost, now()), 0, "it has ended");
+    let agent = |id: &str| overlay.get(&key(id)).unwrap().posture.agent.clone();
+    assert!(!agent("a").connected && agent("a").session_lost);
+    assert!(agent("b").connected && !agent("b").session_lost);
 }

@@ -17,6 +17,7 @@ use crate::apply::{Cause, Limits, Mode, devices};
 use crate::engine::{self, Engine, Keep};
 use crate::metrics::Metrics;
 use crate::partitions::Parts;
+use crate::presence::Presence;
 use crate::store::sample::{count, replica};
 use crate::store::{Retention, Selection, Store, failpoint};
 use crate::testing::{entry, heartbeats, key, new_device, now, object, operator_write};
@@ -306,6 +307,7 @@ async fn live(plan: &Plan) {
                 store: store.clone(),
                 engine: engine.clone(),
                 metrics,
+                presence: Presence::new(std::time::Duration::from_secs(30)),
                 tasks: tasks.clone(),
             };
             parts.start_all(&states, ends);

@@ -1,4 +1,4 @@
-//! The shared access policies and their keys, in a file that only its owner may read.
+//! The file of the policies, which only its owner may read: how it is made and read.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Right;
+use crate::{AccessPolicies, AccessPolicy, Right};
 
 /// IoT Hub's limit of policies per hub.
 const POLICIES_MAX: usize = 16;
@@ -74,48 +74,6 @@ pub enum AccessError {
     Random,
 }
 
-/// A policy: a name, what it allows, and two keys.
-#[derive(Debug, Clone)]
-pub struct AccessPolicy {
-    name: String,
-    rights: Vec<Right>,
-    primary: SymmetricKey,
-    secondary: SymmetricKey,
-}
-
-impl AccessPolicy {
-    /// Its name, `skn` in tokens.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What it allows.
-    pub fn rights(&self) -> &[Right] {
-        &self.rights
-    }
-
-    pub(super) fn allows(&self, right: Right) -> bool {
-        self.rights.contains(&right)
-    }
-
-    pub(super) fn keys(&self) -> Vec<&SymmetricKey> {
-        vec![&self.primary, &self.secondary]
-    }
-
-    /// What back-end programs are given: `HostName=…;SharedAccessKeyName=…;SharedAccessKey=…`.
-    pub fn connection_string(&self, host: &str) -> Zeroizing<String> {
-        Zeroizing::new(format!(
-            "HostName={host};SharedAccessKeyName={};SharedAccessKey={}",
-            self.name,
-            *self.primary.to_base64()
-        ))
-    }
-}
-
-/// All policies of the hub.
-#[derive(Debug, Clone)]
-pub struct AccessPolicies(Vec<AccessPolicy>);
-
 /// The file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +92,9 @@ struct Entry {
 
 impl AccessPolicies {
     /// Reads the file, or makes it with the five policies that every IoT Hub begins with. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be made or used.
     pub fn open(path: &Path) -> Result<Self, AccessError> {
         let file_error = |what, source| AccessError::File {
             what,
@@ -157,6 +118,19 @@ impl AccessPolicies {
             }
             Err(source) => Err(file_error("read", source)),
         }
+    }
+
+    /// Reads the file. Blocks.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be used.
+    pub(crate) fn read(path: &Path) -> Result<Self, AccessError> {
+        let text = std::fs::read_to_string(path).map_err(|source| AccessError::File {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(path, &Zeroizing::new(text))
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
@@ -190,16 +164,6 @@ impl AccessPolicies {
         }
         Ok(Self(policies))
     }
-
-    /// All of them, in the order of the file.
-    pub fn iter(&self) -> impl Iterator<Item = &AccessPolicy> {
-        self.0.iter()
-    }
-
-    /// A policy by its name.
-    pub fn named(&self, name: &str) -> Option<&AccessPolicy> {
-        self.0.iter().find(|policy| policy.name == name)
-    }
 }
 
 fn fresh() -> Result<Zeroizing<String>, AccessError> {
@@ -224,7 +188,7 @@ fn fresh() -> Result<Zeroizing<String>, AccessError> {
         .collect::<Result<_, AccessError>>()?;
     let mut text = Zeroizing::new(String::from(
         "# Shared access policies of this hub, in IoT Hub's sense. Whoever has a key has its rights.\n\
-         # Keys are base64 of 16 to 64 bytes. The gateway reads this file when it starts.\n\n",
+         # Keys are base64 of 16 to 64 bytes. A changed file is taken over within half a minute.\n\n",
     ));
     let body = toml::to_string_pretty(&Document { policy }).map(Zeroizing::new);
     text.push_str(&body.map_err(|_| AccessError::Random)?);
