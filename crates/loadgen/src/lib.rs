@@ -9,3 +9,4 @@ pub mod latency;
 pub mod mqtt;
 pub mod probe;
 pub mod process;
+pub mod twins;

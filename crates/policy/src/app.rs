@@ -19,23 +19,29 @@ use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::freeze_service_server::FreezeServiceServer;
 use wire::policy::v1::guard_service_server::GuardServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
+use wire::policy::v1::reevaluation_service_server::ReevaluationServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
 use crate::audit;
 use crate::batches::Batches;
+use crate::busy::Busy;
 use crate::config::Config;
 use crate::consumer::{Consumer, Parts};
 use crate::counts::Counts;
 use crate::edges::Edges;
 use crate::error::Error;
-use crate::grpc::{ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, RolloutApi};
+use crate::grpc::{
+    ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, ReevaluationApi, RolloutApi,
+};
 use crate::guard::Guard;
+use crate::look::Looker;
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
 use crate::policies::Policies;
 use crate::positions::Positions;
 use crate::progress::Progress;
+use crate::reevaluation::{Reevaluations, Walker};
 use crate::rejects::Rejects;
 use crate::rollouts::Rollouts;
 use crate::store::{Contents, Store};
@@ -165,6 +171,7 @@ impl App {
         );
         let writes_in_flight = usize::from(self.config.writes_in_flight);
 
+        let busy = Busy::default();
         let parts = Parts {
             bus: self.bus.clone(),
             batches: Batches {
@@ -174,6 +181,7 @@ impl App {
                 positions: positions.clone(),
                 metrics: metrics.clone(),
                 writes_in_flight,
+                busy: busy.clone(),
                 shutdown: stop.clone(),
             },
             shutdown: stop.clone(),
@@ -239,11 +247,31 @@ impl App {
             self.clock.clone(),
         ));
         let guard_api = GuardServiceServer::new(GuardApi::new(policies.clone()));
+        let looker = Looker {
+            policies: policies.clone(),
+            writer,
+            rejects,
+            metrics: metrics.clone(),
+        };
+        let reevaluations =
+            Reevaluations::new(self.store.clone(), self.clock.clone(), policies.noted());
+        let walker = Walker {
+            jobs: reevaluations.clone(),
+            looker: looker.clone(),
+            twins: twins.clone(),
+            policies: policies.clone(),
+            busy,
+            clock: self.clock.clone(),
+            writes_in_flight,
+            shutdown: stop.clone(),
+        };
+        tasks.spawn("re-evaluations", OnFailure::StopService, walker.run());
+        let reevaluation_api =
+            ReevaluationServiceServer::new(ReevaluationApi::new(policies.clone(), reevaluations));
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
-            writer,
-            rejects,
+            looker,
             progress: progress.clone(),
             metrics: metrics.clone(),
             writes_in_flight,
@@ -283,7 +311,8 @@ impl App {
             configurations,
             rollout_api,
             freeze_api,
-            guard_api
+            guard_api,
+            reevaluation_api
         );
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);

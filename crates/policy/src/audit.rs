@@ -51,6 +51,7 @@ fn request(entry: &AuditEntry) -> RecordAuditEntryRequest {
     let collection = match entry.action.split_once('.') {
         Some(("configuration", _)) => "configurations",
         Some(("freeze", _)) => "freezes",
+        Some(("reevaluation", _)) => "reevaluations",
         Some(_) | None => "policies",
     };
     RecordAuditEntryRequest {

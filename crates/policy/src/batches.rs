@@ -13,6 +13,7 @@ use service_kit::shutdown::ShutdownToken;
 use tracing::info;
 use twin::{IdentityKey, Partition};
 
+use crate::busy::Busy;
 use crate::gather::{Candidate, gather};
 use crate::lean::Glance;
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub(crate) struct Batches {
     pub metrics: Metrics,
     /// Twins that are written at the same time.
     pub writes_in_flight: usize,
+    /// Who waits for this to be done.
+    pub busy: Busy,
     /// Ends the work.
     pub shutdown: ShutdownToken,
 }
@@ -53,6 +56,7 @@ impl Batches {
         let Some((last, _)) = messages.clone().last() else {
             return true;
         };
+        let _at_work = self.busy.begin();
         self.metrics
             .messages
             .inc_by(u64::try_from(messages.len()).unwrap_or(u64::MAX));

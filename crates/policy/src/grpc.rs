@@ -28,6 +28,7 @@ mod error;
 mod explain;
 mod freezes;
 mod frozen;
+mod reevaluations;
 mod revisions;
 mod rollouts;
 
@@ -36,6 +37,7 @@ use error::Error;
 pub(crate) use explain::Explainer;
 pub(crate) use freezes::FreezeApi;
 pub(crate) use frozen::GuardApi;
+pub(crate) use reevaluations::ReevaluationApi;
 pub(crate) use rollouts::RolloutApi;
 
 const PAGE_SIZE_DEFAULT: usize = 100;

@@ -85,6 +85,16 @@ impl PolicySet {
         Glance::after(judged, view.damage().is_none())
     }
 
+    /// Looks at a twin as it came, of which nothing is known: settled if no policy applies or has anything
+    /// there.
+    pub(crate) fn glance_whole(&self, twin: &wire::twin::v1::Twin) -> Glance {
+        // Where something is said to stand may have to be put right.
+        if !twin.configurations.is_empty() {
+            return Glance::after(0, false);
+        }
+        self.glance(twin, Interest::ALL)
+    }
+
     /// Looks at a parsed twin, of which this has changed: settled if each policy that looks at it has
     /// all of its leaves there, or does not apply and has none.
     pub(crate) fn look(&self, twin: &TwinDocument, changed: Interest) -> Glance {

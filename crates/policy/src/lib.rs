@@ -15,7 +15,7 @@
 //! write one) → `evaluate` (the decision, pure), `keep` (what stays as it is), `lean` (the short way to nothing to do), `explain` and `preview` (what it says of a twin and of a
 //! draft) → `store` → `policies` (the present set) → `writer`
 //! (one decision carried out), `guard` (leaves that go back and forth) → `gather`, `batches` and `consumer` (on change) and `sweep` (everything, in the
-//! background); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
+//! background), `reevaluation` (everything, because somebody asked); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
 //! forward) → `grpc` → `app`.
 
 pub mod configuration_doc;
@@ -23,6 +23,7 @@ pub mod policy_doc;
 pub mod rollout;
 pub mod schedule;
 
+pub mod assess;
 pub mod content_diff;
 pub mod file;
 pub mod resource;
@@ -55,10 +56,13 @@ mod undecided;
 mod writer;
 
 mod batches;
+mod busy;
 mod consumer;
 mod gather;
 mod guard;
+mod look;
 mod positions;
+mod reevaluation;
 mod sweep;
 
 mod grpc;

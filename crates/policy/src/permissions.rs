@@ -40,6 +40,27 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesRead,
     ),
     ("/twinward.policy.v1.GuardService/ThawPaths", PoliciesWrite),
+    // What it writes is what policies want anyway; but it is work for everybody.
+    (
+        "/twinward.policy.v1.ReevaluationService/StartReevaluation",
+        PoliciesWrite,
+    ),
+    (
+        "/twinward.policy.v1.ReevaluationService/GetReevaluation",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.ReevaluationService/ListReevaluations",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.ReevaluationService/WaitReevaluation",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.ReevaluationService/CancelReevaluation",
+        PoliciesWrite,
+    ),
     (
         "/twinward.policy.v1.RolloutService/GetRollout",
         PoliciesRead,

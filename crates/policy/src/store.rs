@@ -2,7 +2,7 @@
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
 //! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `freezes` by number, `positions` by partition, one row of `state` with the order
-//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, and `audit_entries` that are
+//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, `reevaluations` by number, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
 //! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
@@ -34,6 +34,7 @@ mod content;
 mod error;
 mod freezes;
 mod frozen;
+mod reevaluations;
 mod revisions;
 mod rollouts;
 mod row;
@@ -43,6 +44,7 @@ pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;
 pub(crate) use freezes::{FreezeError, StoredFreeze};
+pub(crate) use reevaluations::{Range, ReevaluationError, State, StoredReevaluation};
 pub(crate) use revisions::{Applied, Change, StoredRevision};
 pub(crate) use rollouts::StoredRollout;
 pub(crate) use rollouts::{Cause, RolloutError};

@@ -17,16 +17,15 @@ use service_kit::backoff::{Backoff, Policy};
 use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use tracing::{info, warn};
-use wire::twin::v1::{ListTwinsRequest, ListTwinsResponse, Timeline, Twin};
+use wire::twin::v1::{ListTwinsRequest, ListTwinsResponse};
 
+use crate::look::Looker;
 use crate::metrics::Metrics;
 use crate::policies::{Policies, Wanted};
 use crate::progress::Progress;
-use crate::rejects::{Reason, Rejected, Rejects};
 use crate::store::{SweepCounts, SweepNumber};
-use crate::twin_document::TwinDocument;
 use crate::twin_store::{Failure, TwinStore};
-use crate::writer::{Effect, Work, Writer};
+use crate::writer::Effect;
 
 /// Twins of one page; halved when a page of the largest twins does not fit a message.
 const PAGE_TWINS: i32 = 100;
@@ -63,10 +62,8 @@ pub(crate) struct Sweeper {
     pub policies: Policies,
     /// Where twins are read.
     pub twins: TwinStore,
-    /// Who writes.
-    pub writer: Writer,
-    /// Where twins go that cannot be parsed.
-    pub rejects: Rejects,
+    /// Who looks at a twin.
+    pub looker: Looker,
     /// Who is told how far it is.
     pub progress: Progress,
     /// What is counted.
@@ -192,7 +189,7 @@ impl Sweeper {
                 }
             };
             let mut effects = futures::stream::iter(page.twins)
-                .map(|twin| self.evaluate(twin))
+                .map(|twin| self.looker.look(twin))
                 .buffer_unordered(self.writes_in_flight);
             while let Some(effect) = effects.next().await {
                 match effect {
@@ -240,33 +237,5 @@ impl Sweeper {
                 other => return other,
             }
         }
-    }
-
-    async fn evaluate(&self, twin: Twin) -> Effect {
-        let document = match TwinDocument::from_wire(&twin) {
-            Ok(document) => document,
-            Err(error) => {
-                let rejected = Rejected {
-                    id: format!("{}/{}", twin.name, twin.version),
-                    source: twin.name.clone(),
-                    reason: Reason::InvalidTwin,
-                    message: error.to_string(),
-                    traceparent: None,
-                    original: prost::Message::encode_to_vec(&twin).into(),
-                };
-                return if self.rejects.put(rejected).await {
-                    Effect::Rejected
-                } else {
-                    Effect::Stopped
-                };
-            }
-        };
-        // No event started it, so there is neither a timeline nor a trace to continue.
-        let work = Work {
-            twin: document,
-            timeline: Timeline::default(),
-            traceparent: None,
-        };
-        self.writer.carry_out(work).await
     }
 }

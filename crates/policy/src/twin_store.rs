@@ -17,11 +17,14 @@ use wire::registry::v1::RecordAuditEntryRequest;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
 use wire::twin::v1::twin_history_service_client::TwinHistoryServiceClient;
+use wire::twin::v1::twin_query_service_client::TwinQueryServiceClient;
 use wire::twin::v1::twin_service_client::TwinServiceClient;
 use wire::twin::v1::{
     ApplyPolicySettingsRequest, ApplyPolicySettingsResponse, Change, GetTwinRequest,
     ListTwinRevisionsRequest, ListTwinsRequest, ListTwinsResponse, Twin,
 };
+
+mod count;
 
 /// A page of twins: a hundred of the largest that may be.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -110,6 +113,7 @@ pub(crate) struct TwinStore {
     policy: PolicyTwinServiceClient<Connection>,
     twins: TwinServiceClient<Connection>,
     audit: AuditServiceClient<Connection>,
+    queries: TwinQueryServiceClient<Connection>,
     history: TwinHistoryServiceClient<Connection>,
     health: Component,
     shutdown: ShutdownToken,
@@ -126,6 +130,7 @@ impl TwinStore {
         Ok(TwinStore {
             policy: PolicyTwinServiceClient::new(connection.clone()),
             audit: AuditServiceClient::new(connection.clone()),
+            queries: TwinQueryServiceClient::new(connection.clone()),
             history: TwinHistoryServiceClient::new(connection.clone()),
             twins: TwinServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX),
             health,

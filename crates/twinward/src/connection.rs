@@ -16,6 +16,7 @@ use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::policy::v1::freeze_service_client::FreezeServiceClient;
 use wire::policy::v1::guard_service_client::GuardServiceClient;
 use wire::policy::v1::policy_service_client::PolicyServiceClient;
+use wire::policy::v1::reevaluation_service_client::ReevaluationServiceClient;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::registry::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -60,6 +61,8 @@ pub(crate) type Configurations = ConfigurationServiceClient<Channel>;
 pub(crate) type Freezes = FreezeServiceClient<Channel>;
 /// The oscillation guard.
 pub(crate) type Guard = GuardServiceClient<Channel>;
+/// Re-evaluations.
+pub(crate) type Reevaluations = ReevaluationServiceClient<Channel>;
 /// Rollouts.
 pub(crate) type Rollouts = RolloutServiceClient<Channel>;
 
@@ -182,6 +185,12 @@ impl Connection {
     /// The rollouts of policies.
     pub(crate) fn rollouts(&self) -> Result<Rollouts, Failure> {
         Ok(Rollouts::new(self.channel(&self.policy()?)?)
+            .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Re-evaluations of twins.
+    pub(crate) fn reevaluations(&self) -> Result<Reevaluations, Failure> {
+        Ok(Reevaluations::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

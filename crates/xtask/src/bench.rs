@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements on this machine, each beside what the machine could do bare.
 
 mod connections;
+mod evaluate;
 mod query;
 mod render;
 
@@ -32,6 +33,8 @@ enum Which {
     Loop(LoopArguments),
     /// How long queries over a million twins take, on both stores
     Query(query::QueryArguments),
+    /// How long it takes to evaluate 50 policies on a million twins
+    Evaluate(evaluate::EvaluateArguments),
     /// Memory of 10,000 idle MQTT connections, and what happens when all of them are cut off at once
     Connections(connections::ConnectionsArguments),
 }
@@ -74,6 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.which {
         Which::Loop(arguments) => bench_loop(arguments),
         Which::Query(arguments) => query::run(arguments),
+        Which::Evaluate(arguments) => evaluate::run(arguments),
         Which::Connections(arguments) => connections::run(arguments),
     }
 }

@@ -31,6 +31,17 @@ pub(crate) struct Hub {
 impl Hub {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(program: &Path, nats: &Path, prefix: &str) -> Result<Self> {
+        Self::start_with(program, nats, prefix, &[], |_| Ok(()))
+    }
+
+    /// The same with variables of the environment, and on what `prepare` puts into its data directory.
+    pub(crate) fn start_with(
+        program: &Path,
+        nats: &Path,
+        prefix: &str,
+        environment: &[(&str, &str)],
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         // Not in the system's temporary directory: where that is memory, nothing would be durable.
         let target = workspace::root().join("target");
         fs::create_dir_all(&target)?;
@@ -41,6 +52,7 @@ impl Hub {
         let env_file = directory.join("hub.env");
         let path = directory.join("twinward.log");
         let log = fs::File::create(&path)?;
+        prepare(&directory.join("hub"))?;
         let process = guard::command(program)
             .args(["up", "--any-port", "--data-dir"])
             .arg(directory.join("hub"))
@@ -48,6 +60,7 @@ impl Hub {
             .arg(&env_file)
             .arg("--nats-server")
             .arg(nats)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

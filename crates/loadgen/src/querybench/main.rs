@@ -6,7 +6,6 @@
 // It talks to a person on a terminal, or to the program that started it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod fleet;
 mod questions;
 
 use std::path::PathBuf;
@@ -18,6 +17,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
+use loadgen::twins;
 use serde_json::{Value, json};
 use service_kit::clock::SystemClock;
 use testkit::postgres::{PostgresOptions, PostgresServer};
@@ -105,7 +105,7 @@ async fn run(arguments: &Arguments) -> Result<Value> {
             })
             .await?;
             let store = Arc::new(store);
-            fleet::fill(store.as_ref(), arguments.twins, clock.now()).await?;
+            twins::fill(store.as_ref(), arguments.twins, clock.now(), Ok, tell).await?;
             database.execute("VACUUM ANALYZE").await;
             ask_all(store, arguments, clock.now()).await
         }
@@ -114,9 +114,14 @@ async fn run(arguments: &Arguments) -> Result<Value> {
 
 async fn measure(store: Arc<dyn Store>, arguments: &Arguments, now: Timestamp) -> Result<Value> {
     let began = Instant::now();
-    fleet::fill(store.as_ref(), arguments.twins, now).await?;
+    twins::fill(store.as_ref(), arguments.twins, now, Ok, tell).await?;
     eprintln!("filled in {:.0} s", began.elapsed().as_secs_f64());
     ask_all(store, arguments, now).await
+}
+
+/// How far the store is filled.
+fn tell(id: &str) {
+    eprint!("\rfilled up to {id} ");
 }
 
 async fn ask_all(store: Arc<dyn Store>, arguments: &Arguments, now: Timestamp) -> Result<Value> {

@@ -9,7 +9,7 @@ pub(crate) struct Question {
 
 /// Every question, over a fleet of so many twins.
 pub(crate) fn all(twins: u32) -> Vec<Question> {
-    let sites = super::fleet::sites(twins);
+    let sites = loadgen::twins::sites(twins);
     // A prime step visits the sites in another order than they were written in.
     let site = move |run: u32| format!("site-{:04}", run.wrapping_mul(7919) % sites);
     let question = |name, page_size, text: Box<dyn Fn(u32) -> String>| Question {
@@ -59,7 +59,7 @@ pub(crate) fn all(twins: u32) -> Vec<Question> {
             100,
             Box::new(move |run| {
                 let number = run.wrapping_mul(104_729) % twins;
-                let id = super::fleet::device_id(number);
+                let id = loadgen::twins::device_id(number);
                 format!("SELECT * FROM devices WHERE deviceId = '{id}'")
             }),
         ),
@@ -68,7 +68,7 @@ pub(crate) fn all(twins: u32) -> Vec<Question> {
             100,
             Box::new(move |run| {
                 let number = run.wrapping_mul(104_729) % twins;
-                let id = super::fleet::device_id(number);
+                let id = loadgen::twins::device_id(number);
                 let prefix = &id[..id.len() - 2];
                 format!("SELECT * FROM devices WHERE STARTSWITH(deviceId, '{prefix}')")
             }),

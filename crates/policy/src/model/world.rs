@@ -19,7 +19,9 @@ use super::double::{self, Double, PARTITIONS, TWINS};
 use super::plain::{self, Cond, Content, InForce, Node, Path, Tree};
 use super::steps::{POLICIES, Step};
 use crate::batches::Batches;
+use crate::busy::Busy;
 use crate::guard::{Guard, Limit};
+use crate::look::Looker;
 use crate::metrics::Metrics;
 use crate::planning;
 use crate::policies::Policies;
@@ -95,6 +97,7 @@ impl Service {
                 positions: positions.clone(),
                 metrics: metrics.clone(),
                 writes_in_flight: 3,
+                busy: Busy::default(),
                 shutdown: stop.clone(),
             },
             progress: Progress::new(contents.sweep),
@@ -113,8 +116,12 @@ impl Service {
         let sweeper = Sweeper {
             policies: self.policies.clone(),
             twins: self.twins.clone(),
-            writer: self.batches.writer.clone(),
-            rejects: self.rejects.clone(),
+            looker: Looker {
+                policies: self.policies.clone(),
+                writer: self.batches.writer.clone(),
+                rejects: self.rejects.clone(),
+                metrics: self.metrics.clone(),
+            },
             progress: self.progress.clone(),
             metrics: self.metrics.clone(),
             writes_in_flight: 2,

@@ -29,7 +29,7 @@ pub(crate) struct AuditEntry {
     pub(crate) request_id: String,
     /// `operator:<name>`
     pub(crate) actor: String,
-    /// `policy.`, `configuration.`, `rollout.` or `freeze.`, and then what was done.
+    /// `policy.`, `configuration.`, `rollout.`, `freeze.` or `reevaluation.`, and then what was done.
     pub(crate) action: String,
     /// Of which policy, configuration or freeze.
     pub(crate) policy_id: String,

@@ -16,7 +16,7 @@ use super::{frozen, rollouts};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../../migrations/0006_configurations_in_force.sql"),
     include_str!("../../migrations/0007_freezes.sql"),
     include_str!("../../migrations/0008_frozen.sql"),
+    include_str!("../../migrations/0009_reevaluations.sql"),
 ];
 
 /// One connection to `policy.db`.

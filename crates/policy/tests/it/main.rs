@@ -15,6 +15,7 @@ mod frozen;
 mod guard;
 mod hours;
 mod labels;
+mod reevaluations;
 mod templates;
 mod trouble;
 mod twin_store;

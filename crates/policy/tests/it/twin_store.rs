@@ -52,6 +52,8 @@ struct State {
     /// Writes an operator's leaf before the next call, so that its version does not match.
     interfere: Vec<Value>,
     away: bool,
+    /// Pages of twins from here on are not answered.
+    pages_end: Option<usize>,
     /// Calls for this twin fail.
     broken: Option<String>,
     revision: u64,
@@ -212,6 +214,16 @@ impl TwinStore {
 
     pub(crate) fn set_away(&self, away: bool) {
         self.state().away = away;
+    }
+
+    /// Pages of twins from this one on are not answered, until it is called with none.
+    pub(crate) fn end_pages_at(&self, twin: Option<usize>) {
+        self.state().pages_end = twin;
+    }
+
+    /// Changes what is desired without telling anybody, as no real store does.
+    pub(crate) fn spoil(&self, name: &str, desired: Value) {
+        self.patch(&parse_identity("name", name).unwrap(), None, Some(desired));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -477,6 +489,9 @@ impl TwinService for TwinStore {
             return Err(Status::unavailable("on holiday"));
         }
         let start: usize = request.page_token.parse().unwrap_or(0);
+        if state.pages_end.is_some_and(|end| start >= end) {
+            return Err(Status::unavailable("no further"));
+        }
         // Small pages, so that several are needed.
         let size = usize::try_from(request.page_size).unwrap().min(3);
         let twins: Vec<_> = state

@@ -4,6 +4,7 @@ mod explain;
 mod freeze;
 pub(crate) mod frozen;
 mod preview;
+mod reevaluation;
 mod revisions;
 mod view;
 
@@ -76,6 +77,11 @@ pub(crate) enum PolicyCommand {
     Frozen,
     /// Let policies write to the frozen paths of a twin again
     Thaw(frozen::ThawArgs),
+    /// Look at all twins again, in the background
+    Reevaluate(reevaluation::ReevaluateArgs),
+    /// Follow and end what `reevaluate` began
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Reevaluation(reevaluation::ReevaluationCommand),
 }
 
 /// Arguments of `policy apply`.
@@ -176,6 +182,8 @@ pub(crate) async fn run(
         PolicyCommand::Freezes => freeze::list(connection, output).await,
         PolicyCommand::Frozen => frozen::list(connection, output).await,
         PolicyCommand::Thaw(args) => frozen::thaw(&args, connection, output).await,
+        PolicyCommand::Reevaluate(args) => reevaluation::begin(args, connection, output).await,
+        PolicyCommand::Reevaluation(verb) => reevaluation::run(verb, connection, output).await,
     }
 }
 

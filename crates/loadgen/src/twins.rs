@@ -1,4 +1,4 @@
-//! A fleet to search in: twins of some 3 KiB, as a hub has them after a while.
+//! A fleet to search in and to evaluate: twins of some 3 KiB, as a hub has them after a while.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ const BATCH: u32 = 20_000;
 const SITE: u32 = 200;
 
 /// How many sites a fleet has.
-pub(crate) fn sites(twins: u32) -> u32 {
+pub fn sites(twins: u32) -> u32 {
     (twins / SITE).max(1)
 }
 
 /// The id of a device.
-pub(crate) fn device_id(number: u32) -> String {
+pub fn device_id(number: u32) -> String {
     format!(
         "plant{:02}-line{:02}-{number:07}",
         number % 40,
@@ -31,8 +31,14 @@ pub(crate) fn device_id(number: u32) -> String {
     )
 }
 
-/// Writes the fleet.
-pub(crate) async fn fill(store: &dyn Store, twins: u32, now: Timestamp) -> Result<()> {
+/// Writes the fleet, each twin as `shape` makes it, and tells how far it is.
+pub async fn fill(
+    store: &dyn Store,
+    twins: u32,
+    now: Timestamp,
+    shape: impl Fn(Record) -> Result<Record>,
+    told: impl Fn(&str),
+) -> Result<()> {
     let replica = Replica {
         id: ReplicaId(uuid::Uuid::new_v4().to_string()),
         address: "http://127.0.0.1:1".to_owned(),
@@ -48,7 +54,7 @@ pub(crate) async fn fill(store: &dyn Store, twins: u32, now: Timestamp) -> Resul
         let upserts: Result<Vec<_>> = batch
             .iter()
             .map(|(id, number)| {
-                let record = template.record(id, *number, twins)?;
+                let record = shape(template.record(id, *number, twins)?)?;
                 let (index_remove, index_add) = index::changes(None, Some(&record))?;
                 Ok(Upsert {
                     record: Arc::new(record),
@@ -64,22 +70,23 @@ pub(crate) async fn fill(store: &dyn Store, twins: u32, now: Timestamp) -> Resul
         };
         store.commit(commit).await?;
         if let Some((id, _)) = batch.last() {
-            eprint!("\rfilled up to {id} ");
+            told(id);
         }
     }
-    eprintln!();
     Ok(())
 }
 
 /// A twin whose metadata fits every document that is made of it.
-struct Template {
+#[derive(Debug)]
+pub struct Template {
     twin: TwinText,
     posture: Posture,
     now: Timestamp,
 }
 
 impl Template {
-    fn new(now: Timestamp) -> Result<Template> {
+    /// As of this time.
+    pub fn new(now: Timestamp) -> Result<Template> {
         let twin = Twin::new(now);
         let stamp = Stamp {
             at: now,
@@ -113,7 +120,8 @@ impl Template {
         })
     }
 
-    fn record(&self, id: &str, number: u32, twins: u32) -> Result<Record> {
+    /// The twin with a number, of so many.
+    pub fn record(&self, id: &str, number: u32, twins: u32) -> Result<Record> {
         let mut twin = self.twin.clone();
         twin.tags.document = tags(number, sites(twins)).to_string();
         twin.reported.document = reported(number).to_string();
