@@ -51,7 +51,7 @@ mod tests {
         busy.idle(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         drop(one);
-        let waiting = busy.idle(Duration::from_secs(60));
+        let waiting = busy.idle(Duration::from_mins(1));
         let ending = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(other);

@@ -4,6 +4,7 @@ mod connections;
 mod evaluate;
 mod query;
 mod render;
+mod rollout;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -35,6 +36,8 @@ enum Which {
     Query(query::QueryArguments),
     /// How long it takes to evaluate 50 policies on a million twins
     Evaluate(evaluate::EvaluateArguments),
+    /// A rollout over 10,000 agents of which 5 % fail and 10 % are not there, and one that is taken back
+    Rollout(rollout::RolloutArguments),
     /// Memory of 10,000 idle MQTT connections, and what happens when all of them are cut off at once
     Connections(connections::ConnectionsArguments),
 }
@@ -78,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Which::Loop(arguments) => bench_loop(arguments),
         Which::Query(arguments) => query::run(arguments),
         Which::Evaluate(arguments) => evaluate::run(arguments),
+        Which::Rollout(arguments) => rollout::run(arguments),
         Which::Connections(arguments) => connections::run(arguments),
     }
 }

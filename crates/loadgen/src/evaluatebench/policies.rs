@@ -2,7 +2,7 @@
 //! kinds that people write. Each sets leaves of its own on few of the twins, so that some one in twenty
 //! has settings of policies.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use policy::policy_doc::{Policy, PolicyId, PolicySpec};
 use serde_json::json;
 
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn as_many_as_there_may_be_are_good() {
-        let all = all(100).context("they are").unwrap();
+        let all = all(100).unwrap();
         assert_eq!(all.len(), 100);
     }
 }

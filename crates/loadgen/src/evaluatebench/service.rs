@@ -85,14 +85,14 @@ async fn apply(connection: &Connection, policies: &[Policy]) -> Result<Duration>
 async fn reevaluate(connection: &Connection, twins: u32) -> Result<Value> {
     let mut client = ReevaluationServiceClient::new(connection.clone());
     let began = Instant::now();
-    let begun = client
+    let asked = client
         .start_reevaluation(api::StartReevaluationRequest::default())
         .await
         .context("cannot begin a re-evaluation")?
         .into_inner();
     let ended = loop {
         let request = api::WaitReevaluationRequest {
-            name: begun.name.clone(),
+            name: asked.name.clone(),
             timeout: Some(WAIT),
         };
         let one = client.wait_reevaluation(request).await?.into_inner();

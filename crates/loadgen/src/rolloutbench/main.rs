@@ -5,7 +5,7 @@
 //! stands how, and that exactly the twins of the waves that began were changed and have again what they
 //! had. Times go to standard output. It starts no service.
 //!
-//! Reading order: [`agent`] → [`fleet`] → [`api`] → [`follow`] → here.
+//! Reading order: [`agent`] → [`fleet`] → [`api`] → [`mod@follow`] → here.
 
 // It talks to a person on a terminal, or to the program that started it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]

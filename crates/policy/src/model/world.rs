@@ -199,7 +199,7 @@ pub(super) async fn play(story: Vec<Step>) -> Result<(), TestCaseError> {
     };
     for step in story {
         let told = format!("{step:?}");
-        let done = tokio::time::timeout(SOON, world.step(step)).await;
+        let done = tokio::time::timeout(SOON, Box::pin(world.step(step))).await;
         done.map_err(|_| TestCaseError::fail(format!("{told} has no end")))??;
     }
     world.settle().await?;
@@ -294,7 +294,7 @@ impl World {
                 assert!(self.service.batches.skip_to(place(partition), to).await);
             }
             Step::Sweep => self.service.sweep().await,
-            Step::SweepAndDeliver => self.sweep_and_deliver().await,
+            Step::SweepAndDeliver => Box::pin(self.sweep_and_deliver()).await,
             Step::KillInSweep(calls) => {
                 tokio::select! {
                     () = self.double.calls_more(calls) => {}

@@ -1,6 +1,7 @@
 //! `bench evaluate`: policies on all twins, on one core and through a running hub.
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -69,14 +70,14 @@ pub(super) fn run(arguments: &EvaluateArguments) -> Result<()> {
         Value::Null
     } else {
         eprintln!("a hub with {} twins", arguments.hub_twins);
-        let fill = |directory: &Path| {
+        let prepare = |directory: &Path| {
             let store = directory.join("twin-store");
             fs::create_dir_all(&store)?;
             let which = ["fill".as_ref(), "--data-dir".as_ref(), store.as_os_str()];
             measure(arguments.hub_twins, &which).map(|_| ())
         };
         let program = built.get("twinward")?;
-        let hub = Hub::start_with(&program, &nats, "bench-evaluate-", &NO_GUARD, fill)?;
+        let hub = Hub::start_with(&program, &nats, "bench-evaluate-", &NO_GUARD, prepare)?;
         let file = hub.env_file().as_os_str().to_owned();
         let which = ["service".as_ref(), "--env-file".as_ref(), file.as_os_str()];
         let service = measure(arguments.hub_twins, &which)
@@ -146,24 +147,26 @@ fn text(engine: &Value, service: &Value) -> String {
         ("in memory, one thread, settings in place", "steady"),
     ] {
         let pass = &engine[pass];
-        out.push_str(&format!(
-            "| {name} | {} | {:.1} | {:.1} µs | {} / {} / {} |\n",
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {:.1} | {:.1} µs | {} / {} / {} |",
             engine["twins"],
             number(&pass["seconds"]),
             number(&pass["microsecondsPerTwin"]),
             pass["settled"],
             pass["holds"],
             pass["writes"],
-        ));
+        );
     }
     for (index, run) in service["runs"].as_array().into_iter().flatten().enumerate() {
-        out.push_str(&format!(
-            "| re-evaluated by a hub, run {} | {} | {:.1} | {:.1} µs | |\n",
+        let _ = writeln!(
+            out,
+            "| re-evaluated by a hub, run {} | {} | {:.1} | {:.1} µs | |",
             index + 1,
             run["evaluated"],
             number(&run["seconds"]),
             number(&run["microsecondsPerTwin"]),
-        ));
+        );
     }
     out
 }
