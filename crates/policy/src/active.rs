@@ -126,9 +126,8 @@ impl ActivePolicy {
     /// Whether the twin has a revision that was taken back: it goes also while the policy is closed,
     /// since whoever aborts a rollout means now.
     fn takes_back(&self, twin: &TwinDocument) -> bool {
-        let course = self.stage.as_ref().map(|stage| &stage.course);
-        let back = course.filter(|course| course.released() == 0);
-        back.is_some_and(|course| self.has_set(twin, |revision| revision == course.revision()))
+        let stage = self.stage.as_ref();
+        stage.is_some_and(|stage| self.has_set(twin, |revision| stage.course.takes_back(revision)))
     }
 
     /// Whether the twin has a leaf of the policy in such a revision; one of a configuration tells of none.
@@ -141,6 +140,18 @@ impl ActivePolicy {
     }
 
     fn verdict_when_open(&self, twin: &TwinDocument) -> Verdict {
+        self.judged(twin, self.stage.as_ref())
+    }
+
+    /// Whether it would apply to a twin of its kind if it were everywhere, at any time.
+    pub(crate) fn verdict_everywhere(&self, twin: &TwinDocument) -> Verdict {
+        if self.policy.scope() != twin.scope() {
+            return Verdict::OtherScope;
+        }
+        self.judged(twin, None)
+    }
+
+    fn judged(&self, twin: &TwinDocument, stage: Option<&Stage>) -> Verdict {
         let view = twin.view();
         let target = self.policy.target().judge(&view);
         if target == Judgement::HoldsNot {
@@ -149,7 +160,7 @@ impl ActivePolicy {
         let when = self.policy.when().map(|when| when.judge(&view));
         match (target, when.unwrap_or(Judgement::Holds)) {
             (_, Judgement::HoldsNot) => Verdict::NotWhen,
-            _ if self.stage.as_ref().is_some_and(|stage| !stage.takes(twin)) => Verdict::HeldBack,
+            _ if stage.is_some_and(|stage| !stage.takes(twin)) => Verdict::HeldBack,
             (Judgement::Undecided, _) => Verdict::Undecided(Part::Target),
             (_, Judgement::Undecided) => Verdict::Undecided(Part::When),
             (_, Judgement::Holds) if self.policy.settings_for(&view).is_err() => {

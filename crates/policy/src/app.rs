@@ -44,6 +44,7 @@ use crate::progress::Progress;
 use crate::reevaluation::{Reevaluations, Walker};
 use crate::rejects::Rejects;
 use crate::rollouts::Rollouts;
+use crate::standstill::{Plans, Standstill};
 use crate::store::{Contents, Store};
 use crate::sweep::Sweeper;
 use crate::touch::Touch;
@@ -223,10 +224,16 @@ impl App {
             twins: twins.clone(),
         };
         let explainer = Explainer::new(policies.clone(), twins.clone(), self.clock.clone());
-        let rollouts = Rollouts {
+        let standstill = Standstill {
             policies: policies.clone(),
             counts: counts.clone(),
             progress: progress.clone(),
+            plans: Plans::default(),
+            clock: self.clock.clone(),
+        };
+        let rollouts = Rollouts {
+            policies: policies.clone(),
+            standstill: standstill.clone(),
             twins: twins.clone(),
             touch: touch.clone(),
             clock: self.clock.clone(),
@@ -244,6 +251,7 @@ impl App {
         let rollout_api = RolloutServiceServer::new(RolloutApi::new(
             policies.clone(),
             counts.clone(),
+            standstill,
             self.clock.clone(),
         ));
         let guard_api = GuardServiceServer::new(GuardApi::new(policies.clone()));

@@ -12,35 +12,34 @@
 //! is judged by them (`rollouts`), as long as they are in step.
 
 use std::collections::BTreeMap;
+use std::mem::{Discriminant, discriminant};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use client::{Came, Informer, InformerConfig, Kept, Runner, What};
+use client::{Informer, InformerConfig, Runner, What};
 use jiff::Timestamp;
 use service_kit::clock::SharedClock;
 use service_kit::error::chain;
 use service_kit::metrics::{Family, Gauge, Scope};
 use service_kit::shutdown::ShutdownToken;
-use tracing::{debug, warn};
-use wire::names::identity_from_ids;
+use tracing::warn;
 use wire::policy::v1 as proto;
 use wire::time::to_wire;
-use wire::twin::v1::Change;
 
-use crate::configured;
-use crate::evaluate::{ActivePolicy, Interest, PolicySet};
+use crate::evaluate::{ActivePolicy, PolicySet};
 use crate::metrics::{Metrics, StandingLabel};
 use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::rollout::{self, Phase, Rollout};
-use crate::standing::standings;
+use crate::schedule::Gate;
 use crate::store::{StoredConfiguration, StoredPolicy};
 use crate::sweep::TWIN_FIELDS;
-use crate::twin_document::{TwinDocument, scope_of};
 use crate::twin_store::TwinStore;
 
+mod maker;
 mod tally;
 mod waves;
 
+use maker::Maker;
 use tally::{Counted, Tally};
 use waves::{InWave, NumbersInWave, WaveTally};
 
@@ -49,8 +48,23 @@ use waves::{InWave, NumbersInWave, WaveTally};
 pub(crate) struct OfTwin {
     /// One for each of the policies. Only its life matters.
     _counted: Box<[Counted]>,
+    /// One for each rollout in which its wave has begun.
+    _in_waves: Box<[InWave]>,
     /// One for each rollout that looks at numbers, also where its wave has not begun.
     _numbers: Box<[NumbersInWave]>,
+    /// Whether the device was there.
+    connected: bool,
+}
+
+/// What is counted of the waves of a rollout.
+#[derive(Debug, Clone)]
+pub(crate) struct Waves {
+    /// Of each, from the first.
+    pub(crate) tallies: Vec<rollout::Tally>,
+    /// Since when they have followed every change.
+    pub(crate) since: Timestamp,
+    /// Whether the policy was open when it was last looked who is in them.
+    pub(crate) open: bool,
 }
 
 /// The policies whose twins are followed.
@@ -63,6 +77,8 @@ struct OfPolicy {
     revision: u64,
     /// If that is rolled out: how many waves have it.
     released: Option<usize>,
+    /// Whether it was open.
+    open: bool,
     tally: Arc<Tally>,
     /// If it is rolled out: of each wave.
     waves: Arc<[Arc<WaveTally>]>,
@@ -73,6 +89,8 @@ struct OfPolicy {
 pub(crate) struct Counts {
     informer: Informer<OfTwin>,
     followed: Arc<Mutex<Followed>>,
+    /// Why nothing is counted; none: it is.
+    problem: Arc<Mutex<Option<String>>>,
     clock: SharedClock,
 }
 
@@ -95,6 +113,7 @@ impl Counts {
         let counts = Counts {
             informer,
             followed: Arc::default(),
+            problem: Arc::default(),
             clock,
         };
         let follower = Follower {
@@ -147,15 +166,29 @@ impl Counts {
         })
     }
 
-    /// The waves of a policy's rollout, from the first, and since when they have followed every
-    /// change; none: they do not now.
-    pub(crate) fn waves(&self, policy: &StoredPolicy) -> Option<(Vec<rollout::Tally>, Timestamp)> {
+    /// The waves of a policy's rollout; none: they do not follow every change now.
+    pub(crate) fn waves(&self, policy: &StoredPolicy) -> Option<Waves> {
         // As above, the lock first.
         let followed = self.followed();
         let since = self.in_step_since()?;
         let of_policy = followed.get(policy.policy.id())?;
         let waves = of_policy.waves.iter().map(|wave| wave.read());
-        of_policy.is(policy).then(|| (waves.collect(), since))
+        of_policy.is(policy).then(|| Waves {
+            tallies: waves.collect(),
+            since,
+            open: of_policy.open,
+        })
+    }
+
+    /// Why nothing is counted; none: it is, or will be in a while.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let problem = self.problem.lock();
+        problem.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, problem: Option<String>) {
+        let mut noted = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted = problem;
     }
 
     fn in_step_since(&self) -> Option<Timestamp> {
@@ -176,6 +209,7 @@ impl OfPolicy {
         OfPolicy {
             revision: active.revision,
             released: course.map(|course| course.released()),
+            open: active.gate.is_open(),
             tally,
             waves: (0..waves).map(wave).collect(),
         }
@@ -244,6 +278,10 @@ impl Follower {
                 error = self.runner.follow(), if works => {
                     works = false;
                     self.runner.clear();
+                    self.counts.note(Some(format!(
+                        "its twins are not counted: {}",
+                        chain(&error)
+                    )));
                     warn!(
                         error = chain(&error),
                         "twins of policies are not counted until a policy changes"
@@ -256,19 +294,20 @@ impl Follower {
     /// Follows the twins of these policies; false if there is nothing to follow.
     fn focus(&mut self, set: &Arc<PolicySet>) -> bool {
         let what = What {
-            filter: set.targets(),
-            fields: TWIN_FIELDS.map(str::to_owned).to_vec(),
+            filter: set.watched(),
+            // And whether the device is there, as it is told without looking into the posture.
+            fields: [&TWIN_FIELDS[..], &["connected"]]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             ..What::default()
         };
         // Held until both are new, so that nobody takes the old counts for those of the new policies.
         let mut followed = self.counts.followed();
         retally(&mut followed, set, &self.metrics.policy_twins);
-        let maker = Maker {
-            set: set.clone(),
-            followed: followed.clone(),
-            rolling: set.policies().any(|active| active.stage.is_some()),
-            clock: self.counts.clock.clone(),
-        };
+        self.counts.note(None);
+        let maker = Maker::new(set, &followed, self.counts.clock.clone());
         self.runner.refocus(what, move |came| maker.make(&came));
         if followed.is_empty() {
             self.runner.clear();
@@ -277,78 +316,18 @@ impl Follower {
     }
 }
 
-/// The policies, as far as counts depend on them: id, revision, whether it is open, and of a rollout how many waves it has
-/// and how many of them have the revision.
-type Signature = BTreeMap<PolicyId, (u64, bool, Option<(usize, usize)>)>;
+/// The policies, as far as counts depend on them: id, revision, whether it is open, closed or over, and of a rollout how
+/// many waves it has and how many of them have the revision.
+type Signature = BTreeMap<PolicyId, (u64, Discriminant<Gate>, Option<(usize, usize)>)>;
 
 fn signature(set: &PolicySet) -> Signature {
     let of = |active: &Arc<ActivePolicy>| {
         let course = active.stage.as_ref().map(|stage| &stage.course);
         let course = course.map(|course| (course.waves(), course.released()));
-        let open = active.gate.is_open();
-        (active.policy.id().clone(), (active.revision, open, course))
+        let gate = discriminant(&active.gate);
+        (active.policy.id().clone(), (active.revision, gate, course))
     };
     set.newest().map(of).collect()
-}
-
-/// Makes of a twin what is kept of it.
-struct Maker {
-    set: Arc<PolicySet>,
-    followed: Followed,
-    /// Whether there are rollouts: then it also counts whether a device is there.
-    rolling: bool,
-    clock: SharedClock,
-}
-
-impl Maker {
-    fn make(&self, came: &Came<'_, OfTwin>) -> Kept<OfTwin> {
-        let twin = came.twin;
-        let Ok(key) = identity_from_ids(&twin.device_id, &twin.module_id) else {
-            return Kept::Nothing;
-        };
-        let scope = scope_of(&key);
-        if came.before.is_some() && !came.changes.is_empty() && !self.rolling {
-            let answered = came.changes.contains(&Change::ConfigurationState);
-            let changed = Interest::of_changes(came.changes.iter().copied());
-            if !answered && !self.set.is_concerned(scope, changed) {
-                return Kept::Same;
-            }
-        }
-        let document = match TwinDocument::from_wire(twin) {
-            Ok(document) => document,
-            // Whoever decides on it rejects it, with all that is to be known.
-            Err(error) => {
-                debug!(twin = %key, %error, "a twin cannot be counted");
-                return Kept::Nothing;
-            }
-        };
-        let standings = standings(&self.set, &document, self.clock.now());
-        let counted: Box<[Counted]> = standings
-            .into_iter()
-            .filter_map(|(active, standing)| {
-                let of_policy = self.followed.get(active.policy.id())?;
-                let in_wave = InWave::new(&of_policy.waves, &active, standing, &document);
-                let counted = Counted::new(&of_policy.tally, standing, in_wave);
-                Some(if configured::is_applied(&active, &document) {
-                    counted.noted()
-                } else {
-                    counted
-                })
-            })
-            .collect();
-        let numbers = self.set.newest().filter_map(|active| {
-            let of_policy = self.followed.get(active.policy.id())?;
-            NumbersInWave::new(&of_policy.waves, active, &document)
-        });
-        let numbers: Box<[NumbersInWave]> = numbers.collect();
-        if counted.is_empty() && numbers.is_empty() {
-            return Kept::Nothing;
-        }
-        Kept::New(OfTwin {
-            _counted: counted,
-            _numbers: numbers,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -201,22 +201,47 @@ impl PolicySet {
     /// a policy applies to it, or one has set something in it. Empty: it cannot be said in so few
     /// characters, every twin must be looked at.
     pub(crate) fn filter(&self) -> String {
-        self.said(vec!["IS_DEFINED(configurations)".to_owned()])
+        self.said(vec!["IS_DEFINED(configurations)".to_owned()], |_| true)
     }
 
     /// What must hold of a twin that a policy applies to, in the query language. Empty: it cannot be
     /// said in so few characters.
     pub(crate) fn targets(&self) -> String {
-        self.said(Vec::new())
+        self.said(Vec::new(), |_| true)
+    }
+
+    /// As [`PolicySet::targets`], and also twins that only `target` takes, of policies whose rollout is watched by
+    /// `failIf`: a twin may go out of `when` by what the settings do to it.
+    pub(crate) fn watched(&self) -> String {
+        self.said(Vec::new(), |active| {
+            let stage = active.stage.as_ref();
+            !stage.is_some_and(|stage| stage.course.watches())
+        })
+    }
+
+    /// What must hold of a twin that the target of a policy takes, whatever `when` says. Empty: it cannot be
+    /// said in so few characters.
+    pub(crate) fn takes(&self) -> String {
+        self.said(Vec::new(), |_| false)
+    }
+
+    /// The revision that twins have that do not have this one yet, if it is rolled out.
+    pub(crate) fn before(&self, new: &ActivePolicy) -> Option<&Arc<ActivePolicy>> {
+        self.policies().find(|active| {
+            let stage = active.stage.as_ref();
+            let is_before = stage.is_some_and(|stage| stage.side == Side::Before);
+            is_before && active.policy.id() == new.policy.id()
+        })
     }
 
     /// One of these parts holds, or a policy applies.
-    fn said(&self, mut parts: Vec<String>) -> String {
+    fn said(&self, mut parts: Vec<String>, with_when: impl Fn(&ActivePolicy) -> bool) -> String {
         let applies = |scope: &ScopeSet| -> Vec<String> {
             let alive = |active: &&Arc<ActivePolicy>| !matches!(active.gate, Gate::Expired(_));
             let conditions = scope.policies.iter().filter(alive).map(|active| {
                 let target = said(active.policy.target());
-                match active.policy.when() {
+                let when = active.policy.when().filter(|_| with_when(active));
+                match when {
                     None => target,
                     Some(when) => format!("({target} AND {})", said(when)),
                 }

@@ -50,6 +50,22 @@ impl Interest {
         interest
     }
 
+    /// What the gates of a rollout look at beside what answers tell: of one that has waves under way.
+    pub(crate) fn of_gates(active: &ActivePolicy) -> Interest {
+        let course = active.stage.as_ref().map(|stage| &stage.course);
+        let course = course.filter(|course| course.released() > 0);
+        let conditions = course.into_iter().flat_map(|course| {
+            course
+                .fail_if()
+                .into_iter()
+                .chain(course.numbers().places())
+        });
+        let paths = conditions.flat_map(Condition::paths);
+        paths.fold(Interest::default(), |all, path| {
+            all.with(Interest::of_path(&path))
+        })
+    }
+
     fn of_path(path: &Path) -> Interest {
         let none = Interest::default();
         match path.root {

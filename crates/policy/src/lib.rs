@@ -37,6 +37,7 @@ mod keep;
 mod lean;
 mod preview;
 mod standing;
+mod standstill;
 mod twin_document;
 
 mod store;
@@ -71,6 +72,7 @@ mod permissions;
 pub mod app;
 pub mod config;
 pub mod error;
+mod membership;
 mod metrics;
 
 #[cfg(test)]

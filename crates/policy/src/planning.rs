@@ -7,7 +7,8 @@
 use prost_types::FieldMask;
 use wire::twin::v1::ListTwinsRequest;
 
-use crate::evaluate::{ActivePolicy, PolicySet, Side, Verdict};
+use crate::evaluate::{ActivePolicy, PolicySet, Side};
+use crate::membership::membership;
 use crate::rollout::{Candidate, Numbers, PlannedWave, draw, flag, labels, plan};
 use crate::store::{StoredPolicy, StoredRollout};
 use crate::sweep::TWIN_FIELDS;
@@ -17,13 +18,24 @@ use crate::twin_store::{Failure, TwinStore};
 /// Twins of one page; halved when a page of the largest twins does not fit a message.
 const PAGE_TWINS: i32 = 1000;
 
-/// Plans the waves of a rollout; none once nobody waits for them any more.
+/// What comes of counting the twins of a rollout.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// Its waves.
+    pub(crate) waves: Vec<PlannedWave>,
+    /// Whether any of the devices has ever answered for a configuration.
+    pub(crate) answers: bool,
+}
+
+/// Plans the waves of a rollout; none once nobody waits for them any more. `counted` is told how many twins it
+/// has looked at.
 pub(crate) async fn waves(
     twins: &TwinStore,
     policy: &StoredPolicy,
     stored: &StoredRollout,
     is_wanted: impl Fn() -> bool,
-) -> Result<Option<Vec<PlannedWave>>, Failure> {
+    counted: impl Fn(u64),
+) -> Result<Option<Planned>, Failure> {
     let everywhere = |active: ActivePolicy| ActivePolicy {
         stage: None,
         ..active
@@ -34,20 +46,26 @@ pub(crate) async fn waves(
         stage.is_some_and(|stage| stage.side == Side::Before)
     });
     let before: Option<ActivePolicy> = before.map(everywhere).next();
-    let both = before.iter().chain([&new]).cloned();
+    let both = PolicySet::new(before.iter().chain([&new]).cloned());
+    let strategy = &stored.rollout.strategy;
+    let fail_if = flag(&strategy.fail_if);
     let mut request = ListTwinsRequest {
         page_size: PAGE_TWINS,
-        filter: PolicySet::new(both).targets(),
+        // Who comes under `failIf` and is in no `when` may come under it still, which is no fault of ours.
+        filter: if fail_if.is_some() {
+            both.takes()
+        } else {
+            both.targets()
+        },
         read_mask: Some(FieldMask {
             paths: TWIN_FIELDS.map(str::to_owned).to_vec(),
         }),
         ..ListTwinsRequest::default()
     };
-    let strategy = &stored.rollout.strategy;
-    let fail_if = flag(&strategy.fail_if);
     let labels = labels(strategy);
     let numbers = Numbers::new(&strategy.change);
     let mut candidates = Vec::new();
+    let (mut looked_at, mut answers) = (0_u64, false);
     loop {
         if !is_wanted() {
             return Ok(None);
@@ -62,25 +80,34 @@ pub(crate) async fn waves(
         let twins = page.twins.iter();
         // One that cannot be read is rejected by whoever decides on it.
         for twin in twins.filter_map(|twin| TwinDocument::from_wire(twin).ok()) {
-            let applies = |active: &ActivePolicy| active.verdict(&twin) == Verdict::Applies;
-            if !applies(&new) && !before.as_ref().is_some_and(applies) {
+            looked_at += 1;
+            let Some(member) = membership(&new, before.as_ref(), &twin) else {
+                continue;
+            };
+            let changed = member.is_changed();
+            let view = twin.view();
+            let flagged = fail_if
+                .as_ref()
+                .is_some_and(|condition| condition.matches(&view));
+            if !changed && !flagged {
                 continue;
             }
-            let view = twin.view();
+            answers |= changed && twin.has_ever_answered();
             candidates.push(Candidate {
+                changed,
                 draw: draw(policy.policy.id(), stored.revision, twin.key()),
                 labelled: labels
                     .iter()
                     .find(|(_, condition)| condition.matches(&view))
                     .map(|(wave, _)| *wave),
-                flagged: fail_if
-                    .as_ref()
-                    .is_some_and(|condition| condition.matches(&view)),
+                flagged,
                 numbers: numbers.of(&twin),
             });
         }
+        counted(looked_at);
         if page.next_page_token.is_empty() {
-            return Ok(Some(plan(strategy, &candidates)));
+            let waves = plan(strategy, &candidates);
+            return Ok(Some(Planned { waves, answers }));
         }
         request.page_token = page.next_page_token;
     }

@@ -29,8 +29,6 @@ use crate::store::{
 mod frozen;
 mod hours;
 
-pub(crate) use hours::Opening;
-
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
 struct Present {

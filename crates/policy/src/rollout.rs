@@ -28,8 +28,8 @@ pub(crate) use order::{Order, Refusal};
 #[cfg(test)]
 pub(crate) use plan::Border;
 pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan};
-pub(crate) use step::{Seen, Tally};
-pub use strategy::{OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};
+pub(crate) use step::{Seen, Step, Tally};
+pub use strategy::{Answers, OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};
 
 use crate::policy_doc::PolicyId;
 
@@ -115,6 +115,9 @@ pub(crate) struct Rollout {
     pub author: String,
     /// Who approved; empty: nobody yet.
     pub approver: String,
+    /// It was taken back and is begun anew: what twins still have of it is to go first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// Why it is there without a strategy of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded: Option<Guarded>,
@@ -151,6 +154,7 @@ impl Rollout {
             excused: 0,
             author,
             approver: String::new(),
+            again: false,
             guarded: None,
         }
     }
@@ -181,13 +185,19 @@ impl Rollout {
     pub(crate) fn course(&self, policy: &PolicyId, revision: u64) -> Option<Course> {
         let waves = &self.waves;
         (self.phase != Phase::Completed).then(|| {
-            Course::new(
+            let course = Course::new(
                 policy.clone(),
                 revision,
                 waves,
                 self.in_force(),
                 &self.strategy,
-            )
+            );
+            let course = course.begun(self.began);
+            if self.phase == Phase::RolledBack {
+                course.back_to(self.from.unwrap_or_default())
+            } else {
+                course
+            }
         })
     }
 
@@ -229,6 +239,14 @@ impl Rollout {
             }
         }
         next
+    }
+
+    /// Its end, because the policy has ended and so is on no twin any more. It may be begun anew if the
+    /// policy is given a later end.
+    #[must_use]
+    pub(crate) fn expired(&self, since: Timestamp, at: Timestamp) -> Rollout {
+        let reason = format!("the policy ended {since}, and was taken out of every device");
+        self.to(Phase::RolledBack, reason, at)
     }
 
     /// Its end, because something newer is in force.

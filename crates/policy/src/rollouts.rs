@@ -16,11 +16,11 @@ use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use tracing::{info, warn};
 
-use crate::counts::Counts;
-use crate::planning;
-use crate::policies::{Opening, Policies};
-use crate::progress::Progress;
-use crate::rollout::{Finding, Phase, PlannedWave, Refusal, Rollout, Seen};
+use crate::planning::{self, Planned};
+use crate::policies::Policies;
+use crate::rollout::{Finding, Phase, PlannedWave, Refusal, Rollout};
+use crate::schedule::Gate;
+use crate::standstill::{Look, Standstill};
 use crate::store::{By, Cause, RolloutError, StoredPolicy, StoredRollout};
 use crate::touch::Touch;
 use crate::twin_store::{Failure, TwinStore};
@@ -43,10 +43,8 @@ const BY_ITSELF: &str = "twinward";
 pub(crate) struct Rollouts {
     /// What is in force, rollouts included.
     pub policies: Policies,
-    /// What became of the devices.
-    pub counts: Counts,
-    /// Whether every twin was looked at.
-    pub progress: Progress,
+    /// What can be seen of them.
+    pub standstill: Standstill,
     /// Where twins are counted.
     pub twins: TwinStore,
     /// What the mass-change guard has to say of those that nobody could count.
@@ -72,18 +70,34 @@ impl Rollouts {
                 let Some(stored) = policy.rollout.clone() else {
                     continue;
                 };
-                // A policy that is closed changes nothing: no wave begins, no time runs. Its opening is
-                // a change that wakes us.
-                let Some(opening) = self.policies.opening(&policy) else {
+                if let Gate::Expired(since) = self.policies.gate(&policy) {
+                    let at = self.clock.now();
+                    let expired = move |now: &Rollout| Ok(now.expired(since, at));
+                    self.keep(&policy, &stored, expired).await;
                     continue;
-                };
+                }
                 if stored.rollout.phase != Phase::Planning {
-                    self.bring_forward(&policy, &stored, opening).await;
+                    self.bring_forward(&policy, &stored).await;
+                    is_under_way = true;
+                    continue;
+                }
+                // A policy that is closed begins no wave. Its opening is a change that wakes us.
+                if self.policies.opening(&policy).is_none() {
+                    continue;
+                }
+                if self.standstill.is_leaving(&stored) {
                     is_under_way = true;
                     continue;
                 }
                 let key = (policy.policy.id().clone(), stored.revision, stored.version);
-                if planning.len() < PLANS_AT_ONCE && planning.insert(key.clone()) {
+                if planning.contains(&key) {
+                    continue;
+                }
+                if planning.len() >= PLANS_AT_ONCE {
+                    let how = "the twins of other rollouts are counted first".to_owned();
+                    self.standstill.plans.say(&key.0, Some(how));
+                } else {
+                    planning.insert(key.clone());
                     plans.push(async {
                         let goes_on = self.plan(policy, stored).await;
                         (key, goes_on)
@@ -103,6 +117,7 @@ impl Rollouts {
                     more = changes.changed() => more,
                     Some((key, goes_on)) = plans.next() => {
                         planning.remove(&key);
+                        self.standstill.plans.say(&key.0, None);
                         goes_on
                     }
                 }
@@ -123,10 +138,13 @@ impl Rollouts {
                 (rollout.revision, rollout.version) == (stored.revision, stored.version)
             })
         };
+        let say = |how: String| self.standstill.plans.say(policy.policy.id(), Some(how));
+        let counted = |twins: u64| say(format!("its twins are counted, {twins} by now"));
         loop {
-            match planning::waves(&self.twins, &policy, &stored, is_wanted).await {
+            counted(0);
+            match planning::waves(&self.twins, &policy, &stored, is_wanted, counted).await {
                 Ok(None) => return true,
-                Ok(Some(waves)) => {
+                Ok(Some(Planned { waves, answers })) => {
                     let is_small = self.is_small(&policy, &stored, &waves).await;
                     let at = self.clock.now();
                     let seen_as = stored.rollout.clone();
@@ -135,6 +153,8 @@ impl Rollouts {
                         Ok(if *now == seen_as && is_small {
                             now.small_after_all(waves, at)
                         } else if *now == seen_as {
+                            let waits = answers || now.guarded.is_none();
+                            let now = if waits { now } else { &now.unanswered() };
                             now.planned(waves, at)
                         } else {
                             now.clone()
@@ -154,6 +174,7 @@ impl Rollouts {
                         error = chain(&failure),
                         "the twins of a rollout cannot be counted; trying again"
                     );
+                    say(format!("its twins cannot be counted: {}", chain(&failure)));
                     tokio::time::sleep(LIST_AGAIN).await;
                 }
             }
@@ -177,34 +198,25 @@ impl Rollouts {
     }
 
     /// Judges one rollout by what is counted of its devices.
-    async fn bring_forward(&self, policy: &StoredPolicy, stored: &StoredRollout, opening: Opening) {
-        match stored.rollout.phase {
-            Phase::Rolling | Phase::Soaking => {
-                // Nothing is judged before every twin was looked at with what is in force, and every
-                // change since has been counted.
-                if self.progress.done() < stored.sweep.max(opening.sweep) {
-                    return;
-                }
-                let Some((waves, _)) = self.counts.waves(policy) else {
-                    return;
-                };
-                let seen = Seen {
-                    waves,
-                    open_since: opening.since,
-                };
-                let at = self.clock.now();
-                if stored.rollout.step(&seen, at).is_some() {
-                    let seen_as = stored.rollout.clone();
-                    let step = move |now: &Rollout| Ok(now.step_as(&seen_as, &seen, at));
-                    self.keep(policy, stored, step).await;
-                }
-            }
+    async fn bring_forward(&self, policy: &StoredPolicy, stored: &StoredRollout) {
+        let seen = match stored.rollout.phase {
+            Phase::Rolling | Phase::Soaking => match self.standstill.look(policy, stored) {
+                // What has failed is taken back at any time.
+                Look::Sees(seen) | Look::SeesPartly(seen, _) => seen,
+                Look::SeesNothing(_) => return,
+            },
             Phase::Planning
             | Phase::AwaitingApproval
             | Phase::Paused
             | Phase::Completed
             | Phase::RolledBack
-            | Phase::Superseded => {}
+            | Phase::Superseded => return,
+        };
+        let at = self.clock.now();
+        if stored.rollout.step(&seen, at).is_some() {
+            let seen_as = stored.rollout.clone();
+            let step = move |now: &Rollout| Ok(now.step_as(&seen_as, &seen, at));
+            self.keep(policy, stored, step).await;
         }
     }
 
@@ -258,7 +270,7 @@ fn tell(policy: &StoredPolicy, before: Phase, after: &StoredRollout) {
             revision = after.revision,
             phase,
             reason = rollout.reason,
-            "a rollout failed a gate"
+            "a rollout was ended or stopped by itself"
         ),
         _ => info!(
             policy_id = %id,

@@ -4,7 +4,8 @@
 //! A policy is judged by the leaves that carry its name in the desired section as it is to be, and by
 //! the newest version of them. An answer of the device for that version or a later one is an answer
 //! for the policy, whatever others have written to the twin since. A device of IoT Plug and Play answers
-//! property by property: it may refuse one policy's and have applied another's.
+//! property by property: it may refuse one policy's and have applied another's. What a rollout takes out
+//! leaves no leaf behind, and is judged by the newest version.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,9 @@ use twin::plug_and_play::{self, Answers, Says};
 use twin::settings::PolicyChange;
 use twin::{Map, NodeMeta, Writer};
 
-use crate::evaluate::{ActivePolicy, PolicySet, Wanted};
+use crate::active::kept;
+use crate::evaluate::{ActivePolicy, PolicySet, Side, Wanted};
+use crate::policy_doc::PolicyId;
 use crate::twin_document::TwinDocument;
 
 /// What became of a policy's settings on a twin that it applies to.
@@ -50,16 +53,20 @@ impl Standing {
     }
 }
 
-/// Every policy that applies to a twin, with its standing there. `at` does not change it.
+/// Every policy that applies to a twin, or is closed and has something there, with its standing there. Of a closed
+/// one it is the revision of what is there. `at` does not change it.
 pub(crate) fn standings(
     policies: &PolicySet,
     twin: &TwinDocument,
     at: Timestamp,
 ) -> Vec<(Arc<ActivePolicy>, Standing)> {
     let Wanted {
-        applicable, writes, ..
+        applicable,
+        closed,
+        writes,
+        ..
     } = policies.wanted(twin);
-    if applicable.is_empty() {
+    if applicable.is_empty() && closed.is_empty() {
         return Vec::new();
     }
     let outcome = twin::apply_policy_settings(twin.desired(), &writes, at);
@@ -71,27 +78,70 @@ pub(crate) fn standings(
             PolicyChange::Changed { section, .. } => section,
         }),
     };
-    let Some(section) = section else {
-        let rejected = |policy| (policy, Standing::Rejected);
-        return applicable.into_iter().map(rejected).collect();
-    };
+    // What breaks a limit is not written: what is there stays.
+    let judged = section.unwrap_or(twin.desired());
     let mut leaves = Leaves {
-        document: section.document(),
+        document: judged.document(),
         of: BTreeMap::new(),
     };
-    leaves.note(section.metadata(), &mut Vec::new());
+    leaves.note(judged.metadata(), &mut Vec::new());
     let configuration = twin.configuration();
     let answers = plug_and_play::gives_answers(twin.reported())
-        .then(|| plug_and_play::answers(section, twin.reported()));
-    let judged = applicable.into_iter().map(|active| {
+        .then(|| plug_and_play::answers(judged, twin.reported()));
+    let stands = |held: &Held| match &answers {
+        Some(answers) => judge_properties(held, answers, &configuration),
+        None => judge(held.newest, &configuration),
+    };
+    let mut all = Vec::with_capacity(applicable.len());
+    for active in applicable {
         let held = leaves.of.get(active.policy.id().as_str());
-        let standing = held.map_or(Standing::Overruled, |held| match &answers {
-            Some(answers) => judge_properties(held, answers, &configuration),
-            None => judge(held.newest, &configuration),
-        });
-        (active, standing)
-    });
-    judged.collect()
+        let standing = match section {
+            None => Standing::Rejected,
+            Some(_) => held.map_or(Standing::Overruled, stands),
+        };
+        all.push((active, standing));
+    }
+    let mut told = BTreeSet::new();
+    for active in &closed {
+        let id = active.policy.id();
+        let Some(held) = leaves.of.get(id.as_str()) else {
+            continue;
+        };
+        if told.insert(id) {
+            let revisions = closed.iter().filter(|other| other.policy.id() == id);
+            let of_leaves = |other: &&Arc<ActivePolicy>| other.revision == held.revision;
+            // For an older revision the one speaks that twins have until their wave begins.
+            let is_older = |other: &&Arc<ActivePolicy>| {
+                let stage = other.stage.as_ref();
+                stage.is_none_or(|stage| stage.side == Side::Before)
+            };
+            let whose = revisions.clone().find(of_leaves);
+            let whose = whose.or_else(|| revisions.clone().find(is_older));
+            all.extend(whose.map(|whose| (Arc::clone(whose), stands(held))));
+        }
+    }
+    all
+}
+
+/// Where a policy stands on a twin from which a rollout that began then takes its settings: applied is
+/// that the device runs without them.
+pub(crate) fn standing_without(
+    policies: &PolicySet,
+    twin: &TwinDocument,
+    id: &PolicyId,
+    began: Timestamp,
+) -> Standing {
+    let stays = !policies.frozen().of(twin.key()).is_empty();
+    if !stays && !kept(id, twin.desired()).is_empty() {
+        return Standing::Pending;
+    }
+    let configuration = twin.configuration();
+    let committed = configuration.timeline.committed_at;
+    if committed.is_some_and(|committed| committed < began) {
+        // Others held all of it: nothing was taken out, and what the device says is of something else.
+        return Standing::Applied;
+    }
+    judge(twin.desired().version().get(), &configuration)
 }
 
 /// The leaves that carry the names of policies.
@@ -105,6 +155,8 @@ struct Leaves<'m> {
 struct Held {
     /// The newest version of its leaves.
     newest: u64,
+    /// The newest of its revisions that set any of them; 0: a configuration of IoT Hub has none.
+    revision: u64,
     /// The properties, as IoT Plug and Play has them, in which they are.
     properties: BTreeSet<String>,
 }
@@ -123,15 +175,16 @@ impl<'m> Leaves<'m> {
     }
 
     fn note_leaf(&mut self, by: &'m Writer, version: u64, path: &[&'m str]) {
-        let name = match by {
-            Writer::Policy { id, .. } => Cow::Borrowed(id.as_str()),
+        let (name, revision) = match by {
+            Writer::Policy { id, revision } => (Cow::Borrowed(id.as_str()), *revision),
             // Its text is its name among policies.
-            Writer::Configuration(_) => Cow::Owned(by.to_string()),
+            Writer::Configuration(_) => (Cow::Owned(by.to_string()), 0),
             Writer::Operator(_) | Writer::Device | Writer::System => return,
         };
         let property = plug_and_play::property_of(self.document, path);
         let held = self.of.entry(name).or_default();
         held.newest = version.max(held.newest);
+        held.revision = revision.max(held.revision);
         held.properties.insert(property);
     }
 }

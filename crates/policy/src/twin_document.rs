@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use posture::ConfigurationState;
+use posture::configuration::PushState;
 use serde::Deserialize as _;
 use serde_json::Value;
 use twin::{ConfigurationStates, IdentityKey, Map, NodeMeta, Section, TwinView, Version, Writer};
@@ -101,6 +102,29 @@ impl TwinDocument {
         let agent = self.posture.get("agent");
         let connected = agent.and_then(|agent| agent.get("connected"));
         connected.and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether the device went away within this time of its newest answer, or before that was known, and is
+    /// not back: nobody knows whether it came through what it answered for.
+    pub(crate) fn is_gone_since_answering(&self, within: SignedDuration) -> bool {
+        if self.is_connected() {
+            return false;
+        }
+        let agent = self.posture.get("agent");
+        let gone = agent.and_then(|agent| agent.get("disconnectedAt")?.as_str()?.parse().ok());
+        let answered = self.configuration().timeline.acknowledged_at;
+        let both: Option<(Timestamp, Timestamp)> = gone.zip(answered);
+        both.is_some_and(|(gone, answered)| gone.duration_since(answered) < within)
+    }
+
+    /// Whether the device has ever said what became of a configuration.
+    pub(crate) fn has_ever_answered(&self) -> bool {
+        let configuration = self.configuration();
+        let said = matches!(
+            configuration.state,
+            PushState::Applied | PushState::Rejected | PushState::Reverted | PushState::Drifted
+        );
+        said || configuration.applied_version.is_some()
     }
 
     /// The twin as conditions see it.

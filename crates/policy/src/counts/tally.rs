@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use service_kit::metrics::{Family, Gauge};
 
-use super::waves::InWave;
 use crate::metrics::StandingLabel;
 use crate::policy_doc::PolicyId;
 use crate::standing::Standing;
@@ -12,7 +11,7 @@ use crate::standing::Standing;
 /// The counts of one policy; they are its metrics.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Twins that it applies to.
+    /// Twins that it applies to, or, while it is closed, in which it has set something.
     pub(super) targeted: Gauge,
     /// Devices have applied it.
     pub(super) applied: Gauge,
@@ -90,12 +89,11 @@ pub(super) struct Counted {
     standing: Standing,
     /// The twin says that the configuration is applied.
     is_noted: bool,
-    _in_wave: Option<InWave>,
 }
 
 impl Counted {
     /// Enters a twin.
-    pub(super) fn new(tally: &Arc<Tally>, standing: Standing, in_wave: Option<InWave>) -> Counted {
+    pub(super) fn new(tally: &Arc<Tally>, standing: Standing) -> Counted {
         tally.targeted.inc();
         if let Some(gauge) = tally.of(standing) {
             gauge.inc();
@@ -104,7 +102,6 @@ impl Counted {
             tally: tally.clone(),
             standing,
             is_noted: false,
-            _in_wave: in_wave,
         }
     }
 

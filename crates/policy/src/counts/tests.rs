@@ -4,10 +4,16 @@ use service_kit::metrics::Registry;
 use twin::{Section, SectionKind, Stamp, Writer};
 use wire::twin::v1::Twin;
 
+use client::{Came, Kept};
+use wire::twin::v1::Change;
+
 use super::*;
 use crate::evaluate::{ActivePolicy, Side, Stage};
+use crate::membership::{Membership, membership};
 use crate::policy_doc::{Policy, PolicySpec};
 use crate::rollout::{Course, NumberSpec, StrategySpec, WaveSpec, plan};
+use crate::twin_document::TwinDocument;
+use proptest::prelude::{any, prop_assert_eq, proptest};
 
 fn active(id: &str, revision: u64) -> ActivePolicy {
     ActivePolicy {
@@ -77,12 +83,7 @@ impl Bench {
     fn maker(&mut self, policies: impl IntoIterator<Item = ActivePolicy>) -> Maker {
         let set = Arc::new(PolicySet::new(policies));
         retally(&mut self.followed, &set, &self.twins);
-        Maker {
-            set,
-            followed: self.followed.clone(),
-            rolling: false,
-            clock: SystemClock::shared(),
-        }
+        Maker::new(&set, &self.followed, SystemClock::shared())
     }
 
     /// Targeted, applied, pending, rejected.
@@ -231,4 +232,221 @@ fn numbers_are_counted_in_waves_that_have_not_begun_as_well() {
     assert_eq!(means(&bench), [Some(90.0), Some(70.5)]);
     drop((first, third, odd));
     assert_eq!(means(&bench), [None, None]);
+}
+
+/// A policy whose new revision (2) has one wave, for everybody; `before` is revision 1.
+fn spreading(
+    new: PolicySpec,
+    before: PolicySpec,
+    strategy: &StrategySpec,
+    gate: &Gate,
+) -> [ActivePolicy; 2] {
+    let revision = |number, spec| ActivePolicy {
+        policy: Policy::check(spec).expect("a policy"),
+        revision: number,
+        gate: gate.clone(),
+        ..active("p", 1)
+    };
+    let id = PolicyId::parse("p").expect("an id");
+    let course = Arc::new(Course::new(id, 2, &plan(strategy, &[]), 1, strategy));
+    let staged = |side, active| ActivePolicy {
+        stage: Some(Stage {
+            course: Arc::clone(&course),
+            side,
+        }),
+        ..active
+    };
+    [
+        staged(Side::New, revision(2, new)),
+        staged(Side::Before, revision(1, before)),
+    ]
+}
+
+fn spec(target: &str, value: &str) -> PolicySpec {
+    PolicySpec {
+        id: "p".to_owned(),
+        target: target.to_owned(),
+        settings: json!({ "p": value })
+            .as_object()
+            .expect("an object")
+            .clone(),
+        ..PolicySpec::default()
+    }
+}
+
+impl Bench {
+    fn wave(&self) -> crate::rollout::Tally {
+        let id = PolicyId::parse("p").expect("an id");
+        self.followed[&id].waves[0].read()
+    }
+}
+
+/// A module's twin that has a revision of the policy, of a device that answered at 100 s.
+fn answering(revision: u64, state: &str, agent: serde_json::Value) -> Twin {
+    let twin = module("a", Some("p"), 2);
+    Twin {
+        desired_metadata_json: twin.desired_metadata_json.replace("policy:p@1", &format!("policy:p@{revision}")),
+        connected: agent["connected"] == true,
+        posture_json: json!({"agent": agent, "configuration": {
+            "state": state,
+            "desiredVersion": twin.desired_version,
+            "appliedVersion": if state == "applied" { twin.desired_version } else { 1 },
+            "timeline": {"acknowledgedAt": "2026-01-01T00:00:00Z", "committedAt": "2026-01-01T00:00:00Z"},
+        }})
+        .to_string(),
+        ..twin
+    }
+}
+
+#[test]
+fn a_device_that_applied_it_and_went_away_soon_after_is_lost_until_it_is_back() {
+    let new = PolicySpec {
+        settings: json!({"p": 1}).as_object().expect("an object").clone(),
+        ..spec("*", "x")
+    };
+    let mut bench = Bench::new();
+    let both = spreading(new, spec("*", "x"), &StrategySpec::default(), &Gate::Open);
+    let maker = bench.maker(both);
+    let gone = |at: &str| json!({"connected": false, "disconnectedAt": at});
+    for (agent, applied, lost) in [
+        (
+            json!({"connected": true, "disconnectedAt": "2025-12-31T00:00:00Z"}),
+            1,
+            0,
+        ),
+        (gone("2026-01-01T00:09:59Z"), 0, 1),
+        // It was there for long enough, or went before its answer was taken in.
+        (gone("2026-01-01T00:10:00Z"), 1, 0),
+        (gone("2025-12-31T23:59:59Z"), 0, 1),
+        (json!({}), 1, 0),
+    ] {
+        let kept = snapshot(&maker, &answering(2, "applied", agent.clone()));
+        let wave = bench.wave();
+        assert_eq!((wave.applied, wave.lost), (applied, lost), "{agent}");
+        drop(kept);
+        assert_eq!(bench.wave(), crate::rollout::Tally::default());
+    }
+}
+
+#[test]
+fn while_it_is_closed_what_has_the_revision_is_counted_and_nothing_else() {
+    let closed = Gate::Closed("a freeze".into());
+    let mut bench = Bench::new();
+    let both = spreading(
+        spec("*", "x"),
+        spec("*", "y"),
+        &StrategySpec::default(),
+        &closed,
+    );
+    let maker = bench.maker(both);
+    let there = json!({"connected": true});
+    let rejected = snapshot(&maker, &answering(2, "rejected", there.clone()));
+    assert_eq!((bench.wave().rejected, bench.wave().twins()), (1, 1));
+    assert_eq!(bench.counts("p"), [1, 0, 0, 1]);
+    let old = snapshot(&maker, &answering(1, "applied", there));
+    let none = snapshot(&maker, &module("a", None, 1));
+    assert!(none.is_none());
+    assert_eq!(bench.wave().twins(), 1);
+    assert_eq!(bench.counts("p"), [2, 1, 0, 1]);
+    drop((rejected, old));
+    assert_eq!(bench.counts("p"), [0; 4]);
+}
+
+#[test]
+fn a_rollout_that_was_taken_back_spares_the_work_and_one_under_way_looks_at_what_its_gates_do() {
+    let strategy = StrategySpec {
+        fail_if: "reported.load > 5".to_owned(),
+        ..StrategySpec::default()
+    };
+    let of = |released: usize| {
+        let both = spreading(spec("*", "x"), spec("*", "y"), &strategy, &Gate::Open);
+        both.map(|active| {
+            let stage = active.stage.clone().expect("it is staged");
+            let id = active.policy.id().clone();
+            let course = Course::new(id, 2, &plan(&strategy, &[]), released, &strategy);
+            let course = Arc::new(course);
+            ActivePolicy {
+                stage: Some(Stage { course, ..stage }),
+                ..active
+            }
+        })
+    };
+    let there = answering(2, "applied", json!({"connected": true}));
+    let gone = Twin {
+        connected: false,
+        ..there.clone()
+    };
+    for (released, twin, change, spares) in [
+        (0, &there, Change::Reported, true),
+        (0, &gone, Change::Posture, true),
+        (1, &there, Change::Posture, true),
+        (1, &there, Change::Reported, false),
+        (1, &gone, Change::Posture, false),
+        (1, &there, Change::ConfigurationState, false),
+    ] {
+        let mut bench = Bench::new();
+        let maker = bench.maker(of(released));
+        let before = snapshot(&maker, &there).expect("counted");
+        let kept = maker.make(&Came {
+            twin,
+            changes: &[change],
+            before: Some(&before),
+        });
+        assert_eq!(matches!(kept, Kept::Same), spares, "{released} {change:?}");
+    }
+}
+
+proptest! {
+    /// Every twin that a plan counts is in exactly one column of its wave once that has begun, whatever the
+    /// new revision and the one before are for; and whoever is in a wave was counted.
+    #[test]
+    fn gates_see_every_twin_that_was_planned(
+        targets in proptest::array::uniform2(0_usize..4),
+        whens in proptest::array::uniform2(0_usize..3),
+        values in proptest::array::uniform2(0_usize..3),
+        twins in proptest::collection::vec((0_u8..2, 0_u8..3, any::<bool>(), 0_u8..3, any::<bool>()), 0..20),
+    ) {
+        let spec = |which: usize| PolicySpec {
+            when: ["", "reported.fw = 1", "posture.score > 5"][whens[which]].to_owned(),
+            ..spec(
+                ["*", "tags.site = 'a'", "tags.site = 'b'", "IS_DEFINED(reported.fw)"][targets[which]],
+                ["x", "{{tags.hall}}", "{{reported.fw}}"][values[which]],
+            )
+        };
+        let strategy = StrategySpec { fail_if: "posture.score > 8".to_owned(), ..StrategySpec::default() };
+        let both = spreading(spec(0), spec(1), &strategy, &Gate::Open);
+        let mut bench = Bench::new();
+        let maker = bench.maker(both.clone());
+        let mut kept = Vec::new();
+        let (mut planned, mut flagged) = (0, 0);
+        for (site, fw, has_hall, revision, connected) in twins {
+            let twin = match revision {
+                0 => module("a", None, 1),
+                revision => answering(u64::from(revision), "applied", json!({"connected": connected})),
+            };
+            let site = ["a", "b"][usize::from(site)];
+            let mut tags = json!({ "site": site });
+            if has_hall {
+                tags["hall"] = json!("7");
+            }
+            let mut posture: serde_json::Value = serde_json::from_str(&twin.posture_json).expect("JSON");
+            posture["score"] = json!(fw * 5);
+            let twin = Twin {
+                tags_json: tags.to_string(),
+                reported_json: if fw == 0 { "{}".to_owned() } else { json!({"fw": fw}).to_string() },
+                posture_json: posture.to_string(),
+                ..twin
+            };
+            let document = TwinDocument::from_wire(&twin).expect("a twin");
+            let [new, before] = &both;
+            let member = membership(new, Some(before), &document);
+            planned += u64::from(member.is_some_and(Membership::is_changed));
+            flagged += u64::from(member.is_some() && fw == 2);
+            kept.extend(snapshot(&maker, &twin));
+        }
+        prop_assert_eq!(bench.wave().twins(), planned);
+        prop_assert_eq!(bench.wave().flagged, flagged);
+        drop(kept);
+        prop_assert_eq!(bench.wave(), crate::rollout::Tally::default());
+    }
 }

@@ -17,7 +17,7 @@ use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::resource::rollout::print_rollout;
 use crate::rollout::{Order, Refusal, Rollout};
-use crate::schedule::Gate;
+use crate::standstill::Standstill;
 use crate::store::{self, By, Cause, RolloutError, StoredPolicy, StoredRollout};
 
 mod error;
@@ -39,15 +39,22 @@ pub(crate) type Watch = Pin<Box<dyn Stream<Item = Result<proto::Rollout, Status>
 pub(crate) struct RolloutApi {
     policies: Policies,
     counts: Counts,
+    standstill: Standstill,
     clock: SharedClock,
 }
 
 impl RolloutApi {
     /// Serves the rollouts of these policies.
-    pub(crate) fn new(policies: Policies, counts: Counts, clock: SharedClock) -> RolloutApi {
+    pub(crate) fn new(
+        policies: Policies,
+        counts: Counts,
+        standstill: Standstill,
+        clock: SharedClock,
+    ) -> RolloutApi {
         RolloutApi {
             policies,
             counts,
+            standstill,
             clock,
         }
     }
@@ -70,12 +77,9 @@ impl RolloutApi {
         Ok(print_rollout(&id, &stored, None))
     }
 
-    /// Why a rollout that is in force stands still, if the policy is closed.
+    /// Why a rollout that is in force stands still.
     fn waits_for(&self, policy: &StoredPolicy, stored: &StoredRollout) -> String {
-        match self.policies.gate(policy) {
-            Gate::Closed(why) if !stored.rollout.phase.has_ended() => why.to_string(),
-            Gate::Open | Gate::Closed(_) | Gate::Expired(_) => String::new(),
-        }
+        self.standstill.why(policy, stored).unwrap_or_default()
     }
 
     async fn list(

@@ -162,6 +162,7 @@ impl Content {
             settings: self.settings.clone(),
             rollout: waves.map(|waves| StrategySpec {
                 waves,
+                soak: service_kit::units::Duration::secs(0),
                 ..StrategySpec::default()
             }),
             ..PolicySpec::default()

@@ -31,8 +31,8 @@ pub(super) enum Step {
     DeletePolicy(usize),
     /// The waves of a new rollout are planned.
     Plan(usize),
-    /// What is seen of a rollout: whether all is well.
-    See(usize, bool),
+    /// What is seen of a rollout.
+    See(usize, Sight),
     Order(usize, Order),
     /// The service reads so many messages, from so many before where it is.
     Deliver {
@@ -51,6 +51,38 @@ pub(super) enum Step {
     Kill,
     /// Everything is worked off; then it must be as the model has it.
     Settle,
+}
+
+/// What is seen of every wave of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    Applied,
+    Rejected,
+    /// Its twins lost what they had, as they were to.
+    Left,
+    /// They lost it because their settings cannot be worked out.
+    Incomplete,
+    /// They applied it and are gone.
+    Lost,
+    /// Nobody is left of it.
+    Nobody,
+    /// The policy is closed, and nothing is known to have failed.
+    ClosedAndWell,
+    /// The policy is closed, and they rejected it.
+    ClosedAndRejected,
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    prop_oneof![
+        8 => Just(Sight::Applied),
+        1 => Just(Sight::Left),
+        1 => Just(Sight::Rejected),
+        1 => Just(Sight::Incomplete),
+        1 => Just(Sight::Lost),
+        1 => Just(Sight::Nobody),
+        1 => Just(Sight::ClosedAndWell),
+        1 => Just(Sight::ClosedAndRejected),
+    ]
 }
 
 /// Twins and policies, then anything; when all of that is worked off, a time in which only rollouts go on,
@@ -115,7 +147,7 @@ fn of_rollouts() -> impl Strategy<Value = Step> {
     ]);
     prop_oneof![
         4 => policy.clone().prop_map(Step::Plan),
-        4 => (policy.clone(), prop::bool::weighted(0.8)).prop_map(|(p, well)| Step::See(p, well)),
+        4 => (policy.clone(), sight()).prop_map(|(p, sight)| Step::See(p, sight)),
         2 => (policy, orders).prop_map(|(p, order)| Step::Order(p, order)),
         1 => Just(Step::Settle),
     ]
@@ -161,7 +193,8 @@ fn content() -> impl Strategy<Value = Content> {
         let waves = vec(
             prop_oneof![
                 2 => (1..3_u64).prop_map(Wave::Count),
-                1 => fact().prop_map(Wave::Where),
+                // Of a wave only what devices do not move by themselves may be asked.
+                1 => simple((0..2_usize).prop_map(Place::Tag)).prop_map(Wave::Where),
             ],
             0..3,
         );

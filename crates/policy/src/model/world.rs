@@ -17,7 +17,7 @@ use wire::twin::v1::Change;
 
 use super::double::{self, Double, PARTITIONS, TWINS};
 use super::plain::{self, Cond, Content, InForce, Node, Path, Tree};
-use super::steps::{POLICIES, Step};
+use super::steps::{POLICIES, Sight, Step};
 use crate::batches::Batches;
 use crate::busy::Busy;
 use crate::guard::{Guard, Limit};
@@ -270,8 +270,8 @@ impl World {
                 }
             }
             Step::DeletePolicy(policy) => self.delete_policy(policy).await,
-            Step::Plan(policy) => self.plan(policy).await,
-            Step::See(policy, well) => self.see(policy, well).await,
+            Step::Plan(policy) => self.plan(policy).await?,
+            Step::See(policy, sight) => self.see(policy, sight).await,
             Step::Order(policy, order) => {
                 let at = Timestamp::UNIX_EPOCH;
                 let order = move |now: &Rollout| now.order(order, "operator:bob", "", at);
@@ -436,36 +436,93 @@ impl World {
         self.stored(policy)?.rollout
     }
 
-    async fn plan(&mut self, policy: usize) {
+    async fn plan(&mut self, policy: usize) -> Result<(), TestCaseError> {
         let Some(stored) = self.stored(policy) else {
-            return;
+            return Ok(());
         };
         let Some(rollout) = stored.rollout.clone() else {
-            return;
+            return Ok(());
         };
         if rollout.rollout.phase != Phase::Planning {
-            return;
+            return Ok(());
         }
-        let waves = planning::waves(&self.service.twins, &stored, &rollout, || true).await;
-        let waves = waves.expect("they are read").expect("they are wanted");
+        let always = || true;
+        let planned = planning::waves(&self.service.twins, &stored, &rollout, always, |_| ()).await;
+        let waves = planned
+            .expect("they are read")
+            .expect("they are wanted")
+            .waves;
+        let counted: u64 = waves.iter().map(|wave| wave.twins).sum();
+        let expected = self.changed_by(policy, rollout.rollout.from);
+        if counted != expected {
+            let problem = format!("p{policy} changes {expected} twins, and {counted} were counted");
+            return Err(TestCaseError::fail(problem));
+        }
         let planned = move |now: &Rollout| Ok(now.planned(waves, Timestamp::UNIX_EPOCH));
         self.change_rollout(policy, planned).await;
+        Ok(())
     }
 
-    /// The devices of the waves that have begun have answered.
-    async fn see(&mut self, policy: usize, well: bool) {
+    /// Twins that the newest revision or the one before is for.
+    fn changed_by(&self, policy: usize, from: Option<u64>) -> u64 {
+        let effective = self.policies[&policy].effective;
+        let revisions = [Some(effective), from].into_iter().flatten();
+        let contents: Vec<&Content> = revisions
+            .map(|revision| &self.revisions[&(policy, revision)])
+            .collect();
+        let state = self.double.state();
+        let changed = (0..TWINS).filter(|index| {
+            let Some(facts) = state.facts(*index) else {
+                return false;
+            };
+            let desired = state.desired(*index);
+            let is_for = |content: &&Content| {
+                content.modules != index.is_multiple_of(2)
+                    && content.target.holds(&facts, &desired)
+                    && content
+                        .when
+                        .as_ref()
+                        .is_none_or(|when| when.holds(&facts, &desired))
+            };
+            contents.iter().any(is_for)
+        });
+        changed.count() as u64
+    }
+
+    /// The devices of the waves that have begun are seen like this, long after.
+    async fn see(&mut self, policy: usize, sight: Sight) {
         let later = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);
         let see = move |now: &Rollout| {
+            let if_it_is = |sights: &[Sight]| u64::from(sights.contains(&sight));
             let waves = now.waves.iter().map(|_| Tally {
-                applied: u64::from(well),
-                rejected: u64::from(!well),
+                applied: if_it_is(&[Sight::Applied, Sight::ClosedAndWell]),
+                rejected: if_it_is(&[Sight::Rejected, Sight::ClosedAndRejected]),
+                left: if_it_is(&[Sight::Left]),
+                incomplete: if_it_is(&[Sight::Incomplete]),
+                lost: if_it_is(&[Sight::Lost]),
                 ..Tally::default()
             });
             let seen = Seen {
                 waves: waves.collect(),
                 open_since: None,
+                partly: matches!(sight, Sight::ClosedAndWell | Sight::ClosedAndRejected),
             };
-            Ok(now.step(&seen, later).unwrap_or_else(|| now.clone()))
+            let next = now.step(&seen, later).unwrap_or_else(|| now.clone());
+            if next != *now {
+                let goes_back = matches!(next.phase, Phase::RolledBack | Phase::Paused);
+                let fails = match sight {
+                    Sight::Applied | Sight::Left => false,
+                    // A wave for which nobody was planned has nobody to lose.
+                    Sight::Nobody => false,
+                    Sight::ClosedAndWell => panic!("{now:?} went on while it was closed"),
+                    Sight::Rejected
+                    | Sight::Incomplete
+                    | Sight::Lost
+                    | Sight::ClosedAndRejected => now.excused < now.released,
+                };
+                assert_eq!(goes_back, fails, "{now:?} became {next:?} by {sight:?}");
+            }
+            Ok(next)
         };
         self.change_rollout(policy, see).await;
     }

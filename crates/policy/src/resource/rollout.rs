@@ -1,14 +1,16 @@
 //! Rollouts and their strategies on the wire.
 
-use jiff::Timestamp;
 use service_kit::units::Duration;
 use wire::policy::v1 as proto;
-use wire::policy::v1::rollout_strategy::{Change, OnFailure as WireOnFailure, Wave, wave};
+use wire::policy::v1::rollout_strategy::{
+    Answers as WireAnswers, Change, OnFailure as WireOnFailure, Wave, wave,
+};
 use wire::time::to_wire;
 
+use crate::counts::Waves;
 use crate::policy_doc::{Field, PolicyId, Problem};
 use crate::rollout::{
-    NumberSpec, OnFailure, Phase, PlannedWave, Rollout, StrategySpec, Tally, WaveSpec,
+    Answers, NumberSpec, OnFailure, Phase, PlannedWave, Rollout, StrategySpec, Tally, WaveSpec,
 };
 use crate::store::StoredRollout;
 
@@ -87,6 +89,19 @@ pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Pr
             OnFailure::default()
         }
     };
+    let answers = match WireAnswers::try_from(wire.answers) {
+        Ok(WireAnswers::Unspecified | WireAnswers::Awaited) => Answers::Awaited,
+        Ok(WireAnswers::None) => Answers::None,
+        Err(_) => {
+            let found = wire.answers;
+            let allowed = "ANSWERS_AWAITED, ANSWERS_NONE";
+            wrong(
+                "answers".to_owned(),
+                format!("is {found}; allowed are {allowed}"),
+            );
+            Answers::default()
+        }
+    };
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -96,6 +111,12 @@ pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Pr
         soak,
         max_failed_percent: u8::try_from(wire.max_failed_percent).unwrap_or(u8::MAX),
         min_applied_percent: u8::try_from(wire.min_applied_percent).unwrap_or(u8::MAX),
+        max_lost_percent: wire
+            .max_lost_percent
+            .map_or(default.max_lost_percent, |share| {
+                u8::try_from(share).unwrap_or(u8::MAX)
+            }),
+        answers,
         fail_if: wire.fail_if.clone(),
         fail_if_at_most: wire.fail_if_at_most,
         change,
@@ -114,6 +135,10 @@ pub(super) fn print(spec: &StrategySpec) -> proto::RolloutStrategy {
         }),
     };
     let time = |time: Duration| prost_types::Duration::try_from(time.get()).ok();
+    let answers = match spec.answers {
+        Answers::Awaited => WireAnswers::Awaited,
+        Answers::None => WireAnswers::None,
+    };
     let on_failure = match spec.on_failure {
         OnFailure::Rollback => WireOnFailure::Rollback,
         OnFailure::Pause => WireOnFailure::Pause,
@@ -124,6 +149,8 @@ pub(super) fn print(spec: &StrategySpec) -> proto::RolloutStrategy {
         soak: time(spec.soak),
         max_failed_percent: u32::from(spec.max_failed_percent),
         min_applied_percent: u32::from(spec.min_applied_percent),
+        max_lost_percent: Some(u32::from(spec.max_lost_percent)),
+        answers: answers.into(),
         fail_if: spec.fail_if.clone(),
         fail_if_at_most: spec.fail_if_at_most,
         change: spec.change.iter().map(print_change).collect(),
@@ -145,12 +172,12 @@ fn print_change(spec: &NumberSpec) -> Change {
 pub(crate) fn print_rollout(
     id: &PolicyId,
     stored: &StoredRollout,
-    seen: Option<(Vec<Tally>, Timestamp)>,
+    seen: Option<Waves>,
 ) -> proto::Rollout {
     let rollout = &stored.rollout;
     let in_force = rollout.in_force();
-    let (tallies, in_step) = seen.unzip();
-    let tallies = tallies.unwrap_or_default();
+    let in_step = seen.as_ref().map(|seen| seen.since);
+    let tallies = seen.map_or_else(Vec::new, |seen| seen.tallies);
     let waves = rollout.waves.iter().enumerate().map(|(index, planned)| {
         let tally = tallies.get(index).copied().unwrap_or_default();
         proto::RolloutWave {
@@ -164,6 +191,9 @@ pub(crate) fn print_rollout(
             twins_flagged_before: planned.flagged,
             twins_timed_out: tally.timed_out,
             twins_reverted: tally.reverted,
+            twins_lost: tally.lost,
+            twins_left: tally.left,
+            twins_incomplete: tally.incomplete,
             numbers: numbers(rollout, planned, &tally),
         }
     });

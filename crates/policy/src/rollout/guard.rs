@@ -106,7 +106,8 @@ impl Guard {
 pub(crate) fn waves() -> StrategySpec {
     StrategySpec {
         waves: [1, 10, 50].map(WaveSpec::Percent).to_vec(),
-        soak: Duration::secs(5 * 60),
+        // Longer than an agent takes that is cut off to go back and to come back with it.
+        soak: Duration::secs(10 * 60),
         // In a large fleet a few devices always fail at something.
         max_failed_percent: 2,
         ..StrategySpec::default()

@@ -139,6 +139,11 @@ impl Numbers {
         Numbers(specs.iter().map(NumberSpec::place).collect())
     }
 
+    /// Where they stand, as conditions over them.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Condition> {
+        self.0.iter().flatten()
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

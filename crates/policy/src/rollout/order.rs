@@ -123,6 +123,7 @@ impl Rollout {
                 wave_began: at,
                 // Whoever approved did so of what failed.
                 approver: String::new(),
+                again: true,
                 ..self.to(Phase::Planning, because("begun anew"), at)
             }),
             (Order::Approve, _) => refuse("awaiting-approval"),

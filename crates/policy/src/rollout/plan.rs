@@ -5,6 +5,7 @@
 //! devices that go first. A plan says up to which number each wave goes. So no list of devices is
 //! kept, and a device that joins later finds its wave like all others.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use twin::{Condition, IdentityKey};
 use xxhash_rust::xxh3::xxh3_64;
@@ -48,9 +49,11 @@ pub(crate) struct PlannedWave {
     pub numbers: Vec<Mean>,
 }
 
-/// A twin that the revision changes, as a plan looks at it.
+/// A twin that the revision changes, or might, as a plan looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
+    /// Whether the revision changes it now. If not, it is looked at for `flagged` alone.
+    pub changed: bool,
     /// What it drew.
     pub draw: u64,
     /// The first of the waves with a condition that takes it.
@@ -64,7 +67,8 @@ pub(crate) struct Candidate {
 /// Plans the waves for the twins that the revision changes now. There is always a last wave for
 /// everybody.
 pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<PlannedWave> {
-    let mut draws: Vec<u64> = candidates.iter().map(|candidate| candidate.draw).collect();
+    let changed = candidates.iter().filter(|candidate| candidate.changed);
+    let mut draws: Vec<u64> = changed.map(|candidate| candidate.draw).collect();
     draws.sort_unstable();
     let up_to = |count: usize| match count.checked_sub(1).and_then(|last| draws.get(last)) {
         Some(draw) if count < draws.len() => Border::Draw(*draw),
@@ -102,8 +106,11 @@ pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<Pla
                 Border::All => true,
             });
         if let Some((_, wave)) = taken {
-            wave.twins += 1;
             wave.flagged += u64::from(candidate.flagged);
+            if !candidate.changed {
+                continue;
+            }
+            wave.twins += 1;
             for (mean, value) in wave.numbers.iter_mut().zip(&candidate.numbers) {
                 *mean = mean.with(*value);
             }
@@ -121,6 +128,10 @@ pub(crate) struct Course {
     released: usize,
     fail_if: Option<Condition>,
     numbers: Numbers,
+    /// When the rollout began.
+    began: Timestamp,
+    /// If it was taken back: what twins have instead, with which all newer revisions went.
+    back_to: Option<u64>,
 }
 
 /// What no twin should come to; it was checked with the policy.
@@ -172,18 +183,52 @@ impl Course {
             released,
             fail_if: flag(&strategy.fail_if),
             numbers: Numbers::new(&strategy.change),
+            began: Timestamp::UNIX_EPOCH,
+            back_to: None,
         }
+    }
+
+    /// The course of a rollout that began then.
+    #[must_use]
+    pub(crate) fn begun(self, began: Timestamp) -> Course {
+        Course { began, ..self }
+    }
+
+    /// The course of a rollout after which twins have this revision again (0: none).
+    #[must_use]
+    pub(crate) fn back_to(self, revision: u64) -> Course {
+        Course {
+            back_to: Some(revision),
+            ..self
+        }
+    }
+
+    /// When the rollout began.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.began
+    }
+
+    /// Whether `failIf` is looked at on the twins of any wave.
+    pub(crate) fn watches(&self) -> bool {
+        self.released > 0 && self.fail_if.is_some()
+    }
+
+    /// What `failIf` looks at.
+    pub(crate) fn fail_if(&self) -> Option<&Condition> {
+        self.fail_if.as_ref()
+    }
+
+    /// Whether a revision that a twin may have was taken back: that of the rollout, as long as no wave has
+    /// it, and once it is taken back those that it had superseded, which no good twin has.
+    pub(crate) fn takes_back(&self, revision: u64) -> bool {
+        let superseded = |from: u64| from < revision && revision < self.revision;
+        self.released == 0 && (revision == self.revision || self.back_to.is_some_and(superseded))
     }
 
     /// Whether a twin comes under `failIf`.
     pub(crate) fn flags(&self, twin: &TwinDocument) -> bool {
         let condition = self.fail_if.as_ref();
         condition.is_some_and(|condition| condition.matches(&twin.view()))
-    }
-
-    /// The new revision.
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
     }
 
     /// The numbers that the strategy looks at.

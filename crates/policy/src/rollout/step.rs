@@ -2,13 +2,17 @@
 //!
 //! Devices that are not connected are not asked: they get the revision that is in force when they
 //! come, and count in no share. But a wave in which not a single device answered has proved nothing,
-//! and waits.
+//! and waits. So does one of whose planned twins none is left. A device that says that it applied the
+//! settings and is gone then has not proved them either.
+//!
+//! What is judged by facts alone, that something failed, is judged at any time, also while the policy is closed;
+//! what has to do with time, and whether the next wave begins, only once every twin was looked at.
 
 use jiff::Timestamp;
 
 use super::numbers::{Mean, NUMBERS_MAX};
 use super::plan::PlannedWave;
-use super::strategy::{OnFailure, StrategySpec};
+use super::strategy::{Answers, OnFailure, StrategySpec};
 use super::{Phase, Rollout, lasting};
 
 /// What is seen of the devices of one wave.
@@ -26,6 +30,12 @@ pub(crate) struct Tally {
     pub pending: u64,
     /// The device is not connected.
     pub offline: u64,
+    /// The device applied it and went away soon after: nobody knows whether it came through.
+    pub lost: u64,
+    /// The revision does not apply any more where the one before did, and the device runs without it.
+    pub left: u64,
+    /// As `left`, but because what it is to have cannot be worked out.
+    pub incomplete: u64,
     /// Twins that come under `failIf`.
     pub flagged: u64,
     /// The numbers that the strategy looks at, over all twins of the wave, begun or not.
@@ -33,14 +43,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Devices that have answered.
+    /// Devices that have answered, and of which it is known what came of it.
     fn answered(&self) -> u64 {
-        self.applied + self.rejected + self.reverted
+        self.applied + self.rejected + self.reverted + self.left
     }
 
     /// Devices that can answer or have.
     pub(crate) fn reached(&self) -> u64 {
-        self.answered() + self.timed_out + self.pending
+        self.answered() + self.timed_out + self.pending + self.lost + self.incomplete
     }
 
     /// All of them.
@@ -56,6 +66,20 @@ pub(crate) struct Seen {
     pub waves: Vec<Tally>,
     /// Since when the policy may change twins without a break; none: for long. Times run from there.
     pub open_since: Option<Timestamp>,
+    /// Not every twin was looked at with what is in force, or the policy is closed: only what has failed by
+    /// now can be told.
+    pub partly: bool,
+}
+
+/// What comes of what is seen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// It goes on, or back.
+    Goes(Box<Rollout>),
+    /// It stands still, for this reason, and may do so for ever.
+    Waits(String),
+    /// It takes its time.
+    Stays,
 }
 
 impl Rollout {
@@ -63,6 +87,7 @@ impl Rollout {
     pub(crate) fn planned(&self, waves: Vec<PlannedWave>, at: Timestamp) -> Rollout {
         let planned = Rollout {
             waves,
+            again: false,
             ..self.clone()
         };
         if planned.waves.iter().all(|wave| wave.twins == 0) {
@@ -72,6 +97,18 @@ impl Rollout {
             return planned.to(Phase::AwaitingApproval, "", at);
         }
         planned.next_wave("", at)
+    }
+
+    /// The same rollout for a fleet that has never answered for anything: nobody waits for answers.
+    #[must_use]
+    pub(crate) fn unanswered(&self) -> Rollout {
+        Rollout {
+            strategy: StrategySpec {
+                answers: Answers::None,
+                ..self.strategy.clone()
+            },
+            ..self.clone()
+        }
     }
 
     /// What becomes of one that the guard began because nobody could count: few enough were touched.
@@ -93,56 +130,110 @@ impl Rollout {
     }
 
     /// What becomes of it by what is seen; none: it stays as it is. It must be seen with what is now in
-    /// force of the rollout: every twin looked at, no count from before.
+    /// force of the rollout: no count from before.
     pub(crate) fn step(&self, seen: &Seen, now: Timestamp) -> Option<Rollout> {
-        if !matches!(self.phase, Phase::Rolling | Phase::Soaking) {
-            return None;
+        match self.judge(seen, now) {
+            Step::Goes(next) => Some(*next),
+            Step::Waits(_) | Step::Stays => None,
         }
-        let current = self.released.checked_sub(1)?;
+    }
+
+    /// As [`Rollout::step`], and why it stands still if it does.
+    pub(crate) fn judge(&self, seen: &Seen, now: Timestamp) -> Step {
+        if !matches!(self.phase, Phase::Rolling | Phase::Soaking) {
+            return Step::Stays;
+        }
+        let Some(current) = self.released.checked_sub(1) else {
+            return Step::Stays;
+        };
         let strategy = &self.strategy;
         let from = |began: Timestamp| seen.open_since.map_or(began, |open| open.max(began));
-        let due = now.duration_since(from(self.wave_began)) >= lasting(strategy.within);
+        let passed = now.duration_since(from(self.wave_began));
+        let due = !seen.partly && passed >= lasting(strategy.within);
         let judged = self.waves.iter().enumerate().take(self.released);
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
-            // Only the last wave has just been asked: of those before it, a device without an answer
-            // is one that has just come, unless it timed out.
-            let late = match (index == current, due) {
-                (true, true) => tally.pending + tally.timed_out,
-                // It may take as long as the strategy says, be that longer than twin-store waits.
-                (true, false) => 0,
-                (false, _) => tally.timed_out,
-            };
+            let late = late(strategy, &tally, index == current, due);
             if let Some(problem) = failed(strategy, &tally, late, planned) {
-                return Some(self.fail(index, &problem, now));
+                return Step::Goes(Box::new(self.fail(index, &problem, now)));
             }
         }
+        if seen.partly {
+            return Step::Stays;
+        }
         let tally = seen.waves.get(current).copied().unwrap_or_default();
+        if let Some(why) = self.unproven(current, &tally, due) {
+            return why;
+        }
         if self.phase == Phase::Soaking {
             let soaked = now.duration_since(from(self.since)) >= lasting(strategy.soak);
             return if soaked {
-                Some(self.next_wave_from(seen, now))
+                Step::Goes(Box::new(self.next_wave_from(seen, now)))
             } else {
-                None
+                Step::Stays
             };
         }
-        let silent = tally.twins() > 0 && tally.answered() == 0;
-        if silent || (tally.pending + tally.timed_out > 0 && !due) {
-            return None;
+        let awaited = strategy.answers == Answers::Awaited;
+        if awaited && tally.pending + tally.timed_out > 0 && !due {
+            return Step::Stays;
         }
         let wanted = u64::from(strategy.min_applied_percent);
-        if tally.applied * 100 < wanted * tally.reached() {
-            let problem = format!(
-                "{} of {} devices reached have applied it, and {wanted} % must",
-                tally.applied,
+        // Whoever is lost has applied it; how many may be is a gate of its own.
+        let applied = tally.applied + tally.lost;
+        if applied * 100 < wanted * tally.reached() {
+            let mut problem = format!(
+                "{applied} of {} devices reached have applied it, and {wanted} % must",
                 tally.reached()
             );
-            return Some(self.fail(current, &problem, now));
+            if tally.left > 0 {
+                let left = tally.left;
+                problem =
+                    format!("{problem}; {left} lost what they had, the revision is not for them");
+            }
+            return Step::Goes(Box::new(self.fail(current, &problem, now)));
         }
-        if strategy.soak.is_zero() {
-            return Some(self.next_wave_from(seen, now));
+        Step::Goes(Box::new(if strategy.soak.is_zero() {
+            self.next_wave_from(seen, now)
+        } else {
+            self.to(Phase::Soaking, "", now)
+        }))
+    }
+
+    /// Whether the last wave has proved too little for the next one to begin.
+    fn unproven(&self, current: usize, tally: &Tally, due: bool) -> Option<Step> {
+        let (strategy, wave) = (&self.strategy, current + 1);
+        let planned = self.waves.get(current).map_or(0, |wave| wave.twins);
+        if planned > 0 && tally.twins() == 0 {
+            return Some(Step::Waits(format!(
+                "none of the {planned} twins of wave {wave} that were planned is one of the policy's \
+                 any more, so that nothing is proved; skip the wave, or abort"
+            )));
         }
-        Some(self.to(Phase::Soaking, "", now))
+        if strategy.answers == Answers::None {
+            return None;
+        }
+        if tally.twins() > 0 && tally.answered() + tally.incomplete == 0 {
+            let away = tally.offline + tally.lost;
+            // Those that are there have their time; then they are judged.
+            return Some(if tally.pending + tally.timed_out > 0 && !due {
+                Step::Stays
+            } else {
+                Step::Waits(format!(
+                    "none of the {} devices of wave {wave} has proved it, {away} of them are not \
+                     connected; if they never answer, say `answers: none`, or skip the wave",
+                    tally.twins()
+                ))
+            });
+        }
+        // Once it is due this fails.
+        (is_lost(strategy, tally) && !due).then(|| {
+            Step::Waits(format!(
+                "{} of {} devices of wave {wave} applied it and are gone since; they have {} to come back",
+                tally.lost,
+                tally.reached(),
+                strategy.within
+            ))
+        })
     }
 
     fn fail(&self, wave: usize, problem: &str, now: Timestamp) -> Rollout {
@@ -155,21 +246,68 @@ impl Rollout {
     }
 }
 
-/// Which gate a wave fails; `late` of its devices took too long.
+/// How many devices took too long.
+fn late(strategy: &StrategySpec, tally: &Tally, is_last: bool, due: bool) -> Late {
+    if strategy.answers == Answers::None {
+        return Late::default();
+    }
+    // Only the last wave has just been asked: of those before it, a device without an answer
+    // is one that has just come, unless it timed out.
+    match (is_last, due) {
+        (true, true) => Late {
+            silent: tally.pending + tally.timed_out,
+            lost: is_lost(strategy, tally),
+        },
+        // It may take as long as the strategy says, be that longer than twin-store waits.
+        (true, false) => Late::default(),
+        (false, _) => Late {
+            silent: tally.timed_out,
+            // Who comes late and goes again is one that sleeps.
+            lost: false,
+        },
+    }
+}
+
+/// What of a wave took too long.
+#[derive(Debug, Clone, Copy, Default)]
+struct Late {
+    /// So many did not answer.
+    silent: u64,
+    /// Too many went away and did not come back.
+    lost: bool,
+}
+
+/// Whether more devices than may be are gone since they applied it.
+fn is_lost(strategy: &StrategySpec, tally: &Tally) -> bool {
+    tally.lost * 100 > u64::from(strategy.max_lost_percent) * tally.reached()
+}
+
+/// Which gate a wave fails.
 fn failed(
     strategy: &StrategySpec,
     tally: &Tally,
-    late: u64,
+    late: Late,
     planned: &PlannedWave,
 ) -> Option<String> {
     let (allowed, reached) = (strategy.max_failed_percent, tally.reached());
-    let bad = tally.rejected + tally.reverted + late;
+    let (within, silent) = (strategy.within, late.silent);
+    let bad = tally.rejected + tally.reverted + tally.incomplete + silent;
     if bad * 100 > u64::from(allowed) * reached {
-        let within = strategy.within;
         let (rejected, reverted) = (tally.rejected, tally.reverted);
+        let incomplete = match tally.incomplete {
+            0 => String::new(),
+            twins => format!("; {twins} lack what its templates name and lose what they had"),
+        };
         return Some(format!(
-            "of {reached} devices reached {rejected} rejected it, {late} did not answer in time \
-             ({within}) and {reverted} went back from it, and at most {allowed} % may"
+            "of {reached} devices reached {rejected} rejected it, {silent} did not answer in time \
+             ({within}) and {reverted} went back from it, and at most {allowed} % may{incomplete}"
+        ));
+    }
+    if late.lost {
+        let (lost, allowed) = (tally.lost, strategy.max_lost_percent);
+        return Some(format!(
+            "of {reached} devices reached {lost} applied it, were gone soon after and did not come back \
+             in time ({within}), and at most {allowed} % may"
         ));
     }
     let allowed = planned.flagged.saturating_add(strategy.fail_if_at_most);

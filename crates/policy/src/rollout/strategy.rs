@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use service_kit::units::Duration;
+use twin::query::{Attribute, Path, Root};
 use twin::{Condition, Map};
 
 use super::numbers::{NUMBERS_MAX, NumberSpec};
@@ -22,7 +23,8 @@ pub struct StrategySpec {
     pub waves: Vec<WaveSpec>,
     /// How long devices that are connected may take to answer. Default 15m.
     pub within: Duration,
-    /// How long a wave is watched after it has answered. Default 0s.
+    /// How long a wave is watched after it has answered. Default 10m: a device that the settings cut off says
+    /// `applied` first, waits for the service, goes back by itself, and has to come back to say so.
     pub soak: Duration,
     /// Share of the devices reached that may reject the settings, not answer in time, or go back to what
     /// they had by themselves, 0 to 100. Default 0.
@@ -30,6 +32,11 @@ pub struct StrategySpec {
     /// Share of the devices reached that must have applied the settings, 0 to 100. Default 0: what
     /// `max_failed_percent` leaves is enough.
     pub min_applied_percent: u8,
+    /// Share of the devices reached that may have gone away within ten minutes of applying the settings
+    /// and not come back in time, 0 to 100. Default 10: some always do.
+    pub max_lost_percent: u8,
+    /// Whether devices are waited for. Default: they are.
+    pub answers: Answers,
     /// A condition of the query language that no twin of a wave should come to. Empty: none.
     pub fail_if: String,
     /// Twins of a wave that may come to it all the same. Default 0.
@@ -48,9 +55,11 @@ impl Default for StrategySpec {
         StrategySpec {
             waves: Vec::new(),
             within: Duration::secs(15 * 60),
-            soak: Duration::secs(0),
+            soak: Duration::secs(10 * 60),
             max_failed_percent: 0,
             min_applied_percent: 0,
+            max_lost_percent: 10,
+            answers: Answers::default(),
             fail_if: String::new(),
             fail_if_at_most: 0,
             change: Vec::new(),
@@ -70,6 +79,18 @@ pub enum WaveSpec {
     Percent(u8),
     /// Those for which a condition of the query language holds.
     Where(String),
+}
+
+/// Whether devices are waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answers {
+    /// A wave passes by what its devices answer.
+    #[default]
+    Awaited,
+    /// They never answer: a wave passes once it is written and has soaked. What is refused all the same
+    /// counts.
+    None,
 }
 
 /// What happens when a gate fails.
@@ -144,10 +165,18 @@ impl Strategy {
         for (place, share) in [
             ("maxFailedPercent", spec.max_failed_percent),
             ("minAppliedPercent", spec.min_applied_percent),
+            ("maxLostPercent", spec.max_lost_percent),
         ] {
             if share > 100 {
                 wrong(place, format!("is {share}; allowed are 0 to 100"));
             }
+        }
+        if spec.answers == Answers::None && spec.min_applied_percent > 0 {
+            let share = spec.min_applied_percent;
+            wrong(
+                "minAppliedPercent",
+                format!("is {share}; with `answers: none` nobody says so, and it must be 0"),
+            );
         }
         if spec.within.is_zero() {
             wrong(
@@ -176,15 +205,32 @@ impl Strategy {
             }));
             parsed.ok().filter(|_| usable)
         };
+        let mut movable = Vec::new();
         for (index, wave) in spec.waves.iter().enumerate() {
-            if let WaveSpec::Where(text) = wave {
-                condition(format!("waves[{index}]"), text);
-            }
+            let WaveSpec::Where(text) = wave else {
+                continue;
+            };
+            let place = format!("waves[{index}]");
+            let Some(parsed) = condition(place.clone(), text) else {
+                continue;
+            };
+            movable.extend(moving(&parsed).map(|path| Problem {
+                position: Some(place.clone()),
+                ..Problem::new(
+                    Field::Rollout,
+                    format!(
+                        "looks at {path}, which devices move themselves: one that the settings make \
+                         leave its wave would be given back what it had, and be judged by no gate; \
+                         allowed are tags, deviceId, moduleId and status"
+                    ),
+                )
+            }));
         }
         let fail_if = match spec.fail_if.trim() {
             "" => None,
             text => condition("failIf".to_owned(), text),
         };
+        problems.extend(movable);
         for (index, number) in spec.change.iter().enumerate() {
             problems.extend(number.problems(&format!("change[{index}]"), settings));
         }
@@ -203,4 +249,18 @@ impl Strategy {
     pub fn fail_if(&self) -> Option<&Condition> {
         self.fail_if.as_ref()
     }
+}
+
+/// What of a condition devices may move by themselves.
+fn moving(condition: &Condition) -> impl Iterator<Item = Path> {
+    condition
+        .paths()
+        .into_iter()
+        .filter(|path| match &path.root {
+            Root::Tags => false,
+            Root::Attribute(Attribute::DeviceId | Attribute::ModuleId | Attribute::Status) => false,
+            // It stands for a part of a list, which has a path of its own.
+            Root::Variable { .. } => false,
+            Root::Attribute(_) | Root::Desired | Root::Reported | Root::Posture => true,
+        })
 }
