@@ -24,22 +24,22 @@ use crate::support::hub::{Hub, Part};
 
 /// What a simulated device says to a lamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
+pub(crate) enum Says {
     Applied,
     Rejected,
     Nothing,
 }
 
 /// A device that stays connected and answers for what it gets.
-struct Simulated {
-    device: Device,
+pub(crate) struct Simulated {
+    pub(crate) device: Device,
     /// Every lamp that it was told of, in order, without repetitions.
     lamps: Arc<Mutex<Vec<Value>>>,
     task: JoinHandle<()>,
 }
 
 impl Simulated {
-    fn start(url: String, device: Device, says: fn(&Value) -> Says) -> Simulated {
+    pub(crate) fn start(url: String, device: Device, says: fn(&Value) -> Says) -> Simulated {
         let lamps = Arc::<Mutex<Vec<Value>>>::default();
         let (told, its) = (Arc::clone(&lamps), device.clone());
         let task = tokio::spawn(async move {
@@ -56,7 +56,7 @@ impl Simulated {
         }
     }
 
-    fn lamps(&self) -> Vec<Value> {
+    pub(crate) fn lamps(&self) -> Vec<Value> {
         let lamps = self.lamps.lock().unwrap_or_else(PoisonError::into_inner);
         lamps.clone()
     }
@@ -115,7 +115,7 @@ async fn session(
     applied
 }
 
-fn lamps(state: &str, rollout: Option<policy::RolloutStrategy>) -> policy::Policy {
+pub(crate) fn lamps(state: &str, rollout: Option<policy::RolloutStrategy>) -> policy::Policy {
     policy::Policy {
         policy_id: "lamps".to_owned(),
         scope: policy::Scope::Modules.into(),
@@ -126,16 +126,18 @@ fn lamps(state: &str, rollout: Option<policy::RolloutStrategy>) -> policy::Polic
     }
 }
 
-fn waves(waves: impl IntoIterator<Item = wave::Twins>) -> policy::RolloutStrategy {
+pub(crate) fn waves(waves: impl IntoIterator<Item = wave::Twins>) -> policy::RolloutStrategy {
     let wave = |twins| Wave { twins: Some(twins) };
     policy::RolloutStrategy {
         waves: waves.into_iter().map(wave).collect(),
         on_failure: OnFailure::Rollback.into(),
+        // These devices cannot be cut off; who can is watched for ten minutes.
+        soak: Duration::ZERO.try_into().ok(),
         ..Default::default()
     }
 }
 
-async fn tagged(api: &Api, id: &str, tags: Value) -> Device {
+pub(crate) async fn tagged(api: &Api, id: &str, tags: Value) -> Device {
     let device = api.device(id).await;
     let request = PatchTwinRequest {
         name: device.twin.clone(),
@@ -155,7 +157,7 @@ async fn rollout(api: &Api) -> policy::Rollout {
 }
 
 /// Waits until the rollout is as a story needs it.
-async fn rollout_until(
+pub(crate) async fn rollout_until(
     api: &Api,
     what: &str,
     holds: impl Fn(&policy::Rollout) -> bool,
@@ -178,7 +180,7 @@ async fn rollout_until(
     found.unwrap_or_else(|_| panic!("waited in vain for {what}: {:#?}", last.borrow()))
 }
 
-async fn in_phase(api: &Api, phase: Phase) -> policy::Rollout {
+pub(crate) async fn in_phase(api: &Api, phase: Phase) -> policy::Rollout {
     rollout_until(api, phase.as_str_name(), |rollout| rollout.phase() == phase).await
 }
 

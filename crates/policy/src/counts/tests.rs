@@ -282,7 +282,7 @@ impl Bench {
 }
 
 /// A module's twin that has a revision of the policy, of a device that answered at 100 s.
-fn answering(revision: u64, state: &str, agent: serde_json::Value) -> Twin {
+fn answering(revision: u64, state: &str, agent: &serde_json::Value) -> Twin {
     let twin = module("a", Some("p"), 2);
     Twin {
         desired_metadata_json: twin.desired_metadata_json.replace("policy:p@1", &format!("policy:p@{revision}")),
@@ -320,7 +320,7 @@ fn a_device_that_applied_it_and_went_away_soon_after_is_lost_until_it_is_back() 
         (gone("2025-12-31T23:59:59Z"), 0, 1),
         (json!({}), 1, 0),
     ] {
-        let kept = snapshot(&maker, &answering(2, "applied", agent.clone()));
+        let kept = snapshot(&maker, &answering(2, "applied", &agent));
         let wave = bench.wave();
         assert_eq!((wave.applied, wave.lost), (applied, lost), "{agent}");
         drop(kept);
@@ -340,10 +340,10 @@ fn while_it_is_closed_what_has_the_revision_is_counted_and_nothing_else() {
     );
     let maker = bench.maker(both);
     let there = json!({"connected": true});
-    let rejected = snapshot(&maker, &answering(2, "rejected", there.clone()));
+    let rejected = snapshot(&maker, &answering(2, "rejected", &there));
     assert_eq!((bench.wave().rejected, bench.wave().twins()), (1, 1));
     assert_eq!(bench.counts("p"), [1, 0, 0, 1]);
-    let old = snapshot(&maker, &answering(1, "applied", there));
+    let old = snapshot(&maker, &answering(1, "applied", &there));
     let none = snapshot(&maker, &module("a", None, 1));
     assert!(none.is_none());
     assert_eq!(bench.wave().twins(), 1);
@@ -371,7 +371,7 @@ fn a_rollout_that_was_taken_back_spares_the_work_and_one_under_way_looks_at_what
             }
         })
     };
-    let there = answering(2, "applied", json!({"connected": true}));
+    let there = answering(2, "applied", &json!({"connected": true}));
     let gone = Twin {
         connected: false,
         ..there.clone()
@@ -422,7 +422,7 @@ proptest! {
         for (site, fw, has_hall, revision, connected) in twins {
             let twin = match revision {
                 0 => module("a", None, 1),
-                revision => answering(u64::from(revision), "applied", json!({"connected": connected})),
+                revision => answering(u64::from(revision), "applied", &json!({ "connected": connected })),
             };
             let site = ["a", "b"][usize::from(site)];
             let mut tags = json!({ "site": site });

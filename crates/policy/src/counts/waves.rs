@@ -172,10 +172,9 @@ impl Place {
     /// Of a twin on which the revision, or that it is gone, stands so.
     fn of(standing: Standing, twin: &TwinDocument) -> Place {
         match standing {
-            // What others hold needs no answer.
-            Standing::Overruled => Place::Applied,
             Standing::Applied if twin.is_gone_since_answering(PROVED_AFTER) => Place::Lost,
-            Standing::Applied => Place::Applied,
+            // What others hold needs no answer.
+            Standing::Applied | Standing::Overruled => Place::Applied,
             Standing::Rejected => Place::Rejected,
             // Wherever it is now: it was there, and was asked.
             Standing::TimedOut => Place::TimedOut,

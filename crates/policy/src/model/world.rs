@@ -511,9 +511,8 @@ impl World {
             if next != *now {
                 let goes_back = matches!(next.phase, Phase::RolledBack | Phase::Paused);
                 let fails = match sight {
-                    Sight::Applied | Sight::Left => false,
                     // A wave for which nobody was planned has nobody to lose.
-                    Sight::Nobody => false,
+                    Sight::Applied | Sight::Left | Sight::Nobody => false,
                     Sight::ClosedAndWell => panic!("{now:?} went on while it was closed"),
                     Sight::Rejected
                     | Sight::Incomplete

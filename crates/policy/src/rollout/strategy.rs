@@ -257,10 +257,10 @@ fn moving(condition: &Condition) -> impl Iterator<Item = Path> {
         .paths()
         .into_iter()
         .filter(|path| match &path.root {
-            Root::Tags => false,
-            Root::Attribute(Attribute::DeviceId | Attribute::ModuleId | Attribute::Status) => false,
-            // It stands for a part of a list, which has a path of its own.
-            Root::Variable { .. } => false,
+            // A variable stands for a part of a list, which has a path of its own.
+            Root::Tags
+            | Root::Attribute(Attribute::DeviceId | Attribute::ModuleId | Attribute::Status)
+            | Root::Variable { .. } => false,
             Root::Attribute(_) | Root::Desired | Root::Reported | Root::Posture => true,
         })
 }

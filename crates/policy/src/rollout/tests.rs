@@ -410,8 +410,8 @@ fn who_loses_its_settings_is_judged_like_who_gets_some() {
 #[test]
 fn who_applied_it_and_is_gone_has_proved_nothing() {
     let lost = |applied, lost, reverted| Tally {
-        lost,
         reverted,
+        lost,
         ..tally(applied, 0, 0, 0)
     };
     let first = rolling(strategy(), &[10, 9]);

@@ -8,6 +8,7 @@ use testkit::wait_for;
 use wire::policy::v1 as proto;
 use wire::policy::v1::rollout::Phase;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
+use wire::policy::v1::rollout_strategy::Answers;
 
 use crate::world::{SOON, World};
 
@@ -79,12 +80,18 @@ async fn a_large_change_without_a_strategy_begins_with_few_twins() {
     assert_eq!(answer.guard, said);
     let staged = wait_for("the first wave", SOON, async || {
         let rollout = rollout(&world).await?;
-        (rollout.phase() == Phase::Rolling && lit(&world) > 0).then_some(rollout)
+        let begun = matches!(rollout.phase(), Phase::Rolling | Phase::Soaking);
+        (begun && lit(&world) > 0).then_some(rollout)
     })
     .await;
     assert_eq!(staged.guard, said);
     let planned: Vec<u64> = staged.waves.iter().map(|wave| wave.twins_planned).collect();
     assert_eq!(planned, [1, 0, 2, 2], "1, 10 and 50 per cent, and the rest");
+    // No device of them has ever answered for anything, so that none is waited for.
+    assert_eq!(staged.strategy.unwrap().answers(), Answers::None);
+    // This twin-store lets nobody follow its twins, so nothing is counted, and the rollout says so.
+    let why = "its twins are being read to be counted";
+    assert_eq!(rollout(&world).await.unwrap().waits_for, why);
     world.wait_evaluated("lamp").await;
     assert_eq!(lit(&world), 1);
 

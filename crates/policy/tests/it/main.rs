@@ -12,6 +12,7 @@ mod configurations;
 mod follow;
 mod foresee;
 mod frozen;
+mod gates;
 mod guard;
 mod hours;
 mod labels;

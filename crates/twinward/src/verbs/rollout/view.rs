@@ -47,6 +47,9 @@ struct WaveData {
     timed_out: u64,
     reverted: u64,
     offline: u64,
+    lost: u64,
+    left: u64,
+    incomplete: u64,
     flagged: u64,
     flagged_before: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -71,6 +74,9 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         timed_out: wave.twins_timed_out,
         reverted: wave.twins_reverted,
         offline: wave.twins_offline,
+        lost: wave.twins_lost,
+        left: wave.twins_left,
+        incomplete: wave.twins_incomplete,
         flagged: wave.twins_flagged,
         flagged_before: wave.twins_flagged_before,
         numbers: wave
@@ -218,10 +224,38 @@ impl View for RolloutView {
                 ],
                 rows.collect(),
             ));
+            text.push_str(&unusual(rollout));
             text.push_str(&numbers(rollout));
         }
         text
     }
+}
+
+/// What of the waves is seldom seen, a line for each wave in which it is.
+fn unusual(rollout: &api::Rollout) -> String {
+    let mut text = String::new();
+    for (index, wave) in rollout.waves.iter().enumerate() {
+        let counts = [
+            (wave.twins_lost, "gone since they applied it"),
+            (
+                wave.twins_left,
+                "without it, as it is not for them any more",
+            ),
+            (
+                wave.twins_incomplete,
+                "without what they had, as they lack what its templates name",
+            ),
+        ];
+        let told = counts.iter().filter(|(count, _)| *count > 0);
+        let told: Vec<String> = told
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !told.is_empty() {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "wave {}: {}", index + 1, told.join(", "));
+        }
+    }
+    text
 }
 
 /// What the numbers of the waves that have begun are, a line for each.
@@ -293,7 +327,10 @@ pub(super) fn line(rollout: &api::Rollout) -> String {
                 + wave.twins_pending
                 + wave.twins_rejected
                 + wave.twins_timed_out
-                + wave.twins_reverted;
+                + wave.twins_reverted
+                + wave.twins_lost
+                + wave.twins_left
+                + wave.twins_incomplete;
             words.push(format!(
                 "{} of {} applied",
                 wave.twins_applied,
@@ -305,6 +342,9 @@ pub(super) fn line(rollout: &api::Rollout) -> String {
                 (wave.twins_timed_out, "timed out"),
                 (wave.twins_reverted, "reverted"),
                 (wave.twins_offline, "offline"),
+                (wave.twins_lost, "lost"),
+                (wave.twins_left, "left"),
+                (wave.twins_incomplete, "incomplete"),
                 (wave.twins_flagged, "flagged"),
             ] {
                 if count > 0 {
