@@ -89,7 +89,8 @@ async fn a_wave_by_what_devices_report_is_refused() {
     };
     let refused = world.client().await.apply_policy(request).await;
     let refused = RemoteError::from(refused.unwrap_err());
-    let told = &refused.violations().first().expect("a place").description;
+    let violations = refused.violations();
+    let told = &violations.first().expect("a place").description;
     assert!(told.starts_with("waves[0]: looks at "), "{told}");
     // A file is checked by the same rule.
     let problems = policy::file::parse(&lamp(waves)).unwrap_err().to_string();
