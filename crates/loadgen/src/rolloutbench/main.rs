@@ -177,6 +177,8 @@ impl Story {
         let strategy = RolloutStrategy {
             waves: waves.to_vec(),
             within: Some(within.try_into()?),
+            // What is measured is how fast it goes on, not how long it watches.
+            soak: Some(Duration::ZERO.try_into()?),
             max_failed_percent,
             ..RolloutStrategy::default()
         };
