@@ -203,7 +203,7 @@ async fn what_devices_reject_is_taken_back_during_a_freeze_too() {
 
     let config = ClientConfig {
         token: Some(Secret::new(TOKEN)),
-        ..ClientConfig::to(&hub.url(Part::Policy))
+        ..ClientConfig::to(hub.url(Part::Policy))
     };
     let mut freezes = FreezeServiceClient::new(connect(&config).expect("a usable URL"));
     let request = policy::CreateFreezeRequest {
