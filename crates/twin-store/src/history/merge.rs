@@ -19,11 +19,13 @@ pub fn may_merge(older: &HistoryEntry, newer: &HistoryEntry, within: Duration) -
         && Duration::try_from(span).is_ok_and(|span| span <= within && !within.is_zero())
 }
 
-/// Whether nothing is missing between an entry and the next one that is there, as far as that one knows.
+/// Whether nothing is missing between an entry and the next one that is there, as far as that one knows. One
+/// that knows does not become one with one that does not: what is missing before it would be forgotten.
 pub fn follows(older: &HistoryEntry, newer: &HistoryEntry) -> bool {
-    newer
-        .previous
-        .is_none_or(|previous| previous == older.revision)
+    match newer.previous {
+        None => true,
+        Some(previous) => older.previous.is_some() && previous == older.revision,
+    }
 }
 
 /// Two revisions in a row as one, with the actor and the cause of the newer.

@@ -249,6 +249,15 @@ fn only_routine_revisions_of_one_hour_are_put_together() {
     gap.first_revision = gap.revision;
     gap.previous = Some(Revision::new(3));
     assert!(!may_merge(&entries[1], &gap, hour), "one is missing");
+    let mut ignorant = entries[1].clone();
+    ignorant.previous = None;
+    assert!(
+        !may_merge(&ignorant, &entries[2], hour),
+        "what is missing before it would never be told"
+    );
+    let mut both = entries[2].clone();
+    both.previous = None;
+    assert!(may_merge(&ignorant, &both, hour));
     assert!(
         !may_merge(&entries[1], &entries[2], Duration::ZERO),
         "it is switched off"

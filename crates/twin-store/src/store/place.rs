@@ -76,6 +76,11 @@ impl Walk {
         }
     }
 
+    /// What the table of facts says.
+    pub(super) fn stored(&self) -> Option<&str> {
+        self.stored.as_deref()
+    }
+
     /// What the table of facts is to say, if it says another thing.
     pub(super) fn changed(&self) -> Option<String> {
         let text = self.place.text();

@@ -16,7 +16,7 @@
 //! for a commit that is still under way. What will not scale: one server takes all writes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use deadpool_postgres::Client;
 use futures::FutureExt as _;
@@ -66,6 +66,7 @@ type Parameter<'p> = &'p (dyn ToSql + Sync);
 pub struct PostgresStore {
     connections: Connections,
     noted: Noted,
+    patience: Arc<super::thin::Patience>,
 }
 
 impl PostgresStore {
@@ -82,6 +83,7 @@ impl PostgresStore {
         Ok(PostgresStore {
             connections,
             noted: Noted::default(),
+            patience: Arc::default(),
         })
     }
 
@@ -345,19 +347,7 @@ impl Store for PostgresStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        let found = Arc::new(Mutex::new(Vec::new()));
-        let notes = found.clone();
-        let trimming = self.repeat(move |client| {
-            let notes = notes.clone();
-            async move { trim::trim(client, &retention, &notes).await }.boxed()
-        });
-        async move {
-            let trimmed = trimming.await;
-            let notes = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
-            self.note(notes).await;
-            trimmed
-        }
-        .boxed()
+        trim::of(self, retention).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

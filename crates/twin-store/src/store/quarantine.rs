@@ -21,6 +21,8 @@ use crate::record::Damaged;
 const AGAIN_AFTER: Duration = Duration::from_mins(10);
 /// Stands in keys for what is no text.
 const UNREADABLE: char = '\u{fffd}';
+/// How a note begins of revisions that cannot be removed or put together.
+pub(crate) const STUCK: &str = "from here on revisions stay as they are";
 /// Notes that are listed and looked through at once; a store with more is to be restored.
 pub(crate) const NOTES_MAX: i64 = 1000;
 
@@ -94,6 +96,15 @@ impl Note {
             table: Table::History,
             key: vec![text(device), text(module), revision],
             problem: "its key or its time cannot be read".to_owned(),
+        }
+    }
+
+    /// Of revisions that cannot be moved, put together or removed, by the first of them.
+    pub(crate) fn of_stuck_revisions(device: &str, module: &str, first: i64, why: &str) -> Note {
+        Note {
+            table: Table::History,
+            key: vec![device.to_owned(), module.to_owned(), first.to_string()],
+            problem: format!("{STUCK}: {why}"),
         }
     }
 

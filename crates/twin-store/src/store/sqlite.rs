@@ -69,6 +69,7 @@ pub struct SqliteStore {
     /// Replicas that claimed through this handle; see [`ownership::claim`].
     claimed: Mutex<BTreeSet<ReplicaId>>,
     noted: Noted,
+    trims: Arc<trim::Memory>,
 }
 
 impl SqliteStore {
@@ -80,11 +81,13 @@ impl SqliteStore {
         let path = folder.join(FILE_NAME);
         let mut connection = connect(&path)?;
         migrate(&mut connection)?;
+        trim::mend(&mut connection);
         Ok(SqliteStore {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers::new(path)),
             claimed: Mutex::default(),
             noted: Noted::default(),
+            trims: Arc::default(),
         })
     }
 
@@ -332,15 +335,7 @@ impl Store for SqliteStore {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<Trimmed, Error>> {
-        async move {
-            let plan = self.read_noting(move |connection, notes| {
-                Ok(trim::plan(connection, &retention, notes))
-            });
-            let plan = plan.await?;
-            self.write(move |connection| trim::trim(connection, &retention, plan))
-                .await
-        }
-        .boxed()
+        trim::of(self, retention).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -6,11 +6,13 @@
 //! [`LIGHTS`] revisions takes several turns, each of which writes what it has anew.)
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::place::Place;
+use super::place::{Place, Walk};
+use super::quarantine::Note;
 use super::row::history::nanoseconds;
 use super::{HistoryEntry, Retention};
 use crate::history;
@@ -113,11 +115,20 @@ pub(super) struct Reach {
     pub(super) module: String,
     /// Its first revision that was found; the one before it is looked at, too, since it may be of the same span.
     pub(super) revision: i64,
-    /// Where the span of its last one ends that was found. What is behind it is looked at in its own time: to
-    /// read it each time that something before it is found would cost far more than all else.
+    /// Its last revision that was found. What is behind it is looked at in its own time, but for the run that is
+    /// open there: to read it each time that something before it is found would cost far more than all else.
+    pub(super) last: i64,
+    /// Where the span of its last one ends.
     pub(super) end: i64,
     /// Where it was first found.
     found: usize,
+}
+
+impl Reach {
+    /// Whether it ends before this one, which is behind all that it has reached so far.
+    pub(super) fn ends_at(&self, light: &Light) -> bool {
+        light.revision > self.last && (!light.routine || light.at >= self.end)
+    }
 }
 
 /// Revisions in a row of one identity that become one.
@@ -128,6 +139,17 @@ pub(super) struct Run {
     pub(super) first: i64,
     pub(super) last: i64,
     pub(super) count: usize,
+}
+
+impl Run {
+    /// That it is never found as it was read.
+    pub(super) fn note(&self) -> Note {
+        let why = format!(
+            "up to {} they are not found as they are read, and are not put together",
+            self.last
+        );
+        Note::of_stuck_revisions(&self.device, &self.module, self.first, &why)
+    }
 }
 
 /// Revisions that become one, and what they become.
@@ -144,8 +166,8 @@ pub(super) struct Joined {
     pub(super) gone: u64,
     /// Revisions that were written for it.
     pub(super) written: u64,
-    /// Runs that were left, because something came between; they are to be looked at again.
-    pub(super) left: usize,
+    /// Runs that were left, because they are not as they were read: something came between.
+    pub(super) left: Vec<Run>,
 }
 
 impl Joined {
@@ -154,6 +176,26 @@ impl Joined {
         let gone = join.run.count.saturating_sub(1);
         self.gone += u64::try_from(gone).unwrap_or(u64::MAX);
         self.written += 1;
+    }
+}
+
+/// Turns in a row that may leave runs at one place. What came between is there the next time; what is never as it
+/// was read is damaged, and would keep everything behind it from its turn.
+const TRIES: u8 = 3;
+
+/// How often runs were left at one place.
+#[derive(Debug, Default)]
+pub(super) struct Patience(Mutex<(Option<String>, u8)>);
+
+impl Patience {
+    /// Whether to look again from a place, behind which runs were left.
+    pub(super) fn again(&self, walk: &Walk) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0.as_deref() != walk.stored() {
+            *known = (walk.stored().map(str::to_owned), 0);
+        }
+        known.1 = known.1.saturating_add(1);
+        known.1 < TRIES
     }
 }
 
@@ -191,6 +233,8 @@ fn join_of(run: &Run, entries: &[HistoryEntry]) -> Option<Join> {
 pub(super) struct Turn {
     spans: Spans,
     found: Vec<Place>,
+    /// The reach of each of them.
+    of: Vec<usize>,
     reaches: Vec<Reach>,
     next: usize,
     budget: Budget,
@@ -209,30 +253,41 @@ impl Turn {
     /// Begins one with what was found.
     pub(super) fn new(spans: Spans, retention: &Retention, found: Vec<Place>) -> Turn {
         let mut reaches: Vec<Reach> = Vec::new();
-        let mut known = BTreeMap::new();
+        let mut of = Vec::with_capacity(found.len());
+        let mut known: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (index, one) in found.iter().enumerate() {
+            let known = known.entry((&one.device, &one.module)).or_default();
+            // A clock that was put back gave a later one an earlier time; then revisions that lie far apart are
+            // found in turns, and each part of the history is a reach of its own.
+            let last = |number: &usize| reaches.get(*number).map(|reach| reach.last);
+            let before = known
+                .iter()
+                .copied()
+                .filter(|number| last(number).is_some_and(|last| last < one.revision));
+            let number = before.max_by_key(|number| last(number));
+            let number = number.unwrap_or(reaches.len());
             let end = spans.end_of(one.at);
-            let number = *known
-                .entry((&one.device, &one.module))
-                .or_insert(reaches.len());
             if let Some(reach) = reaches.get_mut(number) {
                 reach.end = reach.end.max(end);
-                // A clock that was put back gave a later one an earlier time.
-                reach.revision = reach.revision.min(one.revision);
+                reach.last = one.revision;
             } else {
+                known.push(number);
                 reaches.push(Reach {
                     device: one.device.clone(),
                     module: one.module.clone(),
                     revision: one.revision,
+                    last: one.revision,
                     end,
                     found: index,
                 });
             }
+            of.push(number);
         }
         Turn {
             spans,
             end: found.len(),
             found,
+            of,
             reaches,
             next: 0,
             budget: Budget {
@@ -256,7 +311,7 @@ impl Turn {
         rest.iter().take(most).cloned().collect()
     }
 
-    /// Takes the next identity's revisions: the one before the first that was found, and up to [`LIGHTS`] in all.
+    /// Takes the next reach's revisions: the one before the first that was found, and up to [`LIGHTS`] in all.
     pub(super) fn take(&mut self, lights: &[Light]) {
         let Some(reach) = self.reaches.get(self.next) else {
             return;
@@ -266,7 +321,7 @@ impl Turn {
         }
         self.next += 1;
         self.budget.looks = self.budget.looks.saturating_sub(lights.len());
-        let within = lights.iter().take_while(|light| light.at < reach.end);
+        let within = lights.iter().take_while(|light| !reach.ends_at(light));
         let within = lights.get(..within.count()).unwrap_or_default();
         // The last one that is dealt with.
         let mut last = i64::MAX;
@@ -299,10 +354,9 @@ impl Turn {
             }
         }
         if last < i64::MAX {
-            let is_left = |one: &Place| {
-                one.revision > last && one.device == reach.device && one.module == reach.module
-            };
-            let left = self.found.iter().position(is_left);
+            let found = self.found.iter().zip(&self.of);
+            let is_left = |(one, of): (&Place, &usize)| *of + 1 == self.next && one.revision > last;
+            let left = { found }.position(is_left);
             self.end = left.map_or(self.end, |left| left.min(self.end));
         }
     }
@@ -310,8 +364,8 @@ impl Turn {
     /// What is put together, and the last revision that is dealt with; none if nothing was found.
     pub(super) fn end(self) -> (Vec<Run>, Option<Place>) {
         let left = self.reaches.get(self.next).map(|reach| reach.found);
-        let end = left.map_or(self.end, |left| left.min(self.end));
-        debug_assert!(end > 0 || self.found.is_empty(), "each turn gets on");
+        // The first one was looked at; whatever was made of it, each turn gets on.
+        let end = left.map_or(self.end, |left| left.min(self.end)).max(1);
         (self.runs, self.found.into_iter().take(end).next_back())
     }
 }
@@ -473,7 +527,7 @@ mod tests {
                         .iter()
                         .position(|one| one.revision == reach.revision);
                     let lights = history[at.expect("there").saturating_sub(1)..].iter();
-                    let lights = lights.copied().take_while(|light| light.at < reach.end);
+                    let lights = lights.copied().take_while(|light| !reach.ends_at(light));
                     let lights: Vec<_> = lights.take(usize::from(LIGHTS)).collect();
                     looked += lights.len();
                     turn.take(&lights);
@@ -578,6 +632,55 @@ mod tests {
         };
         fleet.thin(&long);
         assert_eq!(fleet.written, 0);
+    }
+
+    #[test]
+    fn long_spans_of_what_is_not_routine_are_looked_at_about_once() {
+        let retention = Retention {
+            history_span: Duration::from_secs(600),
+            ..retention(10_000)
+        };
+        // One of ten is routine, and none has another one beside it.
+        let mut fleet = fleet(40, 590);
+        for light in fleet.histories.values_mut().flatten() {
+            light.routine = (light.at / SECOND) % 10 == 0;
+        }
+        fleet.thin(&retention);
+        assert_eq!(fleet.written, 0);
+        assert!(fleet.looked < 3 * 40 * 590, "{}", fleet.looked);
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_stops_nothing() {
+        let retention = Retention {
+            history_span: Duration::from_secs(3600),
+            history_every: Duration::ZERO,
+            ..retention(7200)
+        };
+        for routine in [true, false] {
+            // The same hour twice, and another device in it.
+            let twice = (1..=3599).chain(0..3600).zip(1..);
+            let twice = twice.map(|(at, revision)| light(revision, at, routine));
+            let other = (1..3600).map(|at| light(at, at, true));
+            let mut fleet = Fleet::default();
+            fleet.histories.insert("d".to_owned(), twice.collect());
+            fleet.histories.insert("e".to_owned(), other.collect());
+            fleet.thin(&retention);
+            let left = fleet.histories["d"].len();
+            assert!(if routine { left <= 2 } else { left == 7199 }, "{left}");
+            assert_eq!(fleet.histories["e"].len(), 1);
+            assert!(fleet.turns < 1000, "{}", fleet.turns);
+        }
+    }
+
+    #[test]
+    fn what_is_never_as_it_was_read_is_passed_over() {
+        let patience = Patience::default();
+        let walk = Walk::from(None, 0);
+        let tries = |walk: &Walk| (0..4).map(|_| patience.again(walk)).collect::<Vec<_>>();
+        assert_eq!(tries(&walk), [true, true, false, false]);
+        let on = Walk::from(Some("elsewhere".to_owned()), 0);
+        assert_eq!(tries(&on), [true, true, false, false]);
     }
 
     #[test]

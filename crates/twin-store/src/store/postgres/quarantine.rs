@@ -114,14 +114,34 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Damaged>, Error> {
 }
 
 async fn notes(client: &Client) -> Result<Vec<Note>, Error> {
-    let rows = query(
+    read_notes(
         client,
-        "list damaged rows",
         "SELECT table_name, key, problem FROM quarantine
          ORDER BY table_name <> $1, table_name, key LIMIT $2",
         &[&Table::Twins.name(), &NOTES_MAX],
     )
+    .await
+}
+
+/// Notes of revisions whose keys cannot be read, from before a time.
+async fn unreadable(client: &Client, before: i64) -> Result<Vec<Note>, Error> {
+    let mut notes = read_notes(
+        client,
+        "SELECT table_name, key, problem FROM quarantine
+         WHERE table_name = $1 AND found_at < $2 LIMIT $3",
+        &[&Table::History.name(), &before, &NOTES_MAX],
+    )
     .await?;
+    notes.retain(|note| note.place().is_none());
+    Ok(notes)
+}
+
+async fn read_notes(
+    client: &Client,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Note>, Error> {
+    let rows = query(client, "list damaged rows", sql, parameters).await?;
     let notes = rows.iter().filter_map(|row| {
         let (table, key) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
         Note::read(table, key, row.try_get(2).ok()?)
@@ -177,12 +197,16 @@ pub(super) async fn clear(
     Ok(())
 }
 
-/// Forgets notes of rows that are gone.
-pub(super) async fn sweep(client: &mut Client) -> Result<(), Error> {
+/// Forgets notes of rows that are gone; of a revision whose key cannot be read, when it is older than the histories
+/// that are kept.
+pub(super) async fn sweep(client: &mut Client, oldest_kept: i64) -> Result<(), Error> {
+    let mut gone = unreadable(client, oldest_kept).await?;
     for note in notes(client).await? {
-        if is_there(client, &note).await {
-            continue;
+        if !is_there(client, &note).await {
+            gone.push(note);
         }
+    }
+    for note in gone {
         let action = "forget a note of a row that is gone";
         let transaction = client.transaction().await.map_err(engine(action))?;
         execute(

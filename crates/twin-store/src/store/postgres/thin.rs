@@ -59,7 +59,7 @@ pub(super) async fn thin(
     Ok(joined)
 }
 
-/// Of each identity the revisions from one on up to where the span ends, and the one before it, with which it may
+/// Of each identity the revisions from one on up to where its reach ends, and the one before it, with which it may
 /// be put together.
 pub(super) async fn lights(
     transaction: &Transaction<'_>,
@@ -70,12 +70,13 @@ pub(super) async fn lights(
     let modules: Vec<&str> = reaches.iter().map(|reach| &*reach.module).collect();
     let revisions: Vec<i64> = reaches.iter().map(|reach| reach.revision).collect();
     let ends: Vec<i64> = reaches.iter().map(|reach| reach.end).collect();
+    let lasts: Vec<i64> = reaches.iter().map(|reach| reach.last).collect();
     let rows = query_in(
         transaction,
         action,
         "SELECT k.number, l.revision, l.first_at, l.at, l.routine, l.bytes
-         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $5::bigint[]) WITH ORDINALITY
-             AS k (device_id, module_id, revision, ends, number)
+         FROM UNNEST($1::text[], $2::text[], $3::bigint[], $5::bigint[], $6::bigint[])
+             WITH ORDINALITY AS k (device_id, module_id, revision, ends, last, number)
          CROSS JOIN LATERAL
              (SELECT h.revision, h.first_at, h.at, h.routine,
                   octet_length(h.patch) + octet_length(h.undo) AS bytes
@@ -86,13 +87,22 @@ pub(super) async fn lights(
                        WHERE b.device_id = k.device_id AND b.module_id = k.module_id
                            AND b.revision < k.revision), k.revision)
                   AND h.revision < coalesce(
-                      (SELECT e.revision FROM history e
-                       WHERE e.device_id = k.device_id AND e.module_id = k.module_id
-                           AND e.revision >= k.revision AND e.at >= k.ends
-                       ORDER BY e.revision LIMIT 1), 9223372036854775807)
+                      (SELECT min(e.revision) FROM
+                           (SELECT i.revision, i.routine, i.at FROM history i
+                            WHERE i.device_id = k.device_id AND i.module_id = k.module_id
+                                AND i.revision > k.last
+                            ORDER BY i.revision LIMIT $4) AS e
+                       WHERE NOT e.routine OR e.at >= k.ends), 9223372036854775807)
               ORDER BY h.revision LIMIT $4) AS l
          ORDER BY k.number, l.revision",
-        &[&devices, &modules, &revisions, &i64::from(LIGHTS), &ends],
+        &[
+            &devices,
+            &modules,
+            &revisions,
+            &i64::from(LIGHTS),
+            &ends,
+            &lasts,
+        ],
     )
     .await?;
     let mut lights = vec![Vec::new(); reaches.len()];
@@ -103,7 +113,14 @@ pub(super) async fn lights(
         };
         let of = usize::try_from(number - 1).ok();
         if let Some(lights) = of.and_then(|of| lights.get_mut(of)) {
-            lights.push(light);
+            let last = lights.last().map_or(i64::MIN, |last: &Light| last.revision);
+            // One whose number is damaged is where an index has it.
+            let is_in_order = light.revision > last;
+            lights.push(if is_in_order {
+                light
+            } else {
+                Light::unreadable(last)
+            });
         }
     }
     Ok(lights)
@@ -143,10 +160,10 @@ async fn read(transaction: &Transaction<'_>, runs: &[Run]) -> Result<Vec<Row>, E
     .await
 }
 
-/// What becomes of the runs, and how many are not as they were when they were looked at.
-fn joins(runs: &[Run], rows: &[Row]) -> (Vec<Join>, usize) {
+/// What becomes of the runs, and which are not as they were when they were looked at.
+fn joins(runs: &[Run], rows: &[Row]) -> (Vec<Join>, Vec<Run>) {
     let number = |row: &Row| row.try_get::<_, i64>(0).unwrap_or_default();
-    let (mut joins, mut left) = (Vec::new(), 0);
+    let (mut joins, mut left) = (Vec::new(), Vec::new());
     for (index, run) in runs.iter().enumerate() {
         let Ok(key) = parse_key(&run.device, &run.module) else {
             continue;
@@ -158,7 +175,7 @@ fn joins(runs: &[Run], rows: &[Row]) -> (Vec<Join>, usize) {
             rows.take_while(|row| number(row) == wanted).collect()
         };
         if rows.len() != run.count {
-            left += 1;
+            left.push(run.clone());
             continue;
         }
         joins.extend(joins_of(run, &entries(&key, &rows)));

@@ -2,19 +2,20 @@
 //!
 //! One replica at a time: two would do all work twice, and wait for each other's rows in different orders.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
+use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 
 use super::text::Raw;
 use super::thin::thin;
-use super::{engine, execute, nanoseconds, quarantine, query_in};
+use super::{PostgresStore, engine, execute, nanoseconds, quarantine, query_in};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
 use crate::store::quarantine::{NOTES_MAX, Note};
-use crate::store::thin::{Joined, Spans};
+use crate::store::thin::{Joined, Patience, Run, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
@@ -24,12 +25,27 @@ const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// Name of the advisory lock that lets one replica trim at a time: "twintrim" as a number.
 pub(super) const LOCK: i64 = i64::from_be_bytes(*b"twintrim");
 
+/// Removes a bounded amount from a store, and notes what was found damaged on the way.
+pub(super) async fn of(store: &PostgresStore, retention: Retention) -> Result<Trimmed, Error> {
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let both = (found.clone(), store.patience.clone());
+    let trimming = store.repeat(move |client| {
+        let (notes, patience) = both.clone();
+        async move { trim(client, &retention, &notes, &patience).await }.boxed()
+    });
+    let trimmed = trimming.await;
+    let notes = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    store.note(notes).await;
+    trimmed
+}
+
 /// Removes a bounded amount; nothing while another replica does so. Of the histories nothing goes if they cannot
 /// be looked at as a whole; everything else does, and then it is told.
-pub(super) async fn trim(
+async fn trim(
     client: &mut Client,
     retention: &Retention,
     found: &Mutex<Vec<Note>>,
+    patience: &Patience,
 ) -> Result<Trimmed, Error> {
     let action = "remove what is old";
     let mut transaction = client.transaction().await.map_err(engine(action))?;
@@ -41,7 +57,7 @@ pub(super) async fn trim(
     let old = settle(part, old).await?;
     let part = transaction.transaction().await.map_err(engine(action))?;
     let mut notes = Vec::new();
-    let shortened = shorten(&part, retention, &mut notes).await;
+    let shortened = shorten(&part, retention, &mut notes, patience).await;
     let shortened = settle(part, shortened).await?;
     append(found, notes);
     let requests = requests(&transaction, retention).await?;
@@ -50,8 +66,8 @@ pub(super) async fn trim(
     failpoint::hit("trim.written");
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
-    quarantine::sweep(client).await?;
-    let (old, shortened) = (old?, shortened?);
+    quarantine::sweep(client, before(retention, retention.history_age)).await?;
+    let ((old, more_old), shortened) = (old?, shortened?);
     let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
         revisions: old + shortened.surplus,
@@ -60,9 +76,10 @@ pub(super) async fn trim(
         requests,
         operations,
         more: shortened.more
+            || more_old
             || more_operations
             || more_tokens
-            || [old, shortened.surplus, requests].into_iter().any(is_full),
+            || [shortened.surplus, requests].into_iter().any(is_full),
     })
 }
 
@@ -83,11 +100,13 @@ async fn shorten(
     transaction: &Transaction<'_>,
     retention: &Retention,
     notes: &mut Vec<Note>,
+    patience: &Patience,
 ) -> Result<Shortened, Error> {
     let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
     let mut thinned = Walk::from(fact(transaction, THINNED).await?, end);
     let joined = thin(transaction, retention, &mut thinned, notes).await?;
-    if joined.left == 0 {
+    if joined.left.is_empty() || !patience.again(&thinned) {
+        notes.extend(joined.left.iter().map(Run::note));
         remember(transaction, THINNED, &thinned).await?;
     }
     let (mut surplus, mut more) = (0, thinned.more);
@@ -144,17 +163,22 @@ async fn fact(transaction: &Transaction<'_>, name: &str) -> Result<Option<String
     let action = "read how far it looked";
     let sql = "SELECT value FROM facts WHERE name = $1";
     let rows = query_in(transaction, action, sql, &[&name]).await?;
-    let row = rows.first();
-    row.map(|row| row.try_get(0).map_err(engine(action)))
-        .transpose()
+    // One that cannot be read is the beginning.
+    Ok(rows.first().and_then(|row| row.try_get(0).ok()))
 }
 
-/// Removes revisions that are too old. Of each identity only the oldest go, also when a clock was
-/// put back meanwhile: a document is rewound through all revisions behind it.
-async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
-    execute(
+/// Removes revisions that are too old; answers how many, and whether there is more. Of each identity only the oldest
+/// go, also when a clock was put back: a document is rewound through all revisions behind it.
+async fn old_revisions(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+) -> Result<(u64, bool), Error> {
+    let action = "forget old revisions";
+    let oldest_kept = before(retention, retention.history_age);
+    let batch = i64::from(retention.batch);
+    let removed = execute(
         transaction,
-        "forget old revisions",
+        action,
         "DELETE FROM history WHERE (device_id, module_id, revision) IN
              (SELECT old.device_id, old.module_id, old.revision
               FROM (SELECT device_id, module_id, count(*) AS due
@@ -171,12 +195,13 @@ async fn old_revisions(transaction: &Transaction<'_>, retention: &Retention) -> 
                                 AND young.module_id = k.module_id AND young.at >= $1),
                            9223372036854775807)
                    ORDER BY h.revision LIMIT k.due) AS old)",
-        &[
-            &before(retention, retention.history_age),
-            &i64::from(retention.batch),
-        ],
+        &[&oldest_kept, &batch],
     )
-    .await
+    .await?;
+    // Not what was removed: a damaged row may be found and not be where it is looked for.
+    let sql = "SELECT FROM history WHERE at < $1 ORDER BY at LIMIT 1";
+    let rows = query_in(transaction, action, sql, &[&oldest_kept]).await?;
+    Ok((removed, removed > 0 && !rows.is_empty()))
 }
 
 /// Removes what is too much of the histories that have grown; answers how many, and whether there is more to

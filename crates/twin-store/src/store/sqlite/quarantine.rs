@@ -1,7 +1,7 @@
 //! Notes of damaged rows in the embedded store.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, Transaction, params, params_from_iter};
+use rusqlite::{Connection, Params, Transaction, params, params_from_iter};
 use twin::IdentityKey;
 
 use super::write::{begin, execute};
@@ -46,15 +46,23 @@ pub(super) fn list(connection: &Connection) -> Result<Vec<Damaged>, Error> {
 }
 
 fn notes(connection: &Connection) -> Result<Vec<Note>, Error> {
+    read_notes(
+        connection,
+        "SELECT table_name, key, problem FROM quarantine
+         ORDER BY table_name <> ?1, table_name, key LIMIT ?2",
+        params![Table::Twins.name(), NOTES_MAX],
+    )
+}
+
+fn read_notes(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+) -> Result<Vec<Note>, Error> {
     let action = "list damaged rows";
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT table_name, key, problem FROM quarantine
-             ORDER BY table_name <> ?1, table_name, key LIMIT ?2",
-        )
-        .map_err(engine(action))?;
+    let mut statement = connection.prepare_cached(sql).map_err(engine(action))?;
     let rows = statement
-        .query_map(params![Table::Twins.name(), NOTES_MAX], |row| {
+        .query_map(parameters, |row| {
             let (table, key): (String, String) = (row.get(0)?, row.get(1)?);
             Ok(Note::read(&table, &key, row.get(2)?))
         })
@@ -91,14 +99,17 @@ pub(super) fn clear(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<
     Ok(())
 }
 
-/// Forgets notes of rows that are gone.
-pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
+/// Forgets notes of rows that are gone; of a revision whose key cannot be read, when it is older than the histories
+/// that are kept.
+pub(super) fn sweep(connection: &mut Connection, oldest_kept: i64) -> Result<(), Error> {
     let action = "forget notes of rows that are gone";
     let mut gone = notes(connection)?;
     gone.retain(|note| !is_there(connection, note));
-    if gone.is_empty() {
+    let unreadable = unreadable(connection, oldest_kept)?;
+    if gone.is_empty() && unreadable.is_empty() {
         return Ok(());
     }
+    gone.extend(unreadable);
     let transaction = begin(connection)?;
     for note in gone {
         execute(
@@ -112,6 +123,18 @@ pub(super) fn sweep(connection: &mut Connection) -> Result<(), Error> {
     transaction.commit().map_err(engine(action))?;
     failpoint::hit("sweep.durable");
     Ok(())
+}
+
+/// Notes of revisions whose keys cannot be read, from before a time.
+fn unreadable(connection: &Connection, before: i64) -> Result<Vec<Note>, Error> {
+    let mut notes = read_notes(
+        connection,
+        "SELECT table_name, key, problem FROM quarantine
+         WHERE table_name = ?1 AND found_at < ?2 LIMIT ?3",
+        params![Table::History.name(), before, NOTES_MAX],
+    )?;
+    notes.retain(|note| note.place().is_none());
+    Ok(notes)
 }
 
 /// Whether the row of a note is there; also if nobody can tell.

@@ -95,6 +95,15 @@ pub(super) fn damage(error: Error, key: &str, part: &'static str) -> Result<Dama
     })
 }
 
+/// Whether something failed because what is stored is damaged.
+pub(super) fn is_of_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged(_) => true,
+        Error::Engine { source, .. } => source.downcast_ref().is_some_and(is_damage),
+        _ => false,
+    }
+}
+
 /// Whether the engine says that a row or a page cannot be what was written.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     match error {

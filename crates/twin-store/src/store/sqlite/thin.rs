@@ -6,9 +6,12 @@
 
 use rusqlite::{Connection, Row, Transaction, params};
 
+use service_kit::error::chain;
+
 use super::engine;
+use super::read::is_of_damage;
 use super::trails::{COLUMNS, history_row, insert};
-use super::trim::look;
+use super::trim::{Stuck, Text, look};
 use super::write::execute;
 use crate::store::place::Walk;
 use crate::store::quarantine::Note;
@@ -30,36 +33,69 @@ pub(super) fn plan(
     let found = look(connection, &walk.place, spans.end, finds, notes)?;
     let mut turn = Turn::new(spans, retention, found);
     while let [reach, ..] = turn.next(1).as_slice() {
-        let lights = lights(connection, reach)?;
+        let lights = match lights(connection, reach) {
+            Ok(lights) => lights,
+            Err(error) => {
+                notes.push(passed(&reach.device, &reach.module, reach.revision, error)?);
+                Vec::new()
+            }
+        };
         turn.take(&lights);
     }
     let (runs, place) = turn.end();
     walk.reach(place);
     let mut joins = Vec::new();
     for run in runs {
-        joins.extend(read(connection, &run)?);
+        match read(connection, &run) {
+            Ok(read) => joins.extend(read),
+            Err(error) => notes.push(passed(&run.device, &run.module, run.first, error)?),
+        }
     }
     Ok(joins)
 }
 
+/// What is noted where the engine cannot read on because of damage; anything else fails all.
+fn passed(device: &str, module: &str, first: i64, error: Error) -> Result<Note, Error> {
+    if !is_of_damage(&error) {
+        return Err(error);
+    }
+    Ok(Note::of_stuck_revisions(
+        device,
+        module,
+        first,
+        &chain(&error),
+    ))
+}
+
 /// Puts them together, but for what something came between.
-pub(super) fn thin(transaction: &Transaction<'_>, joins: &[Join]) -> Result<Joined, Error> {
+pub(super) fn thin(
+    transaction: &Transaction<'_>,
+    joins: &[Join],
+    stuck: &Stuck,
+) -> Result<Joined, Error> {
     let mut joined = Joined::default();
     for join in joins {
         let Join { run, merged } = join;
-        if !is_there(transaction, run)? {
-            joined.left += 1;
-            continue;
+        let (device, module) = (Text::from(&*run.device), Text::from(&*run.module));
+        let is_joined = stuck.apart(transaction, (&device, &module), || {
+            if !is_there(transaction, run)? {
+                return Ok(false);
+            }
+            execute(
+                transaction,
+                "put revisions together",
+                "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2
+                     AND revision BETWEEN ?3 AND ?4",
+                params![run.device, run.module, run.first, run.last],
+            )?;
+            insert(transaction, merged)?;
+            Ok(true)
+        })?;
+        match is_joined {
+            Some(true) => joined.count(join),
+            Some(false) => joined.left.push(run.clone()),
+            None => {}
         }
-        execute(
-            transaction,
-            "put revisions together",
-            "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2
-                 AND revision BETWEEN ?3 AND ?4",
-            params![run.device, run.module, run.first, run.last],
-        )?;
-        insert(transaction, merged)?;
-        joined.count(join);
     }
     Ok(joined)
 }
@@ -80,7 +116,7 @@ fn is_there(transaction: &Transaction<'_>, run: &Run) -> Result<bool, Error> {
     Ok(usize::try_from(found) == Ok(run.count))
 }
 
-/// Revisions of an identity up to where its span ends, and the one before them, with which the first may be put
+/// Revisions of an identity up to where its reach ends, and the one before them, with which the first may be put
 /// together.
 pub(super) fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light>, Error> {
     let action = "look at revisions";
@@ -100,8 +136,14 @@ pub(super) fn lights(connection: &Connection, reach: &Reach) -> Result<Vec<Light
     while let Some(row) = rows.next().map_err(engine(action))? {
         // One without a number is between no others.
         let Ok(light) = light(row) else { continue };
+        let last = lights.last().map_or(i64::MIN, |last: &Light| last.revision);
+        if light.revision <= last {
+            // Its number is damaged, and of where it stands nothing is known.
+            lights.push(Light::unreadable(last));
+            continue;
+        }
         // Steps of the engine are what costs, so there is none beyond.
-        if light.at >= reach.end && light.revision >= reach.revision {
+        if reach.ends_at(&light) {
             break;
         }
         lights.push(light);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use twin::{IdentityKey, Partition, Revision};
 
-use super::write::{execute, number};
+use super::write::{execute, number, whole};
 use super::{engine, module_text, read};
 use crate::history::{may_merge, merge};
 use crate::record::Damaged;
@@ -220,17 +220,24 @@ pub(super) fn keep(
     let Some((replaced, merged)) = merged else {
         return insert(transaction, entry);
     };
-    execute(
-        transaction,
-        "replace a revision",
-        "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision = ?3",
-        params![
-            entry.key.device.as_str(),
-            module_text(&entry.key),
-            number(replaced)
-        ],
-    )?;
-    insert(transaction, &merged)
+    let replacing = whole(transaction, || {
+        execute(
+            transaction,
+            "replace a revision",
+            "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision = ?3",
+            params![
+                entry.key.device.as_str(),
+                module_text(&entry.key),
+                number(replaced)
+            ],
+        )?;
+        insert(transaction, &merged)
+    })?;
+    match replacing {
+        // One that is damaged where only a removal comes upon it keeps nobody from writing.
+        Err(error) if read::is_of_damage(&error) => insert(transaction, entry),
+        other => other,
+    }
 }
 
 /// The last revision of an identity, if it can be read.

@@ -4,30 +4,52 @@
 //! commits wait.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
+use super::read::is_damage;
 use super::thin::{self, thin};
-use super::write::{begin, execute};
-use super::{engine, nanoseconds, quarantine};
+use super::write::{begin, execute, whole};
+use super::{SqliteStore, engine, nanoseconds, quarantine};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
 use crate::store::quarantine::Note;
-use crate::store::thin::{Join, Joined, Spans};
+use crate::store::thin::{Join, Joined, Patience, Run, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
-use look::keys;
-pub(super) use look::look;
+use aged::old_revisions;
+pub(super) use look::{Text, look};
+pub(super) use stuck::{Stuck, mend};
 
+mod aged;
 mod look;
+mod stuck;
+
+/// What a store remembers of the histories between two trims.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    stuck: Stuck,
+    patience: Patience,
+}
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
 const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
+/// Removes a bounded amount from a store, and notes what was found damaged on the way.
+pub(super) async fn of(store: &SqliteStore, retention: Retention) -> Result<Trimmed, Error> {
+    let plan = store
+        .read_noting(move |connection, notes| Ok(plan(connection, &retention, notes)))
+        .await?;
+    let memory = Arc::clone(&store.trims);
+    let trim = move |connection: &mut _| trim(connection, &retention, plan, &memory);
+    store.write(trim).await
+}
+
 /// What there is to do with the histories.
-pub(super) struct Plan {
+struct Plan {
     joins: Vec<Join>,
     thinned: Walk,
     grown: Vec<Grown>,
@@ -43,7 +65,7 @@ struct Grown {
 }
 
 /// Looks at a bounded number of revisions.
-pub(super) fn plan(
+fn plan(
     connection: &Connection,
     retention: &Retention,
     notes: &mut Vec<Note>,
@@ -70,15 +92,21 @@ pub(super) fn plan(
 
 /// Removes a bounded amount. Of the histories nothing goes if they cannot be looked at as a whole; everything
 /// else does, and then it is told.
-pub(super) fn trim(
+fn trim(
     connection: &mut Connection,
     retention: &Retention,
     plan: Result<Plan, Error>,
+    memory: &Memory,
 ) -> Result<Trimmed, Error> {
     let transaction = begin(connection)?;
-    let old = whole(&transaction, || old_revisions(&transaction, retention))?;
+    let old = whole(&transaction, || {
+        old_revisions(&transaction, retention, &memory.stuck)
+    })?;
+    let mut notes = Vec::new();
     let shortened = match plan {
-        Ok(plan) => whole(&transaction, || shorten(&transaction, retention, &plan))?,
+        Ok(plan) => whole(&transaction, || {
+            shorten(&transaction, retention, &plan, memory, &mut notes)
+        })?,
         Err(error) => Err(error),
     };
     let requests = requests(&transaction, retention)?;
@@ -87,7 +115,11 @@ pub(super) fn trim(
     failpoint::hit("trim.written");
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
-    quarantine::sweep(connection)?;
+    notes.extend(memory.stuck.take_notes());
+    if !notes.is_empty() {
+        quarantine::note(connection, &notes)?;
+    }
+    quarantine::sweep(connection, before(retention, retention.history_age))?;
     let ((old, more_old), shortened) = (old?, shortened?);
     let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
@@ -116,12 +148,15 @@ fn shorten(
     transaction: &Transaction<'_>,
     retention: &Retention,
     plan: &Plan,
+    memory: &Memory,
+    notes: &mut Vec<Note>,
 ) -> Result<Shortened, Error> {
-    let joined = thin(transaction, &plan.joins)?;
-    if joined.left == 0 {
+    let joined = thin(transaction, &plan.joins, &memory.stuck)?;
+    if joined.left.is_empty() || !memory.patience.again(&plan.thinned) {
+        notes.extend(joined.left.iter().map(Run::note));
         remember(transaction, THINNED, &plan.thinned)?;
     }
-    let surplus = surplus_revisions(transaction, retention, &plan.grown)?;
+    let surplus = surplus_revisions(transaction, retention, &plan.grown, &memory.stuck)?;
     if surplus < u64::from(retention.batch) {
         // Otherwise not further than this: the next call looks at the same ones again.
         remember(transaction, COUNTED, &plan.counted)?;
@@ -131,22 +166,6 @@ fn shorten(
         surplus,
         more: plan.thinned.more || plan.counted.more,
     })
-}
-
-/// Does something as a whole or not at all; a failure of it leaves the transaction as it was.
-fn whole<T>(
-    transaction: &Transaction<'_>,
-    work: impl FnOnce() -> Result<T, Error>,
-) -> Result<Result<T, Error>, Error> {
-    let mark = |sql| transaction.execute_batch(sql);
-    let action = "set what fails apart";
-    mark("SAVEPOINT whole").map_err(engine(action))?;
-    let done = work();
-    if done.is_err() {
-        mark("ROLLBACK TO whole").map_err(engine(action))?;
-    }
-    mark("RELEASE whole").map_err(engine(action))?;
-    Ok(done)
 }
 
 /// Keeps how far a walk came, if it moved.
@@ -175,41 +194,6 @@ fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
         .map_err(engine("read how far it looked"))
 }
 
-/// Removes revisions that are too old. Of each identity only the oldest go, also when the clock was
-/// put back meanwhile: a document is rewound through all revisions behind it.
-/// Answers how many, and whether there is more.
-fn old_revisions(
-    transaction: &Transaction<'_>,
-    retention: &Retention,
-) -> Result<(u64, bool), Error> {
-    let action = "forget old revisions";
-    let oldest_kept = before(retention, retention.history_age);
-    let due = keys(
-        transaction,
-        action,
-        "SELECT device_id, module_id FROM history WHERE at < ?1 ORDER BY at LIMIT ?2",
-        params![oldest_kept, retention.batch],
-    )?;
-    // Not what was removed: a damaged row may be found and not be where it is looked for.
-    let is_full = due.values().sum::<u32>() >= retention.batch;
-    let mut removed = 0;
-    for ((device, module), most) in due {
-        removed += execute(
-            transaction,
-            action,
-            "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision IN
-                 (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
-                      AND revision < coalesce(
-                          (SELECT min(revision) FROM history
-                           WHERE device_id = ?1 AND module_id = ?2 AND at >= ?3),
-                          9223372036854775807)
-                  ORDER BY revision LIMIT ?4)",
-            params![device, module, oldest_kept, most],
-        )?;
-    }
-    Ok((count(removed), is_full && removed > 0))
-}
-
 /// Which of the identities that were found have too many revisions.
 fn grown_of(
     connection: &Connection,
@@ -229,8 +213,9 @@ fn grown_of(
     let mut grown = Vec::new();
     for (device, module) in keys {
         let parameters = params![device, module, retention.history_count, young];
-        let last = statement.query_row(parameters, |row| row.get(0));
-        if let Some(last) = last.optional().map_err(engine(action))? {
+        let last = statement.query_row(parameters, |row| row.get(0)).optional();
+        // Where damage keeps it from being found, whoever comes upon it by its age notes it.
+        if let Some(last) = last.or_else(passed).map_err(engine(action))? {
             grown.push(Grown {
                 device: device.clone(),
                 module: module.clone(),
@@ -241,23 +226,36 @@ fn grown_of(
     Ok(grown)
 }
 
+/// None where what is stored is damaged.
+pub(super) fn passed<T: Default>(error: rusqlite::Error) -> rusqlite::Result<T> {
+    if is_damage(&error) {
+        return Ok(T::default());
+    }
+    Err(error)
+}
+
 /// Removes what is too much of the histories that have grown.
 fn surplus_revisions(
     transaction: &Transaction<'_>,
     retention: &Retention,
     grown: &[Grown],
+    stuck: &Stuck,
 ) -> Result<u64, Error> {
     let mut left = retention.batch;
     for one in grown {
-        let removed = execute(
-            transaction,
-            "forget surplus revisions",
-            "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision IN
-                 (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
-                      AND revision <= ?3
-                  ORDER BY revision LIMIT ?4)",
-            params![one.device, one.module, one.last, left],
-        )?;
+        let (device, module) = (Text::from(&*one.device), Text::from(&*one.module));
+        let removed = stuck.apart(transaction, (&device, &module), || {
+            execute(
+                transaction,
+                "forget surplus revisions",
+                "DELETE FROM history WHERE device_id = ?1 AND module_id = ?2 AND revision IN
+                     (SELECT revision FROM history WHERE device_id = ?1 AND module_id = ?2
+                          AND revision <= ?3
+                      ORDER BY revision LIMIT ?4)",
+                params![one.device, one.module, one.last, left],
+            )
+        })?;
+        let removed = removed.unwrap_or_default();
         left = left.saturating_sub(u32::try_from(removed).unwrap_or(u32::MAX));
         if left == 0 {
             break;
@@ -341,3 +339,6 @@ fn before(retention: &Retention, age: Duration) -> i64 {
 fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,21 @@ pub(super) fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Erro
         .map_err(engine("begin a transaction"))
 }
 
+/// Does something as a whole or not at all; a failure of it leaves the transaction as it was.
+pub(super) fn whole<T>(
+    transaction: &Transaction<'_>,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<Result<T, Error>, Error> {
+    let mark = |sql| execute(transaction, "set what fails apart", sql, []);
+    mark("SAVEPOINT whole")?;
+    let done = work();
+    if done.is_err() {
+        mark("ROLLBACK TO whole")?;
+    }
+    mark("RELEASE whole")?;
+    Ok(done)
+}
+
 /// Runs one statement, compiled once per connection; answers the number of rows it changed.
 pub(super) fn execute(
     transaction: &Transaction<'_>,

@@ -58,12 +58,15 @@ fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
 
 /// The bytes of a text, whatever they are; none if it is something else.
 fn bytes<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
-    row.get_ref(column).ok()?.as_bytes().ok()
+    match row.get_ref(column).ok()? {
+        ValueRef::Text(bytes) => Some(bytes),
+        _ => None,
+    }
 }
 
 /// A text as it is in the file. One that was damaged need not be UTF-8, and is found as any other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Text(Vec<u8>);
+pub(in crate::store::sqlite) struct Text(Vec<u8>);
 
 impl ToSql for Text {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -71,21 +74,49 @@ impl ToSql for Text {
     }
 }
 
-/// Identities, with how often they are named; but for those that are no text at all.
-pub(super) fn keys(
+impl Text {
+    /// As people read it.
+    pub(super) fn lossy(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Text {
+        Text(text.as_bytes().to_vec())
+    }
+}
+
+/// Rows that were found, and of which identities.
+pub(super) struct Due {
+    /// How often each is named; but for those that are no text at all.
+    pub(super) keys: BTreeMap<(Text, Text), u32>,
+    /// All of them, whatever they are.
+    pub(super) rows: u32,
+}
+
+/// So many rows of a statement, but for those of identities that are skipped.
+pub(super) fn due(
     transaction: &Transaction<'_>,
-    action: &'static str,
-    sql: &str,
+    (action, sql): (&'static str, &str),
     parameters: impl rusqlite::Params,
-) -> Result<BTreeMap<(Text, Text), u32>, Error> {
-    let mut keys = BTreeMap::new();
+    skip: impl Fn(&(Text, Text)) -> bool,
+    limit: u32,
+) -> Result<Due, Error> {
+    let (mut keys, mut found) = (BTreeMap::new(), 0);
     let mut statement = transaction.prepare_cached(sql).map_err(engine(action))?;
     let mut rows = statement.query(parameters).map_err(engine(action))?;
-    while let Some(row) = rows.next().map_err(engine(action))? {
+    while found < limit
+        && let Some(row) = rows.next().map_err(engine(action))?
+    {
         if let (Some(device), Some(module)) = (bytes(row, 0), bytes(row, 1)) {
             let key = (Text(device.to_vec()), Text(module.to_vec()));
+            if skip(&key) {
+                continue;
+            }
             *keys.entry(key).or_insert(0) += 1;
         }
+        found += 1;
     }
-    Ok(keys)
+    Ok(Due { keys, rows: found })
 }

@@ -1,0 +1,198 @@
+//! What flipped bits in the file do to trims. A row of the history is in the file twice, in its table and in the
+//! index by time; a disk changes one of them.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+use twin::Revision;
+
+use super::*;
+use crate::store::sample::{of, revision, take};
+use crate::store::{Commit, Store, sqlite::FILE_NAME};
+use crate::testing::{key, now};
+
+const NAMES: [&str; 3] = ["aaa-1", "cam-2", "zzz-3"];
+const REVISIONS: u64 = 9;
+/// The revision that a bit is flipped of.
+const HIT: u64 = 4;
+
+/// A closed store with routine revisions of three devices.
+async fn filled() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = take(&store).await;
+    for name in NAMES {
+        for number in 1..=REVISIONS {
+            let mut entry = revision(&key(name), number);
+            entry.routine = true;
+            entry.previous = Some(Revision::new(number - 1));
+            of(&mut states, &key(name)).revision = Revision::new(number);
+            let commit = Commit {
+                partitions: vec![of(&mut states, &key(name)).clone()],
+                history: vec![entry],
+                ..Commit::default()
+            };
+            store.commit(commit).await.unwrap();
+        }
+    }
+    store.close().await;
+    folder
+}
+
+/// Of the one row of `cam-2` whose bits are flipped: where in the file.
+#[derive(Debug, Clone, Copy)]
+enum Flip {
+    IndexDevice(u8),
+    IndexTime(u8),
+    TableTime(u8),
+    TableDevice(u8),
+    TableRevision(u8),
+}
+
+const FLIPS: [Flip; 13] = [
+    Flip::IndexDevice(0x80),
+    Flip::IndexDevice(0x01),
+    Flip::IndexTime(0x10),
+    Flip::TableTime(0x10),
+    Flip::TableDevice(0x80),
+    Flip::TableDevice(0x02),
+    Flip::TableRevision(0x01),
+    Flip::TableRevision(0x02),
+    Flip::TableRevision(0x04),
+    Flip::TableRevision(0x08),
+    Flip::TableRevision(0x10),
+    Flip::TableRevision(0x20),
+    Flip::TableRevision(0x40),
+];
+
+fn flip(folder: &Path, flip: Flip) {
+    let file = folder.join(FILE_NAME);
+    let mut bytes = fs::read(&file).unwrap();
+    let at = nanoseconds(revision(&key("cam-2"), HIT).at)
+        .unwrap()
+        .to_be_bytes();
+    let number = u8::try_from(HIT).unwrap();
+    // The columns of the row follow one another, texts without their lengths.
+    let index = [&at[..], b"cam-2", &[number]].concat();
+    let table = [b"cam-2", &[number, number][..], &at].concat();
+    let (row, offset, mask) = match flip {
+        Flip::IndexTime(mask) => (index, 6, mask),
+        Flip::IndexDevice(mask) => (index, 8, mask),
+        Flip::TableDevice(mask) => (table, 0, mask),
+        Flip::TableRevision(mask) => (table, 5, mask),
+        Flip::TableTime(mask) => (table, 7 + 6, mask),
+    };
+    let mut found = bytes.windows(row.len()).enumerate();
+    let (place, _) = found.find(|(_, bytes)| *bytes == row).expect("the row");
+    assert!(!found.any(|(_, bytes)| bytes == row), "it is there once");
+    bytes[place + offset] ^= mask;
+    fs::write(&file, bytes).unwrap();
+}
+
+fn retention() -> Retention {
+    Retention {
+        now: now() + SignedDuration::from_hours(2),
+        history_age: Duration::MAX,
+        history_count: u32::MAX,
+        history_span: Duration::ZERO,
+        history_every: Duration::from_secs(60),
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 5,
+    }
+}
+
+/// Trims until there is nothing more to do; answers how much is noted.
+async fn trimmed(store: &SqliteStore, retention: Retention) -> usize {
+    let mut ends = false;
+    for _ in 0..200 {
+        ends = !store.trim(retention).await.expect("it trims").more;
+        if ends {
+            break;
+        }
+    }
+    assert!(ends, "it does not end");
+    store.damaged().await.unwrap().len()
+}
+
+/// How many revisions there are of a device.
+fn left(folder: &Path, name: &str) -> i64 {
+    let raw = Connection::open(folder.join(FILE_NAME)).unwrap();
+    let sql = "SELECT count(*) FROM history WHERE device_id = ?1 AND module_id = ''";
+    raw.query_row(sql, [name], |row| row.get(0)).unwrap()
+}
+
+async fn each_flip(retention: Retention, expected: i64) {
+    let sound = filled().await;
+    for one in FLIPS {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(sound.path().join(FILE_NAME), folder.path().join(FILE_NAME)).unwrap();
+        flip(folder.path(), one);
+        let left = |name| left(folder.path(), name);
+        // In the second turn a process that knows of nothing does it.
+        for _ in 0..2 {
+            let store = SqliteStore::open(folder.path()).unwrap();
+            trimmed(&store, retention).await;
+            store.close().await;
+            assert_eq!(left("aaa-1"), expected, "{one:?}");
+            // A row whose device is another one hides those behind it.
+            if !matches!(one, Flip::TableDevice(_)) {
+                assert_eq!(left("zzz-3"), expected, "{one:?}");
+            }
+            if matches!(one, Flip::IndexDevice(_) | Flip::IndexTime(_)) {
+                assert_eq!(left("cam-2"), expected, "{one:?}: nothing of it is lost");
+            }
+        }
+    }
+}
+
+fn old() -> Retention {
+    Retention {
+        history_age: Duration::from_secs(3600),
+        ..retention()
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_keeps_no_other_history_from_growing_old() {
+    each_flip(old(), 0).await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_keeps_no_other_history_from_being_put_together() {
+    let thin = Retention {
+        history_span: Duration::from_secs(3600),
+        ..retention()
+    };
+    each_flip(thin, 1).await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_keeps_no_other_history_from_being_counted() {
+    let few = Retention {
+        history_count: 2,
+        ..retention()
+    };
+    each_flip(few, 2).await;
+}
+
+#[tokio::test]
+async fn a_large_store_notes_what_cannot_be_removed_and_the_next_start_mends_its_index() {
+    let folder = filled().await;
+    flip(folder.path(), Flip::IndexTime(0x10));
+    let mut store = SqliteStore::open(folder.path()).unwrap();
+    let mut memory = Memory::default();
+    memory.stuck.reindexed_max = 5;
+    store.trims = Arc::new(memory);
+    assert_ne!(trimmed(&store, old()).await, 0);
+    // Nor does trimming again change anything.
+    assert_ne!(trimmed(&store, old()).await, 0);
+    store.close().await;
+    assert_ne!(NAMES.map(|name| left(folder.path(), name)), [0; 3]);
+    let store = SqliteStore::open(folder.path()).unwrap();
+    assert_eq!(trimmed(&store, old()).await, 0, "the notes are gone");
+    store.close().await;
+    assert_eq!(NAMES.map(|name| left(folder.path(), name)), [0; 3]);
+}
