@@ -7,6 +7,7 @@ use access_policies::Followed;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
@@ -39,6 +40,7 @@ mod modules;
 mod query;
 mod statistics;
 mod twins;
+mod unread;
 
 pub(crate) use body::Bodies;
 
@@ -143,7 +145,8 @@ impl Answer {
 
 /// Every path is ours to judge, so there is one handler and [`Route`] is the table.
 pub(crate) fn router(api: Api) -> Router {
-    Router::new().fallback(handle).with_state(api)
+    let router = Router::new().fallback(handle).with_state(api);
+    router.layer(from_fn(unread::read_on))
 }
 
 async fn handle(State(api): State<Api>, request: Request) -> Response {

@@ -15,11 +15,6 @@ use crate::error::ApiError;
 /// How long a body may take: a caller that stops in the middle of it holds our memory.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// How much of a body that is too large is read and dropped, and for how long: a client that is cut off while it
-/// sends does not read the answer, and sees a broken connection in its place.
-const DROPPED_BYTES_MAX: usize = 8 * 1024 * 1024;
-const DROPPED_WITHIN: Duration = Duration::from_secs(5);
-
 /// What the bodies of all requests that are under way may take together.
 const ALL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -63,25 +58,18 @@ impl Bodies {
         let told = body.size_hint().exact();
         let told = told.map_or(max, |told| usize::try_from(told).unwrap_or(usize::MAX));
         if told > max {
-            drop_rest(body).await;
             return Err(ApiError::too_large(max));
         }
         let units = u32::try_from(told.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await;
         // It is never closed.
         let room = room.map_err(|error| ApiError::format(error.to_string()))?;
-        let mut body = body;
-        match Limited::new(&mut body, max).collect().await {
+        match Limited::new(body, max).collect().await {
             Ok(whole) => Ok(Taken {
                 bytes: whole.to_bytes().to_vec(),
                 _room: room,
             }),
-            Err(error) if error.is::<LengthLimitError>() => {
-                // What was read of it is gone already.
-                drop(room);
-                drop_rest(body).await;
-                Err(ApiError::too_large(max))
-            }
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(max)),
             Err(error) => Err(ApiError::format(format!(
                 "the body did not come to its end: {error}"
             ))),
@@ -89,26 +77,8 @@ impl Bodies {
     }
 }
 
-/// Reads what is left of a body that nobody wants, up to a bound.
-async fn drop_rest(mut body: Body) {
-    let mut left = DROPPED_BYTES_MAX;
-    let reading = async {
-        while left > 0
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            let bytes = frame.data_ref().map_or(0, axum::body::Bytes::len);
-            // An empty one costs something, too.
-            left = left.saturating_sub(bytes.max(1));
-        }
-    };
-    // Whoever takes longer finds its connection closed.
-    let _ = timeout(DROPPED_WITHIN, reading).await;
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use futures::{FutureExt as _, StreamExt as _, stream};
     use http::StatusCode;
 
@@ -153,26 +123,5 @@ mod tests {
         }
         let taken = bodies.take(Body::from(vec![7; 10]), 10).await.unwrap();
         assert_eq!(taken.bytes, [7; 10]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_too_much_is_read_and_dropped_so_that_the_answer_is_seen() {
-        const PART: usize = 64 * 1024;
-        let bodies = Bodies::default();
-        for (parts, expected) in [(16, 16), (100_000, DROPPED_BYTES_MAX / PART + 1)] {
-            let read = Arc::new(AtomicUsize::new(0));
-            let counted = Arc::clone(&read);
-            let body = stream::iter(0..parts).map(move |_| {
-                counted.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, std::io::Error>(vec![0_u8; PART])
-            });
-            let body = Body::from_stream(body);
-            let refused = bodies.take(body, 10).await.unwrap_err();
-            assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
-            assert_eq!(read.load(Ordering::Relaxed), expected);
-        }
-        // Who sends no end gets the answer all the same.
-        let refused = bodies.take(stalled(11), 10).await.unwrap_err();
-        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

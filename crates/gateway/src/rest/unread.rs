@@ -1,0 +1,142 @@
+//! Reads what a call leaves of its body, and drops it.
+//!
+//! A connection is closed whose request was answered before it had come as a whole. A client that still sends then
+//! sees a broken connection in place of the answer (RFC 9112 section 9.6), and SDKs try again what was refused.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::time::timeout;
+
+/// How much is read and dropped, and for how long.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Answers when the body has come as a whole, or enough of it.
+pub(super) async fn read_on(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    // Who waits to be told to go on has sent nothing.
+    if body.is_end_stream() || parts.headers.contains_key(header::EXPECT) {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let body = Shared(Arc::new(Mutex::new(body)));
+    let request = Request::from_parts(parts, Body::new(body.clone()));
+    let response = next.run(request).await;
+    drop_rest(body).await;
+    response
+}
+
+async fn drop_rest(mut body: Shared) {
+    let mut left = BYTES_MAX;
+    let reading = async {
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            // An empty one costs something, too.
+            left = left.saturating_sub(bytes.max(1));
+        }
+    };
+    // Whoever takes longer finds its connection closed.
+    let _ = timeout(WITHIN, reading).await;
+}
+
+/// A body that is read by the call, and afterwards by us.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Body>>);
+
+impl Shared {
+    fn with<T>(&self, read: impl FnOnce(Pin<&mut Body>) -> T) -> T {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        read(Pin::new(&mut *body))
+    }
+}
+
+impl hyper::body::Body for Shared {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.with(|body| body.poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.with(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.with(|body| body.size_hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use futures::{StreamExt as _, stream};
+    use http::StatusCode;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    const PART: usize = 64 * 1024;
+
+    /// Sends so many parts to calls that read none, all or some of them; answers how many were read.
+    async fn sent(parts: usize, expects: bool, reads: usize) -> usize {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let body = stream::iter(0..parts).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![0_u8; PART])
+        });
+        let call = async move |request: Request| {
+            let mut body = request.into_body();
+            for _ in 0..reads {
+                body.frame().await;
+            }
+            StatusCode::UNAUTHORIZED
+        };
+        let app = Router::new().fallback(call).layer(from_fn(read_on));
+        let mut request = Request::new(Body::from_stream(body));
+        if expects {
+            let expected = http::HeaderValue::from_static("100-continue");
+            request.headers_mut().insert(header::EXPECT, expected);
+        }
+        let response = app.oneshot(request).await.expect("it never fails");
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        read.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn whatever_the_call_leaves_is_read_up_to_a_bound() {
+        for reads in [0, 1, 16, 17] {
+            assert_eq!(sent(16, false, reads).await, 16, "{reads}");
+        }
+        assert_eq!(sent(100_000, false, 0).await, BYTES_MAX / PART);
+        assert_eq!(sent(16, true, 0).await, 0, "it waits to be told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_answered_all_the_same() {
+        let app = Router::new().fallback(async || StatusCode::NOT_FOUND);
+        let app = app.layer(from_fn(read_on));
+        let body = stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        let request = Request::new(Body::from_stream(body));
+        let response = app.oneshot(request).await.expect("it never fails");
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+}
