@@ -168,8 +168,10 @@ impl PolicySet {
                 | Verdict::HeldBack => {}
             }
         }
+        let policies = &self.scope(twin.scope()).policies;
+        let exists = |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id);
         self.frozen
-            .hold(twin.key(), twin.desired(), &mut wanted.writes);
+            .hold(twin.key(), twin.desired(), exists, &mut wanted.writes);
         wanted
     }
 

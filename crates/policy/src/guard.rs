@@ -14,10 +14,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::explain::leaves_of;
 
-/// Twins that are remembered, some hundred bytes for each leaf that was written. With more of them
-/// within the window the memory is dropped, and counting begins anew.
+/// Twins that are remembered. With more of them within the window those are forgotten first on which nothing
+/// was written twice.
 const TWINS_MAX: usize = 20_000;
-/// Leaves that are remembered of a twin.
+/// Leaves of a twin that were written once, of 40 bytes each: most never come again. Further ones are noticed when
+/// these are older than the window.
+const ONCE_MAX: usize = 256;
+/// Leaves of a twin that were written more often, of some hundred bytes each; those that return least go first.
 const LEAVES_MAX: usize = 64;
 /// States that are remembered of a leaf: two writers alternate between two, or three with its absence.
 const STATES_MAX: usize = 8;
@@ -53,10 +56,22 @@ pub(crate) struct Guard {
 
 #[derive(Debug, Default)]
 struct OfTwin {
+    once: Vec<Once>,
     leaves: BTreeMap<Vec<String>, OfLeaf>,
     last: Timestamp,
     /// The version of the section that was noted last.
     version: u64,
+}
+
+/// A leaf that was written once.
+#[derive(Debug, Clone, Copy)]
+struct Once {
+    /// A hash of it.
+    path: u64,
+    /// What it was and what it became, as states are.
+    was: u64,
+    is: u64,
+    at: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -116,11 +131,9 @@ impl Guard {
             if was.hash == is.hash {
                 continue;
             }
-            if !of_twin.leaves.contains_key(path) && of_twin.leaves.len() >= LEAVES_MAX {
-                continue;
+            if let Some(leaf) = of_twin.leaf(path, [was.hash, is.hash], at, self.limit.window) {
+                leaf.note(was, is, at, self.limit.window);
             }
-            let leaf = of_twin.leaves.entry(path.clone()).or_default();
-            leaf.note(was, is, at, self.limit.window);
         }
         let found = of_twin.over(self.limit.returns);
         for one in &found {
@@ -135,18 +148,64 @@ impl Guard {
     }
 }
 
+/// Forgets what is older than the window when there are too many, and more if that is not enough; at least a
+/// quarter goes, so that it costs little on the whole.
 fn make_room(twins: &mut HashMap<IdentityKey, OfTwin>, at: Timestamp, window: SignedDuration) {
     if twins.len() < TWINS_MAX {
         return;
     }
+    let is_full = |twins: &HashMap<_, _>| twins.len() > TWINS_MAX / 4 * 3;
     twins.retain(|_, one| at.duration_since(one.last) <= window);
-    if twins.len() >= TWINS_MAX {
+    if is_full(twins) {
         // What goes back and forth comes again at once; a fleet that is written once does not.
-        twins.clear();
+        twins.retain(|_, one| !one.leaves.is_empty());
+    }
+    if is_full(twins) {
+        let mut times: Vec<Timestamp> = twins.values().map(|one| one.last).collect();
+        let (_, middle, _) = times.select_nth_unstable(TWINS_MAX / 2);
+        let middle = *middle;
+        twins.retain(|_, one| one.last > middle);
     }
 }
 
 impl OfTwin {
+    /// What is remembered of a leaf; none if it was written once so far.
+    fn leaf(
+        &mut self,
+        path: &[String],
+        [was, is]: [u64; 2],
+        at: Timestamp,
+        window: SignedDuration,
+    ) -> Option<&mut OfLeaf> {
+        let fresh = |since: Timestamp| at.duration_since(since) <= window;
+        if !self.leaves.contains_key(path) {
+            let hash = hash_of(path);
+            let known = self.once.iter().position(|once| once.path == hash);
+            let known = known.map(|index| self.once.swap_remove(index));
+            let Some(once) = known.filter(|once| fresh(once.at)) else {
+                if self.once.len() >= ONCE_MAX {
+                    self.once.retain(|once| fresh(once.at));
+                }
+                if self.once.len() < ONCE_MAX {
+                    let path = hash;
+                    self.once.push(Once { path, was, is, at });
+                }
+                return None;
+            };
+            if self.leaves.len() >= LEAVES_MAX {
+                self.leaves.retain(|_, leaf| leaf.last().is_some_and(fresh));
+            }
+            if self.leaves.len() >= LEAVES_MAX {
+                let rank = |leaf: &OfLeaf| (leaf.returns.len(), leaf.last());
+                let least = self.leaves.iter().min_by_key(|(_, leaf)| rank(leaf));
+                let least = least.map(|(path, _)| path.clone());
+                least.and_then(|path| self.leaves.remove(&path));
+            }
+            self.leaves.insert(path.to_vec(), OfLeaf::of(once));
+        }
+        self.leaves.get_mut(path)
+    }
+
     /// The leaves that returned more often than that.
     fn over(&self, returns: u16) -> Vec<Found> {
         let too_many = |leaf: &OfLeaf| leaf.returns.len() > usize::from(returns);
@@ -172,6 +231,20 @@ impl OfTwin {
 }
 
 impl OfLeaf {
+    /// One that was written once before.
+    fn of(once: Once) -> OfLeaf {
+        OfLeaf {
+            states: [(once.was, once.at), (once.is, once.at)].into(),
+            ours: Some(once.is),
+            ..OfLeaf::default()
+        }
+    }
+
+    /// When it was written last.
+    fn last(&self) -> Option<Timestamp> {
+        self.states.back().map(|(_, at)| *at)
+    }
+
     /// Whether it goes back and forth.
     fn turns(&self) -> bool {
         self.returns.len() > 1
@@ -208,6 +281,11 @@ struct State {
     hash: u64,
     /// Its writer, if that is a policy.
     policy: Option<String>,
+}
+
+fn hash_of(path: &[String]) -> u64 {
+    // No key has this character (spec iot-hub-twins §2.3).
+    xxh3_64(path.join("\u{1f}").as_bytes())
 }
 
 fn states(section: &Section) -> HashMap<Vec<String>, State> {

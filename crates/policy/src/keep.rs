@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use posture::FrozenPath;
 use serde_json::Value;
 use twin::{IdentityKey, Map, PolicyWrite, Section, Writer};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::active::put;
 use crate::explain::leaves_of;
@@ -31,6 +32,11 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
+    /// Its path and its writers, for people.
+    pub(crate) fn words(&self) -> (String, String) {
+        (self.path.join("."), self.writers.join(", "))
+    }
+
     /// As the twin tells of it: a path that is longer is told cut.
     fn told(&self) -> FrozenPath {
         let path = self.path.join(".");
@@ -52,26 +58,59 @@ impl Frozen {
     }
 }
 
+/// Parts of the set, of which a further path copies one.
+const PARTS: usize = 32;
+
 /// The frozen paths of all twins. It never changes; a further one makes a new set.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct FrozenSet(Arc<BTreeMap<IdentityKey, Vec<Frozen>>>);
+pub(crate) struct FrozenSet {
+    parts: [Arc<BTreeMap<IdentityKey, Vec<Frozen>>>; PARTS],
+    count: usize,
+}
 
 impl FrozenSet {
     /// All of these.
     pub(crate) fn new(frozen: impl IntoIterator<Item = (IdentityKey, Frozen)>) -> FrozenSet {
-        let mut twins = BTreeMap::<IdentityKey, Vec<Frozen>>::new();
+        let mut set = FrozenSet::default();
         for (twin, one) in frozen {
-            twins.entry(twin).or_default().push(one);
+            set.add(&twin, one);
         }
-        for of_twin in twins.values_mut() {
-            of_twin.sort_by(|a, b| a.path.cmp(&b.path));
+        set
+    }
+
+    /// With these of a twin, too.
+    #[must_use]
+    pub(crate) fn with(mut self, twin: &IdentityKey, frozen: Vec<Frozen>) -> FrozenSet {
+        for one in frozen {
+            self.add(twin, one);
         }
-        FrozenSet(Arc::new(twins))
+        self
+    }
+
+    fn add(&mut self, twin: &IdentityKey, one: Frozen) {
+        let Some(part) = self.parts.get_mut(part_of(twin)) else {
+            return;
+        };
+        let of_twin = Arc::make_mut(part).entry(twin.clone()).or_default();
+        match of_twin.binary_search_by(|known| known.path.cmp(&one.path)) {
+            Ok(known) => of_twin[known] = one,
+            Err(place) => {
+                of_twin.insert(place, one);
+                self.count += 1;
+            }
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
     }
 
     /// Those of a twin, in the order of their paths.
     pub(crate) fn of(&self, twin: &IdentityKey) -> &[Frozen] {
-        self.0.get(twin).map_or(&[], Vec::as_slice)
+        let part = self.parts.get(part_of(twin));
+        let of_twin = part.and_then(|part| part.get(twin));
+        of_twin.map_or(&[], Vec::as_slice)
     }
 
     /// Those of a twin as it tells of them.
@@ -90,7 +129,9 @@ impl FrozenSet {
 
     /// All of them, in the order of the twins.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&IdentityKey, &Frozen)> {
-        let twins = self.0.iter();
+        let mut twins: Vec<_> = self.parts.iter().flat_map(|part| part.iter()).collect();
+        twins.sort_unstable_by_key(|(twin, _)| *twin);
+        let twins = twins.into_iter();
         twins.flat_map(|(twin, frozen)| frozen.iter().map(move |one| (twin, one)))
     }
 
@@ -101,12 +142,13 @@ impl FrozenSet {
         FrozenSet::new(others.map(|(twin, one)| (twin.clone(), one.clone())))
     }
 
-    /// Takes the frozen paths of a twin out of what policies want, and lets what policies have there
-    /// stay.
+    /// Takes the frozen paths of a twin out of what policies want, and lets what they have there stay; but for
+    /// what is of a policy that does not exist any more.
     pub(crate) fn hold(
         &self,
         twin: &IdentityKey,
         desired: &Section,
+        exists: impl Fn(&str) -> bool,
         writes: &mut Vec<PolicyWrite>,
     ) {
         let frozen = self.of(twin);
@@ -127,7 +169,7 @@ impl FrozenSet {
                 Writer::Configuration(_) => (leaf.writer.to_string(), 0),
                 Writer::Operator(_) | Writer::Device | Writer::System => continue,
             };
-            if !frozen.iter().any(meets) {
+            if !frozen.iter().any(meets) || !exists(&policy) {
                 continue;
             }
             let own = |write: &&mut PolicyWrite| write.writer() == leaf.writer;
@@ -144,6 +186,11 @@ impl FrozenSet {
             });
         }
     }
+}
+
+fn part_of(twin: &IdentityKey) -> usize {
+    let hash = xxh3_64(twin.device.as_str().as_bytes());
+    usize::try_from(hash % PARTS as u64).unwrap_or_default()
 }
 
 /// Takes out what is at a path, above it as a value, or below it; and the objects that are empty then.

@@ -44,6 +44,7 @@ pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;
 pub(crate) use freezes::{FreezeError, StoredFreeze};
+pub(crate) use frozen::FROZEN_MAX;
 pub(crate) use reevaluations::{Range, ReevaluationError, State, StoredReevaluation};
 pub(crate) use revisions::{Applied, Change, StoredRevision};
 pub(crate) use rollouts::StoredRollout;

@@ -304,20 +304,32 @@ impl Writer {
             if one.others || fighters.len() < 2 {
                 fighters.extend(self.others(twin).await);
             }
-            warn!(
-                twin = %twin.key(),
-                path = one.path.join("."),
-                writers = fighters.join(", "),
-                "a setting goes back and forth; no policy writes it any more"
-            );
             paths.push(Frozen {
                 path: one.path,
                 writers: fighters,
                 at,
             });
         }
-        if let Err(error) = self.policies.freeze(twin.key().clone(), paths).await {
-            warn!(twin = %twin.key(), error = chain(&error), "a path cannot be frozen");
+        let told: Vec<_> = paths.iter().map(Frozen::words).collect();
+        let frozen = match self.policies.freeze(twin.key().clone(), paths).await {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                warn!(twin = %twin.key(), error = chain(&error), "a path cannot be frozen");
+                return;
+            }
+        };
+        for (index, (path, writers)) in told.into_iter().enumerate() {
+            if index < frozen {
+                warn!(
+                    twin = %twin.key(),
+                    path,
+                    writers,
+                    "a setting goes back and forth; no policy writes it any more"
+                );
+            } else {
+                // Then it is so all over a fleet: who reads the log has seen it ten thousand times.
+                debug!(twin = %twin.key(), path, writers, "a setting goes back and forth, as too many do");
+            }
         }
     }
 

@@ -181,9 +181,90 @@ fn memory_is_bounded() {
         guard.note(&twin(&format!("d{number}")), &before, &after, at(0));
     }
     assert!(guard.twins.lock().unwrap().len() <= TWINS_MAX);
-    let many: Map = (0..200).map(|key| (format!("k{key}"), json!(1))).collect();
-    let wide = with(&empty(), &[("a", 1, Value::Object(many))]);
-    guard.note(&twin("wide"), &before, &wide, at(0));
-    let twins = guard.twins.lock().unwrap();
-    assert_eq!(twins[&twin("wide")].leaves.len(), LEAVES_MAX);
+    let wide = |value: u32| {
+        let many: Map = (0..300)
+            .map(|key| (format!("k{key}"), json!(value)))
+            .collect();
+        with(&empty(), &[("a", 1, Value::Object(many))])
+    };
+    guard.note(&twin("wide"), &before, &wide(1), at(0));
+    let held = || {
+        let twins = guard.twins.lock().unwrap();
+        let wide = &twins[&twin("wide")];
+        (wide.once.len(), wide.leaves.len())
+    };
+    assert_eq!(held(), (ONCE_MAX, 0));
+    guard.note(&twin("wide"), &wide(1), &wide(2), at(1));
+    assert_eq!(held().1, LEAVES_MAX);
+    assert!(held().0 <= ONCE_MAX);
+}
+
+/// A section with as many leaves, and one of them as it is to be.
+fn many(leaves: usize, fought: usize, by: &str, value: u32) -> Vec<(String, u64, Value)> {
+    let all: Map = (0..leaves)
+        .filter(|leaf| *leaf != fought)
+        .map(|leaf| (format!("k{leaf:04}"), json!(0)))
+        .collect();
+    let mut settings = Map::new();
+    settings.insert(format!("k{fought:04}"), json!(value));
+    vec![
+        ("all".to_owned(), 1, Value::Object(all)),
+        (by.to_owned(), 1, Value::Object(settings)),
+    ]
+}
+
+fn set(section: &Section, writes: &[(String, u64, Value)]) -> Section {
+    let writes: Vec<_> = writes
+        .iter()
+        .map(|(policy, revision, settings)| (&**policy, *revision, settings.clone()))
+        .collect();
+    with(section, &writes)
+}
+
+#[test]
+fn a_fight_over_any_of_many_leaves_is_found() {
+    // Of more leaves than are remembered the last ones are noticed when the first write is long ago.
+    for (leaves, fought, begin) in [(100, 99, 1), (300, 299, 601)] {
+        let guard = Guard::new(LIMIT);
+        let mut section = set(&empty(), &many(leaves, fought, "a", 1));
+        guard.note(&twin("d"), &empty(), &section, at(0));
+        let mut found = Vec::new();
+        for turn in 0..10 {
+            let (by, value) = if turn % 2 == 0 { ("b", 2) } else { ("a", 1) };
+            let next = set(&section, &many(leaves, fought, by, value));
+            found.extend(guard.note(&twin("d"), &section, &next, at(begin + turn)));
+            section = next;
+        }
+        let paths: Vec<_> = found.iter().map(|one| one.path.join(".")).collect();
+        assert_eq!(paths.first(), Some(&format!("k{fought:04}")), "{leaves}");
+    }
+}
+
+#[test]
+fn what_is_written_once_takes_little_room_and_drives_out_no_fight() {
+    let guard = Guard::new(LIMIT);
+    let mut fight = empty();
+    for turn in 0..3 {
+        let (policy, value) = if turn % 2 == 0 { ("a", 1) } else { ("b", 2) };
+        let next = with(&fight, &[(policy, 1, json!({"x": value}))]);
+        assert_eq!(guard.note(&twin("fight"), &fight, &next, at(turn)), []);
+        fight = next;
+    }
+    let once = with(&empty(), &[("a", 1, json!({"x": 1, "y": 2}))]);
+    for number in 0..2 * TWINS_MAX {
+        guard.note(&twin(&format!("d{number}")), &empty(), &once, at(10));
+    }
+    {
+        let twins = guard.twins.lock().unwrap();
+        assert!(twins.len() <= TWINS_MAX, "{}", twins.len());
+        assert!(twins.values().filter(|one| !one.leaves.is_empty()).count() == 1);
+    }
+    let mut found = Vec::new();
+    for turn in 3..12 {
+        let (policy, value) = if turn % 2 == 0 { ("a", 1) } else { ("b", 2) };
+        let next = with(&fight, &[(policy, 1, json!({"x": value}))]);
+        found.extend(guard.note(&twin("fight"), &fight, &next, at(10 + turn)));
+        fight = next;
+    }
+    assert!(!found.is_empty(), "what was counted before is remembered");
 }

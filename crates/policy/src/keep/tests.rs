@@ -46,7 +46,7 @@ fn frozen(path: &[&str]) -> FrozenSet {
 /// What a twin becomes if these are wanted while a path is frozen.
 fn made(path: &[&str], wanted: Vec<PolicyWrite>) -> Value {
     let (section, mut writes) = (section(), wanted);
-    frozen(path).hold(&key(), &section, &mut writes);
+    frozen(path).hold(&key(), &section, |_| true, &mut writes);
     let outcome = apply_policy_settings(&section, &writes, Timestamp::UNIX_EPOCH).unwrap();
     match outcome.change {
         PolicyChange::Unchanged => json!("unchanged"),
@@ -92,4 +92,36 @@ fn it_is_thawed_by_a_change_of_any_policy_that_wrote_there() {
     assert_eq!(without("b.c").of(&key()), []);
     assert_eq!(without("b"), set);
     assert_eq!(without("o"), set);
+}
+
+#[test]
+fn what_is_there_of_a_policy_that_is_gone_is_not_kept() {
+    let (section, mut writes) = (section(), Vec::new());
+    frozen(&["x"]).hold(&key(), &section, |id| id != "a", &mut writes);
+    assert_eq!(writes, []);
+}
+
+#[test]
+fn a_further_path_is_in_its_place_and_an_earlier_set_stays_as_it_was() {
+    let of = |twin: &str, path: &str| {
+        let one = Frozen {
+            path: vec![path.to_owned()],
+            writers: Vec::new(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        (IdentityKey::parse_path(twin).unwrap(), one)
+    };
+    let names = (0..100).flat_map(|n| [of(&format!("d{n}"), "x"), of(&format!("d{n}"), "w")]);
+    let all = FrozenSet::new(names);
+    let (twin, more) = of("d7", "a");
+    let with = all.clone().with(&twin, vec![more.clone(), more]);
+    assert_eq!((all.len(), with.len()), (200, 201));
+    let paths = |set: &FrozenSet| -> Vec<String> {
+        let of_twin = set.of(&twin).iter();
+        of_twin.map(|one| one.path.join(".")).collect()
+    };
+    assert_eq!(paths(&all), ["w", "x"]);
+    assert_eq!(paths(&with), ["a", "w", "x"]);
+    let twins: Vec<_> = with.iter().map(|(twin, _)| twin.clone()).collect();
+    assert!(twins.is_sorted() && twins.len() == 201);
 }

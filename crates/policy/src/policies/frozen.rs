@@ -1,20 +1,34 @@
 //! Freezing paths of twins and thawing them, in step with the store.
 
+use std::sync::Arc;
+
 use twin::IdentityKey;
 
 use super::Policies;
+use crate::evaluate::PolicySet;
 use crate::keep::{Frozen, FrozenSet};
-use crate::store::{self, SweepNumber};
+use crate::store::{self, FROZEN_MAX, SweepNumber};
 
 impl Policies {
-    /// Leaves paths of a twin alone from now on, durably, as far as there is room for them.
+    /// Leaves paths of a twin alone from now on, durably, as far as there is room for them; answers of how many.
     pub(crate) async fn freeze(
         &self,
         twin: IdentityKey,
         paths: Vec<Frozen>,
-    ) -> Result<(), store::Error> {
+    ) -> Result<usize, store::Error> {
+        // A fight all over a fleet comes here again and again.
+        if self.set().frozen().len() >= FROZEN_MAX {
+            return Ok(0);
+        }
         let this = self.clone();
-        let in_force = move |frozen: FrozenSet| this.leave_alone(frozen);
+        let in_force = move |twin: &IdentityKey, frozen: Vec<Frozen>| {
+            this.present.send_modify(|present| {
+                // The policies are the same, and in the same order.
+                present.frozen = std::mem::take(&mut present.frozen).with(twin, frozen);
+                let set = PolicySet::clone(&present.set);
+                present.set = Arc::new(set.with_frozen(present.frozen.clone()));
+            });
+        };
         self.store.freeze(twin, paths, in_force).await
     }
 

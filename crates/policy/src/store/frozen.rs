@@ -15,17 +15,19 @@ use crate::keep::{Frozen, FrozenSet};
 pub(crate) const FROZEN_MAX: usize = 10_000;
 
 impl Store {
-    /// Freezes paths of a twin; `then` is told all that are frozen, under the terms of
-    /// [`Store::apply`].
+    /// Freezes paths of a twin, as many as there is room for, and answers how many; `then` is told them, under the
+    /// terms of [`Store::apply`].
     pub(crate) async fn freeze(
         &self,
         twin: IdentityKey,
         paths: Vec<Frozen>,
-        then: impl FnOnce(FrozenSet) + Send + 'static,
-    ) -> Result<(), Error> {
+        then: impl FnOnce(&IdentityKey, Vec<Frozen>) + Send + 'static,
+    ) -> Result<usize, Error> {
         self.run(move |engine| {
-            then(engine.freeze(&twin, &paths)?);
-            Ok(())
+            let frozen = engine.freeze(&twin, paths)?;
+            let count = frozen.len();
+            then(&twin, frozen);
+            Ok(count)
         })
         .await
     }
@@ -50,16 +52,19 @@ impl Store {
 }
 
 impl Engine {
-    fn freeze(&mut self, twin: &IdentityKey, paths: &[Frozen]) -> Result<FrozenSet, Error> {
+    fn freeze(&mut self, twin: &IdentityKey, mut paths: Vec<Frozen>) -> Result<Vec<Frozen>, Error> {
         const ACTION: &str = "freeze a path";
         let transaction = self.begin(ACTION)?;
-        let known = read(&transaction)?.iter().count();
-        for one in paths.iter().take(FROZEN_MAX.saturating_sub(known)) {
+        let known: i64 = transaction
+            .query_row("SELECT count(*) FROM frozen_paths", [], |row| row.get(0))
+            .map_err(failed(ACTION))?;
+        let known = usize::try_from(known).unwrap_or(usize::MAX);
+        paths.truncate(FROZEN_MAX.saturating_sub(known));
+        for one in &paths {
             write(&transaction, twin, one)?;
         }
-        let all = read(&transaction)?;
         transaction.commit().map_err(failed(ACTION))?;
-        Ok(all)
+        Ok(paths)
     }
 
     fn thaw(

@@ -637,7 +637,7 @@ mod tests {
     #[test]
     fn long_spans_of_what_is_not_routine_are_looked_at_about_once() {
         let retention = Retention {
-            history_span: Duration::from_secs(600),
+            history_span: Duration::from_mins(10),
             ..retention(10_000)
         };
         // One of ten is routine, and none has another one beside it.
@@ -653,7 +653,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_put_back_stops_nothing() {
         let retention = Retention {
-            history_span: Duration::from_secs(3600),
+            history_span: Duration::from_hours(1),
             history_every: Duration::ZERO,
             ..retention(7200)
         };

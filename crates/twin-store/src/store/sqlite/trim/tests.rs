@@ -30,7 +30,7 @@ async fn filled() -> TempDir {
             entry.previous = Some(Revision::new(number - 1));
             of(&mut states, &key(name)).revision = Revision::new(number);
             let commit = Commit {
-                partitions: vec![of(&mut states, &key(name)).clone()],
+                partitions: vec![*of(&mut states, &key(name))],
                 history: vec![entry],
                 ..Commit::default()
             };
@@ -97,7 +97,7 @@ fn retention() -> Retention {
         history_age: Duration::MAX,
         history_count: u32::MAX,
         history_span: Duration::ZERO,
-        history_every: Duration::from_secs(60),
+        history_every: Duration::from_mins(1),
         request_age: Duration::MAX,
         operation_age: Duration::MAX,
         batch: 5,
@@ -150,7 +150,7 @@ async fn each_flip(retention: Retention, expected: i64) {
 
 fn old() -> Retention {
     Retention {
-        history_age: Duration::from_secs(3600),
+        history_age: Duration::from_hours(1),
         ..retention()
     }
 }
@@ -163,7 +163,7 @@ async fn a_flipped_bit_keeps_no_other_history_from_growing_old() {
 #[tokio::test]
 async fn a_flipped_bit_keeps_no_other_history_from_being_put_together() {
     let thin = Retention {
-        history_span: Duration::from_secs(3600),
+        history_span: Duration::from_hours(1),
         ..retention()
     };
     each_flip(thin, 1).await;
