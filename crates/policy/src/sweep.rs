@@ -7,7 +7,8 @@
 //!
 //! The consumers go on meanwhile. Both may look at the same twin: whoever comes second finds
 //! another desired version and decides afresh. A change of a policy while a sweep runs starts it
-//! over, because what it has looked at so far counts for nothing then.
+//! over, because what it has looked at so far counts for nothing then; but not twice in a row, so that
+//! policies that change all the time keep no twin from being looked at.
 
 use std::time::Duration;
 
@@ -74,6 +75,15 @@ pub(crate) struct Sweeper {
     pub shutdown: ShutdownToken,
 }
 
+/// What a sweep does when a newer one is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// It ends, so that what changed is everywhere soon.
+    StartsOver,
+    /// It goes on to its last twin, with the policies as they are by then; the newer one comes after it.
+    ToTheEnd,
+}
+
 /// How a sweep ended.
 enum End {
     Complete(SweepCounts),
@@ -89,6 +99,7 @@ impl Sweeper {
     pub(crate) async fn run(self) {
         let mut wanted = self.policies.wanted();
         let mut unfinished = Backoff::new(UNFINISHED);
+        let mut haste = Haste::StartsOver;
         loop {
             let seen = *wanted.borrow_and_update();
             let done = self.progress.done();
@@ -106,14 +117,16 @@ impl Sweeper {
             }
             // What was wanted while we waited is covered too.
             let sweep = self.policies.wanted().borrow().last();
-            match self.sweep(sweep).await {
+            match self.sweep(sweep, haste).await {
                 End::Complete(counts) => {
+                    haste = Haste::StartsOver;
                     if counts.failed == 0 {
                         unfinished = Backoff::new(UNFINISHED);
                     }
                     self.finish(sweep, counts).await;
                 }
-                End::Outdated => {}
+                // Policies may change for ever faster than all twins are looked at: then the last ones would never be.
+                End::Outdated => haste = Haste::ToTheEnd,
                 End::Failed => {
                     let delay = unfinished.next_delay().unwrap_or(UNFINISHED.cap);
                     if !self.wait(delay, seen).await {
@@ -154,7 +167,7 @@ impl Sweeper {
         }
     }
 
-    async fn sweep(&self, sweep: SweepNumber) -> End {
+    async fn sweep(&self, sweep: SweepNumber, haste: Haste) -> End {
         info!(
             sweep = sweep.get(),
             policies = self.policies.set().len(),
@@ -174,7 +187,7 @@ impl Sweeper {
         };
         self.progress.running(sweep, counts);
         loop {
-            if wanted.borrow().now > sweep {
+            if haste == Haste::StartsOver && wanted.borrow().now > sweep {
                 return End::Outdated;
             }
             let page = match self.page(&mut request).await {

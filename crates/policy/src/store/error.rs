@@ -34,6 +34,24 @@ pub enum Error {
         /// What the request names.
         expected: String,
     },
+    /// A newer revision would take back one that is on its way and goes on well.
+    #[error(
+        "revision {revision} of policy {id} is on its way, in {released} of {waves} waves with {twins} \
+         twins, which would get back what they had before it; wait for its end, or pause or abort its \
+         rollout first"
+    )]
+    UnderWay {
+        /// Of which policy.
+        id: PolicyId,
+        /// Which revision.
+        revision: u64,
+        /// Waves that have it.
+        released: usize,
+        /// Of so many.
+        waves: usize,
+        /// Twins in those that have it, as they were planned.
+        twins: u64,
+    },
     /// There are as many policies as there may be.
     #[error("there are {POLICIES_MAX} policies, which is the most; delete one first")]
     TooMany,
@@ -89,6 +107,7 @@ impl Classified for Error {
         match self {
             Error::NotFound { .. } | Error::NoRevision { .. } => Kind::NotFound,
             Error::Etag { .. } => Kind::Aborted,
+            Error::UnderWay { .. } => Kind::FailedPrecondition,
             Error::TooMany => Kind::ResourceExhausted,
             Error::Stopped => Kind::Unavailable,
             Error::Policy { .. } | Error::Damaged { .. } | Error::Newer { .. } => Kind::DataLoss,
@@ -101,6 +120,7 @@ impl Classified for Error {
             Error::NotFound { .. } => "POLICY_NOT_FOUND",
             Error::NoRevision { .. } => "REVISION_NOT_FOUND",
             Error::Etag { .. } => "ETAG_MISMATCH",
+            Error::UnderWay { .. } => "ROLLOUT_UNDER_WAY",
             Error::TooMany => "TOO_MANY_POLICIES",
             Error::Stopped => "STOPPING",
             Error::Policy { .. } | Error::Damaged { .. } => "STORE_DAMAGED",
@@ -115,6 +135,7 @@ impl Classified for Error {
             Error::TooMany => IotHubCode::new(413_101, "ConfigurationCountLimitExceeded"),
             Error::NoRevision { .. }
             | Error::Etag { .. }
+            | Error::UnderWay { .. }
             | Error::Stopped
             | Error::Policy { .. }
             | Error::Damaged { .. }

@@ -103,7 +103,7 @@ impl Classified for FreezeError {
     }
 }
 
-/// What became of a change: the freeze, and a sweep for what it may have let go on.
+/// What became of a change: the freeze, and a sweep for what it may have let go on, if it ended one.
 pub(crate) type Changed = (StoredFreeze, SweepNumber);
 
 impl Store {
@@ -167,9 +167,10 @@ impl Engine {
             number: number("a freeze", transaction.last_insert_rowid())?,
             ..freeze
         };
-        let changed = note(&transaction, "freeze.create", freeze, (at, by))?;
+        let freeze = note(&transaction, "freeze.create", freeze, (at, by))?;
         transaction.commit().map_err(failed(ACTION))?;
-        Ok(changed)
+        // A policy that closes changes nothing on any twin.
+        Ok((freeze, SweepNumber::default()))
     }
 
     fn end_freeze(&mut self, number: u64, at: Timestamp, by: &By) -> Result<Changed, FreezeError> {
@@ -192,19 +193,21 @@ impl Engine {
                 params![stored(number), freeze.from.to_string(), at.to_string()],
             )
             .map_err(failed(ACTION))?;
-        let changed = note(&transaction, "freeze.end", freeze, (at, by))?;
+        let freeze = note(&transaction, "freeze.end", freeze, (at, by))?;
+        // What is open now may have to be written.
+        let sweep = raise_sweep(&transaction)?;
         transaction.commit().map_err(failed(ACTION))?;
-        Ok(changed)
+        Ok((freeze, sweep))
     }
 }
 
-/// Notes who changed a freeze, and wants a sweep: what is open now may have to be written.
+/// Notes who changed a freeze.
 fn note(
     transaction: &Transaction<'_>,
     action: &str,
     freeze: StoredFreeze,
     when: (Timestamp, &By),
-) -> Result<Changed, Error> {
+) -> Result<StoredFreeze, Error> {
     let content = serde_json::json!({
         "policies": freeze.policies.iter().map(PolicyId::as_str).collect::<Vec<_>>(),
         "from": freeze.from.to_string(),
@@ -213,8 +216,7 @@ fn note(
     let (id, content) = (freeze.number.to_string(), content.to_string());
     let what = (freeze.number, Some(&*content));
     audit::note_why(transaction, action, &id, what, &freeze.reason, when)?;
-    let sweep = raise_sweep(transaction)?;
-    Ok((freeze, sweep))
+    Ok(freeze)
 }
 
 /// Reads those that have not ended, and those that ended a while ago.

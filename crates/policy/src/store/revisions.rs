@@ -263,6 +263,7 @@ fn plan(
                 let before = before.transpose()?;
                 let rollout = begin(&policy, guarded, (revision, before), (author, at), sweep);
                 ended = old_policy.rollout;
+                check_not_under_way(policy.id(), ended.as_deref())?;
                 StoredPolicy {
                     policy,
                     effective_revision: revision,
@@ -292,6 +293,26 @@ fn plan(
         before: old_spec,
     };
     Ok((applied, ended))
+}
+
+/// A revision that goes on well is not taken back from twins by the way, only because there is a newer one: whoever wants
+/// that says so first, by pausing or aborting its rollout.
+fn check_not_under_way(id: &PolicyId, ended: Option<&StoredRollout>) -> Result<(), Error> {
+    let Some(stored) = ended else {
+        return Ok(());
+    };
+    let rollout = &stored.rollout;
+    if !matches!(rollout.phase, Phase::Rolling | Phase::Soaking) {
+        return Ok(());
+    }
+    let begun = rollout.waves.iter().take(rollout.in_force());
+    Err(Error::UnderWay {
+        id: id.clone(),
+        revision: stored.revision,
+        released: rollout.in_force(),
+        waves: rollout.waves.len(),
+        twins: begun.map(|wave| wave.twins).sum(),
+    })
 }
 
 /// The rollout of a new revision, if it is to spread in waves.

@@ -96,3 +96,69 @@ async fn a_wave_by_what_devices_report_is_refused() {
     let problems = policy::file::parse(&lamp(waves)).unwrap_err().to_string();
     assert!(problems.contains("looks at "), "{problems}");
 }
+
+#[tokio::test]
+async fn policies_that_change_all_the_time_keep_no_twin_from_being_looked_at() {
+    // More than are looked at between two changes.
+    const TWINS: usize = 60;
+    let guard = policy::rollout::Guard {
+        twins_max: 0,
+        percent_max: 100,
+        ..policy::rollout::Guard::default()
+    };
+    let world = World::start_with(guard).await;
+    let name = |number: usize| format!("devices/cam-{}/modules/m", 100 + number);
+    for number in 0..TWINS {
+        let name = name(number);
+        world.twins.create(&name, json!({}), json!(null)).await;
+    }
+    let last = name(TWINS - 1);
+    let storm = async {
+        for value in 0_u64.. {
+            let file = lamp("").replace("bright", &value.to_string());
+            world.apply(&file).await;
+        }
+    };
+    let reached = wait_for("the last twin", SOON, async || {
+        (world.twins.desired(&last) != json!({})).then_some(())
+    });
+    tokio::select! {
+        () = storm => unreachable!("it has no end"),
+        () = reached => {}
+    }
+}
+
+#[tokio::test]
+async fn a_revision_on_its_way_is_not_taken_back_by_a_newer_one_unless_somebody_stops_it() {
+    let world = World::start().await;
+    world.twins.create(MODULE, json!({}), json!(null)).await;
+    world.apply(&lamp("rollout: {}")).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
+    let rolling = phase_until(&world, Phase::Rolling).await;
+    let dim = lamp("rollout: {}").replace("bright", "dim");
+    let spec = policy::file::parse(&dim).unwrap().remove(0);
+    for validate_only in [true, false] {
+        let request = proto::ApplyPolicyRequest {
+            policy: Some(policy::resource::to_request(&spec)),
+            validate_only,
+            ..proto::ApplyPolicyRequest::default()
+        };
+        let refused = world.client().await.apply_policy(request).await;
+        let refused = RemoteError::from(refused.unwrap_err());
+        assert_eq!(refused.reason(), "ROLLOUT_UNDER_WAY");
+        let said = "revision 1 of policy lamp is on its way, in 1 of 1 waves with 1 twins";
+        assert!(refused.to_string().contains(said), "{refused}");
+    }
+    // Better words take nothing back.
+    world
+        .apply(&lamp("rollout: {}\ndescription: better words"))
+        .await;
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
+    let request = proto::PauseRolloutRequest {
+        name: rolling.name,
+        reason: String::new(),
+    };
+    rollouts(&world).await.pause_rollout(request).await.unwrap();
+    world.apply(&dim).await;
+    world.wait_desired(MODULE, json!({"lamp": "dim"})).await;
+}
