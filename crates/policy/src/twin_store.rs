@@ -214,8 +214,12 @@ impl TwinStore {
         .await
     }
 
-    /// Who wrote the desired section of a twin lately, the last first.
-    pub(crate) async fn writers_lately(&self, name: &str) -> Result<Vec<String>, Status> {
+    /// Who wrote to a path of a twin's desired section lately, the last first.
+    pub(crate) async fn writers_lately(
+        &self,
+        name: &str,
+        path: &[String],
+    ) -> Result<Vec<String>, Status> {
         let request = ListTwinRevisionsRequest {
             name: name.to_owned(),
             page_size: REVISIONS_LATELY,
@@ -224,6 +228,7 @@ impl TwinStore {
         };
         let answer = self.history.clone().list_twin_revisions(request).await?;
         let revisions = answer.into_inner().revisions.into_iter();
+        let revisions = revisions.filter(|one| crate::writer::touches(&one.patch_json, path));
         Ok(revisions.map(|one| one.actor).collect())
     }
 

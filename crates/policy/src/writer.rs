@@ -12,18 +12,16 @@ use posture::FrozenPath;
 use serde_json::Value;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::clock::SharedClock;
-use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use service_kit::trace;
-use tracing::{Instrument, debug, field, warn};
-use twin::{IdentityKey, PolicyChange, PolicyWrite};
+use tracing::{Instrument, debug, field};
+use twin::{IdentityKey, PolicyWrite};
 use wire::names::identity_name;
 use wire::time::to_wire;
 use wire::twin::v1::{ApplyPolicySettingsRequest, FrozenSetting, PolicySettings, Timeline};
 
 use crate::evaluate::{Decided, Decision, Part, decide};
 use crate::guard::Guard;
-use crate::keep::Frozen;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
@@ -31,15 +29,16 @@ use crate::twin_document::TwinDocument;
 use crate::twin_store::{Failure, TwinStore};
 use crate::undecided::Undecided;
 
+mod fights;
+
+pub(crate) use fights::touches;
+
 /// Between decisions on a twin that others write to as well.
 const CONFLICTS: Policy = Policy {
     first: Duration::from_millis(5),
     cap: Duration::from_millis(200),
     budget: Some(8),
 };
-
-/// Writers beside policies that are named of a path that went back and forth.
-const OTHERS_MAX: usize = 3;
 
 /// A twin to look at.
 #[derive(Debug, Clone)]
@@ -284,67 +283,6 @@ impl Writer {
             freeze_time: Some(to_wire(one.at)),
         };
         told.map(setting).collect()
-    }
-
-    /// Freezes what went back and forth. That it is, the twin is told by the decision on the change
-    /// that was just written.
-    async fn watch(&self, twin: &TwinDocument, writes: &[PolicyWrite], at: Timestamp) {
-        let outcome = twin::apply_policy_settings(twin.desired(), writes, at);
-        let Ok(PolicyChange::Changed { section, .. }) = outcome.map(|outcome| outcome.change)
-        else {
-            return;
-        };
-        let found = self.guard.note(twin.key(), twin.desired(), &section, at);
-        if found.is_empty() {
-            return;
-        }
-        let mut paths = Vec::with_capacity(found.len());
-        for one in found {
-            let mut fighters = one.writers;
-            if one.others || fighters.len() < 2 {
-                fighters.extend(self.others(twin).await);
-            }
-            paths.push(Frozen {
-                path: one.path,
-                writers: fighters,
-                at,
-            });
-        }
-        let told: Vec<_> = paths.iter().map(Frozen::words).collect();
-        let frozen = match self.policies.freeze(twin.key().clone(), paths).await {
-            Ok(frozen) => frozen,
-            Err(error) => {
-                warn!(twin = %twin.key(), error = chain(&error), "a path cannot be frozen");
-                return;
-            }
-        };
-        for (index, (path, writers)) in told.into_iter().enumerate() {
-            if index < frozen {
-                warn!(
-                    twin = %twin.key(),
-                    path,
-                    writers,
-                    "a setting goes back and forth; no policy writes it any more"
-                );
-            } else {
-                // Then it is so all over a fleet: who reads the log has seen it ten thousand times.
-                debug!(twin = %twin.key(), path, writers, "a setting goes back and forth, as too many do");
-            }
-        }
-    }
-
-    /// Who else wrote the desired section of a twin lately.
-    async fn others(&self, twin: &TwinDocument) -> Vec<String> {
-        let name = identity_name(twin.key());
-        let mut others = Vec::new();
-        // The name is for people; without it the path is frozen all the same.
-        for actor in self.twins.writers_lately(&name).await.unwrap_or_default() {
-            if !actor.starts_with("policy:") && !others.contains(&actor) {
-                others.push(actor);
-            }
-        }
-        others.truncate(OTHERS_MAX);
-        others
     }
 
     /// From the fold of what started the loop to the decision, if it was an event.
