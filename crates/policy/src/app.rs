@@ -15,6 +15,7 @@ use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
 use tracing::debug;
 use twin::PartitionCount;
+use wire::policy::v1::action_service_server::ActionServiceServer;
 use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::freeze_service_server::FreezeServiceServer;
 use wire::policy::v1::guard_service_server::GuardServiceServer;
@@ -23,6 +24,7 @@ use wire::policy::v1::reevaluation_service_server::ReevaluationServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
+use crate::actions::{self, Actions};
 use crate::audit;
 use crate::batches::Batches;
 use crate::busy::Busy;
@@ -32,7 +34,8 @@ use crate::counts::Counts;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::grpc::{
-    ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, ReevaluationApi, RolloutApi,
+    ActionApi, ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, ReevaluationApi,
+    RolloutApi,
 };
 use crate::guard::Guard;
 use crate::look::Looker;
@@ -170,6 +173,15 @@ impl App {
             metrics.clone(),
             stop.clone(),
         );
+        let (actions, worker) = Actions::open(
+            self.store.clone(),
+            policies.clone(),
+            self.clock.clone(),
+            metrics.clone(),
+        )
+        .await?;
+        let worker = actions::Worker::new(worker, twins.clone(), stop.clone());
+        tasks.spawn("actions", OnFailure::StopService, worker.run());
         let writes_in_flight = usize::from(self.config.writes_in_flight);
 
         let busy = Busy::default();
@@ -178,6 +190,7 @@ impl App {
             batches: Batches {
                 policies: policies.clone(),
                 writer: writer.clone(),
+                actions: actions.clone(),
                 rejects: rejects.clone(),
                 positions: positions.clone(),
                 metrics: metrics.clone(),
@@ -223,7 +236,12 @@ impl App {
             guard: self.config.mass_change.clone(),
             twins: twins.clone(),
         };
-        let explainer = Explainer::new(policies.clone(), twins.clone(), self.clock.clone());
+        let explainer = Explainer::new(
+            policies.clone(),
+            twins.clone(),
+            actions.clone(),
+            self.clock.clone(),
+        );
         let standstill = Standstill {
             policies: policies.clone(),
             counts: counts.clone(),
@@ -298,6 +316,7 @@ impl App {
             watch_link(self.bus.clone(), link, stop),
         );
 
+        let action_api = ActionServiceServer::new(ActionApi::new(actions, self.store.clone()));
         let configurations = ConfigurationServiceServer::new(ConfigurationApi::new(
             self.store,
             policies.clone(),
@@ -320,7 +339,8 @@ impl App {
             rollout_api,
             freeze_api,
             guard_api,
-            reevaluation_api
+            reevaluation_api,
+            action_api
         );
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);

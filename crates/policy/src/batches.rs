@@ -13,6 +13,7 @@ use service_kit::shutdown::ShutdownToken;
 use tracing::info;
 use twin::{IdentityKey, Partition};
 
+use crate::actions::Actions;
 use crate::busy::Busy;
 use crate::gather::{Candidate, gather};
 use crate::lean::Glance;
@@ -31,6 +32,8 @@ pub(crate) struct Batches {
     pub policies: Policies,
     /// Who writes.
     pub writer: Writer,
+    /// Who calls.
+    pub actions: Actions,
     /// Where poison goes.
     pub rejects: Rejects,
     /// Where positions go.
@@ -66,8 +69,8 @@ impl Batches {
                 return false;
             }
         }
-        for twin in gathered.gone {
-            if !self.forget(&twin).await {
+        for (twin, revision) in gathered.gone {
+            if !self.forget(&twin).await || !self.actions.gone(&twin, revision).await {
                 return false;
             }
         }
@@ -91,6 +94,9 @@ impl Batches {
     /// Looks at one changed twin; false if it must be looked at again after a stop.
     async fn evaluate(&self, candidate: Candidate) -> bool {
         let twin = &candidate.twin;
+        if !self.actions.observe(twin, Some(candidate.changed)).await {
+            return false;
+        }
         let set = self.policies.set();
         let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id);
         let concerned = match &key {

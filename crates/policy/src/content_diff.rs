@@ -72,7 +72,7 @@ pub fn changed_fields(old: &PolicySpec, new: &PolicySpec) -> Vec<&'static str> {
 }
 
 /// Everything but the id and the settings.
-fn fields(spec: &PolicySpec) -> [(&'static str, Value); 8] {
+fn fields(spec: &PolicySpec) -> [(&'static str, Value); 9] {
     [
         ("description", spec.description.as_str().into()),
         ("labels", labels(spec)),
@@ -84,6 +84,10 @@ fn fields(spec: &PolicySpec) -> [(&'static str, Value); 8] {
         (
             "schedule",
             serde_json::to_value(&spec.schedule).unwrap_or_default(),
+        ),
+        (
+            "actions",
+            serde_json::to_value(&spec.actions).unwrap_or_default(),
         ),
     ]
 }

@@ -144,7 +144,10 @@ impl PolicySet {
         for active in &self.scope(twin.scope()).policies {
             match active.verdict(twin) {
                 Verdict::Applies => {
-                    wanted.writes.extend(active.write(twin));
+                    let write = active.write(twin);
+                    // One that has nothing but actions sets nothing.
+                    let write = write.filter(|write| !write.settings.is_empty());
+                    wanted.writes.extend(write);
                     wanted.applicable.push(Arc::clone(active));
                 }
                 Verdict::Undecided(part) => {
@@ -173,6 +176,11 @@ impl PolicySet {
         self.frozen
             .hold(twin.key(), twin.desired(), exists, &mut wanted.writes);
         wanted
+    }
+
+    /// Those for twins of this kind, in the order of precedence.
+    pub(crate) fn in_scope(&self, scope: Scope) -> impl Iterator<Item = &Arc<ActivePolicy>> {
+        self.scope(scope).policies.iter()
     }
 
     /// All of them, in no order.

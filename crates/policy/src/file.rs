@@ -21,8 +21,8 @@ use serde_saphyr::{Location, Spanned};
 
 use crate::policy_doc::{Field, Policy, PolicySpec, Problem};
 use read::{
-    read_kind, read_labels, read_priority, read_rollout, read_schedule, read_scope, read_settings,
-    text,
+    read_actions, read_kind, read_labels, read_priority, read_rollout, read_schedule, read_scope,
+    read_settings, text,
 };
 
 mod read;
@@ -31,7 +31,7 @@ mod read;
 pub const KIND: &str = "Policy";
 
 /// Keys of a document, in the order in which we print them.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "kind",
     "name",
     "description",
@@ -43,6 +43,7 @@ const KEYS: [&str; 11] = [
     "settings",
     "rollout",
     "schedule",
+    "actions",
 ];
 
 /// What `twinward policy get -o yaml` adds: the service's own findings, not the author's words. It
@@ -182,12 +183,13 @@ fn read(document: Spanned<Document>) -> Result<PolicySpec, Vec<FileProblem>> {
         reader.take(&mut spec, &key, value);
     }
     for key in ["kind", "name", "target", "settings"] {
-        if !reader.places.contains_key(key) {
+        let is_enough = key == "settings" && spec.actions.is_some();
+        if !is_enough && !reader.places.contains_key(key) {
             let hint = match key {
                 "kind" => format!("`kind: {KIND}`"),
                 "name" => "the policy's id, for instance `name: unexpected-listener`".to_owned(),
                 "target" => "which twins, for instance `target: \"*\"`".to_owned(),
-                _ => "a mapping of what to set".to_owned(),
+                _ => "a mapping of what to set, unless there are `actions`".to_owned(),
             };
             reader
                 .problems
@@ -256,6 +258,7 @@ impl Reader {
             "priority" => read_priority(&value.value).map(|priority| spec.priority = priority),
             "rollout" => read_rollout(value.value).map(|rollout| spec.rollout = rollout),
             "schedule" => read_schedule(value.value).map(|schedule| spec.schedule = schedule),
+            "actions" => read_actions(value.value).map(|actions| spec.actions = actions),
             _ => read_settings(value.value).map(|settings| spec.settings = settings),
         };
         if let Err(message) = read {
@@ -277,6 +280,7 @@ fn field_of(key: &str) -> Option<Field> {
         Field::Settings,
         Field::Rollout,
         Field::Schedule,
+        Field::Actions,
     ]
     .into_iter()
     .find(|field| field.file_key() == key)

@@ -36,8 +36,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Gathered {
     /// Each twin once, in the order of their first changes.
     pub candidates: Vec<Candidate>,
-    /// Twins that are gone; some may be there again.
-    pub gone: Vec<IdentityKey>,
+    /// Twins that are gone, with the revision in which they went; some may be there again.
+    pub gone: Vec<(IdentityKey, u64)>,
     /// Messages that cannot be used.
     pub rejected: Vec<Rejected>,
     /// The message that last told that the store was restored from a backup: every twin is to be
@@ -80,10 +80,8 @@ pub(crate) fn gather<'a>(
             let deleted = change.deleted;
             if let Some(twin) = change.twin.as_ref().filter(|_| deleted) {
                 // One without a name that can be read was never frozen.
-                gone.extend(wire::names::identity_from_ids(
-                    &twin.device_id,
-                    &twin.module_id,
-                ));
+                let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id);
+                gone.extend(key.map(|key| (key, change.revision)));
             }
             let Some((name, candidate)) = candidate(change, source.clone()) else {
                 rejected.push(Rejected {
@@ -125,7 +123,8 @@ fn candidate(change: TwinChange, source: String) -> Option<(String, Candidate)> 
             .iter()
             .map(|code| Change::try_from(*code).unwrap_or_default()),
     );
-    let twin = change.twin?;
+    let mut twin = change.twin?;
+    twin.revision = change.revision;
     // The echo of what we wrote carries the timeline of the loop before; only the fold of an
     // observation that was not answered yet starts a loop. (A session's beginning is folded, too,
     // but nobody observed anything: it must not hide the event that comes right behind it.)

@@ -23,6 +23,7 @@ use crate::store::{self, Applied, By, StoredPolicy};
 use crate::touch::Touch;
 use crate::undecided::Undecided;
 
+mod actions;
 mod configurations;
 mod error;
 mod explain;
@@ -32,6 +33,7 @@ mod reevaluations;
 mod revisions;
 mod rollouts;
 
+pub(crate) use actions::ActionApi;
 pub(crate) use configurations::ConfigurationApi;
 use error::Error;
 pub(crate) use explain::Explainer;

@@ -44,7 +44,8 @@ impl Interest {
         for path in conditions.chain(waves).flat_map(Condition::paths) {
             interest = interest.with(Interest::of_path(&path));
         }
-        for path in policy.template_paths() {
+        // Whether a payload can be filled in says nothing of settings, but costs no more to look at.
+        for path in policy.template_paths().chain(policy.payload_paths()) {
             interest = interest.with(Interest::of_path(path));
         }
         interest

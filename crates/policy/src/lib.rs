@@ -15,7 +15,7 @@
 //! write one) → `evaluate` (the decision, pure), `keep` (what stays as it is), `lean` (the short way to nothing to do), `explain` and `preview` (what it says of a twin and of a
 //! draft) → `store` → `policies` (the present set) → `writer`
 //! (one decision carried out), `guard` (leaves that go back and forth) → `gather`, `batches` and `consumer` (on change) and `sweep` (everything, in the
-//! background), `reevaluation` (everything, because somebody asked); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
+//! background), `reevaluation` (everything, because somebody asked); `actions` (methods that policies call); `rollout` (how a revision spreads, pure), `counts`, `planning` and `rollouts` (what brings it
 //! forward) → `grpc` → `app`.
 
 pub mod configuration_doc;
@@ -42,6 +42,7 @@ mod twin_document;
 
 mod store;
 
+mod actions;
 mod counts;
 mod edges;
 mod planning;

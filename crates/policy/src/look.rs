@@ -3,6 +3,7 @@
 
 use wire::twin::v1::{Timeline, Twin};
 
+use crate::actions::Actions;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::rejects::{Reason, Rejected, Rejects};
@@ -16,6 +17,8 @@ pub(crate) struct Looker {
     pub policies: Policies,
     /// Who writes.
     pub writer: Writer,
+    /// Who calls.
+    pub actions: Actions,
     /// Where twins go that cannot be parsed.
     pub rejects: Rejects,
     /// What is counted.
@@ -25,6 +28,9 @@ pub(crate) struct Looker {
 impl Looker {
     /// Looks at a twin and has it written if it must be.
     pub(crate) async fn look(&self, twin: Twin) -> Effect {
+        if !self.actions.observe(&twin, None).await {
+            return Effect::Stopped;
+        }
         let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id);
         // Of what nobody knew before, the whole decision says that it is known now.
         if key.is_ok_and(|key| !self.writer.is_unsure_of(&key)) {

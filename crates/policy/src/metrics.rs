@@ -2,6 +2,9 @@
 
 use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
 
+use crate::policy_doc::PolicyId;
+use crate::store::ActionOutcome;
+
 /// What came of the evaluation of a twin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResultLabel {
@@ -30,6 +33,15 @@ pub(crate) struct StandingLabel {
     pub policy: String,
     /// `targeted`, or how [`crate::standing::Standing`] prints.
     pub standing: &'static str,
+}
+
+/// Calls of a policy's actions by what came of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ActionLabel {
+    /// The policy's id.
+    pub policy: String,
+    /// How [`ActionOutcome`] prints.
+    pub outcome: &'static str,
 }
 
 /// Handles to all of them. Clones share the numbers.
@@ -61,6 +73,14 @@ pub(crate) struct Metrics {
     pub policies: Gauge,
     /// Twins of each policy.
     pub policy_twins: Family<StandingLabel, Gauge>,
+    /// Calls of actions that have ended, or were due for too long.
+    pub action_calls: Family<ActionLabel, Counter>,
+    /// Calls that are to be made.
+    pub actions_due: Gauge,
+    /// Calls that are under way.
+    pub actions_calling: Gauge,
+    /// Causes for which there was no room.
+    pub actions_refused: Counter,
 }
 
 impl Metrics {
@@ -95,6 +115,13 @@ impl Metrics {
                 "policy_twins",
                 "Twins that a policy applies to, by what became of its settings",
             ),
+            action_calls: scope.counters("action_calls", "Calls of policies' actions that ended"),
+            actions_due: scope.gauge("actions_due", "Calls of policies' actions to be made"),
+            actions_calling: scope.gauge("actions_calling", "Calls of policies' actions under way"),
+            actions_refused: scope.counter(
+                "actions_refused",
+                "Actions that were not called because too many are kept in mind",
+            ),
         }
     }
 
@@ -103,6 +130,22 @@ impl Metrics {
         self.evaluations
             .get_or_create(&ResultLabel { result })
             .inc();
+    }
+
+    /// Counts a call that has ended.
+    pub(crate) fn action_ended(&self, policy: &PolicyId, outcome: ActionOutcome) {
+        let label = ActionLabel {
+            policy: policy.to_string(),
+            outcome: outcome.as_str(),
+        };
+        self.action_calls.get_or_create(&label).inc();
+    }
+
+    /// Says how many calls are due and under way.
+    pub(crate) fn actions_pending(&self, due: usize, calling: usize) {
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.actions_due.set(gauge(due));
+        self.actions_calling.set(gauge(calling));
     }
 
     /// Counts a reject.

@@ -36,6 +36,10 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesRead,
     ),
     (
+        "/twinward.policy.v1.ActionService/ListActionCalls",
+        PoliciesRead,
+    ),
+    (
         "/twinward.policy.v1.GuardService/ListFrozenPaths",
         PoliciesRead,
     ),

@@ -13,11 +13,14 @@ use crate::configuration_doc::ConfigurationId;
 use crate::rollout::{Strategy, StrategySpec};
 use crate::schedule::{Schedule, ScheduleSpec};
 
+mod actions;
 mod id;
 pub mod labels;
 mod problem;
 mod template;
 
+pub(crate) use actions::{Action, Actions};
+pub use actions::{ActionSpec, ActionsSpec};
 pub use id::{ID_CHARS_MAX, PolicyId};
 pub use labels::Labels;
 pub use problem::{Field, Problem, Problems};
@@ -88,6 +91,8 @@ pub struct PolicySpec {
     pub rollout: Option<StrategySpec>,
     /// When it may change twins; none: always.
     pub schedule: Option<ScheduleSpec>,
+    /// Which methods it calls; none: none.
+    pub actions: Option<ActionsSpec>,
 }
 
 /// A policy that can be evaluated.
@@ -100,6 +105,7 @@ pub struct Policy {
     strategy: Option<Strategy>,
     templates: Templates,
     schedule: Option<Schedule>,
+    actions: Actions,
 }
 
 impl Policy {
@@ -125,7 +131,7 @@ impl Policy {
             _ => parse_condition(Field::When, &spec.when).map(Some),
         });
         let templates = found.take(Field::Settings, || {
-            check_settings(&spec.settings)?;
+            check_settings(&spec.settings, spec.actions.is_some())?;
             Templates::read(&spec.settings, spec.scope)
         });
         let strategy = found.take(Field::Rollout, || match &spec.rollout {
@@ -134,6 +140,10 @@ impl Policy {
         });
         let schedule = found.take(Field::Schedule, || {
             spec.schedule.as_ref().map(Schedule::check).transpose()
+        });
+        let actions = found.take(Field::Actions, || match &spec.actions {
+            None => Ok(Actions::default()),
+            Some(actions) => Actions::check(actions, spec.scope),
         });
         let when = when.flatten();
         for (field, condition) in [
@@ -157,6 +167,7 @@ impl Policy {
             strategy: strategy.flatten(),
             templates: templates.unwrap_or_default(),
             schedule: schedule.flatten(),
+            actions: actions.unwrap_or_default(),
         })
     }
 
@@ -184,6 +195,7 @@ impl Policy {
             // IoT Hub knows none: `${` is a text like any other there.
             templates: Templates::default(),
             schedule: None,
+            actions: Actions::default(),
         }
     }
 
@@ -227,6 +239,11 @@ impl Policy {
         self.schedule.as_ref()
     }
 
+    /// Which methods it calls.
+    pub(crate) fn actions(&self) -> &Actions {
+        &self.actions
+    }
+
     /// What it sets, with templates as they were written.
     pub fn settings(&self) -> &Map {
         &self.spec.settings
@@ -240,6 +257,11 @@ impl Policy {
     /// What its settings look at.
     pub(crate) fn template_paths(&self) -> impl Iterator<Item = &Path> {
         self.templates.paths()
+    }
+
+    /// What the payloads of its actions look at.
+    pub(crate) fn payload_paths(&self) -> impl Iterator<Item = &Path> {
+        self.actions.paths()
     }
 }
 
@@ -300,9 +322,12 @@ pub(crate) fn parse_condition(field: Field, text: &str) -> Result<Condition, Vec
     })
 }
 
-fn check_settings(settings: &Map) -> Result<(), Vec<Problem>> {
+fn check_settings(settings: &Map, has_actions: bool) -> Result<(), Vec<Problem>> {
+    if settings.is_empty() && has_actions {
+        return Ok(());
+    }
     if settings.is_empty() {
-        let message = "sets nothing; at least one setting is needed";
+        let message = "sets nothing; at least one setting is needed, or actions";
         return Err(vec![Problem::new(Field::Settings, message)]);
     }
     twin::validate_settings(settings).map_err(|violations| explain(&violations))

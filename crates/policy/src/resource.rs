@@ -6,11 +6,14 @@ use wire::policy::v1 as proto;
 use wire::time::to_wire;
 
 use crate::content_diff::{self, Difference};
-use crate::policy_doc::{Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain};
+use crate::policy_doc::{
+    ActionsSpec, Field, Policy, PolicyId, PolicySpec, Problem, Problems, Scope, explain,
+};
 use crate::rollout::StrategySpec;
 use crate::schedule::ScheduleSpec;
 use crate::store::{Outcome, StoredPolicy, StoredRevision, etag};
 
+pub(crate) mod actions;
 pub(crate) mod rollout;
 pub(crate) mod schedule;
 
@@ -44,9 +47,18 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
             Scope::default()
         }
     };
-    let settings = read_settings(&wire.settings_json).unwrap_or_else(|found| {
+    let settings = match wire.settings_json.as_str() {
+        "" if wire.actions.is_some() => Ok(Map::new()),
+        text => read_settings(text),
+    };
+    let settings = settings.unwrap_or_else(|found| {
         problems.extend(found);
         Map::new()
+    });
+    let actions = wire.actions.as_ref().map(actions::read).transpose();
+    let actions = actions.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
     });
     let strategy = wire.rollout.as_ref().map(rollout::read).transpose();
     let strategy = strategy.unwrap_or_else(|found| {
@@ -59,6 +71,7 @@ pub fn check(wire: &proto::Policy) -> Result<Policy, Problems> {
         None
     });
     let spec = PolicySpec {
+        actions,
         schedule,
         rollout: strategy,
         id: id.to_owned(),
@@ -104,6 +117,11 @@ pub fn schedule(wire: &proto::PolicySchedule) -> Option<ScheduleSpec> {
     schedule::read(wire).ok()
 }
 
+/// Which methods a policy calls, as its file has it; none: it cannot be read.
+pub fn actions(wire: &proto::PolicyActions) -> Option<ActionsSpec> {
+    actions::read(wire).ok()
+}
+
 /// What a file or another program wants, as a request carries it.
 pub fn to_request(spec: &PolicySpec) -> proto::Policy {
     proto::Policy {
@@ -117,6 +135,7 @@ pub fn to_request(spec: &PolicySpec) -> proto::Policy {
         settings_json: Value::Object(spec.settings.clone()).to_string(),
         rollout: spec.rollout.as_ref().map(rollout::print),
         schedule: spec.schedule.as_ref().map(schedule::print),
+        actions: spec.actions.as_ref().map(actions::print),
         ..proto::Policy::default()
     }
 }
@@ -191,6 +210,7 @@ fn scope(scope: Scope) -> proto::Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy_doc::ActionSpec;
     use crate::schedule::{Day, WindowSpec};
 
     #[test]
@@ -232,6 +252,25 @@ mod tests {
                 }],
                 expires: "2027-01-01".to_owned(),
                 ..ScheduleSpec::default()
+            }),
+            actions: Some(ActionsSpec {
+                in_flight: 3,
+                calls: vec![
+                    ActionSpec {
+                        name: "a".to_owned(),
+                        method: "m".to_owned(),
+                        ..ActionSpec::default()
+                    },
+                    ActionSpec {
+                        name: "b".to_owned(),
+                        method: "m".to_owned(),
+                        payload: serde_json::json!({"x": ["{{tags.a}}"]}),
+                        every: Some(service_kit::units::Duration::secs(90)),
+                        retry: true,
+                        ..ActionSpec::default()
+                    },
+                ],
+                ..ActionsSpec::default()
             }),
             target: "*".to_owned(),
             priority: -3,

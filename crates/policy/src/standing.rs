@@ -97,6 +97,8 @@ pub(crate) fn standings(
         let held = leaves.of.get(active.policy.id().as_str());
         let standing = match section {
             None => Standing::Rejected,
+            // It wants no leaf: there is nothing to answer.
+            Some(_) if held.is_none() && active.policy.settings().is_empty() => Standing::Applied,
             Some(_) => held.map_or(Standing::Overruled, stands),
         };
         all.push((active, standing));

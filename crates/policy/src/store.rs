@@ -2,7 +2,7 @@
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
 //! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `freezes` by number, `positions` by partition, one row of `state` with the order
-//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, `reevaluations` by number, and `audit_entries` that are
+//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, `action_places` by twin, policy and action, `action_results` by number, `reevaluations` by number, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
 //! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
@@ -28,6 +28,7 @@ use crate::keep::FrozenSet;
 use crate::policy_doc::{Policy, PolicyId};
 use crate::schedule::Gate;
 
+mod actions;
 mod audit;
 mod configurations;
 mod content;
@@ -40,6 +41,7 @@ mod rollouts;
 mod row;
 mod sqlite;
 
+pub(crate) use actions::{ActionOutcome, ActionQuery, ActionResult};
 pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;

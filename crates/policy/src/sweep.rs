@@ -186,6 +186,7 @@ impl Sweeper {
             ..ListTwinsRequest::default()
         };
         self.progress.running(sweep, counts);
+        let round = self.looker.actions.sweep_begins().await;
         loop {
             if haste == Haste::StartsOver && wanted.borrow().now > sweep {
                 return End::Outdated;
@@ -225,6 +226,7 @@ impl Sweeper {
                 if unfinished > 0 {
                     self.again_later(unfinished).await;
                 }
+                self.looker.actions.swept(round).await;
                 return End::Complete(counts);
             }
             request.page_token = page.next_page_token;

@@ -13,6 +13,7 @@ use service_kit::shutdown::ShutdownToken;
 use thiserror::Error;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
+use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
 use wire::registry::v1::RecordAuditEntryRequest;
 use wire::registry::v1::audit_service_client::AuditServiceClient;
 use wire::twin::v1::policy_twin_service_client::PolicyTwinServiceClient;
@@ -115,6 +116,7 @@ pub(crate) struct TwinStore {
     audit: AuditServiceClient<Connection>,
     queries: TwinQueryServiceClient<Connection>,
     history: TwinHistoryServiceClient<Connection>,
+    commands: DeviceCommandServiceClient<Connection>,
     health: Component,
     shutdown: ShutdownToken,
 }
@@ -132,6 +134,7 @@ impl TwinStore {
             audit: AuditServiceClient::new(connection.clone()),
             queries: TwinQueryServiceClient::new(connection.clone()),
             history: TwinHistoryServiceClient::new(connection.clone()),
+            commands: DeviceCommandServiceClient::new(connection.clone()),
             twins: TwinServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX),
             health,
             shutdown,
@@ -141,6 +144,12 @@ impl TwinStore {
     /// A client for whoever follows twins, over the same connection.
     pub(crate) fn to_watch(&self) -> TwinServiceClient<Connection> {
         self.twins.clone()
+    }
+
+    /// A client for whoever calls devices, over the same connection: such a call is made once, whatever
+    /// comes of it.
+    pub(crate) fn to_command(&self) -> DeviceCommandServiceClient<Connection> {
+        self.commands.clone()
     }
 
     /// Makes the first call, so that health knows how it is before there is work. Returns when

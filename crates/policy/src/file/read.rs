@@ -5,7 +5,7 @@ use serde_json::Value;
 use twin::Map;
 
 use super::KIND;
-use crate::policy_doc::{Labels, Scope};
+use crate::policy_doc::{ActionsSpec, Labels, Scope};
 use crate::rollout::StrategySpec;
 use crate::schedule::ScheduleSpec;
 
@@ -94,6 +94,20 @@ pub(super) fn read_schedule(value: Value) -> Result<Option<ScheduleSpec>, String
             .map_err(|error| format!("is not a schedule: {error}")),
         other => Err(format!(
             "is {}; a mapping with windows, freezes or expires is needed",
+            describe(&other)
+        )),
+    }
+}
+
+/// Actions; `actions:` with nothing behind it is none.
+pub(super) fn read_actions(value: Value) -> Result<Option<ActionsSpec>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Object(_) => serde_json::from_value(value)
+            .map(Some)
+            .map_err(|error| format!("are no actions: {error}")),
+        other => Err(format!(
+            "is {}; a mapping with calls, and perhaps perMinute and inFlight, is needed",
             describe(&other)
         )),
     }

@@ -120,6 +120,12 @@ fn a_deleted_twin_is_not_looked_at_unless_it_comes_again() {
         change("c", 3, &[Change::Created]),
     ]]);
     assert_eq!(versions(&found), [("c", 3)]);
+    let gone: Vec<String> = found
+        .gone
+        .iter()
+        .map(|(twin, _)| twin.to_string())
+        .collect();
+    assert_eq!(gone, ["a", "b", "c"]);
     assert_eq!(
         found.candidates[0].changed,
         Interest::of_changes([Change::Created])

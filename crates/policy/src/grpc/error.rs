@@ -104,7 +104,8 @@ impl Classified for Error {
                     | Field::Labels
                     | Field::Scope
                     | Field::Rollout
-                    | Field::Schedule => IotHubCode::ARGUMENT_INVALID,
+                    | Field::Schedule
+                    | Field::Actions => IotHubCode::ARGUMENT_INVALID,
                     Field::Target | Field::When => {
                         IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
                     }

@@ -18,10 +18,11 @@ use wire::policy::v1 as proto;
 use wire::twin::v1::{ListTwinsRequest, Twin};
 
 use super::Error;
+use crate::actions::Actions;
 use crate::evaluate::{Part, PolicySet, Verdict};
 use crate::explain::{self, Explanation, Fact, Judged, Leaf, Overruled, Reason, State};
 use crate::policies::Policies;
-use crate::policy_doc::PolicyId;
+use crate::policy_doc::{Policy, PolicyId};
 use crate::preview::{self, End, Forecast, LeafChange};
 use crate::resource;
 use crate::schedule::Gate;
@@ -44,15 +45,22 @@ pub(crate) type Preview =
 pub(crate) struct Explainer {
     policies: Policies,
     twins: TwinStore,
+    actions: Actions,
     clock: SharedClock,
 }
 
 impl Explainer {
     /// Explains by these policies and the twins of twin-store.
-    pub(crate) fn new(policies: Policies, twins: TwinStore, clock: SharedClock) -> Explainer {
+    pub(crate) fn new(
+        policies: Policies,
+        twins: TwinStore,
+        actions: Actions,
+        clock: SharedClock,
+    ) -> Explainer {
         Explainer {
             policies,
             twins,
+            actions,
             clock,
         }
     }
@@ -97,6 +105,8 @@ struct Scan {
     present: Arc<PolicySet>,
     after: PolicySet,
     id: PolicyId,
+    revision: u64,
+    draft: Policy,
     at: Timestamp,
     request: ListTwinsRequest,
     /// What is known and not sent: of one page at most.
@@ -130,9 +140,16 @@ impl Scan {
             }),
             ..ListTwinsRequest::default()
         };
+        let draft = applied.stored.policy.clone();
+        let actions = draft.actions().iter().map(|action| proto::ActionPreview {
+            action: action.spec().name.clone(),
+            method: action.spec().method.clone(),
+            twins: 0,
+        });
         let sum = proto::PreviewSummary {
             revision: applied.stored.revision,
             outcome: resource::outcome(applied.outcome()).into(),
+            actions: actions.collect(),
             ..proto::PreviewSummary::default()
         };
         let at = explainer.clock.now();
@@ -141,6 +158,8 @@ impl Scan {
             present,
             after,
             id,
+            revision: applied.stored.effective_revision,
+            draft,
             at,
             request,
             ready: VecDeque::new(),
@@ -162,7 +181,7 @@ impl Scan {
                     self.stage = Stage::Ended;
                     let now = self.explainer.policies.set();
                     self.sum.policies_changed = !Arc::ptr_eq(&now, &self.present);
-                    return Ok(Some((event(Event::Summary(self.sum)), self)));
+                    return Ok(Some((event(Event::Summary(self.sum.clone())), self)));
                 }
                 Stage::Ended => return Ok(None),
             }
@@ -180,7 +199,7 @@ impl Scan {
             }
         };
         for twin in &page.twins {
-            self.look_at(twin);
+            self.look_at(twin).await;
         }
         if page.next_page_token.is_empty() {
             self.stage = Stage::NoMoreTwins;
@@ -189,7 +208,7 @@ impl Scan {
         Ok(())
     }
 
-    fn look_at(&mut self, twin: &Twin) {
+    async fn look_at(&mut self, twin: &Twin) {
         let document = match TwinDocument::from_wire(twin) {
             Ok(document) => document,
             Err(problem) => {
@@ -215,10 +234,31 @@ impl Scan {
             End::Breaks(_) => sum.twins_failed += 1,
             End::Unsettled => sum.twins_unsettled += 1,
         }
-        let told = print_forecast(identity_name(document.key()), forecast);
+        let calls = if forecast.applies {
+            self.calls(&document).await
+        } else {
+            Vec::new()
+        };
+        let told = print_forecast(identity_name(document.key()), forecast, calls);
         if let Some(told) = told {
             self.ready.push_back(told);
         }
+    }
+}
+
+impl Scan {
+    /// The actions of the draft that would be called of a twin to which it applies.
+    async fn calls(&mut self, twin: &TwinDocument) -> Vec<String> {
+        let mut calls = Vec::new();
+        for (action, sum) in self.draft.actions().iter().zip(&mut self.sum.actions) {
+            let policy = (&self.id, self.revision);
+            let actions = &self.explainer.actions;
+            if actions.would_call(twin.key(), policy, action).await {
+                sum.twins += 1;
+                calls.push(action.spec().name.clone());
+            }
+        }
+        calls
     }
 }
 
@@ -227,7 +267,11 @@ fn event(event: proto::preview_policy_response::Event) -> proto::PreviewPolicyRe
 }
 
 /// What there is to say of a twin; none: nothing happens to it.
-fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview> {
+fn print_forecast(
+    name: String,
+    forecast: Forecast,
+    actions: Vec<String>,
+) -> Option<proto::TwinPreview> {
     let (violations, unsettled) = match &forecast.end {
         End::Settled => (Vec::new(), false),
         End::Breaks(violations) => (print_violations(violations), false),
@@ -237,7 +281,7 @@ fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview
     let incomplete = incomplete.map(ToString::to_string).unwrap_or_default();
     let quiet =
         forecast.changes.is_empty() && forecast.overruled.is_empty() && incomplete.is_empty();
-    if quiet && violations.is_empty() && !unsettled {
+    if quiet && violations.is_empty() && actions.is_empty() && !unsettled {
         return None;
     }
     Some(proto::TwinPreview {
@@ -248,6 +292,7 @@ fn print_forecast(name: String, forecast: Forecast) -> Option<proto::TwinPreview
         violations,
         unsettled,
         incomplete,
+        actions,
     })
 }
 

@@ -18,6 +18,7 @@ use wire::twin::v1::Change;
 use super::double::{self, Double, PARTITIONS, TWINS};
 use super::plain::{self, Cond, Content, InForce, Node, Path, Tree};
 use super::steps::{POLICIES, Sight, Step};
+use crate::actions::Actions;
 use crate::batches::Batches;
 use crate::busy::Busy;
 use crate::guard::{Guard, Limit};
@@ -84,6 +85,14 @@ impl Service {
             metrics.clone(),
             stop.clone(),
         );
+        // No policy of the model has actions, so nobody waits for the worker.
+        let opened = Actions::open(
+            store.clone(),
+            policies.clone(),
+            SystemClock::shared(),
+            metrics.clone(),
+        );
+        let (actions, _) = opened.await.expect("no actions");
         let positions = Positions::new(store);
         let read = |partition: usize| {
             let partition = u16::try_from(partition).expect("few");
@@ -93,6 +102,7 @@ impl Service {
             batches: Batches {
                 policies: policies.clone(),
                 writer,
+                actions,
                 rejects: rejects.clone(),
                 positions: positions.clone(),
                 metrics: metrics.clone(),
@@ -119,6 +129,7 @@ impl Service {
             looker: Looker {
                 policies: self.policies.clone(),
                 writer: self.batches.writer.clone(),
+                actions: self.batches.actions.clone(),
                 rejects: self.rejects.clone(),
                 metrics: self.metrics.clone(),
             },

@@ -24,6 +24,8 @@ pub enum Field {
     Rollout,
     /// [`PolicySpec::schedule`](super::PolicySpec::schedule).
     Schedule,
+    /// [`PolicySpec::actions`](super::PolicySpec::actions).
+    Actions,
 }
 
 impl Field {
@@ -39,6 +41,7 @@ impl Field {
             Field::Settings => "settings",
             Field::Rollout => "rollout",
             Field::Schedule => "schedule",
+            Field::Actions => "actions",
         }
     }
 
@@ -54,6 +57,7 @@ impl Field {
             Field::Settings => "settings_json",
             Field::Rollout => "rollout",
             Field::Schedule => "schedule",
+            Field::Actions => "actions",
         }
     }
 }

@@ -114,17 +114,22 @@ impl Templates {
 
     /// The settings as they are for a twin; `settings` are those that the templates were read from.
     pub(crate) fn fill(&self, settings: &Map, twin: &dyn Lookup) -> Result<Map, Incomplete> {
-        let mut filled = settings.clone();
-        if self.0.is_empty() {
-            return Ok(filled);
+        let filled = self.fill_in(settings, twin)?;
+        if !self.0.is_empty() {
+            twin::validate_settings(&filled).map_err(Incomplete::Breaks)?;
         }
+        Ok(filled)
+    }
+
+    /// [`Templates::fill`] of what need not be settings.
+    pub(super) fn fill_in(&self, object: &Map, twin: &dyn Lookup) -> Result<Map, Incomplete> {
+        let mut filled = object.clone();
         for one in &self.0 {
             let value = one.value(twin)?;
             if let Some(place) = at(&mut filled, &one.place) {
                 *place = value;
             }
         }
-        twin::validate_settings(&filled).map_err(Incomplete::Breaks)?;
         Ok(filled)
     }
 }

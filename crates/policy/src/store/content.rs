@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use twin::Map;
 
-use crate::policy_doc::{Labels, PolicySpec, Scope};
+use crate::policy_doc::{ActionsSpec, Labels, PolicySpec, Scope};
 use crate::rollout::StrategySpec;
 use crate::schedule::ScheduleSpec;
 use crate::store::Error;
@@ -22,6 +22,8 @@ struct Content {
     rollout: Option<StrategySpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule: Option<ScheduleSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    actions: Option<ActionsSpec>,
 }
 
 /// Prints everything but the id.
@@ -36,6 +38,7 @@ pub(super) fn print(spec: &PolicySpec) -> Result<String, Error> {
         settings: spec.settings.clone(),
         rollout: spec.rollout.clone(),
         schedule: spec.schedule.clone(),
+        actions: spec.actions.clone(),
     };
     serde_json::to_string(&content).map_err(|error| damaged(&spec.id, &error.to_string()))
 }
@@ -57,6 +60,7 @@ pub(super) fn read(id: &str, text: &str) -> Result<PolicySpec, Error> {
         settings: content.settings,
         rollout: content.rollout,
         schedule: content.schedule,
+        actions: content.actions,
     })
 }
 

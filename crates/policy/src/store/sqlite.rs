@@ -16,7 +16,7 @@ use super::{frozen, rollouts};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("../../migrations/0007_freezes.sql"),
     include_str!("../../migrations/0008_frozen.sql"),
     include_str!("../../migrations/0009_reevaluations.sql"),
+    include_str!("../../migrations/0010_actions.sql"),
 ];
 
 /// One connection to `policy.db`.

@@ -7,6 +7,7 @@
     reason = "a test owns its tasks, may read the clock, and ends with a panic when it cannot go on"
 )]
 
+mod actions;
 mod api;
 mod configurations;
 mod follow;

@@ -1,5 +1,5 @@
 //! A twin-store in memory: sections, settings and versions are the pure functions of `twin`, the
-//! changes are really published. Only durability, and what the policy service never calls, is
+//! changes are really published. Calls of methods are answered as a test says. Only durability, and what the policy service never calls, is
 //! missing. It can be told to fail.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bus::{Bus, Outgoing, StreamSpec};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -17,6 +19,10 @@ use twin::{
     Version, Writer, partition_of,
 };
 use wire::bus::v1::{TwinChange, TwinChanges};
+use wire::device::v1 as device;
+use wire::device::v1::device_command_service_server::{
+    DeviceCommandService, DeviceCommandServiceServer,
+};
 use wire::names::{identity_name, parse_identity};
 use wire::registry::v1 as registry;
 use wire::registry::v1::audit_service_server::{AuditService, AuditServiceServer};
@@ -41,6 +47,8 @@ struct Kept {
     twin: Twin,
     posture: Value,
     configurations: Vec<proto::ConfigurationState>,
+    /// Of the last change.
+    revision: u64,
 }
 
 #[derive(Default)]
@@ -59,6 +67,10 @@ struct State {
     revision: u64,
     /// What the audit log holds.
     recorded: Vec<registry::RecordAuditEntryRequest>,
+    /// Methods that were called.
+    invoked: Vec<device::InvokeMethodRequest>,
+    /// Answers to the next calls, instead of 200; none of the inner ones: there is never an answer.
+    answers: VecDeque<Option<Result<device::InvokeMethodResponse, Status>>>,
 }
 
 #[derive(Clone)]
@@ -88,6 +100,7 @@ impl TwinStore {
         let server = tonic::transport::Server::builder()
             .add_service(TwinServiceServer::new(store.clone()))
             .add_service(AuditServiceServer::new(store.clone()))
+            .add_service(DeviceCommandServiceServer::new(store.clone()))
             .add_service(PolicyTwinServiceServer::new(store.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         store
@@ -103,6 +116,7 @@ impl TwinStore {
                 twin,
                 posture,
                 configurations: Vec::new(),
+                revision: 0,
             },
         );
         self.patch(&key, Some(tags), None);
@@ -200,6 +214,33 @@ impl TwinStore {
         self.state().recorded.clone()
     }
 
+    /// The methods that were called so far, with the twin and the payload.
+    pub(crate) fn invoked(&self) -> Vec<(String, String, String)> {
+        let state = self.state();
+        let invoked = state.invoked.iter().cloned();
+        invoked
+            .map(|one| (one.name, one.method_name, one.payload_json))
+            .collect()
+    }
+
+    /// In whose names.
+    pub(crate) fn invokers(&self) -> Vec<String> {
+        let state = self.state();
+        let invoked = state.invoked.iter();
+        invoked.map(|one| one.operator.clone()).collect()
+    }
+
+    /// The next call ends so; with none it never does.
+    pub(crate) fn answer_next(&self, answer: Option<Result<(i32, &str), Status>>) {
+        let answer = answer.map(|answer| {
+            answer.map(|(status, payload)| device::InvokeMethodResponse {
+                status,
+                payload_json: payload.to_owned(),
+            })
+        });
+        self.state().answers.push_back(answer);
+    }
+
     pub(crate) fn fail_next(&self, status: Status) {
         self.state().failures.push_back(status);
     }
@@ -288,6 +329,10 @@ impl TwinStore {
         let message = {
             let mut state = self.state();
             state.revision += 1;
+            let revision = state.revision;
+            if let Some(kept) = state.twins.get_mut(key) {
+                kept.revision = revision;
+            }
             let change = TwinChange {
                 revision: state.revision,
                 twin: Some(print(key, &state.twins[key])),
@@ -329,6 +374,7 @@ fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
         posture_json: kept.posture.to_string(),
         status: "enabled".to_owned(),
         configurations: kept.configurations.clone(),
+        revision: kept.revision,
         ..proto::Twin::default()
     }
 }
@@ -358,6 +404,56 @@ impl AuditService for TwinStore {
         &self,
         _: Request<registry::VerifyAuditRequest>,
     ) -> Result<Response<registry::VerifyAuditResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
+    }
+}
+
+#[tonic::async_trait]
+impl DeviceCommandService for TwinStore {
+    type InvokeMethodStream = BoxStream<'static, Result<device::InvokeMethodResponse, Status>>;
+
+    async fn invoke_method(
+        &self,
+        request: Request<device::InvokeMethodRequest>,
+    ) -> Result<Response<Self::InvokeMethodStream>, Status> {
+        let mut state = self.state();
+        state.invoked.push(request.into_inner());
+        let ok = Ok(device::InvokeMethodResponse {
+            status: 200,
+            payload_json: "{}".to_owned(),
+        });
+        Ok(Response::new(match state.answers.pop_front() {
+            None => futures::stream::once(async { ok }).boxed(),
+            Some(None) => futures::stream::pending().boxed(),
+            Some(Some(answer)) => futures::stream::once(async { answer }).boxed(),
+        }))
+    }
+
+    async fn send_message(
+        &self,
+        _: Request<device::SendMessageRequest>,
+    ) -> Result<Response<device::SendMessageResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
+    }
+
+    async fn list_messages(
+        &self,
+        _: Request<device::ListMessagesRequest>,
+    ) -> Result<Response<device::ListMessagesResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
+    }
+
+    async fn count_messages(
+        &self,
+        _: Request<device::CountMessagesRequest>,
+    ) -> Result<Response<device::CountMessagesResponse>, Status> {
+        Err(Status::unimplemented("not asked for by the policy service"))
+    }
+
+    async fn purge_messages(
+        &self,
+        _: Request<device::PurgeMessagesRequest>,
+    ) -> Result<Response<device::PurgeMessagesResponse>, Status> {
         Err(Status::unimplemented("not asked for by the policy service"))
     }
 }
