@@ -48,17 +48,20 @@ pub(crate) async fn deliver(
 }
 
 fn request(entry: &AuditEntry) -> RecordAuditEntryRequest {
-    let collection = match entry.action.split_once('.') {
-        Some(("configuration", _)) => "configurations",
-        Some(("freeze", _)) => "freezes",
-        Some(("reevaluation", _)) => "reevaluations",
-        Some(_) | None => "policies",
+    let id = &entry.policy_id;
+    let resource = match entry.action.split_once('.') {
+        Some(("configuration", _)) => format!("configurations/{id}"),
+        Some(("freeze", _)) => format!("freezes/{id}"),
+        Some(("reevaluation", _)) => format!("reevaluations/{id}"),
+        // A twin's whole name.
+        Some(("path", _)) => id.clone(),
+        Some(_) | None => format!("policies/{id}"),
     };
     RecordAuditEntryRequest {
         request_id: entry.request_id.clone(),
         actor: entry.actor.clone(),
         action: entry.action.clone(),
-        resource: format!("{collection}/{}", entry.policy_id),
+        resource,
         change_time: Some(to_wire(entry.at)),
         detail_json: entry.detail.clone(),
         trace_parent: entry.trace_parent.clone(),

@@ -157,7 +157,10 @@ impl Batches {
             return true;
         }
         self.persist("forget frozen paths", || async {
-            self.policies.thaw(twin.clone(), None).await.map(|_| ())
+            self.policies
+                .thaw(twin.clone(), None, None)
+                .await
+                .map(|_| ())
         })
         .await
     }

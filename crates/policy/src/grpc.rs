@@ -143,7 +143,8 @@ impl PolicyApi {
             Finding::Fine => None,
             Finding::TooMuch(reason) => Some(Guarded {
                 reason,
-                counted: true,
+                // A search does not know which twins have what templates name; the plan does.
+                counted: stored.policy.template_paths().next().is_none(),
             }),
             Finding::Uncounted(problem) => Some(Guarded {
                 reason: format!("its twins could not be counted: {problem}"),

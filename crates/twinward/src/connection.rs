@@ -12,6 +12,7 @@ use service_kit::secret::Secret;
 use service_kit::tls::ClientTls;
 use tonic::{Code, Status};
 use wire::device::v1::device_command_service_client::DeviceCommandServiceClient;
+use wire::policy::v1::action_service_client::ActionServiceClient;
 use wire::policy::v1::configuration_service_client::ConfigurationServiceClient;
 use wire::policy::v1::freeze_service_client::FreezeServiceClient;
 use wire::policy::v1::guard_service_client::GuardServiceClient;
@@ -59,6 +60,8 @@ pub(crate) type Policies = PolicyServiceClient<Channel>;
 pub(crate) type Configurations = ConfigurationServiceClient<Channel>;
 /// Freezes.
 pub(crate) type Freezes = FreezeServiceClient<Channel>;
+/// The actions of policies.
+pub(crate) type Actions = ActionServiceClient<Channel>;
 /// The oscillation guard.
 pub(crate) type Guard = GuardServiceClient<Channel>;
 /// Re-evaluations.
@@ -175,6 +178,14 @@ impl Connection {
     pub(crate) fn configurations(&self) -> Result<Configurations, Failure> {
         Ok(Configurations::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// What policies have called.
+    pub(crate) fn actions(&self) -> Result<Actions, Failure> {
+        Ok(
+            Actions::new(self.channel(&self.policy()?)?)
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
+        )
     }
 
     /// What policies leave alone since it went back and forth.

@@ -8,10 +8,11 @@ use wire::policy::v1 as proto;
 use wire::policy::v1::guard_service_server::GuardService;
 use wire::time::to_wire;
 
-use super::{Error, answer, page_size};
+use super::{Error, answer, by, page_size};
 use crate::evaluate::PolicySet;
 use crate::keep::Frozen;
 use crate::policies::Policies;
+use crate::store::By;
 
 /// Before the place in a page token, so that another form can be told apart later.
 const PAGE_TOKEN_PREFIX: &str = "from:";
@@ -60,10 +61,11 @@ impl GuardApi {
     async fn thaw(
         &self,
         request: proto::ThawPathsRequest,
+        by: By,
     ) -> Result<proto::ThawPathsResponse, Error> {
         let twin = parse_identity("twin", &request.twin)?;
         let path = Some(request.path).filter(|path| !path.is_empty());
-        let thawed = self.policies.thaw(twin, path).await?;
+        let thawed = self.policies.thaw(twin, path, Some(by)).await?;
         Ok(proto::ThawPathsResponse {
             thawed: i32::try_from(thawed).unwrap_or(i32::MAX),
         })
@@ -100,6 +102,7 @@ impl GuardService for GuardApi {
         &self,
         request: Request<proto::ThawPathsRequest>,
     ) -> Result<Response<proto::ThawPathsResponse>, Status> {
-        answer(self.thaw(request.into_inner()).await)
+        let by = by(&request);
+        answer(self.thaw(request.into_inner(), by).await)
     }
 }

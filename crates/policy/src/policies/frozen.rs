@@ -7,7 +7,7 @@ use twin::IdentityKey;
 use super::Policies;
 use crate::evaluate::PolicySet;
 use crate::keep::{Frozen, FrozenSet};
-use crate::store::{self, FROZEN_MAX, SweepNumber};
+use crate::store::{self, By, FROZEN_MAX, SweepNumber};
 
 impl Policies {
     /// Leaves paths of a twin alone from now on, durably, as far as there is room for them; answers of how many.
@@ -32,18 +32,22 @@ impl Policies {
         self.store.freeze(twin, paths, in_force).await
     }
 
-    /// Lets policies write to a path of a twin again, or to all; answers how many were frozen.
+    /// Lets policies write to a path of a twin again, or to all; answers how many were frozen. `by` is who
+    /// said so; none: nobody, the twin is gone.
     pub(crate) async fn thaw(
         &self,
         twin: IdentityKey,
         path: Option<String>,
+        by: Option<By>,
     ) -> Result<usize, store::Error> {
         let this = self.clone();
         let in_force = move |frozen: FrozenSet, sweep: SweepNumber| {
             this.leave_alone(frozen);
             this.raise(sweep);
+            this.noted.notify_one();
         };
-        self.store.thaw(twin, path, in_force).await
+        let by = by.map(|by| (self.clock.now(), by));
+        self.store.thaw(twin, path, by, in_force).await
     }
 
     fn leave_alone(&self, frozen: FrozenSet) {

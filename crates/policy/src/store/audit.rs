@@ -29,9 +29,9 @@ pub(crate) struct AuditEntry {
     pub(crate) request_id: String,
     /// `operator:<name>`
     pub(crate) actor: String,
-    /// `policy.`, `configuration.`, `rollout.`, `freeze.` or `reevaluation.`, and then what was done.
+    /// `policy.`, `configuration.`, `rollout.`, `freeze.`, `reevaluation.` or `path.`, and then what was done.
     pub(crate) action: String,
-    /// Of which policy, configuration or freeze.
+    /// Of which policy, configuration or freeze; of a path the name of its twin.
     pub(crate) policy_id: String,
     /// JSON.
     pub(crate) detail: String,
@@ -70,6 +70,17 @@ pub(super) fn note_why(
     {
         detail["content"] = content;
     }
+    note_detail(transaction, action, id, &detail, (at, by))
+}
+
+/// [`note`] with another detail.
+pub(super) fn note_detail(
+    transaction: &Transaction<'_>,
+    action: &str,
+    id: &str,
+    detail: &serde_json::Value,
+    (at, by): (Timestamp, &By),
+) -> Result<(), Error> {
     let statement = "INSERT INTO audit_entries
                      (request_id, actor, action, policy_id, detail, change_time, trace_parent)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";

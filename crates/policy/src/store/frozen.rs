@@ -3,8 +3,11 @@
 
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
+use serde_json::json;
 use twin::{IdentityKey, Writer};
+use wire::names::identity_name;
 
+use super::audit::{self, By};
 use super::row::instant;
 use super::sqlite::{Engine, raise_sweep};
 use super::{Error, Store, SweepNumber};
@@ -13,6 +16,11 @@ use crate::keep::{Frozen, FrozenSet};
 
 /// Frozen paths of a hub. What would go beyond goes on going back and forth, and is logged.
 pub(crate) const FROZEN_MAX: usize = 10_000;
+
+/// Thawed paths that an entry of the audit log names.
+const THAWED_NAMED_MAX: usize = 20;
+/// Bytes of each, as twins tell of it.
+const THAWED_BYTES_MAX: usize = 512;
 
 impl Store {
     /// Freezes paths of a twin, as many as there is room for, and answers how many; `then` is told them, under the
@@ -32,16 +40,18 @@ impl Store {
         .await
     }
 
-    /// Thaws a path of a twin, or all of them, and wants a sweep if there were any; `then` is told all
+    /// Thaws a path of a twin, or all of them, and wants a sweep if there were any. If somebody said so it is
+    /// noted for the audit log, in the same transaction. `then` is told all
     /// that are frozen and that sweep, under the terms of [`Store::apply`].
     pub(crate) async fn thaw(
         &self,
         twin: IdentityKey,
         path: Option<String>,
+        by: Option<(Timestamp, By)>,
         then: impl FnOnce(FrozenSet, SweepNumber) + Send + 'static,
     ) -> Result<usize, Error> {
         self.run(move |engine| {
-            let (thawed, left) = engine.thaw(&twin, path.as_deref())?;
+            let (thawed, left) = engine.thaw(&twin, path.as_deref(), by.as_ref())?;
             if let Some((left, sweep)) = left {
                 then(left, sweep);
             }
@@ -71,23 +81,34 @@ impl Engine {
         &mut self,
         twin: &IdentityKey,
         path: Option<&str>,
+        by: Option<&(Timestamp, By)>,
     ) -> Result<(usize, Option<(FrozenSet, SweepNumber)>), Error> {
         const ACTION: &str = "thaw a path";
         let transaction = self.begin(ACTION)?;
-        let mut thawed = 0;
+        let mut thawed = Vec::new();
         for one in read(&transaction)?.of(twin) {
             if path.is_none_or(|path| one.path.join(".") == path) {
                 forget(&transaction, twin, one)?;
-                thawed += 1;
+                let path = one.path.join(".");
+                let end = path.floor_char_boundary(THAWED_BYTES_MAX.min(path.len()));
+                thawed.push(json!({ "path": path[..end], "writers": one.writers }));
             }
         }
-        if thawed == 0 {
+        let count = thawed.len();
+        if count == 0 {
             return Ok((0, None));
+        }
+        if let Some((at, by)) = by {
+            // A twin may have more frozen paths than an entry holds.
+            thawed.truncate(THAWED_NAMED_MAX);
+            let detail = json!({ "thawed": count, "paths": thawed });
+            let name = identity_name(twin);
+            audit::note_detail(&transaction, "path.thaw", &name, &detail, (*at, by))?;
         }
         let sweep = raise_sweep(&transaction)?;
         let all = read(&transaction)?;
         transaction.commit().map_err(failed(ACTION))?;
-        Ok((thawed, Some((all, sweep))))
+        Ok((count, Some((all, sweep))))
     }
 }
 

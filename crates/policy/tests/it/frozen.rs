@@ -129,6 +129,18 @@ async fn a_command_thaws_and_what_still_fights_is_frozen_again() {
     // The other leaf of the fight may have been frozen meanwhile.
     let thawed = thaw(&world, MODULE, "").await;
     assert!(usize::try_from(thawed).unwrap() >= first.len());
+    let thaws = wait_for("the audit log", SOON, async || {
+        let recorded = world.twins.recorded().into_iter();
+        let thaws = recorded.filter(|entry| entry.action == "path.thaw");
+        let thaws: Vec<_> = thaws.collect();
+        (!thaws.is_empty()).then_some(thaws)
+    })
+    .await;
+    assert_eq!((thaws.len(), &*thaws[0].resource), (1, MODULE));
+    assert_eq!(thaws[0].actor, "operator:admin");
+    let detail: Value = serde_json::from_str(&thaws[0].detail_json).unwrap();
+    assert_eq!(detail["thawed"], thawed, "{detail}");
+    assert_eq!(detail["paths"][0]["path"], first[0].path);
     wait_for("it to be frozen anew", SOON, async || {
         let again = frozen(&world).await;
         let is_new = |one: &proto::FrozenPath| !first.contains(one);

@@ -163,3 +163,21 @@ async fn what_could_not_be_counted_waits_until_it_can() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn twins_that_lack_what_a_template_names_are_not_too_many() {
+    let world = world().await;
+    let colour = json!({"colour": "red"});
+    world.twins.operate(&name(0), Some(colour), None).await;
+    let file = lamp("'*'", "").replace("bright", "'{{tags.colour}}'");
+    let answer = world.apply(&file).await.remove(0);
+    assert!(answer.guard.contains("more than 3"), "{}", answer.guard);
+    let ended = wait_for("the end of the rollout", SOON, async || {
+        let rollout = rollout(&world).await?;
+        (rollout.phase() == Phase::Completed).then_some(rollout)
+    })
+    .await;
+    assert!(ended.reason.contains("few enough"), "{}", ended.reason);
+    world.wait_desired(&name(0), json!({"lamp": "red"})).await;
+    assert_eq!(world.twins.desired(&name(1)), json!({}));
+}

@@ -10,6 +10,7 @@ use testkit::wait_for;
 use wire::policy::v1 as proto;
 use wire::policy::v1::freeze_service_client::FreezeServiceClient;
 use wire::policy::v1::judged_policy::Verdict;
+use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 use wire::policy::v1::schedule_state::State;
 
 use crate::world::{MODULE, SETTLE, SOON, World};
@@ -234,4 +235,47 @@ async fn a_wrong_schedule_is_refused_with_its_place() {
         told.starts_with("windows[0].days: has \"monday\""),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn a_rollout_stands_still_while_its_policy_is_frozen_and_is_taken_back_all_the_same() {
+    let world = World::start().await;
+    world.apply(SETTLE).await;
+    let url = format!("http://{}", world.addresses().grpc);
+    let mut rollouts = RolloutServiceClient::connect(url).await.unwrap();
+    let name = "policies/lamp/rollouts/-".to_owned();
+    let tags = json!({"lit": true, "first": true});
+    world.twins.create(MODULE, tags, json!(null)).await;
+    let lit = json!({"lit": true});
+    world.twins.create(OTHER, lit.clone(), json!(null)).await;
+    let staged = "rollout: {waves: [{where: tags.first = true}]}";
+    world.apply(&lamp("bright", staged)).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
+
+    // Somebody goes on while nothing may be changed: that waits.
+    let frozen = freeze(&world, &["lamp"]).await;
+    let skip = proto::SkipWaveRequest {
+        name: name.clone(),
+        ..proto::SkipWaveRequest::default()
+    };
+    rollouts.skip_wave(skip).await.unwrap();
+    world.settle().await;
+    world.wait_evaluated("lamp").await;
+    assert_eq!(world.twins.desired(OTHER), json!({}));
+    unfreeze(&world, &frozen.name).await;
+    world.wait_desired(OTHER, json!({"lamp": "bright"})).await;
+
+    freeze(&world, &["lamp"]).await;
+    let third = "devices/cam-3/modules/DefenderIotMicroAgent";
+    world.twins.create(third, lit, json!(null)).await;
+    world.settle().await;
+    assert_eq!(world.twins.desired(third), json!({}));
+    let abort = proto::AbortRolloutRequest {
+        name,
+        ..proto::AbortRolloutRequest::default()
+    };
+    rollouts.abort_rollout(abort).await.unwrap();
+    world.wait_desired(MODULE, json!({})).await;
+    world.wait_desired(OTHER, json!({})).await;
+    assert_eq!(world.twins.desired(third), json!({}));
 }

@@ -140,6 +140,8 @@ const ADMINISTERS: &[Permission] = &[
 ];
 const SERVES: &[Permission] = &[
     Permission::TwinsRead,
+    // Policies call methods.
+    Permission::DevicesCommand,
     Permission::TwinsWriteAs,
     Permission::AuditRecord,
     Permission::DevicesAct,
@@ -157,7 +159,7 @@ pub enum Role {
     /// Everything that people do: also keys, and the store as a whole.
     Admin,
     /// What our own services do: act for devices, apply policies, write down what people did with
-    /// them. Nothing that people do but reading twins.
+    /// them. Nothing that people do but reading twins and, for policies, calling methods.
     Service,
 }
 
@@ -315,7 +317,7 @@ mod tests {
             (P::RegistryRead, "reader,operator,admin"),
             (P::RegistryWrite, "operator,admin"),
             (P::RegistryKeysRead, "admin"),
-            (P::DevicesCommand, "operator,admin"),
+            (P::DevicesCommand, "operator,admin,service"),
             (P::PoliciesRead, "reader,operator,admin"),
             (P::PoliciesWrite, "operator,admin"),
             (P::OperationsRead, "reader,operator,admin"),

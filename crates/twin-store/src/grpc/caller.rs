@@ -63,6 +63,16 @@ impl Caller {
         check(&self.principal, permission, action).map_err(Error::from)
     }
 
+    /// In whose name a call is made that policies make as well: theirs, as the service says that applies
+    /// them, or an operator's.
+    pub(super) fn policy_or_operator(&self, given: &str) -> Result<Writer, Error> {
+        let is_service = self.principal.may(Permission::PoliciesApply);
+        match Writer::parse(given) {
+            Ok(writer @ Writer::Policy { .. }) if is_service => Ok(writer),
+            Ok(_) | Err(_) => self.operator(given),
+        }
+    }
+
     /// In whose name an operator's write is made: the caller's own, or the name that it gives. Only
     /// a service that has looked who its own caller is may name somebody else.
     pub(super) fn operator(&self, given: &str) -> Result<Writer, Error> {
@@ -115,6 +125,16 @@ mod tests {
             gateway.operator("bob").unwrap(),
             Writer::Operator("bob".into())
         );
+        let policy = Writer::Policy {
+            id: "p".into(),
+            revision: 3,
+        };
+        assert_eq!(gateway.policy_or_operator("policy:p@3").unwrap(), policy);
+        assert_eq!(
+            gateway.policy_or_operator("bob").unwrap(),
+            Writer::Operator("bob".into())
+        );
+        assert!(alice.policy_or_operator("policy:p@3").is_err());
         let long = gateway.operator(&"b".repeat(129)).unwrap_err();
         assert!(long.to_string().contains("at most 128"), "{long}");
     }

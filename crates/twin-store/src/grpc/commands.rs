@@ -53,7 +53,7 @@ impl Api {
         caller: &Caller,
         request: proto::InvokeMethodRequest,
     ) -> Result<Answers, Error> {
-        let actor = caller.operator(&request.operator)?;
+        let actor = caller.policy_or_operator(&request.operator)?;
         let invocation = read(request)?;
         let key = invocation.key.clone();
         let permit = self.command_permit(&key)?;

@@ -70,6 +70,7 @@ fn help_texts_are_as_reviewed() {
         &["policy", "diff"],
         &["policy", "explain"],
         &["policy", "preview"],
+        &["policy", "actions"],
         &["policy", "freeze"],
         &["policy", "unfreeze"],
         &["ingestion"],

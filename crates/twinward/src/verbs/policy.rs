@@ -1,5 +1,6 @@
 //! `twinward policy`: which twins get which settings. Without a verb it runs the service itself.
 
+mod actions;
 mod explain;
 mod freeze;
 pub(crate) mod frozen;
@@ -65,6 +66,8 @@ pub(crate) enum PolicyCommand {
     Explain(explain::ExplainArgs),
     /// Tell what files of policies would do to which twins; nothing is written
     Preview(preview::PreviewArgs),
+    /// List the calls of a policy's actions: due, under way, and what came of them
+    Actions(actions::ActionsArgs),
     /// Let policies change nothing on twins, all or some, now or at a time
     Freeze(freeze::FreezeArgs),
     /// End freezes; what waited goes on
@@ -177,6 +180,7 @@ pub(crate) async fn run(
         PolicyCommand::Diff(args) => revisions::diff(&args, connection, output).await,
         PolicyCommand::Explain(args) => explain::run(&args, connection, output).await,
         PolicyCommand::Preview(args) => preview::run(&args, connection, output).await,
+        PolicyCommand::Actions(args) => actions::run(&args, connection, output).await,
         PolicyCommand::Freeze(args) => freeze::freeze(&args, connection, output).await,
         PolicyCommand::Unfreeze(args) => freeze::unfreeze(&args, connection, output).await,
         PolicyCommand::Freezes => freeze::list(connection, output).await,

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 use wire::InvalidField;
-use wire::names::{parse_configuration, parse_policy};
+use wire::names::{parse_configuration, parse_identity, parse_policy};
 use wire::registry::v1 as proto;
 use wire::time::optional;
 
@@ -17,7 +17,7 @@ use crate::apply::AuditEvent;
 use crate::error::Error;
 
 /// What other services let people do.
-const ACTIONS: [&str; 13] = [
+const ACTIONS: [&str; 16] = [
     "policy.create",
     "policy.update",
     "policy.delete",
@@ -31,7 +31,12 @@ const ACTIONS: [&str; 13] = [
     "rollout.abort",
     "rollout.retry",
     STEP,
+    "freeze.create",
+    "freeze.end",
+    THAW,
 ];
+/// What is done to a twin, and not to a policy.
+const THAW: &str = "path.thaw";
 /// What a rollout does by itself: nobody said so, so nobody is named.
 const STEP: &str = "rollout.step";
 const ITSELF: &str = "twinward";
@@ -78,6 +83,10 @@ fn event(request: proto::RecordAuditEntryRequest, now: Timestamp) -> Result<Audi
     })?;
     if action.starts_with("configuration.") {
         parse_configuration("resource", &request.resource)?;
+    } else if action.starts_with("freeze.") {
+        parse_freeze(&request.resource)?;
+    } else if action == THAW {
+        parse_identity("resource", &request.resource)?;
     } else {
         parse_policy("resource", &request.resource)?;
     }
@@ -113,6 +122,16 @@ fn event(request: proto::RecordAuditEntryRequest, now: Timestamp) -> Result<Audi
     })
 }
 
+/// Freezes have numbers.
+fn parse_freeze(name: &str) -> Result<(), InvalidField> {
+    let number = name.strip_prefix("freezes/");
+    let number = number.and_then(|number| number.parse::<u64>().ok());
+    let problem = "must be `freezes/` and a number";
+    number
+        .map(|_| ())
+        .ok_or_else(|| InvalidField::new("resource", problem))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +158,19 @@ mod tests {
             (taken.action, &*taken.actor),
             ("policy.create", "operator:alice")
         );
-        let changes: [(&str, Change); 9] = [
+        for (action, resource) in [
+            ("freeze.create", "freezes/12"),
+            ("freeze.end", "freezes/12"),
+            ("path.thaw", "devices/d/modules/m"),
+            ("configuration.delete", "configurations/c"),
+        ] {
+            let mut other = request();
+            (other.action, other.resource) = (action.to_owned(), resource.to_owned());
+            assert_eq!(event(other, now()).expect("it is good").action, action);
+        }
+        let changes: [(&str, Change); 11] = [
+            ("resource", |it| it.action = "freeze.end".to_owned()),
+            ("resource", |it| it.action = "path.thaw".to_owned()),
             ("action", |it| it.action = "device.delete".to_owned()),
             ("resource", |it| it.resource = "devices/d".to_owned()),
             ("actor", |it| it.actor = "twinward".to_owned()),

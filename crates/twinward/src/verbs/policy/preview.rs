@@ -70,7 +70,8 @@ pub(super) async fn run(
 fn has_news(twin: &api::TwinPreview) -> bool {
     let changed = twin.changes.iter().any(is_of_value);
     let lost = !twin.overruled.is_empty() || !twin.violations.is_empty();
-    changed || lost || twin.unsettled || !twin.incomplete.is_empty()
+    let told = !twin.incomplete.is_empty() || !twin.actions.is_empty();
+    changed || lost || twin.unsettled || told
 }
 
 fn is_of_value(change: &api::SettingChange) -> bool {
@@ -96,6 +97,8 @@ struct TwinData<'a> {
     unsettled: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     incomplete: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    actions: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -136,6 +139,7 @@ impl View for TwinView {
                 violations: &twin.violations,
                 unsettled: twin.unsettled,
                 incomplete: &twin.incomplete,
+                actions: &twin.actions,
             },
         }
     }
@@ -160,6 +164,9 @@ impl View for TwinView {
         }
         for violation in &twin.violations {
             let _ = writeln!(text, "  {}", paper.red(&format!("fails: {violation}")));
+        }
+        for action in &twin.actions {
+            let _ = writeln!(text, "  calls: {action}");
         }
         if !twin.incomplete.is_empty() {
             let _ = writeln!(text, "  does not apply: {}", twin.incomplete);
@@ -191,7 +198,17 @@ struct SummaryData<'a> {
     twins_overruled: u64,
     twins_unsettled: u64,
     twins_incomplete: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    actions: Vec<ActionData<'a>>,
     policies_changed: bool,
+}
+
+/// On how many twins an action would be called.
+#[derive(Serialize)]
+struct ActionData<'a> {
+    action: &'a str,
+    method: &'a str,
+    twins: u64,
 }
 
 impl SummaryView {
@@ -208,6 +225,11 @@ impl SummaryView {
 impl View for SummaryView {
     fn data(&self) -> impl Serialize {
         let sum = &self.summary;
+        let actions = sum.actions.iter().map(|one| ActionData {
+            action: &one.action,
+            method: &one.method,
+            twins: one.twins,
+        });
         SummaryData {
             policy: &self.policy,
             revision: sum.revision,
@@ -219,6 +241,7 @@ impl View for SummaryView {
             twins_overruled: sum.twins_overruled,
             twins_unsettled: sum.twins_unsettled,
             twins_incomplete: sum.twins_incomplete,
+            actions: actions.collect(),
             policies_changed: sum.policies_changed,
         }
     }
@@ -245,6 +268,10 @@ impl View for SummaryView {
             if count > 0 {
                 let _ = writeln!(text, "  {count} twins {what}");
             }
+        }
+        for one in &sum.actions {
+            let (action, method) = (&one.action, &one.method);
+            let _ = writeln!(text, "  {action} calls {method} of {} twins", one.twins);
         }
         if sum.policies_changed {
             text.push_str("  a policy changed meanwhile; preview again\n");
@@ -288,6 +315,7 @@ mod tests {
         assert!(has_news(&twin));
         twin.violations = vec!["properties.desired: 40000 bytes (32768)".to_owned()];
         twin.unsettled = true;
+        twin.actions = vec!["collect".to_owned()];
         let view = TwinView(twin);
         insta::assert_snapshot!("preview_twin", text(&view));
         insta::assert_snapshot!("preview_twin_json", json(&view));
@@ -304,6 +332,11 @@ mod tests {
                 twins_written: 11,
                 twins_changed: 3,
                 twins_failed: 1,
+                actions: vec![api::ActionPreview {
+                    action: "collect".to_owned(),
+                    method: "collectNow".to_owned(),
+                    twins: 2,
+                }],
                 ..api::PreviewSummary::default()
             },
         };

@@ -8,6 +8,7 @@ pub(super) use applied::{Applied, ChangeData, change_data, change_lines};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use policy::policy_doc::ActionsSpec;
 use policy::rollout::StrategySpec;
 use policy::schedule::ScheduleSpec;
 use serde::Serialize;
@@ -58,6 +59,7 @@ impl PolicyView {
                 .schedule
                 .as_ref()
                 .and_then(policy::resource::schedule),
+            actions: policy.actions.as_ref().and_then(policy::resource::actions),
             state: StateData {
                 revision: policy.revision,
                 etag: &policy.etag,
@@ -112,6 +114,8 @@ struct PolicyData<'a> {
     rollout: Option<StrategySpec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule: Option<ScheduleSpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actions: Option<ActionsSpec>,
     state: StateData<'a>,
 }
 
@@ -332,6 +336,23 @@ impl View for PolicyView {
             .map(|leaf| vec![format!("  {}", leaf.path), leaf.value])
             .collect();
         text.push_str(&table::rows(paper, rows));
+        if let Some(actions) = &policy.actions {
+            text.push('\n');
+            text.push_str(&paper.bold("Actions"));
+            text.push('\n');
+            let rows = actions.calls.iter().map(|call| {
+                let payload = match call.payload_json.as_str() {
+                    "" => "null",
+                    text => text,
+                };
+                vec![
+                    format!("  {}", call.name),
+                    call.method.clone(),
+                    payload.to_owned(),
+                ]
+            });
+            text.push_str(&table::rows(paper, rows.collect()));
+        }
         text
     }
 }

@@ -33,6 +33,16 @@ fn policy() -> api::Policy {
             incomplete_twins: vec!["devices/c".to_owned()],
             in_step_time: Some(prost_types::Timestamp::default()),
         }),
+        actions: Some(api::PolicyActions {
+            per_minute: 60,
+            in_flight: 8,
+            calls: vec![api::PolicyAction {
+                name: "collect".to_owned(),
+                method: "collectNow".to_owned(),
+                payload_json: r#"{"why":"{{tags.site}}"}"#.to_owned(),
+                ..api::PolicyAction::default()
+            }],
+        }),
         ..api::Policy::default()
     }
 }
