@@ -143,7 +143,8 @@ impl Actions {
         });
         let acts = set.in_scope(scope).any(|active| look::acts(active));
         let known = self.book.lock().await.knows(&key);
-        if !known && !(concerns && acts) {
+        let begins = concerns && acts;
+        if !(known || begins) {
             return true;
         }
         let Ok(document) = TwinDocument::from_wire(twin) else {
@@ -156,8 +157,8 @@ impl Actions {
             }
             let woken = book.saw(&key, twin.revision, document.is_connected());
             let found = look::found(&set, &document, &book);
-            let changes = book.look(&key, twin.revision, &found, self.clock.now());
-            woken || !changes.is_empty()
+            let news = book.look(&key, twin.revision, &found, self.clock.now());
+            woken || !news.is_empty()
         };
         if !is_news {
             return true;

@@ -62,9 +62,8 @@ pub(crate) fn found<'a>(
             }
         };
         let both = match (found.get(id), here) {
-            (None, here) | (Some(Found::HoldsNot), here) => here,
             (Some(Found::Holds { .. }), _) | (Some(Found::Unsure), Found::HoldsNot) => continue,
-            (Some(Found::Unsure), here) => here,
+            (None | Some(Found::HoldsNot | Found::Unsure), here) => here,
         };
         found.insert(id.clone(), both);
     }

@@ -94,7 +94,7 @@ pub(crate) struct ActionQuery {
 impl Store {
     /// All places.
     pub(crate) async fn action_places(&self) -> Result<Vec<(ActionKey, Place)>, Error> {
-        self.run(|engine| engine.action_places()).await
+        self.run(Engine::action_places).await
     }
 
     /// Keeps what became of places, and what came of calls, together.

@@ -34,7 +34,7 @@ impl Classified for NotOnline {
         Kind::FailedPrecondition
     }
 
-    fn reason(&self) -> &str {
+    fn reason(&self) -> &'static str {
         "DEVICE_NOT_ONLINE"
     }
 }
