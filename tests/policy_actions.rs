@@ -40,7 +40,7 @@ fn collects() -> policy::Policy {
 async fn alarm(api: &Api, twin: &str, on: bool) {
     let request = PatchTwinRequest {
         name: twin.to_owned(),
-        tags_json: format!("{{\"alarm\": {on}}}"),
+        tags_patch_json: format!("{{\"alarm\": {on}}}"),
         ..PatchTwinRequest::default()
     };
     api.patch(request).await.expect("a small patch");
