@@ -137,14 +137,15 @@ impl Actions {
         };
         let set = self.policies.set();
         let scope = scope_of(&key);
-        let concerns = changed.is_none_or(|changed| {
+        let concerns = changed.is_none_or(|changed: Interest| {
             let mut concerned = set.concerned(scope, changed);
             changed.created || concerned.any(|active| look::acts(active))
         });
-        let acts = set.in_scope(scope).any(|active| look::acts(active));
-        let known = self.book.lock().await.knows(&key);
-        let begins = concerns && acts;
-        if !(known || begins) {
+        // Where no policy has actions any more, the worker ends what they had begun by itself (`swept`).
+        if !set.in_scope(scope).any(|active| look::acts(active)) {
+            return true;
+        }
+        if !concerns && !self.book.lock().await.knows(&key) {
             return true;
         }
         let Ok(document) = TwinDocument::from_wire(twin) else {

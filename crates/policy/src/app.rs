@@ -276,6 +276,7 @@ impl App {
         let looker = Looker {
             policies: policies.clone(),
             writer,
+            actions: actions.clone(),
             rejects,
             metrics: metrics.clone(),
         };

@@ -280,7 +280,7 @@ async fn a_store_of_a_newer_program_is_refused() {
             error,
             Error::Newer {
                 found: 99,
-                known: 9
+                known: 10
             }
         ),
         "{error}"

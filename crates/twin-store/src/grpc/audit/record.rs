@@ -17,7 +17,7 @@ use crate::apply::AuditEvent;
 use crate::error::Error;
 
 /// What other services let people do.
-const ACTIONS: [&str; 16] = [
+const ACTIONS: [&str; 18] = [
     "policy.create",
     "policy.update",
     "policy.delete",
@@ -34,6 +34,8 @@ const ACTIONS: [&str; 16] = [
     "freeze.create",
     "freeze.end",
     THAW,
+    "reevaluation.start",
+    "reevaluation.cancel",
 ];
 /// What is done to a twin, and not to a policy.
 const THAW: &str = "path.thaw";
@@ -84,7 +86,9 @@ fn event(request: proto::RecordAuditEntryRequest, now: Timestamp) -> Result<Audi
     if action.starts_with("configuration.") {
         parse_configuration("resource", &request.resource)?;
     } else if action.starts_with("freeze.") {
-        parse_freeze(&request.resource)?;
+        parse_numbered("freezes/", &request.resource)?;
+    } else if action.starts_with("reevaluation.") {
+        parse_numbered("reevaluations/", &request.resource)?;
     } else if action == THAW {
         parse_identity("resource", &request.resource)?;
     } else {
@@ -122,14 +126,14 @@ fn event(request: proto::RecordAuditEntryRequest, now: Timestamp) -> Result<Audi
     })
 }
 
-/// Freezes have numbers.
-fn parse_freeze(name: &str) -> Result<(), InvalidField> {
-    let number = name.strip_prefix("freezes/");
+/// Freezes and re-evaluations have numbers.
+fn parse_numbered(collection: &str, name: &str) -> Result<(), InvalidField> {
+    let number = name.strip_prefix(collection);
     let number = number.and_then(|number| number.parse::<u64>().ok());
-    let problem = "must be `freezes/` and a number";
-    number
-        .map(|_| ())
-        .ok_or_else(|| InvalidField::new("resource", problem))
+    number.map(|_| ()).ok_or_else(|| {
+        let problem = format!("must be `{collection}` and a number");
+        InvalidField::new("resource", problem)
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +166,7 @@ mod tests {
             ("freeze.create", "freezes/12"),
             ("freeze.end", "freezes/12"),
             ("path.thaw", "devices/d/modules/m"),
+            ("reevaluation.start", "reevaluations/3"),
             ("configuration.delete", "configurations/c"),
         ] {
             let mut other = request();
