@@ -31,6 +31,7 @@ mod replicas;
 mod rest;
 mod rest_bearer;
 mod restored;
+mod rollout_fleet;
 mod rollout_gates;
 mod rollouts;
 mod security_messages;

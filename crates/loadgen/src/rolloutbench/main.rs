@@ -265,7 +265,6 @@ impl Story {
             "it should be rolled back: {rollout:#?}"
         );
         let began = Instant::now();
-        let away = u64::try_from(self.fleet.leaving.len())?;
         let has_bad = |agent: &&agent::Agent| agent.told.last() == Some(BAD);
         let after = loop {
             let after = self.api.desired(&self.arguments.prefix).await?;
@@ -281,9 +280,12 @@ impl Story {
             sleep(LOOK).await;
         };
         let took = began.elapsed();
-        // They answer for it as they did before.
-        self.wait_status(self.expected(away)).await?;
         let is_changed = |id: &str| after.get(id) != before.get(id);
+        // Whoever was there answers for it as before; of the others those wait that were changed.
+        let away = self.fleet.leaving.iter();
+        let away = away.filter(|agent| is_changed(agent.device.id())).count();
+        self.wait_status(self.expected(u64::try_from(away)?))
+            .await?;
         let changed = after.keys().filter(|id| is_changed(id)).count();
         ensure!(
             u64::try_from(changed) == Ok(bad.released()),

@@ -44,7 +44,7 @@ pub(crate) struct EvaluateArguments {
 }
 
 const HELP: &str = "\
-Builds with optimisation. First the evaluation alone, on one thread: twins of some 3 KiB, as twin-store
+Builds with optimisation. First the evaluation alone, on one thread: twins of some 4.5 KB, as twin-store
 sends them, are made in memory (which does not count), and each is looked at as a re-evaluation does it:
 once as it is, and once with the policies' settings in place, as twin-store would have put them there.
 Then `twinward up` is started on an embedded store that is filled with such twins, their settings in
