@@ -244,6 +244,7 @@ impl App {
             shutdown: shutdown.clone(),
             security_module_on_create: self.config.security_module_on_create,
             individuals: Arc::new(Individuals::new(self.config.enrollments_max)),
+            device_messages_bytes: self.config.device_messages_stream_bytes.get(),
             peers: forward.peers(),
         };
         service_kit::add_services!(

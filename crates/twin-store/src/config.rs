@@ -72,8 +72,9 @@ pub struct Config {
     /// Bound of the `REJECTS` stream on disk; the oldest go. Must be the same for every service of
     /// a hub. Default 256 MiB.
     pub rejects_stream_bytes: ByteSize,
-    /// Bound of the `DEVICE_MESSAGES` stream on disk, the queues of messages for devices. Over it no
-    /// message is taken. Default 256 MiB.
+    /// Bound of the `DEVICE_MESSAGES` stream on disk, the queues of messages for devices. When it is half
+    /// full, one device may have a 256th of it waiting, and at least 128 KiB; when it is full, no message is
+    /// taken. `twinward_twin_store_device_messages_refused_total` counts both. Default 256 MiB.
     pub device_messages_stream_bytes: ByteSize,
     /// What keeps the twins: `sqlite`, a file in `data_dir`, or `postgres`, a database that several
     /// replicas share. Default `sqlite`.

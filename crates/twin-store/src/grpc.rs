@@ -73,6 +73,8 @@ pub struct Api {
     pub(crate) shutdown: ShutdownToken,
     /// Every new device gets its security module.
     pub(crate) security_module_on_create: bool,
+    /// Bound of all queues of messages for devices.
+    pub(crate) device_messages_bytes: u64,
     /// Enrolments of single devices, of which there may be so many.
     pub(crate) individuals: Arc<enrollments::individuals::Individuals>,
     /// The other replicas; none: there is one only.

@@ -24,6 +24,12 @@ struct ForwardLabel {
     outcome: &'static str,
 }
 
+/// Why a message for a device was refused; the values are the stable codes of our own contracts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
+}
+
 /// The service's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -46,6 +52,7 @@ pub struct Metrics {
     ownership: Family<OwnershipLabel, Counter>,
     claim_failures: Counter,
     sessions_lost: Counter,
+    messages_refused: Family<ReasonLabel, Counter>,
     forwarded: Family<ForwardLabel, Counter>,
     /// Watches that are open.
     pub watches: Gauge,
@@ -98,6 +105,10 @@ impl Metrics {
             ),
             claim_failures: scope
                 .counter("claim_failures", "attempts to claim partitions that failed"),
+            messages_refused: scope.counters(
+                "device_messages_refused",
+                "messages for devices that did not get into their queues, by reason",
+            ),
             sessions_lost: scope.counter(
                 "sessions_lost",
                 "sessions ended because the ingestion that held them is gone",
@@ -149,6 +160,13 @@ impl Metrics {
 
     pub(crate) fn claim_failed(&self) {
         self.claim_failures.inc();
+    }
+
+    pub(crate) fn message_refused(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.messages_refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
     }
 
     pub(crate) fn sessions_lost(&self, sessions: usize) {

@@ -58,6 +58,18 @@ pub enum CommandError {
         identity_name(.0)
     )]
     QueueFull(IdentityKey),
+    /// The queues are nearly full, and this one has its share of them.
+    #[error(
+        "the queues of all devices are more than half full, and {} may then have {max} bytes waiting; no \
+         more are allowed until it takes some, they end, or the queue is purged",
+        identity_name(key)
+    )]
+    QueueTooLarge {
+        /// Whose queue.
+        key: IdentityKey,
+        /// Its share in bytes.
+        max: u64,
+    },
     /// A message is too large.
     #[error(
         "the message has {bytes} bytes with its properties; at most {} are allowed",
@@ -86,7 +98,9 @@ impl CommandError {
         match self {
             Self::NotOnline(_) | Self::BadAnswer { .. } => Kind::FailedPrecondition,
             Self::NotAnswered { .. } => Kind::DeadlineExceeded,
-            Self::Busy(_) | Self::QueueFull(_) => Kind::ResourceExhausted,
+            Self::Busy(_) | Self::QueueFull(_) | Self::QueueTooLarge { .. } => {
+                Kind::ResourceExhausted
+            }
             Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => Kind::InvalidArgument,
             Self::Bus(_) | Self::NotSent(_) | Self::Queue(_) | Self::QueuesAway => {
                 Kind::Unavailable
@@ -94,7 +108,7 @@ impl CommandError {
         }
     }
 
-    pub(super) fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotOnline(_) => "DEVICE_NOT_ONLINE",
             Self::NotAnswered { .. } => "METHOD_NOT_ANSWERED",
@@ -102,6 +116,7 @@ impl CommandError {
             Self::BadAnswer { .. } => "METHOD_ANSWER_UNUSABLE",
             Self::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
             Self::QueueFull(_) => "QUEUE_FULL",
+            Self::QueueTooLarge { .. } => "QUEUE_TOO_LARGE",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::NotSent(_) => "MESSAGE_NOT_SENT",
             Self::Bus(_) | Self::Queue(_) | Self::QueuesAway => "BUS_UNREACHABLE",
@@ -115,7 +130,9 @@ impl CommandError {
             Self::Busy(_) => ErrorCode::new(429_001, "ThrottlingException"),
             // No status that a client tries again on: the device has done it.
             Self::BadAnswer { .. } => ErrorCode::new(400_012, "DeserializationError"),
-            Self::QueueFull(_) => ErrorCode::new(403_004, "DeviceMaximumQueueDepthExceeded"),
+            Self::QueueFull(_) | Self::QueueTooLarge { .. } => {
+                ErrorCode::new(403_004, "DeviceMaximumQueueDepthExceeded")
+            }
             Self::PayloadTooLarge { .. } | Self::MessageTooLarge { .. } => {
                 ErrorCode::new(413_001, "MessageTooLarge")
             }

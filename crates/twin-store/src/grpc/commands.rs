@@ -39,6 +39,7 @@ mod calls;
 mod invocation;
 pub(crate) mod messages;
 mod roster;
+mod share;
 
 /// Calls of methods that may wait at one replica: each holds its payload for minutes, at the most
 /// 128 MiB together.

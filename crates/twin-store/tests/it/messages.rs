@@ -239,3 +239,54 @@ async fn queues_survive_a_restart_go_with_their_device_and_end_by_themselves() {
     assert_eq!(listed(&service).await, ["long"]);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn when_the_queues_are_half_full_a_device_has_its_share() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = twin_store::Config {
+        device_messages_stream_bytes: service_kit::units::ByteSize::mib(1),
+        ..crate::service::config(&nats, folder.path())
+    };
+    let service = Service::start_with(config).await;
+    service.create("d").await;
+    service.create("e").await;
+    let large = |device: &str| proto::SendMessageRequest {
+        name: format!("devices/{device}"),
+        ..message(&"x".repeat(60_000))
+    };
+    let large = |device: &str| proto::SendMessageRequest {
+        message_id: String::new(),
+        ..large(device)
+    };
+    // Up to the half it may take what it likes.
+    for _ in 0..9 {
+        send(&service, large("d")).await.expect("sent");
+    }
+    let refused = refusal(send(&service, large("d")).await);
+    assert_eq!(
+        (refused.kind(), refused.reason()),
+        (Kind::ResourceExhausted, "QUEUE_TOO_LARGE")
+    );
+    assert_eq!(refused.iot_hub().number(), 403_004);
+    // 128 KiB of another.
+    for _ in 0..2 {
+        send(&service, large("e")).await.expect("its share");
+    }
+    let refused = refusal(send(&service, large("e")).await);
+    assert_eq!(refused.reason(), "QUEUE_TOO_LARGE");
+    let name = "devices/d".to_owned();
+    let purge = proto::PurgeMessagesRequest {
+        name,
+        ..Default::default()
+    };
+    service
+        .commands()
+        .purge_messages(purge)
+        .await
+        .expect("purged");
+    send(&service, large("e"))
+        .await
+        .expect("there is room again");
+    service.stop().await;
+}

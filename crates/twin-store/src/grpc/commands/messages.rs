@@ -17,6 +17,7 @@ use iot_hub::message::{
 use jiff::Timestamp;
 use prost::Message as _;
 use serde_json::json;
+use service_kit::error::Classified as _;
 use service_kit::trace;
 use twin::IdentityKey;
 use uuid::Uuid;
@@ -56,6 +57,8 @@ impl Api {
         let request_id = request.request_id.clone();
         let mut sending = read(request)?;
         let key = sending.key.clone();
+        let room = self.has_room(&key, sending.message.encoded_len()).await;
+        room.inspect_err(|error| self.metrics.message_refused(error.reason()))?;
         let detail = json!({ "message": sending.message.message_id });
         let cause = caller.cause_as(actor, &request_id);
         let generation = self
@@ -69,7 +72,11 @@ impl Api {
         let expires_at = sending.stamp(self.clock.now());
         let message_id = sending.message.message_id.clone();
         let published = self.bus.publish(sending.outgoing(&generation)).await;
-        let published = published.map_err(|error| not_sent(&sending.key, error))?;
+        let published = published.map_err(|error| {
+            let error = not_sent(&sending.key, error);
+            self.metrics.message_refused(error.reason());
+            error
+        })?;
         let hint = Outgoing::new(subjects::message_subject(&sending.key), Vec::new());
         if let Err(error) = self.bus.send_hint(hint).await {
             // The session looks by itself now and then.
@@ -185,7 +192,7 @@ impl Api {
     }
 
     /// The subject of a device's queue.
-    async fn queue(&self, key: &IdentityKey) -> Result<String, Error> {
+    pub(super) async fn queue(&self, key: &IdentityKey) -> Result<String, Error> {
         let record = self.store.get(key.clone()).await?;
         let record = record.ok_or_else(|| Error::NotFound(key.clone()))?;
         let generation = &record.identity.generation_id;
