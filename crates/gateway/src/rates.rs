@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
+use service_kit::accounts::{make_room, network_of};
 use service_kit::config::{Problems, Validate};
 use service_kit::metrics::{Counter, EncodeLabelSet, Family};
 
@@ -26,7 +27,8 @@ const UNPROVEN_BURST: Duration = Duration::from_mins(1);
 /// How often it is logged that a caller is throttled.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 /// Callers that are remembered. Over it those that may do as much as they like again are forgotten,
-/// and if there is none, all: an attacker with that many addresses must not fill our memory.
+/// and if there is none, those that have done the least: an attacker with that many addresses must not
+/// fill our memory.
 const CALLERS_MAX: usize = 16_384;
 
 /// How often may be called. 0 lifts a limit.
@@ -40,6 +42,10 @@ pub struct Rates {
     /// Requests per minute of one address that prove nothing: without good credentials, or for what is
     /// no call; over it they get 429 instead of 401. Default 600.
     pub unproven_per_minute: u32,
+    /// `WebSockets` per minute that one address may begin; over it 429 with `Retry-After`. Default 12000,
+    /// as for the MQTT listener (`limits.address_connects_per_minute` of ingestion): a large site may
+    /// come back at the same time.
+    pub websockets_per_minute: u32,
 }
 
 impl Default for Rates {
@@ -47,6 +53,7 @@ impl Default for Rates {
         Self {
             requests_per_second: 1000,
             unproven_per_minute: 600,
+            websockets_per_minute: 12_000,
         }
     }
 }
@@ -56,10 +63,10 @@ impl Validate for Rates {
     fn validate(&self, _problems: &mut Problems) {}
 }
 
-/// Who is throttled, of three kinds.
+/// Who is throttled, of four kinds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ThrottledLabels {
-    /// `policy`, `token` or `address`.
+    /// `policy`, `token`, `address` or `websocket`.
     pub caller: &'static str,
 }
 
@@ -73,6 +80,8 @@ enum Who {
     /// The token's hash: tokens are not kept.
     Token([u8; digest::SHA256_OUTPUT_LEN]),
     Address(IpAddr),
+    /// An address again, as the beginning of `WebSockets`.
+    WebSockets(IpAddr),
 }
 
 impl Who {
@@ -81,6 +90,7 @@ impl Who {
             Self::Policy(_) => "policy",
             Self::Token(_) => "token",
             Self::Address(_) => "address",
+            Self::WebSockets(_) => "websocket",
         }
     }
 }
@@ -93,6 +103,7 @@ impl fmt::Display for Who {
                 write!(f, "bearer token with hash {:02x}{:02x}…", hash[0], hash[1])
             }
             Self::Address(address) => write!(f, "address {address}"),
+            Self::WebSockets(address) => write!(f, "address {address}, by WebSocket"),
         }
     }
 }
@@ -159,10 +170,20 @@ impl Meter {
         let Some(address) = address else {
             return error;
         };
-        let who = Who::Address(address);
+        let who = Who::Address(network_of(address));
         self.charge(&who, self.unproven_share(), UNPROVEN_BURST, now)
             .err()
             .unwrap_or(error)
+    }
+
+    /// A device wants a WebSocket. Who that is, ingestion finds out.
+    pub(crate) fn begins(&self, address: Option<IpAddr>, now: Instant) -> Result<(), ApiError> {
+        let Some(address) = address else {
+            return Ok(());
+        };
+        let minute = Duration::from_mins(1);
+        let share = share(minute, self.rates.websockets_per_minute);
+        self.charge(&Who::WebSockets(network_of(address)), share, minute, now)
     }
 
     fn unproven_share(&self) -> Option<Duration> {
@@ -172,7 +193,7 @@ impl Meter {
     fn overdrawn(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let share = self.unproven_share()?;
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = accounts.get(&Who::Address(address))?;
+        let account = accounts.get(&Who::Address(network_of(address)))?;
         let ahead = account.even_at.saturating_duration_since(now) + share;
         ahead
             .checked_sub(UNPROVEN_BURST)
@@ -190,11 +211,8 @@ impl Meter {
             return Ok(());
         };
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if accounts.len() >= CALLERS_MAX && !accounts.contains_key(who) {
-            accounts.retain(|_, account| account.even_at > now);
-            if accounts.len() >= CALLERS_MAX {
-                accounts.clear();
-            }
+        if !accounts.contains_key(who) {
+            make_room(&mut accounts, CALLERS_MAX, now, |account| account.even_at);
         }
         let kind = who.kind();
         let account = accounts.entry(who.clone()).or_insert(Account {
@@ -248,6 +266,7 @@ mod tests {
         let rates = Rates {
             requests_per_second,
             unproven_per_minute,
+            websockets_per_minute: unproven_per_minute,
         };
         Meter::new(rates, Throttled::default())
     }
@@ -306,6 +325,28 @@ mod tests {
     }
 
     #[test]
+    fn an_address_begins_so_many_websockets_in_a_minute() {
+        let meter = meter(1, 3);
+        let now = Instant::now();
+        let of = |text: &str| Some(text.parse().expect("an address"));
+        for end in ["1", "2", "3"] {
+            let address = of(&format!("2001:db8::{end}"));
+            meter.begins(address, now).expect("its share");
+        }
+        let error = meter.begins(of("2001:db8::4"), now).expect_err("one more");
+        assert_eq!(error.number(), 429_001);
+        assert_eq!(refused(&meter, "websocket"), 1);
+        meter
+            .begins(of("2001:db8:0:1::1"), now)
+            .expect("another network");
+        // What is not proven is counted apart.
+        let told = meter.unproven(ApiError::unauthorized("no"), of("2001:db8::1"), now);
+        assert_eq!(told.number(), 401_002);
+        let later = now + Duration::from_secs(20);
+        meter.begins(of("2001:db8::4"), later).expect("again");
+    }
+
+    #[test]
     fn nothing_is_limited_by_0() {
         let meter = meter(0, 0);
         let now = Instant::now();
@@ -313,6 +354,7 @@ mod tests {
             assert!(meter.calls(&policy("a"), HERE, now).is_ok());
             let error = meter.unproven(ApiError::unauthorized("no"), HERE, now);
             assert_eq!(error.number(), 401_002);
+            assert!(meter.begins(HERE, now).is_ok());
         }
     }
 

@@ -19,6 +19,7 @@ use iot_hub::RegistrationId;
 use iot_hub::provisioning::{Assigned, assigning, refusal, registration_of};
 use jiff::Timestamp;
 use serde_json::Value;
+use service_kit::accounts::{make_room, network_of};
 use service_kit::server::web::Visitor;
 use service_kit::suspects::Crowded;
 use service_kit::trace;
@@ -47,6 +48,8 @@ const RETRY_AFTER: u64 = 1;
 /// Failures of one address in a minute. Nobody can guess a key; this keeps a broken or hostile device
 /// from spending twin-store's time.
 const FAILURES_PER_MINUTE: u32 = 60;
+/// What each of them weighs beside its time.
+const FAILURE: Duration = Duration::from_mins(1);
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 16 * 1024;
 
@@ -97,20 +100,26 @@ impl Failures {
     /// How long an address has to wait, if it has failed too often.
     fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) = known.get(&address)?;
+        let (since, count) = known.get(&network_of(address))?;
         let left = Duration::from_mins(1).checked_sub(now.saturating_duration_since(*since))?;
         (*count >= FAILURES_PER_MINUTE).then_some(left)
     }
 
     fn note(&self, address: IpAddr, now: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let minute = Duration::from_mins(1);
-        if known.len() >= ADDRESSES_MAX && !known.contains_key(&address) {
-            known.retain(|_, (since, _)| now.saturating_duration_since(*since) < minute);
-            // An attacker with that many addresses must not fill our memory.
-            if known.len() >= ADDRESSES_MAX {
-                known.clear();
-            }
+        let (address, minute) = (network_of(address), Duration::from_mins(1));
+        if !known.contains_key(&address) {
+            // An attacker with that many addresses must not fill our memory. Those go that have
+            // failed the least.
+            let even_at = |(since, count): &(Instant, u32)| {
+                let over = *since + minute;
+                if over > now {
+                    over + FAILURE * *count
+                } else {
+                    *since
+                }
+            };
+            make_room(&mut known, ADDRESSES_MAX, now, even_at);
         }
         let entry = known.entry(address).or_insert((now, 0));
         if now.saturating_duration_since(entry.0) >= minute {

@@ -207,6 +207,9 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     if websocket::is_asked_for(&request) {
         *label = "websocket";
+        let visitor = request.extensions().get::<Visitor>();
+        let address = visitor.map(|visitor| visitor.address().ip());
+        api.meter.begins(address, api.clock.monotonic())?;
         return api.devices.open(request).await;
     }
     let answer = answer(api, request, label).await?;

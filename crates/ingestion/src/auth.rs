@@ -6,12 +6,14 @@
 //! are counted by reason and logged; a token or a key never is.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use access_policies::Followed;
 use iot_hub::mqtt::ConnectName;
 use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
+use service_kit::accounts::network_of;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
 use service_kit::suspects::{Crowded, Suspects};
@@ -119,7 +121,7 @@ impl Authenticator {
         certificates: &[Vec<u8>],
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
-        let both = (peer, name.identity.clone());
+        let both = (peer.map(network_of), name.identity.clone());
         let now = self.shared.clock.monotonic();
         if let Err(wait) = lock(&self.shared.of_identity).check(&both, now) {
             let error = AuthError::TooManyFailures { wait };
@@ -155,7 +157,8 @@ impl Authenticator {
         peer: Option<IpAddr>,
         proving: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
-        let limited = lock(&self.shared.limiter).check(&peer, self.shared.clock.monotonic());
+        let account = peer.map(network_of);
+        let limited = lock(&self.shared.limiter).check(&account, self.shared.clock.monotonic());
         let outcome = match limited {
             Err(wait) => match self.shared.suspects.look(proving).await {
                 Ok(Ok(proven)) => Ok(proven),
@@ -244,7 +247,7 @@ impl Authenticator {
         Ok(Evidence::Signed {
             until: certificate::check(&current.authorities, identity, chain, now)?,
             chain: chain.into(),
-            edition: current.edition,
+            edition: Arc::new(AtomicU64::new(current.edition)),
         })
     }
 
@@ -305,8 +308,13 @@ impl Authenticator {
             } => {
                 certificate::check_time(identity, *until, self.shared.clock.now())?;
                 let trusted = self.shared.authorities.as_ref();
-                if trusted.is_some_and(|it| it.current().edition != *edition) {
+                let current = trusted.map(|trusted| trusted.current().edition);
+                if let Some(current) = current
+                    && current != edition.load(Ordering::Relaxed)
+                {
                     self.signed(identity, chain)?;
+                    // These have judged it, and need not do so again with each look.
+                    edition.store(current, Ordering::Relaxed);
                 }
                 if !credentials.by_authority {
                     return Err(AuthError::NotByAuthority {
@@ -355,17 +363,18 @@ impl Authenticator {
 
     fn note_failure(&self, error: &AuthError, peer: Option<IpAddr>) {
         self.shared.metrics.auth_failure(error.code());
+        let account = peer.map(network_of);
         if error.is_the_peers_fault() {
-            lock(&self.shared.limiter).failed(peer, self.shared.clock.monotonic());
+            lock(&self.shared.limiter).failed(account, self.shared.clock.monotonic());
         }
         // Whoever fails without end is not to fill the log; the counter has every failure.
         if matches!(error, AuthError::TooManyFailures { .. }) {
             let now = self.shared.clock.monotonic();
             let mut told = lock(&self.shared.told);
-            if told.check(&peer, now).is_err() {
+            if told.check(&account, now).is_err() {
                 return;
             }
-            told.failed(peer, now);
+            told.failed(account, now);
         }
         tracing::info!(
             peer = peer.map(tracing::field::display),

@@ -83,6 +83,7 @@ pub mod backoff;
 pub mod shutdown;
 pub mod tasks;
 
+pub mod accounts;
 pub mod admin;
 pub mod auth;
 pub mod client;

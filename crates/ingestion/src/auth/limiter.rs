@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use service_kit::accounts::make_room;
+
 /// The period of a limit.
 const PERIOD: Duration = Duration::from_mins(1);
 
 /// Peers that are remembered. Over it those whose account is even again are forgotten, and if none
-/// is, everyone: an attacker with that many addresses must not be able to fill our memory.
+/// is, those that owe the least: an attacker with that many addresses must not be able to fill our
+/// memory, nor to have us forget who fails all the time.
 const PEERS_MAX: usize = 16_384;
 
 /// Allows each peer a number of failures per minute. A peer is an address, an identity, or both.
@@ -47,11 +50,8 @@ impl<K: Eq + Hash> Limiter<K> {
 
     /// Notes a failure.
     pub(crate) fn failed(&mut self, peer: K, now: Instant) {
-        if self.even_at.len() >= PEERS_MAX && !self.even_at.contains_key(&peer) {
-            self.even_at.retain(|_, even_at| *even_at > now);
-            if self.even_at.len() >= PEERS_MAX {
-                self.even_at.clear();
-            }
+        if !self.even_at.contains_key(&peer) {
+            make_room(&mut self.even_at, PEERS_MAX, now, |even_at| *even_at);
         }
         let share = self.share();
         let even_at = self.even_at.entry(peer).or_insert(now);
@@ -94,11 +94,16 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut limiter = Limiter::new(1);
+        let mut limiter = Limiter::new(4);
         let now = Instant::now();
+        let worst = Some(IpAddr::from([127, 0, 0, 9]));
+        for _ in 0..4 {
+            limiter.failed(worst, now);
+        }
         for index in 0..u32::try_from(3 * PEERS_MAX).unwrap() {
             limiter.failed(Some(IpAddr::from(index.to_be_bytes())), now);
         }
         assert!(limiter.even_at.len() <= PEERS_MAX);
+        assert!(limiter.check(&worst, now).is_err(), "it is not forgotten");
     }
 }

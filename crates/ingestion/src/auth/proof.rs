@@ -1,6 +1,7 @@
 //! What proves an identity, for as long as its session lives.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use iot_hub::{SasError, SasToken, Thumbprints};
 use jiff::Timestamp;
@@ -31,8 +32,9 @@ pub(super) enum Evidence {
         until: Timestamp,
         /// What was shown, for authorities that are trusted later.
         chain: Arc<[Vec<u8>]>,
-        /// Which authorities have judged it.
-        edition: u64,
+        /// Which authorities have judged it last. Copies share it, so that the chain is verified once
+        /// by each.
+        edition: Arc<AtomicU64>,
     },
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use iot_hub::connection_string::ConnectionStringError;
 use iot_hub::{ConnectionString, KeyError, SymmetricKey};
+use service_kit::accounts::network_of;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use twin::DeviceId;
@@ -139,6 +140,7 @@ impl Enroller {
         request: agent::EnrollRequest,
         peer: Option<IpAddr>,
     ) -> Result<String, EnrollError> {
+        let peer = peer.map(network_of);
         let allowed = self.limited(|limiter, now| limiter.check(&peer, now));
         let outcome = match allowed {
             Err(wait) => Err(EnrollError::TooManyFailures { wait }),

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use service_kit::accounts::network_of;
+
 use crate::auth::limiter::Limiter;
 use crate::config::Limits;
 
@@ -24,12 +26,12 @@ impl Addresses {
 
     /// Whether another connection of the address may be taken in.
     pub(super) fn may_arrive(&self, address: IpAddr, now: Instant) -> bool {
-        self.lock().check(&address, now).is_ok()
+        self.lock().check(&network_of(address), now).is_ok()
     }
 
     /// One was.
     pub(super) fn arrived(&self, address: IpAddr, now: Instant) {
-        self.lock().failed(address, now);
+        self.lock().failed(network_of(address), now);
     }
 
     /// The guarded values are changed in steps that cannot panic in between.

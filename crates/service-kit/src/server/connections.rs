@@ -17,6 +17,7 @@ use futures::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::network_of;
 use crate::auth::Shown;
 use crate::config::{Problems, Validate};
 use crate::metrics::{Counter, Gauge, Scope};
@@ -86,7 +87,7 @@ struct Unproven {
     next: u64,
     /// Oldest first.
     peers: BTreeMap<u64, (IpAddr, Weak<Peer>)>,
-    /// How many of them each address has.
+    /// How many of them each address has, of IPv6 each network.
     of_address: HashMap<IpAddr, u32>,
     /// The others, which are only looked for when all are cut.
     proven: BTreeMap<u64, Weak<Peer>>,
@@ -94,8 +95,8 @@ struct Unproven {
 
 impl Unproven {
     fn enter(&mut self, peer: &Arc<Peer>) {
-        *self.of_address.entry(peer.address.ip()).or_default() += 1;
-        let address = peer.address.ip();
+        let address = network_of(peer.address.ip());
+        *self.of_address.entry(address).or_default() += 1;
         self.peers.insert(peer.id, (address, Arc::downgrade(peer)));
     }
 
@@ -153,7 +154,7 @@ impl Connections {
     /// Takes a new connection in; `None` if there is no room for it.
     pub(crate) fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
         let mut unproven = self.unproven();
-        let of_address = unproven.of_address.get(&address.ip());
+        let of_address = unproven.of_address.get(&network_of(address.ip()));
         if of_address.is_some_and(|count| *count >= self.limits.address_unproven_max) {
             drop(unproven);
             self.count_closed();
