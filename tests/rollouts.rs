@@ -22,6 +22,8 @@ use crate::support::agent::{hello, open, sas};
 use crate::support::api::{Api, Device};
 use crate::support::hub::{Hub, Part};
 
+mod orders;
+
 /// What a simulated device says to a lamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Says {
@@ -336,7 +338,7 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
     // Everybody is the same one here, who may not approve of the own revision.
     let own = policy::ApproveRolloutRequest {
         name: name.clone(),
-        reason: String::new(),
+        ..Default::default()
     };
     let refused = api.rollouts.clone().approve_rollout(own).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
@@ -367,6 +369,7 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
     let pause = policy::PauseRolloutRequest {
         name: rolling.name.clone(),
         reason: "lunch".to_owned(),
+        ..Default::default()
     };
     let paused = api.rollouts.clone().pause_rollout(pause).await;
     assert_eq!(
@@ -381,8 +384,8 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
 
     let skip = |wave| policy::SkipWaveRequest {
         name: paused.name.clone(),
-        reason: String::new(),
         wave,
+        ..Default::default()
     };
     let other = api.rollouts.clone().skip_wave(skip(2)).await.unwrap_err();
     assert_eq!(other.code(), tonic::Code::FailedPrecondition, "{other}");
@@ -409,7 +412,7 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
     assert_eq!(rollout(&api).await.phase_time, soaking.phase_time);
     let abort = policy::AbortRolloutRequest {
         name: soaking.name,
-        reason: String::new(),
+        ..Default::default()
     };
     let aborted = api.rollouts.clone().abort_rollout(abort).await;
     assert_eq!(

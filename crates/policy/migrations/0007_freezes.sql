@@ -1,5 +1,5 @@
--- Times in which policies change nothing, as somebody ordered them. Rows are never removed: numbers
--- are not given again, and what ended tells since when a policy has been open.
+-- Times in which policies change nothing, as somebody ordered them. Numbers are not given again. What
+-- ended tells since when a policy has been open, and is removed when that does not matter any more.
 CREATE TABLE freezes (
     number      INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     -- JSON: ids of policies; empty: all.

@@ -55,6 +55,27 @@ impl Stage {
     fn takes(&self, twin: &TwinDocument) -> bool {
         self.course.has_released(twin) == (self.side == Side::New)
     }
+
+    /// Why the revision is not for this twin, for people.
+    pub(crate) fn why_not(&self, twin: &TwinDocument) -> String {
+        let course = &self.course;
+        let (revision, all) = (course.revision(), course.waves());
+        let wave = course.wave_of(twin).map(|wave| wave + 1);
+        match (self.side, wave) {
+            (Side::Before, Some(wave)) => {
+                format!("it has revision {revision} instead, since wave {wave} of {all}")
+            }
+            (Side::Before, None) => format!("it has revision {revision} instead"),
+            (Side::New, Some(wave)) if course.released() > 0 => format!(
+                "its turn is wave {wave} of {all}; {} of them have begun",
+                course.released()
+            ),
+            (Side::New, Some(wave)) => format!(
+                "its turn is wave {wave} of {all}; none has revision {revision}, which waits or was taken back"
+            ),
+            (Side::New, None) => "its waves are not planned yet".to_owned(),
+        }
+    }
 }
 
 /// Whether a policy applies to a twin, and if not, why not.

@@ -218,7 +218,7 @@ impl App {
         });
         let delivery = audit::deliver(
             self.store.clone(),
-            twins.clone(),
+            (twins.clone(), rejects.clone()),
             policies.noted(),
             stop.clone(),
         );
@@ -254,6 +254,7 @@ impl App {
             standstill: standstill.clone(),
             twins: twins.clone(),
             touch: touch.clone(),
+            metrics: metrics.clone(),
             clock: self.clock.clone(),
             shutdown: stop.clone(),
         };

@@ -2,26 +2,29 @@
 //! chain of hashes to verify, whoever serves the change.
 //!
 //! Entries wait in the store, written with their change, and go in their order. One that comes twice
-//! is known there by its id. It never drops one.
+//! is known there by its id. It never drops one: what twin-store refuses for good goes to `REJECTS`, so that
+//! it holds up nothing behind it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::Notify;
 use wire::registry::v1::RecordAuditEntryRequest;
 use wire::time::to_wire;
 
+use crate::rejects::{Reason, Rejected, Rejects};
 use crate::store::{self, AuditEntry, Store};
 use crate::twin_store::{Failure, TwinStore};
 
-/// How long to wait after a refusal, which only an operator can mend.
-const REFUSED_PAUSE: Duration = Duration::from_mins(1);
+/// How long to wait after twin-store failed on an entry, which only an operator can mend.
+const FAILED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Delivers entries until the service stops.
 pub(crate) async fn deliver(
     store: Store,
-    twins: TwinStore,
+    (twins, rejects): (TwinStore, Rejects),
     noted: Arc<Notify>,
     shutdown: ShutdownToken,
 ) -> Result<(), store::Error> {
@@ -32,13 +35,29 @@ pub(crate) async fn deliver(
                 None => return Ok(()),
             }
         };
-        match twins.record(&request(&entry)).await {
+        let request = request(&entry);
+        match twins.record(&request).await {
             Ok(()) => store.audit_entry_done(entry.number).await?,
             Err(Failure::Stopped) => return Ok(()),
-            Err(failure) => {
+            // The same request would be refused for ever.
+            Err(failure @ (Failure::Refused(_) | Failure::Conflict | Failure::Gone)) => {
+                let rejected = Rejected {
+                    id: format!("audit/{}", entry.request_id),
+                    source: request.resource.clone(),
+                    reason: Reason::AuditRefused,
+                    message: failure.to_string(),
+                    traceparent: None,
+                    original: request.encode_to_vec().into(),
+                };
+                if !rejects.put(rejected).await {
+                    return Ok(());
+                }
+                store.audit_entry_done(entry.number).await?;
+            }
+            Err(failure @ Failure::Unfinished(_)) => {
                 let policy_id = entry.policy_id;
                 tracing::error!(policy_id, error = %failure, "an audit entry is not taken");
-                let pause = tokio::time::sleep(REFUSED_PAUSE);
+                let pause = tokio::time::sleep(FAILED_PAUSE);
                 if shutdown.run_until(pause).await.is_none() {
                     return Ok(());
                 }

@@ -282,7 +282,7 @@ impl PolicySet {
 }
 
 /// What has to happen to a twin.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
     /// Everything holds already. No call is made, so the loop ends.
     Holds,

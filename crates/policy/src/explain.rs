@@ -102,6 +102,8 @@ pub(crate) struct Judged {
     pub facts: Vec<Fact>,
     /// Why its settings cannot be filled in, if that is why it does not apply.
     pub incomplete: Option<Incomplete>,
+    /// Which of the two revisions of a rollout the twin has, if that is why it does not apply; empty: it is not.
+    pub held_back: String,
 }
 
 /// What a twin has at a path of a condition.
@@ -270,6 +272,10 @@ fn judge(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Vec<Judged
             incomplete: match verdict {
                 Verdict::Incomplete => active.incomplete(twin),
                 _ => None,
+            },
+            held_back: match (verdict, &active.stage) {
+                (Verdict::HeldBack, Some(stage)) => stage.why_not(twin),
+                _ => String::new(),
             },
             facts: failing.map_or_else(Vec::new, |condition| facts(condition, twin)),
         }

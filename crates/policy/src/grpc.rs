@@ -93,6 +93,7 @@ impl PolicyApi {
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let note = revisions::check_note(request.note)?;
         let rehearsed = self.policies.rehearse(policy.clone()).await?;
+        self.policies.check_end(&rehearsed).map_err(Error::Policy)?;
         let guarded = self.guard(&rehearsed).await;
         let guard = guarded.as_ref().map(|guarded| guarded.reason.clone());
         let applied = if request.validate_only {

@@ -3,6 +3,7 @@
 use service_kit::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Scope};
 
 use crate::policy_doc::PolicyId;
+use crate::rollout::Phase;
 use crate::store::ActionOutcome;
 
 /// What came of the evaluation of a twin.
@@ -44,6 +45,22 @@ pub(crate) struct ActionLabel {
     pub outcome: &'static str,
 }
 
+/// Where a rollout stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PhaseLabel {
+    /// How [`crate::rollout::Phase`] prints.
+    pub phase: &'static str,
+}
+
+/// What became of a rollout by itself. There are a hundred policies at most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct GateLabel {
+    /// The policy's id.
+    pub policy: String,
+    /// `rolled-back` or `paused`.
+    pub outcome: &'static str,
+}
+
 /// Handles to all of them. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -81,6 +98,10 @@ pub(crate) struct Metrics {
     pub actions_calling: Gauge,
     /// Causes for which there was no room.
     pub actions_refused: Counter,
+    /// Rollouts of the revisions in force, by where they stand.
+    pub rollouts: Family<PhaseLabel, Gauge>,
+    /// Gates that failed, by policy and what followed.
+    pub gates_failed: Family<GateLabel, Counter>,
 }
 
 impl Metrics {
@@ -122,6 +143,11 @@ impl Metrics {
                 "actions_refused",
                 "Actions that were not called because too many are kept in mind",
             ),
+            rollouts: scope.gauges("rollouts", "Rollouts of the revisions in force by phase"),
+            gates_failed: scope.counters(
+                "rollout_gates_failed",
+                "Gates of rollouts that failed, by policy and what followed",
+            ),
         }
     }
 
@@ -146,6 +172,31 @@ impl Metrics {
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.actions_due.set(gauge(due));
         self.actions_calling.set(gauge(calling));
+    }
+
+    /// Tells where the rollouts of the revisions in force stand.
+    pub(crate) fn show_rollouts(&self, phases: impl Iterator<Item = Phase>) {
+        let mut counts = Phase::ALL.map(|phase| (phase, 0));
+        for phase in phases {
+            for (_, count) in counts.iter_mut().filter(|(known, _)| *known == phase) {
+                *count += 1;
+            }
+        }
+        for (phase, count) in counts {
+            let phase = phase.as_str();
+            self.rollouts
+                .get_or_create(&PhaseLabel { phase })
+                .set(count);
+        }
+    }
+
+    /// Counts a gate that failed.
+    pub(crate) fn gate_failed(&self, policy: &PolicyId, outcome: Phase) {
+        let label = GateLabel {
+            policy: policy.to_string(),
+            outcome: outcome.as_str(),
+        };
+        self.gates_failed.get_or_create(&label).inc();
     }
 
     /// Counts a reject.

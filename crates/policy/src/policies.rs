@@ -22,12 +22,12 @@ use crate::rollout::{Guarded, Refusal, Rollout};
 use crate::schedule::Gate;
 use crate::store::{
     self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
-    StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, StoredRollout, SweepCounts,
-    SweepNumber,
+    StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, SweepCounts, SweepNumber,
 };
 
 mod frozen;
 mod hours;
+mod rollouts;
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +42,8 @@ struct Present {
     gates: BTreeMap<PolicyId, Gate>,
     /// The sweep for what opened or ended last.
     edge: SweepNumber,
+    /// Whether a policy opened or ended since, so that a further sweep has to be wanted.
+    owed: bool,
 }
 
 impl Present {
@@ -61,7 +63,7 @@ impl Present {
     }
 
     fn index(&mut self, now: Timestamp) {
-        self.gates = self.gates_at(now);
+        self.look_at_the_clock(now);
         let in_force = self.by_id.iter().flat_map(|(id, stored)| {
             let gate = self.gates.get(id).cloned().unwrap_or_default();
             stored.in_force_at(&gate).collect::<Vec<_>>()
@@ -185,7 +187,7 @@ impl Policies {
     ) -> Result<Applied, store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
-            this.present.send_modify(|present| {
+            this.put(Some(stored.sweep), |present| {
                 // Only another revision that acts on twins thaws: as the store has it.
                 if stored.effective_revision == stored.revision {
                     present.frozen = present.frozen.without(stored.policy.id().as_str());
@@ -193,9 +195,7 @@ impl Policies {
                 present
                     .by_id
                     .insert(stored.policy.id().clone(), stored.clone());
-                present.index(this.clock.now());
             });
-            this.raise(stored.sweep);
             this.noted.notify_one();
         };
         let at = self.clock.now();
@@ -234,12 +234,10 @@ impl Policies {
         let this = self.clone();
         let gone = id.clone();
         let out_of_force = move |sweep: SweepNumber| {
-            this.present.send_modify(|present| {
+            this.put(Some(sweep), |present| {
                 present.by_id.remove(&gone);
                 present.frozen = present.frozen.without(gone.as_str());
-                present.index(this.clock.now());
             });
-            this.raise(sweep);
             this.noted.notify_one();
         };
         let when = (self.clock.now(), by);
@@ -257,6 +255,7 @@ impl Policies {
     ) -> Result<StoredPolicy, RolloutError> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
+            let fresh = this.fresh(stored.sweep);
             this.present.send_if_modified(|present| {
                 let before = present
                     .by_id
@@ -270,6 +269,7 @@ impl Policies {
                 }
                 if changed {
                     present.index(this.clock.now());
+                    present.cover(fresh);
                 }
                 changed
             });
@@ -279,36 +279,6 @@ impl Policies {
         self.store
             .change_rollout(id, revision, cause, change, in_force)
             .await
-    }
-
-    /// The rollouts that have not ended.
-    pub(crate) fn rolling(&self) -> Vec<StoredPolicy> {
-        let present = self.present.borrow();
-        let under_way = present.by_id.values().filter(|stored| {
-            let rollout = stored.rollout.as_ref();
-            rollout.is_some_and(|stored| !stored.rollout.phase.has_ended())
-        });
-        under_way.cloned().collect()
-    }
-
-    /// One rollout, also an ended one.
-    pub(crate) async fn rollout(
-        &self,
-        id: PolicyId,
-        revision: u64,
-    ) -> Result<Option<StoredRollout>, store::Error> {
-        self.store.rollout(id, revision).await
-    }
-
-    /// At most `limit` rollouts, ended ones too: of one policy or of all, in the order of the policies
-    /// and the newest first, from behind `after`.
-    pub(crate) async fn rollouts(
-        &self,
-        id: Option<PolicyId>,
-        after: Option<(PolicyId, u64)>,
-        limit: usize,
-    ) -> Result<Vec<(PolicyId, StoredRollout)>, store::Error> {
-        self.store.rollouts(id, after, limit).await
     }
 
     /// One configuration.
@@ -328,7 +298,7 @@ impl Policies {
     ) -> impl FnOnce(ConfigurationChange) + Send + 'static + use<> {
         let this = self.clone();
         move |change| {
-            this.present.send_modify(|present| {
+            this.put(change.sweep, |present| {
                 if change.sweep.is_some() {
                     let name = format!("{}{}", Writer::CONFIGURATION, change.id);
                     present.frozen = present.frozen.without(&name);
@@ -337,11 +307,7 @@ impl Policies {
                     Some(now) => present.configurations.insert(change.id, now),
                     None => present.configurations.remove(&change.id),
                 };
-                present.index(this.clock.now());
             });
-            if let Some(sweep) = change.sweep {
-                this.raise(sweep);
-            }
             this.noted.notify_one();
         }
     }

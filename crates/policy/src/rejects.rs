@@ -24,6 +24,8 @@ pub(crate) enum Reason {
     SettingsBreakLimit,
     /// twin-store refuses the settings for good.
     SettingsRefused,
+    /// twin-store refuses an entry for the audit log for good.
+    AuditRefused,
 }
 
 impl Reason {
@@ -34,6 +36,7 @@ impl Reason {
             Reason::InvalidTwin => "INVALID_TWIN",
             Reason::SettingsBreakLimit => "SETTINGS_BREAK_LIMIT",
             Reason::SettingsRefused => "SETTINGS_REFUSED",
+            Reason::AuditRefused => "AUDIT_ENTRY_REFUSED",
         }
     }
 }

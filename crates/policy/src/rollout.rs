@@ -56,6 +56,18 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// In their order.
+    pub(crate) const ALL: [Phase; 8] = [
+        Phase::Planning,
+        Phase::AwaitingApproval,
+        Phase::Rolling,
+        Phase::Soaking,
+        Phase::Paused,
+        Phase::Completed,
+        Phase::RolledBack,
+        Phase::Superseded,
+    ];
+
     /// Whether nothing will change any more by itself.
     pub(crate) fn has_ended(self) -> bool {
         match self {
@@ -121,6 +133,9 @@ pub(crate) struct Rollout {
     /// Why it is there without a strategy of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded: Option<Guarded>,
+    /// What was seen of its waves when it ended; empty: it has not, or nobody counted then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last: Vec<Tally>,
 }
 
 /// What made the mass-change guard begin a rollout.
@@ -156,6 +171,7 @@ impl Rollout {
             approver: String::new(),
             again: false,
             guarded: None,
+            last: Vec::new(),
         }
     }
 
@@ -247,6 +263,18 @@ impl Rollout {
     pub(crate) fn expired(&self, since: Timestamp, at: Timestamp) -> Rollout {
         let reason = format!("the policy ended {since}, and was taken out of every device");
         self.to(Phase::RolledBack, reason, at)
+    }
+
+    /// Keeps what was seen of its waves if it has just ended: soon after there is nothing more to be seen.
+    #[must_use]
+    pub(crate) fn ending_with(self, before: &Rollout, waves: &[Tally]) -> Rollout {
+        if before.phase.has_ended() || !self.phase.has_ended() {
+            return self;
+        }
+        Rollout {
+            last: waves.to_vec(),
+            ..self
+        }
     }
 
     /// Its end, because something newer is in force.

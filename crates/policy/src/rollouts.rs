@@ -16,6 +16,7 @@ use service_kit::error::chain;
 use service_kit::shutdown::ShutdownToken;
 use tracing::{info, warn};
 
+use crate::metrics::Metrics;
 use crate::planning::{self, Planned};
 use crate::policies::Policies;
 use crate::rollout::{Finding, Phase, PlannedWave, Refusal, Rollout};
@@ -49,6 +50,8 @@ pub(crate) struct Rollouts {
     pub twins: TwinStore,
     /// What the mass-change guard has to say of those that nobody could count.
     pub touch: Touch,
+    /// Where it is told what becomes of them.
+    pub metrics: Metrics,
     /// What time it is.
     pub clock: SharedClock,
     /// Ends it.
@@ -64,6 +67,8 @@ impl Rollouts {
         loop {
             // What changes from here on wakes us again.
             changes.set();
+            self.metrics
+                .show_rollouts(self.policies.rollout_phases().into_iter());
             let rolling = self.policies.rolling();
             let mut is_under_way = false;
             for policy in rolling {
@@ -215,7 +220,10 @@ impl Rollouts {
         let at = self.clock.now();
         if stored.rollout.step(&seen, at).is_some() {
             let seen_as = stored.rollout.clone();
-            let step = move |now: &Rollout| Ok(now.step_as(&seen_as, &seen, at));
+            let step = move |now: &Rollout| {
+                let next = now.step_as(&seen_as, &seen, at);
+                Ok(next.ending_with(now, &seen.waves))
+            };
             self.keep(policy, stored, step).await;
         }
     }
@@ -246,6 +254,11 @@ impl Rollouts {
                 let after = policy.rollout.as_ref();
                 if let Some(after) = after.filter(|after| after.version != stored.version) {
                     tell(&policy, before, after);
+                    let (id, phase) = (policy.policy.id(), after.rollout.phase);
+                    let has_expired = matches!(self.policies.gate(&policy), Gate::Expired(_));
+                    if matches!(phase, Phase::Paused | Phase::RolledBack) && !has_expired {
+                        self.metrics.gate_failed(id, phase);
+                    }
                 }
             }
             // A newer revision took its place meanwhile.

@@ -74,7 +74,8 @@ struct Window {
 
 impl Window {
     /// When it is, if it begins on that day. A time that a clock change leaves out is as much later as
-    /// the clock was put forward; of one that comes twice the first is meant.
+    /// the clock was put forward; of one that comes twice the first is meant. One that would lose all of
+    /// its length by that keeps it: who has but that hour of the week would wait for a week.
     fn on(&self, day: Date, zone: &TimeZone) -> Option<(Timestamp, Timestamp)> {
         let index = usize::try_from(day.weekday().to_monday_zero_offset()).ok()?;
         if !self.days.get(index).copied().unwrap_or_default() {
@@ -89,7 +90,14 @@ impl Window {
             let local = day.to_datetime(time);
             zone.to_ambiguous_timestamp(local).compatible().ok()
         };
-        Some((instant(day, self.from)?, instant(end, self.to)?))
+        let (from, to) = (instant(day, self.from)?, instant(end, self.to)?);
+        if to > from {
+            return Some((from, to));
+        }
+        let length = end
+            .to_datetime(self.to)
+            .duration_since(day.to_datetime(self.from));
+        Some((from, from.checked_add(length).ok()?))
     }
 }
 
@@ -207,6 +215,11 @@ impl Hours<'_> {
 }
 
 impl Schedule {
+    /// When the policy ends; none: never.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
     /// The windows that begin from so many days before or after a time to so many after it.
     fn around(
         &self,

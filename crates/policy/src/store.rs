@@ -45,7 +45,7 @@ pub(crate) use actions::{ActionOutcome, ActionQuery, ActionResult};
 pub(crate) use audit::{AuditEntry, By};
 pub(crate) use configurations::{ConfigurationChange, ConfigurationError, StoredConfiguration};
 pub use error::Error;
-pub(crate) use freezes::{FreezeError, StoredFreeze};
+pub(crate) use freezes::{Changed as FreezeChange, FreezeError, StoredFreeze, forget};
 pub(crate) use frozen::FROZEN_MAX;
 pub(crate) use reevaluations::{Range, ReevaluationError, State, StoredReevaluation};
 pub(crate) use revisions::{Applied, Change, StoredRevision};
@@ -267,6 +267,18 @@ impl Store {
         skipped: Option<(u16, Sequence)>,
     ) -> Result<SweepNumber, Error> {
         self.run(move |engine| engine.want_sweep(skipped)).await
+    }
+
+    /// Wants a further sweep; `then` is told its number, under the terms of [`Store::apply`].
+    pub(crate) async fn want_sweep_for(
+        &self,
+        then: impl FnOnce(SweepNumber) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |engine| {
+            then(engine.want_sweep(None)?);
+            Ok(())
+        })
+        .await
     }
 
     /// Notes that a sweep is complete.

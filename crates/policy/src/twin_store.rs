@@ -164,16 +164,19 @@ impl TwinStore {
         }
     }
 
-    /// Makes a twin hold exactly these settings of policies.
+    /// Makes a twin hold exactly these settings of policies, as long as that `is_wanted`: twin-store may be
+    /// away for hours, and what was decided before them is nothing to be written then. What is not wanted
+    /// any more is a conflict.
     pub(crate) async fn apply(
         &self,
         request: &ApplyPolicySettingsRequest,
+        is_wanted: impl Fn() -> bool,
     ) -> Result<ApplyPolicySettingsResponse, Failure> {
-        self.call("apply settings", || {
+        let attempt = || {
             let (mut client, request) = (self.policy.clone(), request.clone());
             async move { client.apply_policy_settings(request).await }
-        })
-        .await
+        };
+        self.call_while("apply settings", is_wanted, attempt).await
     }
 
     /// Reads a twin.
@@ -251,10 +254,22 @@ impl TwinStore {
         .map(|_| ())
     }
 
-    /// A call under way is finished also when the service stops; a pause is not.
     async fn call<T, F>(
         &self,
         operation: &'static str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.call_while(operation, || true, attempt).await
+    }
+
+    /// A call under way is finished also when the service stops; a pause is not.
+    async fn call_while<T, F>(
+        &self,
+        operation: &'static str,
+        is_wanted: impl Fn() -> bool,
         attempt: impl Fn() -> F,
     ) -> Result<T, Failure>
     where
@@ -264,6 +279,9 @@ impl TwinStore {
         loop {
             if self.shutdown.is_triggered() {
                 return Err(Failure::Stopped);
+            }
+            if !is_wanted() {
+                return Err(Failure::Conflict);
             }
             let status = match attempt().await {
                 Ok(response) => {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use posture::FrozenPath;
 use serde_json::Value;
 use service_kit::backoff::{Backoff, Policy};
 use service_kit::clock::SharedClock;
@@ -18,9 +17,9 @@ use tracing::{Instrument, debug, field};
 use twin::{IdentityKey, PolicyWrite};
 use wire::names::identity_name;
 use wire::time::to_wire;
-use wire::twin::v1::{ApplyPolicySettingsRequest, FrozenSetting, PolicySettings, Timeline};
+use wire::twin::v1::{ApplyPolicySettingsRequest, PolicySettings, Timeline};
 
-use crate::evaluate::{Decided, Decision, Part, decide};
+use crate::evaluate::{Decided, Decision, Part, PolicySet, decide};
 use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
@@ -30,8 +29,10 @@ use crate::twin_store::{Failure, TwinStore};
 use crate::undecided::Undecided;
 
 mod fights;
+mod wanted;
 
 pub(crate) use fights::touches;
+use wanted::{Made, frozen};
 
 /// Between decisions on a twin that others write to as well.
 const CONFLICTS: Policy = Policy {
@@ -125,7 +126,7 @@ impl Writer {
 
     /// Looks at a twin and writes to it if it must be.
     pub(crate) async fn carry_out(&self, work: Work) -> Effect {
-        let decided = self.decide(&work.twin);
+        let (decided, set) = self.decide(&work.twin);
         // Most twins hold; they cost neither a call nor a span.
         let effect = if holds(&decided, &work.twin) {
             Effect::Held
@@ -141,13 +142,14 @@ impl Writer {
             if let Some(id) = trace::trace_id(&span) {
                 span.record("trace_id", id);
             }
-            self.perform(work, decided).instrument(span).await
+            self.perform(work, (decided, set)).instrument(span).await
         };
         self.metrics.count(effect.as_str());
         effect
     }
 
-    async fn perform(&self, work: Work, mut decided: Decided) -> Effect {
+    async fn perform(&self, work: Work, made: Made) -> Effect {
+        let (mut decided, mut set) = made;
         let name = identity_name(work.twin.key());
         let mut twin = work.twin;
         let mut conflicts = Backoff::new(CONFLICTS);
@@ -157,7 +159,7 @@ impl Writer {
                 Ok(Effect::Held)
             } else {
                 let times = (&work.timeline, decided_at);
-                self.write(&twin, &decided, times).await
+                self.write(&twin, (&decided, &set), times).await
             };
             match (written, decided.decision) {
                 (Ok(_), Decision::Breaks(violations)) => {
@@ -197,7 +199,7 @@ impl Writer {
                         .await;
                 }
             };
-            decided = self.decide(&twin);
+            (decided, set) = self.decide(&twin);
         }
     }
 
@@ -207,7 +209,7 @@ impl Writer {
         self.undecided.knows(twin) || self.incomplete.knows(twin)
     }
 
-    fn decide(&self, twin: &TwinDocument) -> Decided {
+    fn decide(&self, twin: &TwinDocument) -> Made {
         let set = self.policies.set();
         let judged = u64::try_from(set.count(twin.scope())).unwrap_or(u64::MAX);
         self.metrics.judged.inc_by(judged);
@@ -223,13 +225,13 @@ impl Writer {
             })
             .collect();
         self.incomplete.note(twin.key(), &incomplete);
-        decided
+        (decided, set)
     }
 
     async fn write(
         &self,
         twin: &TwinDocument,
-        decided: &Decided,
+        (decided, set): (&Decided, &Arc<PolicySet>),
         (timeline, decided_at): (&Timeline, Timestamp),
     ) -> Result<Effect, Failure> {
         let writes = match &decided.decision {
@@ -242,7 +244,7 @@ impl Writer {
             policies: writes.into_iter().flatten().map(settings).collect(),
             configurations: wire::configurations::to_wire(&decided.configurations),
             keep_settings: writes.is_none(),
-            frozen: self.frozen(twin),
+            frozen: frozen(set, twin),
             timeline: Some(Timeline {
                 decide_time: Some(to_wire(decided_at)),
                 ..*timeline
@@ -250,7 +252,8 @@ impl Writer {
         };
         self.measure_decision(timeline, decided_at);
         let started = self.clock.monotonic();
-        let response = self.twins.apply(&request).await?;
+        let is_wanted = || self.is_still_wanted(twin, (decided, set));
+        let response = self.twins.apply(&request, is_wanted).await?;
         let took = self.clock.monotonic().saturating_duration_since(started);
         self.metrics.write_seconds.observe(took.as_secs_f64());
         for lost in &response.lost {
@@ -272,17 +275,6 @@ impl Writer {
             "settings of policies written"
         );
         Ok(Effect::Changed)
-    }
-
-    /// The paths that are left alone, for the twin to tell of.
-    fn frozen(&self, twin: &TwinDocument) -> Vec<FrozenSetting> {
-        let told = self.policies.set().frozen().told(twin.key()).into_iter();
-        let setting = |one: FrozenPath| FrozenSetting {
-            path: one.path,
-            writers: one.writers,
-            freeze_time: Some(to_wire(one.at)),
-        };
-        told.map(setting).collect()
     }
 
     /// From the fold of what started the loop to the decision, if it was an event.

@@ -15,8 +15,8 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 
 use crate::output::Format;
 use crate::verbs::{
-    access_policy, audit, bulk, certs, completions, configuration, device, enrollment, module,
-    operation, policy, probe, provisioning, query, rollout, status, store, twin,
+    access_policy, audit, bulk, certs, completions, configuration, device, enrollment, guard,
+    module, operation, policy, probe, provisioning, query, rollout, status, store, twin,
 };
 use crate::{exit, serve, up};
 
@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// Follow and direct revisions of policies that spread wave by wave
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// Show and release what policies leave alone because it went back and forth
+    #[command(subcommand)]
+    Guard(guard::GuardCommand),
     /// List, show, apply and remove automatic configurations of IoT Hub
     #[command(subcommand)]
     Configuration(configuration::ConfigurationCommand),

@@ -142,6 +142,7 @@ async fn ask(command: Command, global: &Global, environment: &Environment) -> Re
             None => Ok(()),
         },
         Command::Rollout(command) => verbs::rollout::run(command, &connection, &output).await,
+        Command::Guard(command) => verbs::guard::run(command, &connection, &output).await,
         Command::Configuration(command) => {
             verbs::configuration::run(command, &connection, &output).await
         }

@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod configuration;
 pub(crate) mod device;
 pub(crate) mod enrollment;
+pub(crate) mod guard;
 pub(crate) mod module;
 pub(crate) mod operation;
 pub(crate) mod policy;

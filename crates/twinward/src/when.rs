@@ -53,6 +53,16 @@ impl Time {
         }
     }
 
+    /// As [`Time::parse`], but who writes a date as an end means all of that day.
+    pub(crate) fn parse_end(text: &str) -> Result<Self, String> {
+        let is_date = text.trim().len() == "2026-11-23".len();
+        let day = text.trim().parse::<civil::Date>().ok().filter(|_| is_date);
+        match day.and_then(|day| day.tomorrow().ok()) {
+            Some(next) => Self::parse(&next.to_string()),
+            None => Self::parse(text),
+        }
+    }
+
     /// The instant that is meant.
     pub(crate) fn resolve(self, now: Timestamp) -> Result<Timestamp, Failure> {
         match self {
@@ -136,6 +146,16 @@ mod tests {
         ] {
             assert_eq!(at(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_date_as_an_end_is_the_end_of_that_day() {
+        let day = Time::parse("2027-01-04").unwrap();
+        assert_eq!(Time::parse_end("2027-01-03"), Ok(day));
+        for other in ["2027-01-03T18:00", "2027-01-03T18:00:00Z", "2h ago"] {
+            assert_eq!(Time::parse_end(other), Time::parse(other));
+        }
+        assert_eq!(Time::parse_end("soon"), Time::parse("soon"));
     }
 
     #[test]

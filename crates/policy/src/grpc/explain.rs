@@ -19,18 +19,20 @@ use wire::twin::v1::{ListTwinsRequest, Twin};
 
 use super::Error;
 use crate::actions::Actions;
-use crate::evaluate::{Part, PolicySet, Verdict};
-use crate::explain::{self, Explanation, Fact, Judged, Leaf, Overruled, Reason, State};
+use crate::evaluate::PolicySet;
+use crate::explain::{self, Explanation, Leaf, Overruled, Reason, State};
 use crate::policies::Policies;
 use crate::policy_doc::{Policy, PolicyId};
 use crate::preview::{self, End, Forecast, LeafChange};
 use crate::resource;
-use crate::schedule::Gate;
-use crate::standing::Standing;
 use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::TwinDocument;
 use crate::twin_store::TwinStore;
+
+mod judged;
+
+use judged::print_judged;
 
 /// Twins of a page of a preview: what it holds at a time. Halved when a page of the largest twins
 /// does not fit a message.
@@ -359,63 +361,6 @@ fn print_overruled(lost: &Overruled) -> proto::OverruledSetting {
         value_json: lost.value.to_string(),
         reason: reason.into(),
         same_value: lost.same_value,
-    }
-}
-
-fn print_judged(judged: &Judged) -> proto::JudgedPolicy {
-    use proto::judged_policy::{Standing as WireStanding, Verdict as WireVerdict};
-    let policy = &judged.active.policy;
-    let (verdict, condition) = match judged.verdict {
-        Verdict::Applies => (WireVerdict::Applies, String::new()),
-        Verdict::OtherScope => (WireVerdict::OtherScope, String::new()),
-        Verdict::NotTargeted => (WireVerdict::NotTargeted, policy.spec().target.clone()),
-        Verdict::NotWhen => (WireVerdict::NotWhen, policy.spec().when.clone()),
-        Verdict::HeldBack => (WireVerdict::HeldBack, String::new()),
-        Verdict::Incomplete => (WireVerdict::Incomplete, String::new()),
-        Verdict::Closed => (WireVerdict::Closed, String::new()),
-        Verdict::Expired => (WireVerdict::Expired, String::new()),
-        Verdict::Undecided(Part::Target) => (WireVerdict::Undecided, policy.spec().target.clone()),
-        Verdict::Undecided(Part::When) => (WireVerdict::Undecided, policy.spec().when.clone()),
-    };
-    let reason = match judged.verdict {
-        Verdict::Undecided(part) => part.to_string(),
-        Verdict::Incomplete => {
-            let why = judged.incomplete.as_ref();
-            why.map(ToString::to_string).unwrap_or_default()
-        }
-        Verdict::Closed | Verdict::Expired => match &judged.active.gate {
-            Gate::Open => String::new(),
-            Gate::Closed(why) => why.to_string(),
-            Gate::Expired(since) => format!("it ended {since}"),
-        },
-        Verdict::Applies
-        | Verdict::OtherScope
-        | Verdict::NotTargeted
-        | Verdict::NotWhen
-        | Verdict::HeldBack => String::new(),
-    };
-    let standing = match judged.standing {
-        None => WireStanding::Unspecified,
-        Some(Standing::Pending) => WireStanding::Pending,
-        Some(Standing::Applied) => WireStanding::Applied,
-        Some(Standing::Rejected) => WireStanding::Rejected,
-        Some(Standing::Overruled) => WireStanding::Overruled,
-        Some(Standing::TimedOut) => WireStanding::TimedOut,
-        Some(Standing::Reverted) => WireStanding::Reverted,
-    };
-    let fact = |fact: &Fact| proto::ConditionFact {
-        path: fact.path.clone(),
-        value_json: fact.value.clone().unwrap_or_default(),
-    };
-    proto::JudgedPolicy {
-        policy_id: policy.id().to_string(),
-        policy_revision: judged.active.revision,
-        priority: policy.priority(),
-        verdict: verdict.into(),
-        standing: standing.into(),
-        condition,
-        reason,
-        facts: judged.facts.iter().map(fact).collect(),
     }
 }
 

@@ -11,18 +11,20 @@ use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::rollout_service_server::RolloutService;
 
-use super::{by, page_size, revisions};
+use super::{by, page_size};
 use crate::counts::Counts;
 use crate::policies::Policies;
 use crate::policy_doc::PolicyId;
 use crate::resource::rollout::print_rollout;
-use crate::rollout::{Order, Refusal, Rollout};
+use crate::rollout::Order;
 use crate::standstill::Standstill;
-use crate::store::{self, By, Cause, RolloutError, StoredPolicy, StoredRollout};
+use crate::store::{self, StoredPolicy, StoredRollout};
 
 mod error;
+mod orders;
 
 use error::Error;
+use orders::Asked;
 
 /// Between two looks at the counts of a watched rollout.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -94,7 +96,14 @@ impl RolloutApi {
         let size = page_size(request.page_size)?;
         let after = page_start(&request.page_token)?;
         // One more than asked shows whether there is another page.
-        let mut found = self.policies.rollouts(only, after, size + 1).await?;
+        let mut found = if request.in_force_only {
+            let of_policies = self
+                .policies
+                .rollouts_in_force(only.as_ref(), after, size + 1);
+            of_policies.into_iter().collect()
+        } else {
+            self.policies.rollouts(only, after, size + 1).await?
+        };
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = match found.last() {
@@ -120,64 +129,6 @@ impl RolloutApi {
         proto::Rollout {
             waits_for: waits_for.unwrap_or_default(),
             ..print_rollout(id, stored, seen)
-        }
-    }
-
-    async fn direct(
-        &self,
-        order: Order,
-        name: &str,
-        reason: String,
-        by: By,
-        only_at: Option<u32>,
-    ) -> Result<proto::Rollout, Error> {
-        let (id, revision) = self.parse_name(name)?;
-        let reason = revisions::check_note(reason)
-            .map_err(|wrong| InvalidField::new("reason", wrong.problem))?;
-        let at = self.clock.now();
-        let actor = by.actor.clone();
-        let cause = Cause {
-            action: format!("rollout.{}", order.as_str()),
-            by,
-            at,
-        };
-        let change = move |rollout: &Rollout| match only_at {
-            Some(wave) if usize::try_from(wave) != Ok(rollout.released) => {
-                Err(Refusal::OtherWave {
-                    asked: wave,
-                    found: rollout.released,
-                })
-            }
-            Some(_) | None => rollout.order(order, &actor, &reason, at),
-        };
-        let changed = self
-            .policies
-            .change_rollout(id.clone(), revision, cause, change);
-        let policy = match changed.await {
-            Ok(policy) => policy,
-            Err(RolloutError::NotFound { id, revision }) => {
-                return Err(self.not_in_force(id, revision).await);
-            }
-            Err(RolloutError::Refused(refusal)) => return Err(refusal.into()),
-            Err(RolloutError::Store(error)) => return Err(error.into()),
-        };
-        tracing::info!(
-            policy_id = %id,
-            revision,
-            order = order.as_str(),
-            "a rollout was directed"
-        );
-        let stored = policy.rollout.as_ref();
-        let stored = stored.ok_or_else(|| absent(&id, revision))?;
-        Ok(print_rollout(&id, stored, self.counts.waves(&policy)))
-    }
-
-    /// Tells a rollout that has ended from one that never was.
-    async fn not_in_force(&self, id: PolicyId, revision: u64) -> Error {
-        match self.policies.rollout(id.clone(), revision).await {
-            Err(error) => error.into(),
-            Ok(Some(_)) => Error::NotInForce { id, revision },
-            Ok(None) => absent(&id, revision),
         }
     }
 
@@ -285,10 +236,8 @@ impl RolloutService for RolloutApi {
         request: Request<proto::ApproveRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        answer(
-            self.direct(Order::Approve, &it.name, it.reason, by, None)
-                .await,
-        )
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Approve, asked).await)
     }
 
     async fn pause_rollout(
@@ -296,10 +245,8 @@ impl RolloutService for RolloutApi {
         request: Request<proto::PauseRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        answer(
-            self.direct(Order::Pause, &it.name, it.reason, by, None)
-                .await,
-        )
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Pause, asked).await)
     }
 
     async fn resume_rollout(
@@ -307,10 +254,8 @@ impl RolloutService for RolloutApi {
         request: Request<proto::ResumeRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        answer(
-            self.direct(Order::Resume, &it.name, it.reason, by, None)
-                .await,
-        )
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Resume, asked).await)
     }
 
     async fn skip_wave(
@@ -318,11 +263,13 @@ impl RolloutService for RolloutApi {
         request: Request<proto::SkipWaveRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        let wave = Some(it.wave).filter(|wave| *wave > 0);
-        answer(
-            self.direct(Order::Skip, &it.name, it.reason, by, wave)
-                .await,
-        )
+        if it.wave == 0 {
+            let problem = "is required: the number of the last wave that has begun, from 1";
+            return answer(Err(InvalidField::new("wave", problem).into()));
+        }
+        let wave = Some(it.wave);
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Skip, Asked { wave, ..asked }).await)
     }
 
     async fn abort_rollout(
@@ -330,10 +277,8 @@ impl RolloutService for RolloutApi {
         request: Request<proto::AbortRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        answer(
-            self.direct(Order::Abort, &it.name, it.reason, by, None)
-                .await,
-        )
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Abort, asked).await)
     }
 
     async fn retry_rollout(
@@ -341,10 +286,8 @@ impl RolloutService for RolloutApi {
         request: Request<proto::RetryRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         let (by, it) = (by(&request), request.into_inner());
-        answer(
-            self.direct(Order::Retry, &it.name, it.reason, by, None)
-                .await,
-        )
+        let asked = Asked::new((it.name, it.reason, it.etag), by);
+        answer(self.direct(Order::Retry, asked).await)
     }
 }
 

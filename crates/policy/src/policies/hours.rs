@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use wire::policy::v1 as proto;
 
 use super::{Policies, Present};
-use crate::policy_doc::PolicyId;
-use crate::resource::schedule::print_state;
+use crate::policy_doc::{PolicyId, Problems};
+use crate::resource::schedule::{check_end, print_state};
 use crate::schedule::{Freeze, Gate, Hours, Schedule};
-use crate::store::{self, By, FreezeError, StoredFreeze, StoredPolicy, SweepNumber};
+use crate::store::{
+    self, Applied, By, FreezeChange, FreezeError, StoredFreeze, StoredPolicy, SweepNumber,
+};
 
 /// What a rollout has to know of a policy that is open.
 #[derive(Debug, Clone, Copy)]
@@ -21,10 +23,37 @@ pub(crate) struct Opening {
 }
 
 impl Present {
+    /// Takes the gates as they are now. What opened or ended is remembered until a sweep is wanted for it,
+    /// whoever it was that came upon it: every change looks at the clock, and few of them want a sweep.
+    pub(super) fn look_at_the_clock(&mut self, now: Timestamp) {
+        store::forget(&mut self.freezes, now);
+        let gates = self.gates_at(now);
+        self.owed |= self.opens_by(&gates);
+        self.gates = gates;
+    }
+
+    /// Whether a policy that is known opens or ends by these gates. One that closes changes nothing any
+    /// more, and one that is new has a sweep of its own.
+    fn opens_by(&self, gates: &BTreeMap<PolicyId, Gate>) -> bool {
+        gates.iter().any(|(id, gate)| {
+            let before = self.gates.get(id);
+            !matches!(gate, Gate::Closed(_)) && before.is_some_and(|before| !gate.is_like(before))
+        })
+    }
+
+    /// A sweep that begins after this covers what opened or ended.
+    pub(super) fn cover(&mut self, fresh: Option<SweepNumber>) {
+        if let Some(sweep) = fresh
+            && std::mem::take(&mut self.owed)
+        {
+            self.edge = self.edge.max(sweep);
+        }
+    }
+
     /// Whether each policy may change twins at a time.
     pub(super) fn gates_at(&self, now: Timestamp) -> BTreeMap<PolicyId, Gate> {
         let gate = |(id, schedule)| {
-            let gate = self.with_hours(&id, schedule, |hours| hours.gate(now));
+            let gate = self.with_hours((&id, schedule), now, |hours| hours.gate(now));
             (id, gate)
         };
         self.all_hours().map(gate).collect()
@@ -39,14 +68,15 @@ impl Present {
         policies.chain(configurations)
     }
 
-    /// Asks the times of a policy.
+    /// Asks the times of a policy; freezes that were over at `since` are not among them.
     fn with_hours<T>(
         &self,
-        id: &PolicyId,
-        schedule: Option<&Schedule>,
+        (id, schedule): (&PolicyId, Option<&Schedule>),
+        since: Timestamp,
         ask: impl FnOnce(Hours<'_>) -> T,
     ) -> T {
-        let freezes = self.freezes.iter().filter(|freeze| freeze.is_for(id));
+        let freezes = self.freezes.iter();
+        let freezes = freezes.filter(|freeze| freeze.is_for(id) && !freeze.has_ended(since));
         let freezes: Vec<Freeze> = freezes.map(StoredFreeze::freeze).collect();
         ask(Hours {
             schedule,
@@ -70,8 +100,9 @@ impl Policies {
         let known = present.gates.get(stored.policy.id())?;
         let (id, schedule) = (stored.policy.id(), stored.policy.schedule());
         let ask = |hours: Hours<'_>| (hours.gate(now), hours.open_since(now));
-        let (gate, since) = present.with_hours(id, schedule, ask);
-        (known.is_open() && gate.is_open()).then_some(Opening {
+        // Since when it is open is known by what ended, too.
+        let (gate, since) = present.with_hours((id, schedule), Timestamp::MIN, ask);
+        (known.is_open() && gate.is_open() && !present.owed).then_some(Opening {
             since,
             sweep: present.edge.max(stored.sweep),
         })
@@ -83,9 +114,14 @@ impl Policies {
         let now = self.clock.now();
         let present = self.present.borrow();
         let (id, schedule) = (stored.policy.id(), stored.policy.schedule());
-        present.with_hours(id, schedule, |hours| {
+        present.with_hours((id, schedule), now, |hours| {
             print_state(&hours.gate(now), hours.next_edge(now))
         })
+    }
+
+    /// Refuses a change that would end the policy at once.
+    pub(crate) fn check_end(&self, applied: &Applied) -> Result<(), Problems> {
+        check_end(applied, self.clock.now())
     }
 
     /// Whether anything here depends on the time.
@@ -99,37 +135,34 @@ impl Policies {
     pub(crate) fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
         let present = self.present.borrow();
         let edges = present.all_hours().filter_map(|(id, schedule)| {
-            present.with_hours(&id, schedule, |hours| hours.next_edge(now))
+            present.with_hours((&id, schedule), now, |hours| hours.next_edge(now))
         });
         edges.min()
     }
 
-    /// Whether a policy opened, closed or ended since what is in force was put together.
+    /// Whether a policy opened, closed or ended since what is in force was put together, or has not been
+    /// followed by a sweep yet.
     pub(crate) fn is_behind(&self, now: Timestamp) -> bool {
         let present = self.present.borrow();
-        present.gates_at(now) != present.gates
+        present.owed || present.gates_at(now) != present.gates
     }
 
     /// Puts in force what opened, closed or ended; `unseen`: perhaps while the service was down.
     pub(crate) async fn pass_edge(&self, unseen: bool) -> Result<(), store::Error> {
-        let now = self.clock.now();
         let wanted = unseen || {
             let present = self.present.borrow();
-            let gates = present.gates_at(now);
-            // A policy that closes changes nothing any more.
-            gates.iter().any(|(id, gate)| {
-                let before = present.gates.get(id).cloned().unwrap_or_default();
-                !matches!(gate, Gate::Closed(_)) && !gate.is_like(&before)
-            })
+            present.owed || present.opens_by(&present.gates_at(self.clock.now()))
         };
+        if !wanted {
+            self.put(None, |_| ());
+            return Ok(());
+        }
         // First the sweep, durably: a crash in between repeats it.
-        let sweep = if wanted {
-            Some(self.store.want_sweep(None).await?)
-        } else {
-            None
+        let this = self.clone();
+        let then = move |sweep: SweepNumber| {
+            this.put(Some(sweep), |present| present.owed = true);
         };
-        self.in_force(sweep, |_| ());
-        Ok(())
+        self.store.want_sweep_for(then).await
     }
 
     /// All freezes that matter, in the order of their numbers.
@@ -144,9 +177,7 @@ impl Policies {
         by: By,
     ) -> Result<StoredFreeze, FreezeError> {
         let this = self.clone();
-        let then = move |(freeze, sweep): &(StoredFreeze, SweepNumber)| {
-            this.take(freeze, *sweep);
-        };
+        let then = move |(freeze, sweep): &FreezeChange| this.take(freeze, *sweep);
         self.store.create_freeze(freeze, by, then).await
     }
 
@@ -157,17 +188,16 @@ impl Policies {
         by: By,
     ) -> Result<StoredFreeze, FreezeError> {
         let this = self.clone();
-        let then = move |(freeze, sweep): &(StoredFreeze, SweepNumber)| {
-            this.take(freeze, *sweep);
-        };
+        let then = move |(freeze, sweep): &FreezeChange| this.take(freeze, *sweep);
         self.store
             .end_freeze(number, (self.clock.now(), by), then)
             .await
     }
 
     /// Puts a changed freeze in force.
-    fn take(&self, freeze: &StoredFreeze, sweep: SweepNumber) {
-        self.in_force(Some(sweep), |freezes| {
+    fn take(&self, freeze: &StoredFreeze, sweep: Option<SweepNumber>) {
+        self.put(sweep, |present| {
+            let freezes = &mut present.freezes;
             freezes.retain(|other| other.number != freeze.number);
             freezes.push(freeze.clone());
             freezes.sort_by_key(|freeze| freeze.number);
@@ -175,14 +205,24 @@ impl Policies {
         self.noted.notify_one();
     }
 
-    fn in_force(&self, sweep: Option<SweepNumber>, change: impl FnOnce(&mut Vec<StoredFreeze>)) {
+    /// Puts a change in force, with the sweep that carries it out if there is one.
+    pub(super) fn put(&self, sweep: Option<SweepNumber>, change: impl FnOnce(&mut Present)) {
+        let fresh = sweep.and_then(|sweep| self.fresh(sweep));
         self.present.send_modify(|present| {
-            change(&mut present.freezes);
-            present.edge = present.edge.max(sweep.unwrap_or_default());
+            change(present);
             present.index(self.clock.now());
+            present.cover(fresh);
         });
         if let Some(sweep) = sweep {
             self.raise(sweep);
         }
     }
+
+    /// The sweep, unless it may have begun: it has if it was wanted before.
+    pub(super) fn fresh(&self, sweep: SweepNumber) -> Option<SweepNumber> {
+        (sweep > self.wanted.borrow().now).then_some(sweep)
+    }
 }
+
+#[cfg(test)]
+mod tests;

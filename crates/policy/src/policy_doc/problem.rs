@@ -103,7 +103,7 @@ pub struct Problems(Vec<Problem>);
 
 impl Problems {
     /// Puts problems in the order of their fields.
-    pub(super) fn new(mut problems: Vec<Problem>) -> Problems {
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Problems {
         debug_assert!(
             !problems.is_empty(),
             "without a problem there is nothing to report"

@@ -19,6 +19,11 @@ pub(crate) fn name(id: &PolicyId, revision: u64) -> String {
     format!("policies/{id}/rollouts/{revision}")
 }
 
+/// What changes with every change of a rollout but that of counts.
+pub(crate) fn etag(stored: &StoredRollout) -> String {
+    format!("v{}", stored.version)
+}
+
 /// Reads a strategy; what cannot be one is reported with its place.
 pub(super) fn read(wire: &proto::RolloutStrategy) -> Result<StrategySpec, Vec<Problem>> {
     let mut problems = Vec::new();
@@ -176,8 +181,10 @@ pub(crate) fn print_rollout(
 ) -> proto::Rollout {
     let rollout = &stored.rollout;
     let in_force = rollout.in_force();
+    let at_end = seen.is_none() && !rollout.last.is_empty();
     let in_step = seen.as_ref().map(|seen| seen.since);
-    let tallies = seen.map_or_else(Vec::new, |seen| seen.tallies);
+    let tallies = seen.map_or_else(|| rollout.last.clone(), |seen| seen.tallies);
+    let begun = in_force.max(rollout.released);
     let waves = rollout.waves.iter().enumerate().map(|(index, planned)| {
         let tally = tallies.get(index).copied().unwrap_or_default();
         proto::RolloutWave {
@@ -195,6 +202,7 @@ pub(crate) fn print_rollout(
             twins_left: tally.left,
             twins_incomplete: tally.incomplete,
             numbers: numbers(rollout, planned, &tally),
+            begun: index < begun,
         }
     });
     proto::Rollout {
@@ -212,13 +220,14 @@ pub(crate) fn print_rollout(
         waves: waves.collect(),
         waves_released: u32::try_from(in_force).unwrap_or(u32::MAX),
         in_step_time: in_step.map(to_wire),
-        etag: format!("v{}", stored.version),
+        etag: etag(stored),
         waits_for: String::new(),
         guard: rollout
             .guarded
             .as_ref()
             .map(|guarded| guarded.reason.clone())
             .unwrap_or_default(),
+        counts_at_end: at_end,
     }
 }
 

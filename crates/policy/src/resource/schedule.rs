@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use wire::policy::v1 as proto;
 use wire::time::to_wire;
 
-use crate::policy_doc::{Field, Problem};
-use crate::schedule::{Day, FreezeSpec, Gate, ScheduleSpec, WindowSpec};
-use crate::store::StoredFreeze;
+use crate::policy_doc::{Field, Problem, Problems};
+use crate::schedule::{Day, FreezeSpec, Gate, Schedule, ScheduleSpec, WindowSpec};
+use crate::store::{Applied, StoredFreeze};
 
 /// Reads a schedule; what cannot be one is reported with its place.
 pub(super) fn read(wire: &proto::PolicySchedule) -> Result<ScheduleSpec, Vec<Problem>> {
@@ -50,6 +50,32 @@ pub(super) fn read(wire: &proto::PolicySchedule) -> Result<ScheduleSpec, Vec<Pro
         freezes: freezes.collect(),
         expires: wire.expires.clone(),
     })
+}
+
+/// Refuses an end that has passed and is new: nobody means to take a policy out of every twin by that, and a
+/// slip of a year would. One that came while the policy had it is no news, so that applying the same again
+/// stays harmless.
+pub(crate) fn check_end(applied: &Applied, now: Timestamp) -> Result<(), Problems> {
+    let expires = |spec: Option<&ScheduleSpec>| {
+        spec.map(|spec| (spec.time_zone.clone(), spec.expires.clone()))
+    };
+    let policy = &applied.stored.policy;
+    let end = policy.schedule().and_then(Schedule::expires);
+    let Some(end) = end.filter(|end| *end <= now) else {
+        return Ok(());
+    };
+    let before = applied.before.as_ref();
+    let before = before.and_then(|spec| expires(spec.schedule.as_ref()));
+    if before == expires(policy.spec().schedule.as_ref()) {
+        return Ok(());
+    }
+    let message = format!(
+        "was {end}, and it is {now}: that would take the policy out of every twin; to do that, delete it"
+    );
+    Err(Problems::new(vec![Problem {
+        position: Some("expires".to_owned()),
+        ..Problem::new(Field::Schedule, message)
+    }]))
 }
 
 /// Prints a schedule.

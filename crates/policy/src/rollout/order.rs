@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::{Phase, Rollout};
+use super::{Phase, Rollout, Seen};
 
 /// What somebody wants of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,20 @@ pub(crate) enum Refusal {
         asked: u32,
         /// Which it is, from 1; 0: none has begun.
         found: usize,
+    },
+    /// It is not as whoever directs it has seen it.
+    #[error("the rollout has changed since it had the etag {expected:?}; look at it again")]
+    Changed {
+        /// The etag that was named.
+        expected: String,
+    },
+    /// It would be stopped again at once.
+    #[error(
+        "it cannot be resumed, a gate still fails: {problem}; `skip` goes on in spite of it, `abort` takes it back"
+    )]
+    StillFails {
+        /// Which gate, and why.
+        problem: String,
     },
     /// The author wants to approve.
     #[error("{author} made this revision; somebody else must approve it")]
@@ -120,6 +134,7 @@ impl Rollout {
                 waves: Vec::new(),
                 released: 0,
                 excused: 0,
+                last: Vec::new(),
                 wave_began: at,
                 // Whoever approved did so of what failed.
                 approver: String::new(),
@@ -134,4 +149,20 @@ impl Rollout {
             (Order::Retry, _) => refuse("rolled-back"),
         }
     }
+
+    /// Refuses to go on where what is seen would stop it again: whoever resumes it would be told that it
+    /// rolls, and find it as it was.
+    pub(crate) fn unless_it_fails(self, seen: &Seen, at: Timestamp) -> Result<Rollout, Refusal> {
+        match self.step(seen, at) {
+            Some(stopped) if matches!(stopped.phase, Phase::Paused | Phase::RolledBack) => {
+                Err(Refusal::StillFails {
+                    problem: stopped.reason,
+                })
+            }
+            Some(_) | None => Ok(self),
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

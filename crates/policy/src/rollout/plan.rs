@@ -236,6 +236,11 @@ impl Course {
         &self.numbers
     }
 
+    /// The new revision.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// How many waves have the new revision.
     pub(crate) fn released(&self) -> usize {
         self.released

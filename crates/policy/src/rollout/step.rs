@@ -9,6 +9,7 @@
 //! what has to do with time, and whether the next wave begins, only once every twin was looked at.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::numbers::{Mean, NUMBERS_MAX};
 use super::plan::PlannedWave;
@@ -16,7 +17,8 @@ use super::strategy::{Answers, OnFailure, StrategySpec};
 use super::{Phase, Rollout, lasting};
 
 /// What is seen of the devices of one wave.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(crate) struct Tally {
     /// The device runs with what the revision sets (or operators and other policies hold all of it).
     pub applied: u64,

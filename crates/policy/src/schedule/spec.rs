@@ -1,7 +1,7 @@
 //! What a policy's `schedule:` says, and whether it can be kept.
 
 use jiff::Timestamp;
-use jiff::civil::{DateTime, Time};
+use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct ScheduleSpec {
     /// Times in which nothing is changed, whatever the windows are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freezes: Vec<FreezeSpec>,
-    /// When the policy ends: from then on it applies to no twin. Empty: never.
+    /// When the policy ends: from then on it applies to no twin. A date: with the end of that day. Empty: never.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub expires: String,
 }
@@ -67,7 +67,7 @@ pub struct WindowSpec {
 pub struct FreezeSpec {
     /// When it begins: `2026-12-20`, `2026-12-20T18:00`, or with an offset or `Z`.
     pub from: String,
-    /// When it ends.
+    /// When it ends; a date: with the end of that day.
     pub to: String,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -143,7 +143,7 @@ impl Schedule {
         let freezes = freezes.collect();
         let expires = match spec.expires.as_str() {
             "" => None,
-            text => checker.instant("expires", text),
+            text => checker.end("expires", text),
         };
         if !checker.problems.is_empty() {
             return Err(checker.problems);
@@ -221,7 +221,7 @@ impl Checker {
             self.wrong(format!("{place}.reason"), message);
         }
         let from = self.instant(&format!("{place}.from"), &spec.from);
-        let to = self.instant(&format!("{place}.to"), &spec.to);
+        let to = self.end(&format!("{place}.to"), &spec.to);
         let (from, to) = from.zip(to)?;
         if to <= from {
             self.wrong(
@@ -238,6 +238,16 @@ impl Checker {
             to: Some(to),
             what,
         })
+    }
+
+    /// As [`Checker::instant`], but who writes a date as an end means all of that day.
+    fn end(&mut self, place: &str, text: &str) -> Option<Timestamp> {
+        let is_date = text.len() == "2026-12-20".len();
+        let next = text.parse::<Date>().ok().filter(|_| is_date);
+        match next.and_then(|day| day.tomorrow().ok()) {
+            Some(next) => self.instant(place, &next.to_string()),
+            None => self.instant(place, text),
+        }
     }
 
     /// A time with an offset, or one of the schedule's clock.

@@ -94,6 +94,57 @@ fn windows_follow_the_clock_of_their_zone_when_it_is_put_forward() {
 }
 
 #[test]
+fn a_window_that_a_clock_change_leaves_out_keeps_its_length() {
+    for (from, to, opens, closes) in [
+        (
+            "02:00",
+            "03:00",
+            "2026-03-29T01:00:00Z",
+            "2026-03-29T02:00:00Z",
+        ),
+        // Taken by the clock alone it would end before it begins.
+        (
+            "02:30",
+            "03:15",
+            "2026-03-29T01:30:00Z",
+            "2026-03-29T02:15:00Z",
+        ),
+    ] {
+        let sundays = schedule("Europe/Paris", &[(&[Day::Sun], from, to)]);
+        let expected = [(opens, true), (closes, false)];
+        check_edges(&sundays, "2026-03-28T12:00:00Z", &expected);
+        let Gate::Closed(why) = hours(&sundays).gate(at("2026-03-28T12:00:00Z")) else {
+            panic!("it is closed")
+        };
+        assert!(why.contains("it goes on 2026-03-29T03:"), "{why}");
+    }
+}
+
+#[test]
+fn a_date_as_an_end_is_the_end_of_that_day() {
+    let schedule = Schedule::check(&ScheduleSpec {
+        time_zone: "Europe/Paris".to_owned(),
+        freezes: vec![FreezeSpec {
+            from: "2026-12-24".to_owned(),
+            to: "2026-12-24".to_owned(),
+            reason: String::new(),
+        }],
+        expires: "2027-06-30".to_owned(),
+        ..ScheduleSpec::default()
+    })
+    .unwrap();
+    check_edges(
+        &schedule,
+        "2026-12-01T00:00:00Z",
+        &[
+            ("2026-12-23T23:00:00Z", false),
+            ("2026-12-24T23:00:00Z", true),
+            ("2027-06-30T22:00:00Z", false),
+        ],
+    );
+}
+
+#[test]
 fn of_an_hour_that_comes_twice_the_first_is_meant() {
     // In Paris 02:00 to 03:00 comes twice on 2026-10-25, first at +02:00.
     let inside = schedule("Europe/Paris", &[(&[], "02:15", "02:45")]);

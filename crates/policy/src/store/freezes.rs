@@ -17,8 +17,11 @@ use crate::schedule::Freeze;
 /// Freezes that have not ended: more than anybody keeps in mind.
 const FREEZES_MAX: usize = 100;
 
-/// Ended ones are read for so long: nothing waits for longer, so nobody asks what was before.
+/// Ended ones are kept for so long: nothing waits for longer, so nobody asks what was before.
 const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
+
+/// Ended ones that are kept at most, the last ones: who freezes with each deployment leaves many.
+const ENDED_MAX: usize = 1000;
 
 /// A freeze as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +53,8 @@ impl StoredFreeze {
         self.from <= at && !self.has_ended(at)
     }
 
-    fn has_ended(&self, at: Timestamp) -> bool {
+    /// Whether it is over at a time.
+    pub(crate) fn has_ended(&self, at: Timestamp) -> bool {
         self.to.is_some_and(|to| to <= at)
     }
 
@@ -68,10 +72,28 @@ impl StoredFreeze {
     }
 }
 
+/// Takes out of freezes, which stand in the order of their numbers, those that ended so long ago, or so many
+/// freezes ago, that nobody asks what was then; answers their numbers.
+pub(crate) fn forget(freezes: &mut Vec<StoredFreeze>, now: Timestamp) -> Vec<u64> {
+    let since = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
+    let ended = freezes.iter().filter(|freeze| freeze.has_ended(now));
+    let mut too_many = ended.count().saturating_sub(ENDED_MAX);
+    let mut forgotten = Vec::new();
+    freezes.retain(|freeze| {
+        let old = freeze.has_ended(since) || (too_many > 0 && freeze.has_ended(now));
+        if old {
+            too_many = too_many.saturating_sub(1);
+            forgotten.push(freeze.number);
+        }
+        !old
+    });
+    forgotten
+}
+
 /// Why a freeze is not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FreezeError {
-    /// There never was one.
+    /// There never was one, or it ended long ago.
     #[error("there is no freeze {number}")]
     NotFound {
         /// Which one.
@@ -103,8 +125,8 @@ impl Classified for FreezeError {
     }
 }
 
-/// What became of a change: the freeze, and a sweep for what it may have let go on, if it ended one.
-pub(crate) type Changed = (StoredFreeze, SweepNumber);
+/// What became of a change: the freeze, and a sweep if it may have let something go on.
+pub(crate) type Changed = (StoredFreeze, Option<SweepNumber>);
 
 impl Store {
     /// Keeps a freeze, whose number is given here; `then` is told, under the terms of [`Store::apply`].
@@ -143,8 +165,13 @@ impl Engine {
         const ACTION: &str = "write a freeze";
         let transaction = self.begin(ACTION)?;
         let at = freeze.created_at;
-        let open = read(&transaction)?;
-        let open = open.iter().filter(|freeze| !freeze.has_ended(at)).count();
+        let mut kept = read(&transaction)?;
+        for old in forget(&mut kept, at) {
+            let statement = "DELETE FROM freezes WHERE number = ?1";
+            let done = transaction.execute(statement, [stored(old)]);
+            done.map_err(failed(ACTION))?;
+        }
+        let open = kept.iter().filter(|freeze| !freeze.has_ended(at)).count();
         if open >= FREEZES_MAX {
             return Err(FreezeError::TooMany);
         }
@@ -167,10 +194,10 @@ impl Engine {
             number: number("a freeze", transaction.last_insert_rowid())?,
             ..freeze
         };
-        let freeze = note(&transaction, "freeze.create", freeze, (at, by))?;
+        // Who closes changes no twin, so nobody has to be looked at.
+        note(&transaction, "freeze.create", &freeze, (at, by))?;
         transaction.commit().map_err(failed(ACTION))?;
-        // A policy that closes changes nothing on any twin.
-        Ok((freeze, SweepNumber::default()))
+        Ok((freeze, None))
     }
 
     fn end_freeze(&mut self, number: u64, at: Timestamp, by: &By) -> Result<Changed, FreezeError> {
@@ -179,7 +206,7 @@ impl Engine {
         let freeze = read_one(&transaction, number)?;
         let freeze = freeze.ok_or(FreezeError::NotFound { number })?;
         if freeze.has_ended(at) {
-            return Ok((freeze, SweepNumber::default()));
+            return Ok((freeze, None));
         }
         let freeze = StoredFreeze {
             // One that has not begun never does.
@@ -193,11 +220,10 @@ impl Engine {
                 params![stored(number), freeze.from.to_string(), at.to_string()],
             )
             .map_err(failed(ACTION))?;
-        let freeze = note(&transaction, "freeze.end", freeze, (at, by))?;
-        // What is open now may have to be written.
+        note(&transaction, "freeze.end", &freeze, (at, by))?;
         let sweep = raise_sweep(&transaction)?;
         transaction.commit().map_err(failed(ACTION))?;
-        Ok((freeze, sweep))
+        Ok((freeze, Some(sweep)))
     }
 }
 
@@ -205,9 +231,9 @@ impl Engine {
 fn note(
     transaction: &Transaction<'_>,
     action: &str,
-    freeze: StoredFreeze,
+    freeze: &StoredFreeze,
     when: (Timestamp, &By),
-) -> Result<StoredFreeze, Error> {
+) -> Result<(), Error> {
     let content = serde_json::json!({
         "policies": freeze.policies.iter().map(PolicyId::as_str).collect::<Vec<_>>(),
         "from": freeze.from.to_string(),
@@ -215,8 +241,7 @@ fn note(
     });
     let (id, content) = (freeze.number.to_string(), content.to_string());
     let what = (freeze.number, Some(&*content));
-    audit::note_why(transaction, action, &id, what, &freeze.reason, when)?;
-    Ok(freeze)
+    audit::note_why(transaction, action, &id, what, &freeze.reason, when)
 }
 
 /// Reads those that have not ended, and those that ended a while ago.
@@ -225,8 +250,7 @@ pub(super) fn load(
     now: Timestamp,
 ) -> Result<Vec<StoredFreeze>, Error> {
     let mut freezes = read(transaction)?;
-    let since = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
-    freezes.retain(|freeze| !freeze.has_ended(since));
+    forget(&mut freezes, now);
     Ok(freezes)
 }
 
@@ -302,4 +326,66 @@ fn print_policies(policies: &BTreeSet<PolicyId>) -> Result<String, Error> {
 
 fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |source| Error::Engine { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn freeze(number: u64, to: Option<i64>) -> StoredFreeze {
+        StoredFreeze {
+            number,
+            policies: BTreeSet::new(),
+            from: Timestamp::UNIX_EPOCH,
+            to: to.map(|second| Timestamp::from_second(second).unwrap()),
+            reason: String::new(),
+            author: "operator:a".to_owned(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_ended_is_forgotten_after_a_while_or_when_it_is_too_much() {
+        let now = Timestamp::UNIX_EPOCH + KEPT;
+        let mut freezes = vec![freeze(1, Some(0)), freeze(2, Some(1)), freeze(3, None)];
+        assert_eq!(forget(&mut freezes, now), [1]);
+        assert_eq!(freezes, [freeze(2, Some(1)), freeze(3, None)]);
+        let more = (4..).map(|number| freeze(number, Some(2)));
+        freezes.extend(more.take(ENDED_MAX + 1));
+        assert_eq!(forget(&mut freezes, now), [2, 4]);
+        assert_eq!(
+            (freezes.len(), &freezes[0]),
+            (ENDED_MAX + 1, &freeze(3, None))
+        );
+    }
+
+    #[tokio::test]
+    async fn rows_are_removed_and_their_numbers_not_given_again() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let by = || By {
+            actor: "operator:a".to_owned(),
+            request_id: uuid::Uuid::now_v7().to_string(),
+            trace_parent: String::new(),
+        };
+        let create = async |at: Timestamp, to: Timestamp| {
+            let freeze = StoredFreeze {
+                to: Some(to),
+                created_at: at,
+                ..freeze(0, None)
+            };
+            store
+                .create_freeze(freeze, by(), |_| ())
+                .await
+                .unwrap()
+                .number
+        };
+        let (first, later) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + KEPT);
+        assert_eq!(create(first, first).await, 1);
+        assert_eq!(create(later, later + KEPT).await, 2);
+        let loaded = store.load(first).await.unwrap().freezes;
+        let numbers: Vec<u64> = loaded.iter().map(|freeze| freeze.number).collect();
+        assert_eq!(numbers, [2]);
+        assert_eq!(create(later, later + KEPT).await, 3);
+    }
 }

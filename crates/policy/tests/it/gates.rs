@@ -46,7 +46,7 @@ async fn a_rollout_ends_with_its_policy_and_may_be_begun_anew_with_a_later_end()
     world.apply(&lamp("rollout: {}")).await;
     let request = proto::RetryRolloutRequest {
         name: ended.name,
-        reason: String::new(),
+        ..proto::RetryRolloutRequest::default()
     };
     rollouts(&world).await.retry_rollout(request).await.unwrap();
     world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
@@ -156,7 +156,7 @@ async fn a_revision_on_its_way_is_not_taken_back_by_a_newer_one_unless_somebody_
     assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
     let request = proto::PauseRolloutRequest {
         name: rolling.name,
-        reason: String::new(),
+        ..proto::PauseRolloutRequest::default()
     };
     rollouts(&world).await.pause_rollout(request).await.unwrap();
     world.apply(&dim).await;

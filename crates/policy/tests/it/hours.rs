@@ -64,6 +64,16 @@ async fn delete(world: &World, force: bool) -> Result<(), RemoteError> {
     answer.map(|_| ()).map_err(RemoteError::from)
 }
 
+async fn try_apply(world: &World, file: &str) -> Result<(), RemoteError> {
+    let draft = policy::file::parse(file).unwrap().remove(0);
+    let request = proto::ApplyPolicyRequest {
+        policy: Some(policy::resource::to_request(&draft)),
+        ..proto::ApplyPolicyRequest::default()
+    };
+    let answer = world.client().await.apply_policy(request).await;
+    answer.map(|_| ()).map_err(RemoteError::from)
+}
+
 const OTHER: &str = "devices/cam-2/modules/DefenderIotMicroAgent";
 
 #[tokio::test]
@@ -128,6 +138,29 @@ async fn while_frozen_nothing_is_added_or_taken_out_over_restarts_until_somebody
 }
 
 #[tokio::test]
+async fn a_freeze_holds_for_what_was_decided_while_twin_store_was_away() {
+    let world = World::start().await;
+    world.apply(SETTLE).await;
+    world.apply(&lamp("bright", "")).await;
+    world.wait_evaluated("lamp").await;
+    world.twins.set_away(true);
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit, json!(null)).await;
+    wait_for("a write that waits", SOON, async || {
+        let page = world.page("/readyz").await;
+        page.contains("cannot apply settings").then_some(())
+    })
+    .await;
+    // One policy alone: others go on, which is how this test settles.
+    let frozen = freeze(&world, &["lamp"]).await;
+    world.twins.set_away(false);
+    world.settle().await;
+    assert_eq!(world.twins.desired(MODULE), json!({}));
+    unfreeze(&world, &frozen.name).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
+}
+
+#[tokio::test]
 async fn a_freeze_of_all_holds_also_for_policies_that_come_later() {
     let world = World::start().await;
     let frozen = freeze(&world, &[]).await;
@@ -175,6 +208,42 @@ async fn an_end_that_comes_takes_everything_out_and_a_later_one_brings_it_back()
         format!("policy:lamp@{version}"),
         "other times are no other settings"
     );
+}
+
+#[tokio::test]
+async fn an_end_that_has_passed_is_refused_unless_the_policy_has_it() {
+    let world = World::start().await;
+    let ends = |end: &str, more: &str| {
+        let schedule = format!("schedule: {{expires: '{end}'}}");
+        lamp("bright", &format!("{schedule}\n{more}"))
+    };
+    let refused = try_apply(&world, &ends("2025-06-30", ""))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), Kind::InvalidArgument);
+    let place = refused.violations().first().expect("a place").clone();
+    let told = place.description;
+    assert!(
+        told.starts_with("expires: was 2025-07-01T00:00:00Z"),
+        "{told}"
+    );
+    world.apply(&lamp("bright", "")).await;
+    try_apply(&world, &ends("2025-06-30", ""))
+        .await
+        .unwrap_err();
+
+    // One that comes is kept, and nothing that is applied afterwards has to take it back.
+    let soon = (Timestamp::now() + Span::new().seconds(2)).to_string();
+    world.apply(&ends(&soon, "")).await;
+    wait_for("the end", SOON, async || {
+        let state = world.policy("lamp").await.schedule_state?.state();
+        (state == State::Expired).then_some(())
+    })
+    .await;
+    world.apply(&ends(&soon, "")).await;
+    world
+        .apply(&ends(&soon, "description: it was bright"))
+        .await;
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod gates;
 mod guard;
 mod hours;
 mod labels;
+mod orders;
 mod reevaluations;
 mod templates;
 mod trouble;

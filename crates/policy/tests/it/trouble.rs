@@ -255,3 +255,26 @@ async fn a_killed_nats_server_is_survived() {
     let settings = json!({"CollectorsCore_PriorityIntervals": "1,2,5", "FileSystem_Paths": "/etc"});
     world.wait_desired(MODULE, settings).await;
 }
+
+#[tokio::test]
+async fn an_audit_entry_that_is_refused_holds_up_none_behind_it() {
+    let world = World::start().await;
+    world.twins.refuse_entries_of("policies/odd");
+    let policy = |id: &str| format!("kind: Policy\nname: {id}\ntarget: '*'\nsettings: {{x: 1}}\n");
+    world.apply(&policy("odd")).await;
+    world.apply(&policy("even")).await;
+    wait_for("the entry behind it", SOON, async || {
+        let recorded = world.twins.recorded();
+        let mut entries = recorded.iter();
+        entries
+            .any(|entry| entry.resource == "policies/even")
+            .then_some(())
+    })
+    .await;
+    let rejects = world.rejects(1).await;
+    assert_eq!(
+        rejects[0].headers.get(Reject::CODE),
+        Some("AUDIT_ENTRY_REFUSED")
+    );
+    assert_eq!(rejects[0].headers.get(Reject::SOURCE), Some("policies/odd"));
+}

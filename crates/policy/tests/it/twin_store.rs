@@ -62,6 +62,8 @@ struct State {
     away: bool,
     /// Pages of twins from here on are not answered.
     pages_end: Option<usize>,
+    /// Entries of the audit log about this are refused.
+    unwritten: Option<String>,
     /// Calls for this twin fail.
     broken: Option<String>,
     revision: u64,
@@ -253,6 +255,10 @@ impl TwinStore {
         self.state().broken = Some(name.to_owned());
     }
 
+    pub(crate) fn refuse_entries_of(&self, resource: &str) {
+        self.state().unwritten = Some(resource.to_owned());
+    }
+
     pub(crate) fn set_away(&self, away: bool) {
         self.state().away = away;
     }
@@ -389,7 +395,11 @@ impl AuditService for TwinStore {
         if state.away {
             return Err(Status::unavailable("on holiday"));
         }
-        state.recorded.push(request.into_inner());
+        let entry = request.into_inner();
+        if state.unwritten.as_ref() == Some(&entry.resource) {
+            return Err(Status::invalid_argument("not about that"));
+        }
+        state.recorded.push(entry);
         Ok(Response::new(registry::RecordAuditEntryResponse {}))
     }
 

@@ -3,7 +3,6 @@
 mod actions;
 mod explain;
 mod freeze;
-pub(crate) mod frozen;
 mod preview;
 mod reevaluation;
 mod revisions;
@@ -74,12 +73,6 @@ pub(crate) enum PolicyCommand {
     Unfreeze(freeze::UnfreezeArgs),
     /// List freezes, the newest first
     Freezes,
-    /// List paths of twins that went back and forth, which policies leave alone
-    #[command(after_help = "Examples:\n  twinward policy frozen\n  \
-        twinward policy frozen -o json | jq -r '.[].twin'")]
-    Frozen,
-    /// Let policies write to the frozen paths of a twin again
-    Thaw(frozen::ThawArgs),
     /// Look at all twins again, in the background
     Reevaluate(reevaluation::ReevaluateArgs),
     /// Follow and end what `reevaluate` began
@@ -184,8 +177,6 @@ pub(crate) async fn run(
         PolicyCommand::Freeze(args) => freeze::freeze(&args, connection, output).await,
         PolicyCommand::Unfreeze(args) => freeze::unfreeze(&args, connection, output).await,
         PolicyCommand::Freezes => freeze::list(connection, output).await,
-        PolicyCommand::Frozen => frozen::list(connection, output).await,
-        PolicyCommand::Thaw(args) => frozen::thaw(&args, connection, output).await,
         PolicyCommand::Reevaluate(args) => reevaluation::begin(args, connection, output).await,
         PolicyCommand::Reevaluation(verb) => reevaluation::run(verb, connection, output).await,
     }

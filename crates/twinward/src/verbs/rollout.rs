@@ -30,7 +30,7 @@ const AGAIN: Policy = Policy {
 /// What can be done with rollouts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RolloutCommand {
-    /// List rollouts in the order of the policies, the newest revision first; also ended ones
+    /// List the rollouts of the revisions in force, first those under way
     List(ListArgs),
     /// Show one rollout and what became of the devices of its waves
     #[command(
@@ -45,10 +45,10 @@ pub(crate) enum RolloutCommand {
     )]
     Watch(RolloutArg),
     /// Let a rollout begin that awaits approval, as somebody else than its author
-    Approve(OrderArgs),
+    Approve(ApproveArgs),
     /// Change nothing more until somebody decides; what has the revision keeps it
     Pause(OrderArgs),
-    /// Go on where it was paused
+    /// Go on where it was paused, unless a gate still fails
     Resume(OrderArgs),
     /// Begin the next wave now, whatever the gates say
     Skip(SkipArgs),
@@ -62,11 +62,15 @@ pub(crate) enum RolloutCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  twinward rollout list\n  \
     twinward rollout list --policy unexpected-listener\n  \
-    twinward rollout list --limit 0 -o json | jq -r '.[] | select(.phase == \"paused\") | .name'")]
+    twinward rollout list -o json | jq -r '.[] | select(.phase == \"paused\") | .name'\n  \
+    twinward rollout list --all --limit 0")]
 pub(crate) struct ListArgs {
     /// Only rollouts of this policy; it may be deleted
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
+    /// Those of older revisions and deleted policies, too: in the order of the policies, the newest first
+    #[arg(long)]
+    all: bool,
     /// At most so many rollouts; 0: all
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
@@ -90,6 +94,21 @@ pub(crate) struct OrderArgs {
     reason: String,
 }
 
+/// Arguments of `rollout approve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Whoever approves says which revision was looked at: a newer one may be in force by now.\n\n\
+    Example:\n  twinward rollout approve unexpected-listener@6 --reason \"looked at it with Ann\""
+)]
+pub(crate) struct ApproveArgs {
+    /// Policy and revision
+    #[arg(value_name = "POLICY@REVISION", value_parser = name_of_revision)]
+    rollout: String,
+    /// Why, for people and the audit log
+    #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
+    reason: String,
+}
+
 /// Arguments of `rollout skip`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
@@ -97,14 +116,10 @@ pub(crate) struct OrderArgs {
 pub(crate) struct SkipArgs {
     #[command(flatten)]
     order: OrderArgs,
-    /// Only if this wave is the last that has begun: skipping twice by mistake skips once
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    wave: u32,
+    /// The wave that is not waited for: only if it is the last that has begun, so that skipping twice by
+    /// mistake skips once. If left out, the last that has begun by now
+    #[arg(long, value_name = "NUMBER")]
+    wave: Option<u32>,
 }
 
 /// Does what was asked for.
@@ -122,6 +137,7 @@ pub(crate) async fn run(
             let request = api::$request {
                 name: args.rollout.rollout,
                 reason: args.reason,
+                etag: String::new(),
                 $($field: $value,)*
             };
             let answer = client.$method(request).await;
@@ -144,7 +160,12 @@ pub(crate) async fn run(
                 approve_rollout,
                 ApproveRolloutRequest,
                 "approve the rollout of",
-                args
+                OrderArgs {
+                    rollout: RolloutArg {
+                        rollout: args.rollout
+                    },
+                    reason: args.reason
+                }
             )
         }
         RolloutCommand::Pause(args) => {
@@ -164,7 +185,12 @@ pub(crate) async fn run(
             )
         }
         RolloutCommand::Skip(args) => {
-            order!(skip_wave, SkipWaveRequest, "skip a wave of", args.order, wave: args.wave)
+            let mut order = args.order;
+            let wave = match args.wave {
+                Some(wave) => wave,
+                None => last_wave(&mut order.rollout, connection).await?,
+            };
+            order!(skip_wave, SkipWaveRequest, "skip a wave of", order, wave: wave)
         }
         RolloutCommand::Abort(args) => {
             order!(
@@ -185,6 +211,25 @@ pub(crate) async fn run(
     }
 }
 
+/// The last wave that has begun, and the name of just that rollout.
+async fn last_wave(rollout: &mut RolloutArg, connection: &Connection) -> Result<u32, Failure> {
+    let what = format!("cannot skip a wave of {}", short(&rollout.rollout));
+    let request = api::GetRolloutRequest {
+        name: rollout.rollout.clone(),
+    };
+    let answer = connection.rollouts()?.get_rollout(request).await;
+    let found = answer.map_err(|status| connection.refused(&what, status))?;
+    let found = found.into_inner();
+    rollout.rollout = found.name;
+    match found.waves_released {
+        0 => {
+            let failure = Failure::new(Kind::Failed, what);
+            Err(failure.because("none of its waves has the revision"))
+        }
+        last => Ok(last),
+    }
+}
+
 async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
     let parent = args.policy.as_ref();
     let parent = parent.map_or_else(String::new, |policy| format!("policies/{policy}"));
@@ -192,10 +237,12 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
     let mut page_token = String::new();
     loop {
         let have = u64::try_from(rollouts.len()).unwrap_or(u64::MAX);
-        if args.limit != 0 && have >= args.limit {
+        // Those in force are few, and who is first among them is known when all are.
+        let limit = if args.all { args.limit } else { 0 };
+        if limit != 0 && have >= limit {
             break;
         }
-        let wanted = match args.limit {
+        let wanted = match limit {
             0 => PAGE_MAX,
             limit => PAGE_MAX.min(limit - have),
         };
@@ -203,6 +250,7 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             parent: parent.clone(),
             page_size: i32::try_from(wanted).unwrap_or(i32::MAX),
             page_token,
+            in_force_only: !args.all,
         };
         let page = connection
             .rollouts()?
@@ -216,8 +264,17 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             break;
         }
     }
+    let mut more = !page_token.is_empty();
+    if !args.all {
+        rollouts.sort_by_key(urgency);
+        let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+        if limit != 0 && rollouts.len() > limit {
+            rollouts.truncate(limit);
+            more = true;
+        }
+    }
     output.show(&RolloutsView(rollouts))?;
-    if !page_token.is_empty() {
+    if more {
         let limit = args.limit;
         output.note(&format!("only {limit} are shown; --limit 0 shows all"));
     }
@@ -291,6 +348,16 @@ async fn watch(name: String, connection: &Connection, output: &Output) -> Result
     verdict.map_or(Ok(()), Err)
 }
 
+/// Who waits for a person comes first, then what goes on by itself, then what has ended.
+fn urgency(rollout: &api::Rollout) -> u8 {
+    match rollout.phase() {
+        Phase::Paused | Phase::AwaitingApproval => 0,
+        Phase::Planning | Phase::Rolling | Phase::Soaking | Phase::Unspecified => 1,
+        Phase::RolledBack => 2,
+        Phase::Completed | Phase::Superseded => 3,
+    }
+}
+
 fn has_ended(rollout: &api::Rollout) -> bool {
     matches!(
         rollout.phase(),
@@ -315,6 +382,16 @@ fn short(name: &str) -> String {
     }
 }
 
+fn name_of_revision(text: &str) -> Result<String, String> {
+    let name = name(text)?;
+    if name.ends_with("/-") {
+        return Err(format!(
+            "names no revision; write {text}@6 for revision 6, which `twinward rollout get {text}` shows"
+        ));
+    }
+    Ok(name)
+}
+
 fn name(text: &str) -> Result<String, String> {
     if text.starts_with("policies/") {
         return Ok(text.to_owned());
@@ -327,4 +404,46 @@ fn name(text: &str) -> Result<String, String> {
         return Err(format!("{revision:?} is no revision: a number is needed"));
     }
     Ok(format!("policies/{policy}/rollouts/{revision}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_approves_names_a_revision() {
+        let name = name_of_revision("lamp@6");
+        assert_eq!(name.as_deref(), Ok("policies/lamp/rollouts/6"));
+        for any in ["lamp", "lamp@-", "policies/lamp/rollouts/-"] {
+            let refused = name_of_revision(any).unwrap_err();
+            assert!(refused.starts_with("names no revision"), "{refused}");
+        }
+        assert!(name_of_revision("lamp@six").is_err());
+    }
+
+    #[test]
+    fn what_waits_for_somebody_is_listed_first() {
+        let mut all = Phase::Unspecified as i32..=Phase::Superseded as i32;
+        let in_phase = |phase| api::Rollout {
+            phase,
+            ..api::Rollout::default()
+        };
+        let mut all: Vec<_> = all.by_ref().map(in_phase).collect();
+        all.sort_by_key(urgency);
+        let order: Vec<_> = all.iter().map(api::Rollout::phase).collect();
+        assert_eq!(
+            order,
+            [
+                Phase::AwaitingApproval,
+                Phase::Paused,
+                Phase::Unspecified,
+                Phase::Planning,
+                Phase::Rolling,
+                Phase::Soaking,
+                Phase::RolledBack,
+                Phase::Completed,
+                Phase::Superseded
+            ]
+        );
+    }
 }

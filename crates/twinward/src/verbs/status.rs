@@ -15,7 +15,7 @@ use crate::exit::Kind;
 use crate::failure::Failure;
 use crate::output::{Output, plural};
 use crate::probe;
-use crate::verbs::policy;
+use crate::verbs::{guard, policy};
 
 use view::{Part, State, StatusView};
 
@@ -253,9 +253,9 @@ async fn count_policies(connection: &Connection) -> Result<Counted, Failure> {
     }
     let mut counted = vec![("policies", count, text)];
     // A policy service from before it had a guard does not answer this.
-    let (frozen, some) = policy::frozen::some(connection).await.unwrap_or_default();
+    let (frozen, some) = guard::some(connection).await.unwrap_or_default();
     if frozen > 0 {
-        let lines: Vec<String> = some.iter().map(policy::frozen::line).collect();
+        let lines: Vec<String> = some.iter().map(guard::line).collect();
         let text = plural(frozen, "frozen path", "frozen paths");
         let text = format!("{text} ({})", lines.join("; "));
         counted.push(("frozenPaths", frozen, text));

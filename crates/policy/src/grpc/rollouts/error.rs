@@ -49,7 +49,10 @@ impl Classified for Error {
         match self {
             Error::Field(_) => Kind::InvalidArgument,
             Error::Refused(Refusal::OwnRevision { .. }) => Kind::PermissionDenied,
-            Error::Refused(Refusal::Phase { .. } | Refusal::OtherWave { .. })
+            Error::Refused(Refusal::Changed { .. }) => Kind::Aborted,
+            Error::Refused(
+                Refusal::Phase { .. } | Refusal::OtherWave { .. } | Refusal::StillFails { .. },
+            )
             | Error::NotInForce { .. } => Kind::FailedPrecondition,
             Error::Store(error) => error.kind(),
             Error::NotFound { .. } | Error::NoRollout { .. } => Kind::NotFound,
@@ -62,6 +65,8 @@ impl Classified for Error {
             Error::Refused(Refusal::OwnRevision { .. }) => "OWN_REVISION",
             Error::Refused(Refusal::Phase { .. }) | Error::NotInForce { .. } => "ROLLOUT_PHASE",
             Error::Refused(Refusal::OtherWave { .. }) => "ROLLOUT_WAVE",
+            Error::Refused(Refusal::Changed { .. }) => "ETAG_MISMATCH",
+            Error::Refused(Refusal::StillFails { .. }) => "ROLLOUT_GATE",
             Error::Store(error) => error.reason(),
             Error::NotFound { .. } | Error::NoRollout { .. } => "ROLLOUT_NOT_FOUND",
         }

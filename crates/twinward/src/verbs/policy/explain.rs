@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::identity_args::IdentityArg;
 use crate::output::{Output, Paper, View, table};
-use crate::verbs::policy::frozen;
+use crate::verbs::guard;
 
 /// Arguments of `policy explain`.
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ struct ExplainedData<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     violations: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    frozen: Vec<frozen::FrozenData<'a>>,
+    frozen: Vec<guard::FrozenData<'a>>,
     leaves: Vec<LeafData<'a>>,
     policies: Vec<JudgedData<'a>>,
 }
@@ -209,9 +209,10 @@ fn about(judged: &api::JudgedPolicy) -> String {
         Verdict::Closed => format!("changes nothing now: {}", judged.reason),
         Verdict::Incomplete | Verdict::Expired => judged.reason.clone(),
         Verdict::Undecided => format!("{}: {}", judged.reason, judged.condition),
-        Verdict::HeldBack => {
-            "by a rollout the twin has another revision; see `twinward rollout get`".to_owned()
-        }
+        Verdict::HeldBack => format!(
+            "by a rollout the twin has another revision: {} (`twinward rollout get`)",
+            judged.reason
+        ),
         Verdict::Unspecified => String::new(),
     };
     for (index, fact) in judged.facts.iter().enumerate() {
@@ -229,7 +230,7 @@ impl View for Explained {
             desired_version: answer.desired_version,
             state: state(answer.state()),
             violations: &answer.violations,
-            frozen: frozen::data(&answer.frozen),
+            frozen: guard::data(&answer.frozen),
             leaves: answer.leaves.iter().map(LeafData::of).collect(),
             policies: answer.policies.iter().map(JudgedData::of).collect(),
         }
@@ -255,7 +256,7 @@ impl View for Explained {
             let _ = writeln!(text, "  {}", paper.red(violation));
         }
         for one in &answer.frozen {
-            let line = frozen::line(one);
+            let line = guard::line(one);
             let _ = writeln!(
                 text,
                 "  {}",

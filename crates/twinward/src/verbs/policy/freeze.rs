@@ -30,8 +30,8 @@ pub(crate) struct FreezeArgs {
     /// When it begins (UTC, or with an offset); now if left out
     #[arg(long, value_name = "TIME", value_parser = Time::parse)]
     from: Option<Time>,
-    /// When it ends; if left out, when somebody ends it
-    #[arg(long, value_name = "TIME", value_parser = Time::parse)]
+    /// When it ends (a date: with the end of that day); if left out, when somebody ends it
+    #[arg(long, value_name = "TIME", value_parser = Time::parse_end)]
     until: Option<Time>,
     /// How long it lasts, as in 90m, 8h or 14d
     #[arg(long = "for", value_name = "TIME", conflicts_with = "until")]
@@ -44,14 +44,17 @@ pub(crate) struct FreezeArgs {
 /// Arguments of `policy unfreeze`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  twinward policy unfreeze\n  twinward policy unfreeze 12\n\nWithout a \
-    number it ends every freeze that holds now or is to come, of all policies and of some. The freeze \
-    calendars of policies themselves are in their files."
+    after_help = "Examples:\n  twinward policy unfreeze\n  twinward policy unfreeze 12\n  \
+    twinward policy unfreeze --all\n\nWithout a number it ends the freeze there is, if that is the only one \
+    that holds now or is to come. The freeze calendars of policies themselves are in their files."
 )]
 pub(crate) struct UnfreezeArgs {
     /// Numbers of freezes, as `policy freezes` shows them
     #[arg(value_name = "FREEZE")]
     freezes: Vec<u64>,
+    /// End every freeze that holds now or is to come, of all policies and of some, whoever ordered it
+    #[arg(long, conflicts_with = "freezes")]
+    all: bool,
 }
 
 fn instant(time: Option<Time>) -> Result<Option<prost_types::Timestamp>, Failure> {
@@ -107,12 +110,14 @@ pub(super) async fn unfreeze(
         .collect();
     if names.is_empty() {
         let now = wire::time::to_wire(SystemClock.now());
-        for freeze in all(connection).await? {
-            let ended = freeze.end_time.is_some_and(|end| is_before(&end, &now));
-            if freeze.active || !ended {
-                names.push(freeze.name);
-            }
+        let mut open = all(connection).await?;
+        open.retain(|freeze| {
+            freeze.active || !freeze.end_time.is_some_and(|end| is_before(&end, &now))
+        });
+        if open.len() > 1 && !args.all {
+            return Err(several(&open));
         }
+        names = open.into_iter().map(|freeze| freeze.name).collect();
     }
     if names.is_empty() {
         let what = "nothing is frozen by order".to_owned();
@@ -129,6 +134,25 @@ pub(super) async fn unfreeze(
         })?;
     }
     Ok(())
+}
+
+/// Refuses to guess which of several freezes is meant: the others are somebody else's.
+fn several(open: &[api::Freeze]) -> Failure {
+    let what = format!("there are {} freezes; say which is over", open.len());
+    let failure = Failure::new(Kind::Usage, what);
+    let failure = open.iter().map(line).fold(failure, Failure::detail);
+    failure.advise("`twinward policy unfreeze NUMBER`, or `--all` for all of them")
+}
+
+/// A freeze in a few words.
+fn line(freeze: &api::Freeze) -> String {
+    let number = freeze.name.trim_start_matches("freezes/");
+    let (whom, since) = (of_whom(freeze), time::short(freeze.start_time));
+    let why = match freeze.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    format!("{number} of {whom} by {}{why}, from {since}", freeze.author)
 }
 
 /// Lists freezes.
@@ -271,6 +295,8 @@ mod tests {
         let some = freeze(&["a", "b"], Some(1_767_398_400));
         insta::assert_snapshot!("freezes", text(&Freezes(vec![all.clone(), some.clone()])));
         insta::assert_snapshot!("freezes_json", json(&Freezes(vec![some.clone()])));
+        let refused = several(&[all.clone(), some.clone()]);
+        insta::assert_snapshot!("several", refused.render());
         let view = |freeze, done| FreezeView { freeze, done };
         insta::assert_snapshot!("frozen", text(&view(all, "frozen")));
         insta::assert_snapshot!("ended", text(&view(some, "ended")));

@@ -32,6 +32,8 @@ struct RolloutData<'a> {
     approver: &'a str,
     create_time: Option<String>,
     in_step_time: Option<String>,
+    counts_at_end: bool,
+    etag: &'a str,
     waves_released: u32,
     waves: Vec<WaveData>,
 }
@@ -41,6 +43,7 @@ struct RolloutData<'a> {
 struct WaveData {
     planned: u64,
     released: bool,
+    begun: bool,
     applied: u64,
     pending: u64,
     rejected: u64,
@@ -68,6 +71,7 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
     let wave = |wave: &api::RolloutWave| WaveData {
         planned: wave.twins_planned,
         released: wave.released,
+        begun: wave.begun,
         applied: wave.twins_applied,
         pending: wave.twins_pending,
         rejected: wave.twins_rejected,
@@ -103,6 +107,8 @@ fn data(rollout: &api::Rollout) -> RolloutData<'_> {
         approver: &rollout.approver,
         create_time: time::precise(rollout.create_time),
         in_step_time: time::precise(rollout.in_step_time),
+        counts_at_end: rollout.counts_at_end,
+        etag: &rollout.etag,
         waves_released: rollout.waves_released,
         waves: rollout.waves.iter().map(wave).collect(),
     }
@@ -123,12 +129,18 @@ pub(super) fn phase(phase: Phase) -> &'static str {
     }
 }
 
-/// How far it is, in a few words.
+/// How far it is, or how far it went, in a few words.
 pub(super) fn waves(rollout: &api::Rollout) -> String {
+    let begun = rollout.waves.iter().filter(|wave| has_begun(wave)).count();
     match rollout.waves.len() {
         0 => String::new(),
-        all => format!("{}/{all}", rollout.waves_released),
+        all => format!("{begun}/{all}"),
     }
+}
+
+/// A service from before it told `begun` tells only of those that have the revision now.
+fn has_begun(wave: &api::RolloutWave) -> bool {
+    wave.begun || wave.released
 }
 
 /// Why an ended rollout does not count as done; none when it does.
@@ -150,15 +162,20 @@ pub(super) fn verdict(rollout: &api::Rollout) -> Option<Failure> {
 }
 
 /// The wave's devices as a line of a table.
-fn row(number: usize, wave: &api::RolloutWave, counted: bool) -> Vec<String> {
+fn row(number: usize, wave: &api::RolloutWave, (counted, ended): (bool, bool)) -> Vec<String> {
     let count = |count: u64| {
-        if wave.released && counted {
+        if has_begun(wave) && counted {
             count.to_string()
         } else {
             String::new()
         }
     };
-    let state = if wave.released { "released" } else { "waits" };
+    let state = match (wave.released, has_begun(wave), ended) {
+        (true, _, _) => "released",
+        (false, true, _) => "taken back",
+        (false, false, true) => "never begun",
+        (false, false, false) => "waits",
+    };
     vec![
         (number + 1).to_string(),
         state.to_owned(),
@@ -204,9 +221,10 @@ impl View for RolloutView {
             ],
         );
         if !rollout.waves.is_empty() {
-            let counted = rollout.in_step_time.is_some();
+            let counted = rollout.in_step_time.is_some() || rollout.counts_at_end;
+            let how = (counted, super::has_ended(rollout));
             let rows = rollout.waves.iter().enumerate();
-            let rows = rows.map(|(number, wave)| row(number, wave, counted));
+            let rows = rows.map(|(number, wave)| row(number, wave, how));
             text.push('\n');
             text.push_str(&table::table(
                 paper,
@@ -226,6 +244,9 @@ impl View for RolloutView {
             ));
             text.push_str(&unusual(rollout));
             text.push_str(&numbers(rollout));
+            if rollout.counts_at_end {
+                text.push_str("\nThe counts are those of the moment at which it ended.\n");
+            }
         }
         text
     }
@@ -262,7 +283,7 @@ fn unusual(rollout: &api::Rollout) -> String {
 fn numbers(rollout: &api::Rollout) -> String {
     let mut text = String::new();
     let begun = rollout.waves.iter().enumerate();
-    for (index, wave) in begun.filter(|(_, wave)| wave.released) {
+    for (index, wave) in begun.filter(|(_, wave)| has_begun(wave)) {
         for number in &wave.numbers {
             let mean = |mean: Option<f64>| mean.map_or("-".to_owned(), |mean| format!("{mean:.3}"));
             // Writing into a String cannot fail.

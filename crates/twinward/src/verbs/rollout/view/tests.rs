@@ -45,6 +45,23 @@ fn a_rollout_shows_its_waves() {
 }
 
 #[test]
+fn one_that_was_taken_back_shows_how_far_it_went() {
+    let reason = "wave 2: of 48 devices reached 1 rejected it";
+    let mut back = rollout(Phase::RolledBack, reason);
+    for wave in &mut back.waves {
+        (wave.begun, wave.released) = (wave.released, false);
+    }
+    let back = api::Rollout {
+        waves_released: 0,
+        in_step_time: None,
+        counts_at_end: true,
+        ..back
+    };
+    assert_eq!(waves(&back), "2/3");
+    insta::assert_snapshot!(golden::text(&RolloutView(back)));
+}
+
+#[test]
 fn several_are_a_line_each() {
     let failed = rollout(
         Phase::RolledBack,

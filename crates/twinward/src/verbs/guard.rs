@@ -1,7 +1,9 @@
-//! `twinward policy frozen` and `thaw`: paths of twins that went back and forth, which policies leave
-//! alone since.
+//! `twinward guard`: paths of twins that went back and forth, which policies leave alone since.
+//!
+//! The words are others than those of `policy freeze`, on purpose: who stops policies by hand and who lets
+//! a path go mean two things, and do them in a hurry.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use wire::policy::v1 as api;
 
@@ -13,21 +15,49 @@ use crate::output::{Output, Paper, View, plural, table, time};
 /// The most that a page may hold.
 const PAGE_MAX: i32 = 1000;
 
-/// Arguments of `policy thaw`.
+/// What can be done with paths that the guard holds.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuardCommand {
+    /// List paths of twins that went back and forth, which policies leave alone
+    #[command(
+        after_help = "What somebody stopped by hand is listed by `twinward policy freezes`.\n\n\
+        Examples:\n  twinward guard list\n  twinward guard list -o json | jq -r '.[].twin'"
+    )]
+    List,
+    /// Let policies write to such paths of a twin again
+    Release(ReleaseArgs),
+}
+
+/// Arguments of `guard release`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    twinward policy thaw cam-1 --security\n  \
-    twinward policy thaw cam-1/DefenderIotMicroAgent --path CollectorsCore_PriorityIntervals")]
-pub(crate) struct ThawArgs {
+#[command(
+    after_help = "What somebody stopped by hand goes on with `twinward policy unfreeze`.\n\n\
+    Examples:\n  \
+    twinward guard release cam-1 --security\n  \
+    twinward guard release cam-1/DefenderIotMicroAgent --path CollectorsCore_PriorityIntervals"
+)]
+pub(crate) struct ReleaseArgs {
     #[command(flatten)]
     identity: IdentityArg,
-    /// Only this path, as `policy frozen` shows it
+    /// Only this path, as `guard list` shows it
     #[arg(long, value_name = "PATH", default_value_t, hide_default_value = true)]
     path: String,
 }
 
+/// Does what was asked for.
+pub(crate) async fn run(
+    command: GuardCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    match command {
+        GuardCommand::List => list(connection, output).await,
+        GuardCommand::Release(args) => release(&args, connection, output).await,
+    }
+}
+
 /// Lists what is frozen.
-pub(super) async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
+async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
     let mut client = connection.guard()?;
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -49,8 +79,8 @@ pub(super) async fn list(connection: &Connection, output: &Output) -> Result<(),
 }
 
 /// Lets policies write to a twin again.
-pub(super) async fn thaw(
-    args: &ThawArgs,
+async fn release(
+    args: &ReleaseArgs,
     connection: &Connection,
     output: &Output,
 ) -> Result<(), Failure> {
@@ -63,9 +93,12 @@ pub(super) async fn thaw(
         .guard()?
         .thaw_paths(request)
         .await
-        .map_err(|status| connection.refused(&format!("cannot thaw {twin}"), status))?;
-    let thawed = answer.into_inner().thawed;
-    output.show(&Thawed { name: twin, thawed })
+        .map_err(|status| connection.refused(&format!("cannot release paths of {twin}"), status))?;
+    let released = answer.into_inner().thawed;
+    output.show(&Released {
+        name: twin,
+        released,
+    })
 }
 
 /// The first frozen paths, and how many there are.
@@ -97,7 +130,7 @@ pub(crate) fn line(one: &api::FrozenPath) -> String {
 /// A frozen path for programs.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct FrozenData<'a> {
+pub(crate) struct FrozenData<'a> {
     twin: &'a str,
     path: &'a str,
     writers: &'a [String],
@@ -105,7 +138,7 @@ pub(super) struct FrozenData<'a> {
 }
 
 /// Frozen paths for programs.
-pub(super) fn data(frozen: &[api::FrozenPath]) -> Vec<FrozenData<'_>> {
+pub(crate) fn data(frozen: &[api::FrozenPath]) -> Vec<FrozenData<'_>> {
     let data = frozen.iter().map(|one| FrozenData {
         twin: &one.twin,
         path: &one.path,
@@ -123,6 +156,10 @@ impl View for FrozenView {
     }
 
     fn text(&self, paper: &Paper) -> String {
+        if self.0.is_empty() {
+            let hint = "`twinward policy freezes` lists what somebody stopped";
+            return format!("no path goes back and forth; {hint}\n");
+        }
         let rows = self.0.iter().map(|one| {
             vec![
                 one.twin.clone(),
@@ -137,19 +174,19 @@ impl View for FrozenView {
 }
 
 #[derive(Serialize)]
-struct Thawed {
+struct Released {
     name: String,
-    thawed: i32,
+    released: i32,
 }
 
-impl View for Thawed {
+impl View for Released {
     fn data(&self) -> impl Serialize {
         self
     }
 
     fn text(&self, _: &Paper) -> String {
-        let count = u64::try_from(self.thawed).unwrap_or(0);
+        let count = u64::try_from(self.released).unwrap_or(0);
         let paths = plural(count, "path", "paths");
-        format!("{paths} of {} thawed\n", self.name)
+        format!("{paths} of {} released\n", self.name)
     }
 }
