@@ -5,6 +5,7 @@
 //! lost, repeated or late evaluation ends in the same settings. What a policy may overwrite is
 //! `twin::settings`' rule; here it is asked and not repeated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ pub(crate) use crate::active::{ActivePolicy, Part, Side, Stage, Verdict};
 use crate::configured;
 pub(crate) use crate::interest::Interest;
 use crate::keep::FrozenSet;
-use crate::policy_doc::Scope;
+use crate::policy_doc::{PolicyId, Scope};
 use crate::schedule::Gate;
 use crate::twin_document::TwinDocument;
 
@@ -171,11 +172,15 @@ impl PolicySet {
                 | Verdict::HeldBack => {}
             }
         }
+        self.hold(twin, &mut wanted.writes);
+        wanted
+    }
+
+    /// Leaves frozen paths of a twin as they are.
+    fn hold(&self, twin: &TwinDocument, writes: &mut Vec<PolicyWrite>) {
         let policies = &self.scope(twin.scope()).policies;
         let exists = |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id);
-        self.frozen
-            .hold(twin.key(), twin.desired(), exists, &mut wanted.writes);
-        wanted
+        self.frozen.hold(twin.key(), twin.desired(), exists, writes);
     }
 
     /// Those for twins of this kind, in the order of precedence.
@@ -281,6 +286,19 @@ impl PolicySet {
     }
 }
 
+impl Wanted {
+    /// What is there already of those that are still wanted, as the writes that would set it again.
+    fn stays(&self, policies: &PolicySet, twin: &TwinDocument) -> Vec<PolicyWrite> {
+        let undecided = self.undecided.iter().map(|(active, _)| active);
+        let still = self.applicable.iter().chain(undecided).chain(&self.closed);
+        let ids: BTreeSet<&PolicyId> = still.map(|active| active.policy.id()).collect();
+        let stays = ids.into_iter().flat_map(|id| kept(id, twin.desired()));
+        let mut stays = stays.collect();
+        policies.hold(twin, &mut stays);
+        stays
+    }
+}
+
 /// What has to happen to a twin.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
@@ -326,7 +344,17 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
     let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
     let configurations = configured::states(&wanted, &outcome, twin);
     let decision = match outcome {
-        Err(violations) => Decision::Breaks(violations),
+        // What is to go goes all the same, or a policy that was deleted would stay where another one is too large.
+        Err(violations) => {
+            let stays = wanted.stays(policies, twin);
+            match twin::apply_policy_settings(twin.desired(), &stays, at) {
+                Ok(PolicyOutcome {
+                    change: PolicyChange::Changed { .. },
+                    ..
+                }) => Decision::Write(stays),
+                _ => Decision::Breaks(violations),
+            }
+        }
         Ok(outcome) => match outcome.change {
             PolicyChange::Unchanged if policies.frozen.is_told(twin) => Decision::Holds,
             // Also if all holds, but what is frozen of it is not said there yet, or still is.

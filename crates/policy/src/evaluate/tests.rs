@@ -260,6 +260,36 @@ fn settings_that_do_not_fit_this_twin_are_no_write() {
 }
 
 #[test]
+fn what_is_to_go_goes_also_where_something_else_does_not_fit() {
+    let big = |letter: char| json!(letter.to_string().repeat(4000));
+    let full: serde_json::Map<String, Value> = ('a'..='g')
+        .map(|letter| (letter.to_string(), big(letter)))
+        .collect();
+    let operator = twin(&json!({}), &Value::Object(full), &json!({}));
+    let small = |id, name: &str| active(policy(id, "*", "", 0, json!({ name: 1 })), 1);
+    let both = PolicySet::new([small("gone", "x"), small("stays", "w")]);
+    let before = performed(&both, &operator, &json!({}), &json!({}));
+    // One is deleted, and another one that comes is too large.
+    let large = active(
+        policy("large", "*", "", 0, json!({"y": big('y'), "z": big('z')})),
+        2,
+    );
+    let now = PolicySet::new([small("stays", "w"), large]);
+    let Decision::Write(writes) = decide(&now, &before, Timestamp::UNIX_EPOCH).decision else {
+        panic!("something is to go");
+    };
+    let outcome = twin::apply_policy_settings(before.desired(), &writes, Timestamp::UNIX_EPOCH);
+    let PolicyChange::Changed { section, .. } = outcome.unwrap().change else {
+        panic!("it goes");
+    };
+    assert_eq!(section.document().get("x"), None);
+    assert_eq!(section.document()["w"], 1);
+    let after = document(&section, &json!({}), &json!({}));
+    let decision = decide(&now, &after, Timestamp::UNIX_EPOCH).decision;
+    assert!(matches!(decision, Decision::Breaks(_)), "{decision:?}");
+}
+
+#[test]
 fn only_what_conditions_look_at_concerns_them() {
     let set = PolicySet::new([active(
         policy(
