@@ -325,6 +325,7 @@ async fn a_rollout_stands_still_while_its_policy_is_frozen_and_is_taken_back_all
     let frozen = freeze(&world, &["lamp"]).await;
     let skip = proto::SkipWaveRequest {
         name: name.clone(),
+        wave: 1,
         ..proto::SkipWaveRequest::default()
     };
     rollouts.skip_wave(skip).await.unwrap();

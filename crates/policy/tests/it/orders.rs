@@ -157,8 +157,9 @@ async fn a_wave_is_skipped_once_and_an_order_to_what_has_changed_is_refused() {
 #[tokio::test]
 async fn rollouts_in_force_are_listed_apart_from_those_of_older_revisions() {
     let world = world().await;
-    world.apply(&lamp("bright", "")).await;
-    in_phase(&world, 1, Phase::Rolling).await;
+    // One that has begun would not make room for another.
+    world.apply(&lamp("bright", ", approval: true")).await;
+    in_phase(&world, 1, Phase::AwaitingApproval).await;
     world.apply(&lamp("dark", "")).await;
     in_phase(&world, 2, Phase::Rolling).await;
     let other = lamp("dim", "").replace("name: lamp", "name: other");
