@@ -21,7 +21,7 @@ use crate::record::Damaged;
 const AGAIN_AFTER: Duration = Duration::from_mins(10);
 /// Stands in keys for what is no text.
 const UNREADABLE: char = '\u{fffd}';
-/// How a note begins of revisions that cannot be removed or put together.
+/// How a note begins of revisions that cannot be removed because an index does not fit them.
 pub(crate) const STUCK: &str = "from here on revisions stay as they are";
 /// Notes that are listed and looked through at once; a store with more is to be restored.
 pub(crate) const NOTES_MAX: i64 = 1000;
@@ -99,12 +99,23 @@ impl Note {
         }
     }
 
-    /// Of revisions that cannot be moved, put together or removed, by the first of them.
-    pub(crate) fn of_stuck_revisions(device: &str, module: &str, first: i64, why: &str) -> Note {
+    /// Of revisions of an identity, by the first of them.
+    pub(crate) fn of_revisions(device: &str, module: &str, first: i64, problem: String) -> Note {
         Note {
             table: Table::History,
             key: vec![device.to_owned(), module.to_owned(), first.to_string()],
-            problem: format!("{STUCK}: {why}"),
+            problem,
+        }
+    }
+
+    /// Of the histories as a whole.
+    pub(crate) fn of_histories(why: &str) -> Note {
+        Note {
+            table: Table::History,
+            key: vec![UNREADABLE.to_string(); 3],
+            problem: format!(
+                "nothing is removed or put together until the store is restored: {why}"
+            ),
         }
     }
 

@@ -148,7 +148,7 @@ impl Run {
             "up to {} they are not found as they are read, and are not put together",
             self.last
         );
-        Note::of_stuck_revisions(&self.device, &self.module, self.first, &why)
+        Note::of_revisions(&self.device, &self.module, self.first, why)
     }
 }
 
@@ -329,6 +329,11 @@ impl Turn {
             last = within.last().map_or(last, |light| light.revision);
         }
         for run in self.spans.runs(within) {
+            if self.meets(reach, run) {
+                // Another part of this history has it already; what becomes of it is found the next time.
+                last = run.first().map_or(0, |first| first.revision - 1);
+                break;
+            }
             // One that does not fit is left to the next turn, or it would be written twice; but for one that
             // fits into no turn.
             let taken = if self.runs.is_empty() || self.budget.fits(run) {
@@ -359,6 +364,17 @@ impl Turn {
             let left = { found }.position(is_left);
             self.end = left.map_or(self.end, |left| left.min(self.end));
         }
+    }
+
+    /// Whether some of these revisions are put together already.
+    fn meets(&self, reach: &Reach, run: &[Light]) -> bool {
+        let ([first, ..], [.., last]) = (run, run) else {
+            return false;
+        };
+        self.runs.iter().any(|other| {
+            let is_apart = other.last < first.revision || last.revision < other.first;
+            !is_apart && other.device == reach.device && other.module == reach.module
+        })
     }
 
     /// What is put together, and the last revision that is dealt with; none if nothing was found.
@@ -670,6 +686,29 @@ mod tests {
             assert!(if routine { left <= 2 } else { left == 7199 }, "{left}");
             assert_eq!(fleet.histories["e"].len(), 1);
             assert!(fleet.turns < 1000, "{}", fleet.turns);
+        }
+    }
+
+    #[test]
+    fn one_step_back_of_a_clock_puts_nothing_together_twice() {
+        let retention = Retention {
+            history_span: Duration::from_hours(1),
+            history_every: Duration::ZERO,
+            ..retention(20_000)
+        };
+        // Each half minute, and back by 40 s once; with few others and with many of one span each.
+        for (batch, others) in [(500, 0), (500, 3), (100, 50), (20, 3)] {
+            let retention = Retention { batch, ..retention };
+            let step = |number: i64| 30 * number - if number < 60 { 0 } else { 40 };
+            let device = || (1..=400).map(|number| light(number, step(number), true));
+            let mut fleet = fleet(others, 100);
+            for name in ["x", "y"] {
+                fleet.histories.insert(name.to_owned(), device().collect());
+            }
+            fleet.thin(&retention);
+            let left = &fleet.histories["x"];
+            assert!(left.len() <= 6, "{batch} {others}: {left:?}");
+            assert!(left.is_sorted_by_key(|one| one.revision));
         }
     }
 

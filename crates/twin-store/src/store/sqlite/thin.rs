@@ -25,9 +25,10 @@ pub(super) fn plan(
     retention: &Retention,
     walk: &mut Walk,
     notes: &mut Vec<Note>,
-) -> Result<Vec<Join>, Error> {
+) -> Result<(Vec<Join>, Vec<Run>), Error> {
+    let (mut joins, mut left) = (Vec::new(), Vec::new());
     let Some(spans) = Spans::of(retention) else {
-        return Ok(Vec::new());
+        return Ok((joins, left));
     };
     let finds = Turn::finds(retention);
     let found = look(connection, &walk.place, spans.end, finds, notes)?;
@@ -44,14 +45,14 @@ pub(super) fn plan(
     }
     let (runs, place) = turn.end();
     walk.reach(place);
-    let mut joins = Vec::new();
     for run in runs {
         match read(connection, &run) {
-            Ok(read) => joins.extend(read),
+            Ok(Some(read)) => joins.extend(read),
+            Ok(None) => left.push(run),
             Err(error) => notes.push(passed(&run.device, &run.module, run.first, error)?),
         }
     }
-    Ok(joins)
+    Ok((joins, left))
 }
 
 /// What is noted where the engine cannot read on because of damage; anything else fails all.
@@ -59,12 +60,7 @@ fn passed(device: &str, module: &str, first: i64, error: Error) -> Result<Note, 
     if !is_of_damage(&error) {
         return Err(error);
     }
-    Ok(Note::of_stuck_revisions(
-        device,
-        module,
-        first,
-        &chain(&error),
-    ))
+    Ok(Note::of_revisions(device, module, first, chain(&error)))
 }
 
 /// Puts them together, but for what something came between.
@@ -166,25 +162,28 @@ fn light(row: &Row<'_>) -> rusqlite::Result<Light> {
     Ok(read().unwrap_or_else(|_| Light::unreadable(revision)))
 }
 
-/// Makes one of revisions in a row.
-fn read(connection: &Connection, run: &Run) -> Result<Vec<Join>, Error> {
+/// Makes one of revisions in a row; none where there are others between them than were looked at.
+fn read(connection: &Connection, run: &Run) -> Result<Option<Vec<Join>>, Error> {
     let action = "read revisions";
     let Ok(key) = parse_key(&run.device, &run.module) else {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     };
     let mut statement = connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM history WHERE device_id = ?1 AND module_id = ?2
-                 AND revision BETWEEN ?3 AND ?4 ORDER BY revision"
+                 AND revision BETWEEN ?3 AND ?4 ORDER BY revision LIMIT ?5"
         ))
         .map_err(engine(action))?;
+    let limit = i64::try_from(run.count)
+        .unwrap_or(i64::MAX)
+        .saturating_add(1);
     let mut rows = statement
-        .query(params![run.device, run.module, run.first, run.last])
+        .query(params![run.device, run.module, run.first, run.last, limit])
         .map_err(engine(action))?;
     let mut entries = Vec::with_capacity(run.count);
     while let Some(row) = rows.next().map_err(engine(action))? {
         let read = history_row(row, 0).ok();
         entries.push(read.and_then(|row| history::decode(key.clone(), row).ok()));
     }
-    Ok(joins_of(run, &entries))
+    Ok((entries.len() == run.count).then(|| joins_of(run, &entries)))
 }

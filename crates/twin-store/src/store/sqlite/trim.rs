@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use service_kit::error::chain;
 
-use super::read::is_damage;
+use super::read::{is_damage, is_of_damage};
 use super::thin::{self, thin};
 use super::write::{begin, execute, whole};
 use super::{SqliteStore, engine, nanoseconds, quarantine};
@@ -51,6 +52,8 @@ pub(super) async fn of(store: &SqliteStore, retention: Retention) -> Result<Trim
 /// What there is to do with the histories.
 struct Plan {
     joins: Vec<Join>,
+    /// Runs that are not as they were looked at.
+    left: Vec<Run>,
     thinned: Walk,
     grown: Vec<Grown>,
     counted: Walk,
@@ -72,7 +75,7 @@ fn plan(
 ) -> Result<Plan, Error> {
     let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
     let mut thinned = Walk::from(fact(connection, THINNED)?, end);
-    let joins = thin::plan(connection, retention, &mut thinned, notes)?;
+    let (joins, left) = thin::plan(connection, retention, &mut thinned, notes)?;
     let end = Spans::settled(retention);
     let mut counted = Walk::from(fact(connection, COUNTED)?, end);
     let mut grown = Vec::new();
@@ -84,6 +87,7 @@ fn plan(
     }
     Ok(Plan {
         joins,
+        left,
         thinned,
         grown,
         counted,
@@ -109,6 +113,9 @@ fn trim(
         })?,
         Err(error) => Err(error),
     };
+    let failures = [old.as_ref().err(), shortened.as_ref().err()];
+    let damage = failures.into_iter().flatten().find(|one| is_of_damage(one));
+    notes.extend(damage.map(|error| Note::of_histories(&chain(error))));
     let requests = requests(&transaction, retention)?;
     let (operations, more_operations) = operations(&transaction, retention)?;
     let more_tokens = tokens(&transaction, retention)?;
@@ -151,7 +158,8 @@ fn shorten(
     memory: &Memory,
     notes: &mut Vec<Note>,
 ) -> Result<Shortened, Error> {
-    let joined = thin(transaction, &plan.joins, &memory.stuck)?;
+    let mut joined = thin(transaction, &plan.joins, &memory.stuck)?;
+    joined.left.extend(plan.left.iter().cloned());
     if joined.left.is_empty() || !memory.patience.again(&plan.thinned) {
         notes.extend(joined.left.iter().map(Run::note));
         remember(transaction, THINNED, &plan.thinned)?;

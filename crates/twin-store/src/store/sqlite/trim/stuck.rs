@@ -2,14 +2,16 @@
 //!
 //! A row is twice in the file, in its table and in the index by time; where a disk changed one of them, the engine
 //! does not remove it, nor its neighbours in the index. The index is made anew then, at once in a small store and
-//! with the next start in a large one, where it takes minutes. Where that does not help, nothing of that identity's
+//! with the next start in a large one, where it takes minutes, and at most once a day. Where that does not help, nothing of that identity's
 //! history is removed or put together any more, until the store is restored; that of all others is.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Transaction, ffi, params};
 use service_kit::error::chain;
+use tokio::time::Instant;
 
 use super::look::Text;
 use crate::store::Error;
@@ -17,13 +19,17 @@ use crate::store::maintain::Table;
 use crate::store::quarantine::{NOTES_MAX, Note, STUCK};
 use crate::store::sqlite::{engine, read, write};
 
-/// Rows of an index that is made anew while commits wait: some seconds of them.
-const REINDEXED_MAX: i64 = 1_000_000;
+/// Bytes of a store whose index is made anew while commits wait, for some seconds.
+const REINDEXED_MAX: i64 = 1 << 30;
+/// It is made anew no more often than this: what is found damaged again is so in its table.
+const AGAIN_AFTER: Duration = Duration::from_hours(24);
+/// Name of the fact that says when a start began to make it anew last, in seconds since 1970.
+const MENDED: &str = "history_mended";
 
 /// Of this process: a later one finds them again.
 #[derive(Debug)]
 pub(in crate::store::sqlite) struct Stuck {
-    /// Rows of an index that is made anew at once.
+    /// Bytes of a store whose index is made anew at once.
     pub(super) reindexed_max: i64,
     known: Mutex<Known>,
 }
@@ -31,8 +37,8 @@ pub(in crate::store::sqlite) struct Stuck {
 #[derive(Debug, Default)]
 struct Known {
     keys: BTreeSet<(Text, Text)>,
-    /// Whether the index was made anew already.
-    is_reindexed: bool,
+    /// When the index was made anew.
+    reindexed: Option<Instant>,
     /// Those that are not noted yet.
     notes: Vec<Note>,
 }
@@ -64,7 +70,7 @@ impl Stuck {
             return Ok(None);
         }
         let mut done = write::whole(transaction, &work)?;
-        if done.as_ref().is_err_and(read::is_of_damage) && self.reindex(transaction)? {
+        if done.as_ref().is_err_and(is_of_index) && self.reindex(transaction)? {
             done = write::whole(transaction, &work)?;
         }
         match done {
@@ -90,21 +96,21 @@ impl Stuck {
         std::mem::take(&mut self.known().notes)
     }
 
-    /// Makes the index anew, once; answers whether it did.
+    /// Makes the index anew, if it was not lately and the store is small; answers whether it did.
     fn reindex(&self, transaction: &Transaction<'_>) -> Result<bool, Error> {
-        if std::mem::replace(&mut self.known().is_reindexed, true) {
+        let now = Instant::now();
+        let is_late = |at: Instant| now.saturating_duration_since(at) < AGAIN_AFTER;
+        if self.known().reindexed.is_some_and(is_late) {
             return Ok(false);
         }
-        let rows: i64 = transaction
-            .query_row(
-                "SELECT count(*) FROM (SELECT 1 FROM history LIMIT ?1)",
-                [self.reindexed_max.saturating_add(1)],
-                |row| row.get(0),
-            )
-            .map_err(engine("count revisions"))?;
-        if rows > self.reindexed_max {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+        let bytes: i64 = transaction
+            .query_row(sql, [], |row| row.get(0))
+            .map_err(engine("look how large it is"))?;
+        if bytes > self.reindexed_max {
             return Ok(false);
         }
+        self.known().reindexed = Some(now);
         // A table that cannot be read as a whole has no index either.
         let made = write::whole(transaction, || reindex(transaction))?;
         Ok(made.is_ok())
@@ -117,6 +123,17 @@ impl Stuck {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an index that can be read does not fit its table. Only such a one is made anew: to empty one whose pages
+/// are damaged frees whatever pages they seem to name.
+fn is_of_index(error: &Error) -> bool {
+    let Error::Engine { source, .. } = error else {
+        return false;
+    };
+    let code = source.downcast_ref::<rusqlite::Error>();
+    let code = code.and_then(rusqlite::Error::sqlite_error);
+    code.is_some_and(|code| code.extended_code == ffi::SQLITE_CORRUPT_INDEX)
 }
 
 fn reindex(transaction: &Transaction<'_>) -> Result<(), Error> {
@@ -135,17 +152,44 @@ pub(in crate::store::sqlite) fn mend(connection: &mut Connection) {
 }
 
 fn try_to_mend(connection: &mut Connection) -> Result<(), Error> {
+    let action = "look whether an index is to be made anew";
+    let is_wanted: bool = connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM quarantine
+                 WHERE table_name = ?1 AND substr(problem, 1, length(?2)) = ?2)
+             AND NOT EXISTS (SELECT 1 FROM facts
+                 WHERE name = ?3 AND CAST(value AS INTEGER) > unixepoch() - ?4)",
+            params![
+                Table::History.name(),
+                STUCK,
+                MENDED,
+                AGAIN_AFTER.as_secs().cast_signed()
+            ],
+            |row| row.get(0),
+        )
+        .map_err(engine(action))?;
+    if !is_wanted {
+        return Ok(());
+    }
+    // First that it is tried: whoever is killed for being slow to start is to start the next time.
     let transaction = write::begin(connection)?;
-    let forgotten = write::execute(
+    write::execute(
+        &transaction,
+        "note that an index is made anew",
+        "INSERT INTO facts (name, value) VALUES (?1, CAST(unixepoch() AS TEXT))
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [MENDED],
+    )?;
+    let noted = transaction.commit();
+    noted.map_err(engine("note that an index is made anew"))?;
+    let transaction = write::begin(connection)?;
+    reindex(&transaction)?;
+    write::execute(
         &transaction,
         "forget what could not be removed",
         "DELETE FROM quarantine WHERE table_name = ?1 AND substr(problem, 1, length(?2)) = ?2",
         params![Table::History.name(), STUCK],
     )?;
-    if forgotten == 0 {
-        return Ok(());
-    }
-    reindex(&transaction)?;
     let done = transaction.commit();
     done.map_err(engine("make an index anew"))
 }
@@ -158,5 +202,9 @@ fn note(transaction: &Transaction<'_>, device: &Text, module: &Text, error: &Err
     );
     // Whatever it is, the twin is named.
     let first = first.ok().flatten().unwrap_or_default();
-    Note::of_stuck_revisions(&device.lossy(), &module.lossy(), first, &chain(error))
+    let mut problem = chain(error);
+    if is_of_index(error) {
+        problem = format!("{STUCK}: {problem}");
+    }
+    Note::of_revisions(&device.lossy(), &module.lossy(), first, problem)
 }

@@ -15,6 +15,8 @@ use crate::testing::{key, now};
 
 const NAMES: [&str; 3] = ["aaa-1", "cam-2", "zzz-3"];
 const REVISIONS: u64 = 9;
+/// The first of those that are no routine ones.
+const KEPT: u64 = 7;
 /// The revision that a bit is flipped of.
 const HIT: u64 = 4;
 
@@ -26,8 +28,10 @@ async fn filled() -> TempDir {
     for name in NAMES {
         for number in 1..=REVISIONS {
             let mut entry = revision(&key(name), number);
-            entry.routine = true;
-            entry.previous = Some(Revision::new(number - 1));
+            // The last ones are apart, and behind them the chain begins anew.
+            entry.routine = number < KEPT;
+            let previous = if number == KEPT + 1 { 0 } else { number - 1 };
+            entry.previous = Some(Revision::new(previous));
             of(&mut states, &key(name)).revision = Revision::new(number);
             let commit = Commit {
                 partitions: vec![*of(&mut states, &key(name))],
@@ -141,6 +145,12 @@ async fn each_flip(retention: Retention, expected: i64) {
             if !matches!(one, Flip::TableDevice(_)) {
                 assert_eq!(left("zzz-3"), expected, "{one:?}");
             }
+            if let Flip::TableRevision(_) = one
+                && retention.history_span > Duration::ZERO
+            {
+                // Whatever is made of the rest.
+                assert!(left("cam-2") >= expected, "{one:?}");
+            }
             if matches!(one, Flip::IndexDevice(_) | Flip::IndexTime(_)) {
                 assert_eq!(left("cam-2"), expected, "{one:?}: nothing of it is lost");
             }
@@ -166,7 +176,8 @@ async fn a_flipped_bit_keeps_no_other_history_from_being_put_together() {
         history_span: Duration::from_hours(1),
         ..retention()
     };
-    each_flip(thin, 1).await;
+    // Of those with a number below them nothing is put together, whatever is flipped.
+    each_flip(thin, 1 + REVISIONS.cast_signed() - KEPT.cast_signed() + 1).await;
 }
 
 #[tokio::test]
