@@ -70,9 +70,8 @@ fn leaves(index: u32) -> bool {
 
 fn kind(index: u32, silent: bool) -> Kind {
     match index % 40 {
-        7 => Kind::Rejects,
         27 if silent => Kind::Silent,
-        27 => Kind::Rejects,
+        7 | 27 => Kind::Rejects,
         _ => Kind::Good,
     }
 }
