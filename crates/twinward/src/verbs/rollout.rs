@@ -1,5 +1,6 @@
 //! `twinward rollout`: revisions of policies that spread wave by wave.
 
+mod name;
 mod view;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 use crate::output::progress::Progress;
 use crate::output::{Format, Output};
 
+use name::{name, name_of_revision, short};
 use view::{RolloutView, RolloutsView};
 
 /// The most that a page may hold.
@@ -370,40 +372,6 @@ fn devices(rollout: &api::Rollout) -> (u64, u64) {
     let waves = &rollout.waves;
     let done = waves.iter().map(|wave| wave.twins_applied).sum();
     (done, waves.iter().map(|wave| wave.twins_planned).sum())
-}
-
-/// As people type it.
-fn short(name: &str) -> String {
-    let name = name.strip_prefix("policies/").unwrap_or(name);
-    match name.split_once("/rollouts/") {
-        Some((policy, "-")) => policy.to_owned(),
-        Some((policy, revision)) => format!("{policy}@{revision}"),
-        None => name.to_owned(),
-    }
-}
-
-fn name_of_revision(text: &str) -> Result<String, String> {
-    let name = name(text)?;
-    if name.ends_with("/-") {
-        return Err(format!(
-            "names no revision; write {text}@6 for revision 6, which `twinward rollout get {text}` shows"
-        ));
-    }
-    Ok(name)
-}
-
-fn name(text: &str) -> Result<String, String> {
-    if text.starts_with("policies/") {
-        return Ok(text.to_owned());
-    }
-    let (policy, revision) = text.split_once('@').unwrap_or((text, "-"));
-    if policy.is_empty() || policy.contains('/') {
-        return Err("is no policy; `twinward rollout list` shows what is rolled out".to_owned());
-    }
-    if revision != "-" && revision.parse::<u64>().is_err() {
-        return Err(format!("{revision:?} is no revision: a number is needed"));
-    }
-    Ok(format!("policies/{policy}/rollouts/{revision}"))
 }
 
 #[cfg(test)]
