@@ -251,7 +251,7 @@ impl State {
             kept.twin = write.twin;
             self.written += 1;
             self.publish(index, &[Change::Desired], false);
-        } else {
+        } else if !hides_its_maker(before.metadata()) {
             let is = Value::Object(before.document().clone());
             let problem = format!("{name}: a call changed nothing: {writes:?} on {is}");
             self.problems.push(problem);
@@ -293,6 +293,13 @@ fn numbers(name: &str, values: [Option<i64>; 2]) -> Map {
     let values = values.iter().enumerate();
     let there = values.filter_map(|(n, value)| Some((format!("{name}{n}"), json!((*value)?))));
     there.collect()
+}
+
+/// Whether an object below has a maker who is no policy, which the public form of metadata does not tell: on such a
+/// twin a decision may cost a call that changes nothing (`twin_document::node`).
+fn hides_its_maker(meta: &NodeMeta) -> bool {
+    let mut below = meta.children.values();
+    below.any(|node| (!node.children.is_empty() && !node.by.is_policy()) || hides_its_maker(node))
 }
 
 fn print(key: &IdentityKey, kept: &Kept, form: Form) -> proto::Twin {
