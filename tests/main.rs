@@ -24,6 +24,7 @@ mod odd_requests;
 mod offline_agent;
 mod one_trace;
 mod oscillation;
+mod policy_actions;
 mod policy_counts;
 mod presence;
 mod provisioning;
