@@ -118,7 +118,7 @@ class AnswersTest(unittest.TestCase):
                 "scope": "devices",
                 "target": "tags.kind = 'amp'",
                 "settings": {"level": level},
-                "rollout": {"waves": [{"count": 1}]},
+                "rollout": {"waves": [{"count": 1}], "soak": "0s"},
             }
             file = self.hub.path / "policy.json"
             file.write_text(json.dumps(policy))

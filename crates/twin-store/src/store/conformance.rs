@@ -229,6 +229,8 @@ on_every_store! {
     retention::a_trim_forgets_tokens_an_hour_after_they_expired
     retention::a_trim_forgets_old_answers_and_ended_operations
     retention::a_trim_takes_the_oldest_revisions_only
+    retention::what_may_not_go_yet_keeps_nobody_else
+    retention::one_step_back_of_a_clock_puts_nothing_together_twice
     retention::a_trim_keeps_the_newest_revisions_of_each_identity
     retention::what_a_device_reports_often_drives_out_nobody_else
     retention::each_routine_revision_is_put_together_once

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use twin::Revision;
+
 use super::small::token;
 use super::trails::revisions;
 use super::{Opener, commit, standing};
@@ -179,6 +181,53 @@ pub(super) async fn a_trim_takes_the_oldest_revisions_only(opener: Opener) {
     assert_eq!(trim(&*store, old(1)).await.revisions, 2);
     assert!(revisions(&*store, "d").await.is_empty());
     assert_eq!(revisions(&*store, "d/m").await, [9]);
+}
+
+pub(super) async fn what_may_not_go_yet_keeps_nobody_else(opener: Opener) {
+    let store = opener.open().await;
+    // A clock was ahead for a moment: all that came afterwards is behind a revision that is young.
+    let mut entries: Vec<_> = (1..=6).map(|number| revision(&key("d"), number)).collect();
+    entries[0].at = now() + SignedDuration::from_secs(9);
+    entries.extend((7..=8).map(|number| {
+        let at = now() + SignedDuration::from_secs(7);
+        HistoryEntry {
+            at,
+            first_at: at,
+            ..revision(&key("e"), number)
+        }
+    }));
+    write(&*store, entries).await;
+    let retention = Retention {
+        history_age: Duration::from_secs(2),
+        batch: 2,
+        ..forever(now() + SignedDuration::from_secs(10))
+    };
+    assert_eq!(trim(&*store, retention).await.revisions, 2);
+    assert!(revisions(&*store, "e").await.is_empty());
+    assert_eq!(revisions(&*store, "d").await, [6, 5, 4, 3, 2, 1]);
+}
+
+pub(super) async fn one_step_back_of_a_clock_puts_nothing_together_twice(opener: Opener) {
+    let store = opener.open().await;
+    let times = [1, 2, 3, 5, 4, 6];
+    let entries = (1..=6).zip(times).map(|(number, second)| {
+        let at = now() + SignedDuration::from_secs(second);
+        HistoryEntry {
+            at,
+            first_at: at,
+            routine: true,
+            previous: Some(Revision::new(number - 1)),
+            ..revision(&key("d"), number)
+        }
+    });
+    write(&*store, entries.collect()).await;
+    let retention = Retention {
+        history_span: Duration::from_hours(1),
+        history_every: Duration::from_mins(1),
+        ..forever(now() + SignedDuration::from_hours(2))
+    };
+    trim(&*store, retention).await;
+    assert_eq!(revisions(&*store, "d").await, [6]);
 }
 
 pub(super) async fn a_trim_keeps_the_newest_revisions_of_each_identity(opener: Opener) {

@@ -18,6 +18,10 @@ use crate::store::quarantine::{NOTES_MAX, Note};
 use crate::store::thin::{Joined, Patience, Run, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
+use aged::old_revisions;
+
+mod aged;
+
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
 const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
@@ -165,43 +169,6 @@ async fn fact(transaction: &Transaction<'_>, name: &str) -> Result<Option<String
     let rows = query_in(transaction, action, sql, &[&name]).await?;
     // One that cannot be read is the beginning.
     Ok(rows.first().and_then(|row| row.try_get(0).ok()))
-}
-
-/// Removes revisions that are too old; answers how many, and whether there is more. Of each identity only the oldest
-/// go, also when a clock was put back: a document is rewound through all revisions behind it.
-async fn old_revisions(
-    transaction: &Transaction<'_>,
-    retention: &Retention,
-) -> Result<(u64, bool), Error> {
-    let action = "forget old revisions";
-    let oldest_kept = before(retention, retention.history_age);
-    let batch = i64::from(retention.batch);
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM history WHERE (device_id, module_id, revision) IN
-             (SELECT old.device_id, old.module_id, old.revision
-              FROM (SELECT device_id, module_id, count(*) AS due
-                    FROM (SELECT device_id, module_id FROM history
-                          WHERE at < $1 AND device_id IS NOT NULL AND module_id IS NOT NULL
-                          ORDER BY at LIMIT $2) AS oldest
-                    GROUP BY device_id, module_id) AS k
-              CROSS JOIN LATERAL
-                  (SELECT h.device_id, h.module_id, h.revision FROM history h
-                   WHERE h.device_id = k.device_id AND h.module_id = k.module_id
-                       AND h.revision < coalesce(
-                           (SELECT min(young.revision) FROM history young
-                            WHERE young.device_id = k.device_id
-                                AND young.module_id = k.module_id AND young.at >= $1),
-                           9223372036854775807)
-                   ORDER BY h.revision LIMIT k.due) AS old)",
-        &[&oldest_kept, &batch],
-    )
-    .await?;
-    // Not what was removed: a damaged row may be found and not be where it is looked for.
-    let sql = "SELECT FROM history WHERE at < $1 ORDER BY at LIMIT 1";
-    let rows = query_in(transaction, action, sql, &[&oldest_kept]).await?;
-    Ok((removed, removed > 0 && !rows.is_empty()))
 }
 
 /// Removes what is too much of the histories that have grown; answers how many, and whether there is more to
