@@ -287,8 +287,9 @@ impl Story {
         self.wait_status(self.expected(u64::try_from(away)?))
             .await?;
         let changed = after.keys().filter(|id| is_changed(id)).count();
+        // A wave may fail before all of its twins have been written.
         ensure!(
-            u64::try_from(changed) == Ok(bad.released()),
+            (1..=bad.released()).contains(&u64::try_from(changed)?),
             "{changed} twins were changed, and {} are in the waves that began: {rollout:#?}",
             bad.released()
         );
