@@ -27,6 +27,7 @@ async fn a_rollout_ends_as_its_gates_say_and_is_taken_back_from_exactly_those_th
     assert!(status.success(), "{lines}");
     assert!(lines.contains("\"takenBackSeconds\""), "{lines}");
     // That it was taken back is a warning, as it should be.
-    hub.process.allow("a rollout was ended or stopped by itself");
+    hub.process
+        .allow("a rollout was ended or stopped by itself");
     hub.process.stop(SOON).await;
 }
