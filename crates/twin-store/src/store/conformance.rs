@@ -109,6 +109,11 @@ impl Opener {
     /// Takes from the histories a column that they need.
     pub(super) async fn break_histories(&self) {
         let sql = "ALTER TABLE history RENAME COLUMN at TO gone";
+        self.alter(sql).await;
+    }
+
+    /// Changes how a table is laid out.
+    pub(super) async fn alter(&self, sql: &str) {
         if self.kind() == Some("sqlite") {
             let folder = self.folder.as_ref().expect("its folder");
             super::sqlite::alter(folder.path(), sql);
@@ -172,7 +177,9 @@ on_stores_with_rows! {
     damage::what_cannot_be_read_stays_between_what_is_put_together
     damage::a_lost_revision_stays_a_hole_between_what_is_put_together
     damage::a_damaged_key_of_a_revision_stops_no_trim
+    damage::what_cannot_be_noted_is_noted_the_next_time
     damage::histories_that_cannot_be_looked_at_keep_nothing_else
+    retention::where_age_and_thinning_meet_nothing_is_noted
     damage::a_damaged_change_leaves_a_hole_in_the_log
     retention::what_was_looked_at_is_not_looked_at_again_after_a_start
     damage::a_damaged_audit_entry_leaves_a_hole_in_its_chain

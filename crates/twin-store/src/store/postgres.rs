@@ -39,6 +39,7 @@ use quarantine::notes_of;
 pub use settings::{PostgresSettings, SettingsError};
 use statement::{execute, query, query_in};
 
+mod apart;
 mod connections;
 mod fill;
 mod maintain;
@@ -66,7 +67,7 @@ type Parameter<'p> = &'p (dyn ToSql + Sync);
 pub struct PostgresStore {
     connections: Connections,
     noted: Noted,
-    patience: Arc<super::thin::Patience>,
+    trims: Arc<trim::Memory>,
 }
 
 impl PostgresStore {
@@ -83,7 +84,7 @@ impl PostgresStore {
         Ok(PostgresStore {
             connections,
             noted: Noted::default(),
-            patience: Arc::default(),
+            trims: Arc::default(),
         })
     }
 
@@ -154,7 +155,8 @@ impl Store for PostgresStore {
             async move { write::commit(client, &commit).await }.boxed()
         });
         async move {
-            write.await?;
+            let notes = write.await?;
+            self.note(notes).await;
             let upserts = written.upserts.iter().map(|upsert| &upsert.record.key);
             self.noted.forget(upserts.chain(&written.deletes));
             Ok(())

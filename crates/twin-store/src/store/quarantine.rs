@@ -108,6 +108,25 @@ impl Note {
         }
     }
 
+    /// Of an identity whose revisions are not where they are looked for.
+    pub(crate) fn of_identity(device: &str, module: &str, problem: String) -> Note {
+        Note {
+            table: Table::History,
+            key: vec![device.to_owned(), module.to_owned(), UNREADABLE.to_string()],
+            problem,
+        }
+    }
+
+    /// Of revisions of one time, in nanoseconds, that cannot be read, not even of whom they are.
+    pub(crate) fn of_unreadable_time(at: i64, why: &str) -> Note {
+        let unreadable = UNREADABLE.to_string();
+        Note {
+            table: Table::History,
+            key: vec![unreadable.clone(), unreadable, format!("{UNREADABLE}{at}")],
+            problem: format!("revisions of {} cannot be read: {why}", time(at)),
+        }
+    }
+
     /// Of the histories as a whole.
     pub(crate) fn of_histories(why: &str) -> Note {
         Note {
@@ -213,6 +232,12 @@ impl Note {
     }
 }
 
+/// As people read a time that rows have in nanoseconds.
+fn time(at: i64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(at));
+    time.map_or_else(|_| at.to_string(), |time| time.to_string())
+}
+
 fn provisioning_key(key: &ProvisioningKey) -> Vec<String> {
     vec![key.kind.as_str().to_owned(), key.id.clone()]
 }
@@ -238,6 +263,14 @@ impl Noted {
             notes.retain(|note| known.insert((note.table, note.key.clone()), now).is_none());
         }
         notes
+    }
+
+    /// Forgets what could not be noted.
+    pub(crate) fn forget_notes(&self, notes: &[Note]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for note in notes {
+            known.remove(&(note.table, note.key.clone()));
+        }
     }
 
     /// Forgets twins that were written or removed as a whole.

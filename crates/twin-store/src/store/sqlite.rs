@@ -119,10 +119,12 @@ impl SqliteStore {
             let (result, notes) = read.await?;
             let notes = self.noted.fresh(notes);
             if !notes.is_empty() {
-                let note = self.write(move |connection| quarantine::note(connection, &notes));
-                // What was read is answered all the same.
+                let fresh = notes.clone();
+                let note = self.write(move |connection| quarantine::note(connection, &fresh));
+                // What was read is answered all the same, and whoever reads it again notes it.
                 if let Err(error) = note.await {
                     tracing::error!(error = chain(&error), "damaged rows cannot be noted");
+                    self.noted.forget_notes(&notes);
                 }
             }
             result

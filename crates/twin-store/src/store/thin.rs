@@ -616,14 +616,39 @@ mod tests {
         }
     }
 
+    fn run(first: i64) -> Run {
+        Run {
+            device: "d".to_owned(),
+            module: String::new(),
+            first,
+            last: 9,
+            count: 9,
+        }
+    }
+
     #[test]
-    fn what_is_never_as_it_was_read_is_passed_over() {
+    fn what_is_never_as_it_was_read_is_noted_and_passed_over() {
+        let patience = Patience::default();
+        for stored in [None, Some("elsewhere".to_owned())] {
+            let walk = Walk::from(stored, 0);
+            // Once something else came between, and is as it was read the next time.
+            let turns = [vec![run(1), run(5)], vec![run(1)], vec![run(1)]];
+            let turns = turns.map(|left| patience.given_up(&walk, &left));
+            assert_eq!(turns, [None, None, Some(vec![run(1).note()])]);
+        }
+        let walk = Walk::from(None, 0);
+        assert_eq!(patience.given_up(&walk, &[run(1)]), None, "it begins anew");
+        assert_eq!(patience.given_up(&walk, &[]), Some(Vec::new()));
+        assert_eq!(patience.given_up(&walk, &[run(1)]), None, "and again");
+    }
+
+    #[test]
+    fn what_is_another_run_each_time_is_no_damage_and_keeps_nothing_for_ever() {
         let patience = Patience::default();
         let walk = Walk::from(None, 0);
-        let tries = |walk: &Walk| (0..4).map(|_| patience.again(walk)).collect::<Vec<_>>();
-        assert_eq!(tries(&walk), [true, true, false, false]);
-        let on = Walk::from(Some("elsewhere".to_owned()), 0);
-        assert_eq!(tries(&on), [true, true, false, false]);
+        let mut turns = (1..=100).map(|first| patience.given_up(&walk, &[run(first)]));
+        let given_up = turns.find_map(|noted| noted).expect("it ends");
+        assert_eq!(given_up, [], "nothing is damaged");
     }
 
     #[test]

@@ -499,19 +499,7 @@ pub(super) async fn a_damaged_key_of_a_revision_stops_no_trim(opener: Opener) {
         ..Commit::default()
     };
     super::commit(&*store, &states, written).await;
-    let (damage, noted_as) = if opener.kind() == Some("sqlite") {
-        let damage = "UPDATE history SET device_id = CAST(x'62ff' AS TEXT)
-                      WHERE device_id = 'b' AND revision = 12";
-        (damage, "history: b\u{fffd}/12")
-    } else {
-        let damage = "ALTER TABLE history DROP CONSTRAINT history_pkey;
-                      ALTER TABLE history ALTER device_id DROP NOT NULL;
-                      CREATE UNIQUE INDEX ON history (device_id, module_id, revision);
-                      UPDATE history SET device_id = NULL
-                      WHERE device_id = 'b' AND revision = 12";
-        (damage, "history: \u{fffd}/12")
-    };
-    opener.tamper(damage).await;
+    let noted_as = damage_key(&opener, 12).await;
     let hours = Duration::from_hours;
     let retention = Retention {
         now: now() + hours(3),
@@ -541,7 +529,7 @@ pub(super) async fn a_damaged_key_of_a_revision_stops_no_trim(opener: Opener) {
     assert_eq!(left("c").await, [24, 23]);
     let loaded = store.load(vec![Selection::Request(id)]).await;
     assert_eq!(loaded.expect("read"), [], "old answers go, too");
-    assert_eq!(noted(&*store).await, [noted_as]);
+    assert_eq!(noted(&*store).await, std::slice::from_ref(&noted_as));
     // And what is too old goes whatever its key is.
     let old = Retention {
         history_age: hours(1),
@@ -551,6 +539,73 @@ pub(super) async fn a_damaged_key_of_a_revision_stops_no_trim(opener: Opener) {
     for name in ["a", "b", "c"] {
         assert_eq!(left(name).await, [0; 0]);
     }
+    assert_eq!(noted(&*store).await, [noted_as]);
+    // The note is forgotten when it is older than all that is kept.
+    let later = Retention {
+        now: "2200-01-01T00:00:00Z".parse().expect("an instant"),
+        ..old
+    };
+    trim(later).await;
+    assert_eq!(noted(&*store).await, [""; 0]);
+}
+
+/// Makes the key of a revision of `b` one that cannot be read; answers how it is noted.
+async fn damage_key(opener: &Opener, revision: u64) -> String {
+    let sqlite = "UPDATE history SET device_id = CAST(x'62ff' AS TEXT)";
+    let postgres = "ALTER TABLE history DROP CONSTRAINT history_pkey;
+         ALTER TABLE history ALTER device_id DROP NOT NULL;
+         CREATE UNIQUE INDEX ON history (device_id, module_id, revision);
+         UPDATE history SET device_id = NULL";
+    let (damage, device) = if opener.kind() == Some("sqlite") {
+        (sqlite, "b\u{fffd}")
+    } else {
+        (postgres, "\u{fffd}")
+    };
+    let one = format!("{damage} WHERE device_id = 'b' AND revision = {revision}");
+    opener.tamper(one).await;
+    format!("history: {device}/{revision}")
+}
+
+pub(super) async fn what_cannot_be_noted_is_noted_the_next_time(opener: Opener) {
+    let store = opener.open().await;
+    let states = take(&*store).await;
+    let entries = ["a", "b", "c"].into_iter().zip([10, 20, 30]);
+    let entries = entries.flat_map(|(name, first)| {
+        (1..=4).map(move |number| HistoryEntry {
+            routine: true,
+            ..sample::revision(&key(name), first + number)
+        })
+    });
+    let written = Commit {
+        history: entries.collect(),
+        ..Commit::default()
+    };
+    super::commit(&*store, &states, written).await;
+    let noted_as = damage_key(&opener, 22).await;
+    let retention = Retention {
+        now: now() + Duration::from_hours(3),
+        history_age: Duration::MAX,
+        history_count: 2,
+        history_span: Duration::from_nanos(1),
+        history_every: Duration::ZERO,
+        request_age: Duration::MAX,
+        operation_age: Duration::MAX,
+        batch: 100,
+    };
+    opener
+        .alter("ALTER TABLE quarantine RENAME TO elsewhere")
+        .await;
+    // Its walks pass the damaged one, and do not come to it again.
+    for _ in 0..3 {
+        store.trim(retention).await.expect_err("it is told");
+    }
+    let left = sound(store.history(all_of("c")).await.expect("read"));
+    assert_eq!(left.len(), 2, "everything else is done");
+    opener
+        .alter("ALTER TABLE elsewhere RENAME TO quarantine")
+        .await;
+    store.trim(retention).await.expect("trimmed");
+    assert_eq!(noted(&*store).await, [noted_as]);
 }
 
 /// Whatever is wrong with the histories keeps nothing else.

@@ -334,6 +334,27 @@ pub(super) async fn each_routine_revision_is_put_together_once(opener: Opener) {
     assert_eq!(trim(&*store, hourly(50)).await, Trimmed::default());
 }
 
+pub(super) async fn where_age_and_thinning_meet_nothing_is_noted(opener: Opener) {
+    let store = opener.open().await;
+    write(&*store, reports(2, 100)).await;
+    // Of each hundred that become one, more than half are too old.
+    let retention = Retention {
+        history_age: Duration::from_mins(58),
+        ..hourly(4)
+    };
+    let mut ends = false;
+    for _ in 0..200 {
+        ends = !store.trim(retention).await.expect("trimmed").more;
+        assert_eq!(store.damaged().await.expect("read"), []);
+        if ends {
+            break;
+        }
+    }
+    assert!(ends, "it does not end");
+    assert_eq!(revisions(&*store, "d000").await, [199]);
+    assert_eq!(revisions(&*store, "d001").await, [200]);
+}
+
 pub(super) async fn what_was_looked_at_is_not_looked_at_again_after_a_start(opener: Opener) {
     let store = opener.open().await;
     let mut entries = reports(20, 3);

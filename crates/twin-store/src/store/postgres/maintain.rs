@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{IsolationLevel, Row as PgRow};
 
 use super::connections::Connections;
+use super::read::is_damage;
 use super::{PostgresSettings, engine, fill, migrate, population, text};
 use crate::store::Error;
 use crate::store::maintain::{
@@ -160,36 +161,23 @@ async fn schema(snapshot: &Transaction<'_>) -> Result<(), MaintainError> {
     Ok(())
 }
 
+/// Reads a table in one go, and from where damage ends that by its keys.
 async fn read(
     snapshot: &Transaction<'_>,
     into: &mpsc::Sender<Vec<Item>>,
     table: Table,
 ) -> Result<(), Ended> {
-    let sql = format!(
-        "SELECT {} FROM {} ORDER BY {}",
-        selected(table),
-        table.name(),
-        table.key_list()
-    );
-    let portal = snapshot.bind(&sql, &[]).await?;
-    let mut index = Index::Read;
-    loop {
-        let rows = snapshot
-            .query_portal(&portal, i32::try_from(BATCH).unwrap_or(i32::MAX))
-            .await?;
-        if rows.is_empty() {
-            break;
+    snapshot.batch_execute("SAVEPOINT whole").await?;
+    let (mut last, mut index) = (None, Index::Read);
+    let done = read_on(snapshot, into, table, &mut last, &mut index).await;
+    match done {
+        Ok(()) => snapshot.batch_execute("RELEASE SAVEPOINT whole").await?,
+        Err(Ended::Engine(error)) if is_damage(&error) => {
+            let back = "ROLLBACK TO SAVEPOINT whole; RELEASE SAVEPOINT whole";
+            snapshot.batch_execute(back).await?;
+            index = by_key::read(snapshot, into, table, last, index).await?;
         }
-        let rows = rows.iter().map(|row| values(table, row));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let items = if table == Table::Twins {
-            let (items, read) = with_index(snapshot, rows, index).await?;
-            index = read;
-            items
-        } else {
-            rows.into_iter().map(Item::Row).collect()
-        };
-        into.send(items).await.map_err(|_| Ended::Nobody)?;
+        Err(ended) => return Err(ended),
     }
     if table == Table::Twins
         && index == Index::Read
@@ -199,6 +187,43 @@ async fn read(
         into.send(vec![item]).await.map_err(|_| Ended::Nobody)?;
     }
     Ok(())
+}
+
+/// Reads a table in one go; `last` is the last row that was handed over.
+async fn read_on(
+    snapshot: &Transaction<'_>,
+    into: &mpsc::Sender<Vec<Item>>,
+    table: Table,
+    last: &mut Option<Row>,
+    index: &mut Index,
+) -> Result<(), Ended> {
+    let sql = format!(
+        "SELECT {} FROM {} ORDER BY {}",
+        selected(table),
+        table.name(),
+        table.key_list()
+    );
+    let portal = snapshot.bind(&sql, &[]).await?;
+    loop {
+        let rows = snapshot
+            .query_portal(&portal, i32::try_from(BATCH).unwrap_or(i32::MAX))
+            .await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows = rows.iter().map(|row| values(table, row));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let behind = rows.last().cloned();
+        let items = if table == Table::Twins {
+            let (items, read) = with_index(snapshot, rows, *index).await?;
+            *index = read;
+            items
+        } else {
+            rows.into_iter().map(Item::Row).collect()
+        };
+        into.send(items).await.map_err(|_| Ended::Nobody)?;
+        *last = behind;
+    }
 }
 
 /// Whether the index is read with the twins. One that cannot be read must not keep them from being:
@@ -307,12 +332,17 @@ async fn orphans(
 
 /// The columns of a table, each as one of the few types of [`Value`].
 fn selected(table: Table) -> String {
-    let columns = table.columns().iter().map(|(name, kind)| match kind {
+    let columns = table.columns().iter();
+    let columns = columns.map(|(name, kind)| column(name, *kind));
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+fn column(name: &str, kind: Kind) -> String {
+    match kind {
         Kind::Integer | Kind::OptionalInteger => format!("{name}::bigint"),
         Kind::Truth => format!("{name}::int::bigint"),
-        Kind::Text | Kind::OptionalText | Kind::Bytes => (*name).to_owned(),
-    });
-    columns.collect::<Vec<_>>().join(", ")
+        Kind::Text | Kind::OptionalText | Kind::Bytes => name.to_owned(),
+    }
 }
 
 /// Whether a column's texts are packed (see [`text`]): those that are neither JSON nor ids.
@@ -331,24 +361,34 @@ pub(super) fn is_packed(table: Table, column: &str) -> bool {
 }
 
 fn values(table: Table, row: &PgRow) -> Result<Row, tokio_postgres::Error> {
-    let mut values = Vec::with_capacity(row.len());
-    for (at, (name, kind)) in table.columns().iter().enumerate() {
-        values.push(match kind {
-            Kind::Integer | Kind::Truth => Value::Integer(row.try_get(at)?),
-            Kind::OptionalInteger => row
-                .try_get::<_, Option<i64>>(at)?
-                .map_or(Value::Null, Value::Integer),
-            Kind::Text | Kind::OptionalText => match row.try_get::<_, Option<text::Raw<'_>>>(at)? {
-                None => Value::Null,
-                // The server does not look at what it answers; a flipped bit may leave no text.
-                Some(text::Raw(bytes)) => match std::str::from_utf8(bytes) {
-                    Ok(text) if is_packed(table, name) => Value::Text(text::unpack(text)),
-                    Ok(text) => Value::Text(text.to_owned()),
-                    Err(_) => Value::Bytes(bytes.to_vec()),
-                },
-            },
-            Kind::Bytes => Value::Bytes(row.try_get(at)?),
-        });
-    }
+    let columns = table.columns().iter().enumerate();
+    let values = columns.map(|(at, (name, kind))| value(row, at, *kind, is_packed(table, name)));
+    let values = values.collect::<Result<Vec<_>, _>>()?;
     Ok(Row { table, values })
 }
+
+fn value(
+    row: &PgRow,
+    at: usize,
+    kind: Kind,
+    is_packed: bool,
+) -> Result<Value, tokio_postgres::Error> {
+    Ok(match kind {
+        Kind::Integer | Kind::Truth => Value::Integer(row.try_get(at)?),
+        Kind::OptionalInteger => row
+            .try_get::<_, Option<i64>>(at)?
+            .map_or(Value::Null, Value::Integer),
+        Kind::Text | Kind::OptionalText => match row.try_get::<_, Option<text::Raw<'_>>>(at)? {
+            None => Value::Null,
+            // The server does not look at what it answers; a flipped bit may leave no text.
+            Some(text::Raw(bytes)) => match std::str::from_utf8(bytes) {
+                Ok(text) if is_packed => Value::Text(text::unpack(text)),
+                Ok(text) => Value::Text(text.to_owned()),
+                Err(_) => Value::Bytes(bytes.to_vec()),
+            },
+        },
+        Kind::Bytes => Value::Bytes(row.try_get(at)?),
+    })
+}
+
+mod by_key;

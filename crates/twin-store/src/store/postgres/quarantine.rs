@@ -28,19 +28,23 @@ impl PostgresStore {
         Ok(found)
     }
 
-    /// Notes damaged rows that are not noted yet. What was read is answered also if it fails.
-    pub(super) async fn note(&self, notes: Vec<Note>) {
+    /// Notes damaged rows that are not noted yet; answers those that cannot be. What was read is answered also then.
+    pub(super) async fn note(&self, notes: Vec<Note>) -> Vec<Note> {
         let notes = Arc::new(self.noted.fresh(notes));
         if notes.is_empty() {
-            return;
+            return Vec::new();
         }
+        let fresh = notes.clone();
         let writing = self.repeat(move |client| {
-            let notes = notes.clone();
+            let notes = fresh.clone();
             async move { note(client, &notes).await }.boxed()
         });
-        if let Err(error) = writing.await {
-            tracing::error!(error = chain(&error), "damaged rows cannot be noted");
-        }
+        let Err(error) = writing.await else {
+            return Vec::new();
+        };
+        tracing::error!(error = chain(&error), "damaged rows cannot be noted");
+        self.noted.forget_notes(&notes);
+        notes.to_vec()
     }
 }
 

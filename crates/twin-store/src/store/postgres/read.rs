@@ -107,6 +107,15 @@ pub(super) fn damage(error: Error, key: &str, part: &'static str) -> Result<Dama
     })
 }
 
+/// Whether an error is damage of what is stored.
+pub(super) fn is_of_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged(_) => true,
+        Error::Engine { source, .. } => source.downcast_ref().is_some_and(is_damage),
+        _ => false,
+    }
+}
+
 /// Whether the server says that a row or a page cannot be what was written, or a value is none of
 /// its column's.
 pub(super) fn is_damage(error: &tokio_postgres::Error) -> bool {

@@ -9,6 +9,8 @@ use twin::{PartitionCount, Revision};
 
 use super::testing::open;
 use super::*;
+use crate::store::maintain::{Gaps, backup, restore};
+use crate::store::sqlite::{SqliteFiles, SqliteStore};
 use crate::store::{HistoryRead, LogEntry, PartitionState, Source, Upsert, everything, sample};
 use crate::testing::{key, now, record};
 
@@ -609,6 +611,24 @@ async fn a_twin_that_the_server_cannot_put_together_is_damaged_by_itself() {
     assert_eq!(names, ["a", "!b", "b/m", "c"]);
     let noted = store.damaged().await.expect("read");
     assert_eq!(noted.iter().map(|one| &*one.key).collect::<Vec<_>>(), ["b"]);
+    // A check names it and goes on behind it, and so does a backup.
+    let rows = PostgresRows::new(testing::settings(&database.url()));
+    let backup = backup(&rows, Vec::new(), now(), Gaps::Refused, |_, _| ());
+    let (bytes, report) = backup.await.expect("nothing is missing");
+    let mut of_it = report.findings.iter().filter(|one| one.key == "b/");
+    let is_named = of_it.any(|one| one.problem.contains("tags"));
+    assert!(is_named, "{report:?}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = SqliteFiles::new(folder.path());
+    let restoring = sample::restoring(now(), Gaps::Refused);
+    let restored = restore(std::io::Cursor::new(bytes), &files, restoring, |_, _| ());
+    restored.await.expect("restored");
+    let other = SqliteStore::open(folder.path()).expect("it opens");
+    for (name, is_there) in [("a", true), ("b", false), ("c", true)] {
+        let found = other.get(key(name)).await.expect("read");
+        assert_eq!(found.is_some(), is_there, "{name}");
+    }
+    other.close().await;
     // Written anew, it is as any other.
     store
         .commit(written(vec![large("none")]))

@@ -3,10 +3,16 @@
 //! In few statements, whatever their number. Who puts revisions together holds their rows; a replica whose
 //! commit puts one of them to another one comes before or after.
 
+use std::borrow::Borrow;
+use std::ops::Range;
+
 use deadpool_postgres::Transaction;
+use service_kit::error::chain;
 use tokio_postgres::Row;
 use twin::IdentityKey;
 
+use super::apart::{Care, each, part, whole};
+use super::read::is_of_damage;
 use super::trails::{COLUMNS, revision, write};
 use super::trim::look;
 use super::{engine, execute, query_in};
@@ -16,47 +22,94 @@ use crate::store::row::parse_key;
 use crate::store::thin::{AT_ONCE, Join, Joined, LIGHTS, Light, Reach, Run, Spans, Turn, joins_of};
 use crate::store::{Error, HistoryEntry, Retention};
 
-/// Puts together what can be in one turn, and moves on.
+/// Identities of one turn whose revisions cannot be looked at; with more it ends early, and the next one goes on.
+const FAILED_MAX: usize = 100;
+
+/// Puts together what can be in one turn, and moves on. With care, what cannot be read stays as it is, between what
+/// is put together, and is noted.
 pub(super) async fn thin(
     transaction: &Transaction<'_>,
     retention: &Retention,
     walk: &mut Walk,
+    care: Care,
     notes: &mut Vec<Note>,
 ) -> Result<Joined, Error> {
     let Some(spans) = Spans::of(retention) else {
         return Ok(Joined::default());
     };
     let finds = Turn::finds(retention);
-    let found = look(transaction, &walk.place, spans.end, finds, notes).await?;
-    let mut turn = Turn::new(spans, retention, found);
-    loop {
+    let looked = look(transaction, &walk.place, spans.end, finds, care, notes).await?;
+    let mut turn = Turn::new(spans, retention, looked.found);
+    let mut failed = 0;
+    while failed < FAILED_MAX {
         let next = turn.next(AT_ONCE);
         if next.is_empty() {
             break;
         }
-        for lights in lights(transaction, &next).await? {
+        let (all, unseen) = all_lights(transaction, &next, care).await?;
+        failed += unseen.len();
+        notes.extend(unseen);
+        for lights in all {
             turn.take(&lights);
         }
     }
     let (runs, place) = turn.end();
-    walk.reach(place);
+    walk.reach(place.or(looked.beyond));
     if runs.is_empty() {
         return Ok(Joined::default());
     }
-    let read = read(transaction, &runs).await?;
-    // Parsing takes longer than other tasks may wait for the thread.
-    let (joins, left) = tokio::task::spawn_blocking(move || joins(&runs, &read))
-        .await
-        .map_err(engine("put revisions together"))?;
+    let (joins, left) = read_all(transaction, runs, care, notes).await?;
     let mut joined = Joined {
         left,
         ..Joined::default()
     };
-    replace(transaction, &joins).await?;
-    for join in &joins {
+    let replaced = each(transaction, care, &joins, |range| {
+        replace(transaction, part(&joins, range))
+    });
+    let replaced = replaced.await?;
+    for (number, error) in &replaced.failed {
+        notes.extend(joins.get(*number).map(|join| stays(&join.run, error)));
+    }
+    let done = replaced.done.into_iter().map(|(range, ())| range);
+    for join in done.flat_map(|range| joins.get(range).unwrap_or_default()) {
         joined.count(join);
     }
     Ok(joined)
+}
+
+/// What is noted of a run that cannot be put together.
+fn stays(run: &Run, error: &Error) -> Note {
+    let why = format!(
+        "up to {} they cannot be put together: {}",
+        run.last,
+        chain(error)
+    );
+    Note::of_revisions(&run.device, &run.module, run.first, why)
+}
+
+/// What decides on the revisions of each, and what is noted of those that cannot be looked at.
+async fn all_lights(
+    transaction: &Transaction<'_>,
+    reaches: &[Reach],
+    care: Care,
+) -> Result<(Vec<Vec<Light>>, Vec<Note>), Error> {
+    let looked = each(transaction, care, reaches, |range| {
+        lights(transaction, part(reaches, range))
+    });
+    let looked = looked.await?;
+    let mut all = vec![Vec::new(); reaches.len()];
+    for (range, part) in looked.done {
+        for (slot, lights) in all.iter_mut().skip(range.start).zip(part) {
+            *slot = lights;
+        }
+    }
+    let unseen = looked.failed.iter().filter_map(|(number, error)| {
+        let reach = reaches.get(*number)?;
+        let why = format!("from here on they cannot be looked at: {}", chain(error));
+        let (device, module) = (&reach.device, &reach.module);
+        Some(Note::of_revisions(device, module, reach.revision, why))
+    });
+    Ok((all, unseen.collect()))
 }
 
 /// Of each identity the revisions from one on up to where its reach ends, and the one before it, with which it may
@@ -141,6 +194,42 @@ fn light(row: &Row) -> Result<(i64, Light), tokio_postgres::Error> {
     Ok((row.try_get(0)?, light))
 }
 
+/// What becomes of runs, and which are not as they were when they were looked at.
+async fn read_all(
+    transaction: &Transaction<'_>,
+    runs: Vec<Run>,
+    care: Care,
+    notes: &mut Vec<Note>,
+) -> Result<(Vec<Join>, Vec<Run>), Error> {
+    let read = each(transaction, care, &runs, |range| {
+        read(transaction, part(&runs, range))
+    });
+    let read = read.await?;
+    let mut pieces = Vec::new();
+    let mut left = Vec::new();
+    for (number, _) in &read.failed {
+        let Some(run) = runs.get(*number) else {
+            continue;
+        };
+        match read_alone(transaction, run, notes).await? {
+            Some(rows) if rows.is_empty() => {}
+            Some(rows) => pieces.push((run.clone(), rows)),
+            None => left.push(run.clone()),
+        }
+    }
+    // Parsing takes longer than other tasks may wait for the thread.
+    let parsed = tokio::task::spawn_blocking(move || {
+        let (mut joins, mut left) = joins(&runs, &read.done);
+        for (run, rows) in &pieces {
+            take(run, rows, &mut joins, &mut left);
+        }
+        (joins, left)
+    });
+    let (joins, changed) = parsed.await.map_err(engine("put revisions together"))?;
+    left.extend(changed);
+    Ok((joins, left))
+}
+
 /// Reads the revisions of runs and holds them.
 async fn read(transaction: &Transaction<'_>, runs: &[Run]) -> Result<Vec<Row>, Error> {
     let (devices, modules, firsts, lasts) = ranges(runs.iter());
@@ -160,32 +249,106 @@ async fn read(transaction: &Transaction<'_>, runs: &[Run]) -> Result<Vec<Row>, E
     .await
 }
 
+/// Reads a run of which the server cannot read all: one place for each revision, none where it cannot be read, which
+/// is noted. None if the run is not as it was when it was looked at.
+async fn read_alone(
+    transaction: &Transaction<'_>,
+    run: &Run,
+    notes: &mut Vec<Note>,
+) -> Result<Option<Vec<Option<Row>>>, Error> {
+    let numbers = match whole(transaction, numbers(transaction, run)).await? {
+        Ok(numbers) if numbers.len() == run.count => numbers,
+        Ok(_) => return Ok(None),
+        Err(error) if is_of_damage(&error) => {
+            // Not even which there are: nothing is put together.
+            notes.push(stays(run, &error));
+            return Ok(Some(Vec::new()));
+        }
+        Err(error) => return Err(error),
+    };
+    let read = each(transaction, Care::Apart, &numbers, |range| {
+        read_some(transaction, run, part(&numbers, range))
+    });
+    let read = read.await?;
+    let mut rows: Vec<Option<Row>> = numbers.iter().map(|_| None).collect();
+    for (range, part) in read.done {
+        if part.len() != range.len() {
+            return Ok(None);
+        }
+        for (slot, row) in rows.iter_mut().skip(range.start).zip(part) {
+            *slot = Some(row);
+        }
+    }
+    for (number, error) in read.failed {
+        let revision = numbers.get(number).copied().unwrap_or(run.first);
+        let why = format!("it cannot be read, and stays by itself: {}", chain(&error));
+        notes.push(Note::of_revisions(&run.device, &run.module, revision, why));
+    }
+    Ok(Some(rows))
+}
+
+/// Which revisions a run has; they are held.
+async fn numbers(transaction: &Transaction<'_>, run: &Run) -> Result<Vec<i64>, Error> {
+    let action = "look at revisions";
+    let rows = query_in(
+        transaction,
+        action,
+        "SELECT h.revision FROM history h WHERE h.device_id = $1 AND h.module_id = $2
+             AND h.revision BETWEEN $3 AND $4 ORDER BY h.revision FOR UPDATE",
+        &[&run.device, &run.module, &run.first, &run.last],
+    )
+    .await?;
+    let numbers = rows
+        .iter()
+        .map(|row| row.try_get(0).map_err(engine(action)));
+    numbers.collect()
+}
+
+async fn read_some(
+    transaction: &Transaction<'_>,
+    run: &Run,
+    numbers: &[i64],
+) -> Result<Vec<Row>, Error> {
+    // The number is where [`joins`] finds that of a run.
+    let sql = format!(
+        "SELECT 1::bigint, {COLUMNS} FROM history h WHERE h.device_id = $1 AND h.module_id = $2
+             AND h.revision = ANY($3) ORDER BY h.revision"
+    );
+    let keys: [super::Parameter<'_>; 3] = [&run.device, &run.module, &numbers];
+    query_in(transaction, "read revisions", &sql, &keys).await
+}
+
 /// What becomes of the runs, and which are not as they were when they were looked at.
-fn joins(runs: &[Run], rows: &[Row]) -> (Vec<Join>, Vec<Run>) {
+fn joins(runs: &[Run], parts: &[(Range<usize>, Vec<Row>)]) -> (Vec<Join>, Vec<Run>) {
     let number = |row: &Row| row.try_get::<_, i64>(0).unwrap_or_default();
     let (mut joins, mut left) = (Vec::new(), Vec::new());
-    for (index, run) in runs.iter().enumerate() {
-        let Ok(key) = parse_key(&run.device, &run.module) else {
-            continue;
-        };
-        let rows: Vec<&Row> = {
-            let wanted = i64::try_from(index).map_or(0, |index| index + 1);
+    for (range, rows) in parts {
+        let runs = runs.get(range.clone()).unwrap_or_default();
+        for (run, wanted) in runs.iter().zip(1..) {
             let from = rows.partition_point(|row| number(row) < wanted);
             let rows = rows.get(from..).unwrap_or_default().iter();
-            rows.take_while(|row| number(row) == wanted).collect()
-        };
-        if rows.len() != run.count {
-            left.push(run.clone());
-            continue;
+            let rows = rows.take_while(|row| number(row) == wanted).map(Some);
+            take(run, &rows.collect::<Vec<_>>(), &mut joins, &mut left);
         }
-        joins.extend(joins_of(run, &entries(&key, &rows)));
     }
     (joins, left)
 }
 
-fn entries(key: &IdentityKey, rows: &[&Row]) -> Vec<Option<HistoryEntry>> {
-    let read = rows.iter().map(|row| revision(key.clone(), row, 1).ok());
-    read.collect()
+/// What becomes of one, of which some rows may be missing.
+fn take<R: Borrow<Row>>(run: &Run, rows: &[Option<R>], joins: &mut Vec<Join>, left: &mut Vec<Run>) {
+    let Ok(key) = parse_key(&run.device, &run.module) else {
+        return;
+    };
+    if rows.len() == run.count {
+        joins.extend(joins_of(run, &entries(&key, rows)));
+    } else {
+        left.push(run.clone());
+    }
+}
+
+fn entries<R: Borrow<Row>>(key: &IdentityKey, rows: &[Option<R>]) -> Vec<Option<HistoryEntry>> {
+    let read = |row: &Option<R>| revision(key.clone(), row.as_ref()?.borrow(), 1).ok();
+    rows.iter().map(read).collect()
 }
 
 /// Writes what has become of runs in their place.

@@ -1,25 +1,25 @@
 //! What the shared store remembers of the past: the log, the history, the audit entries.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use deadpool_postgres::{Client, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use twin::{IdentityKey, Partition, Revision};
 
+use super::apart::Care;
 use super::read::{self, checksum};
 use super::write::key_columns;
-use super::{Parameter, engine, execute, nanoseconds, number, query, query_in, text, unsigned};
+use super::{Parameter, engine, execute, nanoseconds, number, query, text, unsigned};
 use crate::record::Damaged;
+use crate::store::quarantine::Note;
 use crate::store::row::history::{self, HistoryRow};
-use crate::store::row::{change, module_text, parse_key};
-use crate::store::{Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
+use crate::store::row::{change, module_text};
+use crate::store::{Commit, Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
 
 pub(super) use audit::audit;
 pub(super) use audit_by_time::audit_by_time;
 #[cfg(test)]
 pub(super) use audit_by_time::pages as audit_pages;
+pub(super) use last::{Last, last_routine};
 
 /// The columns that [`history_row`] reads, in this order.
 pub(super) const COLUMNS: &str = "h.revision, h.first_revision, h.at, h.first_at, h.actor, h.cause, h.changes, \
@@ -248,17 +248,22 @@ fn history_row(row: &Row, first: usize) -> Result<HistoryRow, tokio_postgres::Er
     })
 }
 
-/// Writes what a commit adds to the histories.
+/// Writes what a commit adds to the histories; answers what was found damaged. `last` is what it is put together with,
+/// if that was read before.
 pub(super) async fn keep(
     transaction: &Transaction<'_>,
-    entries: &[HistoryEntry],
-    coalesce_within: Duration,
-) -> Result<(), Error> {
+    commit: &Commit,
+    last: Option<Last>,
+) -> Result<Vec<Note>, Error> {
+    let entries = &commit.history;
     if entries.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let last = last_routine(transaction, entries, coalesce_within).await?;
-    let (replaced, written) = coalesce::coalesce(entries, &last, coalesce_within);
+    let last = match last {
+        Some(last) => last,
+        None => last_routine(transaction, commit, Care::Together).await?,
+    };
+    let (replaced, written) = coalesce::coalesce(entries, &last.entries, commit.coalesce_within);
     if !replaced.is_empty() {
         let (devices, modules) = key_columns(replaced.iter().map(|(key, _)| key));
         let revisions = replaced
@@ -279,49 +284,7 @@ pub(super) async fn keep(
     for chunk in written.chunks(ROWS) {
         write(transaction, chunk).await?;
     }
-    Ok(())
-}
-
-/// The last revisions of the identities that have a routine one to add, if they are routine, too.
-async fn last_routine(
-    transaction: &Transaction<'_>,
-    entries: &[HistoryEntry],
-    coalesce_within: Duration,
-) -> Result<BTreeMap<IdentityKey, HistoryEntry>, Error> {
-    let mut last = BTreeMap::new();
-    let routine = entries.iter().filter(|entry| entry.routine);
-    let (devices, modules) = key_columns(routine.map(|entry| &entry.key));
-    if devices.is_empty() || coalesce_within.is_zero() {
-        return Ok(last);
-    }
-    let rows = query_in(
-        transaction,
-        "read the last revisions",
-        &format!(
-            "SELECT k.device_id, k.module_id, {COLUMNS}
-             FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[])) AS k (device_id, module_id)
-             CROSS JOIN LATERAL (
-                 SELECT * FROM history l
-                 WHERE l.device_id = k.device_id AND l.module_id = k.module_id
-                 ORDER BY l.revision DESC LIMIT 1
-             ) AS h
-             WHERE h.routine"
-        ),
-        &[&devices, &modules],
-    )
-    .await?;
-    for row in &rows {
-        let text = |column| row.try_get(column).map_err(engine("read a key"));
-        let key = parse_key(text(0)?, text(1)?)?;
-        match revision(key.clone(), row, 2) {
-            Ok(entry) => {
-                last.insert(key, entry);
-            }
-            // It stays as it is, and the new one beside it.
-            Err(damaged) => tracing::error!(error = %damaged, "a revision cannot be added to"),
-        }
-    }
-    Ok(last)
+    Ok(last.notes)
 }
 
 pub(super) async fn write(
@@ -381,3 +344,4 @@ pub(super) async fn write(
 mod audit;
 mod audit_by_time;
 mod coalesce;
+mod last;

@@ -8,19 +8,26 @@ use std::time::Duration;
 use deadpool_postgres::{Client, Transaction};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use tokio_postgres::Row;
+use service_kit::error::chain;
 
-use super::text::Raw;
+use super::apart::{Care, sparing, whole};
+use super::read::is_of_damage;
 use super::thin::thin;
 use super::{PostgresStore, engine, execute, nanoseconds, quarantine, query_in};
-use crate::store::place::{COUNTED, Place, THINNED, Walk};
-use crate::store::quarantine::{NOTES_MAX, Note};
-use crate::store::thin::{Joined, Patience, Run, Spans};
+use crate::store::place::{THINNED, Walk};
+use crate::store::quarantine::Note;
+use crate::store::thin::{Joined, Spans};
 use crate::store::{Error, Retention, Trimmed, failpoint};
 
 use aged::old_revisions;
+pub(super) use look::look;
+pub(super) use memory::Memory;
+use surplus::surplus_revisions;
 
 mod aged;
+mod look;
+mod memory;
+mod surplus;
 
 /// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
 /// has just accepted is still there.
@@ -31,39 +38,33 @@ pub(super) const LOCK: i64 = i64::from_be_bytes(*b"twintrim");
 
 /// Removes a bounded amount from a store, and notes what was found damaged on the way.
 pub(super) async fn of(store: &PostgresStore, retention: Retention) -> Result<Trimmed, Error> {
-    let found = Arc::new(Mutex::new(Vec::new()));
-    let both = (found.clone(), store.patience.clone());
+    let found = Arc::new(Mutex::new(store.trims.take_notes()));
+    let both = (found.clone(), store.trims.clone());
     let trimming = store.repeat(move |client| {
-        let (notes, patience) = both.clone();
-        async move { trim(client, &retention, &notes, &patience).await }.boxed()
+        let (notes, memory) = both.clone();
+        async move { trim(client, &retention, &notes, &memory).await }.boxed()
     });
     let trimmed = trimming.await;
     let notes = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
-    store.note(notes).await;
+    // What a walk has passed is not found again.
+    store.trims.keep_notes(store.note(notes).await);
     trimmed
 }
 
-/// Removes a bounded amount; nothing while another replica does so. Of the histories nothing goes if they cannot
-/// be looked at as a whole; everything else does, and then it is told.
+/// Removes a bounded amount; nothing while another replica does so. What damage keeps of the histories is set apart;
+/// where they cannot be looked at as a whole, nothing of them goes. Everything else does, and then it is told.
 async fn trim(
     client: &mut Client,
     retention: &Retention,
     found: &Mutex<Vec<Note>>,
-    patience: &Patience,
+    memory: &Memory,
 ) -> Result<Trimmed, Error> {
     let action = "remove what is old";
-    let mut transaction = client.transaction().await.map_err(engine(action))?;
+    let transaction = client.transaction().await.map_err(engine(action))?;
     if !is_alone(&transaction).await? {
         return Ok(Trimmed::default());
     }
-    let part = transaction.transaction().await.map_err(engine(action))?;
-    let old = old_revisions(&part, retention).await;
-    let old = settle(part, old).await?;
-    let part = transaction.transaction().await.map_err(engine(action))?;
-    let mut notes = Vec::new();
-    let shortened = shorten(&part, retention, &mut notes, patience).await;
-    let shortened = settle(part, shortened).await?;
-    append(found, notes);
+    let histories = histories(&transaction, retention, found, memory).await?;
     let requests = requests(&transaction, retention).await?;
     let (operations, more_operations) = operations(&transaction, retention).await?;
     let more_tokens = tokens(&transaction, retention).await?;
@@ -71,7 +72,7 @@ async fn trim(
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
     quarantine::sweep(client, before(retention, retention.history_age)).await?;
-    let ((old, more_old), shortened) = (old?, shortened?);
+    let ((old, more_old), shortened) = histories?;
     let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
         revisions: old + shortened.surplus,
@@ -87,7 +88,52 @@ async fn trim(
     })
 }
 
-fn append(to: &Mutex<Vec<Note>>, notes: Vec<Note>) {
+type Histories = Result<((u64, bool), Shortened), Error>;
+
+/// Does with the histories what there is to do, in two parts, each of which is done as a whole or not at all.
+async fn histories(
+    transaction: &Transaction<'_>,
+    retention: &Retention,
+    found: &Mutex<Vec<Note>>,
+    memory: &Memory,
+) -> Result<Histories, Error> {
+    let mut notes = Vec::new();
+    let together = old_revisions(transaction, retention, memory, Care::Together, &mut notes);
+    let mut old = whole(transaction, Box::pin(together)).await?;
+    if old.as_ref().is_err_and(is_of_damage) {
+        notes.clear();
+        let apart = old_revisions(transaction, retention, memory, Care::Apart, &mut notes);
+        old = carefully(transaction, Box::pin(apart)).await?;
+    }
+    append(found, notes);
+    let mut notes = Vec::new();
+    let together = shorten(transaction, retention, memory, Care::Together, &mut notes);
+    let mut shortened = whole(transaction, Box::pin(together)).await?;
+    if shortened.as_ref().is_err_and(is_of_damage) {
+        notes.clear();
+        let apart = shorten(transaction, retention, memory, Care::Apart, &mut notes);
+        shortened = carefully(transaction, Box::pin(apart)).await?;
+    }
+    append(found, notes);
+    let failures = [old.as_ref().err(), shortened.as_ref().err()];
+    let damage = failures.into_iter().flatten().find(|one| is_of_damage(one));
+    append(found, damage.map(|error| Note::of_histories(&chain(error))));
+    Ok(old.and_then(|old| Ok((old, shortened?))))
+}
+
+/// Does something as a whole or not at all, and with the server reading no more than it is asked for.
+async fn carefully<T>(
+    transaction: &Transaction<'_>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Result<T, Error>, Error> {
+    let work = async {
+        sparing(transaction).await?;
+        work.await
+    };
+    whole(transaction, work).await
+}
+
+fn append(to: &Mutex<Vec<Note>>, notes: impl IntoIterator<Item = Note>) {
     let mut all = to.lock().unwrap_or_else(PoisonError::into_inner);
     all.extend(notes);
 }
@@ -103,39 +149,27 @@ struct Shortened {
 async fn shorten(
     transaction: &Transaction<'_>,
     retention: &Retention,
+    memory: &Memory,
+    care: Care,
     notes: &mut Vec<Note>,
-    patience: &Patience,
 ) -> Result<Shortened, Error> {
     let end = Spans::of(retention).map_or(i64::MAX, |spans| spans.end);
     let mut thinned = Walk::from(fact(transaction, THINNED).await?, end);
-    let joined = thin(transaction, retention, &mut thinned, notes).await?;
-    if joined.left.is_empty() || !patience.again(&thinned) {
-        notes.extend(joined.left.iter().map(Run::note));
+    let joined = thin(transaction, retention, &mut thinned, care, notes).await?;
+    if let Some(damaged) = memory.patience.given_up(&thinned, &joined.left) {
+        notes.extend(damaged);
         remember(transaction, THINNED, &thinned).await?;
     }
     let (mut surplus, mut more) = (0, thinned.more);
     // Not before they are put together: what will be one must not drive out another one.
     if !more {
-        (surplus, more) = surplus_revisions(transaction, retention, notes).await?;
+        (surplus, more) = surplus_revisions(transaction, retention, care, notes).await?;
     }
     Ok(Shortened {
         joined,
         surplus,
         more,
     })
-}
-
-/// Ends a part of a transaction: if it failed, the rest goes on as if it had not begun.
-async fn settle<T>(
-    part: Transaction<'_>,
-    done: Result<T, Error>,
-) -> Result<Result<T, Error>, Error> {
-    let ended = match &done {
-        Ok(_) => part.commit().await,
-        Err(_) => part.rollback().await,
-    };
-    ended.map_err(engine("set what fails apart"))?;
-    Ok(done)
 }
 
 /// Whether no other replica trims; nobody else can begin before the transaction ends.
@@ -169,113 +203,6 @@ async fn fact(transaction: &Transaction<'_>, name: &str) -> Result<Option<String
     let rows = query_in(transaction, action, sql, &[&name]).await?;
     // One that cannot be read is the beginning.
     Ok(rows.first().and_then(|row| row.try_get(0).ok()))
-}
-
-/// Removes what is too much of the histories that have grown; answers how many, and whether there is more to
-/// look at.
-async fn surplus_revisions(
-    transaction: &Transaction<'_>,
-    retention: &Retention,
-    notes: &mut Vec<Note>,
-) -> Result<(u64, bool), Error> {
-    let action = "forget surplus revisions";
-    let end = Spans::settled(retention);
-    let mut counted = Walk::from(fact(transaction, COUNTED).await?, end);
-    let found = look(transaction, &counted.place, end, retention.batch, notes).await?;
-    let keys = found.iter();
-    let (devices, modules): (Vec<&str>, Vec<&str>) =
-        keys.map(|one| (&*one.device, &*one.module)).unzip();
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM history WHERE (device_id, module_id, revision) IN
-             (SELECT k.device_id, k.module_id, surplus.revision
-              FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[]))
-                  AS k (device_id, module_id)
-              CROSS JOIN LATERAL
-                  (SELECT l.revision FROM history l
-                   WHERE l.device_id = k.device_id AND l.module_id = k.module_id
-                       AND NOT (l.routine AND l.at >= $5)
-                   ORDER BY l.revision DESC OFFSET $3 LIMIT 1) AS last
-              CROSS JOIN LATERAL
-                  (SELECT h.revision FROM history h
-                   WHERE h.device_id = k.device_id AND h.module_id = k.module_id
-                       AND h.revision <= last.revision
-                   ORDER BY h.revision LIMIT $4) AS surplus
-              ORDER BY k.device_id, k.module_id, surplus.revision LIMIT $4)",
-        &[
-            &devices,
-            &modules,
-            &i64::from(retention.history_count),
-            &i64::from(retention.batch),
-            &Spans::young(retention),
-        ],
-    )
-    .await?;
-    // Otherwise not further than this: the next call looks at the same ones again.
-    if removed < u64::from(retention.batch) {
-        counted.reach(found.into_iter().next_back());
-        remember(transaction, COUNTED, &counted).await?;
-    }
-    Ok((removed, counted.more))
-}
-
-/// Looks at revisions in the order of their times, up to one. What cannot be read of is noted and passed over;
-/// a store with more of that than can be noted is to be restored.
-pub(super) async fn look(
-    transaction: &Transaction<'_>,
-    from: &Place,
-    end: i64,
-    limit: u32,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<Place>, Error> {
-    let action = "look at revisions";
-    let rows = query_in(
-        transaction,
-        action,
-        "SELECT at, device_id, module_id, revision FROM history
-         WHERE at >= $1 AND at < $5 AND (at, device_id, module_id, revision) > ($1, $2, $3, $4)
-         ORDER BY at, device_id, module_id, revision LIMIT $6",
-        &[
-            &from.at,
-            &from.device,
-            &from.module,
-            &from.revision,
-            &end,
-            &(i64::from(limit) + NOTES_MAX),
-        ],
-    )
-    .await?;
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut found = Vec::new();
-    for row in &rows {
-        if found.len() == wanted {
-            break;
-        }
-        match place(row) {
-            Ok(place) => found.push(place),
-            Err(_) => notes.push(Note::of_unreadable_revision(
-                bytes(row, 1),
-                bytes(row, 2),
-                row.try_get(3).ok(),
-            )),
-        }
-    }
-    Ok(found)
-}
-
-fn place(row: &Row) -> Result<Place, tokio_postgres::Error> {
-    Ok(Place {
-        at: row.try_get(0)?,
-        device: row.try_get(1)?,
-        module: row.try_get(2)?,
-        revision: row.try_get(3)?,
-    })
-}
-
-/// The bytes of a text, whatever they are; none if there is none.
-fn bytes(row: &Row, column: usize) -> Option<&[u8]> {
-    row.try_get(column).ok().map(|Raw(bytes)| bytes)
 }
 
 async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
@@ -360,3 +287,6 @@ fn before(retention: &Retention, age: Duration) -> i64 {
     let at = retention.now.saturating_sub(age).unwrap_or(Timestamp::MIN);
     nanoseconds(at).unwrap_or(i64::MIN)
 }
+
+#[cfg(test)]
+mod tests;

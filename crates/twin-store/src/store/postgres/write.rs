@@ -7,10 +7,14 @@ use deadpool_postgres::{Client, Transaction};
 use futures::try_join;
 use twin::IdentityKey;
 
+use super::apart::{Care, sparing};
+use super::read::is_of_damage;
+use super::trails::Last;
 use super::{
     Parameter, engine, execute, nanoseconds, number, operations, population, provisioning,
     quarantine, query_in, text, tokens, trails,
 };
+use crate::store::quarantine::Note;
 use crate::store::row::{self, change, module_text};
 use crate::store::{
     AuditEntry, Commit, Error, IndexEntry, LogEntry, PartitionState, Population, Upsert, failpoint,
@@ -19,8 +23,22 @@ use crate::store::{
 /// Rows of one statement: bounds the memory that both sides need for it.
 const ROWS: usize = 1024;
 
-/// Writes a commit, whole or not at all.
-pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), Error> {
+/// Writes a commit, whole or not at all; answers what was found damaged. A revision that cannot be read keeps nobody
+/// from writing: nothing is put together with it then.
+pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<Vec<Note>, Error> {
+    let done = Box::pin(try_to_commit(client, commit, Care::Together)).await;
+    if !done.as_ref().is_err_and(is_of_damage) {
+        return done;
+    }
+    // Nothing of it was written: the server says so before the end of the transaction.
+    Box::pin(try_to_commit(client, commit, Care::Apart)).await
+}
+
+async fn try_to_commit(
+    client: &mut Client,
+    commit: &Commit,
+    care: Care,
+) -> Result<Vec<Note>, Error> {
     let transaction = client
         .transaction()
         .await
@@ -28,11 +46,17 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
     failpoint::hit("commit.begun");
     fence(&transaction, &commit.partitions).await?;
     failpoint::hit("commit.fenced");
+    let mut last = None;
+    if care == Care::Apart {
+        sparing(&transaction).await?;
+        // Savepoints are of everything that is sent meanwhile, so nothing else is.
+        last = Some(trails::last_routine(&transaction, commit, care).await?);
+    }
     // These go to different rows, and are sent one behind another without waiting for answers.
-    let (made, ..) = try_join!(
+    let (made, (), notes, ..) = try_join!(
         records(&transaction, commit),
         move_and_log(&transaction, commit),
-        history(&transaction, commit),
+        history(&transaction, commit, last),
         audit(&transaction, &commit.audit),
         rest(&transaction, commit),
     )?;
@@ -41,13 +65,17 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<(), E
     failpoint::hit("commit.written");
     transaction.commit().await.map_err(engine("commit"))?;
     failpoint::hit("commit.durable");
-    Ok(())
+    Ok(notes)
 }
 
-async fn history(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
-    trails::keep(transaction, &commit.history, commit.coalesce_within).await?;
+async fn history(
+    transaction: &Transaction<'_>,
+    commit: &Commit,
+    last: Option<Last>,
+) -> Result<Vec<Note>, Error> {
+    let notes = trails::keep(transaction, commit, last).await?;
     failpoint::hit("commit.kept");
-    Ok(())
+    Ok(notes)
 }
 
 /// What is small, and in most commits not there.

@@ -8,7 +8,7 @@ use super::write::{begin, execute};
 use super::{engine, module_text, read};
 use crate::record::Damaged;
 use crate::store::maintain::{Kind, Table};
-use crate::store::quarantine::{NOTES_MAX, Note, report};
+use crate::store::quarantine::{NOTES_MAX, Note, STUCK, report};
 use crate::store::{Error, failpoint};
 
 /// Notes damaged rows and says so, once for each.
@@ -26,8 +26,13 @@ pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Er
             &transaction,
             "note a damaged row",
             "INSERT INTO quarantine (table_name, key, found_at, problem)
-             VALUES (?1, ?2, unixepoch() * 1000000000, ?3) ON CONFLICT DO NOTHING",
-            params![note.table.name(), note.key_text(), note.problem],
+             VALUES (?1, ?2, unixepoch() * 1000000000, ?3)
+             ON CONFLICT (table_name, key) DO UPDATE SET
+                 problem = excluded.problem || '; ' || quarantine.problem
+             WHERE substr(excluded.problem, 1, length(?4)) = ?4
+                 AND substr(quarantine.problem, 1, length(?4)) <> ?4",
+            // Because of these notes an index is made anew, whatever else is noted of the row.
+            params![note.table.name(), note.key_text(), note.problem, STUCK],
         )?;
         if fresh > 0 {
             report(note);

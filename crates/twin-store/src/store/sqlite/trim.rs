@@ -13,7 +13,7 @@ use service_kit::error::chain;
 
 use super::read::{is_damage, is_of_damage};
 use super::thin::{self, thin};
-use super::write::{begin, execute, whole};
+use super::write::{begin, execute};
 use super::{SqliteStore, engine, nanoseconds, quarantine};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
 use crate::store::quarantine::Note;
@@ -41,10 +41,17 @@ const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Removes a bounded amount from a store, and notes what was found damaged on the way.
 pub(super) async fn of(store: &SqliteStore, retention: Retention) -> Result<Trimmed, Error> {
-    let plan = store
-        .read_noting(move |connection, notes| Ok(plan(connection, &retention, notes)))
-        .await?;
     let memory = Arc::clone(&store.trims);
+    let found = memory.clone();
+    let plan = store
+        .read(move |connection| {
+            let mut notes = Vec::new();
+            let plan = plan(connection, &retention, &mut notes);
+            // What a walk passes is not found again, so these are kept until they are written.
+            found.stuck.keep_notes(notes);
+            Ok(plan)
+        })
+        .await?;
     let trim = move |connection: &mut _| trim(connection, &retention, plan, &memory);
     store.write(trim).await
 }
@@ -103,12 +110,14 @@ fn trim(
     memory: &Memory,
 ) -> Result<Trimmed, Error> {
     let transaction = begin(connection)?;
-    let old = whole(&transaction, || {
-        old_revisions(&transaction, retention, &memory.stuck)
+    let stuck = &memory.stuck;
+    stuck.begin();
+    let old = stuck.part(&transaction, || {
+        old_revisions(&transaction, retention, stuck)
     })?;
     let mut notes = Vec::new();
     let shortened = match plan {
-        Ok(plan) => whole(&transaction, || {
+        Ok(plan) => stuck.part(&transaction, || {
             shorten(&transaction, retention, &plan, memory, &mut notes)
         })?,
         Err(error) => Err(error),
@@ -122,9 +131,14 @@ fn trim(
     failpoint::hit("trim.written");
     transaction.commit().map_err(engine("remove what is old"))?;
     failpoint::hit("trim.durable");
-    notes.extend(memory.stuck.take_notes());
-    if !notes.is_empty() {
-        quarantine::note(connection, &notes)?;
+    stuck.end();
+    notes.extend(stuck.take_notes());
+    if !notes.is_empty()
+        && let Err(error) = quarantine::note(connection, &notes)
+    {
+        // What a walk has passed is not found again.
+        stuck.keep_notes(notes);
+        return Err(error);
     }
     quarantine::sweep(connection, before(retention, retention.history_age))?;
     let ((old, more_old), shortened) = (old?, shortened?);
@@ -160,8 +174,8 @@ fn shorten(
 ) -> Result<Shortened, Error> {
     let mut joined = thin(transaction, &plan.joins, &memory.stuck)?;
     joined.left.extend(plan.left.iter().cloned());
-    if joined.left.is_empty() || !memory.patience.again(&plan.thinned) {
-        notes.extend(joined.left.iter().map(Run::note));
+    if let Some(damaged) = memory.patience.given_up(&plan.thinned, &joined.left) {
+        notes.extend(damaged);
         remember(transaction, THINNED, &plan.thinned)?;
     }
     let surplus = surplus_revisions(transaction, retention, &plan.grown, &memory.stuck)?;

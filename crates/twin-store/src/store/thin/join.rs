@@ -1,5 +1,6 @@
 //! Revisions that become one, and what is left as it is. Pure but for a count of tries.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::history;
@@ -8,7 +9,7 @@ use crate::store::place::Walk;
 use crate::store::quarantine::Note;
 
 /// Revisions in a row of one identity that become one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) struct Run {
     pub(in crate::store) device: String,
     pub(in crate::store) module: String,
@@ -55,23 +56,58 @@ impl Joined {
     }
 }
 
-/// Turns in a row that may leave runs at one place. What came between is there the next time; what is never as it
-/// was read is damaged, and would keep everything behind it from its turn.
+/// Turns in which one and the same run may be left. What came between is there the next time; what is never as it
+/// was read is damaged. (Of a run that age comes upon the first revision is gone, so the next turn has another run.)
 const TRIES: u8 = 3;
+/// Turns in a row that may leave any runs at one place, or what is behind it would never have its turn: a history may
+/// grow old as fast as it is put together.
+const TURNS: u8 = 16;
 
-/// How often runs were left at one place.
+/// Which runs were left at one place, and how often.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Patience(Mutex<(Option<String>, u8)>);
+pub(in crate::store) struct Patience(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Where the walk stands.
+    place: Option<String>,
+    turns: u8,
+    tries: BTreeMap<Run, u8>,
+}
 
 impl Patience {
-    /// Whether to look again from a place, behind which runs were left.
-    pub(in crate::store) fn again(&self, walk: &Walk) -> bool {
+    /// What is to be noted of the runs that a turn has left, if the walk is to go on all the same; none to look again
+    /// from where it began.
+    pub(in crate::store) fn given_up(&self, walk: &Walk, left: &[Run]) -> Option<Vec<Note>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0.as_deref() != walk.stored() {
-            *known = (walk.stored().map(str::to_owned), 0);
+        if left.is_empty() {
+            *known = Waiting::default();
+            return Some(Vec::new());
         }
-        known.1 = known.1.saturating_add(1);
-        known.1 < TRIES
+        if known.place.as_deref() != walk.stored() {
+            *known = Waiting {
+                place: walk.stored().map(str::to_owned),
+                ..Waiting::default()
+            };
+        }
+        known.turns = known.turns.saturating_add(1);
+        // What is not left any more is another one now.
+        let before = std::mem::take(&mut known.tries);
+        known.tries = left
+            .iter()
+            .map(|run| {
+                (
+                    run.clone(),
+                    before.get(run).map_or(1, |tries| tries.saturating_add(1)),
+                )
+            })
+            .collect();
+        let is_damaged = |tries: u8| tries >= TRIES;
+        let is_over = known.turns >= TURNS || known.tries.values().all(|tries| is_damaged(*tries));
+        is_over.then(|| {
+            let damaged = known.tries.iter().filter(|(_, tries)| is_damaged(**tries));
+            damaged.map(|(run, _)| run.note()).collect()
+        })
     }
 }
 

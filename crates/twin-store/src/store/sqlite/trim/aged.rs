@@ -6,7 +6,8 @@ use rusqlite::{Transaction, params};
 
 use super::look::{Due, Text, due};
 use super::stuck::Stuck;
-use super::{before, count};
+use super::{before, count, passed};
+use crate::store::sqlite::engine;
 use crate::store::sqlite::write::execute;
 use crate::store::{Error, Retention};
 
@@ -26,19 +27,24 @@ pub(super) fn old_revisions(
 ) -> Result<(u64, bool), Error> {
     // Of some that are found by their times nothing can go yet, or they are not where they are looked for; they must
     // not stand before all others.
-    let mut passed = BTreeSet::new();
+    let mut skipped = BTreeSet::new();
     for _ in 0..TURNS {
-        let skip = |key: &_| stuck.has(key) || passed.contains(key);
+        let skip = |key: &_| stuck.has(key) || skipped.contains(key);
         let due = old_keys(transaction, retention, skip)?;
         let (mut removed, mut failed) = (0, false);
-        for (key, most) in due.keys {
+        for (key, (first, most)) in due.keys {
             let forgotten = stuck.apart(transaction, (&key.0, &key.1), || {
                 forget_old(transaction, retention, &key, most)
             })?;
             failed |= forgotten.is_none();
             removed += forgotten.unwrap_or_default();
             if forgotten == Some(0) {
-                passed.insert(key);
+                if let Some(first) = first
+                    && is_hidden(transaction, &key, first)?
+                {
+                    stuck.note_hidden((&key.0, &key.1), first);
+                }
+                skipped.insert(key);
             }
         }
         let is_full = due.rows >= retention.batch;
@@ -57,7 +63,8 @@ fn old_keys(
 ) -> Result<Due, Error> {
     let oldest_kept = before(retention, retention.history_age);
     let rows = i64::from(retention.batch) + PASSED;
-    let sql = "SELECT device_id, module_id FROM history WHERE at < ?1 ORDER BY at LIMIT ?2";
+    let sql = "SELECT device_id, module_id, revision FROM history WHERE at < ?1
+               ORDER BY at LIMIT ?2";
     due(
         transaction,
         (FORGET_OLD, sql),
@@ -65,6 +72,23 @@ fn old_keys(
         skip,
         retention.batch,
     )
+}
+
+/// Whether a revision that was found by its time is not where its key has it.
+fn is_hidden(
+    transaction: &Transaction<'_>,
+    (device, module): &(Text, Text),
+    revision: i64,
+) -> Result<bool, Error> {
+    let found: rusqlite::Result<bool> = transaction
+        .prepare_cached(
+            "SELECT NOT EXISTS (SELECT 1 FROM history
+                 WHERE device_id = ?1 AND module_id = ?2 AND revision = ?3)",
+        )
+        .and_then(|mut statement| {
+            statement.query_row(params![device, module, revision], |row| row.get(0))
+        });
+    found.or_else(passed).map_err(engine(FORGET_OLD))
 }
 
 fn forget_old(

@@ -89,8 +89,9 @@ impl From<&str> for Text {
 
 /// Rows that were found, and of which identities.
 pub(super) struct Due {
-    /// How often each is named; but for those that are no text at all.
-    pub(super) keys: BTreeMap<(Text, Text), u32>,
+    /// Each with the first of its revisions that was found, and how many there are; but for those that are no text
+    /// at all.
+    pub(super) keys: BTreeMap<(Text, Text), (Option<i64>, u32)>,
     /// All of them, whatever they are.
     pub(super) rows: u32,
 }
@@ -114,7 +115,7 @@ pub(super) fn due(
             if skip(&key) {
                 continue;
             }
-            *keys.entry(key).or_insert(0) += 1;
+            keys.entry(key).or_insert((row.get(2).ok(), 0)).1 += 1;
         }
         found += 1;
     }

@@ -39,6 +39,8 @@ struct Known {
     keys: BTreeSet<(Text, Text)>,
     /// When the index was made anew.
     reindexed: Option<Instant>,
+    /// When it was in this transaction, which may be undone yet.
+    reindexing: Option<Instant>,
     /// Those that are not noted yet.
     notes: Vec<Note>,
 }
@@ -91,16 +93,66 @@ impl Stuck {
         self.known().keys.contains(key)
     }
 
-    /// What was found since the last time.
+    /// A transaction begins; what one before it did and did not end is undone.
+    pub(super) fn begin(&self) {
+        self.known().reindexing = None;
+    }
+
+    /// Does a part of a transaction as a whole or not at all; if it is undone, so is an index that it made anew.
+    pub(super) fn part<T>(
+        &self,
+        transaction: &Transaction<'_>,
+        work: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Result<T, Error>, Error> {
+        let before = self.known().reindexing;
+        let done = write::whole(transaction, work)?;
+        if done.is_err() {
+            self.known().reindexing = before;
+        }
+        Ok(done)
+    }
+
+    /// The transaction is durable.
+    pub(super) fn end(&self) {
+        let mut known = self.known();
+        let done = known.reindexing.take();
+        known.reindexed = done.or(known.reindexed);
+    }
+
+    /// What was found since the last time, and what could not be noted.
     pub(super) fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut self.known().notes)
+    }
+
+    /// Keeps what could not be noted for the next time.
+    pub(super) fn keep_notes(&self, notes: Vec<Note>) {
+        let mut known = self.known();
+        for note in notes {
+            let has_room = i64::try_from(known.notes.len()).is_ok_and(|kept| kept < NOTES_MAX);
+            if has_room && !known.notes.contains(&note) {
+                known.notes.push(note);
+            }
+        }
+    }
+
+    /// Notes that revisions of an identity are found by their times and not by their key.
+    pub(super) fn note_hidden(&self, (device, module): (&Text, &Text), first: i64) {
+        let why = format!(
+            "revision {first} is found by its time and not by its key: it cannot be removed"
+        );
+        let note = Note::of_identity(&device.lossy(), &module.lossy(), why);
+        self.keep_notes(vec![note]);
     }
 
     /// Makes the index anew, if it was not lately and the store is small; answers whether it did.
     fn reindex(&self, transaction: &Transaction<'_>) -> Result<bool, Error> {
         let now = Instant::now();
         let is_late = |at: Instant| now.saturating_duration_since(at) < AGAIN_AFTER;
-        if self.known().reindexed.is_some_and(is_late) {
+        let last = {
+            let known = self.known();
+            known.reindexing.or(known.reindexed)
+        };
+        if last.is_some_and(is_late) {
             return Ok(false);
         }
         let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
@@ -110,7 +162,7 @@ impl Stuck {
         if bytes > self.reindexed_max {
             return Ok(false);
         }
-        self.known().reindexed = Some(now);
+        self.known().reindexing = Some(now);
         // A table that cannot be read as a whole has no index either.
         let made = write::whole(transaction, || reindex(transaction))?;
         Ok(made.is_ok())
@@ -200,11 +252,14 @@ fn note(transaction: &Transaction<'_>, device: &Text, module: &Text, error: &Err
         params![device, module],
         |row| row.get::<_, Option<i64>>(0),
     );
-    // Whatever it is, the twin is named.
-    let first = first.ok().flatten().unwrap_or_default();
     let mut problem = chain(error);
     if is_of_index(error) {
         problem = format!("{STUCK}: {problem}");
     }
-    Note::of_revisions(&device.lossy(), &module.lossy(), first, problem)
+    let (device, module) = (device.lossy(), module.lossy());
+    // Whatever it is, the twin is named.
+    match first {
+        Ok(Some(first)) => Note::of_revisions(&device, &module, first, problem),
+        _ => Note::of_identity(&device, &module, problem),
+    }
 }

@@ -72,12 +72,16 @@ const FLIPS: [Flip; 13] = [
 ];
 
 fn flip(folder: &Path, flip: Flip) {
+    flip_of(folder, HIT, flip);
+}
+
+fn flip_of(folder: &Path, number: u64, flip: Flip) {
     let file = folder.join(FILE_NAME);
     let mut bytes = fs::read(&file).unwrap();
-    let at = nanoseconds(revision(&key("cam-2"), HIT).at)
+    let at = nanoseconds(revision(&key("cam-2"), number).at)
         .unwrap()
         .to_be_bytes();
-    let number = u8::try_from(HIT).unwrap();
+    let number = u8::try_from(number).unwrap();
     // The columns of the row follow one another, texts without their lengths.
     let index = [&at[..], b"cam-2", &[number]].concat();
     let table = [b"cam-2", &[number, number][..], &at].concat();
@@ -206,4 +210,152 @@ async fn a_large_store_notes_what_cannot_be_removed_and_the_next_start_mends_its
     assert_eq!(trimmed(&store, old()).await, 0, "the notes are gone");
     store.close().await;
     assert_eq!(NAMES.map(|name| left(folder.path(), name)), [0; 3]);
+}
+
+/// All that is too old in one turn.
+fn at_once() -> Retention {
+    Retention {
+        batch: 100,
+        ..old()
+    }
+}
+
+#[tokio::test]
+async fn that_it_cannot_be_removed_is_noted_beside_what_a_reader_has_noted() {
+    let folder = filled().await;
+    flip(folder.path(), Flip::IndexTime(0x10));
+    let mut store = SqliteStore::open(folder.path()).unwrap();
+    let mut memory = Memory::default();
+    memory.stuck.reindexed_max = 5;
+    store.trims = Arc::new(memory);
+    let noted = r#"INSERT INTO quarantine VALUES ('history', '["cam-2","","1"]', 7, 'unreadable')"#;
+    crate::store::sqlite::tamper(folder.path(), noted, []);
+    trimmed(&store, at_once()).await;
+    let damaged = store.damaged().await.unwrap();
+    let problem = damaged.iter().find(|one| one.key == "cam-2/1");
+    let problem = &problem.expect("it is noted").problem;
+    assert!(problem.contains("revisions stay as they are"), "{problem}");
+    assert!(problem.ends_with("; unreadable"), "{problem}");
+    store.close().await;
+    // So the next start mends it.
+    let store = SqliteStore::open(folder.path()).unwrap();
+    assert_eq!(trimmed(&store, old()).await, 0);
+    store.close().await;
+    assert_eq!(NAMES.map(|name| left(folder.path(), name)), [0; 3]);
+}
+
+#[tokio::test]
+async fn an_index_that_was_made_anew_in_vain_is_made_anew_again() {
+    let folder = filled().await;
+    flip(folder.path(), Flip::IndexTime(0x10));
+    let mut connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    let stuck = Stuck::default();
+    let mut old = |is_kept: bool| {
+        let transaction = begin(&mut connection).unwrap();
+        stuck.begin();
+        let removed = stuck.part(&transaction, || {
+            old_revisions(&transaction, &at_once(), &stuck)
+        });
+        let (removed, _) = removed.unwrap().expect("it is mended");
+        if is_kept {
+            transaction.commit().unwrap();
+            stuck.end();
+        }
+        removed
+    };
+    // The disk is full, for instance: what was done is undone, and the index is as it was.
+    let first = old(false);
+    assert!(first > 0);
+    assert_eq!(old(true), first);
+    while old(true) > 0 {}
+    assert_eq!(stuck.take_notes(), []);
+    assert_eq!(NAMES.map(|name| left(folder.path(), name)), [0; 3]);
+}
+
+#[tokio::test]
+async fn revisions_that_are_hidden_are_noted() {
+    let folder = filled().await;
+    flip(folder.path(), Flip::TableDevice(0x80));
+    let store = SqliteStore::open(folder.path()).unwrap();
+    trimmed(&store, old()).await;
+    let damaged = store.damaged().await.unwrap();
+    let hidden = damaged
+        .iter()
+        .filter(|one| one.problem.contains("not by its key"));
+    let hidden: Vec<_> = hidden.map(|one| &*one.key).collect();
+    assert!(hidden.contains(&"cam-2/\u{fffd}"), "{damaged:?}");
+    // Once is enough.
+    assert_eq!(trimmed(&store, old()).await, damaged.len());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn age_does_not_make_what_is_put_together_look_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = take(&store).await;
+    let state = of(&mut states, &key("d"));
+    state.revision = Revision::new(100);
+    let entries = (1..=100).map(|number| {
+        let mut entry = revision(&key("d"), number);
+        (entry.routine, entry.previous) = (true, Some(Revision::new(number - 1)));
+        entry
+    });
+    let commit = Commit {
+        partitions: vec![*state],
+        history: entries.collect(),
+        ..Commit::default()
+    };
+    store.commit(commit).await.unwrap();
+    // Notes of what is gone are swept at once, so each is counted as it is made.
+    let trigger = "CREATE TABLE made (problem TEXT) STRICT;
+        CREATE TRIGGER counted AFTER INSERT ON quarantine
+        BEGIN INSERT INTO made VALUES (new.problem); END";
+    crate::store::sqlite::alter(folder.path(), trigger);
+    let meet = Retention {
+        now: now() + SignedDuration::from_hours(2),
+        history_age: Duration::from_mins(119),
+        history_span: Duration::from_hours(1),
+        ..retention()
+    };
+    assert_eq!(trimmed(&store, meet).await, 0);
+    store.close().await;
+    let raw = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    let made: i64 = raw
+        .query_row("SELECT count(*) FROM made", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(made, 0, "nothing is damaged");
+    assert_eq!(left(folder.path(), "d"), 1);
+}
+
+#[tokio::test]
+async fn a_last_revision_that_cannot_be_removed_keeps_nobody_from_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let commit = async |store: &SqliteStore, number| {
+        let mut states = take(store).await;
+        let mut entry = revision(&key("cam-2"), number);
+        (entry.routine, entry.previous) = (true, Some(Revision::new(number - 1)));
+        of(&mut states, &key("cam-2")).revision = Revision::new(number);
+        let commit = Commit {
+            partitions: vec![*of(&mut states, &key("cam-2"))],
+            history: vec![entry],
+            coalesce_within: Duration::from_hours(1),
+            ..Commit::default()
+        };
+        store.commit(commit).await
+    };
+    commit(&store, HIT).await.unwrap();
+    store.close().await;
+    flip(folder.path(), Flip::IndexTime(0x10));
+    let store = SqliteStore::open(folder.path()).unwrap();
+    commit(&store, HIT + 1)
+        .await
+        .expect("it is written beside it");
+    assert_eq!(left(folder.path(), "cam-2"), 2);
+    commit(&store, HIT + 2)
+        .await
+        .expect("and the next one to that");
+    assert_eq!(left(folder.path(), "cam-2"), 2);
+    store.close().await;
 }
