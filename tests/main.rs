@@ -31,6 +31,7 @@ mod provisioning;
 mod replicas;
 mod rest;
 mod rest_bearer;
+mod rest_details;
 mod restored;
 mod rollout_fleet;
 mod rollout_gates;

@@ -1,127 +1,23 @@
 //! People and programs with tokens of an OIDC provider at the REST door: their roles decide, and a
 //! token that nobody judges opens nothing.
 
-use std::path::PathBuf;
+use serde_json::json;
+use testkit::{OidcProvider, SigningKey, TestCerts};
 
-use serde_json::{Value, json};
-use testkit::oidc::AUDIENCE;
-use testkit::{
-    NatsServer, OidcProvider, Process, ProcessBuilder, SigningKey, TestCerts, free_port,
-    workspace_binary,
-};
-
-use crate::support::SOON;
-use crate::support::hub::{TOKEN, ready};
-
-/// twin-store and a gateway before it.
-struct Front {
-    certs: TestCerts,
-    twin_store: Process,
-    gateway: Process,
-    listen: u16,
-    _nats: NatsServer,
-    _folder: tempfile::TempDir,
-}
-
-impl Front {
-    async fn start(certs: TestCerts, auth: Vec<(&str, String)>, token: Option<&str>) -> Front {
-        let nats = NatsServer::start_durable().await;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let data = |name: &str| folder.path().join(name).display().to_string();
-        let (port, admin) = (free_port(), free_port());
-        let mut twin_store = ProcessBuilder::new("twin-store", workspace_binary("twinward"))
-            .arg("twin-store")
-            .env("TWINWARD_TWIN_STORE__LISTEN", format!("127.0.0.1:{port}"))
-            .env(
-                "TWINWARD_TWIN_STORE__ADMIN_LISTEN",
-                format!("127.0.0.1:{admin}"),
-            )
-            .env("TWINWARD_TWIN_STORE__NATS_URL", nats.url())
-            .env("TWINWARD_TWIN_STORE__PARTITIONS", "4")
-            .env("TWINWARD_TWIN_STORE__DATA_DIR", data("twin-store"))
-            .allow("authorisation is off");
-        for (key, value) in auth {
-            twin_store = twin_store.env(&format!("TWINWARD_TWIN_STORE__{key}"), value);
-        }
-        let twin_store = twin_store.spawn();
-        ready(admin, "twin-store").await;
-        let (listen, admin) = (free_port(), free_port());
-        let mut gateway = ProcessBuilder::new("gateway", workspace_binary("twinward"))
-            .arg("gateway")
-            .env("TWINWARD_GATEWAY__LISTEN", format!("127.0.0.1:{listen}"))
-            .env(
-                "TWINWARD_GATEWAY__ADMIN_LISTEN",
-                format!("127.0.0.1:{admin}"),
-            )
-            .env(
-                "TWINWARD_GATEWAY__TWIN_STORE_URL",
-                format!("http://127.0.0.1:{port}"),
-            )
-            .env(
-                "TWINWARD_GATEWAY__TLS_CERT_FILE",
-                certs.server_certificate(),
-            )
-            .env("TWINWARD_GATEWAY__TLS_KEY_FILE", certs.server_key())
-            .env(
-                "TWINWARD_GATEWAY__ACCESS_POLICIES_FILE",
-                data("access-policies.toml"),
-            )
-            .allow("bearer tokens are refused");
-        if let Some(token) = token {
-            gateway = gateway.env("TWINWARD_GATEWAY__TWIN_STORE_TOKEN", token);
-        }
-        let gateway = gateway.spawn();
-        ready(admin, "gateway").await;
-        Front {
-            certs,
-            twin_store,
-            gateway,
-            listen,
-            _nats: nats,
-            _folder: folder,
-        }
-    }
-
-    /// What each of these requests is answered.
-    async fn ask(&self, requests: Value) -> Value {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sdk/rest/bearer.py");
-        let mut run = ProcessBuilder::new("bearer", "python3")
-            .arg(script)
-            .arg(format!("localhost:{}", self.listen))
-            .arg(self.certs.ca())
-            .arg(requests.to_string())
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .allow("")
-            .spawn();
-        let status = run.wait_exit(SOON).await;
-        let lines = run.lines();
-        assert!(status.success(), "{}", lines.join("\n"));
-        let last = lines.last().map(String::as_str).unwrap_or_default();
-        serde_json::from_str(last).expect("what was answered")
-    }
-
-    async fn stop(self) {
-        self.gateway.stop(SOON).await;
-        self.twin_store.stop(SOON).await;
-    }
-}
+use crate::support::front::{Front, Setup, oidc, own_token};
+use crate::support::hub::TOKEN;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_decide_what_a_bearer_token_opens() {
     let certs = TestCerts::new();
     let key = SigningKey::p256("of-today");
     let provider = OidcProvider::start_secure(&[&key], &certs).await;
-    let auth = vec![
-        ("TOKEN", TOKEN.to_owned()),
-        ("AUTH__OIDC_ISSUER", provider.issuer().to_owned()),
-        ("AUTH__OIDC_AUDIENCE", AUDIENCE.to_owned()),
-        ("AUTH__OIDC_CA_FILE", certs.ca().display().to_string()),
-        (
-            "AUTH__OIDC_ROLES",
-            "ops=operator,guests=reader,root=admin".to_owned(),
-        ),
-    ];
-    let front = Front::start(certs, auth, Some(TOKEN)).await;
+    let setup = Setup {
+        twin_store: oidc(&provider, &certs),
+        gateway: own_token(),
+        ..Setup::default()
+    };
+    let front = Front::start(certs, setup).await;
     let token = |name: &str, group: &str| key.token(&provider.claims(name, &[group]));
     let (root, operator) = (token("root", "root"), token("op", "ops"));
     let guest = token("guest", "guests");
@@ -187,7 +83,7 @@ async fn roles_decide_what_a_bearer_token_opens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_nobody_judges_opens_nothing() {
-    let front = Front::start(TestCerts::new(), Vec::new(), None).await;
+    let front = Front::start(TestCerts::new(), Setup::default()).await;
     let told = front
         .ask(json!([
             { "name": "put", "method": "PUT", "path": "/devices/hacked", "token": "anything",
@@ -203,4 +99,111 @@ async fn a_token_that_nobody_judges_opens_nothing() {
     let told = front.gateway.lines().join("\n");
     assert!(told.contains("bearer tokens are refused"), "{told}");
     front.stop().await;
+}
+
+/// What an address may fail in a minute, in the story below.
+const UNPROVEN: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_proves_itself_is_let_in_whatever_others_at_its_address_fail() {
+    let certs = TestCerts::new();
+    let key = SigningKey::p256("of-today");
+    let provider = OidcProvider::start_secure(&[&key], &certs).await;
+    let mut gateway = own_token();
+    gateway.push(("RATES__UNPROVEN_PER_MINUTE", UNPROVEN.to_string()));
+    let setup = Setup {
+        twin_store: oidc(&provider, &certs),
+        gateway,
+        ..Setup::default()
+    };
+    let front = Front::start(certs, setup).await;
+    let good = key.token(&provider.claims("root", &["root"]));
+    let reads = front.key("registryRead");
+    let count = 3 * UNPROVEN;
+    let mut requests = Vec::new();
+    // A policy that may not do this, and what is no call, are paid for by who asks.
+    for number in 0..count {
+        requests.push(json!({ "name": format!("lacks {number}"), "method": "GET",
+            "path": "/twins/d", "policy": "registryRead", "key": reads }));
+        requests.push(json!({ "name": format!("no call {number}"), "method": "GET",
+            "path": "/nothing", "policy": "registryRead", "key": reads }));
+    }
+    for number in 0..count {
+        requests.push(json!({ "name": format!("made up {number}"), "method": "GET",
+            "path": "/devices", "token": format!("made-up-{number}") }));
+    }
+    requests.push(json!({ "name": "good", "method": "GET", "path": "/devices", "token": good }));
+    requests.push(json!({ "name": "again", "method": "GET", "path": "/devices", "token": good }));
+    let told = front.ask(json!(requests)).await;
+    let status = |name: String| told[&name][0].as_u64().unwrap_or_default();
+    for number in 0..count {
+        assert_eq!(status(format!("lacks {number}")), 401, "{told}");
+        assert_eq!(status(format!("no call {number}")), 404, "{told}");
+        let wanted = if number < UNPROVEN { 401 } else { 429 };
+        assert_eq!(status(format!("made up {number}")), wanted, "{told}");
+    }
+    assert_eq!(status("good".to_owned()), 200, "{told}");
+    assert_eq!(status("again".to_owned()), 200, "{told}");
+    front.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_holds_for_configurations_too() {
+    let key = SigningKey::p256("of-today");
+    // A policy service that knows nobody takes no token for anybody's.
+    for knows_callers in [false, true] {
+        let certs = TestCerts::new();
+        let provider = OidcProvider::start_secure(&[&key], &certs).await;
+        let known = oidc(&provider, &certs);
+        let mut gateway = own_token();
+        if knows_callers {
+            gateway.push(("POLICY_TOKEN", TOKEN.to_owned()));
+        }
+        let setup = Setup {
+            policy: Some(if knows_callers { known.clone() } else { Vec::new() }),
+            twin_store: known,
+            gateway,
+        };
+        let front = Front::start(certs, setup).await;
+        let token = |name: &str, group: &str| key.token(&provider.claims(name, &[group]));
+        let (guest, operator) = (token("guest", "guests"), token("op", "ops"));
+        let put = |name: &str, token: &str| {
+            json!({ "name": name, "method": "PUT", "path": "/configurations/all", "token": token,
+                "body": { "id": "all", "targetCondition": "*", "priority": 1,
+                    "content": { "deviceContent": { "properties.desired.x": 1 } } } })
+        };
+        let get = |name: &str, token: &str| json!({ "name": name, "method": "GET", "path": "/configurations", "token": token });
+        let bulk = json!({ "name": "guest's bulk", "method": "POST", "path": "/devices",
+            "token": guest, "body": [{ "id": "d", "importMode": "create" }] });
+        let job = json!({ "name": "guest's job", "method": "PUT", "path": "/jobs/v2/j",
+            "token": guest, "body": { "jobId": "j", "type": "scheduleUpdateTwin",
+                "queryCondition": "*", "updateTwin": { "tags": { "a": 1 } },
+                "maxExecutionTimeInSeconds": 60 } });
+        let told = front
+            .ask(json!([
+                put("guest puts", &guest),
+                put("operator puts", &operator),
+                get("guest gets", &guest),
+                bulk,
+                job,
+            ]))
+            .await;
+        let status = |name: &str| told[name][0].as_u64().unwrap_or_default();
+        assert_eq!(status("guest puts"), 401, "{told}");
+        let wanted = if knows_callers { (201, 200) } else { (401, 401) };
+        let got = (status("operator puts"), status("guest gets"));
+        assert_eq!(got, wanted, "{told}");
+        if knows_callers {
+            assert_eq!(told["guest gets"][1][0]["id"], "all", "{told}");
+        } else {
+            let text = told["guest puts"][1].to_string();
+            assert!(text.contains("off at the policy service"), "{told}");
+        }
+        // Each item of a bulk call is refused for itself.
+        assert_eq!(status("guest's bulk"), 400, "{told}");
+        let errors = told["guest's bulk"][1]["errors"].to_string();
+        assert!(errors.contains("401003"), "{told}");
+        assert_eq!(status("guest's job"), 401, "{told}");
+        front.stop().await;
+    }
 }

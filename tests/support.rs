@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod api;
 pub(crate) mod fleet;
+pub(crate) mod front;
 pub(crate) mod hub;
 pub(crate) mod raw;
 pub(crate) mod real_agent;

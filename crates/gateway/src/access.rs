@@ -13,7 +13,7 @@ use crate::route::Route;
 
 mod bearer;
 
-pub(crate) use bearer::Bearers;
+pub(crate) use bearer::{Bearer, Bearers};
 
 /// Who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +24,22 @@ pub(crate) enum Caller {
     Bearer(Secret),
 }
 
-/// Finds out who makes a call, and refuses what a policy does not allow.
-pub(crate) fn caller(
-    policies: &AccessPolicies,
+/// What a request shows of its caller.
+#[derive(Debug)]
+pub(crate) enum Shown<'a> {
+    /// A good signature by a key of this policy.
+    Policy(&'a AccessPolicy),
+    /// A bearer token, which nobody has looked at yet.
+    Bearer(Secret),
+}
+
+/// Finds out who makes a call. Whoever cannot prove it is refused, whatever the call is.
+pub(crate) fn shown<'a>(
+    policies: &'a AccessPolicies,
     headers: &HeaderMap,
-    route: &Route,
     path: &str,
     now: Timestamp,
-) -> Result<Caller, ApiError> {
+) -> Result<Shown<'a>, ApiError> {
     let header = headers.get(AUTHORIZATION).ok_or_else(|| {
         ApiError::unauthorized(
             "the header Authorization is missing; want a SharedAccessSignature or a Bearer token",
@@ -43,7 +51,7 @@ pub(crate) fn caller(
     if let Some((scheme, token)) = header.split_once(' ')
         && scheme.eq_ignore_ascii_case("bearer")
     {
-        return Ok(Caller::Bearer(Secret::new(token.trim())));
+        return Ok(Shown::Bearer(Secret::new(token.trim())));
     }
     let refused = |error: iot_hub::SasError| ApiError::unauthorized(error.to_string());
     let token = SasToken::parse(header).map_err(refused)?;
@@ -58,12 +66,16 @@ pub(crate) fn caller(
     // The host does not count: the key is this hub's alone, whatever name it was reached by.
     let wanted = SasResource::of_path(token.resource().host(), path);
     token.verify(&wanted, &keys, now).map_err(refused)?;
-    let Some(policy) = policy else {
-        return Err(refused(iot_hub::SasError::WrongSignature));
-    };
+    policy
+        .map(Shown::Policy)
+        .ok_or_else(|| refused(iot_hub::SasError::WrongSignature))
+}
+
+/// Refuses what a policy does not allow.
+pub(crate) fn allow(policy: &AccessPolicy, route: &Route) -> Result<(), ApiError> {
     let rights = route.rights();
     if rights.iter().any(|right| policy.allows(*right)) {
-        return Ok(Caller::Policy(policy.name().to_owned()));
+        return Ok(());
     }
     let wanted: Vec<&str> = rights.iter().map(|right| right.name()).collect();
     Err(ApiError::forbidden(format!(

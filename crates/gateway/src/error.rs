@@ -39,6 +39,9 @@ enum Form {
 }
 
 impl ApiError {
+    /// The number of a caller who is known and may not do this.
+    pub(crate) const FORBIDDEN: u32 = 401_003;
+
     pub(crate) fn new(number: u32, name: &str, message: impl Into<String>) -> Self {
         Self {
             number,
@@ -90,7 +93,15 @@ impl ApiError {
 
     /// The caller is known, and may not make this call.
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(401_003, "IotHubUnauthorized", message)
+        Self::new(Self::FORBIDDEN, "IotHubUnauthorized", message)
+    }
+
+    /// Another error in the form of this one.
+    pub(crate) fn told_as(self, other: ApiError) -> Self {
+        Self {
+            form: self.form,
+            ..other
+        }
     }
 
     /// Says when trying again makes sense.
@@ -165,7 +176,7 @@ fn of_kind(kind: Kind) -> (u32, &'static str) {
         Kind::NotFound => (404_001, "DeviceNotFound"),
         Kind::AlreadyExists => (409_001, "DeviceAlreadyExists"),
         Kind::Aborted => (412_001, "PreconditionFailed"),
-        Kind::PermissionDenied => (401_003, "IotHubUnauthorized"),
+        Kind::PermissionDenied => (ApiError::FORBIDDEN, "IotHubUnauthorized"),
         Kind::Unauthenticated => (401_002, "IotHubUnauthorizedAccess"),
         Kind::ResourceExhausted => (429_001, "ThrottlingException"),
         Kind::Unavailable | Kind::Unimplemented => (503_001, "ServiceUnavailable"),

@@ -25,8 +25,13 @@ impl IfMatch {
         };
         let text = value
             .to_str()
-            .map_err(|_| ApiError::argument("If-Match: want an etag in printable characters"))?
-            .trim();
+            .map_err(|_| ApiError::argument("If-Match: want an etag in printable characters"))?;
+        Self::parse("If-Match", text).map(Some)
+    }
+
+    /// Reads what a header or the field of a body says in any of these forms.
+    pub(crate) fn parse(what: &str, text: &str) -> Result<Self, ApiError> {
+        let text = text.trim();
         let text = text.strip_prefix("W/").unwrap_or(text);
         let bare = text
             .strip_prefix('"')
@@ -36,11 +41,20 @@ impl IfMatch {
             "" => Err(ApiError::new(
                 412_001,
                 "PreconditionFailed",
-                "If-Match names an empty etag, which nothing has",
+                format!("{what} names an empty etag, which nothing has"),
             )),
-            "*" => Ok(Some(Self::Any)),
-            etag => Ok(Some(Self::Etag(etag.to_owned()))),
+            "*" => Ok(Self::Any),
+            etag => Ok(Self::Etag(etag.to_owned())),
         }
+    }
+
+    /// Refuses what is there with another etag than is asked for; `asked` is as twin-store takes it.
+    pub(crate) fn check(what: &str, asked: &str, present: &str) -> Result<(), ApiError> {
+        if asked.is_empty() || asked == present {
+            return Ok(());
+        }
+        let message = format!("{what} has the etag `{present}`, and `{asked}` was asked for");
+        Err(ApiError::new(412_001, "PreconditionFailed", message))
     }
 
     /// As twin-store wants it: empty for any.

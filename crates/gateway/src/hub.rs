@@ -22,6 +22,23 @@ use crate::error::ApiError;
 /// A page of a thousand devices or a hundred of the largest twins.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A service that judges callers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Service {
+    TwinStore,
+    Policy,
+}
+
+impl Service {
+    /// As people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TwinStore => "twin-store",
+            Self::Policy => "the policy service",
+        }
+    }
+}
+
 /// The connections to the other services. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Hub {
@@ -125,8 +142,12 @@ impl Session {
         }
     }
 
-    pub(crate) fn access(&self) -> AccessServiceClient<Connection> {
-        AccessServiceClient::new(self.doors.twin_store.clone())
+    /// What a service knows of who calls it.
+    pub(crate) fn access(&self, of: Service) -> AccessServiceClient<Connection> {
+        AccessServiceClient::new(match of {
+            Service::TwinStore => self.doors.twin_store.clone(),
+            Service::Policy => self.doors.policy.clone(),
+        })
     }
 
     pub(crate) fn registry(&self) -> RegistryServiceClient<Connection> {

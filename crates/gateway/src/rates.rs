@@ -3,7 +3,8 @@
 //!
 //! Pure: the time is an argument. A caller who has proven itself is its access policy or its token,
 //! wherever it comes from; whoever has not is its address, and only what it fails to prove counts
-//! there, so that a broken program does not shut out a good one beside it.
+//! there. An address that has failed too often costs those that prove themselves nothing: the others
+//! are looked at one after another ([`Meter::overdrawn`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,8 +40,9 @@ pub struct Rates {
     /// over it 429 with `Retry-After`. Default 1000: more than one small machine answers, and ten
     /// times what IoT Hub grants a unit of S1.
     pub requests_per_second: u32,
-    /// Requests per minute of one address that prove nothing: without good credentials, or for what is
-    /// no call; over it they get 429 instead of 401. Default 600.
+    /// Requests per minute of one address that prove nothing: without good credentials. Over it they get
+    /// 429 instead of 401, and bearer tokens that are not known yet wait for their turn to be looked
+    /// at; good ones are let in all the same. Default 600.
     pub unproven_per_minute: u32,
     /// `WebSockets` per minute that one address may begin; over it 429 with `Retry-After`. Default 12000,
     /// as for the MQTT listener (`limits.address_connects_per_minute` of ingestion): a large site may
@@ -133,22 +135,11 @@ impl Meter {
         }
     }
 
-    /// Somebody calls, with a proof that was checked or that twin-store will check.
-    pub(crate) fn calls(
-        &self,
-        caller: &Caller,
-        address: Option<IpAddr>,
-        now: Instant,
-    ) -> Result<(), ApiError> {
+    /// Somebody calls who has proven who it is.
+    pub(crate) fn calls(&self, caller: &Caller, now: Instant) -> Result<(), ApiError> {
         let who = match caller {
             Caller::Policy(name) => Who::Policy(name.clone()),
             Caller::Bearer(token) => {
-                // Tokens can be made up, and each costs twin-store a look.
-                if let Some(wait) = address.and_then(|address| self.overdrawn(address, now)) {
-                    let labels = ThrottledLabels { caller: "address" };
-                    self.throttled.get_or_create(&labels).inc();
-                    return Err(too_many(wait));
-                }
                 let mut hash = [0; digest::SHA256_OUTPUT_LEN];
                 hash.copy_from_slice(
                     digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref(),
@@ -190,7 +181,9 @@ impl Meter {
         share(Duration::from_mins(1), self.rates.unproven_per_minute)
     }
 
-    fn overdrawn(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+    /// How long an address would have to wait until what it fails to prove is answered 401 again; none
+    /// if it need not.
+    pub(crate) fn overdrawn(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let share = self.unproven_share()?;
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let account = accounts.get(&Who::Address(network_of(address)))?;
@@ -249,7 +242,8 @@ fn share(period: Duration, many: u32) -> Option<Duration> {
     period.checked_div(many)
 }
 
-fn too_many(wait: Duration) -> ApiError {
+/// The answer to whoever calls too often.
+pub(crate) fn too_many(wait: Duration) -> ApiError {
     let message = "too many requests of this caller; see Retry-After";
     ApiError::new(429_001, "ThrottlingException", message).after(wait)
 }
@@ -289,16 +283,16 @@ mod tests {
         let meter = meter(2, 0);
         let start = Instant::now();
         for _ in 0..10 {
-            meter.calls(&policy("a"), HERE, start).expect("a burst");
+            meter.calls(&policy("a"), start).expect("a burst");
         }
-        let error = meter.calls(&policy("a"), HERE, start).unwrap_err();
+        let error = meter.calls(&policy("a"), start).unwrap_err();
         assert_eq!((error.number(), error.status().as_u16()), (429_001, 429));
         assert_eq!(error.retry_after(), Some(1));
-        meter.calls(&policy("b"), HERE, start).expect("another");
-        meter.calls(&bearer("a"), HERE, start).expect("another");
+        meter.calls(&policy("b"), start).expect("another");
+        meter.calls(&bearer("a"), start).expect("another");
         let later = start + Duration::from_millis(500);
-        meter.calls(&policy("a"), HERE, later).expect("its share");
-        assert!(meter.calls(&policy("a"), HERE, later).is_err());
+        meter.calls(&policy("a"), later).expect("its share");
+        assert!(meter.calls(&policy("a"), later).is_err());
         assert_eq!(
             (refused(&meter, "policy"), refused(&meter, "token")),
             (2, 0)
@@ -314,14 +308,19 @@ mod tests {
             assert_eq!(meter.unproven(no(), HERE, now).number(), 401_002);
         }
         assert_eq!(meter.unproven(no(), HERE, now).number(), 429_001);
-        // Whether a token is good costs twin-store a look; whether a key is costs nothing.
-        assert!(meter.calls(&bearer("made up"), HERE, now).is_err());
-        assert!(meter.calls(&policy("a"), HERE, now).is_ok());
-        assert_eq!(refused(&meter, "address"), 2);
-        let there = Some(IpAddr::from([10, 0, 0, 1]));
-        assert!(meter.calls(&bearer("made up"), there, now).is_ok());
-        let later = now + Duration::from_mins(1);
-        assert!(meter.calls(&bearer("made up"), HERE, later).is_ok());
+        assert!(meter.calls(&policy("a"), now).is_ok());
+        assert!(meter.calls(&bearer("a"), now).is_ok());
+        assert_eq!(refused(&meter, "address"), 1);
+        // Whoever is not known yet is looked at in its turn.
+        let here = HERE.expect("an address");
+        assert_eq!(
+            meter.overdrawn(here, now),
+            Some(Duration::from_secs(20)),
+            "one of three in a minute"
+        );
+        assert_eq!(meter.overdrawn(IpAddr::from([10, 0, 0, 1]), now), None);
+        let later = now + Duration::from_secs(20);
+        assert_eq!(meter.overdrawn(here, later), None);
     }
 
     #[test]
@@ -351,7 +350,7 @@ mod tests {
         let meter = meter(0, 0);
         let now = Instant::now();
         for _ in 0..10_000 {
-            assert!(meter.calls(&policy("a"), HERE, now).is_ok());
+            assert!(meter.calls(&policy("a"), now).is_ok());
             let error = meter.unproven(ApiError::unauthorized("no"), HERE, now);
             assert_eq!(error.number(), 401_002);
             assert!(meter.begins(HERE, now).is_ok());
@@ -374,7 +373,7 @@ mod tests {
         let meter = meter(1, 0);
         let start = Instant::now();
         let told = |now| {
-            let _ = meter.calls(&policy("a"), HERE, now);
+            let _ = meter.calls(&policy("a"), now);
             let accounts = meter.accounts.lock().expect("no panic");
             accounts[&Who::Policy("a".to_owned())].told_at
         };

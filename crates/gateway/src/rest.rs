@@ -17,7 +17,7 @@ use service_kit::suspects::Suspects;
 use service_kit::trace;
 use tracing::{Instrument as _, Span, field};
 
-use crate::access::{self, Bearers};
+use crate::access::Bearers;
 use crate::bodies;
 use crate::error::ApiError;
 use crate::headers::{self, IfMatch, JSON};
@@ -30,6 +30,7 @@ use crate::websocket::{self, Devices};
 
 mod body;
 mod bulk;
+mod callers;
 mod configurations;
 mod devices;
 mod job_rows;
@@ -218,52 +219,22 @@ async fn respond(
 
 async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result<Answer, ApiError> {
     let (parts, body) = request.into_parts();
-    let visitor = parts.extensions.get::<Visitor>();
-    let address = visitor.map(|visitor| visitor.address().ip());
-    let second = api.clock.monotonic();
-    let proves_nothing = |error| api.meter.unproven(error, address, second);
-    let path = parts.uri.path();
-    let route = Route::parse(&parts.method, path).map_err(proves_nothing)?;
-    *label = route.label();
-    if route == Route::OpenApi {
+    let route = Route::parse(&parts.method, parts.uri.path());
+    if let Ok(route) = &route {
+        *label = route.label();
+    }
+    if let Ok(Route::OpenApi) = route {
         return Ok(Answer::ok(bodies::read(OPENAPI.as_bytes())?));
     }
     let now = api.clock.now();
-    let caller = access::caller(&api.policies.current(), &parts.headers, &route, path, now);
-    let caller = caller.map_err(proves_nothing)?;
-    let counted = api.meter.calls(&caller, address, second);
-    counted.map_err(|error| match route {
-        Route::InvokeMethod(_) => error.of_method(),
-        _ => error,
-    })?;
-    if let (access::Caller::Policy(_), Some(visitor)) = (&caller, visitor) {
-        visitor.let_in();
-    }
-    headers::check_version(&parts.uri)?;
-    let token = match &caller {
-        access::Caller::Bearer(token) => Some(token.clone()),
-        access::Caller::Policy(_) => None,
-    };
-    let mut session = api.hub.of(caller)?;
     // Before anything of the body: whoever makes up a token is not to fill our memory with it.
-    if let Some(token) = token {
-        let judged = api
-            .bearers
-            .judge(token.expose(), &session, now, second)
-            .await;
-        let bearer = judged.map_err(|error| match error.status() {
-            StatusCode::UNAUTHORIZED => proves_nothing(error),
-            _ => error,
-        })?;
-        session = session.reading_keys(bearer.reads_keys);
-        if let Some(visitor) = visitor {
-            visitor.let_in();
-        }
-    }
+    let admitted = callers::admit(api, &parts, route).await?;
+    headers::check_version(&parts.uri)?;
+    let (route, session) = (&admitted.route, &admitted.session);
     let body = api.bodies.take(body, route.body_max()).await?;
     let if_match = IfMatch::read(&parts.headers)?;
     let call = Call {
-        session: &session,
+        session,
         headers: &parts.headers,
         if_match,
         body: &body.bytes,
@@ -277,43 +248,44 @@ async fn answer(api: &Api, request: Request, label: &mut &'static str) -> Result
         }
         Route::Bulk => bulk::run(&call).await,
         Route::Query => query::run(&call).await,
-        Route::GetDevice(id) => devices::get(&call, &id).await,
-        Route::PutDevice(id) => devices::put(&call, &id).await,
-        Route::DeleteDevice(id) => devices::delete(&call, &id).await,
-        Route::ListModules(id) => modules::list(&call, &id).await,
-        Route::GetModule(key) => modules::get(&call, &key).await,
-        Route::PutModule(key) => modules::put(&call, &key).await,
-        Route::DeleteModule(key) => modules::delete(&call, &key).await,
-        Route::GetTwin(key) => twins::get(&call, &key).await,
-        Route::PatchTwin(key) => twins::patch(&call, &key).await,
-        Route::ReplaceTwin(key) => twins::replace(&call, &key).await,
+        Route::GetDevice(id) => devices::get(&call, id).await,
+        Route::PutDevice(id) => devices::put(&call, id).await,
+        Route::DeleteDevice(id) => devices::delete(&call, id).await,
+        Route::ListModules(id) => modules::list(&call, id).await,
+        Route::GetModule(key) => modules::get(&call, key).await,
+        Route::PutModule(key) => modules::put(&call, key).await,
+        Route::DeleteModule(key) => modules::delete(&call, key).await,
+        Route::GetTwin(key) => twins::get(&call, key).await,
+        Route::PatchTwin(key) => twins::patch(&call, key).await,
+        Route::ReplaceTwin(key) => twins::replace(&call, key).await,
         Route::ListConfigurations => {
             let top = headers::parameter(&parts.uri, "top")?;
             configurations::list(&call, top.as_deref()).await
         }
-        Route::GetConfiguration(id) => configurations::get(&call, &id).await,
-        Route::PutConfiguration(id) => configurations::put(&call, &id).await,
-        Route::DeleteConfiguration(id) => configurations::delete(&call, &id).await,
-        Route::PutJob(id) => jobs::put(&call, &id, now).await,
-        Route::GetJob(id) => jobs::get(&call, &id, now).await,
-        Route::CancelJob(id) => jobs::cancel(&call, &id, now).await,
+        Route::GetConfiguration(id) => configurations::get(&call, id).await,
+        Route::PutConfiguration(id) => configurations::put(&call, id).await,
+        Route::DeleteConfiguration(id) => configurations::delete(&call, id).await,
+        Route::PutJob(id) => jobs::put(&call, id, now).await,
+        Route::GetJob(id) => jobs::get(&call, id, now).await,
+        Route::CancelJob(id) => jobs::cancel(&call, id, now).await,
         Route::QueryJobs => jobs::list(&call, &parts.uri, now).await,
         Route::TestQueries => configurations::test_queries(&call).await,
         Route::SendMessage => messages::send(&call, now).await,
-        Route::PurgeMessages(id) => messages::purge(&call, &id).await,
-        Route::InvokeMethod(key) => methods::invoke(&call, &key).await,
+        Route::PurgeMessages(id) => messages::purge(&call, id).await,
+        Route::InvokeMethod(key) => methods::invoke(&call, key).await,
         Route::DeviceStatistics => statistics::devices(&call).await,
         Route::ServiceStatistics => statistics::service(&call).await,
-        Route::ApplyContent(id) => devices::apply_content(&call, &id).await,
+        Route::ApplyContent(id) => devices::apply_content(&call, id).await,
         // Answered above, to everybody.
         Route::OpenApi => Ok(Answer::no_content()),
     };
-    let mut answer = answer.map_err(|error| match error.status() {
-        StatusCode::UNAUTHORIZED => proves_nothing(error),
-        _ => error,
-    })?;
+    let answer = match (answer, route.identity()) {
+        (Err(error), Some(key)) => Err(modules::or_its_device(session, key, error).await),
+        (answer, _) => answer,
+    };
+    let mut answer = answer.inspect_err(|error| admitted.note(api, error))?;
     if shows_counts {
-        messages::show_counts(&session, &mut answer).await;
+        messages::show_counts(session, &mut answer).await;
     }
     Ok(answer)
 }

@@ -150,6 +150,32 @@ impl Route {
         }
     }
 
+    /// The identity whose module it may be about.
+    pub(crate) fn identity(&self) -> Option<&IdentityKey> {
+        match self {
+            Self::GetModule(key)
+            | Self::PutModule(key)
+            | Self::DeleteModule(key)
+            | Self::GetTwin(key)
+            | Self::PatchTwin(key)
+            | Self::ReplaceTwin(key)
+            | Self::InvokeMethod(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether the policy service answers it.
+    pub(crate) fn is_of_policy(&self) -> bool {
+        matches!(
+            self,
+            Self::ListConfigurations
+                | Self::GetConfiguration(_)
+                | Self::PutConfiguration(_)
+                | Self::DeleteConfiguration(_)
+                | Self::TestQueries
+        )
+    }
+
     /// Its name in metrics and spans; no ids.
     pub(crate) fn label(&self) -> &'static str {
         match self {

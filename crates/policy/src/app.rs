@@ -22,6 +22,7 @@ use wire::policy::v1::guard_service_server::GuardServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::policy::v1::reevaluation_service_server::ReevaluationServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
+use wire::registry::v1::access_service_server::AccessServiceServer;
 use wire::subjects::{REJECTS_STREAM, REJECTS_SUBJECTS};
 
 use crate::actions::{self, Actions};
@@ -34,8 +35,8 @@ use crate::counts::Counts;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::grpc::{
-    ActionApi, ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi, ReevaluationApi,
-    RolloutApi,
+    AccessApi, ActionApi, ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi,
+    ReevaluationApi, RolloutApi,
 };
 use crate::guard::Guard;
 use crate::look::Looker;
@@ -342,7 +343,8 @@ impl App {
             freeze_api,
             guard_api,
             reevaluation_api,
-            action_api
+            action_api,
+            AccessServiceServer::new(AccessApi)
         );
         grpc.reflection(wire::FILE_DESCRIPTOR_SET)?
             .serve(&tasks, &self.health);

@@ -23,6 +23,7 @@ use crate::store::{self, Applied, By, StoredPolicy};
 use crate::touch::Touch;
 use crate::undecided::Undecided;
 
+mod access;
 mod actions;
 mod configurations;
 mod error;
@@ -33,6 +34,7 @@ mod reevaluations;
 mod revisions;
 mod rollouts;
 
+pub(crate) use access::AccessApi;
 pub(crate) use actions::ActionApi;
 pub(crate) use configurations::ConfigurationApi;
 use error::Error;

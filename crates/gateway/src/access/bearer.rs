@@ -1,6 +1,8 @@
-//! What twin-store says of the bearer tokens that callers show. It is asked before anything else of
-//! a request is looked at, so that a made-up token costs no more than the question, and what it
-//! answered counts for some seconds. Tokens are not kept, their hashes are.
+//! What the services say of the bearer tokens that callers show. twin-store is asked before anything
+//! else of a request is looked at, so that a made-up token costs no more than the question; the policy
+//! service before a call that goes to it, because one service that knows its callers says nothing of
+//! another that does not. What they answered counts for some seconds. Tokens are not kept, their
+//! hashes are.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +15,7 @@ use wire::registry::v1::{Caller, GetCallerRequest};
 use wire::time::optional;
 
 use crate::error::ApiError;
-use crate::hub::Session;
+use crate::hub::{Service, Session};
 
 /// How long an answer counts: a token that is taken back opens calls for so long, and those it may
 /// not make are refused by twin-store all the same.
@@ -28,7 +30,7 @@ const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 type Hash = [u8; SHA256_OUTPUT_LEN];
 
-/// Somebody whom twin-store knows by a token.
+/// Somebody whom a service knows by a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bearer {
     /// Whether keys of identities are shown to it.
@@ -38,31 +40,31 @@ pub(crate) struct Bearer {
 /// What was answered of tokens lately.
 #[derive(Debug, Default)]
 pub(crate) struct Bearers {
-    known: Mutex<HashMap<Hash, (Bearer, Instant)>>,
-    told_at: Mutex<Option<Instant>>,
+    known: Mutex<HashMap<(Service, Hash), (Bearer, Instant)>>,
+    told_at: Mutex<HashMap<Service, Instant>>,
 }
 
 impl Bearers {
-    /// Has twin-store judge the token of a session. `now` is the time on the wall, `second` that of
+    /// What a service answered of a token lately.
+    pub(crate) fn known(&self, by: Service, token: &str, second: Instant) -> Option<Bearer> {
+        let known = lock(&self.known).get(&(by, hash(token))).copied();
+        known.and_then(|(bearer, until)| (second < until).then_some(bearer))
+    }
+
+    /// Has a service judge the token of a session. `now` is the time on the wall, `second` that of
     /// the process.
-    pub(crate) async fn judge(
+    pub(crate) async fn ask(
         &self,
+        by: Service,
         token: &str,
         session: &Session,
-        now: Timestamp,
-        second: Instant,
+        (now, second): (Timestamp, Instant),
     ) -> Result<Bearer, ApiError> {
-        let mut hash = [0; SHA256_OUTPUT_LEN];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        if let Some((bearer, until)) = lock(&self.known).get(&hash).copied()
-            && second < until
-        {
-            return Ok(bearer);
-        }
-        let mut access = session.access();
+        let mut access = session.access(by);
         let asked = access.get_caller(session.request(GetCallerRequest {}));
         let caller = asked.await?.into_inner();
-        let (bearer, counts_for) = read(&caller, now).inspect_err(|_| self.tell(second))?;
+        let (bearer, counts_for) =
+            read(by, &caller, now).inspect_err(|_| self.tell(by, second))?;
         let mut known = lock(&self.known);
         if known.len() >= TOKENS_MAX {
             known.retain(|_, (_, until)| second < *until);
@@ -70,31 +72,46 @@ impl Bearers {
                 known.clear();
             }
         }
-        known.insert(hash, (bearer, second + counts_for));
+        known.insert((by, hash(token)), (bearer, second + counts_for));
         Ok(bearer)
     }
 
+    /// A service has refused a token that it had called good: it is asked again.
+    pub(crate) fn forget(&self, token: &str) {
+        let hash = hash(token);
+        lock(&self.known).retain(|(_, known), _| *known != hash);
+    }
+
     /// An operator has to know why nobody comes in.
-    fn tell(&self, second: Instant) {
+    fn tell(&self, by: Service, second: Instant) {
         let mut told_at = lock(&self.told_at);
-        if told_at.is_some_and(|told| second.saturating_duration_since(told) < TOLD_EVERY) {
+        let last = told_at.get(&by).copied();
+        if last.is_some_and(|told| second.saturating_duration_since(told) < TOLD_EVERY) {
             return;
         }
-        *told_at = Some(second);
+        told_at.insert(by, second);
         tracing::warn!(
-            "bearer tokens are refused: authorisation is off at twin-store, so a token proves \
-             nothing; give twin-store an admin token, OIDC or client certificates"
+            service = by.name(),
+            "bearer tokens are refused: authorisation is off at this service, so a token proves \
+             nothing to it; give it an admin token, OIDC or client certificates"
         );
     }
 }
 
+fn hash(token: &str) -> Hash {
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
 /// Who it is, and for how long that counts.
-fn read(caller: &Caller, now: Timestamp) -> Result<(Bearer, Duration), ApiError> {
+fn read(by: Service, caller: &Caller, now: Timestamp) -> Result<(Bearer, Duration), ApiError> {
     if !caller.proven {
-        return Err(ApiError::unauthorized(
-            "bearer tokens are not judged by this hub, because its authorisation is off; want a \
+        return Err(ApiError::unauthorized(format!(
+            "bearer tokens are not judged by this hub, because authorisation is off at {}; want a \
              SharedAccessSignature",
-        ));
+            by.name()
+        )));
     }
     // A time that cannot be read is over.
     let ends = optional("expire_time", caller.expire_time).unwrap_or(Some(now));
@@ -133,10 +150,11 @@ mod tests {
             (Some(3600), &[], false, KEPT),
             (Some(-1), &[], false, Duration::ZERO),
         ] {
-            let known = read(&caller(true, left, permissions), now).unwrap();
+            let known = read(Service::TwinStore, &caller(true, left, permissions), now).unwrap();
             assert_eq!(known, (Bearer { reads_keys }, counts_for));
         }
-        let off = read(&caller(false, None, &all), now).unwrap_err();
+        let off = read(Service::Policy, &caller(false, None, &all), now).unwrap_err();
         assert_eq!(off.status(), http::StatusCode::UNAUTHORIZED);
+        assert!(off.to_string().contains("off at the policy service"), "{off}");
     }
 }

@@ -39,7 +39,13 @@ fn call(
         headers.insert(AUTHORIZATION, HeaderValue::from_str(header).expect("text"));
     }
     let route = Route::parse(&method.parse().expect("a method"), path).expect("a call");
-    caller(policies, &headers, &route, path, now())
+    match shown(policies, &headers, path, now())? {
+        Shown::Policy(policy) => {
+            allow(policy, &route)?;
+            Ok(Caller::Policy(policy.name().to_owned()))
+        }
+        Shown::Bearer(token) => Ok(Caller::Bearer(token)),
+    }
 }
 
 #[test]
@@ -51,13 +57,29 @@ fn each_policy_may_do_what_it_names_and_no_more() {
         ("PUT", "/devices/d"),
         ("PATCH", "/twins/d"),
         ("POST", "/devices/query"),
+        ("POST", "/devices"),
+        ("GET", "/configurations/c"),
+        ("PUT", "/configurations/c"),
+        ("PUT", "/jobs/v2/j"),
+        ("POST", "/twins/d/methods"),
+        ("POST", "/messages/deviceBound"),
     ];
+    let (yes, no) = (true, false);
     for (policy, wanted) in [
-        ("iothubowner", [true, true, true, true]),
-        ("service", [false, false, true, true]),
-        ("device", [false, false, false, false]),
-        ("registryRead", [true, false, false, true]),
-        ("registryReadWrite", [true, true, false, true]),
+        ("iothubowner", [yes; 10]),
+        (
+            "service",
+            [no, no, yes, yes, no, yes, yes, yes, yes, yes],
+        ),
+        ("device", [no; 10]),
+        (
+            "registryRead",
+            [yes, no, no, yes, no, yes, no, no, no, no],
+        ),
+        (
+            "registryReadWrite",
+            [yes, yes, no, yes, yes, yes, yes, no, no, no],
+        ),
     ] {
         let token = token(&policies, policy, "hub", later);
         for ((method, path), wanted) in calls.into_iter().zip(wanted) {

@@ -97,6 +97,11 @@ impl IdentityBody {
         self.capabilities.as_ref()?.iot_edge
     }
 
+    /// The reason of the status, if there is one.
+    pub(crate) fn status_reason(&self) -> String {
+        self.status_reason.clone().unwrap_or_default()
+    }
+
     /// How it is to prove itself. Without a type, thumbprints alone mean self-signed, and all else
     /// symmetric keys.
     pub(crate) fn proof(&self) -> Result<Proof, ApiError> {

@@ -1,5 +1,8 @@
 //! Up to a hundred identities or twins in one call, each of which succeeds or fails for itself
-//! (spec iot-hub-twins §7.1, bulk).
+//! (spec iot-hub-twins §7.1, bulk). What is about one device and its modules is done in the order of
+//! the call, since one item may need what another makes; the rest side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use http::StatusCode;
@@ -13,11 +16,12 @@ use crate::bodies;
 use crate::bodies::identity::IdentityBody;
 use crate::bodies::twin::TwinBody;
 use crate::error::ApiError;
+use crate::headers::IfMatch;
 use crate::hub::Session;
 
 /// Most items of a call (spec §2.6).
 const ITEMS_MAX: usize = 100;
-/// Items that are under way at the same time.
+/// Devices whose items are under way at the same time.
 const AT_ONCE: usize = 16;
 
 /// What says which identity an item is about, and what to do with it.
@@ -31,6 +35,14 @@ struct Head {
     etag: Option<String>,
     #[serde(rename = "twinETag")]
     twin_etag: Option<String>,
+}
+
+/// An item of a call.
+struct Item<'a> {
+    head: Head,
+    text: &'a str,
+    /// Which identity it is about.
+    key: Result<IdentityKey, ApiError>,
 }
 
 /// What is to be done with an item.
@@ -74,14 +86,8 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Answer, ApiError> {
             items.len()
         )));
     }
-    let session = call.session;
-    let work = items
-        .into_iter()
-        .map(|item| one(session, item.get()).boxed());
-    let done: Vec<(Head, Result<(), ApiError>)> = stream::iter(work.collect::<Vec<_>>())
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+    let items = refuse_repeated(items.into_iter().map(|item| read(item.get())).collect());
+    let done = all(call.session, items).await;
     let errors: Vec<Value> = done
         .iter()
         .filter_map(|(head, result)| {
@@ -107,55 +113,125 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Answer, ApiError> {
     Ok(answer)
 }
 
-async fn one(session: &Session, item: &str) -> (Head, Result<(), ApiError>) {
-    let head: Head = match bodies::read_object(item.as_bytes()) {
-        Ok(head) => head,
-        Err(error) => return (Head::default(), Err(error)),
-    };
-    let result = apply(session, &head, item).await;
-    (head, result)
+fn read(text: &str) -> Item<'_> {
+    match bodies::read_object::<Head>(text.as_bytes()) {
+        Ok(head) => Item {
+            key: key(&head),
+            head,
+            text,
+        },
+        Err(error) => Item {
+            head: Head::default(),
+            text,
+            key: Err(error),
+        },
+    }
 }
 
-async fn apply(session: &Session, head: &Head, item: &str) -> Result<(), ApiError> {
-    let mode = Mode::parse(head.import_mode.as_deref())?;
-    let key = key(head)?;
-    let identity: IdentityBody = bodies::read_object(item.as_bytes())?;
-    let etag = |if_match: bool, etag: &Option<String>| {
-        let etag = etag.as_deref().unwrap_or_default().trim_matches('"');
-        if if_match && etag != "*" {
-            etag.to_owned()
-        } else {
-            String::new()
+/// Refuses all items about an identity that several are about: nobody can say which is meant to last.
+fn refuse_repeated(mut items: Vec<Item<'_>>) -> Vec<Item<'_>> {
+    let (mut seen, mut repeated) = (BTreeSet::new(), BTreeSet::new());
+    for key in items.iter().filter_map(|item| item.key.as_ref().ok()) {
+        if !seen.insert(key.clone()) {
+            repeated.insert(key.clone());
         }
-    };
+    }
+    for item in &mut items {
+        if let Ok(key) = &item.key
+            && repeated.contains(key)
+        {
+            let message = format!("{} is there more than once in this call", modules::name(key));
+            item.key = Err(ApiError::new(400_011, "DeviceDefinedMultipleTimes", message));
+        }
+    }
+    items
+}
+
+/// What became of each item, in the order of the call.
+async fn all(session: &Session, items: Vec<Item<'_>>) -> Vec<(Head, Result<(), ApiError>)> {
+    let mut families: BTreeMap<Option<DeviceId>, Vec<(usize, Item<'_>)>> = BTreeMap::new();
+    for (place, item) in items.into_iter().enumerate() {
+        let device = item.key.as_ref().ok().map(|key| key.device.clone());
+        families.entry(device).or_default().push((place, item));
+    }
+    let work = families.into_values().map(|family| {
+        async move {
+            let mut done = Vec::with_capacity(family.len());
+            for (place, Item { head, text, key }) in family {
+                let result = match &key {
+                    Ok(key) => {
+                        let applied = apply(session, key, &head, text).await;
+                        match applied {
+                            Err(error) => Err(modules::or_its_device(session, key, error).await),
+                            Ok(()) => Ok(()),
+                        }
+                    }
+                    Err(error) => Err(error.clone()),
+                };
+                done.push((place, head, result));
+            }
+            done
+        }
+        .boxed()
+    });
+    let done: Vec<Vec<_>> = stream::iter(work.collect::<Vec<_>>())
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let mut done: Vec<_> = done.into_iter().flatten().collect();
+    done.sort_by_key(|(place, ..)| *place);
+    done.into_iter()
+        .map(|(_, head, result)| (head, result))
+        .collect()
+}
+
+/// The etag that an item is about, as twin-store takes it: empty for any. Who asks for a comparison and
+/// gives nothing to compare with is refused, and not obeyed.
+fn etag(if_match: bool, field: &str, given: Option<&str>) -> Result<String, ApiError> {
+    if !if_match {
+        return Ok(String::new());
+    }
+    let given = given.ok_or_else(|| {
+        ApiError::argument(format!(
+            "importMode compares etags, and {field} is missing; want an etag, or * for any"
+        ))
+    })?;
+    Ok(IfMatch::etag(Some(&IfMatch::parse(field, given)?)))
+}
+
+async fn apply(
+    session: &Session,
+    key: &IdentityKey,
+    head: &Head,
+    item: &str,
+) -> Result<(), ApiError> {
+    let mode = Mode::parse(head.import_mode.as_deref())?;
+    let identity: IdentityBody = bodies::read_object(item.as_bytes())?;
+    let own = |if_match| etag(if_match, "eTag", head.etag.as_deref());
+    let twins = |if_match| etag(if_match, "twinETag", head.twin_etag.as_deref());
     match mode {
         Mode::Create => {
-            create(session, &key, &identity).await?;
-            fill(session, &key, item, String::new()).await
+            create(session, key, &identity).await?;
+            fill(session, key, item, String::new()).await
         }
-        Mode::Update { if_match } => {
-            update(session, &key, &identity, etag(if_match, &head.etag)).await
-        }
+        Mode::Update { if_match } => update(session, key, &identity, own(if_match)?).await,
         Mode::CreateOrUpdate { if_match } => {
-            let etag = etag(if_match, &head.etag);
-            match update(session, &key, &identity, etag).await {
-                Err(error) if error.name() == missing(&key) => {
-                    create(session, &key, &identity).await?;
+            match update(session, key, &identity, own(if_match)?).await {
+                Err(error) if error.name() == missing(key) => {
+                    create(session, key, &identity).await?;
                 }
                 updated => updated?,
             }
-            fill(session, &key, item, String::new()).await
+            fill(session, key, item, String::new()).await
         }
         Mode::Delete { if_match } => {
-            let etag = etag(if_match, &head.etag);
+            let etag = own(if_match)?;
             match key.module {
-                Some(_) => modules::remove(session, &key, etag).await,
+                Some(_) => modules::remove(session, key, etag).await,
                 None => devices::remove(session, &key.device, etag).await,
             }
         }
-        Mode::UpdateTwin { if_match } => {
-            fill(session, &key, item, etag(if_match, &head.twin_etag)).await
-        }
+        Mode::UpdateTwin { if_match } => fill(session, key, item, twins(if_match)?).await,
     }
 }
 
@@ -195,7 +271,11 @@ async fn update(
     etag: String,
 ) -> Result<(), ApiError> {
     match key.module {
-        Some(_) => modules::update(session, key, body, etag).await.map(drop),
+        Some(_) => {
+            let managed_by = body.managed_by.clone();
+            let updated = modules::update(session, key, body, managed_by, etag).await;
+            updated.map(drop)
+        }
         None => devices::update(session, &key.device, body, etag)
             .await
             .map(drop),
@@ -210,8 +290,47 @@ async fn fill(
     etag: String,
 ) -> Result<(), ApiError> {
     let body: TwinBody<'_> = bodies::read_object(item.as_bytes())?;
-    if body.is_empty() {
+    if body.is_empty() && etag.is_empty() {
         return Ok(());
     }
     twins::merge(session, key, &body, etag).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_wants_etags_compared_gives_one() {
+        assert_eq!(etag(false, "eTag", None).expect("any"), "");
+        for any in ["*", "\"*\"", "W/\"*\""] {
+            assert_eq!(etag(true, "eTag", Some(any)).expect(any), "");
+        }
+        for one in ["MQ==", "\"MQ==\"", "W/\"MQ==\""] {
+            assert_eq!(etag(true, "eTag", Some(one)).expect(one), "MQ==");
+        }
+        let missing = etag(true, "twinETag", None).expect_err("missing");
+        assert_eq!(missing.number(), 400_004);
+        assert!(missing.to_string().contains("twinETag is missing"), "{missing}");
+        for empty in ["", "\"\"", " "] {
+            let refused = etag(true, "eTag", Some(empty)).expect_err("empty");
+            assert_eq!(refused.number(), 412_001, "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_there_once_and_its_module_is_another() {
+        let texts = [
+            r#"{"id":"a"}"#,
+            r#"{"id":"a","moduleId":"m"}"#,
+            r#"{"id":"b"}"#,
+            r#"{"id":"b","importMode":"delete"}"#,
+            r#"[]"#,
+        ];
+        let items = refuse_repeated(texts.into_iter().map(read).collect());
+        let number = |item: &Item<'_>| item.key.as_ref().err().map(ApiError::number);
+        let numbers: Vec<_> = items.iter().map(number).collect();
+        let repeated = Some(400_011);
+        assert_eq!(numbers, [None, None, repeated, repeated, Some(400_004)]);
+    }
 }

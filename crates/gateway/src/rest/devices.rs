@@ -4,13 +4,13 @@ use serde_json::Value;
 use twin::DeviceId;
 use wire::registry::v1::{
     AuthenticationType, CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest,
-    IdentityView, ListDevicesRequest, UpdateDeviceRequest,
+    ListDevicesRequest, UpdateDeviceRequest,
 };
 
 use super::{Answer, Call};
 use crate::bodies::{self, identity::IdentityBody};
 use crate::error::ApiError;
-use crate::headers;
+use crate::headers::{self, IfMatch};
 use crate::hub::Session;
 
 /// Most devices of a list, and how many there are if nobody says (spec §7.1).
@@ -73,7 +73,7 @@ pub(super) async fn create(
     let request = CreateDeviceRequest {
         device_id: id.to_string(),
         status: body.status()?.unwrap_or_default().into(),
-        status_reason: body.status_reason.clone().unwrap_or_default(),
+        status_reason: body.status_reason(),
         keys: proof.keys,
         authentication_type: proof.kind.into(),
         thumbprints: proof.thumbprints,
@@ -85,49 +85,41 @@ pub(super) async fn create(
     Ok(device.into_inner())
 }
 
+/// What a body leaves out stays as it is, above all a device that is disabled. One that names nothing
+/// of the identity, as tags of a bulk call, writes none: neither its etag nor the audit log moves.
 pub(super) async fn update(
     session: &Session,
     id: &DeviceId,
     body: &IdentityBody,
     etag: String,
 ) -> Result<Device, ApiError> {
-    let proof = body.proof()?;
-    let mut standing = (body.status()?, body.status_reason.clone());
-    let mut etag = etag;
-    // SDKs send the whole device back. What somebody leaves out stays as it is, above all a device
-    // that is disabled.
-    if standing.0.is_none()
+    let (proof, status) = (body.proof()?, body.status()?);
+    let (status_reason, iot_edge) = (body.status_reason(), body.iot_edge());
+    if status.is_none()
+        && status_reason.is_empty()
+        && iot_edge.is_none()
         && proof.kind == AuthenticationType::Unspecified
-        && body.iot_edge().is_none()
     {
         let present = read(session, id).await?;
-        if etag.is_empty() {
-            etag.clone_from(&present.etag);
-        }
-        standing = (Some(present.status()), Some(present.status_reason));
+        IfMatch::check("the device", &etag, &present.etag)?;
+        return Ok(present);
     }
-    let (status, reason) = standing;
     let request = UpdateDeviceRequest {
         name: name(id),
         status: status.unwrap_or_default().into(),
-        status_reason: reason.unwrap_or_default(),
+        status_reason,
         etag,
         authentication_type: proof.kind.into(),
         keys: proof.keys,
         thumbprints: proof.thumbprints,
-        iot_edge: body.iot_edge(),
+        iot_edge,
+        // The keys as this write left them, and not as somebody may have changed them since.
+        view: session.view().into(),
         ..UpdateDeviceRequest::default()
     };
     let mut registry = session.registry();
     let updated = registry.update_device(session.request(request)).await?;
-    let updated = updated.into_inner();
-    // The device as this write left it, and not as somebody may have changed it since; the answer
-    // to a write has no keys.
-    let keys = match session.view() {
-        IdentityView::Full => read(session, id).await?.keys,
-        IdentityView::Basic | IdentityView::Unspecified => None,
-    };
-    Ok(Device { keys, ..updated })
+    Ok(updated.into_inner())
 }
 
 pub(super) async fn delete(call: &Call<'_>, id: &DeviceId) -> Result<Answer, ApiError> {
@@ -157,7 +149,7 @@ pub(super) async fn apply_content(call: &Call<'_>, id: &DeviceId) -> Result<Answ
     ))
 }
 
-async fn read(session: &Session, id: &DeviceId) -> Result<Device, ApiError> {
+pub(super) async fn read(session: &Session, id: &DeviceId) -> Result<Device, ApiError> {
     let request = GetDeviceRequest {
         name: name(id),
         view: session.view().into(),

@@ -3,14 +3,18 @@
 use serde_json::Value;
 use twin::{DeviceId, IdentityKey};
 use wire::registry::v1::{
-    CreateModuleRequest, DeleteModuleRequest, GetModuleRequest, IdentityView, ListModulesRequest,
-    Module, UpdateModuleRequest,
+    AuthenticationType, CreateModuleRequest, DeleteModuleRequest, GetModuleRequest,
+    ListModulesRequest, Module, UpdateModuleRequest,
 };
 
 use super::{Answer, Call, devices};
 use crate::bodies::{self, identity::IdentityBody};
 use crate::error::ApiError;
+use crate::headers::IfMatch;
 use crate::hub::Session;
+
+/// IoT Hub's number of a module that is not there.
+const NOT_FOUND: u32 = 404_010;
 
 /// The name of a module's resource; of a device's, if it is none.
 pub(super) fn name(key: &IdentityKey) -> String {
@@ -46,7 +50,11 @@ pub(super) async fn put(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, Ap
     body.check_ids(key.device.as_str(), module)?;
     let module = match &call.if_match {
         None => create(call.session, key, &body).await?,
-        Some(_) => update(call.session, key, &body, call.etag()).await?,
+        Some(_) => {
+            // SDKs send the whole module; one that nobody manages has none.
+            let managed_by = Some(body.managed_by.clone().unwrap_or_default());
+            update(call.session, key, &body, managed_by, call.etag()).await?
+        }
     };
     Ok(tagged(&module))
 }
@@ -75,30 +83,33 @@ pub(super) async fn create(
     Ok(module.into_inner())
 }
 
+/// As [`devices::update`]; `managed_by` stays as it is without one.
 pub(super) async fn update(
     session: &Session,
     key: &IdentityKey,
     body: &IdentityBody,
+    managed_by: Option<String>,
     etag: String,
 ) -> Result<Module, ApiError> {
     let proof = body.proof()?;
+    if managed_by.is_none() && proof.kind == AuthenticationType::Unspecified {
+        let present = read_named(session, name(key)).await?;
+        IfMatch::check("the module", &etag, &present.etag)?;
+        return Ok(present);
+    }
     let request = UpdateModuleRequest {
         name: name(key),
         authentication_type: proof.kind.into(),
         keys: proof.keys,
         thumbprints: proof.thumbprints,
-        managed_by: Some(body.managed_by.clone().unwrap_or_default()),
+        managed_by,
         etag,
+        view: session.view().into(),
         ..UpdateModuleRequest::default()
     };
     let mut registry = session.registry();
     let updated = registry.update_module(session.request(request)).await?;
-    let updated = updated.into_inner();
-    let keys = match session.view() {
-        IdentityView::Full => read_named(session, name(key)).await?.keys,
-        IdentityView::Basic | IdentityView::Unspecified => None,
-    };
-    Ok(Module { keys, ..updated })
+    Ok(updated.into_inner())
 }
 
 pub(super) async fn delete(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
@@ -119,6 +130,23 @@ pub(super) async fn remove(
     let mut registry = session.registry();
     registry.delete_module(session.request(request)).await?;
     Ok(())
+}
+
+/// The refusal of a call about a module: one that is not there because its device is not, is told as
+/// that (spec §7.2), by whose name Node's SDK knows it.
+pub(super) async fn or_its_device(
+    session: &Session,
+    key: &IdentityKey,
+    error: ApiError,
+) -> ApiError {
+    if key.module.is_none() || error.number() != NOT_FOUND {
+        return error;
+    }
+    match devices::read(session, &key.device).await {
+        Err(device) if device.name() == "DeviceNotFound" => error.told_as(device),
+        // Whatever else it says, the module is not there.
+        Ok(_) | Err(_) => error,
+    }
 }
 
 async fn read_named(session: &Session, name: String) -> Result<Module, ApiError> {

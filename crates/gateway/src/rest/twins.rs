@@ -8,6 +8,7 @@ use super::{Answer, Call, modules};
 use crate::bodies;
 use crate::bodies::twin::{Section, TwinBody};
 use crate::error::ApiError;
+use crate::headers::IfMatch;
 use crate::hub::Session;
 
 /// How often a write that had to read first begins anew when somebody else wrote in between.
@@ -32,6 +33,9 @@ pub(super) async fn merge(
     body: &TwinBody<'_>,
     etag: String,
 ) -> Result<Twin, ApiError> {
+    if body.is_empty() {
+        return unchanged(session, key, &etag).await;
+    }
     let (tags, desired) = (body.tags(), body.desired());
     if tags != Section::Emptied && desired != Section::Emptied {
         return write(session, key, text(tags, None)?, text(desired, None)?, etag).await;
@@ -58,6 +62,9 @@ pub(super) async fn merge(
 
 pub(super) async fn replace(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, ApiError> {
     let body: TwinBody<'_> = bodies::read_object(call.body)?;
+    if body.is_empty() {
+        return tagged(&unchanged(call.session, key, &call.etag()).await?);
+    }
     let section = |section| match section {
         Section::Absent => String::new(),
         Section::Emptied => "{}".to_owned(),
@@ -74,6 +81,14 @@ pub(super) async fn replace(call: &Call<'_>, key: &IdentityKey) -> Result<Answer
     let mut twins = call.session.twins();
     let twin = twins.replace_twin(call.session.request(request)).await?;
     tagged(&twin.into_inner())
+}
+
+/// The answer to a write that names nothing to be written, such as a twin that is sent back without
+/// its desired section: it is accepted and without effect (spec §3.1), if the twin is the one meant.
+async fn unchanged(session: &Session, key: &IdentityKey, etag: &str) -> Result<Twin, ApiError> {
+    let twin = read(session, key).await?;
+    IfMatch::check("the twin", etag, &twin.etag)?;
+    Ok(twin)
 }
 
 async fn write(

@@ -208,10 +208,14 @@ impl DeviceTwinService for FakeStore {
         if !request.patch_json.starts_with('{') {
             let mut details =
                 ErrorDetails::with_bad_request_violation("patch_json", "must be a JSON object");
-            let code = [
-                ("iot_hub_code", "400006"),
-                ("iot_hub_name", "IotHubFormatError"),
-            ];
+            // As twin-store says it (spec iot-hub-twins §2.5): JSON of another form is an argument.
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&request.patch_json);
+            let (number, name) = if is_json.is_ok() {
+                ("400004", "ArgumentInvalid")
+            } else {
+                ("400006", "IotHubFormatError")
+            };
+            let code = [("iot_hub_code", number), ("iot_hub_name", name)];
             let code = code.map(|(key, value)| (key.to_owned(), value.to_owned()));
             details.set_error_info("INVALID_PATCH", "twinward", HashMap::from(code));
             let message = "the patch cannot be merged";

@@ -204,7 +204,7 @@ async fn a_twin_is_read_and_reported_to() {
     client.publish(patch, QoS::AtMostOnce, "[]").await;
     let (topic, body) = client.message().await;
     assert_eq!(topic, "$iothub/twin/res/400/?$rid=2");
-    assert!(body.contains("\"errorCode\":400006"), "{body}");
+    assert!(body.contains("\"errorCode\":400004"), "{body}");
     hub.stop().await;
 }
 

@@ -91,7 +91,7 @@ async fn a_refusal_carries_twin_stores_reason_and_an_outage_says_later() {
     // What twin-store called it, and not what its kind would be called.
     assert_eq!(
         (error.iot_hub_code, error.iot_hub_name.as_str()),
-        (400_006, "IotHubFormatError")
+        (400_004, "ArgumentInvalid")
     );
 
     hub.store.state().away = true;

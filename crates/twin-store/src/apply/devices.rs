@@ -121,6 +121,8 @@ pub type Authenticate = Box<dyn FnOnce(&Record) -> Result<Authentication, Error>
 pub struct DeviceUpdate {
     /// Whether it and its modules may connect, and why.
     pub status: Option<(Status, String)>,
+    /// Why, if the status stays as it is.
+    pub status_reason: Option<String>,
     /// How it proves itself.
     pub authentication: Option<Authenticate>,
     /// Whether it is an IoT Edge device.
@@ -154,7 +156,11 @@ pub fn update_device(
         record.identity.iot_edge = iot_edge;
         changes.push(ChangeKind::Identity);
     }
-    if let Some((status, reason)) = update.status {
+    let status = update.status.or_else(|| {
+        let reason = update.status_reason?;
+        Some((record.identity.status, reason))
+    });
+    if let Some((status, reason)) = status {
         let identity = &mut record.identity;
         if identity.status != status || identity.status_reason != reason {
             identity.status_updated_at = Some(now);

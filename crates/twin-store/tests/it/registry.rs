@@ -579,3 +579,43 @@ async fn upkeep_is_done_on_the_identities_that_it_is_told() {
     assert_eq!(refused_with(refused, "INVALID_FIELD"), ["names"]);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_change_shows_the_keys_it_left_to_who_asks_and_a_reason_needs_no_status() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let made = service.create("d").await;
+    let update = |reason: &str, view: proto::IdentityView| proto::UpdateDeviceRequest {
+        name: "devices/d".to_owned(),
+        status_reason: reason.to_owned(),
+        view: view.into(),
+        ..proto::UpdateDeviceRequest::default()
+    };
+    let mut registry = service.registry();
+    let full = update("why", proto::IdentityView::Full);
+    let changed = registry.update_device(full.clone()).await;
+    let changed = changed.unwrap().into_inner();
+    assert_eq!(changed.keys, made.keys);
+    let told = (changed.status(), changed.status_reason.as_str());
+    assert_eq!(told, (proto::Status::Enabled, "why"));
+    let basic = update("again", proto::IdentityView::Unspecified);
+    let changed = registry.update_device(basic).await.unwrap().into_inner();
+    assert_eq!(changed.keys, None);
+    let tried = proto::UpdateDeviceRequest {
+        authentication_type: proto::AuthenticationType::Sas.into(),
+        validate_only: true,
+        ..full
+    };
+    let tried = registry.update_device(tried).await.unwrap().into_inner();
+    assert_eq!(tried.keys, None, "nobody will ever have them");
+    let module = proto::UpdateModuleRequest {
+        name: crate::service::MODULE.to_owned(),
+        managed_by: Some("me".to_owned()),
+        view: proto::IdentityView::Full.into(),
+        ..proto::UpdateModuleRequest::default()
+    };
+    let changed = registry.update_module(module).await.unwrap().into_inner();
+    assert!(changed.keys.is_some());
+    service.stop().await;
+}

@@ -1,6 +1,7 @@
 //! Devices: create, read, list, change, delete.
 
 use prost_types::FieldMask;
+use service_kit::auth::Permission;
 use twin::{DeviceId, IdentityKey, ModuleId, TwinPatch};
 use wire::InvalidField;
 use wire::registry::v1 as proto;
@@ -138,8 +139,13 @@ impl Api {
             request.thumbprints.as_ref(),
         )?;
         let reason = status_reason(request.status_reason)?;
-        let status = given_status(request.status)?.map(|status| (status, reason));
-        if status.is_none() && wanted.is_empty() && request.iot_edge.is_none() {
+        let status = given_status(request.status)?.map(|status| (status, reason.clone()));
+        let status_reason = Some(reason).filter(|reason| status.is_none() && !reason.is_empty());
+        if status.is_none()
+            && status_reason.is_none()
+            && wanted.is_empty()
+            && request.iot_edge.is_none()
+        {
             let problem = "must be STATUS_ENABLED or STATUS_DISABLED when no other change is \
                            asked for";
             return Err(InvalidField::new("status", problem).into());
@@ -147,9 +153,10 @@ impl Api {
         let mode = Mode::new(request.validate_only);
         Ok(UpdateDevice {
             device,
-            show: Show::new(View::Basic, request.read_mask.as_ref())?,
+            show: Show::new(changed_view(caller, request.view, mode)?, request.read_mask.as_ref())?,
             update: DeviceUpdate {
                 status,
+                status_reason,
                 authentication: self.authenticate(wanted),
                 iot_edge: request.iot_edge,
             },
@@ -248,6 +255,20 @@ pub(super) fn view_of_new(mode: Mode) -> View {
         // Nobody will ever have the keys made for an identity that is not.
         Mode::Validate => View::Basic,
     }
+}
+
+/// What the answer to a change shows, if its caller may see it.
+pub(super) fn changed_view(caller: &Caller, view: i32, mode: Mode) -> Result<View, Error> {
+    let view = View::read(view)?;
+    if view == View::Full {
+        let keys = Permission::RegistryKeysRead;
+        caller.check(keys, "read the keys of an identity")?;
+    }
+    Ok(match mode {
+        Mode::Write => view,
+        // Nobody will ever have keys that are not kept.
+        Mode::Validate => View::Basic,
+    })
 }
 
 /// Whether the answer to a rotation is to have the keys.

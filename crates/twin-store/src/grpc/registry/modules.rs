@@ -7,10 +7,10 @@ use wire::registry::v1 as proto;
 
 use super::super::authentication::Wanted;
 use super::super::caller::Caller;
-use super::super::identity::{Show, View, new_identity};
+use super::super::identity::{Show, new_identity};
 use super::super::repeatable::Repeatable;
 use super::super::{Api, etag, identity, module, object};
-use super::devices::{Condition, Delete, view_of_new};
+use super::devices::{Condition, Delete, changed_view, view_of_new};
 use super::only_if;
 use crate::apply::devices::{self, ModuleUpdate, NewIdentity};
 use crate::apply::{Cause, Mode, Overlay};
@@ -126,7 +126,7 @@ impl Api {
                 authentication: self.authenticate(wanted),
                 managed_by,
             },
-            show: Show::new(View::Basic, request.read_mask.as_ref())?,
+            show: Show::new(changed_view(caller, request.view, mode)?, request.read_mask.as_ref())?,
             etag: etag(&request.etag),
             only_if: only_if(&request.only_if)?,
             mode,
@@ -165,7 +165,7 @@ impl CreateModule {
 }
 
 impl UpdateModule {
-    /// Changes the module, and answers it without keys.
+    /// Changes the module, and answers it as its caller may see it.
     pub(super) fn decide(
         self,
         sealer: &Sealer,
