@@ -22,6 +22,9 @@ pub(crate) use prove::{Claim, Credentials, Proof, Proven, keys, prove};
 /// Most certificates of authorities of a group: two, and their successors.
 pub const AUTHORITIES_MAX: usize = 4;
 
+/// Most enrolments that a group takes the devices over of: each is looked at with each of its devices.
+pub const ADOPTS_MAX: usize = 16;
+
 /// The enrolment of one device, or of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Enrollment {
@@ -49,6 +52,8 @@ pub struct Enrollment {
     pub desired: Option<String>,
     /// What becomes of a device that registers again.
     pub reprovision: Reprovision,
+    /// Names of enrolments whose devices a group takes over, once they are no more.
+    pub adopts: Vec<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -133,6 +138,7 @@ impl Enrollment {
             tags: self.tags.clone(),
             desired: self.desired.clone(),
             reprovision: self.reprovision,
+            adopts: self.adopts.clone(),
             created_at: self.created_at.to_string(),
             updated_at: self.updated_at.to_string(),
         };
@@ -184,6 +190,7 @@ impl Enrollment {
             tags: body.tags,
             desired: body.desired,
             reprovision: body.reprovision,
+            adopts: body.adopts,
             created_at: instant(&body.created_at)?,
             updated_at: instant(&body.updated_at)?,
         })
@@ -206,6 +213,17 @@ pub fn name(kind: ProvisioningKind, id: &str) -> String {
         ProvisioningKind::Group => format!("enrollmentGroups/{id}"),
         ProvisioningKind::Scope => "provisioning".to_owned(),
     }
+}
+
+/// The row of the enrolment with this resource name; none if it is no such name.
+pub fn key_of(name: &str) -> Option<ProvisioningKey> {
+    let (kind, id) = name.split_once('/')?;
+    let kind = match kind {
+        "enrollments" => ProvisioningKind::Individual,
+        "enrollmentGroups" => ProvisioningKind::Group,
+        _ => return None,
+    };
+    Some(key(kind, &RegistrationId::parse(id).ok()?))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -232,6 +250,8 @@ struct Body {
     desired: Option<String>,
     #[serde(default)]
     reprovision: Reprovision,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    adopts: Vec<String>,
     created_at: String,
     updated_at: String,
 }

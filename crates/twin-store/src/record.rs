@@ -69,8 +69,11 @@ pub struct Identity {
 pub struct Provisioned {
     /// Under which id.
     pub registration_id: String,
-    /// Resource name of the enrolment that let it.
-    pub enrollment: String,
+    /// The enrolment that let it.
+    pub enrollment: EnrolledBy,
+    /// The group that had it before, if it has an enrolment of its own by now: should that go, the
+    /// device is the group's again.
+    pub group: Option<EnrolledBy>,
     /// Names the last registration.
     pub operation_id: String,
     /// Whether the last registration had its twin begin anew.
@@ -81,6 +84,24 @@ pub struct Provisioned {
     pub first_at: Timestamp,
     /// When it last did.
     pub last_at: Timestamp,
+}
+
+/// An enrolment, as the devices know it that it let register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolledBy {
+    /// Its resource name.
+    pub name: String,
+    /// Its generation: one that is made anew under the name of another has none of its devices. None
+    /// in what was written before generations were kept.
+    pub generation: Option<String>,
+}
+
+impl EnrolledBy {
+    /// Whether it is the one with this name and generation.
+    pub fn is(&self, name: &str, generation: &str) -> bool {
+        let is_that = |known: &String| known == generation;
+        self.name == name && self.generation.as_ref().is_none_or(is_that)
+    }
 }
 
 /// How an identity proves itself (spec iot-hub-twins §1.1, §4.2).

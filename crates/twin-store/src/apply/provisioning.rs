@@ -9,9 +9,9 @@ use super::twins::{Conditions, Form, OperatorWrite, write};
 use super::{AuditEvent, Cause, ChangeKind, Mode, Overlay, Weight};
 use crate::error::Error;
 use crate::provisioning::{
-    Attestation, Enrollment, ProvisioningError, Reprovision, scope_row, unprintable,
+    Attestation, Enrollment, ProvisioningError, Reprovision, key_of, scope_row, unprintable,
 };
-use crate::record::{Provisioned, Record};
+use crate::record::{EnrolledBy, Provisioned, Record};
 use crate::store::{
     GROUPS_MAX, ProvisioningKey, ProvisioningKind, ProvisioningRow, ProvisioningWrite,
 };
@@ -196,7 +196,8 @@ fn first(
     overlay.audit(event);
     record.identity.provisioned = Some(Provisioned {
         registration_id: asked.registration_id,
-        enrollment: asked.enrollment.name(),
+        enrollment: enrolled_by(&asked.enrollment),
+        group: None,
         operation_id: asked.operation_id,
         was_reset: false,
         count: 1,
@@ -216,15 +217,13 @@ fn again(
 ) -> Result<Record, Error> {
     let key = record.key.clone();
     let before = record.identity.provisioned.clone();
-    let is_its_own = before.as_ref().is_some_and(|before| {
-        let (one, other) = (&before.registration_id, &asked.registration_id);
-        // Registration ids are no secrets, and whoever has one group's key can prove any of them:
-        // it opens that group's devices alone. An enrolment of the device alone is an operator's
-        // word that it may have it.
-        let may_have_it = asked.enrollment.kind == ProvisioningKind::Individual
-            || before.enrollment == asked.enrollment.name();
-        may_have_it && one.eq_ignore_ascii_case(other)
-    });
+    let is_its_own = match &before {
+        Some(before) => {
+            let (one, other) = (&before.registration_id, &asked.registration_id);
+            one.eq_ignore_ascii_case(other) && may_have(overlay, before, &asked.enrollment)?
+        }
+        None => false,
+    };
     let has_credentials = (asked.has_credentials)(&record)?;
     // Who has the device's credentials could connect as it anyhow; nobody else takes it over.
     if !is_its_own && !has_credentials {
@@ -252,15 +251,21 @@ fn again(
     if is_reset || !changes.is_empty() || before.is_none() {
         let detail = json!({
             "enrollment": asked.enrollment.name(),
+            "formerEnrollment": before.as_ref().map(|before| &before.enrollment.name),
             "registrationId": asked.registration_id,
             "authenticationChanged": !changes.is_empty(),
             "twinReset": is_reset,
         });
         overlay.audit(AuditEvent::on(&key, "device.provision", detail, cause));
     }
+    let group = match asked.enrollment.kind {
+        ProvisioningKind::Individual => before.as_ref().and_then(group_of),
+        ProvisioningKind::Group | ProvisioningKind::Scope => None,
+    };
     record.identity.provisioned = Some(Provisioned {
         registration_id: asked.registration_id,
-        enrollment: asked.enrollment.name(),
+        enrollment: enrolled_by(&asked.enrollment),
+        group,
         operation_id: asked.operation_id,
         was_reset: is_reset,
         count: before
@@ -271,6 +276,52 @@ fn again(
         last_at: now,
     });
     Ok(overlay.put(record, &changes, weight, cause).clone())
+}
+
+/// Whether a device that registered before is an enrolment's own. Registration ids are no secrets, and
+/// whoever has one group's key can prove any of them: it opens that group's devices alone, and those
+/// that an operator has it adopt, once the enrolment that they came by is no more. An enrolment of the
+/// device alone is an operator's word that it may have it, and after its end the device is its former
+/// group's again; that it has ended was seen to before.
+fn may_have(overlay: &Overlay, before: &Provisioned, by: &Enrollment) -> Result<bool, Error> {
+    let (name, generation) = (by.name(), by.generation_id.as_str());
+    if by.kind == ProvisioningKind::Individual || before.enrollment.is(&name, generation) {
+        return Ok(true);
+    }
+    let is_back = |group: &EnrolledBy| group.is(&name, generation);
+    if before.group.as_ref().is_some_and(is_back) {
+        return Ok(true);
+    }
+    Ok(by.adopts.contains(&before.enrollment.name) && is_gone(overlay, &before.enrollment)?)
+}
+
+/// Whether an enrolment is no more; another may have its name.
+fn is_gone(overlay: &Overlay, known: &EnrolledBy) -> Result<bool, Error> {
+    let Some(key) = key_of(&known.name) else {
+        return Ok(true);
+    };
+    match overlay.provisioning(&key)? {
+        None => Ok(true),
+        Some(row) => Ok(!known.is(&known.name, &Enrollment::read(row)?.generation_id)),
+    }
+}
+
+/// The group that a device came by, also before it had an enrolment of its own.
+fn group_of(before: &Provisioned) -> Option<EnrolledBy> {
+    let is_of_group = key_of(&before.enrollment.name)
+        .is_some_and(|key| key.kind == ProvisioningKind::Group);
+    if is_of_group {
+        Some(before.enrollment.clone())
+    } else {
+        before.group.clone()
+    }
+}
+
+fn enrolled_by(enrollment: &Enrollment) -> EnrolledBy {
+    EnrolledBy {
+        name: enrollment.name(),
+        generation: Some(enrollment.generation_id.clone()),
+    }
 }
 
 /// The tags and the desired section of a twin become those that its enrolment has it begin with.
@@ -331,6 +382,7 @@ fn event(enrollment: &Enrollment, action: &'static str, cause: &Cause) -> AuditE
             "status": enrollment.status.as_str(),
             "attestation": attestation,
             "device": enrollment.device.as_ref().map(DeviceId::as_str),
+            "adopts": enrollment.adopts,
             "etag": enrollment.etag.to_string(),
         }),
         trace_parent: cause.trace_parent.clone(),

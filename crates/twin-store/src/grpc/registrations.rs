@@ -20,7 +20,7 @@ use super::{Api, object, refuse};
 use crate::apply::provisioning::{Registering, register, security_module};
 use crate::error::Error;
 use crate::provisioning::{
-    Claim, Enrollment, Proof, Proven, ProvisioningError, key, prove, read_scope,
+    Claim, Enrollment, Proof, Proven, ProvisioningError, key, key_of, prove, read_scope,
 };
 use crate::record::{IdentityEtag, Record, Status as RecordStatus};
 use crate::store::{Loaded, ProvisioningKey, ProvisioningKind, Selection};
@@ -166,6 +166,9 @@ impl Api {
             Selection::Provisioning(enrollment.key()),
         ];
         selections.extend(instead.map(Selection::Provisioning));
+        // Whether those are gone whose devices it adopts.
+        let adopted = enrollment.adopts.iter().filter_map(|name| key_of(name));
+        selections.extend(adopted.map(Selection::Provisioning));
         // What the twin begins with was written by whoever made the enrolment.
         let cause = caller.cause_as(Writer::Operator(enrollment.name()), "");
         self.engine
@@ -242,7 +245,9 @@ impl Api {
             let id = &known.registration_id;
             let asked = &request.operation_id;
             id.eq_ignore_ascii_case(claimed.registration.as_str())
-                && known.enrollment == proven.enrollment.name()
+                && known
+                    .enrollment
+                    .is(&proven.enrollment.name(), &proven.enrollment.generation_id)
                 && (asked.is_empty() || known.operation_id == *asked)
         });
         if !is_meant {

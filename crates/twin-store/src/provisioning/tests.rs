@@ -15,6 +15,7 @@ fn enrollment(kind: ProvisioningKind, attestation: Attestation) -> Enrollment {
         tags: Some(r#"{"site":"paris"}"#.to_owned()),
         desired: None,
         reprovision: Reprovision::Reset,
+        adopts: Vec::new(),
         created_at: now(),
         updated_at: now(),
     }

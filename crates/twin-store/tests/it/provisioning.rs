@@ -265,6 +265,71 @@ async fn a_groups_key_takes_over_no_device_of_another_group() {
     service.stop().await;
 }
 
+/// The key of a device that is derived from a group's.
+fn derived(group: &proto::Enrollment, id: &str) -> String {
+    let keys = group.keys.as_ref().expect("shown once");
+    let key = SymmetricKey::parse(&keys.primary).unwrap();
+    key.derive(&RegistrationId::parse(id).unwrap()).to_base64()
+}
+
+async fn delete(service: &Service, name: &str) {
+    let request = proto::DeleteEnrollmentRequest {
+        name: name.to_owned(),
+        ..proto::DeleteEnrollmentRequest::default()
+    };
+    let gone = service.enrollments().delete_enrollment(request).await;
+    gone.expect("deleted");
+}
+
+#[tokio::test]
+async fn devices_move_to_another_group_if_an_operator_has_it_adopt_them() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(&nats, &folder).await;
+    let scope = scope(&service).await;
+    let old = create(&service, group("old")).await;
+    let new = create(&service, group("new")).await;
+    let as_old = |id: &str| claim(&scope, id, &derived(&old, id));
+    let as_new = |id: &str| claim(&scope, id, &derived(&new, id));
+    register(&service, as_old("sn-1")).await.expect("its own");
+    // One device gets an enrolment of its own, which is deleted later: it is its group's again.
+    let own = create(&service, single("sn-1")).await;
+    let own_key = own.keys.expect("shown once").primary;
+    let by_own = register(&service, claim(&scope, "sn-1", &own_key)).await;
+    by_own.expect("an operator's word");
+    delete(&service, "enrollments/sn-1").await;
+    register(&service, as_old("sn-1")).await.expect("again");
+    // It survives a restart what a device came by.
+    service = service.restart(&nats, &folder).await;
+    delete(&service, "enrollmentGroups/old").await;
+    let refused = register(&service, as_new("sn-1")).await;
+    assert_eq!(refusal(refused).reason(), "DEVICE_ALREADY_EXISTS");
+    let adopts = |name: &str, adopted: &str| proto::UpdateEnrollmentRequest {
+        enrollment: Some(proto::Enrollment {
+            name: name.to_owned(),
+            adopts: vec![adopted.to_owned()],
+            ..proto::Enrollment::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["adopts".to_owned()],
+        }),
+        ..proto::UpdateEnrollmentRequest::default()
+    };
+    let wrong = adopts("enrollmentGroups/new", "old");
+    let wrong = service.enrollments().update_enrollment(wrong).await;
+    assert_eq!(refused_with(wrong, "INVALID_FIELD"), ["enrollment.adopts"]);
+    let asked = adopts("enrollmentGroups/new", "enrollmentGroups/old");
+    let changed = service.enrollments().update_enrollment(asked).await;
+    let changed = changed.expect("changed").into_inner();
+    assert_eq!(changed.adopts, ["enrollmentGroups/old"]);
+    let before = full_device(&service, "sn-1").await;
+    register(&service, as_new("sn-1")).await.expect("adopted");
+    let after = full_device(&service, "sn-1").await;
+    assert_eq!(after.generation_id, before.generation_id, "the same device");
+    assert_eq!(after.keys.unwrap().primary, derived(&new, "sn-1"));
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn a_disabled_enrolment_lets_nobody_in_and_one_of_a_device_goes_before_its_groups() {
     let nats = NatsServer::start().await;

@@ -25,6 +25,7 @@ fn enrollment(kind: ProvisioningKind, id: &str) -> Enrollment {
         tags: None,
         desired: None,
         reprovision: Reprovision::Keep,
+        adopts: Vec::new(),
         created_at: now(),
         updated_at: now(),
     }
@@ -273,7 +274,86 @@ fn the_key_of_a_group_opens_no_device_of_another_group() {
     };
     let moved = register(&mut overlay, given, now(), &cause()).unwrap();
     let known = moved.identity.provisioned.unwrap();
-    assert_eq!(known.enrollment, "enrollments/sn-1");
+    assert_eq!(known.enrollment.name, "enrollments/sn-1");
+}
+
+#[test]
+fn a_group_has_the_devices_that_it_is_to_adopt_once_their_own_is_no_more() {
+    let group = |id, generation: &str| Enrollment {
+        generation_id: generation.to_owned(),
+        ..enrollment(ProvisioningKind::Group, id)
+    };
+    let old = group("old", "g1");
+    let adopting = Enrollment {
+        adopts: vec![old.name()],
+        ..group("new", "g2")
+    };
+    let mut overlay = with(Vec::new(), std::slice::from_ref(&old));
+    let made = register(&mut overlay, registering(&old, "1"), now(), &cause()).unwrap();
+    let comes_by = |by: &Enrollment, known: &[Enrollment]| {
+        let mut overlay = with(vec![made.clone()], known);
+        let asked = Registering {
+            has_credentials: Box::new(|_| Ok(false)),
+            ..registering(by, "2")
+        };
+        register(&mut overlay, asked, now(), &cause())
+    };
+    let refused = |result: Result<Record, Error>| result.unwrap_err().reason().to_owned();
+    let taken = "DEVICE_ALREADY_EXISTS";
+    // As long as the former group is there, they are its devices.
+    let both = [old.clone(), adopting.clone()];
+    assert_eq!(refused(comes_by(&adopting, &both)), taken);
+    // It is no more, or another has its name.
+    let anew = group("old", "g3");
+    for known in [vec![adopting.clone()], vec![adopting.clone(), anew.clone()]] {
+        let moved = comes_by(&adopting, &known).unwrap();
+        let by = moved.identity.provisioned.unwrap().enrollment;
+        assert!(by.is("enrollmentGroups/new", "g2"), "{by:?}");
+    }
+    // Whoever makes a group under the old name has not its devices, unless it says so.
+    assert_eq!(refused(comes_by(&anew, std::slice::from_ref(&anew))), taken);
+    let said = Enrollment {
+        adopts: vec![anew.name()],
+        ..anew
+    };
+    comes_by(&said, std::slice::from_ref(&said)).expect("its former devices");
+    // And what it does not name it does not have.
+    let other = Enrollment {
+        adopts: vec!["enrollmentGroups/another".to_owned()],
+        ..group("new", "g2")
+    };
+    assert_eq!(refused(comes_by(&other, std::slice::from_ref(&other))), taken);
+}
+
+#[test]
+fn a_device_is_its_groups_again_when_its_own_enrolment_is_no_more() {
+    let (plant, one) = (enrollment(ProvisioningKind::Group, "plant"), single());
+    let anew = Enrollment {
+        generation_id: "g2".to_owned(),
+        ..plant.clone()
+    };
+    let asks = |by: &Enrollment, operation: &str| Registering {
+        has_credentials: Box::new(|_| Ok(false)),
+        instead: (by.kind == ProvisioningKind::Group).then(|| one.key()),
+        ..registering(by, operation)
+    };
+    let mut overlay = with(Vec::new(), std::slice::from_ref(&plant));
+    register(&mut overlay, asks(&plant, "1"), now(), &cause()).unwrap();
+    let made = overlay.get(&key("sn-1")).unwrap().clone();
+    let mut overlay = with(vec![made], &[plant.clone(), one.clone()]);
+    let own = register(&mut overlay, asks(&one, "2"), now(), &cause()).unwrap();
+    // Twice, as devices do after each start.
+    let mut overlay = with(vec![own], &[plant.clone(), one.clone()]);
+    let own = register(&mut overlay, asks(&one, "3"), now(), &cause()).unwrap();
+    let mut overlay = with(vec![own.clone()], std::slice::from_ref(&plant));
+    let back = register(&mut overlay, asks(&plant, "4"), now(), &cause()).unwrap();
+    let known = back.identity.provisioned.unwrap();
+    assert_eq!(known.enrollment.name, "enrollmentGroups/plant");
+    assert_eq!(known.group, None);
+    // Not if somebody has made another group under that name.
+    let mut overlay = with(vec![own], std::slice::from_ref(&anew));
+    let refused = register(&mut overlay, asks(&anew, "4"), now(), &cause()).unwrap_err();
+    assert_eq!(refused.reason(), "DEVICE_ALREADY_EXISTS");
 }
 
 #[test]

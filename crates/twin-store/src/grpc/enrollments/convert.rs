@@ -13,7 +13,9 @@ use crate::error::Error;
 use crate::grpc::authentication::{given_keys, given_thumbprints, new_key};
 use crate::grpc::identity::View;
 use crate::grpc::object;
-use crate::provisioning::{AUTHORITIES_MAX, Attestation, Enrollment, Reprovision};
+use crate::provisioning::{
+    ADOPTS_MAX, AUTHORITIES_MAX, Attestation, Enrollment, Reprovision, key_of,
+};
 use crate::record::{IdentityEtag, Status};
 use crate::secrets::Sealer;
 use crate::store::ProvisioningKind;
@@ -42,6 +44,7 @@ pub(super) fn read_new(
         tags: document("tags_json", &given.tags_json, now)?,
         desired: document("desired_json", &given.desired_json, now)?,
         reprovision: reprovision(given.reprovision_policy)?,
+        adopts: adopts(named.kind, given.adopts)?,
         created_at: now,
         updated_at: now,
     };
@@ -100,6 +103,7 @@ enum Change {
     Tags(Option<String>),
     Desired(Option<String>),
     Reprovision(Reprovision),
+    Adopts(Vec<String>),
 }
 
 impl Changes {
@@ -139,11 +143,12 @@ impl Changes {
                     Change::Desired(document("desired_json", &given.desired_json, now)?)
                 }
                 "reprovision_policy" => Change::Reprovision(reprovision(given.reprovision_policy)?),
+                "adopts" => Change::Adopts(adopts(named.kind, given.adopts.clone())?),
                 other => {
                     let problem = format!(
                         "{other:?} cannot be set; allowed are status, keys, thumbprints, \
                          ca_certificates_pem, device_id, iot_edge, without_security_module, \
-                         tags_json, desired_json and reprovision_policy"
+                         tags_json, desired_json, reprovision_policy and adopts"
                     );
                     return Err(InvalidField::new("update_mask", problem).into());
                 }
@@ -169,6 +174,7 @@ impl Changes {
                 Change::Tags(tags) => enrollment.tags = tags,
                 Change::Desired(desired) => enrollment.desired = desired,
                 Change::Reprovision(policy) => enrollment.reprovision = policy,
+                Change::Adopts(names) => enrollment.adopts = names,
             }
         }
         Ok(())
@@ -211,6 +217,7 @@ pub(super) fn message(
             Reprovision::Never => proto::ReprovisionPolicy::Never,
         }
         .into(),
+        adopts: enrollment.adopts.clone(),
         create_time: Some(to_wire(enrollment.created_at)),
         update_time: Some(to_wire(enrollment.updated_at)),
         ..proto::Enrollment::default()
@@ -317,6 +324,31 @@ fn device(kind: ProvisioningKind, id: &str) -> Result<Option<DeviceId>, Error> {
             Ok(Some(device.map_err(|error| refuse(error.to_string()))?))
         }
     }
+}
+
+/// Reads whose devices a group takes over.
+fn adopts(kind: ProvisioningKind, names: Vec<String>) -> Result<Vec<String>, Error> {
+    let refuse = |problem: String| Error::from(InvalidField::new("enrollment.adopts", problem));
+    if names.is_empty() {
+        return Ok(names);
+    }
+    if kind != ProvisioningKind::Group {
+        let problem = "is for groups; the enrolment of one device has that device anyhow";
+        return Err(refuse(problem.to_owned()));
+    }
+    if names.len() > ADOPTS_MAX {
+        let count = names.len();
+        return Err(refuse(format!(
+            "names {count} enrolments; allowed are {ADOPTS_MAX}"
+        )));
+    }
+    if let Some(wrong) = names.iter().find(|name| key_of(name).is_none()) {
+        return Err(refuse(format!(
+            "{wrong:?} is no enrolment; allowed are enrollmentGroups/{{group}} and \
+             enrollments/{{registration}}"
+        )));
+    }
+    Ok(names)
 }
 
 /// Reads what a section begins with, and refuses what no twin could begin with.

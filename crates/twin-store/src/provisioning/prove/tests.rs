@@ -38,6 +38,7 @@ impl Hub {
             tags: None,
             desired: None,
             reprovision: Reprovision::Keep,
+            adopts: Vec::new(),
             created_at: now(),
             updated_at: now(),
         };

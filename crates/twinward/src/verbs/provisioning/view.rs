@@ -44,6 +44,8 @@ struct EnrollmentData<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     desired_json: &'a str,
     reprovision: &'static str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    adopts: &'a [String],
     etag: &'a str,
     create_time: Option<String>,
     update_time: Option<String>,
@@ -63,6 +65,7 @@ fn data(enrollment: &api::Enrollment) -> EnrollmentData<'_> {
         tags_json: &enrollment.tags_json,
         desired_json: &enrollment.desired_json,
         reprovision: reprovision(enrollment),
+        adopts: &enrollment.adopts,
         etag: &enrollment.etag,
         create_time: time::precise(enrollment.create_time),
         update_time: time::precise(enrollment.update_time),
@@ -114,6 +117,7 @@ impl View for One {
                 ("tags", one.tags_json.clone()),
                 ("desired", one.desired_json.clone()),
                 ("reprovision", reprovision(one).to_owned()),
+                ("adopts", one.adopts.join(", ")),
                 ("changed", time::short(one.update_time)),
             ],
         )
