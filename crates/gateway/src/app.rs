@@ -141,10 +141,12 @@ impl App {
         let metrics = Metrics::register(&scope);
         let ingestion = self.config.ingestion().map(ServiceAddress::client);
         let stop = tasks.shutdown_token();
-        let (devices, beginnings) = Devices::new(ingestion, metrics.clone(), stop.clone());
+        let meter = Meter::new(self.config.rates.clone(), metrics.throttled.clone());
+        let meter = Arc::new(meter);
+        let (devices, beginnings) =
+            Devices::new(ingestion, metrics.clone(), Arc::clone(&meter), stop.clone());
         let carrying = websocket::run(beginnings, stop);
         tasks.spawn("websockets", OnFailure::StopService, carrying);
-        let meter = Meter::new(self.config.rates.clone(), metrics.throttled.clone());
         let following = self.policies.clone();
         let every = self.config.tls.reload_every.get();
         let following = following.follow(every, tasks.shutdown_token(), || {});
@@ -160,7 +162,7 @@ impl App {
             devices,
             host: self.config.public_host.clone(),
             failures: Arc::default(),
-            meter: Arc::new(meter),
+            meter,
         };
         let twin_store = self.health.component("twin-store");
         let greeting = greet(hub, twin_store, tasks.shutdown_token());

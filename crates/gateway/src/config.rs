@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use service_kit::client::ServiceAddress;
 use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::server::ConnectionLimits;
+use service_kit::server::balancers::Balancers;
 use service_kit::server::web::WebConfig;
 use service_kit::tls::ListenerTls;
 use service_kit::units::Duration;
@@ -33,6 +34,11 @@ pub struct Config {
     pub allow_insecure: bool,
     /// How many may connect, and how soon they must prove themselves.
     pub connections: ConnectionLimits,
+    /// Load balancers that pass connections on with the PROXY protocol, version 2: addresses and
+    /// networks, separated by commas (`10.0.0.5,10.1.0.0/16`). Their connections must begin with its
+    /// header, and limits and logs are about the address that it names. Without it all that come
+    /// through a balancer which hides them are one address, and share its limits. Default: none.
+    pub proxy_protocol_from: Balancers,
     /// twin-store: `twin_store_url`, `twin_store_ca_file`, `twin_store_cert_file`,
     /// `twin_store_key_file`, `twin_store_token`.
     pub twin_store: ServiceAddress,
@@ -64,6 +70,7 @@ impl Default for Config {
             tls: ListenerTls::default(),
             allow_insecure: false,
             connections: ConnectionLimits::default(),
+            proxy_protocol_from: Balancers::default(),
             twin_store: ServiceAddress::default(),
             policy: ServiceAddress::at(ServiceAddress::POLICY_URL),
             ingestion: ServiceAddress::at(""),
@@ -117,6 +124,7 @@ impl Config {
             ask_for_certificates: true,
             allow_insecure: self.allow_insecure,
             connections: self.connections.clone(),
+            balancers: self.proxy_protocol_from.clone(),
             ..WebConfig::default()
         }
     }

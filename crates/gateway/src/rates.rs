@@ -44,8 +44,8 @@ pub struct Rates {
     /// 429 instead of 401, and bearer tokens that are not known yet wait for their turn to be looked
     /// at; good ones are let in all the same. Default 600.
     pub unproven_per_minute: u32,
-    /// `WebSockets` per minute that one address may begin; over it 429 with `Retry-After`. Default 12000,
-    /// as for the MQTT listener (`limits.address_connects_per_minute` of ingestion): a large site may
+    /// `WebSockets` per minute that one address may begin and that are not let in by ingestion; over it
+    /// 429 with `Retry-After`. Default 12000, as for the MQTT listener (`limits.address_connects_per_minute` of ingestion): a large site may
     /// come back at the same time.
     pub websockets_per_minute: u32,
 }
@@ -175,6 +175,21 @@ impl Meter {
         let minute = Duration::from_mins(1);
         let share = share(minute, self.rates.websockets_per_minute);
         self.charge(&Who::WebSockets(network_of(address)), share, minute, now)
+    }
+
+    /// It was let in: it counts no more.
+    pub(crate) fn came_in(&self, address: IpAddr) {
+        let minute = Duration::from_mins(1);
+        let Some(share) = share(minute, self.rates.websockets_per_minute) else {
+            return;
+        };
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let who = Who::WebSockets(network_of(address));
+        if let Some(account) = accounts.get_mut(&who)
+            && let Some(earlier) = account.even_at.checked_sub(share)
+        {
+            account.even_at = earlier;
+        }
     }
 
     fn unproven_share(&self) -> Option<Duration> {
@@ -338,6 +353,10 @@ mod tests {
         meter
             .begins(of("2001:db8:0:1::1"), now)
             .expect("another network");
+        // Who is let in does not count.
+        meter.came_in("2001:db8::1".parse().expect("an address"));
+        meter.begins(of("2001:db8::4"), now).expect("one is free");
+        meter.begins(of("2001:db8::4"), now).expect_err("one alone");
         // What is not proven is counted apart.
         let told = meter.unproven(ApiError::unauthorized("no"), of("2001:db8::1"), now);
         assert_eq!(told.number(), 401_002);

@@ -6,6 +6,8 @@
 //! ingestion's to judge; nothing here reads MQTT. Each device has a connection to ingestion of its
 //! own, so that one that is not read holds up no other.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -27,6 +29,7 @@ use tokio::task::JoinSet;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::rates::Meter;
 use tunnel::Tunnel;
 
 mod frames;
@@ -57,6 +60,8 @@ pub(crate) struct Devices {
     ingestion: Option<ClientConfig>,
     queue: mpsc::Sender<BoxFuture<'static, ()>>,
     metrics: Metrics,
+    /// How often each address begins.
+    meter: Arc<Meter>,
     stop: ShutdownToken,
 }
 
@@ -73,6 +78,7 @@ impl Devices {
     pub(crate) fn new(
         ingestion: Option<ClientConfig>,
         metrics: Metrics,
+        meter: Arc<Meter>,
         stop: ShutdownToken,
     ) -> (Self, Beginnings) {
         let (queue, beginnings) = mpsc::channel(QUEUE_MAX);
@@ -80,6 +86,7 @@ impl Devices {
             ingestion,
             queue,
             metrics,
+            meter,
             stop,
         };
         (devices, beginnings)
@@ -104,6 +111,7 @@ impl Devices {
             ingestion,
             visitor,
             metrics: self.metrics.clone(),
+            meter: Arc::clone(&self.meter),
             stop: self.stop.clone(),
         };
         let upgrade = hyper::upgrade::on(&mut request);

@@ -115,7 +115,8 @@ impl App {
                 &tls,
                 &config.connections,
                 &config.limits,
-            )?),
+            )?
+            .behind(config.mqtt_proxy_protocol_from.clone())),
             (None, _) | (_, None) => None,
         };
         let admin = AdminServer::bind(&AdminConfig {

@@ -10,6 +10,7 @@ use service_kit::client::ServiceAddress;
 use service_kit::config::{Problems, SpelledOut, Validate};
 use service_kit::secret::Secret;
 use service_kit::server::ConnectionLimits;
+use service_kit::server::balancers::Balancers;
 use service_kit::tls::{ListenerTls, ServerTls};
 use service_kit::units::{ByteSize, Duration};
 use twin::PartitionCount;
@@ -57,6 +58,11 @@ pub struct Config {
     /// proves itself as fast as twin-store answers. Devices by MQTT have a limit of their own for that,
     /// `limits.address_unproven_max`.
     pub connections: ConnectionLimits,
+    /// Load balancers that pass devices on to `mqtt_listen` with the PROXY protocol, version 2:
+    /// addresses and networks, separated by commas (`10.0.0.5,10.1.0.0/16`). Their connections must
+    /// begin with its header, and limits and logs are about the address that it names. Without it all
+    /// devices behind a balancer that hides them are one address, and share its limits. Default: none.
+    pub mqtt_proxy_protocol_from: Balancers,
     /// The hub's host name: it stands in connection strings and in the resource of every SAS
     /// token, so changing it invalidates both. Without scheme and port. Default `localhost`.
     pub public_host: String,
@@ -121,9 +127,9 @@ pub struct Limits {
     /// Sessions by MQTT that one identity may begin per minute before it must wait. Default 60: each
     /// ends the one before, and two devices with one key do nothing else.
     pub identity_connects_per_minute: u32,
-    /// Connections to the MQTT listener per minute and address before they are closed at once.
-    /// Default 12000: each costs the half of a millisecond, and a large site may come back at the
-    /// same time.
+    /// Connections to the MQTT listener per minute and address that are not let in before further ones
+    /// are closed at once; those that get their CONNACK do not count. Default 12000: each costs the half
+    /// of a millisecond, and a large site may come back at the same time.
     pub address_connects_per_minute: u32,
     /// Connections to the MQTT listener that one address may have without a CONNACK. Default 2048:
     /// an eighth of all, so that one address leaves room for others.
@@ -164,6 +170,7 @@ impl Default for Config {
                 address_unproven_max: 16_384,
                 ..ConnectionLimits::default()
             },
+            mqtt_proxy_protocol_from: Balancers::default(),
             public_host: "localhost".to_owned(),
             nats: NatsSettings::default(),
             stream_replicas: 1,

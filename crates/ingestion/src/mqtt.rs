@@ -13,11 +13,13 @@
 //! (devices that register first), `wire` (bytes), `turns` (a crowd's handshakes),
 //! `end` (why it closed), `end_log` (what of that is logged).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use service_kit::server::ConnectionLimits;
+use service_kit::server::balancers::{Balancers, HEADERS_MAX, read_header};
 use service_kit::server::doorkeeper::{Awaited, Doorkeeper, Guest};
 use service_kit::shutdown::ShutdownToken;
 use service_kit::tasks::{OnFailure, Tasks};
@@ -25,7 +27,7 @@ use service_kit::tls::ServerTls;
 use service_kit::tls::devices::DeviceTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -69,12 +71,21 @@ pub(crate) struct Listener {
     addresses: Addresses,
     /// Handshakes take a while to reckon, and a fleet makes all of them at once.
     handshakes: Turns,
+    /// Who passes devices on, and says whose connections those are.
+    balancers: Balancers,
+    /// Connections of balancers that have not said it yet.
+    headers: Arc<Semaphore>,
 }
+
+/// A session that is to be begun.
+type Beginning = futures::future::BoxFuture<'static, ()>;
 
 /// A place among the connections; given back when dropped.
 pub(crate) struct Room {
     /// `None` on a link: there the gateway and the gRPC listener count.
     guest: Option<Guest>,
+    /// Where it was counted as one that may come to nothing.
+    counted: Option<(Addresses, IpAddr)>,
     /// Who else wants to know that it was.
     let_in: Option<oneshot::Sender<()>>,
 }
@@ -84,6 +95,7 @@ impl Room {
     pub(crate) fn counted_elsewhere(let_in: oneshot::Sender<()>) -> Self {
         Self {
             guest: None,
+            counted: None,
             let_in: Some(let_in),
         }
     }
@@ -91,6 +103,9 @@ impl Room {
     fn proven(&mut self) {
         if let Some(guest) = &self.guest {
             guest.proven();
+        }
+        if let Some((addresses, address)) = self.counted.take() {
+            addresses.let_in(address);
         }
         if let Some(let_in) = self.let_in.take() {
             // Who hung up meanwhile need not know.
@@ -152,7 +167,15 @@ impl Listener {
             doorkeeper,
             addresses: Addresses::new(of_address),
             handshakes: Turns::of_half_the_cores(),
+            balancers: Balancers::default(),
+            headers: Arc::new(Semaphore::new(HEADERS_MAX)),
         })
+    }
+
+    /// Has connections of these say whose they are before anything else.
+    #[must_use]
+    pub(crate) fn behind(self, balancers: Balancers) -> Self {
+        Self { balancers, ..self }
     }
 
     /// Where it listens.
@@ -169,18 +192,22 @@ impl Listener {
     }
 
     async fn accept(self, door: Door, stop: ShutdownToken) {
+        let this = Arc::new(self);
         loop {
-            let Some(accepted) = stop.run_until(self.tcp.accept()).await else {
+            let Some(accepted) = stop.run_until(this.tcp.accept()).await else {
                 return;
             };
             match accepted {
                 Ok((tcp, peer)) => {
-                    let Some(room) = self.room(&door, peer) else {
+                    let session = if this.balancers.have(peer.ip()) {
+                        this.announced(&door, tcp, peer)
+                    } else {
+                        this.begun(&door, tcp, peer)
+                    };
+                    let Some(session) = session else {
                         door.parts.metrics.mqtt_not_accepted();
-                        tracing::debug!(%peer, "connection refused: there are too many, or of its address");
                         continue;
                     };
-                    let session = self.welcome(&door, tcp, peer, room);
                     if door.parts.nursery.begin(session).await.is_err() {
                         return;
                     }
@@ -193,6 +220,49 @@ impl Listener {
         }
     }
 
+    /// A device's session, if there is room for it.
+    fn begun(&self, door: &Door, tcp: TcpStream, peer: SocketAddr) -> Option<Beginning> {
+        let Some(room) = self.room(door, peer) else {
+            tracing::debug!(%peer, "connection refused: there are too many, or of its address");
+            return None;
+        };
+        Some(self.welcome(door, tcp, peer, room))
+    }
+
+    /// The same behind a balancer, which has to say first whose the connection is.
+    fn announced(
+        self: &Arc<Self>,
+        door: &Door,
+        mut tcp: TcpStream,
+        balancer: SocketAddr,
+    ) -> Option<Beginning> {
+        let Ok(place) = Arc::clone(&self.headers).try_acquire_owned() else {
+            tracing::debug!(%balancer, "connection refused: too many wait for their header");
+            return None;
+        };
+        let (this, door) = (Arc::clone(self), door.clone());
+        let session = async move {
+            let reading = tokio::time::timeout(this.within, read_header(&mut tcp, balancer));
+            let Some(read) = door.parts.shutdown.run_until(reading).await else {
+                return;
+            };
+            drop(place);
+            let problem = match read {
+                Ok(Ok(peer)) => match this.begun(&door, tcp, peer) {
+                    Some(session) => return session.await,
+                    None => None,
+                },
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_elapsed) => Some("it does not say whose it is".to_owned()),
+            };
+            door.parts.metrics.mqtt_not_accepted();
+            if let Some(problem) = problem {
+                tracing::debug!(%balancer, problem, "connection of a balancer closed");
+            }
+        };
+        Some(session.boxed())
+    }
+
     fn room(&self, door: &Door, peer: SocketAddr) -> Option<Room> {
         let now = door.parts.clock.monotonic();
         if !self.addresses.may_arrive(peer.ip(), now) {
@@ -202,6 +272,7 @@ impl Listener {
         self.addresses.arrived(peer.ip(), now);
         Some(Room {
             guest: Some(guest),
+            counted: Some((self.addresses.clone(), peer.ip())),
             let_in: None,
         })
     }
@@ -212,7 +283,7 @@ impl Listener {
         tcp: TcpStream,
         peer: SocketAddr,
         room: Room,
-    ) -> futures::future::BoxFuture<'static, ()> {
+    ) -> Beginning {
         // Small messages should not wait for more to come; without it things only get slower.
         let _ = tcp.set_nodelay(true);
         let way = Way::Tls(Box::new(Unshaken {

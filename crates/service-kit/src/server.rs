@@ -4,6 +4,7 @@
 //! The limit on the size of a message belongs to each generated service, tonic offers no other
 //! place; [`add_services!`](crate::add_services) sets it for all of them at once.
 
+pub mod balancers;
 mod connections;
 pub mod doorkeeper;
 mod follow_health;

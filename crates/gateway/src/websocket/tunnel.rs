@@ -5,6 +5,7 @@
 //! that are not lost.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +26,7 @@ use wire::link::v1::{DeviceArrival, OpenDeviceLinkRequest, OpenDeviceLinkRespons
 
 use super::frames::{self, Decoder, FrameError, Piece};
 use crate::metrics::Metrics;
+use crate::rates::Meter;
 
 /// Bytes that are read at a time; a quiet connection keeps this buffer.
 const READ_BYTES: usize = 4 << 10;
@@ -96,6 +98,7 @@ impl End {
 pub(super) struct Tunnel {
     pub(super) ingestion: ClientConfig,
     pub(super) visitor: Visitor,
+    pub(super) meter: Arc<Meter>,
     pub(super) metrics: Metrics,
     pub(super) stop: ShutdownToken,
 }
@@ -116,6 +119,12 @@ impl Tunnel {
         self.metrics.websocket_ended(end.code());
         let error = service_kit::error::chain(&end);
         tracing::debug!(%peer, reason = end.code(), error, "WebSocket closed");
+    }
+
+    /// Ingestion has let the device in.
+    fn let_in(&self) {
+        self.visitor.let_in();
+        self.meter.came_in(self.visitor.address().ip());
     }
 
     async fn carry(&self, socket: Socket) -> End {
@@ -221,7 +230,7 @@ impl Tunnel {
                     Ok(Some(answer)) => {
                         match answer.content {
                             Some(Down::Data(data)) => frames::put_data(&data, &mut pipe.out),
-                            Some(Down::LetIn(_)) => self.visitor.let_in(),
+                            Some(Down::LetIn(_)) => self.let_in(),
                             // Of a later version.
                             None => {}
                         }

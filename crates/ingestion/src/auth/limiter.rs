@@ -59,6 +59,16 @@ impl<K: Eq + Hash> Limiter<K> {
         *even_at = ((*even_at).max(now) + share).min(now + 2 * PERIOD);
     }
 
+    /// Takes a failure back that turned out to be none.
+    pub(crate) fn forgiven(&mut self, peer: &K) {
+        let share = self.share();
+        if let Some(even_at) = self.even_at.get_mut(peer)
+            && let Some(earlier) = even_at.checked_sub(share)
+        {
+            *even_at = earlier;
+        }
+    }
+
     fn share(&self) -> Duration {
         PERIOD / self.per_minute
     }

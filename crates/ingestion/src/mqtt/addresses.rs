@@ -1,5 +1,5 @@
-//! How often one address may connect to the listener, so that whoever reaches the port cannot keep it
-//! busy alone.
+//! How often one address may connect to the listener without being let in, so that whoever reaches the
+//! port cannot keep it busy alone, and a site whose devices come back at the same time is not stopped.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,11 @@ impl Addresses {
         self.lock().failed(network_of(address), now);
     }
 
+    /// One was let in: it counts no more.
+    pub(super) fn let_in(&self, address: IpAddr) {
+        self.lock().forgiven(&network_of(address));
+    }
+
     /// The guarded values are changed in steps that cannot panic in between.
     fn lock(&self) -> MutexGuard<'_, Limiter<IpAddr>> {
         self.connects.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,5 +67,25 @@ mod tests {
         assert!(addresses.may_arrive(other, now), "others have theirs");
         let later = now + Duration::from_secs(20);
         assert!(addresses.may_arrive(address, later));
+    }
+
+    #[test]
+    fn who_is_let_in_does_not_count() {
+        let addresses = Addresses::new(&Limits {
+            address_connects_per_minute: 3,
+            ..Limits::default()
+        });
+        let (now, address) = (Instant::now(), IpAddr::from([127, 0, 0, 1]));
+        addresses.let_in(address);
+        for _ in 0..100 {
+            assert!(addresses.may_arrive(address, now));
+            addresses.arrived(address, now);
+            addresses.let_in(address);
+        }
+        for _ in 0..3 {
+            assert!(addresses.may_arrive(address, now));
+            addresses.arrived(address, now);
+        }
+        assert!(!addresses.may_arrive(address, now), "no more than before");
     }
 }

@@ -15,6 +15,7 @@ mod lifecycle;
 mod methods;
 mod mqtt;
 mod mqtt_authority;
+mod mqtt_balancers;
 mod mqtt_client;
 mod mqtt_goodbye;
 mod mqtt_limits;

@@ -183,6 +183,18 @@ impl Client {
         version: &'static SupportedProtocolVersion,
         shown: Option<&DeviceCert>,
     ) -> Self {
+        let address = hub.addresses.mqtt.expect("the door is open");
+        let tcp = tcp_from(from, address).await;
+        Self::shake_hands(tcp, certs, version, shown).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn shake_hands(
+        tcp: TcpStream,
+        certs: &TestCerts,
+        version: &'static SupportedProtocolVersion,
+        shown: Option<&DeviceCert>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         for ca in CertificateDer::pem_file_iter(certs.ca()).unwrap() {
             roots.add(ca.unwrap()).unwrap();
@@ -198,8 +210,6 @@ impl Client {
                 .unwrap(),
             None => builder.with_no_client_auth(),
         };
-        let address = hub.addresses.mqtt.expect("the door is open");
-        let tcp = tcp_from(from, address).await;
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, tcp).await.expect("a handshake");

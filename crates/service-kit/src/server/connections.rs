@@ -213,7 +213,7 @@ impl Connections {
         unproven.proven.remove(&id);
     }
 
-    fn count_closed(&self) {
+    pub(super) fn count_closed(&self) {
         if let Some(metrics) = self.metrics.get() {
             metrics.closed.inc();
         }

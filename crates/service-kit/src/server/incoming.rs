@@ -4,12 +4,15 @@
 //! connection's task: accepting waits for nobody.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
@@ -18,6 +21,7 @@ use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::Connected;
 
 use crate::auth::Shown;
+use crate::server::balancers::{Balancers, HEADERS_MAX, read_header};
 use crate::server::connections::{Connections, Peer};
 use crate::tls::server::ServerSide;
 
@@ -31,6 +35,9 @@ pub(super) struct Incoming {
     connections: Arc<Connections>,
     tls: Option<Arc<ServerSide>>,
     pause: Option<Pin<Box<Sleep>>>,
+    balancers: Balancers,
+    /// Connections of balancers that have not said yet whose they are.
+    announced: FuturesUnordered<BoxFuture<'static, Option<(TcpStream, SocketAddr)>>>,
 }
 
 impl Incoming {
@@ -44,7 +51,49 @@ impl Incoming {
             connections,
             tls,
             pause: None,
+            balancers: Balancers::default(),
+            announced: FuturesUnordered::new(),
         }
+    }
+
+    /// Has connections of these say whose they are before anything else.
+    pub(super) fn behind(self, balancers: Balancers) -> Self {
+        Self { balancers, ..self }
+    }
+
+    /// Waits for a balancer to say whose connection it is.
+    fn announce(&self, mut tcp: TcpStream, balancer: SocketAddr) {
+        if self.announced.len() >= HEADERS_MAX {
+            self.connections.count_closed();
+            tracing::debug!(%balancer, "connection refused: too many wait for their header");
+            return;
+        }
+        let within = self.connections.limits().prove_within.get();
+        let connections = Arc::clone(&self.connections);
+        let reading = async move {
+            let read = tokio::time::timeout(within, read_header(&mut tcp, balancer)).await;
+            match read {
+                Ok(Ok(address)) => return Some((tcp, address)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%balancer, %error, "connection of a balancer closed");
+                }
+                Err(_elapsed) => {
+                    tracing::debug!(%balancer, "a balancer does not say whose connection it is");
+                }
+            }
+            connections.count_closed();
+            None
+        };
+        self.announced.push(reading.boxed());
+    }
+
+    /// Takes in who is there; none if there is no room.
+    fn admit(&self, tcp: TcpStream, address: SocketAddr) -> Option<Connection> {
+        if let Some(peer) = self.connections.admit(address) {
+            return Some(self.connection(tcp, peer));
+        }
+        tracing::debug!(peer = %address, "connection refused: there are too many");
+        None
     }
 
     fn connection(&self, tcp: TcpStream, peer: Arc<Peer>) -> Connection {
@@ -73,16 +122,25 @@ impl Stream for Incoming {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
+            while let Poll::Ready(Some(announced)) = this.announced.poll_next_unpin(cx) {
+                let admitted = announced.and_then(|(tcp, address)| this.admit(tcp, address));
+                if let Some(connection) = admitted {
+                    return Poll::Ready(Some(Ok(connection)));
+                }
+            }
             if let Some(pause) = &mut this.pause {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
             }
             match ready!(this.listener.poll_accept(cx)) {
+                // The next turn of the loop asks for its header.
+                Ok((tcp, address)) if this.balancers.have(address.ip()) => {
+                    this.announce(tcp, address);
+                }
                 Ok((tcp, address)) => {
-                    if let Some(peer) = this.connections.admit(address) {
-                        return Poll::Ready(Some(Ok(this.connection(tcp, peer))));
+                    if let Some(connection) = this.admit(tcp, address) {
+                        return Poll::Ready(Some(Ok(connection)));
                     }
-                    tracing::debug!(peer = %address, "connection refused: there are too many");
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {

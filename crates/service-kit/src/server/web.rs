@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 
 use crate::config::{Problems, Validate};
 use crate::metrics::Scope;
+use crate::server::balancers::Balancers;
 use crate::server::connections::Connections;
 use crate::server::incoming::{Connection, Incoming};
 use crate::server::{ConnectionLimits, PeerHandle, ServerError};
@@ -53,6 +54,8 @@ pub struct WebConfig {
     pub allow_insecure: bool,
     /// How many may connect, and how soon they must prove themselves.
     pub connections: ConnectionLimits,
+    /// Load balancers whose connections begin with a header of the PROXY protocol. Default: none.
+    pub balancers: Balancers,
     /// How long the head of a request may take to come, once it has begun or the connection waits
     /// for the next (60 s).
     pub head_within: Duration,
@@ -68,6 +71,7 @@ impl Default for WebConfig {
             ask_for_certificates: false,
             allow_insecure: false,
             connections: ConnectionLimits::default(),
+            balancers: Balancers::default(),
             head_within: Duration::secs(60),
             drain: Duration::secs(5),
         }
@@ -174,7 +178,8 @@ impl WebServer {
             let follow = Arc::clone(tls).follow(shutdown.clone());
             tasks.spawn("certificate files", OnFailure::Log, follow);
         }
-        let incoming = Incoming::new(self.listener, self.connections, self.tls);
+        let incoming = Incoming::new(self.listener, self.connections, self.tls)
+            .behind(self.config.balancers.clone());
         let serving = accept(incoming, router, self.config, shutdown);
         tasks.spawn("http server", OnFailure::StopService, serving);
     }

@@ -1,5 +1,6 @@
 //! The kit with real sockets: gRPC and HTTP servers, clients, signals.
 
+mod balancers;
 mod admin;
 mod bouncer;
 mod connections;

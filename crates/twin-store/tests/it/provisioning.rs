@@ -300,7 +300,8 @@ async fn devices_move_to_another_group_if_an_operator_has_it_adopt_them() {
     delete(&service, "enrollments/sn-1").await;
     register(&service, as_old("sn-1")).await.expect("again");
     // It survives a restart what a device came by.
-    service = service.restart(&nats, &folder).await;
+    service.stop().await;
+    service = Service::start(&nats, &folder).await;
     delete(&service, "enrollmentGroups/old").await;
     let refused = register(&service, as_new("sn-1")).await;
     assert_eq!(refusal(refused).reason(), "DEVICE_ALREADY_EXISTS");

@@ -1,0 +1,51 @@
+//! A web server behind a load balancer that says whose connections it passes on.
+
+use axum::Router;
+use axum::extract::Request;
+use service_kit::server::web::{Visitor, WebConfig, WebServer};
+use service_kit::shutdown::ShutdownToken;
+use service_kit::tasks::Tasks;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+/// What is answered to these bytes.
+async fn answer(address: std::net::SocketAddr, parts: &[&[u8]]) -> String {
+    let mut tcp = TcpStream::connect(address).await.expect("it listens");
+    for part in parts {
+        tcp.write_all(part).await.expect("it is written");
+        tcp.flush().await.expect("it is written");
+    }
+    let mut text = String::new();
+    // Reset is no answer, too.
+    let _ = tcp.read_to_string(&mut text).await;
+    text
+}
+
+#[tokio::test]
+async fn whoever_a_balancer_names_is_the_visitor() {
+    let config = WebConfig {
+        balancers: "127.0.0.1".to_owned().try_into().expect("an address"),
+        ..WebConfig::default()
+    };
+    let server = WebServer::bind(&config).await.expect("it binds");
+    let address = server.local_addr();
+    let tasks = Tasks::new(ShutdownToken::new());
+    let who = async |request: Request| {
+        let visitor = request.extensions().get::<Visitor>();
+        visitor.map(|visitor| visitor.address().to_string())
+    };
+    let who = move |request| async move { who(request).await.unwrap_or_default() };
+    server.serve(&tasks, Router::new().fallback(who));
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x0a\0\0\x01\x30\x39\x22\xb3";
+    let whole = answer(address, &[header, REQUEST]).await;
+    assert!(whole.ends_with("203.0.113.7:12345"), "{whole}");
+    let in_pieces = answer(address, &[&header[..5], &header[5..20], &header[20..], REQUEST]).await;
+    assert!(in_pieces.ends_with("203.0.113.7:12345"), "{in_pieces}");
+    let own = answer(address, &[b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", REQUEST]).await;
+    assert!(own.contains("127.0.0.1:"), "{own}");
+    let bare = answer(address, &[REQUEST]).await;
+    assert_eq!(bare, "", "nothing is answered without a header");
+    tasks.shutdown_token().trigger();
+}
