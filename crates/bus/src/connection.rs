@@ -48,6 +48,8 @@ pub struct Link {
     pub state: LinkState,
     /// Number of times that the link came up.
     pub generation: u64,
+    /// Number of times that messages were dropped because we read a subscription too slowly.
+    pub dropped: u64,
 }
 
 /// A connection to the bus. Cheap to clone; all clones share one connection.
@@ -78,6 +80,7 @@ impl Bus {
         let (link, _) = watch::channel(Link {
             state: LinkState::Down,
             generation: 0,
+            dropped: 0,
         });
         let options = options(&config, link.clone()).await?;
         let deadline = Instant::now() + config.connect_within;
@@ -306,10 +309,18 @@ fn on_event(link: &watch::Sender<Link>, event: Event) {
         Event::Draining => debug!("bus connection draining"),
         Event::LameDuckMode => info!("the NATS server is about to stop, moving to another"),
         Event::SlowConsumer(subscription) => {
-            warn!(
-                subscription,
-                "messages were dropped because a subscription was read too slowly"
-            );
+            let mut is_first = false;
+            link.send_modify(|link| {
+                link.dropped += 1;
+                // It comes with each message, and each of a storm is not worth a line.
+                is_first = link.dropped.is_power_of_two();
+            });
+            if is_first {
+                warn!(
+                    subscription,
+                    "messages were dropped because a subscription was read too slowly"
+                );
+            }
         }
         Event::ServerError(error) => warn!(%error, "the NATS server reports an error"),
         Event::ClientError(error) => warn!(%error, "the NATS client reports an error"),
@@ -338,10 +349,26 @@ mod tests {
     }
 
     #[test]
+    fn dropped_messages_are_visible_afterwards() {
+        let (link, mut seen) = watch::channel(Link {
+            state: LinkState::Up,
+            generation: 1,
+            dropped: 0,
+        });
+        seen.mark_unchanged();
+        on_event(&link, Event::SlowConsumer(7));
+        on_event(&link, Event::SlowConsumer(8));
+        assert!(seen.has_changed().unwrap());
+        let now = *seen.borrow_and_update();
+        assert_eq!((now.generation, now.dropped), (1, 2));
+    }
+
+    #[test]
     fn a_short_outage_is_visible_afterwards() {
         let (link, seen) = watch::channel(Link {
             state: LinkState::Down,
             generation: 0,
+            dropped: 0,
         });
         on_event(&link, Event::Connected);
         let before = *seen.borrow();

@@ -44,4 +44,4 @@ pub use queues::Queued;
 pub use reject::Reject;
 pub use requests::{Answers, Question, Questions};
 pub use settings::NatsSettings;
-pub use streams::{StreamSpec, StreamStatus, WhenFull};
+pub use streams::{APPLICATION_KEPT, StreamSpec, StreamStatus, WhenFull};

@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
+use jiff::Timestamp;
 use tracing::{debug, info};
 
 use crate::connection::Bus;
@@ -25,7 +26,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 const TWINS_KEPT: Duration = Duration::from_hours(24);
 
 /// As long as IoT Hub keeps device-to-cloud messages by default.
-const APPLICATION_KEPT: Duration = Duration::from_hours(24);
+pub const APPLICATION_KEPT: Duration = Duration::from_hours(24);
 
 /// A week, so that a reject made on Friday evening can be looked at on Monday.
 const REJECTS_KEPT: Duration = Duration::from_hours(7 * 24);
@@ -207,6 +208,8 @@ pub struct StreamStatus {
     pub first: Sequence,
     /// Last message that was ever stored, also when it has gone since.
     pub last: Sequence,
+    /// When that was stored; none if there is no message.
+    pub first_at: Option<Timestamp>,
     /// Messages there are.
     pub messages: u64,
     /// Bytes they take.
@@ -228,6 +231,10 @@ impl From<&State> for StreamStatus {
         Self {
             first: Sequence::new(state.first_sequence),
             last: Sequence::new(state.last_sequence),
+            // The server says the year 1 of an empty stream.
+            first_at: Timestamp::from_second(state.first_timestamp.unix_timestamp())
+                .ok()
+                .filter(|_| state.messages > 0),
             messages: state.messages,
             bytes: state.bytes,
         }
@@ -428,6 +435,7 @@ mod tests {
         let status = StreamStatus {
             first: sequence(11),
             last: sequence(20),
+            first_at: None,
             messages: 10,
             bytes: 100,
         };

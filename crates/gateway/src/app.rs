@@ -156,6 +156,7 @@ impl App {
             policies: self.policies,
             bearers: Arc::default(),
             suspects: Arc::default(),
+            log: Arc::default(),
             bodies: rest::Bodies::default(),
             clock: self.clock,
             metrics,

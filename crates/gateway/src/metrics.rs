@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub requests: HistogramFamily<RequestLabels>,
     /// Errors answered, by IoT Hub's number.
     pub errors: Family<ErrorLabels, Counter>,
+    /// Devices that were not registered over HTTPS, by the same number.
+    pub registrations_refused: Family<ErrorLabels, Counter>,
     /// Requests refused because there were too many.
     pub throttled: Throttled,
     /// Devices connected by WebSocket.
@@ -48,6 +50,10 @@ impl Metrics {
         Metrics {
             requests: scope.latencies("request_seconds", "Time to answer a REST call"),
             errors: scope.counters("errors", "Errors answered, by IoT Hub's number"),
+            registrations_refused: scope.counters(
+                "registrations_refused",
+                "Requests to register over HTTPS that were refused, by IoT Hub's number",
+            ),
             throttled: scope.counters(
                 "throttled",
                 "Requests refused because there were too many of one caller, by kind of caller",

@@ -30,6 +30,7 @@ use wire::time::optional;
 
 use crate::error::ApiError;
 use crate::headers::{self, JSON};
+use crate::metrics::ErrorLabels;
 use crate::rest::Api;
 
 /// First segments of the hub's own calls: no id scope is called so.
@@ -154,7 +155,16 @@ pub(crate) async fn answer(api: &Api, call: Call, request: Request) -> Response 
             told.into_response()
         }
         Err(error) => {
-            tracing::debug!(code = error.number(), %error, "a registration was refused");
+            let (code, registration) = (error.number(), call.registration.as_str());
+            let label = ErrorLabels { code };
+            api.metrics.registrations_refused.get_or_create(&label).inc();
+            let peer = address.map(tracing::field::display);
+            let tells = api.log.tells("REGISTRATION_REFUSED", api.clock.monotonic());
+            if let Some(untold) = tells {
+                tracing::info!(registration, peer, code, %error, untold, "a registration was refused");
+            } else {
+                tracing::debug!(registration, peer, code, %error, "a registration was refused");
+            }
             refuse(&error, api.clock.now())
         }
     }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
 use service_kit::clock::SharedClock;
+use service_kit::log_budget::LogBudget;
 use service_kit::server::web::Visitor;
 use service_kit::suspects::Suspects;
 use service_kit::trace;
@@ -71,6 +72,8 @@ pub(crate) struct Api {
     pub bearers: Arc<Bearers>,
     pub bodies: Bodies,
     pub devices: Devices,
+    /// What of refusals the log has room for.
+    pub log: Arc<LogBudget>,
 }
 
 /// The body of an answer.

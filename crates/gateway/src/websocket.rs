@@ -22,6 +22,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ring::digest;
 use service_kit::client::ClientConfig;
+use service_kit::log_budget::LogBudget;
 use service_kit::server::web::Visitor;
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::mpsc;
@@ -62,6 +63,8 @@ pub(crate) struct Devices {
     metrics: Metrics,
     /// How often each address begins.
     meter: Arc<Meter>,
+    /// Of which ends the log has room to tell.
+    log: Arc<LogBudget>,
     stop: ShutdownToken,
 }
 
@@ -87,6 +90,7 @@ impl Devices {
             queue,
             metrics,
             meter,
+            log: Arc::default(),
             stop,
         };
         (devices, beginnings)
@@ -112,6 +116,7 @@ impl Devices {
             visitor,
             metrics: self.metrics.clone(),
             meter: Arc::clone(&self.meter),
+            log: Arc::clone(&self.log),
             stop: self.stop.clone(),
         };
         let upgrade = hyper::upgrade::on(&mut request);

@@ -15,6 +15,7 @@ use service_kit::client;
 use service_kit::clock::SharedClock;
 use service_kit::config::{Problems, Validate};
 use service_kit::health::Health;
+use service_kit::log_budget::LogBudget;
 use service_kit::metrics::Registry;
 use service_kit::server::GrpcServer;
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
@@ -42,7 +43,7 @@ use crate::hints::Listening;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
 use crate::metrics::Metrics;
-use crate::mqtt::{EndLog, Listener};
+use crate::mqtt::Listener;
 use crate::nursery::{Beginnings, Nursery};
 use crate::outbox::{Outbox, Worker};
 use crate::permissions::RULES;
@@ -158,6 +159,7 @@ impl App {
             application_bytes: config.application_stream_bytes.get(),
             sessions_bytes: config.mqtt_sessions_stream_bytes.get(),
             metrics: metrics.clone(),
+            clock: clock.clone(),
         };
         let parts = Parts {
             session_limits: session_limits(&limits),
@@ -189,7 +191,7 @@ impl App {
             farewells,
             application,
             rejects,
-            ends: EndLog::default(),
+            ends: LogBudget::default(),
             store,
             clock,
             metrics,
@@ -283,7 +285,8 @@ impl App {
         let farewells = farewells::run(self.untold, parts.outbox.clone(), stop.clone());
         tasks.spawn("farewells", OnFailure::StopService, farewells);
         let component = self.health.component("bus");
-        let link = hints::follow_link(bus.clone(), component, parts.sessions.clone(), stop.clone());
+        let followers = (parts.sessions.clone(), parts.auth.clone());
+        let link = hints::follow_link(bus.clone(), component, followers, stop.clone());
         tasks.spawn("bus link", OnFailure::StopService, link);
         let backlog = backlog::watch(bus.clone(), self.watched, stop.clone());
         tasks.spawn("backlog", OnFailure::StopService, backlog);

@@ -16,6 +16,7 @@ use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
 use service_kit::accounts::network_of;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
+use service_kit::log_budget::LogBudget;
 use service_kit::suspects::{Crowded, Suspects};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
@@ -31,6 +32,7 @@ mod cache;
 mod certificate;
 mod error;
 pub(crate) mod limiter;
+mod noted;
 mod policy;
 mod proof;
 mod registering;
@@ -65,6 +67,8 @@ struct Shared {
     suspects: Suspects,
     /// Of which addresses the log has said so lately.
     told: Mutex<Limiter<Option<IpAddr>>>,
+    /// Lines of the log that failures may have.
+    lines: LogBudget,
     /// Of each identity from each address, so that one that is wrong takes nothing from the others
     /// behind its address, and nobody can lock an identity out from elsewhere.
     of_identity: Mutex<Limiter<(Option<IpAddr>, IdentityKey)>>,
@@ -98,6 +102,7 @@ impl Authenticator {
                 limiter,
                 suspects: Suspects::default(),
                 told: Mutex::new(Limiter::new(1)),
+                lines: LogBudget::default(),
                 of_identity: Mutex::new(of_identity),
                 connects: Mutex::new(connects),
             }),
@@ -145,11 +150,6 @@ impl Authenticator {
         connects.check(identity, now)?;
         connects.failed(identity.clone(), now);
         Ok(())
-    }
-
-    /// Notes a failure that happened before there was anybody to prove.
-    pub(crate) fn refuse_device(&self, error: &AuthError, peer: Option<IpAddr>) {
-        self.note_failure(error, peer);
     }
 
     async fn limited<T>(
@@ -359,29 +359,6 @@ impl Authenticator {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(AuthError::Unavailable(error)),
         }
-    }
-
-    fn note_failure(&self, error: &AuthError, peer: Option<IpAddr>) {
-        self.shared.metrics.auth_failure(error.code());
-        let account = peer.map(network_of);
-        if error.is_the_peers_fault() {
-            lock(&self.shared.limiter).failed(account, self.shared.clock.monotonic());
-        }
-        // Whoever fails without end is not to fill the log; the counter has every failure.
-        if matches!(error, AuthError::TooManyFailures { .. }) {
-            let now = self.shared.clock.monotonic();
-            let mut told = lock(&self.shared.told);
-            if told.check(&account, now).is_err() {
-                return;
-            }
-            told.failed(account, now);
-        }
-        tracing::info!(
-            peer = peer.map(tracing::field::display),
-            reason = error.code(),
-            error = service_kit::error::chain(error),
-            "a device was not let in"
-        );
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use service_kit::clock::SharedClock;
+use service_kit::log_budget::LogBudget;
 use service_kit::shutdown::ShutdownToken;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +26,6 @@ use crate::grpc::enroll::Enroller;
 use crate::inlet::Inlets;
 use crate::methods::Calls;
 use crate::metrics::Metrics;
-use crate::mqtt::EndLog;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::rejects::Rejects;
@@ -66,7 +66,7 @@ pub(crate) struct Parts {
     pub(crate) application: Outbox,
     pub(crate) rejects: Rejects,
     /// Which ends of devices' connections are told.
-    pub(crate) ends: EndLog,
+    pub(crate) ends: LogBudget,
     pub(crate) store: TwinStore,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Metrics,

@@ -2,9 +2,11 @@
 //!
 //! One subscription per kind for the whole instance: it is there before the first agent connects,
 //! costs nothing per session, and hints for agents of other instances are dropped by a look into a
-//! map. Hints may be lost, so after an outage of the bus every session looks again.
+//! map. Hints may be lost, so after an outage of the bus, and after we have read too slowly, every
+//! session looks again.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bus::{Bus, Hint, HintError, Hints, LinkState};
 use futures::StreamExt;
@@ -18,6 +20,10 @@ use wire::subjects;
 
 use crate::auth::Authenticator;
 use crate::sessions::Sessions;
+
+/// How long after hints were dropped the sessions look again: more are dropped with them, and one look
+/// is for all.
+const DROPPED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The subscriptions.
 pub(crate) struct Listening {
@@ -60,15 +66,16 @@ impl Listening {
     }
 }
 
-/// Reports the link's state, and lets the sessions look again when it has been away.
+/// Reports the link's state, and lets the sessions look again when it has been away, or when hints that
+/// came over it were dropped. What is known of identities may be old by then.
 pub(crate) async fn follow_link(
     bus: Bus,
     component: Component,
-    sessions: Sessions,
+    (sessions, auth): (Sessions, Authenticator),
     shutdown: ShutdownToken,
 ) {
     let mut link = bus.link();
-    let mut generation = link.borrow().generation;
+    let (mut generation, mut dropped) = (link.borrow().generation, link.borrow().dropped);
     loop {
         let now = *link.borrow_and_update();
         match now.state {
@@ -78,7 +85,17 @@ pub(crate) async fn follow_link(
         }
         if now.generation != generation {
             generation = now.generation;
+            auth.forget_all();
             sessions.look_again();
+        }
+        if now.dropped != dropped {
+            let pause = tokio::time::sleep(DROPPED_PAUSE);
+            if shutdown.run_until(pause).await.is_none() {
+                return;
+            }
+            dropped = link.borrow().dropped;
+            auth.forget_all();
+            sessions.look_quietly();
         }
         if !matches!(shutdown.run_until(link.changed()).await, Some(Ok(()))) {
             return;

@@ -28,6 +28,7 @@ mod farewells;
 mod grpc;
 mod hints;
 mod inlet;
+mod looks;
 mod methods;
 mod metrics;
 mod mqtt;

@@ -11,6 +11,12 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+/// IoT Hub's number of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NumberLabel {
+    code: u32,
+}
+
 /// A lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LaneLabel {
@@ -47,6 +53,7 @@ pub(crate) struct Metrics {
     mqtt_messages: Counter,
     device_messages: Family<ReasonLabel, Counter>,
     mqtt_not_accepted: Counter,
+    registrations_refused: Family<NumberLabel, Counter>,
     application_dropped: Counter,
     mqtt_sessions_bytes: Gauge,
     method_calls: Family<ReasonLabel, Counter>,
@@ -112,6 +119,10 @@ impl Metrics {
             mqtt_not_accepted: scope.counter(
                 "mqtt_not_accepted",
                 "MQTT connections closed at once because there were too many",
+            ),
+            registrations_refused: scope.counters(
+                "registrations_refused",
+                "Requests to register over MQTT that were refused, by IoT Hub's number",
             ),
             device_messages: scope.counters(
                 "device_messages",
@@ -251,6 +262,12 @@ impl Metrics {
     pub(crate) fn mqtt_sessions_bytes(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.mqtt_sessions_bytes.set(bytes);
+    }
+
+    /// A device that was let in to register was refused.
+    pub(crate) fn registration_refused(&self, code: u32) {
+        let label = NumberLabel { code };
+        self.registrations_refused.get_or_create(&label).inc();
     }
 
     pub(crate) fn mqtt_not_accepted(&self) {

@@ -11,7 +11,7 @@
 //! `subscriptions` (what outlives a connection), `answer` (what twin-store said, for a device),
 //! `message` (what goes to applications), `security` (what goes into postures), `provisioning`
 //! (devices that register first), `wire` (bytes), `turns` (a crowd's handshakes),
-//! `end` (why it closed), `end_log` (what of that is logged).
+//! `end` (why it closed).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,7 +34,6 @@ use crate::error::Error;
 use crate::grpc::Door;
 use addresses::Addresses;
 use arrive::{Unshaken, Way};
-pub(crate) use end_log::EndLog;
 use turns::Turns;
 
 mod addresses;
@@ -43,7 +42,6 @@ mod arrive;
 mod connection;
 mod desired;
 mod end;
-mod end_log;
 mod inbox;
 mod message;
 mod pace;

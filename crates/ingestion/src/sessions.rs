@@ -240,6 +240,17 @@ impl Sessions {
         }
     }
 
+    /// The same where everybody's saying so would have hints dropped once more: each session says from
+    /// time to time that it is here.
+    pub(crate) fn look_quietly(&self) {
+        for entry in lock(&self.shared.open).by_identity.values() {
+            entry.mailbox.put(|mail| {
+                mail.desired = Some(0);
+                mail.messages = true;
+            });
+        }
+    }
+
     /// Says that this run may be taken for ended, and its sessions with it: each says again that it
     /// is open.
     pub(crate) fn tell_again(&self) {

@@ -88,6 +88,7 @@ pub mod admin;
 pub mod auth;
 pub mod client;
 mod https;
+pub mod log_budget;
 pub mod malformed;
 pub mod rpc;
 pub mod server;

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use service_kit::client::{self, ClientConfig};
+use service_kit::log_budget::LogBudget;
 use service_kit::server::web::Visitor;
 use service_kit::shutdown::ShutdownToken;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -81,6 +82,16 @@ impl End {
         }
     }
 
+    /// Whether whoever looks after the device would ask why.
+    fn is_told(&self) -> bool {
+        match self {
+            Self::Frame(_) | Self::Link(_) | Self::Client(_) | Self::Stuck => true,
+            // Devices leave, networks break, ingestion tells of its own ends, and a service that
+            // stops says so.
+            Self::Device | Self::Hub | Self::Broke(_) | Self::Upgrade(_) | Self::Stopping => false,
+        }
+    }
+
     /// What the device is told; `None`: it cannot be.
     fn close_code(&self) -> Option<u16> {
         match self {
@@ -99,6 +110,7 @@ pub(super) struct Tunnel {
     pub(super) ingestion: ClientConfig,
     pub(super) visitor: Visitor,
     pub(super) meter: Arc<Meter>,
+    pub(super) log: Arc<LogBudget>,
     pub(super) metrics: Metrics,
     pub(super) stop: ShutdownToken,
 }
@@ -118,7 +130,13 @@ impl Tunnel {
         self.metrics.websockets.dec();
         self.metrics.websocket_ended(end.code());
         let error = service_kit::error::chain(&end);
-        tracing::debug!(%peer, reason = end.code(), error, "WebSocket closed");
+        let reason = end.code();
+        let tells = || self.log.tells(reason, Instant::now().into_std());
+        if let Some(untold) = end.is_told().then(tells).flatten() {
+            tracing::info!(%peer, reason, error, untold, "WebSocket closed");
+        } else {
+            tracing::debug!(%peer, reason, error, "WebSocket closed");
+        }
     }
 
     /// Ingestion has let the device in.

@@ -108,6 +108,12 @@ impl Cache {
         self.entries.insert(identity, (finding, now + kept));
     }
 
+    /// Forgets all of them.
+    pub(crate) fn forget_all(&mut self) {
+        self.forgotten += 1;
+        self.entries.clear();
+    }
+
     /// Forgets an identity; with a device, its modules too, as they share its standing.
     pub(crate) fn forget(&mut self, identity: &IdentityKey) {
         self.forgotten += 1;

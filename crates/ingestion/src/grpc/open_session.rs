@@ -31,6 +31,7 @@ use crate::error::SessionEnd;
 use crate::grpc::open_session::perform::{Audience, Done, Stored};
 use crate::grpc::{Door, SessionFuture};
 use crate::inlet::Inlet;
+use crate::looks::Looks;
 use crate::rejects::Budget;
 use crate::session::{Opened, Session};
 use crate::sessions::{Mail, Place};
@@ -119,6 +120,7 @@ struct Running {
     look: Pin<Box<Sleep>>,
     look_backoff: Backoff,
     look_again: Backoff,
+    looks: Looks,
 }
 
 impl Running {
@@ -151,6 +153,7 @@ impl Running {
             look: Box::pin(tokio::time::sleep(HELLO_WITHIN)),
             look_backoff: Backoff::new(LOOK),
             look_again: Backoff::new(LOOK_AGAIN),
+            looks: Looks::default(),
             door,
         }
     }
@@ -251,6 +254,9 @@ impl Running {
         }
         self.set_look(LOOK.cap, |running| &mut running.look_backoff);
         self.prove_again();
+        if self.looks.announces() {
+            self.tell_again(Audience::Instances);
+        }
         let effects = self.session.on_tick();
         self.perform(effects);
         Ok(())

@@ -205,8 +205,8 @@ struct Running {
     proving: bool,
     /// The identity changed since that proof began, so its outcome may be old.
     prove_once_more: bool,
-    /// The twin could not be told that the session began.
-    untold: bool,
+    /// When it says again that it is here.
+    telling: mail::Telling,
     /// Until the next look.
     look: Pin<Box<Sleep>>,
     look_backoff: Backoff,
@@ -258,7 +258,7 @@ impl Running {
             removals: FuturesUnordered::new(),
             proving: false,
             prove_once_more: false,
-            untold: false,
+            telling: mail::Telling::default(),
             look: Box::pin(tokio::time::sleep(LOOK.cap)),
             look_backoff: Backoff::new(LOOK),
             door,

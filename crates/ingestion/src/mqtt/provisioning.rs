@@ -131,15 +131,17 @@ impl<S: AsyncRead + AsyncWrite> Registering<S> {
         let served = Box::pin(shutdown.run_until(self.serve())).await;
         let end = served.unwrap_or(End::Stopping);
         let registrar = &self.registrar;
-        registrar.door.parts.metrics.mqtt_ended(end.code());
-        let error = service_kit::error::chain(&end);
+        let parts = &registrar.door.parts;
+        parts.metrics.mqtt_ended(end.code());
+        let (reason, error) = (end.code(), service_kit::error::chain(&end));
         let registration = registrar.claimed.registration.as_str();
-        tracing::debug!(
-            registration,
-            reason = end.code(),
-            error,
-            "registering has ended"
-        );
+        let peer = registrar.peer;
+        let tells = || parts.ends.tells(reason, parts.clock.monotonic());
+        if let Some(untold) = end.is_told().then(tells).flatten() {
+            tracing::info!(registration, %peer, reason, error, untold, "registering has ended");
+        } else {
+            tracing::debug!(registration, %peer, reason, error, "registering has ended");
+        }
         // Who does not take its last answer in time asks again.
         let _ = tokio::time::timeout(GOODBYE_WITHIN, self.wire.writer.finish()).await;
     }
@@ -327,7 +329,15 @@ impl Registrar {
         let tracking_id = uuid::Uuid::new_v4().to_string();
         let now = self.door.parts.clock.now();
         let body = refusal(number, &tracking_id, message, now);
-        tracing::debug!(tracking_id, number, message, "a registration was refused");
+        let parts = &self.door.parts;
+        parts.metrics.registration_refused(number);
+        let registration = self.claimed.registration.as_str();
+        let tells = parts.ends.tells("REGISTRATION_REFUSED", parts.clock.monotonic());
+        if let Some(untold) = tells {
+            tracing::info!(registration, peer = %self.peer, tracking_id, number, message, untold, "a registration was refused");
+        } else {
+            tracing::debug!(registration, tracking_id, number, message, "a registration was refused");
+        }
         (status, retry_after, body)
     }
 }

@@ -61,7 +61,7 @@ impl ConnectName {
             None if after.is_empty() => "",
             None => return Err(ConnectError::UserName),
         };
-        if host.is_empty() {
+        if host.is_empty() || !begins_properties(properties) {
             return Err(ConnectError::UserName);
         }
         let identity = IdentityKey::parse_path(client_id).map_err(|_| ConnectError::ClientId)?;
@@ -99,6 +99,19 @@ impl ConnectName {
     pub fn is_for(&self, host: &str) -> bool {
         crate::SasResource::of_host(&self.host) == crate::SasResource::of_host(host)
     }
+}
+
+/// Whether what stands behind the client id can be properties, and not more of another id: the user
+/// name of a module does not go with the client id of its device.
+fn begins_properties(text: &str) -> bool {
+    let known = ["?", "api-version=", "DeviceClientType=", "model-id="];
+    if text.is_empty() || known.iter().any(|begin| text.starts_with(begin)) {
+        return true;
+    }
+    // Properties of others may stand before those that are known.
+    let ends = ["?", "api-version="].iter().filter_map(|end| text.find(end));
+    let before = ends.min().map_or(text, |end| &text[..end]);
+    before.contains('=') && !before.contains('/')
 }
 
 #[cfg(test)]
@@ -163,6 +176,15 @@ mod tests {
             "0ne/registrations/d/api-version=1",
             ConnectError::Provisioning,
         );
+        // A module's, with the client id of its device.
+        wanted("hub/d/m/?api-version=1", ConnectError::UserName);
+        wanted("hub/d/m/api-version=1", ConnectError::UserName);
+        wanted("hub/d/m=1/?api-version=1", ConnectError::UserName);
+        wanted("hub/d/m", ConnectError::UserName);
+        wanted("hub/d/m/", ConnectError::UserName);
+        for fine in ["hub/d/x=1&api-version=1", "hub/d/", "hub/d", "hub/d/x=1", "hub/d/?a/b"] {
+            assert!(parse("d", fine).is_ok(), "{fine}");
+        }
         assert_eq!(parse("a b", "hub/a b/"), Err(ConnectError::ClientId));
         assert_eq!(parse("", "hub//"), Err(ConnectError::ClientId));
         assert_eq!(ConnectName::parse("d", None), Err(ConnectError::NoUserName));

@@ -23,6 +23,13 @@ async fn answer(address: std::net::SocketAddr, parts: &[&[u8]]) -> String {
     text
 }
 
+/// Tells the visitor where it comes from.
+async fn who(request: Request) -> String {
+    let visitor = request.extensions().get::<Visitor>();
+    let address = visitor.map(|visitor| visitor.address().to_string());
+    address.unwrap_or_default()
+}
+
 #[tokio::test]
 async fn whoever_a_balancer_names_is_the_visitor() {
     let config = WebConfig {
@@ -32,11 +39,6 @@ async fn whoever_a_balancer_names_is_the_visitor() {
     let server = WebServer::bind(&config).await.expect("it binds");
     let address = server.local_addr();
     let tasks = Tasks::new(ShutdownToken::new());
-    let who = async |request: Request| {
-        let visitor = request.extensions().get::<Visitor>();
-        visitor.map(|visitor| visitor.address().to_string())
-    };
-    let who = move |request| async move { who(request).await.unwrap_or_default() };
     server.serve(&tasks, Router::new().fallback(who));
     let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x0a\0\0\x01\x30\x39\x22\xb3";
     let whole = answer(address, &[header, REQUEST]).await;

@@ -4,8 +4,17 @@ use tokio::time::Instant;
 
 use super::perform::Audience;
 use super::{LOOK, Running};
+use crate::looks::Looks;
 use crate::mqtt::end::End;
 use crate::sessions::Mail;
+
+/// When a session says again that it is here.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    /// The twin could not be told that the session began.
+    pub(super) untold: bool,
+    looks: Looks,
+}
 
 impl Running {
     pub(super) fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
@@ -43,8 +52,11 @@ impl Running {
     pub(super) fn on_look(&mut self) {
         self.look_later();
         self.prove_again();
-        if std::mem::take(&mut self.untold) {
+        let announces = self.telling.looks.announces();
+        if std::mem::take(&mut self.telling.untold) {
             self.tell(Audience::TwinToo);
+        } else if announces {
+            self.tell(Audience::Instances);
         }
         self.session.on_tick();
     }

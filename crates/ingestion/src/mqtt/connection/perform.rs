@@ -129,7 +129,7 @@ impl Running {
         let effects = match answer {
             Answer::Told => return Ok(()),
             Answer::NotTold => {
-                self.untold = true;
+                self.telling.untold = true;
                 return Ok(());
             }
             Answer::Proven(outcome) => return self.on_proven(outcome),

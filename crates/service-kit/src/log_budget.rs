@@ -1,7 +1,7 @@
-//! Which ends of connections are log lines: of each reason so many a minute, so that nobody who keeps
-//! coming back fills the log, or hides other reasons in it.
+//! What of the doings of strangers and devices are log lines: of each reason so many a minute, so that
+//! nobody who keeps coming back fills the log, or hides other reasons in it.
 //!
-//! The counters (`mqtt_ends`) have all of them.
+//! It writes none itself. Whoever asks it counts all of them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ const PERIOD: Duration = Duration::from_mins(1);
 
 /// Counts the lines of each reason. Reasons are codes of ours, so there are few.
 #[derive(Debug, Default)]
-pub(crate) struct EndLog {
+pub struct LogBudget {
     told: Mutex<HashMap<&'static str, Told>>,
 }
 
@@ -25,9 +25,9 @@ struct Told {
     ends: u64,
 }
 
-impl EndLog {
-    /// Whether an end is to be told, and how many of its reason were not told in the minute before.
-    pub(super) fn tells(&self, reason: &'static str, now: Instant) -> Option<u64> {
+impl LogBudget {
+    /// Whether something is to be told, and how many of its reason were not told in the minute before.
+    pub fn tells(&self, reason: &'static str, now: Instant) -> Option<u64> {
         // Numbers are changed in one step each.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let told = told.entry(reason).or_insert(Told {
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_reason_has_so_many_lines_a_minute_and_says_later_how_many_more_there_were() {
-        let (log, start) = (EndLog::default(), Instant::now());
+        let (log, start) = (LogBudget::default(), Instant::now());
         for _ in 0..LINES_MAX {
             assert_eq!(log.tells("QOS_2", start), Some(0));
         }
