@@ -17,3 +17,8 @@ async fn devices_answer_for_their_configuration_by_what_they_report() {
 async fn the_device_sdk_connects_reports_and_follows_its_twin() {
     sdk::python("test_device.py", 13, WITHIN).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_reports_in_vain_is_told_in_iot_hubs_numbers() {
+    sdk::python("test_twin_refusals.py", 1, WITHIN).await;
+}

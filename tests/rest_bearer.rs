@@ -125,12 +125,16 @@ async fn who_proves_itself_is_let_in_whatever_others_at_its_address_fail() {
     for number in 0..count {
         requests.push(json!({ "name": format!("lacks {number}"), "method": "GET",
             "path": "/twins/d", "policy": "registryRead", "key": reads }));
-        requests.push(json!({ "name": format!("no call {number}"), "method": "GET",
-            "path": "/nothing", "policy": "registryRead", "key": reads }));
+        requests.push(
+            json!({ "name": format!("no call {number}"), "method": "GET",
+            "path": "/nothing", "policy": "registryRead", "key": reads }),
+        );
     }
     for number in 0..count {
-        requests.push(json!({ "name": format!("made up {number}"), "method": "GET",
-            "path": "/devices", "token": format!("made-up-{number}") }));
+        requests.push(
+            json!({ "name": format!("made up {number}"), "method": "GET",
+            "path": "/devices", "token": format!("made-up-{number}") }),
+        );
     }
     requests.push(json!({ "name": "good", "method": "GET", "path": "/devices", "token": good }));
     requests.push(json!({ "name": "again", "method": "GET", "path": "/devices", "token": good }));
@@ -160,7 +164,11 @@ async fn a_role_holds_for_configurations_too() {
             gateway.push(("POLICY_TOKEN", TOKEN.to_owned()));
         }
         let setup = Setup {
-            policy: Some(if knows_callers { known.clone() } else { Vec::new() }),
+            policy: Some(if knows_callers {
+                known.clone()
+            } else {
+                Vec::new()
+            }),
             twin_store: known,
             gateway,
         };
@@ -190,7 +198,11 @@ async fn a_role_holds_for_configurations_too() {
             .await;
         let status = |name: &str| told[name][0].as_u64().unwrap_or_default();
         assert_eq!(status("guest puts"), 401, "{told}");
-        let wanted = if knows_callers { (201, 200) } else { (401, 401) };
+        let wanted = if knows_callers {
+            (201, 200)
+        } else {
+            (401, 401)
+        };
         let got = (status("operator puts"), status("guest gets"));
         assert_eq!(got, wanted, "{told}");
         if knows_callers {

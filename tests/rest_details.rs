@@ -99,7 +99,10 @@ async fn a_bulk_call_compares_the_etags_it_is_given_and_never_without_one() {
         assert_eq!(owner.bulk(item(json!("bm8="))).await, [412_001], "{mode}");
     }
     let (_, twin) = owner.one("GET", "/twins/d", Value::Null, "").await;
-    assert_eq!((&twin["status"], &twin["tags"]), (&json!("enabled"), &Value::Null));
+    assert_eq!(
+        (&twin["status"], &twin["tags"]),
+        (&json!("enabled"), &Value::Null)
+    );
     // Weak etags and any are read as in headers.
     let weak = |etag: &str| format!("W/\"{etag}\"");
     let etag = owner.etag("/devices/d").await;
@@ -135,7 +138,9 @@ async fn a_bulk_call_compares_the_etags_it_is_given_and_never_without_one() {
     assert_eq!(owner.bulk(tags).await, [0; 0]);
     assert_eq!(owner.etag("/devices/d").await, before);
     assert_eq!(owner.etag("/devices/d/modules/m").await, module);
-    let (_, module) = owner.one("GET", "/devices/d/modules/m", Value::Null, "").await;
+    let (_, module) = owner
+        .one("GET", "/devices/d/modules/m", Value::Null, "")
+        .await;
     assert_eq!(module["managedBy"], "me");
     let (_, twin) = owner.one("GET", "/twins/d", Value::Null, "").await;
     assert_eq!(twin["tags"], json!({ "site": "paris" }));
@@ -193,7 +198,12 @@ async fn a_write_of_a_twin_that_asks_for_nothing_is_accepted_and_without_effect(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_of_a_missing_device_is_told_as_the_device_that_is_not_there() {
     let owner = Owner::start().await;
-    assert_eq!(owner.bulk(json!([{ "id": "d", "importMode": "create" }])).await, [0; 0]);
+    assert_eq!(
+        owner
+            .bulk(json!([{ "id": "d", "importMode": "create" }]))
+            .await,
+        [0; 0]
+    );
     for (device, wanted) in [("nobody", "DeviceNotFound"), ("d", "ModuleNotFound")] {
         let module = format!("/devices/{device}/modules/none");
         let twin = format!("/twins/{device}/modules/none");

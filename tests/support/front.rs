@@ -62,8 +62,14 @@ impl Front {
         let policy = setup.policy.map(|settings| {
             let mut policy = ProcessBuilder::new("policy", workspace_binary("twinward"))
                 .arg("policy")
-                .env("TWINWARD_POLICY__LISTEN", format!("127.0.0.1:{policy_port}"))
-                .env("TWINWARD_POLICY__ADMIN_LISTEN", format!("127.0.0.1:{admin}"))
+                .env(
+                    "TWINWARD_POLICY__LISTEN",
+                    format!("127.0.0.1:{policy_port}"),
+                )
+                .env(
+                    "TWINWARD_POLICY__ADMIN_LISTEN",
+                    format!("127.0.0.1:{admin}"),
+                )
                 .env("TWINWARD_POLICY__NATS_URL", nats.url())
                 .env("TWINWARD_POLICY__PARTITIONS", "4")
                 .env("TWINWARD_POLICY__TWIN_STORE_URL", &twin_store_url)

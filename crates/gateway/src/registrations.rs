@@ -155,9 +155,14 @@ pub(crate) async fn answer(api: &Api, call: Call, request: Request) -> Response 
             told.into_response()
         }
         Err(error) => {
-            let (code, registration) = (error.number(), call.registration.as_str());
+            let code = error.number();
+            // It was not judged yet, and may be anything.
+            let registration: String = call.registration.chars().take(128).collect();
             let label = ErrorLabels { code };
-            api.metrics.registrations_refused.get_or_create(&label).inc();
+            api.metrics
+                .registrations_refused
+                .get_or_create(&label)
+                .inc();
             let peer = address.map(tracing::field::display);
             let tells = api.log.tells("REGISTRATION_REFUSED", api.clock.monotonic());
             if let Some(untold) = tells {

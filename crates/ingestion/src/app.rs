@@ -111,13 +111,10 @@ impl App {
         let followed = policies.clone().zip(Some(config.tls.reload_every));
         let trusted = authorities.clone().zip(Some(config.tls.reload_every));
         let mqtt = match (config.mqtt_listen, config.mqtt_tls()) {
-            (Some(address), Some(tls)) => Some(Listener::bind(
-                address,
-                &tls,
-                &config.connections,
-                &config.limits,
-            )?
-            .behind(config.mqtt_proxy_protocol_from.clone())),
+            (Some(address), Some(tls)) => Some(
+                Listener::bind(address, &tls, &config.connections, &config.limits)?
+                    .behind(config.mqtt_proxy_protocol_from.clone()),
+            ),
             (None, _) | (_, None) => None,
         };
         let admin = AdminServer::bind(&AdminConfig {

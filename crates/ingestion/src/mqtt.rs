@@ -275,13 +275,7 @@ impl Listener {
         })
     }
 
-    fn welcome(
-        &self,
-        door: &Door,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        room: Room,
-    ) -> Beginning {
+    fn welcome(&self, door: &Door, tcp: TcpStream, peer: SocketAddr, room: Room) -> Beginning {
         // Small messages should not wait for more to come; without it things only get slower.
         let _ = tcp.set_nodelay(true);
         let way = Way::Tls(Box::new(Unshaken {

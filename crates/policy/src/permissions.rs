@@ -146,7 +146,10 @@ mod tests {
     use super::*;
 
     /// What is served here: our own contracts, and who a caller is.
-    const OURS: [&str; 2] = ["/twinward.policy.v1.", "/twinward.registry.v1.AccessService/"];
+    const OURS: [&str; 2] = [
+        "/twinward.policy.v1.",
+        "/twinward.registry.v1.AccessService/",
+    ];
 
     #[test]
     fn every_method_has_exactly_one_rule_and_every_rule_a_method() {

@@ -63,8 +63,7 @@ impl Bearers {
         let mut access = session.access(by);
         let asked = access.get_caller(session.request(GetCallerRequest {}));
         let caller = asked.await?.into_inner();
-        let (bearer, counts_for) =
-            read(by, &caller, now).inspect_err(|_| self.tell(by, second))?;
+        let (bearer, counts_for) = read(by, &caller, now).inspect_err(|_| self.tell(by, second))?;
         let mut known = lock(&self.known);
         if known.len() >= TOKENS_MAX {
             known.retain(|_, (_, until)| second < *until);
@@ -155,6 +154,9 @@ mod tests {
         }
         let off = read(Service::Policy, &caller(false, None, &all), now).unwrap_err();
         assert_eq!(off.status(), http::StatusCode::UNAUTHORIZED);
-        assert!(off.to_string().contains("off at the policy service"), "{off}");
+        assert!(
+            off.to_string().contains("off at the policy service"),
+            "{off}"
+        );
     }
 }

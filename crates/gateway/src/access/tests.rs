@@ -67,15 +67,9 @@ fn each_policy_may_do_what_it_names_and_no_more() {
     let (yes, no) = (true, false);
     for (policy, wanted) in [
         ("iothubowner", [yes; 10]),
-        (
-            "service",
-            [no, no, yes, yes, no, yes, yes, yes, yes, yes],
-        ),
+        ("service", [no, no, yes, yes, no, yes, yes, yes, yes, yes]),
         ("device", [no; 10]),
-        (
-            "registryRead",
-            [yes, no, no, yes, no, yes, no, no, no, no],
-        ),
+        ("registryRead", [yes, no, no, yes, no, yes, no, no, no, no]),
         (
             "registryReadWrite",
             [yes, yes, no, yes, yes, yes, yes, no, no, no],

@@ -140,8 +140,15 @@ fn refuse_repeated(mut items: Vec<Item<'_>>) -> Vec<Item<'_>> {
         if let Ok(key) = &item.key
             && repeated.contains(key)
         {
-            let message = format!("{} is there more than once in this call", modules::name(key));
-            item.key = Err(ApiError::new(400_011, "DeviceDefinedMultipleTimes", message));
+            let message = format!(
+                "{} is there more than once in this call",
+                modules::name(key)
+            );
+            item.key = Err(ApiError::new(
+                400_011,
+                "DeviceDefinedMultipleTimes",
+                message,
+            ));
         }
     }
     items
@@ -311,7 +318,10 @@ mod tests {
         }
         let missing = etag(true, "twinETag", None).expect_err("missing");
         assert_eq!(missing.number(), 400_004);
-        assert!(missing.to_string().contains("twinETag is missing"), "{missing}");
+        assert!(
+            missing.to_string().contains("twinETag is missing"),
+            "{missing}"
+        );
         for empty in ["", "\"\"", " "] {
             let refused = etag(true, "eTag", Some(empty)).expect_err("empty");
             assert_eq!(refused.number(), 412_001, "{empty:?}");

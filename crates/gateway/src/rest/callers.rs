@@ -79,7 +79,9 @@ pub(super) async fn admit(
             let bearer = match &route {
                 Ok(_) => door.judged(&token, &session).await,
                 // Nobody is asked about a token for what is no call.
-                Err(error) => door.remembered(&token).ok_or_else(|| door.charge(error.clone())),
+                Err(error) => door
+                    .remembered(&token)
+                    .ok_or_else(|| door.charge(error.clone())),
             };
             let bearer = match bearer {
                 Err(error) if error.number() == ApiError::FORBIDDEN => {

@@ -332,11 +332,19 @@ impl Registrar {
         let parts = &self.door.parts;
         parts.metrics.registration_refused(number);
         let registration = self.claimed.registration.as_str();
-        let tells = parts.ends.tells("REGISTRATION_REFUSED", parts.clock.monotonic());
+        let tells = parts
+            .ends
+            .tells("REGISTRATION_REFUSED", parts.clock.monotonic());
         if let Some(untold) = tells {
             tracing::info!(registration, peer = %self.peer, tracking_id, number, message, untold, "a registration was refused");
         } else {
-            tracing::debug!(registration, tracking_id, number, message, "a registration was refused");
+            tracing::debug!(
+                registration,
+                tracking_id,
+                number,
+                message,
+                "a registration was refused"
+            );
         }
         (status, retry_after, body)
     }

@@ -44,9 +44,14 @@ async fn not_accepted(hub: &Hub) -> Option<u64> {
     let page = hub.metrics().await;
     let line = |line: &str| {
         let (name, value) = line.rsplit_once(' ')?;
-        name.contains("mqtt_not_accepted").then_some(value)?.parse().ok()
+        name.contains("mqtt_not_accepted")
+            .then_some(value)?
+            .parse()
+            .ok()
     };
-    page.lines().filter(|line| !line.starts_with('#')).find_map(line)
+    page.lines()
+        .filter(|line| !line.starts_with('#'))
+        .find_map(line)
 }
 
 #[tokio::test]

@@ -109,7 +109,9 @@ fn begins_properties(text: &str) -> bool {
         return true;
     }
     // Properties of others may stand before those that are known.
-    let ends = ["?", "api-version="].iter().filter_map(|end| text.find(end));
+    let ends = ["?", "api-version="]
+        .iter()
+        .filter_map(|end| text.find(end));
     let before = ends.min().map_or(text, |end| &text[..end]);
     before.contains('=') && !before.contains('/')
 }
@@ -182,7 +184,13 @@ mod tests {
         wanted("hub/d/m=1/?api-version=1", ConnectError::UserName);
         wanted("hub/d/m", ConnectError::UserName);
         wanted("hub/d/m/", ConnectError::UserName);
-        for fine in ["hub/d/x=1&api-version=1", "hub/d/", "hub/d", "hub/d/x=1", "hub/d/?a/b"] {
+        for fine in [
+            "hub/d/x=1&api-version=1",
+            "hub/d/",
+            "hub/d",
+            "hub/d/x=1",
+            "hub/d/?a/b",
+        ] {
             assert!(parse("d", fine).is_ok(), "{fine}");
         }
         assert_eq!(parse("a b", "hub/a b/"), Err(ConnectError::ClientId));

@@ -113,7 +113,10 @@ impl TryFrom<String> for Balancers {
     type Error = NoNetwork;
 
     fn try_from(text: String) -> Result<Self, NoNetwork> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
         Ok(Self(parts.map(str::parse).collect::<Result<_, _>>()?))
     }
 }
@@ -238,8 +241,14 @@ mod tests {
     async fn what_is_no_header_is_refused_with_the_reason() {
         let long = vec![0; usize::from(REST_MAX) + 1];
         for (bytes, wanted) in [
-            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00".to_vec(), "something else"),
-            (b"PROXY TCP4 203.0.113.7 10.0.0.1 1 2\r\n".to_vec(), "something else"),
+            (
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00".to_vec(),
+                "something else",
+            ),
+            (
+                b"PROXY TCP4 203.0.113.7 10.0.0.1 1 2\r\n".to_vec(),
+                "something else",
+            ),
             (header(0x11, 0x11, &[0; 12]), "another version"),
             (header(0x21, 0x12, &[0; 12]), "no TCP connection"),
             (header(0x21, 0x11, &[0; 11]), "cut off"),
@@ -267,7 +276,11 @@ mod tests {
             ("fdff::1", true),
             ("fe00::1", false),
         ] {
-            assert_eq!(balancers.have(address.parse().unwrap()), wanted, "{address}");
+            assert_eq!(
+                balancers.have(address.parse().unwrap()),
+                wanted,
+                "{address}"
+            );
         }
         let printed = String::from(balancers.clone());
         assert_eq!(printed, "10.0.0.5/32,10.1.0.0/16,fd00::/8");

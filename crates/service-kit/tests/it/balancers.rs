@@ -43,7 +43,11 @@ async fn whoever_a_balancer_names_is_the_visitor() {
     let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x0a\0\0\x01\x30\x39\x22\xb3";
     let whole = answer(address, &[header, REQUEST]).await;
     assert!(whole.ends_with("203.0.113.7:12345"), "{whole}");
-    let in_pieces = answer(address, &[&header[..5], &header[5..20], &header[20..], REQUEST]).await;
+    let in_pieces = answer(
+        address,
+        &[&header[..5], &header[5..20], &header[20..], REQUEST],
+    )
+    .await;
     assert!(in_pieces.ends_with("203.0.113.7:12345"), "{in_pieces}");
     let own = answer(address, &[b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", REQUEST]).await;
     assert!(own.contains("127.0.0.1:"), "{own}");

@@ -1,7 +1,7 @@
 //! The kit with real sockets: gRPC and HTTP servers, clients, signals.
 
-mod balancers;
 mod admin;
+mod balancers;
 mod bouncer;
 mod connections;
 mod grpc;

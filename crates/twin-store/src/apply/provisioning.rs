@@ -308,8 +308,8 @@ fn is_gone(overlay: &Overlay, known: &EnrolledBy) -> Result<bool, Error> {
 
 /// The group that a device came by, also before it had an enrolment of its own.
 fn group_of(before: &Provisioned) -> Option<EnrolledBy> {
-    let is_of_group = key_of(&before.enrollment.name)
-        .is_some_and(|key| key.kind == ProvisioningKind::Group);
+    let is_of_group =
+        key_of(&before.enrollment.name).is_some_and(|key| key.kind == ProvisioningKind::Group);
     if is_of_group {
         Some(before.enrollment.clone())
     } else {

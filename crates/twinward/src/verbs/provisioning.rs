@@ -151,10 +151,12 @@ pub(crate) struct GetArgs {
 
 /// Arguments of `provisioning adopt`.
 #[derive(Debug, Args)]
-#[command(after_help = "Devices register again with what the group knows them by, and are refused as \
+#[command(
+    after_help = "Devices register again with what the group knows them by, and are refused as \
     long as their former enrolment exists.\n\nExamples:\n  \
     twinward provisioning adopt plant-2 plant-1\n  \
-    twinward provisioning adopt plant-2 sn-007 --single")]
+    twinward provisioning adopt plant-2 sn-007 --single"
+)]
 pub(crate) struct AdoptArgs {
     /// The id of the group
     #[arg(value_name = "GROUP")]
@@ -363,11 +365,7 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
 }
 
 /// Adds to what a group adopts; who changes the group at the same time is told so.
-async fn adopt(
-    args: AdoptArgs,
-    connection: &Connection,
-    output: &Output,
-) -> Result<(), Failure> {
+async fn adopt(args: AdoptArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
     let name = group_name(&args.group);
     let former = WhichArgs {
         id: args.former,

@@ -322,7 +322,10 @@ fn a_group_has_the_devices_that_it_is_to_adopt_once_their_own_is_no_more() {
         adopts: vec!["enrollmentGroups/another".to_owned()],
         ..group("new", "g2")
     };
-    assert_eq!(refused(comes_by(&other, std::slice::from_ref(&other))), taken);
+    assert_eq!(
+        refused(comes_by(&other, std::slice::from_ref(&other))),
+        taken
+    );
 }
 
 #[test]

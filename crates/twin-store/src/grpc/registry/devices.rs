@@ -153,7 +153,10 @@ impl Api {
         let mode = Mode::new(request.validate_only);
         Ok(UpdateDevice {
             device,
-            show: Show::new(changed_view(caller, request.view, mode)?, request.read_mask.as_ref())?,
+            show: Show::new(
+                changed_view(caller, request.view, mode)?,
+                request.read_mask.as_ref(),
+            )?,
             update: DeviceUpdate {
                 status,
                 status_reason,

@@ -126,7 +126,10 @@ impl Api {
                 authentication: self.authenticate(wanted),
                 managed_by,
             },
-            show: Show::new(changed_view(caller, request.view, mode)?, request.read_mask.as_ref())?,
+            show: Show::new(
+                changed_view(caller, request.view, mode)?,
+                request.read_mask.as_ref(),
+            )?,
             etag: etag(&request.etag),
             only_if: only_if(&request.only_if)?,
             mode,
