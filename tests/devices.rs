@@ -20,5 +20,5 @@ async fn the_device_sdk_connects_reports_and_follows_its_twin() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_reports_in_vain_is_told_in_iot_hubs_numbers() {
-    sdk::python("test_twin_refusals.py", 1, WITHIN).await;
+    sdk::python("test_twin_refusals.py", 2, WITHIN).await;
 }

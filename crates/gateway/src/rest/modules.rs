@@ -48,13 +48,12 @@ pub(super) async fn put(call: &Call<'_>, key: &IdentityKey) -> Result<Answer, Ap
     let body: IdentityBody = bodies::read_object(call.body)?;
     let module = key.module.as_ref().map(twin::ModuleId::as_str);
     body.check_ids(key.device.as_str(), module)?;
-    let module = match &call.if_match {
-        None => create(call.session, key, &body).await?,
-        Some(_) => {
-            // SDKs send the whole module; one that nobody manages has none.
-            let managed_by = Some(body.managed_by.clone().unwrap_or_default());
-            update(call.session, key, &body, managed_by, call.etag()).await?
-        }
+    let module = if call.if_match.is_none() {
+        create(call.session, key, &body).await?
+    } else {
+        // SDKs send the whole module; one that nobody manages has none.
+        let managed_by = Some(body.managed_by.clone().unwrap_or_default());
+        update(call.session, key, &body, managed_by, call.etag()).await?
     };
     Ok(tagged(&module))
 }

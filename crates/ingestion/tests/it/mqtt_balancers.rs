@@ -34,7 +34,8 @@ async fn passed_on(hub: &Hub, whose: [u8; 4]) -> TcpStream {
 
 /// Asserts that the service closes a connection.
 async fn is_closed(mut tcp: TcpStream) {
-    let closing = tokio::time::timeout(SOON, tcp.read(&mut [0; 16]));
+    let mut bytes = [0; 16];
+    let closing = tokio::time::timeout(SOON, tcp.read(&mut bytes));
     let read = closing.await.expect("it is closed in time");
     // Reset is closed, too.
     assert_eq!(read.unwrap_or(0), 0);

@@ -268,8 +268,9 @@ async fn a_groups_key_takes_over_no_device_of_another_group() {
 /// The key of a device that is derived from a group's.
 fn derived(group: &proto::Enrollment, id: &str) -> String {
     let keys = group.keys.as_ref().expect("shown once");
-    let key = SymmetricKey::parse(&keys.primary).unwrap();
-    key.derive(&RegistrationId::parse(id).unwrap()).to_base64()
+    let key = SymmetricKey::parse(&keys.primary).expect("a key");
+    let derived = key.derive(&RegistrationId::parse(id).expect("an id"));
+    derived.to_base64().to_string()
 }
 
 async fn delete(service: &Service, name: &str) {

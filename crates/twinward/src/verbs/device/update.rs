@@ -90,6 +90,7 @@ pub(super) async fn run(
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
         only_if: args.only_if,
         read_mask: None,
+        view: api::IdentityView::Basic.into(),
     };
     let device = connection
         .registry()?
