@@ -1,6 +1,7 @@
 //! `twinward provisioning`: enrolments of devices that register themselves, as with Azure's Device
 //! Provisioning Service. Tokens of our own agent are `twinward enrollment`.
 
+mod adopt;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::output::Output;
 use crate::verbs::device::Done;
 use crate::verbs::device::authentication::thumbprint;
 
+use adopt::AdoptArgs;
 use view::{Enrollments, Keys, One, Scope};
 
 /// Enrolments of one answer.
@@ -149,26 +151,6 @@ pub(crate) struct GetArgs {
     show_keys: bool,
 }
 
-/// Arguments of `provisioning adopt`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Devices register again with what the group knows them by, and are refused as \
-    long as their former enrolment exists.\n\nExamples:\n  \
-    twinward provisioning adopt plant-2 plant-1\n  \
-    twinward provisioning adopt plant-2 sn-007 --single"
-)]
-pub(crate) struct AdoptArgs {
-    /// The id of the group
-    #[arg(value_name = "GROUP")]
-    group: String,
-    /// The id of the group whose devices it takes over
-    #[arg(value_name = "FORMER")]
-    former: String,
-    /// FORMER is the registration id of a single device
-    #[arg(long)]
-    single: bool,
-}
-
 /// Arguments of `provisioning delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  twinward provisioning delete sn-007")]
@@ -241,7 +223,7 @@ pub(crate) async fn run(
         ProvisioningCommand::Disable(which) => {
             set_status(&which, api::Status::Disabled, connection, output).await
         }
-        ProvisioningCommand::Adopt(args) => adopt(args, connection, output).await,
+        ProvisioningCommand::Adopt(args) => adopt::run(args, connection, output).await,
         ProvisioningCommand::Delete(args) => {
             let name = args.which.name();
             let request = api::DeleteEnrollmentRequest {
@@ -362,38 +344,6 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             return output.show(&Enrollments(found));
         }
     }
-}
-
-/// Adds to what a group adopts; who changes the group at the same time is told so.
-async fn adopt(args: AdoptArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let name = group_name(&args.group);
-    let former = WhichArgs {
-        id: args.former,
-        group: !args.single,
-    }
-    .name();
-    let what = format!("{name} cannot adopt the devices of {former}");
-    let refused = |status| connection.refused(&what, status);
-    let mut enrollments = connection.enrollments()?;
-    let request = api::GetEnrollmentRequest {
-        name,
-        view: api::IdentityView::Basic.into(),
-    };
-    let read = enrollments.get_enrollment(request).await;
-    let mut group = read.map_err(refused)?.into_inner();
-    if group.adopts.contains(&former) {
-        return output.show(&One(group));
-    }
-    group.adopts.push(former);
-    let request = api::UpdateEnrollmentRequest {
-        enrollment: Some(group),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["adopts".to_owned()],
-        }),
-        ..Default::default()
-    };
-    let changed = enrollments.update_enrollment(request).await;
-    output.show(&One(changed.map_err(refused)?.into_inner()))
 }
 
 async fn set_status(
