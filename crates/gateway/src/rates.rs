@@ -4,7 +4,7 @@
 //! Pure: the time is an argument. A caller who has proven itself is its access policy or its token,
 //! wherever it comes from; whoever has not is its address, and only what it fails to prove counts
 //! there. An address that has failed too often costs those that prove themselves nothing: the others
-//! are looked at one after another ([`Meter::overdrawn`]).
+//! are looked at one after another (`Meter::overdrawn`).
 
 use std::collections::HashMap;
 use std::fmt;
