@@ -9,7 +9,7 @@ use serde_json::Value;
 use twin::query::{QueryError, Source, Statement};
 use twin::{Condition, Map};
 
-use crate::policy_doc::{Field, Scope, check_no_self_reference};
+use crate::policy_doc::{Field, Scope, check_device_tags, check_no_self_reference};
 
 mod content;
 
@@ -138,7 +138,13 @@ impl ConfigurationSpec {
             (Ok(Some((_, condition))), Some(wanted)) => {
                 let settings = wanted.settings.unwrap_or_default();
                 let own = check_no_self_reference(Field::Target, &condition, &settings);
-                let own = own.into_iter().map(|problem| problem.message);
+                let scope = match wanted.source {
+                    Source::Devices => Scope::Devices,
+                    Source::Modules => Scope::Modules,
+                };
+                let foreign = check_device_tags(Field::Target, &condition, scope);
+                let own = own.into_iter().chain(foreign);
+                let own = own.map(|problem| problem.message);
                 problems.extend(own.map(|problem| Problem::new(Part::TargetCondition, problem)));
             }
             (Ok(_), _) => {}

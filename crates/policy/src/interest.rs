@@ -15,6 +15,7 @@ use crate::evaluate::ActivePolicy;
 pub(crate) struct Interest {
     pub(crate) created: bool,
     tags: bool,
+    device_tags: bool,
     pub(crate) desired: bool,
     reported: bool,
     posture: bool,
@@ -27,6 +28,7 @@ impl Interest {
     pub(crate) const ALL: Interest = Interest {
         created: true,
         tags: true,
+        device_tags: true,
         desired: true,
         reported: true,
         posture: true,
@@ -77,6 +79,10 @@ impl Interest {
             // Ids never change, and a condition over changes can name no other attribute.
             Root::Attribute(_) | Root::Variable { .. } => none,
             Root::Tags => Interest { tags: true, ..none },
+            Root::DeviceTags => Interest {
+                device_tags: true,
+                ..none
+            },
             Root::Desired => Interest {
                 desired: true,
                 ..none
@@ -110,6 +116,10 @@ impl Interest {
                 // That one is gone, a change says by itself.
                 Change::Deleted => none,
                 Change::Tags => Interest { tags: true, ..none },
+                Change::DeviceTags => Interest {
+                    device_tags: true,
+                    ..none
+                },
                 // Like a change of desired it may be the echo of a decision on what was older than what
                 // somebody else decided on, which is put right by deciding once more.
                 Change::Desired | Change::Configurations => Interest {
@@ -142,6 +152,7 @@ impl Interest {
         Interest {
             created: self.created || other.created,
             tags: self.tags || other.tags,
+            device_tags: self.device_tags || other.device_tags,
             desired: self.desired || other.desired,
             reported: self.reported || other.reported,
             posture: self.posture || other.posture,
@@ -154,6 +165,7 @@ impl Interest {
     pub(crate) fn meets(self, other: Interest) -> bool {
         (self.created && other.created)
             || (self.tags && other.tags)
+            || (self.device_tags && other.device_tags)
             || (self.desired && other.desired)
             || (self.reported && other.reported)
             || (self.posture && other.posture)

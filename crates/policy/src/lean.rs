@@ -7,7 +7,7 @@
 //! nothing, whatever the others want. That holds for twins that were decided on before; so of a new twin, and
 //! of one whose desired section changed, all policies are judged, and no leaf of any policy may be there.
 
-use twin::query::{Attribute, Datum, Judgement, LazyPosture, LazySection, LazyTwin};
+use twin::query::{Attribute, Datum, Judgement, LazyPosture, LazySection, LazyTags, LazyTwin};
 use twin::{NodeMeta, Writer};
 
 use crate::active::{ActivePolicy, Verdict};
@@ -56,6 +56,9 @@ impl PolicySet {
             desired: section(text(&twin.desired_json, "{}"), twin.desired_version),
             reported: section(text(&twin.reported_json, "{}"), twin.reported_version),
             posture: LazyPosture::from_text(text(&twin.posture_json, "null")),
+            device_tags: Some(&*twin.device_tags_json)
+                .filter(|tags| !tags.is_empty())
+                .map(LazyTags::new),
             undecided: std::cell::Cell::new(false),
         };
         let is_new = changed.created || changed.desired;

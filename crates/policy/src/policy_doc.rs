@@ -154,7 +154,14 @@ impl Policy {
                 found
                     .problems
                     .extend(check_no_self_reference(field, condition, &spec.settings));
+                found
+                    .problems
+                    .extend(check_device_tags(field, condition, spec.scope));
             }
+        }
+        for condition in strategy.iter().flatten().flat_map(Strategy::conditions) {
+            let problems = check_device_tags(Field::Rollout, &condition, spec.scope);
+            found.problems.extend(problems);
         }
         let (Some(id), Some(target), true) = (id, target, found.problems.is_empty()) else {
             return Err(Problems::new(found.problems));
@@ -381,6 +388,17 @@ pub(crate) fn check_no_self_reference(
         }
     }
     problems
+}
+
+/// On a device `device.tags` are undefined: whoever writes them there means its own.
+pub(crate) fn check_device_tags(
+    field: Field,
+    condition: &Condition,
+    scope: Scope,
+) -> Option<Problem> {
+    let mut paths = condition.paths().into_iter();
+    let wrong = scope == Scope::Devices && paths.any(|path| path.root == Root::DeviceTags);
+    wrong.then(|| Problem::new(field, template::OF_A_MODULE))
 }
 
 #[cfg(test)]

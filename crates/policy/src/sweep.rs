@@ -32,7 +32,7 @@ use crate::writer::Effect;
 const PAGE_TWINS: i32 = 100;
 
 /// What a decision is made of.
-pub(crate) const TWIN_FIELDS: [&str; 13] = [
+pub(crate) const TWIN_FIELDS: [&str; 14] = [
     "device_id",
     "module_id",
     "version",
@@ -46,6 +46,7 @@ pub(crate) const TWIN_FIELDS: [&str; 13] = [
     "posture_json",
     "posture_version",
     "configurations",
+    "device_tags_json",
 ];
 
 /// Before twins that twin-store failed on are tried again, all over: rarely, since it means a full

@@ -19,6 +19,7 @@ pub(crate) struct TwinDocument {
     key: IdentityKey,
     status: String,
     tags: Map,
+    device_tags: Option<Map>,
     desired: Section,
     reported: Map,
     reported_version: u64,
@@ -40,6 +41,10 @@ impl TwinDocument {
             key,
             status: twin.status.clone(),
             tags: object("tags_json", &twin.tags_json)?,
+            device_tags: Some(&*twin.device_tags_json)
+                .filter(|tags| !tags.is_empty())
+                .map(|tags| object("device_tags_json", tags))
+                .transpose()?,
             desired,
             reported: object("reported_json", &twin.reported_json)?,
             reported_version: twin.reported_version,
@@ -139,6 +144,7 @@ impl TwinDocument {
             reported: &self.reported,
             reported_version: self.reported_version,
             posture: &self.posture,
+            device_tags: self.device_tags.as_ref(),
         }
     }
 }

@@ -40,6 +40,7 @@ use crate::follow_up::FollowUp;
 use crate::forward::{ForwardLayer, Owners};
 use crate::grpc::enrollments::individuals::Individuals;
 use crate::grpc::{Api, commands, watch};
+use crate::handed_down::HandedDown;
 use crate::metrics::Metrics;
 use crate::operations::runner::Runner;
 use crate::outbox;
@@ -284,6 +285,9 @@ impl App {
             self.config.drift_push_after.get(),
         );
         tasks.spawn("follow-up", OnFailure::Log, follow_up.run(shutdown.clone()));
+        let handed_down = HandedDown::new(self.store.clone(), self.engine.clone(), clock.clone());
+        let handed_down = handed_down.run(shutdown.clone());
+        tasks.spawn("handed-down", OnFailure::Log, handed_down);
         let presence = Presence::new(self.config.sessions_lost_after.get());
         let ending = Ending::new(
             presence.clone(),

@@ -97,6 +97,8 @@ pub enum ChangeKind {
     Identity,
     /// Where configurations of IoT Hub stand.
     Configurations,
+    /// The tags of the module's device.
+    DeviceTags,
     /// The identity is gone. Only the history names it: everywhere else there is no record after.
     Deleted,
 }

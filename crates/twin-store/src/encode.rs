@@ -80,6 +80,7 @@ pub(crate) fn stored_twin(record: &Record) -> Result<proto::Twin, serde_json::Er
         model_id: record.identity.model_id.clone(),
         iot_edge: record.identity.iot_edge,
         configurations: wire::configurations::to_wire(&record.configurations),
+        device_tags_json: record.device_tags.clone().unwrap_or_default(),
     })
 }
 
@@ -165,6 +166,7 @@ pub fn change_kind(kind: ChangeKind) -> proto::Change {
         ChangeKind::Status => proto::Change::Status,
         ChangeKind::Identity => proto::Change::Identity,
         ChangeKind::Configurations => proto::Change::Configurations,
+        ChangeKind::DeviceTags => proto::Change::DeviceTags,
         ChangeKind::Deleted => proto::Change::Deleted,
     }
 }

@@ -20,6 +20,7 @@ pub mod error;
 pub mod follow_up;
 mod forward;
 pub mod grpc;
+pub mod handed_down;
 mod hex;
 pub mod history;
 pub mod index;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use twin::query::datum::NEVER;
-use twin::query::{Attribute, Damage, Datum, LazyPosture, LazySection, LazyTwin};
+use twin::query::{Attribute, Damage, Datum, LazyPosture, LazySection, LazyTags, LazyTwin};
 use twin::{ConfigurationStates, ConfigurationStatus, Map, NodeMeta, Writer};
 use wire::time::optional;
 use wire::twin::v1 as proto;
@@ -202,6 +202,7 @@ pub fn of_record<'a>(record: &'a Record) -> LazyTwin<'a, impl Fn(Attribute) -> D
         posture: LazyPosture::from_fn(|| {
             serde_json::to_value(&record.posture).unwrap_or(Value::Null)
         }),
+        device_tags: record.device_tags.as_deref().map(LazyTags::new),
         undecided: false.into(),
     }
 }
@@ -256,6 +257,7 @@ pub fn of_logged<'a>(twin: &'a proto::Twin) -> LazyTwin<'a, impl Fn(Attribute) -
             twin.reported_version,
         ),
         posture: LazyPosture::from_text(&twin.posture_json),
+        device_tags: filled(twin.device_tags_json.as_str()).map(LazyTags::new),
         undecided: false.into(),
     }
 }

@@ -28,6 +28,9 @@ pub struct Record {
     pub posture: Posture,
     /// The configurations of IoT Hub that target it, as the policy service says.
     pub configurations: ConfigurationStates,
+    /// On a module the tags of its device, for whoever searches or decides by them; none on a device, and on a
+    /// module from before they were handed down. The device's own record is what counts.
+    pub device_tags: Option<String>,
     /// Position of the last change in the partition's log.
     pub revision: Revision,
     /// When it last changed.

@@ -166,6 +166,8 @@ fn is_in_column(path: &Path) -> bool {
             path.keys.first().is_some_and(|key| !key.starts_with('$'))
         }
         Root::Posture | Root::Variable { .. } => true,
+        // They are in the rest of the row.
+        Root::DeviceTags => false,
         Root::Attribute(attribute) => matches!(
             attribute,
             Attribute::DeviceId | Attribute::ModuleId | Attribute::Status
@@ -188,6 +190,7 @@ fn of_raw<'a>(raw: &'a RawRecord) -> LazyTwin<'a, impl Fn(Attribute) -> Datum<'a
         desired: LazySection::new(raw.desired(), "", 0),
         reported: LazySection::new(raw.reported(), "", 0),
         posture: LazyPosture::from_text(raw.posture()),
+        device_tags: None,
         undecided: false.into(),
     }
 }

@@ -74,7 +74,7 @@ pub use ast::{Attribute, CompareOp, Expr, Literal, Path, Root};
 pub use datum::Datum;
 pub use error::{QueryError, QueryErrorKind};
 pub use group::GroupPosition;
-pub use lookup::{Damage, LazyPosture, LazySection, LazyTwin, Lookup};
+pub use lookup::{Damage, LazyPosture, LazySection, LazyTags, LazyTwin, Lookup};
 pub use order::{Direction, Position, PositionError, SortValue};
 pub use statement::{ItemValue, Select, Source, Statement};
 pub use window::{Page, Window};
@@ -108,6 +108,7 @@ pub enum Vocabulary {
 ///     reported: &nothing,
 ///     reported_version: 1,
 ///     posture: &json!({"listeningPorts": [{"port": 22}, {"port": 8080}]}),
+///     device_tags: None,
 /// };
 /// assert!(condition.matches(&view));
 /// ```
@@ -177,10 +178,12 @@ pub struct TwinView<'a> {
     pub reported_version: u64,
     /// `posture`; an object, or `null` before the first event.
     pub posture: &'a Value,
+    /// `device.tags`; none on a device's own twin.
+    pub device_tags: Option<&'a Map>,
 }
 
 impl<'a> TwinView<'a> {
-    /// The view of a whole twin and the posture beside it.
+    /// The view of a whole twin and the posture beside it; nothing is known of a module's device.
     pub fn new(
         key: &'a IdentityKey,
         status: &'a str,
@@ -197,6 +200,7 @@ impl<'a> TwinView<'a> {
             reported: twin.reported.document(),
             reported_version: twin.reported.version().get(),
             posture,
+            device_tags: None,
         }
     }
 }

@@ -83,6 +83,7 @@ impl JobQuery {
             reported: &nothing,
             reported_version: 0,
             posture: &Value::Null,
+            device_tags: None,
         };
         if !self.statement.matches(&view, now) {
             return None;

@@ -358,6 +358,10 @@ impl Lookup for Searched<'_> {
     fn posture(&self) -> Option<&Value> {
         self.view.posture()
     }
+
+    fn device_tags(&self) -> Option<&Map> {
+        self.view.device_tags()
+    }
 }
 
 /// The policies that wrote anything that is said in public.
@@ -390,6 +394,7 @@ fn matches(condition: Option<&Condition>, index: usize, state: &State) -> bool {
             reported: &reported,
             reported_version: 1,
             posture: &posture,
+            device_tags: None,
         },
         configurations: applied
             .map(|id| (id, json!({"status": "Applied"})))

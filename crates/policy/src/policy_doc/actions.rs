@@ -312,6 +312,7 @@ mod tests {
             reported: &Map::new(),
             reported_version: 1,
             posture: &Value::Null,
+            device_tags: None,
         };
         let payload = |payload: Value| {
             let call = json!({"name": "a", "method": "m", "payload": payload});

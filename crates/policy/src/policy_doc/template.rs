@@ -19,7 +19,12 @@ const CLOSE: &str = "}}";
 /// What stands for [`OPEN`] itself.
 const LITERAL: &str = "{{{{";
 
-const ALLOWED: &str = "allowed are paths of tags and reported, deviceId and moduleId";
+const ALLOWED: &str =
+    "allowed are paths of tags and reported, deviceId and moduleId, and of device.tags on modules";
+
+/// What is said of `device.tags` on a device.
+pub(super) const OF_A_MODULE: &str =
+    "device.tags are those of a module's device; the device's own are tags, as in tags.site";
 
 /// All templates of a policy's settings.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -297,12 +302,16 @@ impl Reader {
         };
         let dollar = path.keys.iter().any(|key| key.starts_with('$'));
         let problem = match &path.root {
-            Root::Tags | Root::Reported if path.keys.is_empty() => {
+            Root::Tags | Root::Reported | Root::DeviceTags if path.keys.is_empty() => {
                 Some("a whole section cannot be named; name a key in it".to_owned())
             }
             // It moves with every report, so each write would be the cause of the next.
             Root::Reported if dollar => Some(format!("{path} changes by itself; {ALLOWED}")),
             Root::Tags | Root::Reported | Root::Attribute(Attribute::DeviceId) => None,
+            Root::DeviceTags => match self.scope {
+                Scope::Modules => None,
+                Scope::Devices => Some(OF_A_MODULE.to_owned()),
+            },
             Root::Attribute(Attribute::ModuleId) => match self.scope {
                 Scope::Modules => None,
                 Scope::Devices => Some("the twin of a device has no moduleId".to_owned()),
@@ -359,6 +368,7 @@ mod tests {
             reported: &reported,
             reported_version: 1,
             posture: &Value::Null,
+            device_tags: None,
         };
         let settings = map(settings);
         let templates = Templates::read(&settings, Scope::Modules).unwrap();

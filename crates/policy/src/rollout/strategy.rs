@@ -245,6 +245,15 @@ impl Strategy {
         &self.spec
     }
 
+    /// All conditions in it, also those of waves.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        let waves = self.spec.waves.iter().filter_map(|wave| match wave {
+            WaveSpec::Where(text) => Condition::parse(text).ok(),
+            WaveSpec::Count(_) | WaveSpec::Percent(_) => None,
+        });
+        waves.chain(self.fail_if.clone())
+    }
+
     /// What no twin of a wave should come to.
     pub fn fail_if(&self) -> Option<&Condition> {
         self.fail_if.as_ref()
@@ -259,6 +268,7 @@ fn moving(condition: &Condition) -> impl Iterator<Item = Path> {
         .filter(|path| match &path.root {
             // A variable stands for a part of a list, which has a path of its own.
             Root::Tags
+            | Root::DeviceTags
             | Root::Attribute(Attribute::DeviceId | Attribute::ModuleId | Attribute::Status)
             | Root::Variable { .. } => false,
             Root::Attribute(_) | Root::Desired | Root::Reported | Root::Posture => true,

@@ -148,8 +148,18 @@ impl TwinStore {
             .into_iter()
             .filter_map(|(section, change)| section.as_ref().map(|_| change))
             .collect();
+        let hands_down = tags.is_some() && key.module.is_none();
         self.patch(&key, tags, desired);
         self.publish(&key, &changes, None, false).await;
+        if hands_down {
+            let state = || self.state().twins.keys().cloned().collect::<Vec<_>>();
+            for module in state() {
+                if module.device == key.device && module.module.is_some() {
+                    let changes = [Change::DeviceTags];
+                    self.publish(&module, &changes, None, false).await;
+                }
+            }
+        }
     }
 
     /// The device reports something.
@@ -341,7 +351,7 @@ impl TwinStore {
             }
             let change = TwinChange {
                 revision: state.revision,
-                twin: Some(print(key, &state.twins[key])),
+                twin: Some(print(key, &state.twins)),
                 deleted,
                 changes: changes.iter().map(|change| (*change).into()).collect(),
                 trace_parent: format!("00-{TRACE_ID}-00f067aa0ba902b7-01"),
@@ -358,9 +368,12 @@ impl TwinStore {
     }
 }
 
-fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
+fn print(key: &IdentityKey, twins: &BTreeMap<IdentityKey, Kept>) -> proto::Twin {
+    let kept = &twins[key];
     let text = |map: &twin::Map| Value::Object(map.clone()).to_string();
     let twin = &kept.twin;
+    let device = twins.get(&IdentityKey::new_device(key.device.clone()));
+    let device = device.filter(|_| key.module.is_some());
     proto::Twin {
         name: identity_name(key),
         device_id: key.device.to_string(),
@@ -380,6 +393,8 @@ fn print(key: &IdentityKey, kept: &Kept) -> proto::Twin {
         posture_json: kept.posture.to_string(),
         status: "enabled".to_owned(),
         configurations: kept.configurations.clone(),
+        device_tags_json: device
+            .map_or_else(String::new, |device| text(device.twin.tags.document())),
         revision: kept.revision,
         ..proto::Twin::default()
     }
@@ -578,11 +593,10 @@ impl TwinService for TwinStore {
     ) -> Result<Response<proto::Twin>, Status> {
         let key = parse_identity("name", &request.get_ref().name).unwrap();
         let state = self.state();
-        let kept = state
-            .twins
-            .get(&key)
-            .ok_or_else(|| Status::not_found("no such twin"))?;
-        Ok(Response::new(print(&key, kept)))
+        if !state.twins.contains_key(&key) {
+            return Err(Status::not_found("no such twin"));
+        }
+        Ok(Response::new(print(&key, &state.twins)))
     }
 
     async fn list_twins(
@@ -602,10 +616,10 @@ impl TwinService for TwinStore {
         let size = usize::try_from(request.page_size).unwrap().min(3);
         let twins: Vec<_> = state
             .twins
-            .iter()
+            .keys()
             .skip(start)
             .take(size)
-            .map(|(key, kept)| print(key, kept))
+            .map(|key| print(key, &state.twins))
             .collect();
         let end = start + twins.len();
         let twins = twins
@@ -648,6 +662,8 @@ fn is_found(filter: &str, found: &proto::Twin) -> bool {
     let condition =
         twin::Condition::parse_in(filter, twin::query::Vocabulary::Query).expect("a good filter");
     let object = |text: &str| -> twin::Map { serde_json::from_str(text).expect("an object") };
+    let device_tags = Some(&*found.device_tags_json).filter(|text| !text.is_empty());
+    let device_tags = device_tags.map(object);
     let posture = serde_json::from_str(&found.posture_json).unwrap_or_default();
     condition.matches(&twin::TwinView {
         device_id: &found.device_id,
@@ -659,6 +675,7 @@ fn is_found(filter: &str, found: &proto::Twin) -> bool {
         reported: &object(&found.reported_json),
         reported_version: found.reported_version,
         posture: &posture,
+        device_tags: device_tags.as_ref(),
     })
 }
 

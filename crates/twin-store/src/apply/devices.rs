@@ -327,6 +327,7 @@ fn new_record(
         twin: TwinText::print(&twin),
         posture,
         configurations: ConfigurationStates::new(),
+        device_tags: None,
         revision: Revision::ZERO,
         updated_at: now,
     })

@@ -18,6 +18,7 @@ use crate::store::{
     RequestAnswer, RequestId, Selection, TokenHash,
 };
 
+mod inherit;
 mod small;
 
 /// Numbers the changes of each partition.
@@ -99,12 +100,9 @@ impl Overlay {
             match item {
                 Loaded::Whole(record) => {
                     let record = Arc::from(record);
-                    let slot = Slot {
-                        original: Some(Arc::clone(&record)),
-                        present: Some(Arc::clone(&record)),
-                        ..Slot::default()
-                    };
-                    overlay.slots.insert(record.key.clone(), slot);
+                    let record: Arc<Record> = record;
+                    let key = record.key.clone();
+                    overlay.slots.insert(key, Slot::of(record));
                 }
                 Loaded::Damaged(selection, damaged) => overlay.note(selection, damaged),
                 Loaded::Token(device, state) => {
@@ -191,12 +189,16 @@ impl Overlay {
     /// Leaves a record to be written, and answers it with the revision it gets.
     pub fn put(
         &mut self,
-        record: Record,
+        mut record: Record,
         changes: &[ChangeKind],
         weight: Weight,
         cause: &Cause,
     ) -> &Record {
         let key = record.key.clone();
+        // A new module has its device's tags from the beginning.
+        if key.module.is_some() && record.device_tags.is_none() {
+            record.device_tags = self.tags_of(&IdentityKey::new_device(key.device.clone()));
+        }
         self.open(&key, weight);
         let record = self.stamped(Arc::new(record), changes, weight, cause);
         let slot = self.slots.entry(key).or_default();
@@ -339,6 +341,15 @@ impl Overlay {
 }
 
 impl Slot {
+    /// One that is as it is stored.
+    fn of(record: Arc<Record>) -> Slot {
+        Slot {
+            original: Some(Arc::clone(&record)),
+            present: Some(record),
+            ..Slot::default()
+        }
+    }
+
     fn close(&mut self) {
         if let Some(open) = self.open.take()
             && open.touch.weight > Weight::None

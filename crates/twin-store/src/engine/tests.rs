@@ -10,9 +10,12 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::apply::{Cause, Limits, Mode, devices, enrollment, twins};
 use crate::store::model::ModelStore;
-use crate::store::{self, EnrollmentToken, OperationId, Replica, ReplicaId, RequestId, Selection};
+use crate::store::{
+    self, EnrollmentToken, Loaded, OperationId, Replica, ReplicaId, RequestId, Selection,
+};
 use crate::testing::{device, identity, key, new_device, now, object, operator_write};
 
+mod inherited;
 mod sequences;
 mod trails;
 

@@ -3,7 +3,7 @@
 use service_kit::error::chain;
 use tracing::error;
 
-use super::{Work, Writer};
+use super::{Answer, Work, Writer};
 use crate::error::Error;
 use crate::store;
 
@@ -23,6 +23,23 @@ impl Writer {
         error!(error = chain(&failure), "the store cannot be read");
         for work in group {
             (work.decide)(Err(unreadable(&failure)))(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// The same of what follows from decisions that were made already: none of them is written.
+    pub(super) fn unheard(
+        &self,
+        answers: Vec<Answer>,
+        failure: store::Error,
+    ) -> Result<(), store::Error> {
+        if self.sharing.is_some() || matches!(failure, store::Error::Closed) {
+            drop(answers);
+            return Err(failure);
+        }
+        error!(error = chain(&failure), "the store cannot be read");
+        for answer in answers {
+            answer(Err(unreadable(&failure)));
         }
         Ok(())
     }

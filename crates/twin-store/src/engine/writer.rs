@@ -140,6 +140,12 @@ impl Writer {
             };
             answers.push((work.decide)(ready));
         }
+        if let Some(heirs) = overlay.heirs() {
+            match self.store.load(heirs).await {
+                Ok(loaded) => overlay.hand_down(loaded),
+                Err(error) => return self.unheard(answers, error),
+            }
+        }
         let outcome = overlay.into_outcome();
         let population = outcome.population;
         let prepared = self.prepare(outcome, &positions, now);

@@ -105,6 +105,7 @@ impl Filter {
         for path in condition.paths() {
             match path.root {
                 Root::Tags => kinds.insert(proto::Change::Tags),
+                Root::DeviceTags => kinds.insert(proto::Change::DeviceTags),
                 Root::Desired => kinds.insert(proto::Change::Desired),
                 Root::Reported => kinds.insert(proto::Change::Reported),
                 Root::Posture => {

@@ -44,6 +44,7 @@ const FIELDS: [(&str, Clear); 25] = [
     ("model_id", |twin| twin.model_id.clear()),
     ("iot_edge", |twin| twin.iot_edge = false),
     ("configurations", |twin| twin.configurations.clear()),
+    ("device_tags_json", |twin| twin.device_tags_json.clear()),
 ];
 const DESIRED_METADATA: &str = "desired_metadata_json";
 const REPORTED_METADATA: &str = "reported_metadata_json";

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use posture::Posture;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use twin::{ConfigurationStatus, DeviceId, Etag, IdentityKey, ModuleId, Revision, Version};
 
 use crate::record::{
@@ -60,6 +61,8 @@ struct RowBody<'a> {
     updated_at: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     configurations: BTreeMap<String, String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    device_tags: Option<&'a RawValue>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -127,6 +130,7 @@ pub(crate) fn parse_key(device: &str, module: &str) -> Result<IdentityKey, Damag
 pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
     let identity = &record.identity;
     let twin = &record.twin;
+    let device_tags = record.device_tags.as_deref();
     let body = RowBody {
         generation: identity.generation_id.clone(),
         identity_etag: identity.etag.number(),
@@ -150,6 +154,7 @@ pub(crate) fn encode(record: &Record) -> Result<Row<'_>, serde_json::Error> {
             .iter()
             .map(|(id, status)| (id.clone(), status.as_str().to_owned()))
             .collect(),
+        device_tags: device_tags.map(serde_json::from_str).transpose()?,
     };
     let posture = serde_json::to_string(&record.posture)?;
     let body = serde_json::to_string(&body)?;
@@ -260,6 +265,7 @@ pub(crate) fn decode(key: IdentityKey, row: &Row<'_>) -> Result<Record, Damaged>
         twin,
         posture,
         configurations,
+        device_tags: body.device_tags.map(|tags| tags.get().to_owned()),
         revision: Revision::new(row.revision),
         updated_at,
     })

@@ -151,6 +151,8 @@ pub enum Root {
     Reported,
     /// `posture`
     Posture,
+    /// `device.tags`: on a module's twin the tags of its device; undefined on a device's own.
+    DeviceTags,
     /// The element that an `EXISTS` speaks of.
     Variable {
         /// Its name.
@@ -232,7 +234,7 @@ impl Path {
         match (self.keys.last(), &self.root) {
             (Some(key), _) => key,
             (None, Root::Attribute(attribute)) => attribute.name(),
-            (None, Root::Tags) => "tags",
+            (None, Root::Tags | Root::DeviceTags) => "tags",
             (None, Root::Desired) => "desired",
             (None, Root::Reported) => "reported",
             (None, Root::Posture) => "posture",
@@ -256,6 +258,7 @@ impl fmt::Display for Path {
         f.write_str(match &self.root {
             Root::Attribute(attribute) => attribute.name(),
             Root::Tags => "tags",
+            Root::DeviceTags => "device.tags",
             Root::Desired => "properties.desired",
             Root::Reported => "properties.reported",
             Root::Posture => "posture",

@@ -32,6 +32,9 @@ pub trait Lookup {
     /// `posture`; none or `null` before the first event.
     fn posture(&self) -> Option<&Value>;
 
+    /// On a module's twin the tags of its device; none on a device's own.
+    fn device_tags(&self) -> Option<&Map>;
+
     /// Told that a condition is undecided, because judging this twin took too many steps. Nothing
     /// needs to be done about it: the condition does not hold then.
     fn give_up(&self) {}
@@ -88,6 +91,10 @@ impl Lookup for TwinView<'_> {
     fn posture(&self) -> Option<&Value> {
         Some(self.posture)
     }
+
+    fn device_tags(&self) -> Option<&Map> {
+        self.device_tags
+    }
 }
 
 /// A stored section: texts that are parsed when they are first asked for.
@@ -125,8 +132,20 @@ pub struct LazyTwin<'a, A> {
     pub reported: LazySection<'a>,
     /// `posture`
     pub posture: LazyPosture<'a>,
+    /// The document of `device.tags`; none on a device's own twin.
+    pub device_tags: Option<LazyTags<'a>>,
     /// Whether judging it took too many steps; false at first.
     pub undecided: Cell<bool>,
+}
+
+/// The tags of a module's device, as text.
+pub struct LazyTags<'a>(Lazy<'a, Map>);
+
+impl<'a> LazyTags<'a> {
+    /// Tags kept as JSON text.
+    pub fn new(document: &'a str) -> LazyTags<'a> {
+        LazyTags(Lazy::new(document))
+    }
 }
 
 /// A posture: a text, or a value that its owner has at hand.
@@ -182,6 +201,11 @@ impl<'a, A> LazyTwin<'a, A> {
                 return Some(Damage { part, problem });
             }
         }
+        let device_tags = self.device_tags.as_ref();
+        if let Some(problem) = device_tags.and_then(|tags| tags.0.problem()) {
+            let part = "device.tags";
+            return Some(Damage { part, problem });
+        }
         let PostureSource::Text(posture) = &self.posture.0 else {
             return None;
         };
@@ -227,6 +251,12 @@ where
 
     fn posture(&self) -> Option<&Value> {
         self.posture.get()
+    }
+
+    fn device_tags(&self) -> Option<&Map> {
+        let tags = self.device_tags.as_ref()?;
+        tags.0
+            .get_parsed(|text| serde_json::from_str(text).map_err(|error| error.to_string()))
     }
 
     fn give_up(&self) {

@@ -46,6 +46,7 @@ impl Facts {
             reported: &self.reported,
             reported_version: 9,
             posture: &self.posture,
+            device_tags: None,
         }
     }
 }
@@ -471,6 +472,7 @@ fn key() -> impl Strategy<Value = String> {
 pub(super) fn path() -> impl Strategy<Value = Path> {
     let root = prop_oneof![
         Just(Root::Tags),
+        Just(Root::DeviceTags),
         Just(Root::Desired),
         Just(Root::Reported),
         Just(Root::Posture),
@@ -677,4 +679,50 @@ proptest! {
 
 fn not(expr: Expr) -> Expr {
     Expr::Not(Box::new(expr))
+}
+
+#[test]
+fn a_module_is_seen_with_the_tags_of_its_device() {
+    let facts = Facts::new();
+    let tags = map(json!({"site": "Lyon", "rooms": ["a", "b"], "it": {"owner": "ann"}}));
+    let module = TwinView {
+        module_id: Some("m"),
+        device_tags: Some(&tags),
+        ..facts.view()
+    };
+    for (text, of_module, of_device) in [
+        ("device.tags.site = 'Lyon'", true, false),
+        (
+            "device.tags.it.owner = 'ann' AND IS_OBJECT(device.tags)",
+            true,
+            false,
+        ),
+        (
+            "EXISTS(room IN device.tags.rooms WHERE room = 'b')",
+            true,
+            false,
+        ),
+        ("IS_DEFINED(device.tags.none)", false, false),
+        ("NOT IS_DEFINED(device.tags)", false, true),
+        // A name that an `EXISTS` gives means what it always did.
+        (
+            "EXISTS(device IN posture.listeningPorts WHERE device.port = 22)",
+            true,
+            true,
+        ),
+    ] {
+        let condition = Condition::parse(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        assert_eq!(condition.matches(&module), of_module, "{text}");
+        assert_eq!(condition.matches(&facts.view()), of_device, "{text}");
+        let again = Condition::parse(&condition.to_string()).expect("it reads what it prints");
+        assert_eq!(again.scope(), condition.scope(), "{text}");
+    }
+    for (text, said) in [
+        ("device.status = 'enabled'", "the tags alone"),
+        ("device = 'x'", "the tags alone"),
+        ("device.tags.$version = 1", "do not begin with `$`"),
+    ] {
+        let refused = Condition::parse(text).expect_err(text).to_string();
+        assert!(refused.contains(said), "{text}: {refused}");
+    }
 }

@@ -165,6 +165,8 @@ impl Then {
             twin: history::twin_text(&self.key, &self.document)?,
             posture,
             configurations: history::configurations(&self.key, &self.document)?,
+            // What a device's tags were is in its own history.
+            device_tags: None,
             revision: self.revision(),
             updated_at: at,
         })

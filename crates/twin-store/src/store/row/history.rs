@@ -163,6 +163,7 @@ fn name(kind: ChangeKind) -> &'static str {
         ChangeKind::Status => "status",
         ChangeKind::Identity => "identity",
         ChangeKind::Configurations => "configurations",
+        ChangeKind::DeviceTags => "deviceTags",
         ChangeKind::Deleted => "deleted",
     }
 }
@@ -178,6 +179,7 @@ fn kind(name: &str) -> Option<ChangeKind> {
         "status" => Some(ChangeKind::Status),
         "identity" => Some(ChangeKind::Identity),
         "configurations" => Some(ChangeKind::Configurations),
+        "deviceTags" => Some(ChangeKind::DeviceTags),
         "deleted" => Some(ChangeKind::Deleted),
         _ => None,
     }

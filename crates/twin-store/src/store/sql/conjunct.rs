@@ -352,6 +352,7 @@ fn indexed(path: &Path) -> Option<(String, bool)> {
             | Root::Reported
             | Root::Variable { .. }
             | Root::Posture
+            | Root::DeviceTags
             | Root::Tags,
             _,
         ) => None,

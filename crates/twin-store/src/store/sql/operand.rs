@@ -215,6 +215,11 @@ pub(super) fn place(
         Root::Desired => section(Document::Desired),
         Root::Reported => section(Document::Reported),
         Root::Posture => Some(Base::Column(Document::Posture)),
+        Root::DeviceTags => {
+            let keys = path.keys.iter().map(String::as_str);
+            let keys: Vec<_> = std::iter::once("device_tags").chain(keys).collect();
+            return in_body(&keys, sql).map(Some);
+        }
         Root::Variable { level, .. } => {
             let alias = scope.members.get(*level).ok_or(Residual)?;
             Some(Base::Member(alias.clone()))
@@ -235,7 +240,12 @@ fn path_operand(path: &Path, scope: &Scope<'_>, sql: &mut Builder) -> Result<Ope
         (Root::Reported, [key]) if key == "$version" => in_body(&["reported", "version"], sql)
             .map(|version| Operand::of_number(version.number())),
         (
-            Root::Tags | Root::Desired | Root::Reported | Root::Posture | Root::Variable { .. },
+            Root::Tags
+            | Root::Desired
+            | Root::Reported
+            | Root::Posture
+            | Root::DeviceTags
+            | Root::Variable { .. },
             _,
         ) => Err(Residual),
     }

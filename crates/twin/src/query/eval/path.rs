@@ -46,6 +46,10 @@ fn find<'e>(path: &Path, facts: &Facts<'e>) -> Found<'e> {
         Root::Desired => section(SectionKind::Desired, keys, facts),
         Root::Reported => section(SectionKind::Reported, keys, facts),
         Root::Posture => below(twin.posture(), keys),
+        Root::DeviceTags => match keys.split_first() {
+            None => Found::Datum(twin.device_tags().map_or(Datum::Undefined, Datum::object)),
+            Some((first, rest)) => below(twin.device_tags().and_then(|tags| tags.get(first)), rest),
+        },
         Root::Variable { level, .. } => below(facts.elements.get(*level).copied(), keys),
     }
 }

@@ -25,6 +25,7 @@ fn judge_with(text: &str, tags: &Value) -> Option<bool> {
         reported: &nothing,
         reported_version: 1,
         posture: &Value::Null,
+        device_tags: None,
     };
     let holds = parse(text).matches_at(&view, at(0));
     let fails = parse(&format!("NOT ({text})")).matches_at(&view, at(0));
@@ -164,6 +165,7 @@ fn decided(text: &str, now: Option<Timestamp>) -> (bool, bool) {
         desired: LazySection::new("{}", "{}", 1),
         reported: LazySection::new(&reported, "{}", 1),
         posture: LazyPosture::from_text(""),
+        device_tags: None,
         undecided: false.into(),
     };
     let holds = match now {
@@ -244,6 +246,7 @@ fn without_a_time_there_is_no_now() {
         reported: &nothing,
         reported_version: 1,
         posture: &posture,
+        device_tags: None,
     };
     assert!(!condition.matches(&view));
     assert!(condition.matches_at(&view, Timestamp::UNIX_EPOCH));

@@ -9,13 +9,17 @@ use super::Parser;
 
 /// What a path can begin with, for hints.
 const ROOTS_OF_CHANGES: &str = "a path begins with tags, properties.desired, \
-                                properties.reported, posture, deviceId, moduleId or status";
+                                properties.reported, posture, deviceId, moduleId, status, or \
+                                device.tags on modules";
 const ROOTS_OF_QUERIES: &str = "a path begins with tags, properties.desired, \
                                 properties.reported, posture, or an attribute such as deviceId, \
                                 status or connectionState";
 
 /// First words that are no attributes.
 const SECTIONS: [&str; 5] = ["tags", "properties", "desired", "reported", "posture"];
+
+/// Leads from a module to its device. An `EXISTS` may give it away: it did before it meant anything.
+const DEVICE: &str = "device";
 
 /// What `$metadata` says of a node.
 const STAMPS: [&str; 3] = ["$lastUpdated", "$lastUpdatedVersion", "$lastUpdatedBy"];
@@ -80,6 +84,16 @@ impl Parser<'_> {
         match first {
             "tags" => return Ok(Root::Tags),
             "posture" => return Ok(Root::Posture),
+            DEVICE => {
+                if keys.first().is_none_or(|key| key != "tags") {
+                    let error = self.error_at(start, "device.tags");
+                    return Err(error.with_hint(
+                        "of its device a module's condition can look at the tags alone, as in device.tags.site",
+                    ));
+                }
+                keys.remove(0);
+                return Ok(Root::DeviceTags);
+            }
             "desired" => return Ok(Root::Desired),
             "reported" => return Ok(Root::Reported),
             "properties" => {
@@ -102,9 +116,8 @@ impl Parser<'_> {
 
     /// Whether a path may begin with that word.
     pub(super) fn is_root(&self, name: &str) -> bool {
-        const SECTIONS: [&str; 5] = ["tags", "properties", "desired", "reported", "posture"];
         let is_section = |section: &str| section.eq_ignore_ascii_case(name);
-        SECTIONS.into_iter().any(is_section) || self.attribute(name).is_some()
+        SECTIONS.into_iter().chain([DEVICE]).any(is_section) || self.attribute(name).is_some()
     }
 
     /// The attribute of that name, if it can be named here.

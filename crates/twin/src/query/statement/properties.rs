@@ -155,6 +155,7 @@ fn with_view<T>(device: usize, tags: &Value, use_view: impl FnOnce(&TwinView<'_>
         reported: &nothing,
         reported_version: 1,
         posture: &Value::Null,
+        device_tags: None,
     })
 }
 

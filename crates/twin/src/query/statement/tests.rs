@@ -72,6 +72,7 @@ impl Stored {
             desired: LazySection::new(&self.desired_texts.0, &self.desired_texts.1, 2),
             reported: LazySection::new(&self.reported, "not json", 9),
             posture: LazyPosture::from_text(&self.posture),
+            device_tags: None,
             undecided: false.into(),
         }
     }

@@ -55,6 +55,8 @@ pub(crate) enum ChangeArg {
     Identity,
     /// Configurations of IoT Hub came to stand otherwise
     Configurations,
+    /// The tags of the module's device were written
+    DeviceTags,
     /// The identity was deleted
     Deleted,
 }
@@ -72,6 +74,7 @@ impl ChangeArg {
             ChangeArg::Status => api::Change::Status,
             ChangeArg::Identity => api::Change::Identity,
             ChangeArg::Configurations => api::Change::Configurations,
+            ChangeArg::DeviceTags => api::Change::DeviceTags,
             ChangeArg::Deleted => api::Change::Deleted,
         }
     }
@@ -90,6 +93,7 @@ pub(super) fn name(change: api::Change) -> &'static str {
         api::Change::Status => "status",
         api::Change::Identity => "identity",
         api::Change::Configurations => "configurations",
+        api::Change::DeviceTags => "device-tags",
         api::Change::Deleted => "deleted",
     }
 }

@@ -86,6 +86,7 @@ fn documents() -> impl Strategy<Value = Map<String, Value>> {
 /// A twin with this name.
 pub(super) fn twins(name: String) -> impl Strategy<Value = Record> {
     let sections = (documents(), documents(), documents());
+    let device_tags = prop::option::weighted(0.9, documents());
     let registry = (any::<bool>(), 0..4_u8, texts(), any::<bool>(), 1..4_u64);
     let time = prop::option::of(prop::sample::select(vec![
         0_i64,
@@ -103,12 +104,16 @@ pub(super) fn twins(name: String) -> impl Strategy<Value = Record> {
             0..4,
         ),
     );
-    (sections, registry, agent).prop_map(move |(sections, registry, agent)| {
+    let parts = (sections, registry, agent, device_tags);
+    parts.prop_map(move |(sections, registry, agent, device_tags)| {
         let mut record = record(&name, "g");
         let (tags, desired, reported) = sections;
         record.twin.tags.document = Value::Object(tags).to_string();
         record.twin.desired.document = Value::Object(desired).to_string();
         record.twin.reported.document = Value::Object(reported).to_string();
+        record.device_tags = device_tags
+            .filter(|_| record.key.module.is_some())
+            .map(|tags| Value::Object(tags).to_string());
         let (enabled, authentication, reason, edge, version) = registry;
         record.identity.status = if enabled {
             Status::Enabled
@@ -213,7 +218,13 @@ fn paths(level: usize) -> BoxedStrategy<Path> {
         1 => prop::sample::select(FOREIGN_KEYS.to_vec()),
     ];
     let keys = prop::collection::vec(key.prop_map(str::to_owned), 0..4);
-    let roots = prop::sample::select(vec![Root::Tags, Root::Tags, Root::Desired, Root::Reported]);
+    let roots = prop::sample::select(vec![
+        Root::Tags,
+        Root::Tags,
+        Root::DeviceTags,
+        Root::Desired,
+        Root::Reported,
+    ]);
     let documents = (roots, keys.clone()).prop_map(|(root, keys)| Path { root, keys });
     let postures = prop::sample::select(vec![
         vec!["configuration", "state"],
