@@ -151,6 +151,16 @@ impl ActivePolicy {
         stage.is_some_and(|stage| self.has_set(twin, |revision| stage.course.takes_back(revision)))
     }
 
+    /// Whether nothing of it may be pushed again to a device that did not stay with it: because the policy may
+    /// change nothing now, or because the revision is on its way and that device speaks against it.
+    pub(crate) fn holds_pushes(&self, twin: &TwinDocument) -> bool {
+        if matches!(self.gate, Gate::Closed(_)) {
+            return self.has_set(twin, |_| true);
+        }
+        let course = self.stage.as_ref().map(|stage| &stage.course);
+        course.is_some_and(|course| self.has_set(twin, |revision| revision == course.revision()))
+    }
+
     /// Whether the twin has a leaf of the policy in such a revision; one of a configuration tells of none.
     fn has_set(&self, twin: &TwinDocument, which: impl Fn(u64) -> bool) -> bool {
         let ours = self.policy.id().as_str();

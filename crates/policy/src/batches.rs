@@ -22,7 +22,7 @@ use crate::policies::Policies;
 use crate::positions::Positions;
 use crate::rejects::{Reason, Rejected, Rejects};
 use crate::store;
-use crate::twin_document::{TwinDocument, scope_of};
+use crate::twin_document::{TwinDocument, may_ask_for_push, scope_of};
 use crate::writer::{Effect, Work, Writer};
 
 /// What batches are worked off with.
@@ -100,7 +100,10 @@ impl Batches {
         let set = self.policies.set();
         let key = wire::names::identity_from_ids(&twin.device_id, &twin.module_id);
         let concerned = match &key {
-            Ok(key) => set.is_concerned(scope_of(key), candidate.changed),
+            Ok(key) => {
+                let scope = scope_of(key);
+                set.is_concerned(scope, candidate.changed) || may_ask_for_push(twin)
+            }
             // Parsing below says what is wrong with it.
             Err(_) => true,
         };

@@ -176,6 +176,12 @@ impl PolicySet {
         wanted
     }
 
+    /// Whether any of them holds back what it has set there.
+    fn hold_pushes(&self, twin: &TwinDocument) -> bool {
+        let mut policies = self.scope(twin.scope()).policies.iter();
+        policies.any(|active| active.holds_pushes(twin))
+    }
+
     /// Leaves frozen paths of a twin as they are.
     fn hold(&self, twin: &TwinDocument, writes: &mut Vec<PolicyWrite>) {
         let policies = &self.scope(twin.scope()).policies;
@@ -331,6 +337,9 @@ pub(crate) fn evaluate(policies: &PolicySet, twin: &TwinDocument, at: Timestamp)
 pub(crate) struct Decided {
     /// What has to happen.
     pub decision: Decision,
+    /// Whether what is there is to be pushed once more: the device did not stay with it, and no policy holds
+    /// that back.
+    pub push_again: bool,
     /// Where configurations are to stand.
     pub configurations: ConfigurationStates,
     /// The policies of which nobody knows whether they apply, and why.
@@ -363,7 +372,9 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
             }
         },
     };
+    let writes = matches!(decision, Decision::Write(_));
     Decided {
+        push_again: !writes && twin.asks_for_push() && !policies.hold_pushes(twin),
         decision,
         configurations,
         undecided: wanted.undecided,

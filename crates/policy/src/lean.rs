@@ -12,7 +12,7 @@ use twin::{NodeMeta, Writer};
 
 use crate::active::{ActivePolicy, Verdict};
 use crate::evaluate::{Interest, PolicySet};
-use crate::twin_document::{TwinDocument, scope_of};
+use crate::twin_document::{TwinDocument, may_ask_for_push, scope_of};
 
 /// What came of a short look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl PolicySet {
         };
         // What a twin tells of frozen paths may have to be put right.
         let may_tell = twin.posture_json.contains("\"frozen\"");
-        if may_tell || !self.frozen().of(&key).is_empty() {
+        if may_tell || may_ask_for_push(twin) || !self.frozen().of(&key).is_empty() {
             return Glance::after(0, false);
         }
         let module = (!twin.module_id.is_empty()).then_some(twin.module_id.as_str());
@@ -102,7 +102,11 @@ impl PolicySet {
     /// all of its leaves there, or does not apply and has none.
     pub(crate) fn look(&self, twin: &TwinDocument, changed: Interest) -> Glance {
         let is_new = changed.created || changed.desired;
-        if is_new || twin.tells_of_frozen() || !self.frozen().of(twin.key()).is_empty() {
+        if is_new
+            || twin.asks_for_push()
+            || twin.tells_of_frozen()
+            || !self.frozen().of(twin.key()).is_empty()
+        {
             return Glance::after(0, false);
         }
         let mut judged = 0;

@@ -102,6 +102,11 @@ impl TwinDocument {
         configuration.is_some_and(|stored| stored.get("frozen").is_some())
     }
 
+    /// Whether it is asked for its settings to be pushed again to a device that is there.
+    pub(crate) fn asks_for_push(&self) -> bool {
+        self.is_connected() && self.configuration().is_asked()
+    }
+
     /// Whether a session of the device is open.
     pub(crate) fn is_connected(&self) -> bool {
         let agent = self.posture.get("agent");
@@ -155,6 +160,11 @@ pub(crate) fn scope_of(key: &IdentityKey) -> Scope {
         None => Scope::Devices,
         Some(_) => Scope::Modules,
     }
+}
+
+/// Whether a twin as it came may ask for a push: only then is it worth looking closer.
+pub(crate) fn may_ask_for_push(twin: &wire::twin::v1::Twin) -> bool {
+    twin.posture_json.contains("\"pushAskedAt\"")
 }
 
 /// Reads a JSON object; no text at all is an empty object, as protobuf has it.

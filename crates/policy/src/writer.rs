@@ -245,6 +245,7 @@ impl Writer {
             configurations: wire::configurations::to_wire(&decided.configurations),
             keep_settings: writes.is_none(),
             frozen: frozen(set, twin),
+            push_again: decided.push_again,
             timeline: Some(Timeline {
                 decide_time: Some(to_wire(decided_at)),
                 ..*timeline
@@ -323,10 +324,10 @@ fn holds(decided: &Decided, twin: &TwinDocument) -> bool {
     matches!(decided.decision, Decision::Holds) && is_noted(decided, twin)
 }
 
-/// Whether there is nothing to write: neither settings nor where configurations stand.
+/// Whether there is nothing to write: neither settings, nor where configurations stand, nor once more what is there.
 fn is_noted(decided: &Decided, twin: &TwinDocument) -> bool {
     let settings = matches!(decided.decision, Decision::Write(_));
-    !settings && decided.configurations == *twin.configurations()
+    !settings && !decided.push_again && decided.configurations == *twin.configurations()
 }
 
 fn settings(write: &PolicyWrite) -> PolicySettings {

@@ -1,6 +1,7 @@
 //! Follows up pushes of configurations to connected devices: one that is left unanswered for too long is
-//! timed out, and one that a device did not stay with is pushed again. Searches, policies and rollouts
-//! all see it alike, because the state is written.
+//! timed out, and one that a device did not stay with is pushed again; where policies have set something,
+//! the policy service is asked for that. Searches, policies and rollouts all see it alike, because the state
+//! is written.
 //!
 //! It looks through the twins concerned again and again, by index and a little at a time, and keeps
 //! nothing between two looks: whatever is due stays due, so a restart or another owner of the partition
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 use twin::query::Vocabulary;
 use twin::{Condition, IdentityKey, Version};
 
-use crate::apply::pushes;
+use crate::apply::pushes::{self, Again};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::record::Record;
@@ -139,6 +140,7 @@ impl FollowUp {
             Some(_) if record.twin.desired.version == Version::FIRST => None,
             Some(since) => since.checked_add(self.within).ok(),
             None if self.push_after.is_zero() => None,
+            None if pushes::is_of_policies(record) => configuration.ask_due(self.push_after),
             None => configuration.push_due(self.push_after),
         }
     }
@@ -151,8 +153,14 @@ impl FollowUp {
             if pushes::time_out(overlay, &of, within, now)? {
                 return Ok(Some("timed out"));
             }
-            let again = !push_after.is_zero() && pushes::push_again(overlay, &of, push_after, now)?;
-            Ok(again.then_some("made again"))
+            if push_after.is_zero() {
+                return Ok(None);
+            }
+            let again = pushes::push_again(overlay, &of, push_after, now)?;
+            Ok(again.map(|again| match again {
+                Again::Pushed => "made again",
+                Again::Asked => "asked for again",
+            }))
         });
         match decided.await {
             Ok(Some(what)) => info!(twin = %key, what, "a push was followed up"),

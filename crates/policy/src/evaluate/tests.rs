@@ -545,3 +545,83 @@ fn a_template_is_filled_in_anew_when_the_twin_changes_there() {
         assert_eq!(set.is_concerned(Scope::Modules, changed), concerned);
     }
 }
+
+/// A twin with these settings of a policy's revision, whose device went back and is asked for.
+fn asking(revision: u64) -> TwinDocument {
+    let stamp = Stamp {
+        at: Timestamp::UNIX_EPOCH,
+        by: Writer::Policy {
+            id: "p".to_owned(),
+            revision,
+        },
+    };
+    let section = Section::new(&stamp);
+    let settings = json!({"x": revision});
+    let settings = settings.as_object().unwrap();
+    let section = section
+        .merge(settings, &stamp, twin::SectionKind::Desired)
+        .unwrap();
+    let posture = json!({
+        "agent": {"connected": true},
+        "configuration": {
+            "state": "reverted",
+            "drift": {"pushes": 0, "pushAskedAt": "2026-01-01T00:00:00Z"},
+        },
+    });
+    document(&section, &json!({}), &posture)
+}
+
+#[test]
+fn what_a_device_went_back_from_is_pushed_again_unless_it_is_closed_or_on_its_way() {
+    let with = |stage: Option<Stage>, gate: Gate, revision: u64| {
+        let policy = policy("p", "*", "", 0, json!({ "x": revision }));
+        ActivePolicy {
+            revision,
+            stage,
+            gate,
+            ..active(policy, 1)
+        }
+    };
+    let pushed = |policies: Vec<ActivePolicy>, twin: &TwinDocument| {
+        let decided = decide(&PolicySet::new(policies), twin, Timestamp::UNIX_EPOCH);
+        assert!(matches!(decided.decision, Decision::Holds), "{decided:?}");
+        decided.push_again
+    };
+    let closed = || Gate::Closed("a freeze".into());
+    assert!(pushed(vec![with(None, Gate::Open, 1)], &asking(1)));
+    assert!(!pushed(vec![with(None, closed(), 1)], &asking(1)));
+    // Of a twin that asks for nothing nothing is pushed, nor to one that is away.
+    for posture in [
+        json!({"agent": {"connected": true}}),
+        json!({"configuration": {"state": "reverted", "drift": {"pushAskedAt": "2026-01-01T00:00:00Z"}}}),
+    ] {
+        let quiet = document(asking(1).desired(), &json!({}), &posture);
+        assert!(
+            !pushed(vec![with(None, Gate::Open, 1)], &quiet),
+            "{posture}"
+        );
+    }
+
+    // While a revision is on its way, a device that went back from it speaks against it: its gate is to see that.
+    let strategy = crate::rollout::StrategySpec::default();
+    let planned = crate::rollout::plan(&strategy, &[]);
+    let id = PolicyId::parse("p").unwrap();
+    let course = Arc::new(Course::new(id, 2, &planned, 1, &strategy));
+    let stage = |side| {
+        Some(Stage {
+            course: Arc::clone(&course),
+            side,
+        })
+    };
+    let both = || {
+        vec![
+            with(stage(Side::New), Gate::Open, 2),
+            with(stage(Side::Before), Gate::Open, 1),
+        ]
+    };
+    assert!(!pushed(both(), &asking(2)));
+    assert!(
+        pushed(vec![with(None, Gate::Open, 2)], &asking(2)),
+        "it is complete"
+    );
+}

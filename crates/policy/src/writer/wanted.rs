@@ -28,6 +28,7 @@ impl Writer {
         }
         let again = decide(&now, twin, self.clock.now());
         again.decision == decided.decision
+            && again.push_again == decided.push_again
             && again.configurations == decided.configurations
             && now.frozen().told(twin.key()) == set.frozen().told(twin.key())
     }

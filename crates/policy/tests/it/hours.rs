@@ -74,6 +74,52 @@ async fn try_apply(world: &World, file: &str) -> Result<(), RemoteError> {
     answer.map(|_| ()).map_err(RemoteError::from)
 }
 
+/// What a twin says whose device went back, once twin-store asks for its settings to be pushed again.
+fn asking() -> serde_json::Value {
+    json!({
+        "agent": {"connected": true},
+        "configuration": {
+            "state": "reverted",
+            "drift": {"pushes": 0, "pushAskedAt": "2026-01-01T00:00:00Z"},
+        },
+    })
+}
+
+#[tokio::test]
+async fn settings_that_a_device_went_back_from_are_pushed_again_when_their_policy_may_change_twins()
+{
+    let world = World::start().await;
+    world.apply(SETTLE).await;
+    world.apply(&lamp("bright", "")).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit.clone(), json!(null)).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
+    world.settle().await;
+    let pushes = || {
+        let calls = world.twins.calls().into_iter();
+        calls.filter(|call| call.request.push_again).count()
+    };
+    let version = world.twins.desired_version(MODULE);
+    world.twins.fold(MODULE, asking()).await;
+    wait_for("the push", SOON, async || {
+        (world.twins.desired_version(MODULE) == version + 1).then_some(())
+    })
+    .await;
+    world.settle().await;
+    assert_eq!(pushes(), 1, "what was pushed is asked for no more");
+
+    let frozen = freeze(&world, &["lamp"]).await;
+    world.twins.fold(MODULE, asking()).await;
+    world.settle().await;
+    assert_eq!(pushes(), 1, "nothing is pushed while it holds");
+    unfreeze(&world, &frozen.name).await;
+    wait_for("the push after it", SOON, async || {
+        (world.twins.desired_version(MODULE) == version + 2).then_some(())
+    })
+    .await;
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
+}
+
 const OTHER: &str = "devices/cam-2/modules/DefenderIotMicroAgent";
 
 #[tokio::test]

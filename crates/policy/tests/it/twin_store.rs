@@ -550,7 +550,17 @@ impl PolicyTwinService for TwinStore {
             if let Some(write) = applied.write {
                 kept.twin = write.twin;
             }
-            (changed, kept.twin.desired.version().get())
+            let asked = kept.posture["configuration"]["drift"]["pushAskedAt"].is_string();
+            let pushes = request.push_again && asked;
+            if pushes {
+                kept.twin = kept
+                    .twin
+                    .repeat_desired(&[], Timestamp::now())
+                    .unwrap()
+                    .twin;
+                kept.posture["configuration"] = json!({"state": "pending"});
+            }
+            (changed || pushes, kept.twin.desired.version().get())
         };
         if changed {
             let mut timeline = request.timeline.unwrap_or_default();

@@ -34,6 +34,10 @@ pub struct Drift {
     /// When that was last.
     #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
     pub pushed_at: Option<Timestamp>,
+    /// When it was asked whether that may be done again, since the device is not as it said; whose settings
+    /// they are has to say so.
+    #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
+    pub push_asked_at: Option<Timestamp>,
 }
 
 impl Drift {
@@ -82,6 +86,7 @@ impl ConfigurationState {
             self.drift = Drift::default();
         }
         self.drift.since = Some(at);
+        self.drift.push_asked_at = None;
         self.drift.properties = Vec::new();
     }
 
@@ -104,11 +109,32 @@ impl ConfigurationState {
         self.at?.checked_add(wait).ok()
     }
 
+    /// When it is to be asked whether the settings may be pushed again, if the first time is after `first`;
+    /// none: not. Whoever has to say so may have been told not to for a while, so it is asked again.
+    pub fn ask_due(&self, first: SignedDuration) -> Option<Timestamp> {
+        let due = self.push_due(first)?;
+        match self.drift.push_asked_at {
+            None => Some(due),
+            Some(asked) => asked.checked_add(first.checked_mul(SLOWER)?).ok(),
+        }
+    }
+
+    /// It was asked.
+    pub fn ask(&mut self, at: Timestamp) {
+        self.drift.push_asked_at = Some(at);
+    }
+
+    /// Whether it was asked, and nothing came of it yet.
+    pub fn is_asked(&self) -> bool {
+        self.is_drifted() && self.drift.push_asked_at.is_some()
+    }
+
     /// The settings were pushed again under a new version.
     pub fn pushed_again(&mut self, version: u64, at: Timestamp) -> Transition {
         let drift = Drift {
             pushes: self.drift.pushes.saturating_add(1),
             pushed_at: Some(at),
+            push_asked_at: None,
             ..self.drift.clone()
         };
         let transition = self.desired_changed(version, at, Timeline::default(), None);
@@ -175,6 +201,30 @@ mod tests {
         // Somebody wants something else: that is another matter.
         state.desired_changed(6, at(now + 1), Timeline::default(), None);
         assert_eq!(state.drift, Drift::default());
+    }
+
+    #[test]
+    fn it_is_asked_for_again_until_it_is_pushed_or_the_device_is_as_it_said() {
+        let mut state = applied();
+        drift(&mut state, 100);
+        assert_eq!(state.ask_due(FIRST), Some(at(160)));
+        assert!(!state.is_asked());
+        state.ask(at(170));
+        assert!(state.is_asked());
+        assert_eq!(state.ask_due(FIRST), Some(at(170 + 360)));
+        // By itself it is right again; what it asks for after another drift is another matter.
+        let mut back = state.clone();
+        answer(&mut back, 2, AckOutcome::Applied, 180);
+        assert!(!back.is_asked());
+        drift(&mut back, 200);
+        assert!(!back.is_asked());
+        assert_eq!(back.ask_due(FIRST), Some(at(260)));
+
+        state.pushed_again(3, at(190));
+        answer(&mut state, 3, AckOutcome::Applied, 191);
+        drift(&mut state, 195);
+        assert!(!state.is_asked());
+        assert_eq!(state.ask_due(FIRST), Some(at(195 + 360)));
     }
 
     #[test]

@@ -4,12 +4,12 @@
 use jiff::{SignedDuration, Timestamp};
 use posture::configuration::{Acknowledgement, Transition};
 use posture::{FrozenPath, Timeline};
-use twin::{IdentityKey, Version};
+use twin::{IdentityKey, Version, Writer};
 
 use super::twins::notify;
 use super::{Cause, ChangeKind, Overlay, Weight};
 use crate::error::Error;
-use crate::record::TwinText;
+use crate::record::{Record, TwinText};
 
 /// Records the agent's answer to a desired version, and answers the timeline of the loop that it
 /// closes, if it closes one. A repeated or outdated answer changes nothing.
@@ -74,20 +74,70 @@ pub fn time_out(
     Ok(true)
 }
 
-/// Pushes the settings again to a connected device that does not run on what it had applied, if it is time;
-/// answers whether it did.
+/// What was done about a device that does not run on what it had applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Its settings were pushed again.
+    Pushed,
+    /// The policy service is asked whether they may be, since settings of policies are among them: they may
+    /// be of one that must change nothing now.
+    Asked,
+}
+
+/// Whether policies or configurations have set anything; then it is theirs to say what is pushed.
+pub fn is_of_policies(record: &Record) -> bool {
+    let metadata = &record.twin.desired.metadata;
+    metadata.contains("policy:") || metadata.contains(Writer::CONFIGURATION)
+}
+
+/// Does what is due for a connected device that does not run on what it had applied, if it is time; answers
+/// what that was.
 pub fn push_again(
     overlay: &mut Overlay,
     key: &IdentityKey,
     first: SignedDuration,
     now: Timestamp,
-) -> Result<bool, Error> {
-    let mut record = overlay.get(key)?.clone();
+) -> Result<Option<Again>, Error> {
+    let record = overlay.get(key)?;
     let configuration = &record.posture.configuration;
-    let due = configuration.push_due(first).is_some_and(|due| due <= now);
-    if !due || !record.posture.agent.connected {
+    let asks = is_of_policies(record);
+    let due = if asks {
+        configuration.ask_due(first)
+    } else {
+        configuration.push_due(first)
+    };
+    if due.is_none_or(|due| due > now) || !record.posture.agent.connected {
+        return Ok(None);
+    }
+    if !asks {
+        push(overlay, key, now)?;
+        return Ok(Some(Again::Pushed));
+    }
+    let mut record = record.clone();
+    record.posture.configuration.ask(now);
+    let cause = Cause {
+        cause: "drift".to_owned(),
+        ..Cause::default()
+    };
+    let changes = [ChangeKind::ConfigurationState];
+    overlay.put(record, &changes, Weight::Fact, &cause);
+    Ok(Some(Again::Asked))
+}
+
+/// Pushes the settings again, as the policy service says that they may be, if it was asked and nothing came of
+/// that yet; answers whether it did.
+pub fn push_asked(overlay: &mut Overlay, key: &IdentityKey, now: Timestamp) -> Result<bool, Error> {
+    let posture = &overlay.get(key)?.posture;
+    if !posture.configuration.is_asked() || !posture.agent.connected {
         return Ok(false);
     }
+    push(overlay, key, now)?;
+    Ok(true)
+}
+
+fn push(overlay: &mut Overlay, key: &IdentityKey, now: Timestamp) -> Result<(), Error> {
+    let mut record = overlay.get(key)?.clone();
+    let configuration = &record.posture.configuration;
     let twin = record.twin.parse(key)?;
     let write = twin
         .repeat_desired(&configuration.drift.properties, now)
@@ -102,7 +152,7 @@ pub fn push_again(
     };
     overlay.put(record, &[ChangeKind::Desired], Weight::Fact, &cause);
     notify(overlay, key, &write);
-    Ok(true)
+    Ok(())
 }
 
 /// Says in the posture which paths policies leave alone; false if it says so already.

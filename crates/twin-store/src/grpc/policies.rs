@@ -87,6 +87,10 @@ impl Api {
                 let mut applied =
                     twins::apply_policies(overlay, &key, &wanted, expected, now, &cause)?;
                 applied.changed |= pushes::tell_frozen(overlay, &key, frozen, &cause)?;
+                if request.push_again && pushes::push_asked(overlay, &key, now)? {
+                    let version = overlay.get(&key)?.twin.desired.version;
+                    (applied.changed, applied.desired_version) = (true, version);
+                }
                 Ok(applied)
             })
             .await?;

@@ -94,6 +94,77 @@ async fn what_a_device_changed_is_pushed_again_a_few_times_and_then_recommended(
     service.stop().await;
 }
 
+#[tokio::test]
+async fn what_policies_have_set_is_pushed_again_when_the_policy_service_says_so() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start_with(twin_store::Config {
+        drift_push_after: Duration::millis(20),
+        ..config(&nats, folder.path())
+    })
+    .await;
+    service.create("d").await;
+    let generation = service.module_generation("d").await;
+    publish(&connect(&nats).await, vec![connected("d", &generation)]).await;
+    let settings = proto::ApplyPolicySettingsRequest {
+        name: MODULE.to_owned(),
+        expected_desired_version: 1,
+        policies: vec![proto::PolicySettings {
+            policy_id: "lamp".to_owned(),
+            policy_revision: 1,
+            settings_json: r#"{"speed":5}"#.to_owned(),
+        }],
+        ..Default::default()
+    };
+    let applied = service.policies().apply_policy_settings(settings).await;
+    let version = applied.expect("applied").into_inner().desired_version;
+    // That nobody asks for it changes nothing.
+    let again = proto::ApplyPolicySettingsRequest {
+        name: MODULE.to_owned(),
+        expected_desired_version: version,
+        keep_settings: true,
+        push_again: true,
+        ..Default::default()
+    };
+    let push = async || {
+        let answer = service
+            .policies()
+            .apply_policy_settings(again.clone())
+            .await;
+        let answer = answer.expect("it is taken").into_inner();
+        (answer.changed, answer.desired_version)
+    };
+    report(&service, 5, version).await;
+    assert_eq!(push().await, (false, version));
+
+    report(&service, 9, version).await;
+    let asked = wait_for("it to be asked for", SOON, async || {
+        let state = configuration(&service).await;
+        state["drift"]["pushAskedAt"].is_string().then_some(state)
+    })
+    .await;
+    assert_eq!(
+        (&asked["state"], &asked["drift"]["pushes"]),
+        (&json!("drifted"), &json!(0))
+    );
+    assert_eq!(
+        asked["desiredVersion"], version,
+        "it is the policy service's to say"
+    );
+    assert_eq!(push().await, (true, version + 1));
+    let pushed = configuration(&service).await;
+    assert_eq!(
+        (&pushed["state"], &pushed["drift"]["pushes"]),
+        (&json!("pending"), &json!(1))
+    );
+    let twin = service.twin(MODULE).await;
+    assert!(
+        twin.desired_metadata_json.contains("policy:lamp@1"),
+        "its writer stays"
+    );
+    service.stop().await;
+}
+
 async fn found(service: &Service, filter: &str) -> Vec<String> {
     let request = proto::ListTwinsRequest {
         filter: filter.to_owned(),
