@@ -307,7 +307,9 @@ impl Follower {
         let mut followed = self.counts.followed();
         retally(&mut followed, set, &self.metrics.policy_twins);
         self.counts.note(None);
-        let maker = Maker::new(set, &followed, self.counts.clock.clone());
+        let policies = self.policies.clone();
+        let frozen = move || policies.set().frozen().clone();
+        let maker = Maker::new(set, &followed, frozen, self.counts.clock.clone());
         self.runner.refocus(what, move |came| maker.make(&came));
         if followed.is_empty() {
             self.runner.clear();

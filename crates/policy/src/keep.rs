@@ -62,7 +62,7 @@ impl Frozen {
 const PARTS: usize = 32;
 
 /// The frozen paths of all twins. It never changes; a further one makes a new set.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct FrozenSet {
     parts: [Arc<BTreeMap<IdentityKey, Vec<Frozen>>>; PARTS],
     count: usize,

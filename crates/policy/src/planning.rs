@@ -9,7 +9,9 @@ use wire::twin::v1::ListTwinsRequest;
 
 use crate::evaluate::{ActivePolicy, PolicySet, Side};
 use crate::membership::membership;
-use crate::rollout::{Candidate, Numbers, PlannedWave, draw, flag, labels, plan};
+use crate::rollout::{
+    CANARY_LEAST, Candidate, Numbers, PlannedWave, draw, flag, labels, plan_with,
+};
 use crate::store::{StoredPolicy, StoredRollout};
 use crate::sweep::TWIN_FIELDS;
 use crate::twin_document::TwinDocument;
@@ -106,7 +108,9 @@ pub(crate) async fn waves(
         }
         counted(looked_at);
         if page.next_page_token.is_empty() {
-            let waves = plan(strategy, &candidates);
+            let is_guarded = stored.rollout.guarded.is_some();
+            let least = if is_guarded { CANARY_LEAST } else { 1 };
+            let waves = plan_with(strategy, &candidates, least);
             return Ok(Some(Planned { waves, answers }));
         }
         request.page_token = page.next_page_token;

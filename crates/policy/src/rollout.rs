@@ -21,13 +21,13 @@ mod step;
 mod strategy;
 
 pub use guard::Guard;
-pub(crate) use guard::{Finding, waves};
+pub(crate) use guard::{CANARY_LEAST, Finding, waves};
 pub(crate) use numbers::{Mean, Numbers};
 pub use numbers::{NUMBERS_MAX, NumberSpec};
 pub(crate) use order::{Order, Refusal};
 #[cfg(test)]
 pub(crate) use plan::Border;
-pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan};
+pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan, plan_with};
 pub(crate) use step::{Seen, Step, Tally};
 pub use strategy::{Answers, OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};
 

@@ -1,6 +1,6 @@
 //! Makes of a twin what is kept of it, as long as it is as it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use client::{Came, Kept};
 use service_kit::clock::SharedClock;
@@ -13,13 +13,18 @@ use super::waves::{InWave, NumbersInWave, Spread};
 use super::{Followed, OfTwin};
 use crate::configured;
 use crate::evaluate::{Interest, PolicySet};
+use crate::keep::FrozenSet;
 use crate::policy_doc::Scope;
 use crate::standing::standings;
 use crate::twin_document::{TwinDocument, scope_of};
 
 /// Makes of a twin what is kept of it.
 pub(super) struct Maker {
-    set: Arc<PolicySet>,
+    /// What is in force, with the paths that are frozen by now.
+    set: Mutex<Arc<PolicySet>>,
+    /// Which paths are frozen now. That changes one twin at a time, and each of them is told: no reason to read
+    /// all twins anew.
+    frozen: Box<dyn Fn() -> FrozenSet + Send + Sync>,
     followed: Followed,
     /// The revisions of which waves have begun.
     spreads: Vec<Spread>,
@@ -29,7 +34,12 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    pub(super) fn new(set: &Arc<PolicySet>, followed: &Followed, clock: SharedClock) -> Maker {
+    pub(super) fn new(
+        set: &Arc<PolicySet>,
+        followed: &Followed,
+        frozen: impl Fn() -> FrozenSet + Send + Sync + 'static,
+        clock: SharedClock,
+    ) -> Maker {
         let spreads = set.newest().filter_map(|new| {
             let of_policy = followed.get(new.policy.id())?;
             Spread::of(set, new, &of_policy.waves)
@@ -38,21 +48,32 @@ impl Maker {
         Maker {
             spreads: spreads.collect(),
             gates: gates.fold(Interest::default(), Interest::with),
-            set: Arc::clone(set),
+            set: Mutex::new(Arc::clone(set)),
+            frozen: Box::new(frozen),
             followed: followed.clone(),
             clock,
         }
     }
 
+    /// What is in force.
+    fn set(&self) -> Arc<PolicySet> {
+        let frozen = (self.frozen)();
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        if *set.frozen() != frozen {
+            *set = Arc::new(PolicySet::clone(&set).with_frozen(frozen));
+        }
+        Arc::clone(&set)
+    }
+
     /// Whether a change can move no count: most of what devices send does not.
-    fn is_no_matter(&self, came: &Came<'_, OfTwin>, scope: Scope) -> bool {
+    fn is_no_matter(&self, came: &Came<'_, OfTwin>, set: &PolicySet, scope: Scope) -> bool {
         let Some(before) = came.before.filter(|_| !came.changes.is_empty()) else {
             return false;
         };
         let answered = came.changes.contains(&Change::ConfigurationState);
         let changed = Interest::of_changes(came.changes.iter().copied());
         let gone = !self.spreads.is_empty() && before.connected != came.twin.connected;
-        !answered && !gone && !self.gates.meets(changed) && !self.set.is_concerned(scope, changed)
+        !answered && !gone && !self.gates.meets(changed) && !set.is_concerned(scope, changed)
     }
 
     pub(super) fn make(&self, came: &Came<'_, OfTwin>) -> Kept<OfTwin> {
@@ -60,7 +81,8 @@ impl Maker {
         let Ok(key) = identity_from_ids(&twin.device_id, &twin.module_id) else {
             return Kept::Nothing;
         };
-        if self.is_no_matter(came, scope_of(&key)) {
+        let set = self.set();
+        if self.is_no_matter(came, &set, scope_of(&key)) {
             return Kept::Same;
         }
         let document = match TwinDocument::from_wire(twin) {
@@ -71,7 +93,7 @@ impl Maker {
                 return Kept::Nothing;
             }
         };
-        let standings = standings(&self.set, &document, self.clock.now());
+        let standings = standings(&set, &document, self.clock.now());
         let counted: Box<[Counted]> = standings
             .iter()
             .filter_map(|(active, standing)| {
@@ -88,7 +110,7 @@ impl Maker {
             let mut all = standings.iter();
             let own = all.find(|(active, _)| spread.is_new(active));
             let standing = own.map(|(_, standing)| *standing);
-            InWave::new(spread, &self.set, standing, &document)
+            InWave::new(spread, &set, standing, &document)
         });
         let in_waves: Box<[InWave]> = in_waves.collect();
         let numbers = self.spreads.iter();

@@ -9,6 +9,7 @@ use wire::twin::v1::Change;
 
 use super::*;
 use crate::evaluate::{ActivePolicy, Side, Stage};
+use crate::keep::{Frozen, FrozenSet};
 use crate::membership::{Membership, membership};
 use crate::policy_doc::{Policy, PolicySpec};
 use crate::rollout::{Course, NumberSpec, StrategySpec, WaveSpec, plan};
@@ -67,6 +68,7 @@ fn module(site: &str, leaf: Option<&str>, applied_version: u64) -> Twin {
 struct Bench {
     twins: Family<StandingLabel, Gauge>,
     followed: Followed,
+    frozen: Arc<Mutex<FrozenSet>>,
     registry: Registry,
 }
 
@@ -76,6 +78,7 @@ impl Bench {
         Bench {
             twins: registry.scope("test").gauges("twins", "Twins"),
             followed: Followed::new(),
+            frozen: Arc::default(),
             registry,
         }
     }
@@ -83,7 +86,9 @@ impl Bench {
     fn maker(&mut self, policies: impl IntoIterator<Item = ActivePolicy>) -> Maker {
         let set = Arc::new(PolicySet::new(policies));
         retally(&mut self.followed, &set, &self.twins);
-        Maker::new(&set, &self.followed, SystemClock::shared())
+        let frozen = Arc::clone(&self.frozen);
+        let frozen = move || frozen.lock().expect("nobody panicked").clone();
+        Maker::new(&set, &self.followed, frozen, SystemClock::shared())
     }
 
     /// Targeted, applied, pending, rejected.
@@ -449,4 +454,32 @@ proptest! {
         drop(kept);
         prop_assert_eq!(bench.wave(), crate::rollout::Tally::default());
     }
+}
+
+#[test]
+fn a_path_that_is_frozen_is_not_waited_for_any_more() {
+    let mut bench = Bench::new();
+    let two = ActivePolicy {
+        policy: Policy::check(PolicySpec {
+            settings: json!({"p": 2}).as_object().expect("an object").clone(),
+            ..active("p", 2).policy.spec().clone()
+        })
+        .expect("a policy"),
+        ..active("p", 2)
+    };
+    let maker = bench.maker([two]);
+    // It has what revision 1 set, and has answered for that.
+    let twin = module("a", Some("p"), 2);
+    let kept = snapshot(&maker, &twin);
+    assert_eq!(bench.counts("p"), [1, 0, 1, 0]);
+    drop(kept);
+    let key = wire::names::identity_from_ids("d", "m").expect("ids");
+    let frozen = Frozen {
+        path: vec!["p".to_owned()],
+        writers: Vec::new(),
+        at: Timestamp::UNIX_EPOCH,
+    };
+    *bench.frozen.lock().expect("nobody panicked") = FrozenSet::new([(key, frozen)]);
+    let _kept = snapshot(&maker, &twin);
+    assert_eq!(bench.counts("p"), [1, 1, 0, 0]);
 }

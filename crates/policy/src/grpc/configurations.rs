@@ -1,6 +1,7 @@
 //! The API of configurations: reads what is asked, has it checked and kept, and prints it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +20,7 @@ use super::by;
 use crate::configuration_doc::{self, ConfigurationId, ConfigurationSpec, Part, Problem};
 use crate::counts::Counts;
 use crate::policies::Policies;
+use crate::schedule::Gate;
 use crate::store::{By, ConfigurationError, Store, StoredConfiguration};
 
 /// How names begin.
@@ -99,6 +101,10 @@ impl ConfigurationApi {
     ) -> Result<(), Error> {
         let id = parse_name("name", &request.name)?;
         let expected = revision(&id, &request.etag)?;
+        // It would be taken out of every device; an update waits for the end by itself.
+        if let Gate::Closed(why) = self.policies.gate_of_configuration(&id) {
+            return Err(Error::Frozen { id, why });
+        }
         let when = (self.clock.now(), by);
         let then = self.policies.follow_configurations();
         self.store
@@ -312,6 +318,16 @@ enum Error {
     /// The etag is none that was ever given.
     #[error("the etag that the request names is none that the configuration {0} ever had")]
     Etag(ConfigurationId),
+    /// A freeze holds.
+    #[error(
+        "the configuration {id} is {why}; a deletion would take its settings out of every device"
+    )]
+    Frozen {
+        /// Which one.
+        id: ConfigurationId,
+        /// Who froze it, and until when.
+        why: Arc<str>,
+    },
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] ConfigurationError),
@@ -327,6 +343,7 @@ impl Classified for Error {
         match self {
             Error::Configuration(_) | Error::Field(_) => Kind::InvalidArgument,
             Error::Etag(_) => Kind::Aborted,
+            Error::Frozen { .. } => Kind::FailedPrecondition,
             Error::Store(error) => error.kind(),
         }
     }
@@ -336,6 +353,7 @@ impl Classified for Error {
             Error::Configuration(_) => "INVALID_CONFIGURATION",
             Error::Field(_) => "INVALID_FIELD",
             Error::Etag(_) => "ETAG_MISMATCH",
+            Error::Frozen { .. } => "POLICY_CLOSED",
             Error::Store(error) => error.reason(),
         }
     }
@@ -344,7 +362,9 @@ impl Classified for Error {
         match self {
             Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
             // The message names every part already.
-            Error::Configuration(_) | Error::Etag(_) | Error::Store(_) => Vec::new(),
+            Error::Configuration(_) | Error::Etag(_) | Error::Frozen { .. } | Error::Store(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -363,7 +383,7 @@ impl Classified for Error {
                     IotHubCode::ARGUMENT_INVALID
                 }
             },
-            Error::Field(_) | Error::Etag(_) => self.kind().iot_hub(),
+            Error::Field(_) | Error::Etag(_) | Error::Frozen { .. } => self.kind().iot_hub(),
             Error::Store(error) => error.iot_hub(),
         }
     }

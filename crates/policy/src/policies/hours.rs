@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use wire::policy::v1 as proto;
 
 use super::{Policies, Present};
+use crate::configuration_doc::ConfigurationId;
 use crate::policy_doc::{PolicyId, Problems};
 use crate::resource::schedule::{check_end, print_state};
 use crate::schedule::{Freeze, Gate, Hours, Schedule};
@@ -90,6 +91,13 @@ impl Policies {
     pub(crate) fn gate(&self, stored: &StoredPolicy) -> Gate {
         let present = self.present.borrow();
         let gate = present.gates.get(stored.policy.id());
+        gate.cloned().unwrap_or_default()
+    }
+
+    /// As [`Policies::gate`], of a configuration.
+    pub(crate) fn gate_of_configuration(&self, id: &ConfigurationId) -> Gate {
+        let present = self.present.borrow();
+        let gate = present.gates.get(&PolicyId::of_configuration(id));
         gate.cloned().unwrap_or_default()
     }
 

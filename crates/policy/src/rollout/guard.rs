@@ -102,7 +102,15 @@ impl Guard {
     }
 }
 
-/// How a change spreads that is too large: first one device in a hundred, then ten, then half.
+/// So many devices are in its first wave at least: of fewer one that fails would say little.
+pub(crate) const CANARY_LEAST: usize = 5;
+
+/// So many devices of a wave may always fail, whatever share they are: one slow device is no bad revision.
+/// Only in a wave of [`CANARY_LEAST`] at least, or it would be nearly all of it.
+pub(crate) const FAILED_FREE: u64 = 1;
+
+/// How a change spreads that is too large: first one device in a hundred ([`CANARY_LEAST`] at
+/// least), then ten, then half.
 pub(crate) fn waves() -> StrategySpec {
     StrategySpec {
         waves: [1, 10, 50].map(WaveSpec::Percent).to_vec(),

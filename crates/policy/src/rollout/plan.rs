@@ -67,12 +67,34 @@ pub(crate) struct Candidate {
 /// Plans the waves for the twins that the revision changes now. There is always a last wave for
 /// everybody.
 pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<PlannedWave> {
+    plan_with(strategy, candidates, 1)
+}
+
+/// As [`plan`], with so many twins at least in a wave by percent.
+pub(crate) fn plan_with(
+    strategy: &StrategySpec,
+    candidates: &[Candidate],
+    least: usize,
+) -> Vec<PlannedWave> {
     let changed = candidates.iter().filter(|candidate| candidate.changed);
-    let mut draws: Vec<u64> = changed.map(|candidate| candidate.draw).collect();
-    draws.sort_unstable();
-    let up_to = |count: usize| match count.checked_sub(1).and_then(|last| draws.get(last)) {
-        Some(draw) if count < draws.len() => Border::Draw(*draw),
-        Some(_) | None => Border::All,
+    let all = changed.clone().count();
+    // Of those that waves by condition have not taken before.
+    let sorted = |waves_before: usize| -> Vec<u64> {
+        let is_taken = |wave: Option<usize>| wave.is_some_and(|wave| wave < waves_before);
+        let others = changed.clone().filter(|one| !is_taken(one.labelled));
+        let mut draws: Vec<u64> = others.map(|candidate| candidate.draw).collect();
+        draws.sort_unstable();
+        draws
+    };
+    let mut draws = sorted(0);
+    // A count includes whom waves by condition took before, who drew anything.
+    let up_to = |count: usize, draws: &[u64]| match count.checked_sub(all - draws.len()) {
+        _ if count >= all => Border::All,
+        Some(0) | None => Border::Draw(0),
+        Some(drawn) => draws
+            .get(drawn - 1)
+            .copied()
+            .map_or(Border::All, Border::Draw),
     };
     let empty = |border| PlannedWave {
         border,
@@ -81,13 +103,17 @@ pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<Pla
         numbers: vec![Mean::default(); strategy.change.len()],
     };
     let mut waves: Vec<PlannedWave> = Vec::new();
-    for wave in &strategy.waves {
+    for (index, wave) in strategy.waves.iter().enumerate() {
         let border = match wave {
-            WaveSpec::Count(count) => up_to(usize::try_from(*count).unwrap_or(usize::MAX)),
+            WaveSpec::Count(count) => up_to(usize::try_from(*count).unwrap_or(usize::MAX), &draws),
             WaveSpec::Percent(share) => {
-                up_to((draws.len() * usize::from(*share)).div_ceil(100).max(1))
+                let count = (all * usize::from(*share)).div_ceil(100);
+                up_to(count.max(least), &draws)
             }
-            WaveSpec::Where(text) => Border::Where(text.clone()),
+            WaveSpec::Where(text) => {
+                draws = sorted(index + 1);
+                Border::Where(text.clone())
+            }
         };
         waves.push(empty(border));
     }

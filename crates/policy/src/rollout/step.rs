@@ -11,6 +11,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::guard::{CANARY_LEAST, FAILED_FREE};
 use super::numbers::{Mean, NUMBERS_MAX};
 use super::plan::PlannedWave;
 use super::strategy::{Answers, OnFailure, StrategySpec};
@@ -156,7 +157,8 @@ impl Rollout {
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
             let late = late(strategy, &tally, index == current, due);
-            if let Some(problem) = failed(strategy, &tally, late, planned) {
+            let free = self.failed_free(planned);
+            if let Some(problem) = failed(strategy, &tally, (late, free), planned) {
                 return Step::Goes(Box::new(self.fail(index, &problem, now)));
             }
         }
@@ -238,6 +240,16 @@ impl Rollout {
         })
     }
 
+    /// How many devices of a wave may fail whatever share they are.
+    fn failed_free(&self, planned: &PlannedWave) -> u64 {
+        let is_enough = usize::try_from(planned.twins).is_ok_and(|twins| twins >= CANARY_LEAST);
+        if self.guarded.is_some() && is_enough {
+            FAILED_FREE
+        } else {
+            0
+        }
+    }
+
     fn fail(&self, wave: usize, problem: &str, now: Timestamp) -> Rollout {
         let reason = format!("wave {}: {problem}", wave + 1);
         let phase = match self.strategy.on_failure {
@@ -288,13 +300,13 @@ fn is_lost(strategy: &StrategySpec, tally: &Tally) -> bool {
 fn failed(
     strategy: &StrategySpec,
     tally: &Tally,
-    late: Late,
+    (late, free): (Late, u64),
     planned: &PlannedWave,
 ) -> Option<String> {
     let (allowed, reached) = (strategy.max_failed_percent, tally.reached());
     let (within, silent) = (strategy.within, late.silent);
     let bad = tally.rejected + tally.reverted + tally.incomplete + silent;
-    if bad * 100 > u64::from(allowed) * reached {
+    if bad > free && bad * 100 > u64::from(allowed) * reached {
         let (rejected, reverted) = (tally.rejected, tally.reverted);
         let incomplete = match tally.incomplete {
             0 => String::new(),

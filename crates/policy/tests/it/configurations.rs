@@ -257,3 +257,35 @@ async fn there_are_a_hundred_at_most() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_frozen_configuration_is_not_deleted() {
+    let world = World::start().await;
+    let mut api = client(&world).await;
+    api.create_configuration(create(configuration("c")))
+        .await
+        .unwrap();
+    let url = format!("http://{}", world.addresses().grpc);
+    let freezes = proto::freeze_service_client::FreezeServiceClient::connect(url).await;
+    let mut freezes = freezes.unwrap();
+    let freeze = proto::CreateFreezeRequest {
+        freeze: Some(proto::Freeze {
+            reason: "incident 4711".to_owned(),
+            ..proto::Freeze::default()
+        }),
+        lasts: None,
+    };
+    let freeze = freezes.create_freeze(freeze).await.unwrap().into_inner();
+    let delete = proto::DeleteConfigurationRequest {
+        name: "configurations/c".to_owned(),
+        ..proto::DeleteConfigurationRequest::default()
+    };
+    let refused = api.delete_configuration(delete.clone()).await.unwrap_err();
+    let refused = RemoteError::from(refused);
+    assert_eq!(refused.reason(), "POLICY_CLOSED");
+    assert!(refused.to_string().contains("incident 4711"), "{refused}");
+
+    let end = proto::EndFreezeRequest { name: freeze.name };
+    freezes.end_freeze(end).await.unwrap();
+    api.delete_configuration(delete).await.unwrap();
+}
