@@ -42,7 +42,7 @@ use crate::guard::Guard;
 use crate::look::Looker;
 use crate::metrics::Metrics;
 use crate::permissions::RULES;
-use crate::policies::Policies;
+use crate::policies::{self, Policies};
 use crate::positions::Positions;
 use crate::progress::Progress;
 use crate::reevaluation::{Reevaluations, Walker};
@@ -156,6 +156,9 @@ impl App {
         metrics
             .policies
             .set(i64::try_from(policies.set().len()).unwrap_or(i64::MAX));
+        let store_health = self.health.component("policy-store");
+        let tell = policies::tell(policies.clone(), store_health, stop.clone());
+        tasks.spawn("what cannot be read", OnFailure::Log, tell);
         let progress = Progress::new(self.contents.sweep);
         let rejects = Rejects::new(self.bus.clone(), metrics.clone(), stop.clone());
         let positions = Positions::new(self.store.clone());

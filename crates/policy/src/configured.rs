@@ -4,17 +4,21 @@
 //! the same; it is only targeted while others hold all of it, or while a limit of the twin keeps it out
 //! (spec iot-hub-twins §9.6).
 
+use std::collections::BTreeSet;
+
 use twin::settings::PolicyOutcome;
 use twin::{ConfigurationStates, ConfigurationStatus, Map, Section, Violations, Writer};
 
 use crate::evaluate::{ActivePolicy, Wanted};
 use crate::explain::leaves_of;
+use crate::policy_doc::PolicyId;
 use crate::twin_document::TwinDocument;
 
 /// Where they are to stand once `outcome` is there.
 pub(crate) fn states(
     wanted: &Wanted,
     outcome: &Result<PolicyOutcome, Violations>,
+    unreadable: &BTreeSet<PolicyId>,
     twin: &TwinDocument,
 ) -> ConfigurationStates {
     let mut states = ConfigurationStates::new();
@@ -33,6 +37,11 @@ pub(crate) fn states(
             Err(_) => has_set(name, twin.desired()),
         };
         states.insert(id.to_owned(), status(is_there));
+    }
+    for id in unreadable {
+        let id = id.as_str().strip_prefix(Writer::CONFIGURATION);
+        let state = id.and_then(|id| Some((id.to_owned(), *twin.configurations().get(id)?)));
+        states.extend(state);
     }
     // What nobody knows of, and what may not change now, stays as it is.
     let undecided = wanted.undecided.iter().map(|(active, _)| active);

@@ -45,6 +45,8 @@ pub(crate) struct PolicySet {
     devices: ScopeSet,
     modules: ScopeSet,
     frozen: FrozenSet,
+    /// Policies that nobody can read: what they have set stays as it is.
+    unreadable: Arc<BTreeSet<PolicyId>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -79,6 +81,20 @@ impl PolicySet {
     #[must_use]
     pub(crate) fn with_frozen(self, frozen: FrozenSet) -> PolicySet {
         PolicySet { frozen, ..self }
+    }
+
+    /// The set beside these policies, which nobody can read.
+    #[must_use]
+    pub(crate) fn with_unreadable(self, unreadable: BTreeSet<PolicyId>) -> PolicySet {
+        PolicySet {
+            unreadable: Arc::new(unreadable),
+            ..self
+        }
+    }
+
+    /// Policies that nobody can read.
+    pub(crate) fn unreadable(&self) -> &BTreeSet<PolicyId> {
+        &self.unreadable
     }
 
     /// The paths that it leaves alone.
@@ -141,7 +157,15 @@ impl PolicySet {
 
     /// What the policies want of a twin; of two that want the same leaf the first wins it.
     pub(crate) fn wanted(&self, twin: &TwinDocument) -> Wanted {
-        let mut wanted = Wanted::default();
+        // First of all: whoever comes after it may have had less to say, which nobody knows.
+        let stay = self
+            .unreadable
+            .iter()
+            .flat_map(|id| kept(id, twin.desired()));
+        let mut wanted = Wanted {
+            writes: stay.collect(),
+            ..Wanted::default()
+        };
         for active in &self.scope(twin.scope()).policies {
             match active.verdict(twin) {
                 Verdict::Applies => {
@@ -179,13 +203,16 @@ impl PolicySet {
     /// Whether any of them holds back what it has set there.
     fn hold_pushes(&self, twin: &TwinDocument) -> bool {
         let mut policies = self.scope(twin.scope()).policies.iter();
-        policies.any(|active| active.holds_pushes(twin))
+        let is_there = |id: &PolicyId| !kept(id, twin.desired()).is_empty();
+        policies.any(|active| active.holds_pushes(twin)) || self.unreadable.iter().any(is_there)
     }
 
     /// Leaves frozen paths of a twin as they are.
     fn hold(&self, twin: &TwinDocument, writes: &mut Vec<PolicyWrite>) {
         let policies = &self.scope(twin.scope()).policies;
-        let exists = |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id);
+        let unreadable = |id: &str| self.unreadable.iter().any(|one| one.as_str() == id);
+        let exists =
+            |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id) || unreadable(id);
         self.frozen.hold(twin.key(), twin.desired(), exists, writes);
     }
 
@@ -215,7 +242,10 @@ impl PolicySet {
         let others = others.filter(|other| other.policy.id() != active.policy.id());
         let others: Vec<ActivePolicy> = others.map(|other| (**other).clone()).collect();
         let frozen = self.frozen.without(active.policy.id().as_str());
-        PolicySet::new(others.into_iter().chain([active])).with_frozen(frozen)
+        PolicySet {
+            unreadable: Arc::clone(&self.unreadable),
+            ..PolicySet::new(others.into_iter().chain([active])).with_frozen(frozen)
+        }
     }
 
     /// What must hold of a twin that a decision may find something to do on, in the query language:
@@ -297,7 +327,8 @@ impl Wanted {
     fn stays(&self, policies: &PolicySet, twin: &TwinDocument) -> Vec<PolicyWrite> {
         let undecided = self.undecided.iter().map(|(active, _)| active);
         let still = self.applicable.iter().chain(undecided).chain(&self.closed);
-        let ids: BTreeSet<&PolicyId> = still.map(|active| active.policy.id()).collect();
+        let ids = still.map(|active| active.policy.id());
+        let ids: BTreeSet<&PolicyId> = ids.chain(policies.unreadable()).collect();
         let stays = ids.into_iter().flat_map(|id| kept(id, twin.desired()));
         let mut stays = stays.collect();
         policies.hold(twin, &mut stays);
@@ -351,7 +382,8 @@ pub(crate) struct Decided {
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decided {
     let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
-    let configurations = configured::states(&wanted, &outcome, twin);
+    let unreadable = policies.unreadable();
+    let configurations = configured::states(&wanted, &outcome, unreadable, twin);
     let decision = match outcome {
         // What is to go goes all the same, or a policy that was deleted would stay where another one is too large.
         Err(violations) => {

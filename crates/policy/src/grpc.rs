@@ -161,7 +161,12 @@ impl PolicyApi {
         let stored = self
             .policies
             .get(&id)
-            .ok_or(store::Error::NotFound { id })?;
+            .ok_or_else(|| match self.policies.unreadable(&id) {
+                Some(why) => store::Error::Damaged {
+                    what: format!("policy {id}: {why}; what it has set stays as it is"),
+                },
+                None => store::Error::NotFound { id },
+            })?;
         Ok(self.shown(&stored))
     }
 
@@ -228,6 +233,10 @@ impl PolicyApi {
                     return Err(Error::MassChange { id, why });
                 }
             }
+        }
+        if let Some(why) = self.policies.unreadable(&id).filter(|_| !request.force) {
+            let why = format!("it cannot be read, so nobody knows of how many: {why}");
+            return Err(Error::MassChange { id, why });
         }
         self.policies.delete(id.clone(), expected, by).await?;
         tracing::info!(policy_id = %id, "policy deleted");

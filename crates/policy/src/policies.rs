@@ -23,11 +23,15 @@ use crate::schedule::Gate;
 use crate::store::{
     self, Applied, By, Cause, Change, ConfigurationChange, Contents, RolloutError, Store,
     StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, SweepCounts, SweepNumber,
+    Unreadable,
 };
 
 mod frozen;
 mod hours;
 mod rollouts;
+mod unreadable;
+
+pub(crate) use unreadable::tell;
 
 /// What is in force at a moment.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +40,8 @@ struct Present {
     configurations: BTreeMap<ConfigurationId, StoredConfiguration>,
     frozen: FrozenSet,
     set: Arc<PolicySet>,
+    /// What of the store cannot be read.
+    unreadable: Unreadable,
     /// In the order of their numbers.
     freezes: Vec<StoredFreeze>,
     /// Whether each policy may change twins, as `set` has it.
@@ -55,6 +61,7 @@ impl Present {
             by_id,
             configurations: configurations.map(|one| (one.id.clone(), one)).collect(),
             frozen: contents.frozen.clone(),
+            unreadable: contents.unreadable.clone(),
             freezes: contents.freezes.clone(),
             ..Present::default()
         };
@@ -76,6 +83,8 @@ impl Present {
             Some(ActivePolicy { gate, ..active })
         });
         let set = PolicySet::new(in_force.chain(configurations));
+        let unreadable = self.unreadable.policies.keys().cloned();
+        let set = set.with_unreadable(unreadable.collect());
         self.set = Arc::new(set.with_frozen(self.frozen.clone()));
     }
 }
@@ -236,6 +245,7 @@ impl Policies {
         let out_of_force = move |sweep: SweepNumber| {
             this.put(Some(sweep), |present| {
                 present.by_id.remove(&gone);
+                present.unreadable.policies.remove(&gone);
                 present.frozen = present.frozen.without(gone.as_str());
             });
             this.noted.notify_one();
@@ -305,7 +315,11 @@ impl Policies {
                 }
                 match change.now {
                     Some(now) => present.configurations.insert(change.id, now),
-                    None => present.configurations.remove(&change.id),
+                    None => {
+                        let id = PolicyId::of_configuration(&change.id);
+                        present.unreadable.policies.remove(&id);
+                        present.configurations.remove(&change.id)
+                    }
                 };
             });
             this.noted.notify_one();

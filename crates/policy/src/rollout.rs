@@ -27,7 +27,9 @@ pub use numbers::{NUMBERS_MAX, NumberSpec};
 pub(crate) use order::{Order, Refusal};
 #[cfg(test)]
 pub(crate) use plan::Border;
-pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan, plan_with};
+#[cfg(test)]
+pub(crate) use plan::plan;
+pub(crate) use plan::{Candidate, Course, PlannedWave, draw, flag, labels, plan_with};
 pub(crate) use step::{Seen, Step, Tally};
 pub use strategy::{Answers, OnFailure, Strategy, StrategySpec, WAVES_MAX, WaveSpec};
 

@@ -40,6 +40,7 @@ mod revisions;
 mod rollouts;
 mod row;
 mod sqlite;
+mod unreadable;
 
 pub(crate) use actions::{ActionOutcome, ActionQuery, ActionResult};
 pub(crate) use audit::{AuditEntry, By};
@@ -51,6 +52,7 @@ pub(crate) use reevaluations::{Range, ReevaluationError, State, StoredReevaluati
 pub(crate) use revisions::{Applied, Change, StoredRevision};
 pub(crate) use rollouts::StoredRollout;
 pub(crate) use rollouts::{Cause, RolloutError};
+pub(crate) use unreadable::Unreadable;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE_NAME: &str = "policy.db";
@@ -189,6 +191,8 @@ pub(crate) struct Contents {
     pub sweep: SweepState,
     /// Paths that policies leave alone.
     pub frozen: FrozenSet,
+    /// What cannot be read.
+    pub unreadable: Unreadable,
 }
 
 /// What applying a policy did.

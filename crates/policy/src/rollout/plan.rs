@@ -66,6 +66,7 @@ pub(crate) struct Candidate {
 
 /// Plans the waves for the twins that the revision changes now. There is always a last wave for
 /// everybody.
+#[cfg(test)]
 pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<PlannedWave> {
     plan_with(strategy, candidates, 1)
 }

@@ -8,10 +8,10 @@ use service_kit::error::{Classified, IotHubCode, Kind};
 use super::audit::{self, By};
 use super::row::{instant, number, stored};
 use super::sqlite::{next_created_order, raise_sweep};
-use super::{Error, Store, SweepNumber, frozen};
+use super::{Error, Store, SweepNumber, Unreadable, frozen};
 use crate::configuration_doc::{ConfigurationId, ConfigurationSpec, Part};
 use crate::evaluate::ActivePolicy;
-use crate::policy_doc::Policy;
+use crate::policy_doc::{Policy, PolicyId};
 use crate::schedule::Gate;
 
 /// Configurations of a hub, as IoT Hub allows them.
@@ -232,14 +232,23 @@ impl Store {
     ) -> Result<()> {
         self.run(move |engine| {
             let transaction = engine.begin("delete a configuration")?;
-            let before = present(&transaction, &id, expected)?;
+            let revision = match present(&transaction, &id, expected) {
+                Ok(before) => before.revision,
+                // What nobody can read can at least be taken out.
+                Err(ConfigurationError::Store(error))
+                    if error.is_of_row() && expected.is_none() =>
+                {
+                    0
+                }
+                Err(error) => return Err(error),
+            };
             let statement = "UPDATE configurations SET deleted = 1, update_time = ?2
                              WHERE configuration_id = ?1";
             transaction
                 .execute(statement, params![id.as_str(), at.to_string()])
                 .map_err(failed("delete a configuration"))?;
             let sweep = frozen::sweep_of_configuration(&transaction, &id)?;
-            let what = (before.revision, None);
+            let what = (revision, None);
             let action = "configuration.delete";
             audit::note(&transaction, action, id.as_str(), what, (at, &by))?;
             transaction
@@ -267,15 +276,31 @@ impl ConfigurationChange {
 }
 
 /// All that are not deleted, in the order of their ids.
-pub(super) fn all(connection: &Connection) -> std::result::Result<Vec<StoredConfiguration>, Error> {
+pub(super) fn all(
+    connection: &Connection,
+    unreadable: &mut Unreadable,
+) -> std::result::Result<Vec<StoredConfiguration>, Error> {
     let mut rows = connection
         .prepare(&select("WHERE NOT deleted ORDER BY configuration_id"))
         .map_err(failed("read configurations"))?;
     let rows = rows
-        .query_map([], Raw::read)
+        .query_map([], |row| Ok((row.get::<_, String>(0), Raw::read(row))))
         .map_err(failed("read configurations"))?;
-    rows.map(|row| Ok(row.map_err(failed("read configurations"))?.checked()?.0))
-        .collect()
+    let mut all = Vec::new();
+    for row in rows {
+        let (id, row) = row.map_err(failed("read configurations"))?;
+        let row = row.map_err(failed("read configurations"));
+        match row.and_then(Raw::checked) {
+            Ok((configuration, _)) => all.push(configuration),
+            Err(error) => {
+                let text = id.unwrap_or_default();
+                let id = ConfigurationId::parse(&text).ok();
+                let id = id.as_ref().map(PolicyId::of_configuration);
+                unreadable.policy(id, &text, error)?;
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A row as it stands.

@@ -55,8 +55,8 @@ pub enum Error {
     /// There are as many policies as there may be.
     #[error("there are {POLICIES_MAX} policies, which is the most; delete one first")]
     TooMany,
-    /// A stored policy cannot be used by this program. The service does not start without it: that
-    /// would take its settings out of the whole fleet.
+    /// A stored policy cannot be used by this program. What it has set stays until it can, or is deleted: to go
+    /// on without it would take its settings out of the whole fleet.
     #[error("the stored policy {id} cannot be used")]
     Policy {
         /// Which one.
@@ -100,6 +100,24 @@ pub enum Error {
     /// The thread that did the work is gone.
     #[error("the policy store was stopped in the middle of its work")]
     Stopped,
+}
+
+impl Error {
+    /// Whether a row is damaged, and nothing beside it; else the store as a whole has failed.
+    pub(super) fn is_of_row(&self) -> bool {
+        match self {
+            Error::Policy { .. } | Error::Damaged { .. } => true,
+            Error::Engine { source, .. } => matches!(
+                source,
+                rusqlite::Error::InvalidColumnType(..)
+                    | rusqlite::Error::FromSqlConversionFailure(..)
+                    | rusqlite::Error::IntegralValueOutOfRange(..)
+                    | rusqlite::Error::Utf8Error(..)
+                    | rusqlite::Error::QueryReturnedNoRows
+            ),
+            _ => false,
+        }
+    }
 }
 
 impl Classified for Error {

@@ -10,7 +10,7 @@ use service_kit::error::{Classified, Kind};
 use super::audit::{self, By};
 use super::row::{instant, number, stored};
 use super::sqlite::{Engine, raise_sweep};
-use super::{Error, Store, SweepNumber};
+use super::{Error, Store, SweepNumber, Unreadable};
 use crate::policy_doc::PolicyId;
 use crate::schedule::Freeze;
 
@@ -216,8 +216,19 @@ impl Engine {
         };
         transaction
             .execute(
-                "UPDATE freezes SET start_time = ?2, end_time = ?3 WHERE number = ?1",
-                params![stored(number), freeze.from.to_string(), at.to_string()],
+                // All of it: one of which a part could not be read can be read from here on.
+                "UPDATE freezes SET start_time = ?2, end_time = ?3, policies = ?4, reason = ?5, author = ?6,
+                    create_time = ?7
+                 WHERE number = ?1",
+                params![
+                    stored(number),
+                    freeze.from.to_string(),
+                    at.to_string(),
+                    print_policies(&freeze.policies)?,
+                    freeze.reason,
+                    freeze.author,
+                    freeze.created_at.to_string(),
+                ],
             )
             .map_err(failed(ACTION))?;
         note(&transaction, "freeze.end", &freeze, (at, by))?;
@@ -248,8 +259,12 @@ fn note(
 pub(super) fn load(
     transaction: &Transaction<'_>,
     now: Timestamp,
+    unreadable: &mut Unreadable,
 ) -> Result<Vec<StoredFreeze>, Error> {
-    let mut freezes = read(transaction)?;
+    let (mut freezes, damaged) = read_rows(transaction)?;
+    for problem in damaged {
+        unreadable.other(problem);
+    }
     forget(&mut freezes, now);
     Ok(freezes)
 }
@@ -258,6 +273,12 @@ const SELECT: &str = "SELECT number, policies, start_time, end_time, reason, aut
                       FROM freezes";
 
 fn read(transaction: &Transaction<'_>) -> Result<Vec<StoredFreeze>, Error> {
+    Ok(read_rows(transaction)?.0)
+}
+
+/// Reads all of them, and what is wrong with some. Of a part that cannot be read the worst is taken to be so: that
+/// it is of all policies, and lasts until somebody ends it.
+fn read_rows(transaction: &Transaction<'_>) -> Result<(Vec<StoredFreeze>, Vec<String>), Error> {
     const ACTION: &str = "read freezes";
     let mut rows = transaction
         .prepare(&format!("{SELECT} ORDER BY number"))
@@ -265,8 +286,13 @@ fn read(transaction: &Transaction<'_>) -> Result<Vec<StoredFreeze>, Error> {
     let rows = rows
         .query_map([], FreezeRow::read)
         .map_err(failed(ACTION))?;
-    rows.map(|row| row.map_err(failed(ACTION))?.into_freeze())
-        .collect()
+    let (mut freezes, mut damaged) = (Vec::new(), Vec::new());
+    for row in rows {
+        let (freeze, problem) = row.map_err(failed(ACTION))?.into_freeze()?;
+        freezes.push(freeze);
+        damaged.extend(problem);
+    }
+    Ok((freezes, damaged))
 }
 
 fn read_one(transaction: &Transaction<'_>, number: u64) -> Result<Option<StoredFreeze>, Error> {
@@ -286,34 +312,67 @@ struct FreezeRow {
 
 impl FreezeRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<FreezeRow> {
+        // No text is no good text for what must have one.
+        let text = |column| row.get::<_, String>(column);
+        const NONE: &str = "no text";
         Ok(FreezeRow {
             number: row.get(0)?,
-            policies: row.get(1)?,
-            start_time: row.get(2)?,
-            end_time: row.get(3)?,
-            reason: row.get(4)?,
-            author: row.get(5)?,
-            create_time: row.get(6)?,
+            policies: text(1).unwrap_or_else(|_| NONE.to_owned()),
+            start_time: text(2).unwrap_or_else(|_| NONE.to_owned()),
+            end_time: text(3).unwrap_or_else(|_| NONE.to_owned()),
+            reason: text(4).unwrap_or_default(),
+            author: text(5).unwrap_or_default(),
+            create_time: text(6).unwrap_or_else(|_| NONE.to_owned()),
         })
     }
 
-    fn into_freeze(self) -> Result<StoredFreeze, Error> {
-        let damaged = |problem: String| Error::Damaged {
-            what: format!("the policies of freeze {}: {problem}", self.number),
+    /// The freeze, and what of it cannot be read.
+    fn into_freeze(self) -> Result<(StoredFreeze, Option<String>), Error> {
+        let mut problems = Vec::new();
+        let policies = self.policies().unwrap_or_else(|problem| {
+            problems.push(format!(
+                "whose it is ({problem}), so it is taken to be of all policies"
+            ));
+            BTreeSet::new()
+        });
+        let mut time = |name: &str, text: &str| {
+            let time = instant(text).ok();
+            if time.is_none() {
+                problems.push(format!("{name} ({text:?})"));
+            }
+            time
         };
-        let ids: Vec<String> =
-            serde_json::from_str(&self.policies).map_err(|error| damaged(error.to_string()))?;
-        let ids = ids.iter().map(|id| PolicyId::parse(id).map_err(damaged));
+        let from = time("its beginning", &self.start_time);
         let to = Some(self.end_time.as_str()).filter(|text| !text.is_empty());
-        Ok(StoredFreeze {
-            number: number("a freeze", self.number)?,
-            policies: ids.collect::<Result<_, _>>()?,
-            from: instant(&self.start_time)?,
-            to: to.map(instant).transpose()?,
-            reason: self.reason,
+        let to = to.and_then(|to| time("its end", to));
+        let created_at = time("when it was made", &self.create_time);
+        let number = number("a freeze", self.number)?;
+        let problem = (!problems.is_empty()).then(|| {
+            format!(
+                "of freezes/{number} {}; end it if it is not meant any more",
+                problems.join(", ")
+            )
+        });
+        let reason = match &problem {
+            None => self.reason,
+            Some(_) => format!("{} (a part of it cannot be read)", self.reason),
+        };
+        let freeze = StoredFreeze {
+            number,
+            policies,
+            from: from.unwrap_or(Timestamp::UNIX_EPOCH),
+            to,
+            reason,
             author: self.author,
-            created_at: instant(&self.create_time)?,
-        })
+            created_at: created_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        };
+        Ok((freeze, problem))
+    }
+
+    fn policies(&self) -> Result<BTreeSet<PolicyId>, String> {
+        let ids: Vec<String> =
+            serde_json::from_str(&self.policies).map_err(|error| error.to_string())?;
+        ids.iter().map(|id| PolicyId::parse(id)).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use wire::names::identity_name;
 use super::audit::{self, By};
 use super::row::instant;
 use super::sqlite::{Engine, raise_sweep};
-use super::{Error, Store, SweepNumber};
+use super::{Error, Store, SweepNumber, Unreadable};
 use crate::configuration_doc::ConfigurationId;
 use crate::keep::{Frozen, FrozenSet};
 
@@ -135,37 +135,58 @@ pub(super) fn sweep_of_configuration(
     raise_sweep(transaction)
 }
 
-/// Reads all of them.
-pub(super) fn read(transaction: &Transaction<'_>) -> Result<FrozenSet, Error> {
+/// Reads all of them, and notes how many cannot be read.
+pub(super) fn load(
+    transaction: &Transaction<'_>,
+    unreadable: &mut Unreadable,
+) -> Result<FrozenSet, Error> {
+    let (found, damaged) = read_rows(transaction)?;
+    if let [first, ..] = damaged.as_slice() {
+        let count = damaged.len();
+        unreadable.other(format!(
+            "{count} frozen paths, which are not frozen now; one of them: {first}"
+        ));
+    }
+    Ok(found)
+}
+
+/// Reads those that can be read.
+fn read(transaction: &Transaction<'_>) -> Result<FrozenSet, Error> {
+    Ok(read_rows(transaction)?.0)
+}
+
+/// Reads all of them, and what is wrong with others.
+fn read_rows(transaction: &Transaction<'_>) -> Result<(FrozenSet, Vec<String>), Error> {
     const ACTION: &str = "read frozen paths";
-    let damaged = |what: &dyn std::fmt::Display| Error::Damaged {
-        what: format!("a frozen path: {what}"),
-    };
     let mut rows = transaction
         .prepare("SELECT twin, path, writers, freeze_time FROM frozen_paths")
         .map_err(failed(ACTION))?;
     let rows = rows
         .query_map([], |row| {
-            Ok([
-                row.get::<_, String>(0)?,
-                row.get(1)?,
-                row.get(2)?,
-                row.get(3)?,
-            ])
+            let texts = [row.get::<_, String>(0), row.get(1), row.get(2), row.get(3)];
+            Ok(parse(texts))
         })
         .map_err(failed(ACTION))?;
-    let mut found = Vec::new();
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
     for row in rows {
-        let [twin, path, writers, at] = row.map_err(failed(ACTION))?;
-        let twin = IdentityKey::parse_path(&twin).map_err(|error| damaged(&error))?;
-        let one = Frozen {
-            path: serde_json::from_str(&path).map_err(|error| damaged(&error))?,
-            writers: serde_json::from_str(&writers).map_err(|error| damaged(&error))?,
-            at: instant(&at)?,
-        };
-        found.push((twin, one));
+        match row.map_err(failed(ACTION))? {
+            Ok(one) => found.push(one),
+            Err(problem) => damaged.push(problem),
+        }
     }
-    Ok(FrozenSet::new(found))
+    Ok((FrozenSet::new(found), damaged))
+}
+
+fn parse(texts: [rusqlite::Result<String>; 4]) -> Result<(IdentityKey, Frozen), String> {
+    let [twin, path, writers, at] = texts.map(|text| text.map_err(|error| error.to_string()));
+    let twin = IdentityKey::parse_path(&twin?).map_err(|error| error.to_string())?;
+    let list = |text: String| serde_json::from_str(&text).map_err(|error| error.to_string());
+    let one = Frozen {
+        path: list(path?)?,
+        writers: list(writers?)?,
+        at: instant(&at?).map_err(|error| error.to_string())?,
+    };
+    Ok((twin, one))
 }
 
 fn key_of(one: &Frozen) -> String {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use service_kit::error::chain;
 
 use super::audit::{self, By};
 use super::content;
@@ -13,7 +14,7 @@ use super::row::{number, read_policy, stored};
 use super::sqlite::{Engine, raise_sweep};
 use super::{Error, Store, StoredPolicy, SweepNumber};
 use crate::policy_doc::{Policy, PolicyId};
-use crate::rollout::{Refusal, Rollout};
+use crate::rollout::{Phase, Refusal, Rollout};
 
 /// A rollout as it is kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -195,11 +196,24 @@ impl Engine {
             .map_err(failed)?;
         let mut found = Vec::new();
         for row in rows {
-            let row = row.map_err(failed)?;
-            let id = PolicyId::parse(&row.policy_id).map_err(|problem| Error::Damaged {
-                what: format!("the policy of a rollout {problem}"),
-            })?;
-            found.push((id, row.into_rollout(&transaction)?));
+            let row = row.map_err(failed);
+            let rollout = row.and_then(|row| {
+                let id = PolicyId::parse(&row.policy_id).map_err(|problem| Error::Damaged {
+                    what: format!("the policy of a rollout {problem}"),
+                })?;
+                Ok((id, row.into_rollout(&transaction)?))
+            });
+            match rollout {
+                Ok(rollout) => found.push(rollout),
+                // Whoever asks for that one is told; the others are listed.
+                Err(error) if error.is_of_row() => {
+                    tracing::error!(
+                        error = chain(&error),
+                        "a rollout cannot be read, and is not listed"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }
@@ -231,7 +245,9 @@ impl RolloutRow {
             serde_json::from_str(&self.body).map_err(|error| Error::Damaged {
                 what: format!("a rollout of policy {}: {error}", self.policy_id),
             })?;
-        let before = match rollout.from {
+        // Once it is on all twins, or something newer is in force, nobody has what was before it.
+        let is_over = matches!(rollout.phase, Phase::Completed | Phase::Superseded);
+        let before = match rollout.from.filter(|_| !is_over) {
             None => None,
             Some(revision) => Some(content_at(transaction, &self.policy_id, revision)?),
         };

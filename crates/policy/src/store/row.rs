@@ -30,7 +30,7 @@ pub(super) fn select_policies(rest: &str) -> String {
     format!(
         "SELECT p.policy_id, p.revision, p.effective_revision, p.created_order, p.sweep,
                 p.create_time, p.update_time, p.deleted, r.content
-         FROM policies p JOIN revisions r USING (policy_id, revision) {rest}"
+         FROM policies p LEFT JOIN revisions r USING (policy_id, revision) {rest}"
     )
 }
 

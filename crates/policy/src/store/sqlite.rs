@@ -11,6 +11,7 @@ use super::audit::{self, AuditEntry, By};
 use super::configurations;
 use super::freezes;
 use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
+use super::unreadable::Unreadable;
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
 use super::{frozen, rollouts};
 use crate::policy_doc::PolicyId;
@@ -63,13 +64,26 @@ impl Engine {
         };
         let transaction = self.begin("read its contents")?;
         let mut policies = Vec::new();
+        let mut unreadable = Unreadable::default();
         {
             let mut rows = transaction
                 .prepare(&select_policies("WHERE NOT p.deleted ORDER BY p.policy_id"))
                 .map_err(failed)?;
-            let rows = rows.query_map([], PolicyRow::read).map_err(failed)?;
+            let rows = rows
+                .query_map([], |row| {
+                    Ok((row.get::<_, String>(0), PolicyRow::read(row)))
+                })
+                .map_err(failed)?;
             for row in rows {
-                policies.push(row.map_err(failed)?.into_policy(&transaction)?);
+                let (id, row) = row.map_err(failed)?;
+                let policy = row.map_err(failed);
+                match policy.and_then(|row| row.into_policy(&transaction)) {
+                    Ok(policy) => policies.push(policy),
+                    Err(error) => {
+                        let text = id.unwrap_or_default();
+                        unreadable.policy(PolicyId::parse(&text).ok(), &text, error)?;
+                    }
+                }
             }
         }
         let mut positions = BTreeMap::new();
@@ -85,10 +99,10 @@ impl Engine {
                 positions.insert(partition, Sequence::new(number("a position", sequence)?));
             }
         }
-        let configurations = configurations::all(&transaction)?;
+        let configurations = configurations::all(&transaction, &mut unreadable)?;
         let sweep = read_sweep(&transaction)?;
-        let freezes = freezes::load(&transaction, now)?;
-        let frozen = frozen::read(&transaction)?;
+        let freezes = freezes::load(&transaction, now, &mut unreadable)?;
+        let frozen = frozen::load(&transaction, &mut unreadable)?;
         Ok(Contents {
             policies,
             configurations,
@@ -96,6 +110,7 @@ impl Engine {
             positions,
             sweep,
             frozen,
+            unreadable,
         })
     }
 
@@ -133,7 +148,12 @@ impl Engine {
         let sweep = raise_sweep(&transaction)?;
         frozen::thaw_of(&transaction, id.as_str())?;
         let effective = number("a revision", row.effective_revision)?;
-        if let Some(rollout) = rollouts::read(&transaction, id.as_str(), effective)? {
+        // One that cannot be read goes on for nobody once its policy is gone.
+        let rollout = match rollouts::read(&transaction, id.as_str(), effective) {
+            Err(error) if error.is_of_row() => None,
+            other => other?,
+        };
+        if let Some(rollout) = rollout {
             let reason = "the policy was deleted";
             rollouts::supersede(&transaction, id.as_str(), &rollout, reason, at)?;
         }

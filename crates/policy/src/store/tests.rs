@@ -388,3 +388,41 @@ async fn a_rehearsal_says_what_applying_does_and_writes_nothing() {
         assert_eq!(told, done);
     }
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_the_rest_is_there() {
+    let good = policy("good", "d", 3);
+    for (damage, named) in [
+        ("UPDATE revisions SET content = '{' WHERE policy_id = 'bad'", "policy bad"),
+        ("UPDATE revisions SET content = NULL WHERE policy_id = 'bad'", "policy bad"),
+        ("DELETE FROM revisions WHERE policy_id = 'bad'", "policy bad"),
+        ("UPDATE policies SET create_time = 'x' WHERE policy_id = 'bad'", "policy bad"),
+        ("UPDATE policies SET revision = 'x' WHERE policy_id = 'bad'", "policy bad"),
+        ("UPDATE policies SET policy_id = 'no id' WHERE policy_id = 'bad'", "\"no id\""),
+        ("INSERT INTO rollouts VALUES ('bad', 1, 1, 1, '{')", "policy bad"),
+        ("INSERT INTO frozen_paths VALUES ('d', '[', '[]', 'x')", "1 frozen paths"),
+        (
+            "INSERT INTO configurations (configuration_id, revision, body, create_time, update_time, deleted,
+                created_order) VALUES ('c', 1, '[', 'x', 'x', 0, 9)",
+            "policy configuration:c",
+        ),
+    ] {
+        let fixture = Fixture::new().await;
+        let (stored, _) = fixture.apply(good.clone(), 10).await;
+        fixture.apply(policy("bad", "d", 3), 10).await;
+        {
+            let file = fixture.folder.path().join(FILE_NAME);
+            let database = rusqlite::Connection::open(file).unwrap();
+            // A column that may hold no NULL holds something else that is no text.
+            let damage = damage.replace("= NULL", "= x'ff'");
+            assert!(database.execute(&damage, []).unwrap() > 0, "{damage}");
+        }
+        let contents = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
+        assert!(contents.policies.contains(&stored), "{damage}");
+        let words = contents.unreadable.words().unwrap_or_default();
+        assert!(words.contains(named), "{damage}: {words}");
+        // Whatever does not need it goes on.
+        fixture.apply(policy("good", "other", 4), 20).await;
+        fixture.delete("good", None).await.unwrap();
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::json;
+use service_kit::error::Classified;
 use service_kit::status::RemoteError;
 use tonic::Status;
 use tonic::transport::Channel;

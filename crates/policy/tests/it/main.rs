@@ -10,6 +10,7 @@
 mod actions;
 mod api;
 mod configurations;
+mod damaged;
 mod device_tags;
 mod follow;
 mod foresee;

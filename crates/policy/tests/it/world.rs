@@ -115,6 +115,14 @@ impl World {
             .expect("it stops well");
     }
 
+    /// Damages what the stopped service keeps; answers how many rows that were.
+    pub(crate) fn damage(&self, statement: &str) -> usize {
+        assert!(self.running.is_none(), "the service is stopped first");
+        let file = self.folder.path().join("policy.db");
+        let database = rusqlite::Connection::open(file).unwrap();
+        database.execute(statement, []).unwrap()
+    }
+
     pub(crate) fn addresses(&self) -> Addresses {
         self.running.as_ref().expect("the service runs").addresses
     }

@@ -12,7 +12,7 @@ type Clear = fn(&mut Twin);
 
 /// What may be left out. `name`, `etag` and `revision` are always there: without them a caller
 /// could neither tell twins apart nor write to them.
-const FIELDS: [(&str, Clear); 25] = [
+const FIELDS: [(&str, Clear); 26] = [
     ("device_id", |twin| twin.device_id.clear()),
     ("module_id", |twin| twin.module_id.clear()),
     ("version", |twin| twin.version = 0),
@@ -150,6 +150,7 @@ mod tests {
             model_id: text(),
             iot_edge: true,
             configurations: vec![wire::twin::v1::ConfigurationState::default()],
+            device_tags_json: text(),
         }
     }
 

@@ -1,0 +1,36 @@
+//! What of the store cannot be read, for whoever asks for it.
+
+use service_kit::health::Component;
+use service_kit::shutdown::ShutdownToken;
+
+use super::Policies;
+use crate::policy_doc::PolicyId;
+
+impl Policies {
+    /// Why a policy cannot be read; none: it can, or there is none.
+    pub(crate) fn unreadable(&self, id: &PolicyId) -> Option<String> {
+        let present = self.present.borrow();
+        present.unreadable.policies.get(id).cloned()
+    }
+
+    /// What of the store cannot be read, for people; none: nothing.
+    fn damage(&self) -> Option<String> {
+        self.present.borrow().unreadable.words()
+    }
+}
+
+/// Says in the service's health what of the store cannot be read, until that is deleted.
+pub(crate) async fn tell(policies: Policies, health: Component, shutdown: ShutdownToken) {
+    let mut changes = policies.changes();
+    loop {
+        changes.set();
+        match policies.damage() {
+            Some(damage) => health.degraded(damage),
+            None => health.serving(),
+        }
+        match shutdown.run_until(changes.changed()).await {
+            Some(true) => {}
+            Some(false) | None => return,
+        }
+    }
+}
