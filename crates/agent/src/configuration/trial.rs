@@ -33,7 +33,7 @@ pub(super) struct Trial {
     pub(super) last_good_version: u64,
     /// Its document.
     pub(super) last_good: Map<String, Value>,
-    /// So many times the agent has started on trial.
+    /// So many times the agent has started on trial, without a word of the service since.
     #[serde(default)]
     pub(super) starts: u32,
 }
@@ -77,6 +77,24 @@ impl Store {
         kept.trial = Some(trial);
         self.save(kept)?;
         Ok(too_often)
+    }
+
+    /// Whether starts on trial are counted that the service was not heard of after.
+    pub(crate) fn has_started_unheard(&self) -> bool {
+        self.kept
+            .trial
+            .as_ref()
+            .is_some_and(|trial| trial.starts > 0)
+    }
+
+    /// The service was heard of: the starts until then were no fault of the configuration. Devices that wake
+    /// for a minute, and people who start the agent anew, make many.
+    pub(crate) fn hear_on_trial(&mut self) -> Result<(), Error> {
+        let mut kept = self.kept.clone();
+        if let Some(trial) = &mut kept.trial {
+            trial.starts = 0;
+        }
+        self.save(kept)
     }
 
     /// The configuration in force has proved good.
@@ -294,6 +312,25 @@ mod tests {
     fn starting_again_and_again_is_no_proof() {
         let dir = tempfile::tempdir().unwrap();
         open(&dir).record(applied(2), Some(long(2))).unwrap();
+        for _ in 0..STARTS_MAX {
+            assert!(!open(&dir).start_on_trial().unwrap());
+        }
+        assert!(open(&dir).start_on_trial().unwrap());
+    }
+
+    #[test]
+    fn starts_after_which_the_service_was_heard_of_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).record(applied(2), Some(long(2))).unwrap();
+        for _ in 0..3 * STARTS_MAX {
+            let mut store = open(&dir);
+            assert!(!store.has_started_unheard());
+            assert!(!store.start_on_trial().unwrap());
+            assert!(store.has_started_unheard());
+            store.hear_on_trial().unwrap();
+        }
+        // It stays on trial: one word proves nothing.
+        assert_eq!(open(&dir).on_trial(), Some(2));
         for _ in 0..STARTS_MAX {
             assert!(!open(&dir).start_on_trial().unwrap());
         }

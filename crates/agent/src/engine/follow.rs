@@ -156,8 +156,18 @@ impl Engine {
 
     /// Something came from the service.
     pub(super) fn heard_of_service(&mut self) {
-        if let Some(trial) = &mut self.state.trial {
-            trial.heard(Instant::now());
+        let Some(trial) = &mut self.state.trial else {
+            return;
+        };
+        trial.heard(Instant::now());
+        if !self.store.has_started_unheard() {
+            return;
+        }
+        if let Err(error) = block_in_place(|| self.store.hear_on_trial()) {
+            tracing::warn!(
+                error = chain(&error),
+                "cannot note that the service was heard of on trial"
+            );
         }
     }
 

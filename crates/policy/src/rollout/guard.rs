@@ -102,7 +102,8 @@ impl Guard {
     }
 }
 
-/// So many devices are in its first wave at least: of fewer one that fails would say little.
+/// So many devices are in its first wave at least, as far as they are no more than a tenth: of fewer one that fails
+/// would say little.
 pub(crate) const CANARY_LEAST: usize = 5;
 
 /// So many devices of a wave may always fail, whatever share they are: one slow device is no bad revision.

@@ -64,14 +64,14 @@ pub(crate) struct Candidate {
     pub numbers: Vec<Option<i64>>,
 }
 
-/// Plans the waves for the twins that the revision changes now. There is always a last wave for
-/// everybody.
+/// As [`plan_with`], whatever the share is.
 #[cfg(test)]
 pub(crate) fn plan(strategy: &StrategySpec, candidates: &[Candidate]) -> Vec<PlannedWave> {
     plan_with(strategy, candidates, 1)
 }
 
-/// As [`plan`], with so many twins at least in a wave by percent.
+/// Plans the waves for the twins that the revision changes now, with so many of them at least in a wave by percent,
+/// as far as that is no more than a tenth. There is always a last wave for everybody.
 pub(crate) fn plan_with(
     strategy: &StrategySpec,
     candidates: &[Candidate],
@@ -79,6 +79,7 @@ pub(crate) fn plan_with(
 ) -> Vec<PlannedWave> {
     let changed = candidates.iter().filter(|candidate| candidate.changed);
     let all = changed.clone().count();
+    let least = least.min(all / 10).max(1);
     // Of those that waves by condition have not taken before.
     let sorted = |waves_before: usize| -> Vec<u64> {
         let is_taken = |wave: Option<usize>| wave.is_some_and(|wave| wave < waves_before);

@@ -93,6 +93,7 @@ async fn a_policy_that_cannot_be_read_keeps_what_it_has_set_and_stops_no_other()
 async fn a_freeze_of_which_a_part_cannot_be_read_is_of_all_until_somebody_ends_it() {
     let mut world = World::start().await;
     world.apply(LAMP).await;
+    world.apply(FAN).await;
     let url = format!("http://{}", world.addresses().grpc);
     let mut freezes = FreezeServiceClient::connect(url).await.unwrap();
     let freeze = proto::CreateFreezeRequest {

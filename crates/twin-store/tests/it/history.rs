@@ -57,6 +57,8 @@ async fn revisions(mut client: Client, name: &str, page_size: i32) -> Vec<proto:
 /// A twin as it can be compared: documents as values.
 fn comparable(twin: &proto::Twin) -> (proto::Twin, Vec<Value>) {
     let mut rest = twin.clone();
+    // What its device had by then is in the history of that.
+    rest.device_tags_json.clear();
     let texts = [
         std::mem::take(&mut rest.tags_json),
         std::mem::take(&mut rest.desired_json),

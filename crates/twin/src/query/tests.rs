@@ -276,7 +276,7 @@ fn an_error_shows_place_finding_expectation_and_hint() {
         error("tags.a = 1 AND\n  p.x = 2"),
         "line 2, column 3: found `p`, expected a path, a value or a function\n\
          hint: a path begins with tags, properties.desired, properties.reported, posture, \
-         deviceId, moduleId or status; a text stands in quotes: 'p'\n    \
+         deviceId, moduleId, status, or device.tags on modules; a text stands in quotes: 'p'\n    \
          p.x = 2\n    \
          ^"
     );
