@@ -313,14 +313,13 @@ impl Policies {
                     let name = format!("{}{}", Writer::CONFIGURATION, change.id);
                     present.frozen = present.frozen.without(&name);
                 }
-                match change.now {
-                    Some(now) => present.configurations.insert(change.id, now),
-                    None => {
-                        let id = PolicyId::of_configuration(&change.id);
-                        present.unreadable.policies.remove(&id);
-                        present.configurations.remove(&change.id)
-                    }
-                };
+                if let Some(now) = change.now {
+                    present.configurations.insert(change.id, now);
+                } else {
+                    let id = PolicyId::of_configuration(&change.id);
+                    present.unreadable.policies.remove(&id);
+                    present.configurations.remove(&change.id);
+                }
             });
             this.noted.notify_one();
         }

@@ -65,7 +65,7 @@ impl HandedDown {
             }
         };
         // A look that is dropped in the middle goes on after the next start.
-        shutdown.run_until(all).await;
+        Box::pin(shutdown.run_until(all)).await;
     }
 
     /// Looks through all modules once; answers how many are left without.

@@ -93,8 +93,8 @@ pub(crate) fn plan_with(
     let up_to = |count: usize, draws: &[u64]| match count.checked_sub(all - draws.len()) {
         _ if count >= all => Border::All,
         Some(0) | None => Border::Draw(0),
-        Some(drawn) => draws
-            .get(drawn - 1)
+        Some(more) => draws
+            .get(more - 1)
             .copied()
             .map_or(Border::All, Border::Draw),
     };

@@ -312,9 +312,9 @@ struct FreezeRow {
 
 impl FreezeRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<FreezeRow> {
+        const NONE: &str = "no text";
         // No text is no good text for what must have one.
         let text = |column| row.get::<_, String>(column);
-        const NONE: &str = "no text";
         Ok(FreezeRow {
             number: row.get(0)?,
             policies: text(1).unwrap_or_else(|_| NONE.to_owned()),

@@ -34,7 +34,7 @@ impl Unreadable {
         if !why.is_of_row() {
             return Err(why);
         }
-        let problem = chain(&why).to_string();
+        let problem = chain(&why);
         error!(
             policy_id = text,
             error = problem,

@@ -124,7 +124,9 @@ async fn a_freeze_of_which_a_part_cannot_be_read_is_of_all_until_somebody_ends_i
     freezes.end_freeze(end).await.unwrap();
     let lit = json!({"lit": true});
     world.twins.create(MODULE, lit, json!(null)).await;
-    world.wait_desired(MODULE, json!({"lamp": 1})).await;
+    world
+        .wait_desired(MODULE, json!({"lamp": 1, "fan": 1}))
+        .await;
     // It was written anew, and can be read from here on.
     world.stop_service().await;
     world.start_service().await;
