@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use twin::query::{Lookup, Path, Root};
+use twin::query::{Lookup, Path};
 use twin::{Condition, Map, Violations};
 
 use crate::configuration_doc::ConfigurationId;
@@ -16,6 +16,7 @@ use crate::schedule::{Schedule, ScheduleSpec};
 mod actions;
 mod id;
 pub mod labels;
+mod own;
 mod problem;
 mod template;
 
@@ -23,6 +24,7 @@ pub(crate) use actions::{Action, Actions};
 pub use actions::{ActionSpec, ActionsSpec};
 pub use id::{ID_CHARS_MAX, PolicyId};
 pub use labels::Labels;
+pub(crate) use own::{check_device_tags, check_no_self_reference};
 pub use problem::{Field, Problem, Problems};
 pub(crate) use template::Incomplete;
 use template::Templates;
@@ -363,42 +365,6 @@ pub(crate) fn explain(violations: &Violations) -> Vec<Problem> {
         ));
     }
     problems
-}
-
-/// A policy whose own settings decide whether it applies would set and remove them without end.
-pub(crate) fn check_no_self_reference(
-    field: Field,
-    condition: &Condition,
-    settings: &Map,
-) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for path in condition.paths() {
-        let own = match path.keys.first() {
-            None => true,
-            Some(root) => settings.contains_key(root),
-        };
-        if path.root == Root::Desired && own {
-            problems.push(Problem::new(
-                field,
-                format!(
-                    "looks at {path}, which the policy itself sets: it would switch itself on and \
-                     off; allowed are tags, reported, posture, and desired settings of others"
-                ),
-            ));
-        }
-    }
-    problems
-}
-
-/// On a device `device.tags` are undefined: whoever writes them there means its own.
-pub(crate) fn check_device_tags(
-    field: Field,
-    condition: &Condition,
-    scope: Scope,
-) -> Option<Problem> {
-    let mut paths = condition.paths().into_iter();
-    let wrong = scope == Scope::Devices && paths.any(|path| path.root == Root::DeviceTags);
-    wrong.then(|| Problem::new(field, template::OF_A_MODULE))
 }
 
 #[cfg(test)]

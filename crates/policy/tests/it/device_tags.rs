@@ -71,15 +71,12 @@ async fn a_device_that_is_gone_gives_its_tags_to_no_module_of_the_next_one() {
 
 #[tokio::test]
 async fn policies_for_devices_are_told_which_tags_are_theirs() {
-    for target in [
+    for conditions in [
         "target: device.tags.site = 'Lyon'",
-        "when: IS_DEFINED(device.tags)",
+        "target: '*'\nwhen: IS_DEFINED(device.tags)",
     ] {
-        let target = match target.starts_with("when") {
-            true => format!("target: '*'\n{target}"),
-            false => target.to_owned(),
-        };
-        let file = format!("kind: Policy\nname: p\nscope: devices\n{target}\nsettings: {{a: 1}}\n");
+        let file =
+            format!("kind: Policy\nname: p\nscope: devices\n{conditions}\nsettings: {{a: 1}}\n");
         let refused = policy::file::parse(&file).unwrap_err();
         assert!(
             refused.to_string().contains("the device's own"),

@@ -51,7 +51,7 @@ async fn found(store: &ModelStore, condition: &str) -> Vec<String> {
         limit: 100,
         estimates: Estimates::default(),
     };
-    let within = Duration::from_secs(60);
+    let within = Duration::from_mins(1);
     let page = crate::search::pages(store, search, within).await;
     let records = page.expect("it can be searched").records;
     records.iter().map(|one| one.key.to_string()).collect()

@@ -104,8 +104,8 @@ pub(super) fn twins(name: String) -> impl Strategy<Value = Record> {
             0..4,
         ),
     );
-    let parts = (sections, registry, agent, device_tags);
-    parts.prop_map(move |(sections, registry, agent, device_tags)| {
+    let all = (sections, registry, agent, device_tags);
+    all.prop_map(move |(sections, registry, agent, device_tags)| {
         let mut record = record(&name, "g");
         let (tags, desired, reported) = sections;
         record.twin.tags.document = Value::Object(tags).to_string();
