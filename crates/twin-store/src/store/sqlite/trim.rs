@@ -13,12 +13,12 @@ use service_kit::error::chain;
 
 use super::read::{is_damage, is_of_damage};
 use super::thin::{self, thin};
-use super::write::{begin, execute};
+use super::write::execute;
 use super::{SqliteStore, engine, nanoseconds, quarantine};
 use crate::store::place::{COUNTED, Place, THINNED, Walk};
 use crate::store::quarantine::Note;
 use crate::store::thin::{Join, Joined, Patience, Run, Spans};
-use crate::store::{Error, Retention, Trimmed, failpoint};
+use crate::store::{Error, Retention, Trimmed};
 
 use aged::old_revisions;
 pub(super) use look::{Text, look};
@@ -101,38 +101,36 @@ fn plan(
     })
 }
 
-/// Removes a bounded amount. Of the histories nothing goes if they cannot be looked at as a whole; everything
-/// else does, and then it is told.
+/// Removes a bounded amount, in parts by themselves. Of the histories nothing goes if they cannot be looked at as a
+/// whole; everything else does, and then it is told.
 fn trim(
     connection: &mut Connection,
     retention: &Retention,
     plan: Result<Plan, Error>,
     memory: &Memory,
 ) -> Result<Trimmed, Error> {
-    let transaction = begin(connection)?;
     let stuck = &memory.stuck;
-    stuck.begin();
-    let old = stuck.part(&transaction, || {
-        old_revisions(&transaction, retention, stuck)
+    let old = stuck.part(connection, |transaction| {
+        old_revisions(transaction, retention, stuck)
     })?;
     let mut notes = Vec::new();
     let shortened = match plan {
-        Ok(plan) => stuck.part(&transaction, || {
-            shorten(&transaction, retention, &plan, memory, &mut notes)
+        Ok(plan) => stuck.part(connection, |transaction| {
+            notes.clear();
+            shorten(transaction, retention, &plan, memory, &mut notes)
         })?,
         Err(error) => Err(error),
     };
     let failures = [old.as_ref().err(), shortened.as_ref().err()];
     let damage = failures.into_iter().flatten().find(|one| is_of_damage(one));
     notes.extend(damage.map(|error| Note::of_histories(&chain(error))));
-    let requests = requests(&transaction, retention)?;
-    let (operations, more_operations) = operations(&transaction, retention)?;
-    let more_tokens = tokens(&transaction, retention)?;
-    failpoint::hit("trim.written");
-    transaction.commit().map_err(engine("remove what is old"))?;
-    failpoint::hit("trim.durable");
-    stuck.end();
-    notes.extend(stuck.take_notes());
+    stuck.keep_notes(notes);
+    let rest = stuck.part(connection, |transaction| {
+        let requests = requests(transaction, retention)?;
+        let operations = operations(transaction, retention)?;
+        Ok((requests, operations, tokens(transaction, retention)?))
+    })?;
+    let notes = stuck.take_notes();
     if !notes.is_empty()
         && let Err(error) = quarantine::note(connection, &notes)
     {
@@ -142,6 +140,7 @@ fn trim(
     }
     quarantine::sweep(connection, before(retention, retention.history_age))?;
     let ((old, more_old), shortened) = (old?, shortened?);
+    let (requests, (operations, more_operations), more_tokens) = rest?;
     let is_full = |removed| removed >= u64::from(retention.batch);
     Ok(Trimmed {
         revisions: old + shortened.surplus,

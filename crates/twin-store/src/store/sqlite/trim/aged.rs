@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 
 use super::look::{Due, Text, due};
 use super::stuck::Stuck;
-use super::{before, count, passed};
+use super::{before, count};
 use crate::store::sqlite::engine;
 use crate::store::sqlite::write::execute;
 use crate::store::{Error, Retention};
@@ -39,9 +39,11 @@ pub(super) fn old_revisions(
             failed |= forgotten.is_none();
             removed += forgotten.unwrap_or_default();
             if forgotten == Some(0) {
-                if let Some(first) = first
-                    && is_hidden(transaction, &key, first)?
-                {
+                let is_hidden = stuck.apart(transaction, (&key.0, &key.1), || match first {
+                    Some(first) => is_hidden(transaction, &key, first),
+                    None => Ok(false),
+                })?;
+                if let (Some(first), Some(true)) = (first, is_hidden) {
                     stuck.note_hidden((&key.0, &key.1), first);
                 }
                 skipped.insert(key);
@@ -88,7 +90,7 @@ fn is_hidden(
         .and_then(|mut statement| {
             statement.query_row(params![device, module, revision], |row| row.get(0))
         });
-    found.or_else(passed).map_err(engine(FORGET_OLD))
+    found.map_err(engine(FORGET_OLD))
 }
 
 fn forget_old(

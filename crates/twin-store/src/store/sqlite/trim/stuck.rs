@@ -14,15 +14,17 @@ use service_kit::error::chain;
 use tokio::time::Instant;
 
 use super::look::Text;
-use crate::store::Error;
 use crate::store::maintain::Table;
 use crate::store::quarantine::{NOTES_MAX, Note, STUCK};
 use crate::store::sqlite::{engine, read, write};
+use crate::store::{Error, failpoint};
 
 /// Bytes of a store whose index is made anew while commits wait, for some seconds.
 const REINDEXED_MAX: i64 = 1 << 30;
 /// It is made anew no more often than this: what is found damaged again is so in its table.
 const AGAIN_AFTER: Duration = Duration::from_hours(24);
+/// Transactions of one part, each of which may find one more identity stuck; what is left is done the next time.
+const TRIES: u8 = 16;
 /// Name of the fact that says when a start began to make it anew last, in seconds since 1970.
 const MENDED: &str = "history_mended";
 
@@ -59,7 +61,8 @@ impl Stuck {
     /// from being done.
     ///
     /// # Errors
-    /// Anything but damage, and damage of more identities than can be noted.
+    /// Anything but damage, damage of more identities than can be noted, and damage after which the engine writes
+    /// nothing more in this transaction: then the identity is passed over by the next one (see [`Stuck::part`]).
     pub(in crate::store::sqlite) fn apart<T>(
         &self,
         transaction: &Transaction<'_>,
@@ -72,17 +75,22 @@ impl Stuck {
             return Ok(None);
         }
         let mut done = write::whole(transaction, &work)?;
-        if done.as_ref().is_err_and(is_of_index) && self.reindex(transaction)? {
+        let mut made = Made::Not;
+        if done.as_ref().is_err_and(is_of_index) {
+            made = self.reindex(transaction)?;
+        }
+        if made == Made::Anew {
             done = write::whole(transaction, &work)?;
         }
         match done {
             Ok(done) => Ok(Some(done)),
             Err(error) if read::is_of_damage(&error) && self.has_room() => {
-                let note = note(transaction, device, module, &error);
+                let (note, is_found) = note(transaction, device, module, &error);
                 let mut known = self.known();
                 known.notes.push(note);
                 known.keys.insert(key);
-                Ok(None)
+                let is_over = is_final(&error) || !is_found || made == Made::InVain;
+                if is_over { Err(error) } else { Ok(None) }
             }
             Err(error) => Err(error),
         }
@@ -93,30 +101,38 @@ impl Stuck {
         self.known().keys.contains(key)
     }
 
-    /// A transaction begins; what one before it did and did not end is undone.
-    pub(super) fn begin(&self) {
-        self.known().reindexing = None;
-    }
-
-    /// Does a part of a transaction as a whole or not at all; if it is undone, so is an index that it made anew.
+    /// Does a part in a transaction of its own, and once more without each identity that is found stuck on the way and
+    /// ends it: the engine writes nothing more in a transaction that has come upon a damaged page.
     pub(super) fn part<T>(
         &self,
-        transaction: &Transaction<'_>,
-        work: impl FnOnce() -> Result<T, Error>,
+        connection: &mut Connection,
+        mut work: impl FnMut(&Transaction<'_>) -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Error> {
-        let before = self.known().reindexing;
-        let done = write::whole(transaction, work)?;
-        if done.is_err() {
-            self.known().reindexing = before;
+        let mut tries = 0;
+        loop {
+            // An index that was made anew in a transaction that did not end is as it was.
+            self.known().reindexing = None;
+            let stuck = self.known().keys.len();
+            let transaction = write::begin(connection)?;
+            let error = match work(&transaction) {
+                Ok(done) => {
+                    failpoint::hit("trim.written");
+                    let ended = transaction.commit();
+                    ended.map_err(engine("remove what is old"))?;
+                    failpoint::hit("trim.durable");
+                    let mut known = self.known();
+                    let made = known.reindexing.take();
+                    known.reindexed = made.or(known.reindexed);
+                    return Ok(Ok(done));
+                }
+                Err(error) => error,
+            };
+            tries += 1;
+            let is_less = self.known().keys.len() > stuck;
+            if !is_less || tries == TRIES || !read::is_of_damage(&error) {
+                return Ok(Err(error));
+            }
         }
-        Ok(done)
-    }
-
-    /// The transaction is durable.
-    pub(super) fn end(&self) {
-        let mut known = self.known();
-        let done = known.reindexing.take();
-        known.reindexed = done.or(known.reindexed);
     }
 
     /// What was found since the last time, and what could not be noted.
@@ -144,8 +160,8 @@ impl Stuck {
         self.keep_notes(vec![note]);
     }
 
-    /// Makes the index anew, if it was not lately and the store is small; answers whether it did.
-    fn reindex(&self, transaction: &Transaction<'_>) -> Result<bool, Error> {
+    /// Makes the index anew, if it was not lately and the store is small.
+    fn reindex(&self, transaction: &Transaction<'_>) -> Result<Made, Error> {
         let now = Instant::now();
         let is_late = |at: Instant| now.saturating_duration_since(at) < AGAIN_AFTER;
         let last = {
@@ -153,19 +169,22 @@ impl Stuck {
             known.reindexing.or(known.reindexed)
         };
         if last.is_some_and(is_late) {
-            return Ok(false);
+            return Ok(Made::Not);
         }
         let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
         let bytes: i64 = transaction
             .query_row(sql, [], |row| row.get(0))
             .map_err(engine("look how large it is"))?;
         if bytes > self.reindexed_max {
-            return Ok(false);
+            return Ok(Made::Not);
+        }
+        // A table that cannot be read as a whole has no index either, and that is not tried again soon.
+        if write::whole(transaction, || reindex(transaction))?.is_err() {
+            self.known().reindexed = Some(now);
+            return Ok(Made::InVain);
         }
         self.known().reindexing = Some(now);
-        // A table that cannot be read as a whole has no index either.
-        let made = write::whole(transaction, || reindex(transaction))?;
-        Ok(made.is_ok())
+        Ok(Made::Anew)
     }
 
     fn has_room(&self) -> bool {
@@ -177,15 +196,33 @@ impl Stuck {
     }
 }
 
+/// Whether an index was made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Anew,
+    /// It was tried.
+    InVain,
+    Not,
+}
+
+/// Whether the engine writes nothing more in the transaction that has failed so.
+fn is_final(error: &Error) -> bool {
+    code(error) == Some(ffi::SQLITE_CORRUPT)
+}
+
 /// Whether an index that can be read does not fit its table. Only such a one is made anew: to empty one whose pages
 /// are damaged frees whatever pages they seem to name.
 fn is_of_index(error: &Error) -> bool {
+    code(error) == Some(ffi::SQLITE_CORRUPT_INDEX)
+}
+
+fn code(error: &Error) -> Option<i32> {
     let Error::Engine { source, .. } = error else {
-        return false;
+        return None;
     };
-    let code = source.downcast_ref::<rusqlite::Error>();
-    let code = code.and_then(rusqlite::Error::sqlite_error);
-    code.is_some_and(|code| code.extended_code == ffi::SQLITE_CORRUPT_INDEX)
+    let source = source.downcast_ref::<rusqlite::Error>();
+    let code = source.and_then(rusqlite::Error::sqlite_error)?;
+    Some(code.extended_code)
 }
 
 fn reindex(transaction: &Transaction<'_>) -> Result<(), Error> {
@@ -246,7 +283,13 @@ fn try_to_mend(connection: &mut Connection) -> Result<(), Error> {
     done.map_err(engine("make an index anew"))
 }
 
-fn note(transaction: &Transaction<'_>, device: &Text, module: &Text, error: &Error) -> Note {
+/// What is noted of one, and whether its first revision could be looked for.
+fn note(
+    transaction: &Transaction<'_>,
+    device: &Text,
+    module: &Text,
+    error: &Error,
+) -> (Note, bool) {
     let first = transaction.query_row(
         "SELECT min(revision) FROM history WHERE device_id = ?1 AND module_id = ?2",
         params![device, module],
@@ -258,8 +301,9 @@ fn note(transaction: &Transaction<'_>, device: &Text, module: &Text, error: &Err
     }
     let (device, module) = (device.lossy(), module.lossy());
     // Whatever it is, the twin is named.
-    match first {
+    let note = match first {
         Ok(Some(first)) => Note::of_revisions(&device, &module, first, problem),
-        _ => Note::of_identity(&device, &module, problem),
-    }
+        Ok(None) | Err(_) => Note::of_identity(&device, &module, problem),
+    };
+    (note, first.is_ok())
 }

@@ -75,6 +75,15 @@ fn flip(folder: &Path, flip: Flip) {
     flip_of(folder, HIT, flip);
 }
 
+/// Where the row of a revision is in the index by time.
+fn in_index(bytes: &[u8], number: u64) -> usize {
+    let at = nanoseconds(revision(&key("cam-2"), number).at).unwrap();
+    let number = u8::try_from(number).unwrap();
+    let row = [&at.to_be_bytes()[..], b"cam-2", &[number]].concat();
+    let found = bytes.windows(row.len()).position(|window| window == row);
+    found.expect("the row")
+}
+
 fn flip_of(folder: &Path, number: u64, flip: Flip) {
     let file = folder.join(FILE_NAME);
     let mut bytes = fs::read(&file).unwrap();
@@ -251,16 +260,12 @@ async fn an_index_that_was_made_anew_in_vain_is_made_anew_again() {
     let mut connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
     let stuck = Stuck::default();
     let mut old = |is_kept: bool| {
-        let transaction = begin(&mut connection).unwrap();
-        stuck.begin();
-        let removed = stuck.part(&transaction, || {
-            old_revisions(&transaction, &at_once(), &stuck)
+        let mut removed = 0;
+        let done = stuck.part(&mut connection, |transaction| {
+            (removed, _) = old_revisions(transaction, &at_once(), &stuck)?;
+            if is_kept { Ok(()) } else { Err(Error::Closed) }
         });
-        let (removed, _) = removed.unwrap().expect("it is mended");
-        if is_kept {
-            transaction.commit().unwrap();
-            stuck.end();
-        }
+        assert_eq!(done.unwrap().is_ok(), is_kept);
         removed
     };
     // The disk is full, for instance: what was done is undone, and the index is as it was.
@@ -358,4 +363,58 @@ async fn a_last_revision_that_cannot_be_removed_keeps_nobody_from_writing() {
         .expect("and the next one to that");
     assert_eq!(left(folder.path(), "cam-2"), 2);
     store.close().await;
+}
+
+/// What is said in ARCHITECTURE: damage in the frame of a page may stop what goes through it as a whole.
+#[tokio::test]
+async fn damage_in_the_frame_of_a_page_keeps_nothing_else_and_is_noted() {
+    let sound = filled().await;
+    let file = fs::read(sound.path().join(FILE_NAME)).unwrap();
+    let row = in_index(&file, HIT);
+    let (mut failed, mut done) = (0, 0);
+    // Before the values are the kinds of them, their length, and the length of all.
+    for (back, bit) in (1..=6).flat_map(|back| (0..8).map(move |bit| (back, bit))) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = file.clone();
+        bytes[row - back] ^= 1 << bit;
+        fs::write(folder.path().join(FILE_NAME), bytes).unwrap();
+        let store = SqliteStore::open(folder.path()).unwrap();
+        let mut states = take(&store).await;
+        let mut answer = crate::store::sample::answers().remove(0);
+        answer.at = now();
+        let id = answer.id.clone();
+        let commit = Commit {
+            partitions: vec![*of(&mut states, &key("cam-2"))],
+            requests: vec![answer],
+            ..Commit::default()
+        };
+        store.commit(commit).await.unwrap();
+        let all = Retention {
+            request_age: Duration::from_hours(1),
+            ..old()
+        };
+        let trims = async {
+            for _ in 0..100 {
+                match store.trim(all).await {
+                    Ok(trimmed) if !trimmed.more => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            panic!("it does not end");
+        };
+        let trims = trims.await;
+        let of_answer = vec![crate::store::Selection::Request(id)];
+        assert_eq!(store.load(of_answer).await.unwrap(), [], "{back} {bit}");
+        if let Err(error) = trims {
+            assert!(is_of_damage(&error), "{back} {bit}: {}", chain(&error));
+            let noted = store.damaged().await.unwrap();
+            assert!(!noted.is_empty(), "{back} {bit}: {}", chain(&error));
+            failed += 1;
+        } else {
+            done += 1;
+        }
+        store.close().await;
+    }
+    assert!(failed > 0 && done > 0, "{failed} failed, {done} are done");
 }
