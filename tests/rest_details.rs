@@ -231,3 +231,19 @@ async fn a_module_of_a_missing_device_is_told_as_the_device_that_is_not_there() 
     }
     owner.front.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_is_refused_is_told_with_its_reason() {
+    let owner = Owner::start().await;
+    let body = json!({ "registrationId": "sn-1" });
+    let path = "/0neNOWHERE/registrations/sn-1/register";
+    let (status, told) = owner.one("PUT", path, body, "").await;
+    assert_eq!(status, 401, "{told}");
+    let lines = owner.front.gateway.lines();
+    let told = lines.iter().any(|line| {
+        let has = |word| line.contains(word);
+        has("a registration was refused") && has("sn-1") && has("401")
+    });
+    assert!(told, "{}", lines.join("\n"));
+    owner.front.stop().await;
+}

@@ -9,6 +9,7 @@ use wire::registry::v1 as registry;
 
 use crate::hub::{SOON, key_of, token};
 use crate::mqtt_client::{Client, connect, good_connect, hub, hub_with};
+use crate::provisioning;
 
 /// What this thread logs. Tests run on one thread with all that they start.
 #[derive(Clone, Default)]
@@ -149,5 +150,57 @@ async fn why_a_device_was_not_let_in_is_told() {
     garbage.send(Packet::PingRequest).await;
     garbage.is_closed().await;
     log.tells(&[not, "reason=\"UNEXPECTED_PACKET\""]).await;
+    hub.stop().await;
+}
+
+/// Lines of one reason that a minute has room for.
+const LINES_MAX: usize = 60;
+
+#[tokio::test]
+async fn whoever_is_refused_before_anything_is_looked_at_does_not_fill_the_log() {
+    let log = Log::default();
+    let _guard = log.follow();
+    let (hub, certs) = hub().await;
+    for _ in 0..LINES_MAX + 10 {
+        let unreadable = Connect {
+            username: Some("nobody".to_owned().into()),
+            ..good_connect("d")
+        };
+        let (_, code, _) = Client::try_connect(&hub, &certs, unreadable).await;
+        assert_eq!(code, ConnectAckReason::BadUserNameOrPassword);
+    }
+    let told = log.lines(&["a device was not let in"]);
+    // A slow run may take more than a minute.
+    assert!((LINES_MAX..LINES_MAX + 10).contains(&told), "{told}");
+    let page = hub.metrics().await;
+    let all = format!("}} {}", LINES_MAX + 10);
+    let mut failures = page
+        .lines()
+        .filter(|line| line.contains("auth_failures_total{"));
+    assert!(failures.any(|line| line.ends_with(&all)), "all are counted");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn how_registering_ended_and_what_was_refused_is_told_and_counted() {
+    let log = Log::default();
+    let _guard = log.follow();
+    let (hub, certs) = hub().await;
+    let registers = || provisioning::connect("0neTEST", "sn-1", Some("good"));
+    let (mut client, code, _) = Client::try_connect(&hub, &certs, registers()).await;
+    assert_eq!(code, ConnectAckReason::ConnectionAccepted);
+    let unknown = provisioning::poll("unknown");
+    client.publish(&unknown, QoS::AtMostOnce, " ").await;
+    log.tells(&["a registration was refused", "sn-1", "number=404"])
+        .await;
+    assert!(
+        hub.metrics()
+            .await
+            .contains("registrations_refused_total{code=\"404")
+    );
+    client.publish(&unknown, QoS::ExactlyOnce, " ").await;
+    client.is_closed().await;
+    log.tells(&["registering has ended", "sn-1", "reason=\"QOS_2\""])
+        .await;
     hub.stop().await;
 }

@@ -12,12 +12,12 @@ use crate::mqtt_client::{Client, DeviceCert, hub, id, publish};
 const ANSWERS: &str = "$dps/registrations/res/#";
 const REGISTER: &str = "$dps/registrations/PUT/iotdps-register/?$rid=r-1";
 
-fn poll(operation: &str) -> String {
+pub(crate) fn poll(operation: &str) -> String {
     format!("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=r-2&operationId={operation}")
 }
 
 /// A CONNECT as SDKs send it.
-fn connect(scope: &str, id: &str, password: Option<&str>) -> Connect {
+pub(crate) fn connect(scope: &str, id: &str, password: Option<&str>) -> Connect {
     let name = format!("{scope}/registrations/{id}/api-version=2019-03-31&ClientVersion=x%2F1");
     Connect {
         keep_alive: 60,
