@@ -335,7 +335,7 @@ mod tests {
             r#"{"id":"a","moduleId":"m"}"#,
             r#"{"id":"b"}"#,
             r#"{"id":"b","importMode":"delete"}"#,
-            r#"[]"#,
+            "[]",
         ];
         let items = refuse_repeated(texts.into_iter().map(read).collect());
         let number = |item: &Item<'_>| item.key.as_ref().err().map(ApiError::number);
