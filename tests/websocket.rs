@@ -110,6 +110,41 @@ async fn who_may_not_come_in_is_told_by_mqtt_and_who_speaks_something_else_by_we
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_with_a_goodbye_is_taken_and_a_flood_of_frames_is_read_slowly() {
+    let hub = Hub::start().await;
+    let device = hub.api().device("hasty").await;
+    let (gateway, port) = gateway(&hub, true).await;
+
+    let mut socket = Socket::open(port).await;
+    let (connect, message) = (
+        connect(&device, &device.key),
+        publish(&device, b"last words"),
+    );
+    let close = 1000_u16.to_be_bytes();
+    socket
+        .send_at_once(&[(WHOLE, &connect), (WHOLE, &message), (CLOSE, &close)])
+        .await;
+    testkit::wait_for("the last words", SOON, async || {
+        let stored = hub.metric(Part::Ingestion, "twinward_ingestion_mqtt_messages_total");
+        (stored.await == Some(1.0)).then_some(())
+    })
+    .await;
+
+    // Frames with nothing in them cost us something, too: three seconds' worth of them.
+    let mut socket = Socket::open(port).await;
+    let begun = std::time::Instant::now();
+    let empty: Vec<(u8, &[u8])> = vec![(WHOLE, &[]); 16_000];
+    socket.send_at_once(&empty).await;
+    socket.send(WHOLE, &connect).await;
+    assert_eq!(socket.data(4).await, ACCEPTED);
+    let took = begun.elapsed().as_millis();
+    assert!(took > 2500, "{took} ms");
+
+    gateway.stop(SOON).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_without_ingestions_token_brings_nobody() {
     let hub = Hub::start().await;
     let (gateway, port) = gateway(&hub, false).await;
@@ -244,6 +279,19 @@ impl Socket {
     }
 
     pub(crate) async fn send(&mut self, first: u8, payload: &[u8]) {
+        self.send_at_once(&[(first, payload)]).await;
+    }
+
+    /// Several frames in one write.
+    async fn send_at_once(&mut self, frames: &[(u8, &[u8])]) {
+        let frames = frames
+            .iter()
+            .map(|(first, payload)| Self::masked(*first, payload));
+        let bytes = frames.collect::<Vec<_>>().concat();
+        self.0.write_all(&bytes).await.expect("it is written");
+    }
+
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
         let mut frame = vec![first];
         match u16::try_from(payload.len()) {
@@ -260,7 +308,7 @@ impl Socket {
         }
         frame.extend(mask);
         frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
-        self.0.write_all(&frame).await.expect("it is written");
+        frame
     }
 
     /// The next frame: how it begins, and its payload.

@@ -100,9 +100,16 @@ pub(super) struct Decoder {
     open: Option<Open>,
     /// A message has begun whose last frame has not come.
     inside: bool,
+    /// Frames that have begun since somebody asked.
+    count: u32,
 }
 
 impl Decoder {
+    /// How many frames have begun since this was asked last; empty ones count.
+    pub(super) fn take_count(&mut self) -> u32 {
+        std::mem::take(&mut self.count)
+    }
+
     /// The next piece; `None`: more bytes are needed. Leaves at most a header or a control frame.
     pub(super) fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Piece>, FrameError> {
         loop {
@@ -166,6 +173,7 @@ impl Decoder {
         let mut mask = [0; 4];
         bytes.copy_to_slice(&mut mask);
         self.inside = inside;
+        self.count = self.count.saturating_add(1);
         Ok(Some(Open {
             kind,
             left,

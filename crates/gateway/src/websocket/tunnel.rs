@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use service_kit::client::{self, ClientConfig};
@@ -34,6 +34,10 @@ const READ_BYTES: usize = 4 << 10;
 
 /// Messages that may wait for ingestion, each of at most [`READ_BYTES`] and what is buffered.
 const UP_MAX: usize = 4;
+
+/// Frames that are taken apart each second, and at once after a pause. Whatever is in them, each costs
+/// us work: MQTT comes in as few as its packets, of which a device may send a thousand.
+const FRAMES_PER_SECOND: u32 = 4000;
 
 /// Bytes that may wait for a slow reader before nothing more is fetched for it.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -157,7 +161,8 @@ impl Tunnel {
                     writer,
                     inbox: BytesMut::new(),
                     decoder: Decoder::default(),
-                    pending: None,
+                    pending: Vec::new(),
+                    closed: false,
                     out,
                     unflushed: false,
                 };
@@ -217,16 +222,23 @@ impl Tunnel {
         let mut stopped = Box::pin(self.stop.triggered());
         let mut stuck = Box::pin(tokio::time::sleep(TAKES_WITHIN));
         let mut writing = false;
+        let mut pace = Pace::new(Instant::now());
+        let mut pause = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let mut paced = false;
         loop {
             let room = pipe.out.len() < OUT_BYTES_MAX;
-            if room && pipe.pending.is_none() {
+            if room && !paced && pipe.pending.is_empty() {
                 match pipe.decode() {
                     Ok(false) => {}
                     Ok(true) => return End::Device,
                     Err(error) => return error.into(),
                 }
+                if let Some(at) = pace.on_frames(pipe.decoder.take_count(), Instant::now()) {
+                    pause.as_mut().reset(at);
+                    paced = true;
+                }
             }
-            let reads = room && pipe.pending.is_none();
+            let reads = room && !paced && pipe.pending.is_empty();
             let writes = pipe.unflushed || !pipe.out.is_empty();
             if writes && !writing {
                 stuck.as_mut().reset(Instant::now() + TAKES_WITHIN);
@@ -236,10 +248,13 @@ impl Tunnel {
             let outcome = tokio::select! {
                 () = &mut stopped => Err(End::Stopping),
                 () = &mut stuck, if writes => Err(End::Stuck),
-                permit = up.reserve(), if pipe.pending.is_some() => match permit {
+                () = &mut pause, if paced => {
+                    paced = false;
+                    Ok(())
+                }
+                permit = up.reserve(), if !pipe.pending.is_empty() => match permit {
                     Ok(permit) => {
-                        let data = pipe.pending.take().unwrap_or_default();
-                        permit.send(message(Up::Data(data.to_vec())));
+                        permit.send(message(Up::Data(std::mem::take(&mut pipe.pending))));
                         Ok(())
                     }
                     Err(_) => Err(End::Hub),
@@ -280,8 +295,10 @@ struct Pipe {
     writer: WriteHalf<Socket>,
     inbox: BytesMut,
     decoder: Decoder,
-    /// For ingestion.
-    pending: Option<Bytes>,
+    /// For ingestion: what has come in however many frames goes as one message.
+    pending: Vec<u8>,
+    /// The device takes its leave, when ingestion has that.
+    closed: bool,
     /// For the device.
     out: BytesMut,
     /// What was written may still be with TLS.
@@ -289,19 +306,38 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// Takes apart what has come, until there is something for ingestion. Answers whether the
-    /// device takes its leave.
+    /// Takes apart what has come, until there is enough for ingestion. Answers whether the device
+    /// takes its leave and nothing of it is left.
     fn decode(&mut self) -> Result<bool, FrameError> {
-        while self.pending.is_none() && self.out.len() < OUT_BYTES_MAX {
+        while !self.closed && self.pending.len() < READ_BYTES && self.out.len() < OUT_BYTES_MAX {
             match self.decoder.next(&mut self.inbox)? {
-                Some(Piece::Data(data)) => self.pending = Some(data),
+                Some(Piece::Data(data)) => self.pending.extend_from_slice(&data),
                 Some(Piece::Ping(payload)) => frames::put_pong(&payload, &mut self.out),
                 Some(Piece::Pong) => {}
-                Some(Piece::Close) => return Ok(true),
+                Some(Piece::Close) => self.closed = true,
                 None => break,
             }
         }
-        Ok(false)
+        Ok(self.closed && self.pending.is_empty())
+    }
+}
+
+/// How fast frames are taken apart. Who sends more is read later.
+struct Pace {
+    even_at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { even_at: now }
+    }
+
+    /// So many were taken apart; when the next may be, if not now.
+    fn on_frames(&mut self, frames: u32, now: Instant) -> Option<Instant> {
+        const SECOND: Duration = Duration::from_secs(1);
+        self.even_at = self.even_at.max(now) + SECOND / FRAMES_PER_SECOND * frames;
+        let wait = self.even_at.duration_since(now).checked_sub(SECOND)?;
+        (!wait.is_zero()).then(|| now + wait)
     }
 }
 
@@ -328,5 +364,23 @@ async fn step(
 fn message(content: Up) -> OpenDeviceLinkRequest {
     OpenDeviceLinkRequest {
         content: Some(content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_taken_apart_at_a_pace_whatever_is_in_them() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.on_frames(FRAMES_PER_SECOND, start), None, "at once");
+        let wait = Duration::from_millis(500);
+        let again = pace.on_frames(FRAMES_PER_SECOND / 2, start);
+        assert_eq!(again, Some(start + wait));
+        let later = start + Duration::from_mins(1);
+        assert_eq!(pace.on_frames(FRAMES_PER_SECOND, later), None);
+        assert!(pace.on_frames(1, later).is_some(), "no more is saved");
     }
 }
