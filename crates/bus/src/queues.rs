@@ -20,6 +20,8 @@ use crate::message::{Headers, Outgoing, Sequence};
 pub struct Queued {
     /// Its place in the stream.
     pub sequence: Sequence,
+    /// By what it is known if it is published again ([`Headers::MESSAGE_ID`]).
+    pub message_id: Option<String>,
     /// Its bytes.
     pub payload: Bytes,
 }
@@ -49,6 +51,10 @@ impl Bus {
         {
             Ok(message) => Ok(Some(Queued {
                 sequence: Sequence::new(message.sequence),
+                message_id: message
+                    .headers
+                    .get(Headers::MESSAGE_ID)
+                    .map(ToString::to_string),
                 payload: message.payload,
             })),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {

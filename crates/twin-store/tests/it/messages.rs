@@ -259,16 +259,24 @@ async fn when_the_queues_are_half_full_a_device_has_its_share() {
         message_id: String::new(),
         ..large(device)
     };
+    let identified = || proto::SendMessageRequest {
+        request_id: "6f2c3c1e-8a54-4c69-9d0b-0d6a2b9f4c11".to_owned(),
+        ..large("d")
+    };
     // Up to the half it may take what it likes.
-    for _ in 0..9 {
+    for _ in 0..8 {
         send(&service, large("d")).await.expect("sent");
     }
+    let last = send(&service, identified()).await.expect("sent");
     let refused = refusal(send(&service, large("d")).await);
     assert_eq!(
         (refused.kind(), refused.reason()),
         (Kind::ResourceExhausted, "QUEUE_TOO_LARGE")
     );
     assert_eq!(refused.iot_hub().number(), 403_004);
+    // Whoever had no answer to a message that lies there has one now.
+    let again = send(&service, identified()).await.expect("no further one");
+    assert_eq!(again.sequence_number, last.sequence_number);
     // 128 KiB of another.
     for _ in 0..2 {
         send(&service, large("e")).await.expect("its share");

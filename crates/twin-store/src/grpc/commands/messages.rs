@@ -57,7 +57,9 @@ impl Api {
         let request_id = request.request_id.clone();
         let mut sending = read(request)?;
         let key = sending.key.clone();
-        let room = self.has_room(&key, sending.message.encoded_len()).await;
+        let bytes = sending.message.encoded_len();
+        let room = self.has_room(&key, bytes, |queue| sending.id_in(queue));
+        let room = room.await;
         room.inspect_err(|error| self.metrics.message_refused(error.reason()))?;
         let detail = json!({ "message": sending.message.message_id });
         let cause = caller.cause_as(actor, &request_id);
@@ -245,9 +247,14 @@ impl Sending {
         ends
     }
 
+    /// By what the bus knows a repetition of it in a queue.
+    fn id_in(&self, queue: &str) -> Option<String> {
+        self.request_id.map(|id| format!("{queue}/{id}"))
+    }
+
     fn outgoing(&self, generation: &str) -> Outgoing {
         let subject = subjects::device_messages_subject(&self.key, generation);
-        let id = self.request_id.map(|id| format!("{subject}/{id}"));
+        let id = self.id_in(&subject);
         let mut outgoing =
             Outgoing::new(subject, self.message.encode_to_vec()).expires_after(self.time_to_live);
         if let Some(id) = id {
