@@ -2,9 +2,11 @@
 //!
 //! A connection is closed whose request was answered before it had come as a whole. A client that still sends then
 //! sees a broken connection in place of the answer (RFC 9112 section 9.6), and SDKs try again what was refused.
+//! Of whoever has proven nothing less is read, and its connection is closed afterwards: it costs us bytes to
+//! decrypt, and there is nothing to keep it for.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,13 +14,16 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header;
+use http::{HeaderValue, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, SizeHint};
+use service_kit::server::web::Visitor;
 use tokio::time::timeout;
 
 /// How much is read and dropped, and for how long.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same of whoever has proven nothing.
+const UNPROVEN_BYTES_MAX: usize = 1024 * 1024;
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers when the body has come as a whole, or enough of it.
@@ -28,15 +33,25 @@ pub(super) async fn read_on(request: Request, next: Next) -> Response {
     if body.is_end_stream() || parts.headers.contains_key(header::EXPECT) {
         return next.run(Request::from_parts(parts, body)).await;
     }
-    let body = Shared(Arc::new(Mutex::new(body)));
+    let visitor = parts.extensions.get::<Visitor>().cloned();
+    let body = Shared::new(body);
     let request = Request::from_parts(parts, Body::new(body.clone()));
-    let response = next.run(request).await;
-    drop_rest(body).await;
+    let mut response = next.run(request).await;
+    if body.is_end_stream() {
+        return response;
+    }
+    if visitor.is_some_and(|visitor| visitor.is_let_in()) {
+        drop_rest(body, BYTES_MAX).await;
+    } else {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        drop_rest(body, UNPROVEN_BYTES_MAX).await;
+    }
     response
 }
 
-async fn drop_rest(mut body: Shared) {
-    let mut left = BYTES_MAX;
+async fn drop_rest(mut body: Shared, bytes_max: usize) {
+    let mut left = bytes_max;
     let reading = async {
         while left > 0
             && let Some(Ok(frame)) = body.frame().await
@@ -52,12 +67,22 @@ async fn drop_rest(mut body: Shared) {
 
 /// A body that is read by the call, and afterwards by us.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Body>>);
+struct Shared(Arc<Mutex<Read>>);
+
+struct Read {
+    body: Body,
+    /// Its end was read. Not every body knows that of itself.
+    ended: bool,
+}
 
 impl Shared {
-    fn with<T>(&self, read: impl FnOnce(Pin<&mut Body>) -> T) -> T {
-        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        read(Pin::new(&mut *body))
+    fn new(body: Body) -> Self {
+        let read = Read { body, ended: false };
+        Self(Arc::new(Mutex::new(read)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,15 +94,19 @@ impl hyper::body::Body for Shared {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.with(|body| body.poll_frame(context))
+        let mut read = self.lock();
+        let polled = Pin::new(&mut read.body).poll_frame(context);
+        read.ended |= matches!(polled, Poll::Ready(None));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.with(|body| body.is_end_stream())
+        let read = self.lock();
+        read.ended || read.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.with(|body| body.size_hint())
+        self.lock().body.size_hint()
     }
 }
 
@@ -118,6 +147,9 @@ mod tests {
         }
         let response = app.oneshot(request).await.expect("it never fails");
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let closes = response.headers().get(header::CONNECTION).is_some();
+        // A body without a length has ended when its end was read.
+        assert_eq!(closes, !expects && reads <= parts);
         read.load(Ordering::Relaxed)
     }
 
@@ -126,7 +158,7 @@ mod tests {
         for reads in [0, 1, 16, 17] {
             assert_eq!(sent(16, false, reads).await, 16, "{reads}");
         }
-        assert_eq!(sent(100_000, false, 0).await, BYTES_MAX / PART);
+        assert_eq!(sent(100_000, false, 0).await, UNPROVEN_BYTES_MAX / PART);
         assert_eq!(sent(16, true, 0).await, 0, "it waits to be told");
     }
 
@@ -138,5 +170,18 @@ mod tests {
         let request = Request::new(Body::from_stream(body));
         let response = app.oneshot(request).await.expect("it never fails");
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn more_is_read_of_whoever_was_let_in() {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let body = stream::iter(0..100_000).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![0_u8; PART])
+        });
+        let body = Shared::new(Body::from_stream(body));
+        drop_rest(body, BYTES_MAX).await;
+        assert_eq!(read.load(Ordering::Relaxed), BYTES_MAX / PART);
     }
 }

@@ -315,7 +315,8 @@ impl Peer {
     /// A call of it is being answered for as long as the answer's guard lives.
     pub(crate) fn asks(self: &Arc<Self>) -> Asking {
         self.calls.fetch_add(1, Ordering::AcqRel);
-        Asking(Arc::clone(self))
+        let (peer, awaits_us) = (Arc::clone(self), AtomicBool::new(true));
+        Asking { peer, awaits_us }
     }
 
     pub(super) fn waits_for_an_answer(&self) -> bool {
@@ -338,6 +339,10 @@ impl Peer {
 
     pub(super) fn is_silent(&self) -> bool {
         self.standing.load(Ordering::Acquire) == Standing::SILENT
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == Standing::PROVEN
     }
 
     pub(super) fn is_evicted(&self) -> bool {
@@ -366,11 +371,29 @@ impl Peer {
 
 /// A call being answered.
 #[derive(Debug)]
-pub(crate) struct Asking(Arc<Peer>);
+pub(crate) struct Asking {
+    peer: Arc<Peer>,
+    /// Whether it is counted: it waits for us and not we for the rest of it.
+    awaits_us: AtomicBool,
+}
+
+impl Asking {
+    /// Whether the call goes on only with more from the client.
+    pub(super) fn awaits_the_client(&self, does: bool) {
+        let did = !self.awaits_us.swap(!does, Ordering::AcqRel);
+        if does && !did {
+            self.peer.calls.fetch_sub(1, Ordering::AcqRel);
+        } else if did && !does {
+            self.peer.calls.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        if *self.awaits_us.get_mut() {
+            self.peer.calls.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -445,6 +468,21 @@ mod tests {
         drop(asking);
         assert!(!first.waits_for_an_answer() && third.waits_for_an_answer());
         assert!(!fourth.is_evicted());
+    }
+
+    #[test]
+    fn who_does_not_send_the_rest_of_its_call_waits_for_nothing() {
+        let all = connections(100, 2);
+        let peer = admit(&all).expect("room");
+        let asking = peer.asks();
+        for awaits in [true, true, false, false, true] {
+            asking.awaits_the_client(awaits);
+            assert_eq!(peer.waits_for_an_answer(), !awaits);
+        }
+        drop(asking);
+        assert_eq!(peer.calls.load(Ordering::Acquire), 0);
+        drop(peer.asks());
+        assert_eq!(peer.calls.load(Ordering::Acquire), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::Body as AxumBody;
 use futures::StreamExt as _;
 use http::Request;
 use hyper::body::Incoming as HyperBody;
@@ -33,6 +33,10 @@ use crate::tls::client::HTTP1;
 use crate::tls::server::{ServerSide, Serves};
 use crate::tls::{self, ServerTls};
 use crate::units::Duration;
+
+mod body;
+
+use body::Awaited;
 
 /// What hyper keeps of a request's head, at most. The longest URL of IoT Hub's SDKs has two ids of
 /// 128 escaped characters; the rest is headers.
@@ -98,6 +102,11 @@ impl Visitor {
     /// The connection has shown that it belongs here, and no longer makes room for others.
     pub fn let_in(&self) {
         self.0.0.proven();
+    }
+
+    /// Whether it has shown that.
+    pub fn is_let_in(&self) -> bool {
+        self.0.0.is_proven()
     }
 
     /// The certificates that it has shown, in DER form, its own first. It has the key of that one;
@@ -221,9 +230,11 @@ async fn serve(connection: Connection, router: Router, config: WebConfig, stop: 
     let peer = connection.connect_info();
     let visitor = Visitor(peer.clone());
     let service = hyper::service::service_fn(move |request: Request<HyperBody>| {
-        let (router, visitor, asking) = (router.clone(), visitor.clone(), peer.0.asks());
+        let (router, visitor) = (router.clone(), visitor.clone());
+        let asking = Arc::new(peer.0.asks());
         async move {
-            let mut request = request.map(Body::new);
+            let awaited = |body| AxumBody::new(Awaited::new(body, Arc::downgrade(&asking)));
+            let mut request = request.map(awaited);
             request.extensions_mut().insert(visitor);
             let response = router.oneshot(request).await;
             drop(asking);

@@ -8,12 +8,13 @@ use futures::future::BoxFuture;
 use service_kit::client::{self, ClientConfig};
 use service_kit::health::Health;
 use service_kit::secret::Secret;
+use service_kit::server::web::{WebConfig, WebServer};
 use service_kit::server::{ConnectionLimits, GrpcConfig, GrpcServer};
 use service_kit::tasks::Tasks;
 use service_kit::tls::{ClientTls, ServerTls};
 use service_kit::units::Duration;
 use testkit::{TestCerts, wait_for};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tonic::body::Body;
@@ -192,4 +193,40 @@ async fn a_handshake_that_never_ends_is_closed() {
     let channel = client::connect(&client).expect("usable");
     call(&channel, READ).await.expect("let in");
     bouncer.stop().await;
+}
+
+/// Whoever has proven nothing has its time, and a body that comes in small parts does not prolong it.
+#[tokio::test]
+async fn a_body_that_comes_byte_by_byte_keeps_no_connection() {
+    let tasks = Tasks::default();
+    let config = WebConfig {
+        connections: ConnectionLimits {
+            prove_within: Duration::millis(300),
+            ..ConnectionLimits::default()
+        },
+        ..WebConfig::default()
+    };
+    let server = WebServer::bind(&config).await.expect("a free port");
+    let address = server.local_addr();
+    let reads = |body: axum::body::Bytes| async move { body.len().to_string() };
+    server.serve(&tasks, axum::Router::new().fallback(reads));
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let (read, mut write) = stream.into_split();
+    let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    write.write_all(head).await.expect("written");
+    let trickle = async {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+        while write.write_all(b"x").await.is_ok() {
+            pace.tick().await;
+        }
+    };
+    let mut read = read;
+    let mut answer = Vec::new();
+    let closing = within("the end", read.read_to_end(&mut answer));
+    let ended = futures::future::select(Box::pin(closing), Box::pin(trickle));
+    ended.await;
+    assert!(answer.is_empty(), "nothing was answered");
+    within("the end", tasks.drain(PATIENCE))
+        .await
+        .expect("everything ends");
 }
