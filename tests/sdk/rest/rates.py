@@ -69,8 +69,11 @@ def main():
         wrong = token(fields, "nobody", fields["SharedAccessKey"])
         statuses = [call(wrong)[0] for _ in range(2 * UNPROVEN)]
         assert statuses[:UNPROVEN] == [401] * UNPROVEN and statuses[-1] == 429, statuses
-        # That shuts no good key out, and the owner's turn comes again.
+        # That shuts no good key or token out, and the owner's turn comes again.
         wait_for("the owner's turn", lambda: call(owner)[0] == 200)
+        assert call("Bearer made-up")[0] == 429
+        assert call(f"Bearer {Path(hub.variables['TWINWARD_TOKEN_FILE']).read_text().strip()}")[0] == 200
+        assert call("Bearer made-up")[0] == 429
         url = hub.variables["TWINWARD_GATEWAY_METRICS_URL"] + "/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             metrics = answer.read().decode()
