@@ -2,8 +2,11 @@
 //!
 //! A connection that has ended waits for the bus for a moment only, so that its place is free again.
 //! Without this, a device whose connection ended while the bus was slow would stay connected in its
-//! twin for as long as this run of ingestion lives; when the run ends, twin-store ends what is left.
+//! twin for as long as this run of ingestion lives; when the run ends, twin-store ends what is left, if
+//! anything is: who was told of a beginning, and not of its end, is counted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -41,6 +44,8 @@ pub(crate) type Waiting = mpsc::Receiver<Farewell>;
 #[derive(Debug, Clone)]
 pub(crate) struct Farewells {
     queue: mpsc::Sender<Farewell>,
+    /// Sessions whose beginning was told, or may have been, and whose end was not.
+    open: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
@@ -48,7 +53,28 @@ impl Farewells {
     /// A queue, and its other end for [`run`].
     pub(crate) fn new(metrics: Metrics) -> (Self, Waiting) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        (Self { queue, metrics }, waiting)
+        let open = Arc::default();
+        let farewells = Self {
+            queue,
+            open,
+            metrics,
+        };
+        (farewells, waiting)
+    }
+
+    /// A session begins, of which its twin is told.
+    pub(crate) fn begins(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The end of one is durable.
+    pub(crate) fn told(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the ends of all sessions are durable.
+    pub(crate) fn all_told(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
     }
 
     /// Has an end told later.
@@ -61,13 +87,18 @@ impl Farewells {
 }
 
 /// Tells what waits until told to stop.
-pub(crate) async fn run(mut waiting: Waiting, outbox: Outbox, shutdown: ShutdownToken) {
+pub(crate) async fn run(
+    mut waiting: Waiting,
+    farewells: Farewells,
+    outbox: Outbox,
+    shutdown: ShutdownToken,
+) {
     let mut telling = FuturesUnordered::new();
     let mut stop = Box::pin(shutdown.triggered());
     loop {
         tokio::select! {
             () = &mut stop => return,
-            Some(()) = telling.next() => {}
+            Some(()) = telling.next() => farewells.told(),
             farewell = waiting.recv(), if telling.len() < AT_ONCE => match farewell {
                 Some(farewell) => telling.push(tell(&outbox, farewell)),
                 None => return,

@@ -81,7 +81,10 @@ impl Parts {
     pub(crate) async fn tell_end(&self, partition: Partition, ended: TelemetryEntry) {
         let stored = self.outbox.store(partition, ended.clone());
         match tokio::time::timeout(END_TOLD_WITHIN, stored).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => {
+                self.farewells.told();
+                return;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "end of a session was not published"),
             Err(_elapsed) => tracing::debug!("end of a session was not published in time"),
         }

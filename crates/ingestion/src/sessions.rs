@@ -6,6 +6,7 @@
 //! `methods` bounds them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -252,11 +253,23 @@ impl Sessions {
     }
 
     /// Says that this run may be taken for ended, and its sessions with it: each says again that it
-    /// is open.
-    pub(crate) fn tell_again(&self) {
-        for entry in lock(&self.shared.open).by_identity.values() {
+    /// is open. So many of those behind `last` are told; answers behind whom the others are.
+    pub(crate) fn tell_again(
+        &self,
+        last: Option<&IdentityKey>,
+        many: usize,
+    ) -> Option<IdentityKey> {
+        let open = lock(&self.shared.open);
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = (behind, Bound::Unbounded);
+        let entries = open.by_identity.range::<IdentityKey, _>(range);
+        let (mut told, mut newest) = (0, None);
+        for (identity, entry) in entries.take(many) {
             entry.mailbox.put(|mail| mail.tell_again = true);
+            told += 1;
+            newest = Some(identity);
         }
+        newest.filter(|_| told == many).cloned()
     }
 
     /// Says that an identity has changed. A device's change concerns its modules too.
@@ -438,5 +451,25 @@ mod tests {
             assert_eq!(to_a.taken_over, to_b.announce, "{at_a} {at_b}");
             assert_eq!(to_b.taken_over, to_a.announce, "{at_a} {at_b}");
         }
+    }
+
+    #[test]
+    fn sessions_say_again_that_they_are_open_some_at_a_time() {
+        let sessions = Sessions::new(9, "a");
+        let places: Vec<_> = ["a", "b", "c"]
+            .map(|path| sessions.open(key(path), Timestamp::UNIX_EPOCH).unwrap())
+            .into();
+        let told = || {
+            let mail = places.iter().map(|place| place.mailbox().take());
+            let told = mail.map(|mail| mail.now_or_never().is_some_and(|mail| mail.tell_again));
+            told.collect::<Vec<_>>()
+        };
+        let last = sessions.tell_again(None, 2);
+        assert_eq!(last, Some(key("b")));
+        assert_eq!(told(), [true, true, false]);
+        assert_eq!(sessions.tell_again(last.as_ref(), 2), None);
+        assert_eq!(told(), [false, false, true]);
+        let none = Sessions::new(9, "a");
+        assert_eq!(none.tell_again(None, 2), None);
     }
 }

@@ -97,6 +97,14 @@ pub struct Agent {
     /// because somebody saw its end.
     #[serde(skip_serializing_if = "is_false")]
     pub session_lost: bool,
+    /// A session of another run of ingestion that began meanwhile, though by its clock before the
+    /// newest: clocks differ, so it takes over when the newest ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_session: Option<OtherSession>,
+    /// The shared access policy of the hub with whose key somebody opened that session for it; absent:
+    /// it proved itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_access_policy: Option<String>,
     /// When that session began.
     #[serde(with = "time::option", skip_serializing_if = "Option::is_none")]
     pub connected_at: Option<Timestamp>,
@@ -114,6 +122,25 @@ pub struct Agent {
     pub status_observed_at: Option<Timestamp>,
     /// Its collectors by name.
     pub collectors: BTreeMap<String, Collector>,
+}
+
+/// A session beside the newest, of which one will turn out to be over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherSession {
+    /// The session.
+    pub session_id: String,
+    /// The run of ingestion that holds it.
+    pub run: String,
+    /// When it began, by the clock of that run.
+    #[serde(with = "time")]
+    pub began_at: Timestamp,
+    /// The agent's version, as it said there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+    /// The shared access policy that opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_policy: Option<String>,
 }
 
 /// One collector.

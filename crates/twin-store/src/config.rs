@@ -304,7 +304,7 @@ impl Validate for Config {
         problems.require(
             self.sessions_lost_after.get() >= SESSIONS_LOST_AFTER_MIN,
             "sessions_lost_after",
-            "must be at least 10s: ingestion that was cut off for half of it says so",
+            "must be at least 10s: one that is cut off for a moment looks alike",
         );
         problems.require(
             !self.answer_within.is_zero(),

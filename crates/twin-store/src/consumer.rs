@@ -183,10 +183,8 @@ impl Consumer {
         }
         continue_trace(&span, &mut entries);
         for entry in &entries {
-            if let Content::Session(notice) = &entry.content
-                && let Some(run) = &notice.run
-            {
-                self.presence.heard(run);
+            if let Content::Session(notice) = &entry.content {
+                self.presence.heard_of(notice.run.as_deref());
             }
         }
         let selections = entries
@@ -204,6 +202,9 @@ impl Consumer {
         drop(span);
         self.position = last;
         self.metrics.folded(&folded);
+        for run in &folded.taken_up {
+            self.presence.met(run);
+        }
         self.refuse(&folded, &entries, batch).await;
         Ok(())
     }

@@ -4,15 +4,21 @@
 //! bus was seen to work all that time, is taken for gone, and each replica ends the sessions of it
 //! that its partitions hold (`apply::telemetry::lose_sessions`). That includes runs of which only the
 //! twins tell, because this replica began, or took their partition, after they had ended. A run that
-//! was only cut off says of its sessions that they go on (`ingestion/src/alive.rs`).
+//! was only cut off is heard of again: then its roll is called, and it says of its sessions that they go
+//! on (`ingestion/src/alive.rs`).
 //!
 //! Nothing is kept but in memory: a replica that begins looks at all twins that are connected, and
-//! later only when a run is gone. Between those two it costs nothing but hearing the beats.
+//! later only when a run is gone. Between those two it costs nothing but hearing the beats. A run that
+//! stops and could tell the ends of all of its sessions says so, and nobody looks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{Bus, HintError, Outgoing};
+use bus::{AskError, Bus, HintError, Outgoing};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
 use service_kit::clock::SharedClock;
 use service_kit::error::chain;
@@ -33,12 +39,15 @@ use crate::store::{Estimates, Search, Selection, Source, Store};
 
 mod runs;
 
-use runs::Runs;
+use runs::{Runs, UNNAMED};
 
 /// How often it hears whether the bus works, and looks whether a run is gone.
 const EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to listen, or to look.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a run may take to say that it calls its roll, and how many are asked at once.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+const ASKED_AT_ONCE: usize = 64;
 /// Twins looked at at once, and the pause between two such pages: whoever shares the store goes on.
 const PAGE: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -59,8 +68,13 @@ impl Presence {
 
     /// A run has said something of a session: to be noted before it is folded. It may have ended long
     /// ago, for telemetry waits in its stream; then it is looked for once more.
-    pub(crate) fn heard(&self, run: &str) {
-        self.lock().heard(run, Instant::now());
+    pub(crate) fn heard_of(&self, run: Option<&str>) {
+        self.lock().heard(run.unwrap_or(UNNAMED), Instant::now());
+    }
+
+    /// The session of a run counts, of which nobody may have heard for long: it has its time.
+    pub(crate) fn met(&self, run: &str) {
+        self.lock().met(run, Instant::now());
     }
 
     /// Leaves those whose runs are gone now.
@@ -68,6 +82,17 @@ impl Presence {
         let (mut runs, now) = (self.lock(), Instant::now());
         lost.retain(|(_, run)| runs.is_gone_or_note(run, now));
         lost
+    }
+
+    /// Sessions were ended, and others count instead.
+    fn ended(&self, lost: Vec<(IdentityKey, String)>, taken_up: &[String]) {
+        let mut runs = self.lock();
+        for (_, run) in lost {
+            runs.lost(&run);
+        }
+        for run in taken_up {
+            runs.met(run, Instant::now());
+        }
     }
 
     /// Listens for beats until the service stops.
@@ -92,9 +117,11 @@ impl Presence {
         let mut beats = bus.listen(subjects::INSTANCES_SUBJECT).await?;
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut calls = FuturesUnordered::<Call>::new();
         loop {
             tokio::select! {
                 _ = ticks.tick() => bus.send_hint(echo.clone()).await?,
+                Some((run, asked)) = calls.next() => self.called(&run, asked),
                 heard = echoes.recv() => {
                     if heard.is_none() {
                         return Ok(());
@@ -105,9 +132,44 @@ impl Presence {
                     let Some(beat) = beat else { return Ok(()) };
                     // What cannot be read comes from a version that we do not know.
                     if let Ok(alive) = InstanceAlive::decode(&*beat.payload) {
-                        self.lock().heard(&alive.run, Instant::now());
+                        let has_room = calls.len() < ASKED_AT_ONCE;
+                        if self.beat(&alive, Instant::now(), has_room) {
+                            calls.push(call_roll(bus, alive.run));
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    /// A run says that it is there, or that it has ended. Whether its roll is to be called, which may
+    /// be only if there is room.
+    fn beat(&self, alive: &InstanceAlive, now: Instant, has_room: bool) -> bool {
+        let mut runs = self.lock();
+        if alive.ended {
+            runs.ended(&alive.run, now);
+            return false;
+        }
+        runs.heard(&alive.run, now);
+        has_room && runs.is_to_call(&alive.run)
+    }
+
+    /// What came of calling the roll of a run.
+    fn called(&self, run: &str, asked: Result<Bytes, AskError>) {
+        match asked {
+            Ok(_) => info!(
+                run,
+                "an ingestion whose sessions were ended says which are open"
+            ),
+            Err(error) => {
+                // With its next beat.
+                self.lock().lost(run);
+                let error = chain(&error);
+                tracing::debug!(
+                    run,
+                    error,
+                    "an ingestion was not asked which sessions are open"
+                );
             }
         }
     }
@@ -116,6 +178,19 @@ impl Presence {
     fn lock(&self) -> MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which run was asked, and what came of it.
+type Call = BoxFuture<'static, (String, Result<Bytes, AskError>)>;
+
+fn call_roll(bus: &Bus, run: String) -> Call {
+    let question = Outgoing::new(subjects::roll_call_subject(&run), Vec::new());
+    let bus = bus.clone();
+    async move {
+        let asked = bus.ask(question, ANSWERED_WITHIN).await;
+        (run, asked)
+    }
+    .boxed()
 }
 
 /// The task that ends sessions.
@@ -224,11 +299,14 @@ impl Ending {
     /// The session of a record, if it is ours to end and its run is gone.
     fn lost(&self, record: &Record) -> Option<(IdentityKey, String)> {
         let agent = &record.posture.agent;
-        let run = agent.session_run.as_ref().filter(|_| agent.connected)?;
+        if !agent.connected {
+            return None;
+        }
+        let run = agent.session_run.as_deref().unwrap_or(UNNAMED);
         let partition = self.engine.partition(&record.key);
         let is_ours = self.engine.logs().contains_key(&partition);
         let is_gone = is_ours && self.presence.lock().is_gone_or_note(run, Instant::now());
-        is_gone.then(|| (record.key.clone(), run.clone()))
+        is_gone.then(|| (record.key.clone(), run.to_owned()))
     }
 
     async fn end(&self, lost: Vec<(IdentityKey, String)>) -> Result<usize, Error> {
@@ -240,7 +318,9 @@ impl Ending {
         let ending = self.engine.decide(selections, move |overlay, now| {
             // One that says at this moment that it is there says next which sessions it has.
             let lost = presence.still_gone(lost);
-            Ok(lose_sessions(overlay, &lost, now))
+            let (ended, taken_up) = lose_sessions(overlay, &lost, now);
+            presence.ended(lost, &taken_up);
+            Ok(ended)
         });
         match ending.await {
             // A partition is another's by now, who looks at what is new to it.
@@ -259,7 +339,13 @@ fn elsewhere(alive: &[String]) -> Option<Condition> {
         list.push_str(run);
         list.push('\'');
     }
-    let text = format!("connectionState = 'Connected' AND posture.agent.sessionRun NIN [{list}]");
+    let named = format!("posture.agent.sessionRun NIN [{list}]");
+    let text = if alive.iter().any(|run| run == UNNAMED) {
+        format!("connectionState = 'Connected' AND {named}")
+    } else {
+        let unnamed = "NOT IS_DEFINED(posture.agent.sessionRun)";
+        format!("connectionState = 'Connected' AND ({unnamed} OR {named})")
+    };
     match Condition::parse_in(&text, Vocabulary::Query) {
         Ok(condition) => Some(condition),
         Err(error) => {
@@ -276,6 +362,7 @@ mod tests {
     #[test]
     fn the_condition_can_be_read_however_many_runs_there_are() {
         assert!(elsewhere(&[]).is_some());
+        assert!(elsewhere(&[UNNAMED.to_owned()]).is_some());
         let many: Vec<_> = (0..runs::ALIVE_MAX)
             .map(|number| format!("{number:064x}"))
             .collect();

@@ -15,6 +15,7 @@
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
 //! | who holds the session of a device? | – | `find-session` |
 //! | an instance of ingestion is there | – | `ingestion-instance` |
+//! | one run of ingestion is to say again which sessions it has | – | `roll-call.{run}` |
 //! | calls for the sessions of one instance of ingestion | – | `method.{instance}` |
 //!
 //! A token is the identity in URL-safe base64, because device ids may hold characters that mean
@@ -62,6 +63,12 @@ pub const INSTANCES_SUBJECT: &str = "ingestion-instance";
 /// Where a replica of twin-store hears itself, to know that the bus works; `own` is one token.
 pub fn echo_subject(own: &str) -> String {
     format!("twin-store-echo.{own}")
+}
+
+/// Where one run of an instance of ingestion is asked to say again which sessions are open; `run` is
+/// one token.
+pub fn roll_call_subject(run: &str) -> String {
+    format!("roll-call.{run}")
 }
 
 /// Where one run of an instance of ingestion takes calls of direct methods; `run` is one token.

@@ -1,7 +1,7 @@
 //! Folds admitted telemetry into postures.
 
 use jiff::Timestamp;
-use posture::fold::SessionNotice;
+use posture::fold::{SessionChange, SessionNotice};
 use posture::{
     AgentBatch, FoldOutcome, MessageBatch, Timeline, fold, fold_message, fold_session, lose_session,
 };
@@ -52,6 +52,9 @@ pub struct Folded {
     /// Entries that have no twin, and why: the identity was deleted or made anew meanwhile, or its
     /// record cannot be read. Index into the entries.
     pub refused: Vec<(usize, String)>,
+    /// Runs of ingestion whose sessions were noted beside others and count now: nobody may have heard
+    /// of them for long.
+    pub taken_up: Vec<String>,
 }
 
 impl Folded {
@@ -108,6 +111,7 @@ pub fn fold_entries(
             Content::Session(notice) => {
                 let was = record.posture.agent.connected;
                 fold_session(&mut record.posture, notice, entry.sequence);
+                folded.taken_up.extend(taken_up(record, notice));
                 if takes_model(record, notice) {
                     changes.push(ChangeKind::Identity);
                     Weight::Fact
@@ -136,26 +140,30 @@ pub fn fold_entries(
 }
 
 /// Ends sessions of runs of ingestion of which nobody has heard for long: what else was said of them
-/// meanwhile, another session above all, stands. Answers how many it ended.
+/// meanwhile, another session above all, stands. Answers how many it ended, and the runs whose sessions
+/// count instead.
 pub fn lose_sessions(
     overlay: &mut Overlay,
     sessions: &[(IdentityKey, String)],
     now: Timestamp,
-) -> usize {
-    let mut lost = 0;
+) -> (usize, Vec<String>) {
+    let (mut lost, mut taken_up) = (0, Vec::new());
     for (key, run) in sessions {
         // One that is gone or cannot be read has nothing to end.
         let Ok(record) = overlay.get(key) else {
             continue;
         };
         let agent = &record.posture.agent;
-        if !agent.connected || agent.session_run.as_ref() != Some(run) {
+        let session_run = agent.session_run.as_deref().unwrap_or_default();
+        if !agent.connected || session_run != run {
             continue;
         }
         let Ok(record) = overlay.fold_mut(key) else {
             continue;
         };
         lose_session(&mut record.posture, run, now);
+        let agent = &record.posture.agent;
+        taken_up.extend(agent.session_run.clone().filter(|_| agent.connected));
         let cause = Cause {
             cause: "session".to_owned(),
             ..Cause::default()
@@ -163,7 +171,15 @@ pub fn lose_sessions(
         overlay.folded(key, &[ChangeKind::Posture], Weight::Session, &cause);
         lost += 1;
     }
-    lost
+    (lost, taken_up)
+}
+
+/// The run whose session counts now that the one of the notice has ended.
+fn taken_up(record: &Record, notice: &SessionNotice) -> Option<String> {
+    let agent = &record.posture.agent;
+    let others = agent.connected && notice.change == SessionChange::Disconnected;
+    let run = agent.session_run.as_ref().filter(|_| others)?;
+    (notice.run.as_ref() != Some(run)).then(|| run.clone())
 }
 
 /// Takes over the model that a device announced when its newest session began; says whether it is

@@ -30,6 +30,7 @@ pub(super) fn read(
             },
             agent_version: said(notice.agent_version),
             run: said(notice.run),
+            access_policy: said(notice.access_policy),
             model_id: said(notice.model_id).filter(|id| iot_hub::mqtt::is_model_id(id)),
             at: received_at,
         }),

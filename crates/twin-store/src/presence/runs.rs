@@ -1,6 +1,6 @@
 //! Which runs of ingestion were heard of, and which are gone. Pure: the time is an argument.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,6 +22,13 @@ pub(super) const ALIVE_MAX: usize = 100;
 /// Bytes of a run's name; ours have 32.
 const NAME_MAX: usize = 64;
 
+/// The name of all runs that say none: instances of a version from before there were runs. Their
+/// sessions end when no such instance has been heard of for long.
+pub(super) const UNNAMED: &str = "";
+
+/// How long it is remembered that a run has ended, so that what was on its way from it makes no run.
+const ENDED_KEPT: Duration = Duration::from_hours(1);
+
 /// What was heard.
 #[derive(Debug)]
 pub(super) struct Runs {
@@ -30,6 +37,8 @@ pub(super) struct Runs {
     echoes: Option<(Instant, Instant)>,
     /// When each run was last heard of, or first met.
     known: HashMap<String, Run>,
+    /// Runs whose sessions were ended here; if one is heard of after all, it is to call its roll.
+    lost: HashSet<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +47,8 @@ struct Run {
     last: Instant,
     /// It was heard.
     has_spoken: bool,
+    /// It said last that it has ended, and all of its sessions.
+    has_ended: bool,
 }
 
 impl Runs {
@@ -47,6 +58,7 @@ impl Runs {
             lost_after,
             echoes: None,
             known: HashMap::new(),
+            lost: HashSet::new(),
         }
     }
 
@@ -64,8 +76,19 @@ impl Runs {
         self.note(run, now, true);
     }
 
+    /// A run says that it has ended, and all of its sessions: nobody has to look for them. One that
+    /// is met all the same has its time.
+    pub(super) fn ended(&mut self, run: &str, now: Instant) {
+        self.known
+            .retain(|_, run| !run.has_ended || now.duration_since(run.last) < ENDED_KEPT);
+        self.note(run, now, true);
+        if let Some(known) = self.known.get_mut(run) {
+            known.has_ended = true;
+        }
+    }
+
     /// A session of a run was met.
-    fn met(&mut self, run: &str, now: Instant) {
+    pub(super) fn met(&mut self, run: &str, now: Instant) {
         self.note(run, now, false);
     }
 
@@ -73,9 +96,11 @@ impl Runs {
         let met = Run {
             last: now,
             has_spoken: says_so,
+            has_ended: false,
         };
         if let Some(known) = self.known.get_mut(run) {
-            if says_so {
+            // What comes late of one that has ended changes nothing.
+            if says_so && !known.has_ended {
                 *known = met;
             }
         } else if is_name(run) && self.known.len() < RUNS_MAX {
@@ -98,7 +123,7 @@ impl Runs {
     /// Runs that are gone.
     pub(super) fn gone(&self, now: Instant) -> Vec<String> {
         let known = self.known.iter();
-        let gone = known.filter(|(_, run)| self.is_gone(**run, now));
+        let gone = known.filter(|(_, run)| !run.has_ended && self.is_gone(**run, now));
         gone.map(|(name, _)| name.clone()).collect()
     }
 
@@ -120,11 +145,24 @@ impl Runs {
     /// Runs that were heard lately.
     pub(super) fn alive(&self, now: Instant) -> Vec<String> {
         let known = self.known.iter();
-        let alive = known.filter(|(_, run)| run.has_spoken && !self.is_gone(**run, now));
+        let speaks = |run: &Run| run.has_spoken && !run.has_ended;
+        let alive = known.filter(|(_, run)| speaks(run) && !self.is_gone(**run, now));
         alive
             .map(|(name, _)| name.clone())
             .take(ALIVE_MAX)
             .collect()
+    }
+
+    /// Sessions of a run were ended.
+    pub(super) fn lost(&mut self, run: &str) {
+        if run != UNNAMED && self.lost.len() < RUNS_MAX {
+            self.lost.insert(run.to_owned());
+        }
+    }
+
+    /// Whether the roll of a run that is there is to be called; once, unless that fails.
+    pub(super) fn is_to_call(&mut self, run: &str) -> bool {
+        self.lost.remove(run)
     }
 
     /// These have no session any more, as far as is known.
@@ -138,7 +176,7 @@ impl Runs {
 /// Whether a run may be called so: its name goes into a condition.
 fn is_name(run: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    (1..=NAME_MAX).contains(&run.len()) && run.bytes().all(plain)
+    run == UNNAMED || run.len() <= NAME_MAX && run.bytes().all(plain)
 }
 
 #[cfg(test)]
@@ -216,10 +254,46 @@ mod tests {
     fn odd_names_are_not_noted() {
         let (mut runs, begin) = runs();
         let long = "a".repeat(NAME_MAX + 1);
-        for odd in ["", "a'b", "a b", "\u{e4}", &long] {
+        for odd in ["a'b", "a b", "\u{e4}", &long] {
             runs.heard(odd, begin);
             assert!(!runs.is_gone_or_note(odd, after(begin, 99)));
         }
         assert!(runs.known.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_ended_in_order_is_never_gone_and_is_not_there_either() {
+        let (mut runs, begin) = runs();
+        hear(&mut runs, begin, 0..=10, &["a", "b"]);
+        runs.ended("a", after(begin, 10));
+        assert_eq!(runs.alive(after(begin, 10)), ["b"]);
+        // What was on its way from it.
+        runs.heard("a", after(begin, 20));
+        hear(&mut runs, begin, 11..=90, &["b"]);
+        assert!(runs.gone(after(begin, 90)).is_empty());
+        assert_eq!(runs.alive(after(begin, 90)), ["b"]);
+        // A session that names it after all ends with the next look.
+        assert!(runs.is_gone_or_note("a", after(begin, 90)));
+        runs.ended("b", after(begin, 90 + 3600));
+        assert_eq!(runs.known.len(), 1, "it is not remembered for ever");
+    }
+
+    #[test]
+    fn the_roll_is_called_of_whom_sessions_were_ended_and_of_nobody_else() {
+        let (mut runs, _) = runs();
+        assert!(!runs.is_to_call("a"));
+        runs.lost("a");
+        assert!(!runs.is_to_call("b"));
+        assert!(runs.is_to_call("a"));
+        assert!(!runs.is_to_call("a"), "once");
+    }
+
+    #[test]
+    fn runs_without_a_name_are_one() {
+        let (mut runs, begin) = runs();
+        hear(&mut runs, begin, 0..=10, &["b", UNNAMED]);
+        assert!(runs.alive(after(begin, 10)).contains(&UNNAMED.to_owned()));
+        hear(&mut runs, begin, 11..=40, &["b"]);
+        assert_eq!(runs.gone(after(begin, 40)), [UNNAMED]);
     }
 }

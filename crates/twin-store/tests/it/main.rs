@@ -16,6 +16,7 @@ mod jobs;
 mod lifecycle;
 mod messages;
 mod modules;
+mod presence;
 mod provisioning;
 mod query;
 mod registry;

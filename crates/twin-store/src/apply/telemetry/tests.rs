@@ -116,6 +116,7 @@ fn sessions_show_whether_the_agent_is_connected() {
         change: SessionChange::Connected,
         agent_version: Some("1.2.3".to_owned()),
         run: Some("run".to_owned()),
+        access_policy: None,
         model_id: None,
         at: now(),
     });
@@ -161,6 +162,7 @@ fn begun(device: &str, session: &str, second: i64, model_id: Option<&str>) -> En
         change: SessionChange::Connected,
         agent_version: None,
         run: Some("run-1".to_owned()),
+        access_policy: None,
         model_id: model_id.map(str::to_owned),
         at,
     });
@@ -207,9 +209,40 @@ fn only_open_sessions_of_the_run_that_is_gone_end() {
     fold_entries(&mut overlay, partition(), &entries, now());
     let lost = [("a", "run-1"), ("b", "run-2"), ("nobody", "run-1")];
     let lost = lost.map(|(id, run)| (key(id), run.to_owned()));
-    assert_eq!(lose_sessions(&mut overlay, &lost, now()), 1);
-    assert_eq!(lose_sessions(&mut overlay, &lost, now()), 0, "it has ended");
+    let mut end_them = || lose_sessions(&mut overlay, &lost, now());
+    assert_eq!(end_them(), (1, Vec::new()));
+    assert_eq!(end_them(), (0, Vec::new()), "it has ended");
     let agent = |id: &str| overlay.get(&key(id)).unwrap().posture.agent.clone();
     assert!(!agent("a").connected && agent("a").session_lost);
     assert!(agent("b").connected && !agent("b").session_lost);
+}
+
+#[test]
+fn a_session_beside_the_newest_counts_when_that_ends_or_is_lost_and_its_run_is_named() {
+    let entries = |id: &str| {
+        let mut beside = begun(id, "s2", 5, None);
+        if let Content::Session(notice) = &mut beside.content {
+            notice.run = Some("run-2".to_owned());
+        }
+        [begun(id, "s1", 10, None), beside]
+    };
+    let mut overlay = overlay(["ended", "lost"].map(|id| record(id, "g")));
+    for id in ["ended", "lost"] {
+        let folded = fold_entries(&mut overlay, partition(), &entries(id), now());
+        assert_eq!(folded.taken_up, Vec::<String>::new());
+    }
+    let mut end = begun("ended", "s1", 20, None);
+    if let Content::Session(notice) = &mut end.content {
+        notice.change = posture::fold::SessionChange::Disconnected;
+    }
+    let folded = fold_entries(&mut overlay, partition(), &[end], now());
+    assert_eq!(folded.taken_up, ["run-2"]);
+    let lost = [(key("lost"), "run-1".to_owned())];
+    let outcome = lose_sessions(&mut overlay, &lost, now());
+    assert_eq!(outcome, (1, vec!["run-2".to_owned()]));
+    for id in ["ended", "lost"] {
+        let agent = &overlay.get(&key(id)).unwrap().posture.agent;
+        assert!(agent.connected, "{id}");
+        assert_eq!(agent.session_run.as_deref(), Some("run-2"));
+    }
 }

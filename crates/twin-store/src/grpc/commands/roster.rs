@@ -65,7 +65,11 @@ impl Roster {
                     let Some(beat) = beat else { return Ok(()) };
                     // What cannot be read comes from a version that we do not know.
                     if let Ok(alive) = InstanceAlive::decode(&*beat.payload) {
-                        self.heard(alive.subject, Instant::now());
+                        if alive.ended {
+                            self.lock().last.remove(&alive.subject);
+                        } else {
+                            self.heard(alive.subject, Instant::now());
+                        }
                     }
                 }
                 // Beats that were sent while we were cut off are lost.
