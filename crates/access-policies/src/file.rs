@@ -74,6 +74,16 @@ pub enum AccessError {
     Random,
 }
 
+impl AccessError {
+    /// Whether the file is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        match self {
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Form { .. } | Self::Key { .. } | Self::Random => false,
+        }
+    }
+}
+
 /// The file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

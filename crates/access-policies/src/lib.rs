@@ -89,6 +89,13 @@ impl AccessPolicies {
         self.0.iter()
     }
 
+    /// Those that allow something, and nothing of the others: who needs no more has no other keys.
+    #[must_use]
+    pub fn with(mut self, right: Right) -> Self {
+        self.0.retain(|policy| policy.allows(right));
+        self
+    }
+
     /// A policy by its name.
     pub fn named(&self, name: &str) -> Option<&AccessPolicy> {
         self.0.iter().find(|policy| policy.name == name)

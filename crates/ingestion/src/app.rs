@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use access_policies::Followed;
+use access_policies::{Followed, Right};
 use bus::Bus;
 use service_kit::admin::{AdminConfig, AdminServer};
 use service_kit::client;
@@ -51,7 +51,7 @@ use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::twins::TwinStore;
-use crate::{farewells, hints, methods, nursery, rejects};
+use crate::{alive, farewells, hints, methods, nursery, rejects};
 
 mod settings;
 
@@ -105,7 +105,7 @@ impl App {
             None => None,
         };
         let policies = match config.access_policies_file.clone() {
-            Some(path) => Some(Followed::open(path).await?),
+            Some(path) => Some(Followed::only(path, Right::DeviceConnect).await?),
             None => None,
         };
         let followed = policies.clone().zip(Some(config.tls.reload_every));
@@ -279,7 +279,8 @@ impl App {
         let beats = self.beats;
         let beats = beats.run(bus.clone(), parts.sessions.clone(), stop.clone());
         tasks.spawn("beats", OnFailure::StopService, beats);
-        let farewells = farewells::run(self.untold, parts.outbox.clone(), stop.clone());
+        let (farewells, outbox) = (parts.farewells.clone(), parts.outbox.clone());
+        let farewells = farewells::run(self.untold, farewells, outbox, stop.clone());
         tasks.spawn("farewells", OnFailure::StopService, farewells);
         let component = self.health.component("bus");
         let followers = (parts.sessions.clone(), parts.auth.clone());
@@ -304,7 +305,16 @@ impl App {
         self.server.serve(&tasks, &self.health);
         self.admin.serve(&tasks, self.health.clone(), self.registry);
         tracing::info!(instance = parts.instance.name, "ingestion serves agents");
-        let close = || async move { bus.close().await };
+        let (farewells, last) = (parts.farewells.clone(), alive::ended(&parts.instance.run));
+        let close = || async move {
+            // Otherwise twin-store looks for what is left.
+            if farewells.all_told()
+                && let Err(error) = bus.send_hint(last).await
+            {
+                tracing::debug!(%error, "the end of this instance was not told");
+            }
+            bus.close().await;
+        };
         run_until_shutdown(&tasks, &self.health, self.drain_within.get(), close).await?;
         tracing::info!(instance = parts.instance.name, "ingestion has stopped");
         Ok(())

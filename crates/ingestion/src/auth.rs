@@ -12,25 +12,26 @@ use std::time::Duration;
 
 use access_policies::Followed;
 use iot_hub::mqtt::ConnectName;
-use iot_hub::{SasResource, SasToken, SymmetricKey, Thumbprints};
-use service_kit::accounts::network_of;
+use iot_hub::{SasResource, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
 use service_kit::log_budget::LogBudget;
-use service_kit::suspects::{Crowded, Suspects};
 use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
+use crate::auth::claim::Claim;
+use crate::auth::failures::Failures;
 use crate::auth::limiter::Limiter;
-use crate::auth::proof::check_time;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::twins::TwinStore;
 
 mod cache;
 mod certificate;
+mod claim;
 mod error;
+mod failures;
 pub(crate) mod limiter;
 mod noted;
 mod policy;
@@ -42,9 +43,6 @@ pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
 pub(crate) use trusted::Trusted;
-
-/// Where the token stands in a call's metadata.
-const AUTHORIZATION: &str = "authorization";
 
 /// Proves identities. Clones share the cache.
 #[derive(Clone)]
@@ -62,16 +60,9 @@ struct Shared {
     clock: SharedClock,
     metrics: Metrics,
     cache: Mutex<Cache>,
-    limiter: Mutex<Limiter<Option<IpAddr>>>,
-    /// From addresses that have failed too often.
-    suspects: Suspects,
-    /// Of which addresses the log has said so lately.
-    told: Mutex<Limiter<Option<IpAddr>>>,
+    failures: Failures,
     /// Lines of the log that failures may have.
     lines: LogBudget,
-    /// Of each identity from each address, so that one that is wrong takes nothing from the others
-    /// behind its address, and nobody can lock an identity out from elsewhere.
-    of_identity: Mutex<Limiter<(Option<IpAddr>, IdentityKey)>>,
     /// Sessions that an identity begins: only what is proven counts.
     connects: Mutex<Limiter<IdentityKey>>,
 }
@@ -86,8 +77,6 @@ impl Authenticator {
         clock: SharedClock,
         metrics: Metrics,
     ) -> Self {
-        let limiter = Mutex::new(Limiter::new(limits.auth_failures_per_minute));
-        let of_identity = Limiter::new(limits.identity_failures_per_minute);
         let connects = Limiter::new(limits.identity_connects_per_minute);
         let cache = Mutex::default();
         Self {
@@ -99,11 +88,8 @@ impl Authenticator {
                 clock,
                 metrics,
                 cache,
-                limiter,
-                suspects: Suspects::default(),
-                told: Mutex::new(Limiter::new(1)),
+                failures: Failures::new(limits),
                 lines: LogBudget::default(),
-                of_identity: Mutex::new(of_identity),
                 connects: Mutex::new(connects),
             }),
         }
@@ -115,7 +101,8 @@ impl Authenticator {
         metadata: &MetadataMap,
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
-        self.limited(peer, self.prove(metadata)).await
+        let claim = Claim::of_call(metadata, self.shared.clock.now());
+        self.judge(claim, None, peer).await
     }
 
     /// Proves who connects by MQTT: with the password, or without one with the certificate.
@@ -126,20 +113,16 @@ impl Authenticator {
         certificates: &[Vec<u8>],
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
-        let both = (peer.map(network_of), name.identity.clone());
+        let (host, now) = (&self.shared.host, self.shared.clock.now());
+        let claim = Claim::of_device(name, password, certificates, host, now);
+        self.judge(claim, Some(&name.identity), peer).await
+    }
+
+    /// Whether a device, or its address, has failed too often; then its proof may wait for a while.
+    pub(crate) fn is_suspect(&self, identity: &IdentityKey, peer: Option<IpAddr>) -> bool {
         let now = self.shared.clock.monotonic();
-        if let Err(wait) = lock(&self.shared.of_identity).check(&both, now) {
-            let error = AuthError::TooManyFailures { wait };
-            self.note_failure(&error, peer);
-            return Err(error);
-        }
-        let proving = self.prove_device(name, password, certificates);
-        let outcome = self.limited(peer, proving).await;
-        if outcome.as_ref().is_err_and(AuthError::is_the_peers_fault) {
-            let now = self.shared.clock.monotonic();
-            lock(&self.shared.of_identity).failed(both, now);
-        }
-        outcome
+        let account = self.shared.failures.account(peer, Some(identity), now);
+        account.wait().is_some()
     }
 
     /// Notes that a proven identity begins a session by MQTT; answers how long it must wait if it
@@ -152,25 +135,69 @@ impl Authenticator {
         Ok(())
     }
 
+    /// Whoever has failed too often is looked at as well: what holds is let in, what fails is told to
+    /// wait and pays for it.
+    async fn judge(
+        &self,
+        claim: Result<Claim<'_>, AuthError>,
+        identity: Option<&IdentityKey>,
+        peer: Option<IpAddr>,
+    ) -> Result<Proof, AuthError> {
+        let proving = |wait: Option<Duration>| async move {
+            let claim = claim?;
+            let Some(wait) = wait else {
+                return self.prove(claim).await;
+            };
+            match self.at_hand(&claim) {
+                Some(credentials) => {
+                    let credentials = credentials?;
+                    self.prove_claim(claim, &credentials)
+                }
+                None => self.shared.failures.look(wait, self.prove(claim)).await,
+            }
+        };
+        self.charging(identity, peer, proving).await
+    }
+
+    /// Has somebody from an address prove something that only twin-store can judge.
     async fn limited<T>(
         &self,
         peer: Option<IpAddr>,
         proving: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
-        let account = peer.map(network_of);
-        let limited = lock(&self.shared.limiter).check(&account, self.shared.clock.monotonic());
-        let outcome = match limited {
-            Err(wait) => match self.shared.suspects.look(proving).await {
-                Ok(Ok(proven)) => Ok(proven),
-                Ok(Err(error)) if !error.is_the_peers_fault() => Err(error),
-                Ok(Err(_)) | Err(Crowded) => Err(AuthError::TooManyFailures { wait }),
-            },
-            Ok(()) => proving.await,
+        let proving = |wait: Option<Duration>| async move {
+            match wait {
+                Some(wait) => self.shared.failures.look(wait, proving).await,
+                None => proving.await,
+            }
         };
-        if let Err(error) = &outcome {
-            self.note_failure(error, peer);
+        self.charging(None, peer, proving).await
+    }
+
+    /// Has somebody prove something, who is told for how long it would have to wait otherwise, and
+    /// charges what is its own fault.
+    async fn charging<T, F: Future<Output = Result<T, AuthError>>>(
+        &self,
+        identity: Option<&IdentityKey>,
+        peer: Option<IpAddr>,
+        proving: impl FnOnce(Option<Duration>) -> F,
+    ) -> Result<T, AuthError> {
+        let failures = &self.shared.failures;
+        let account = failures.account(peer, identity, self.shared.clock.monotonic());
+        let error = match proving(account.wait()).await {
+            Ok(proven) => return Ok(proven),
+            Err(error) => error,
+        };
+        let mut told = error;
+        if told.is_the_peers_fault() {
+            let now = self.shared.clock.monotonic();
+            failures.charge(account, peer, identity, now);
+            if let Some(wait) = account.wait() {
+                told = AuthError::TooManyFailures { wait };
+            }
         }
-        outcome
+        self.note_failure(&told, peer);
+        Err(told)
     }
 
     /// Proves again what was proven before, after the identity changed.
@@ -189,51 +216,50 @@ impl Authenticator {
         lock(&self.shared.cache).forget(identity);
     }
 
-    async fn prove(&self, metadata: &MetadataMap) -> Result<Proof, AuthError> {
-        let text = metadata.get(AUTHORIZATION).ok_or(AuthError::Missing)?;
-        // What is not ASCII is no token; the parser says so in its own words.
-        let token = SasToken::parse(text.to_str().unwrap_or_default())?;
-        let identity = token.identity().ok_or_else(|| AuthError::NoIdentity {
-            resource: crate::text::shorten(token.resource().to_string(), 256),
-        })?;
-        self.prove_token(identity, token).await
+    async fn prove(&self, claim: Claim<'_>) -> Result<Proof, AuthError> {
+        let credentials = self.credentials(claim.identity()).await?;
+        self.prove_claim(claim, &credentials)
     }
 
-    async fn prove_device(
-        &self,
-        name: &ConnectName,
-        password: Option<&[u8]>,
-        certificates: &[Vec<u8>],
-    ) -> Result<Proof, AuthError> {
-        let host = &self.shared.host;
-        if !name.is_for(host) {
-            return Err(AuthError::WrongHost {
-                found: crate::text::shorten(name.host.clone(), 256),
-                host: host.clone(),
-            });
-        }
-        let identity = name.identity.clone();
-        match (password, certificates.first()) {
-            (Some(password), _) => {
-                let text = std::str::from_utf8(password).unwrap_or_default();
-                let token = SasToken::parse(text)?;
-                // One of a policy may be for all that stands below its resource.
-                if token.policy().is_none() && token.identity().as_ref() != Some(&identity) {
-                    return Err(AuthError::AnotherIdentity { identity });
-                }
-                self.prove_token(identity, token).await
-            }
-            (None, Some(certificate)) => {
-                let credentials = self.credentials(&identity).await?;
+    /// What a claim is judged by, if nobody has to be asked and it costs next to nothing.
+    fn at_hand(&self, claim: &Claim<'_>) -> Option<Result<Arc<Credentials>, AuthError>> {
+        let identity = claim.identity();
+        let now = self.shared.clock.monotonic();
+        let found = lock(&self.shared.cache).find(identity, now)?;
+        let is_cheap = match (claim, &found) {
+            (Claim::Token(..), _) | (Claim::Certificates { .. }, None) => true,
+            // Signatures of a chain are not.
+            (Claim::Certificates { .. }, Some(credentials)) => !credentials.by_authority,
+        };
+        is_cheap.then(|| {
+            found.ok_or_else(|| AuthError::Unknown {
+                identity: identity.clone(),
+            })
+        })
+    }
+
+    fn prove_claim(&self, claim: Claim<'_>, credentials: &Credentials) -> Result<Proof, AuthError> {
+        let (identity, evidence) = match claim {
+            Claim::Token(identity, token) => (identity, Evidence::Token(token)),
+            Claim::Certificates {
+                identity,
+                own,
+                chain,
+            } => {
                 let evidence = if credentials.by_authority {
-                    self.signed(&identity, certificates)?
+                    self.signed(&identity, chain)?
                 } else {
-                    Evidence::Certificate(Thumbprints::of(certificate))
+                    Evidence::Certificate(Thumbprints::of(own))
                 };
-                self.prove_evidence(identity, evidence, &credentials)
+                (identity, evidence)
             }
-            (None, None) => Err(AuthError::NothingShown),
-        }
+        };
+        self.check(&evidence, &identity, credentials)?;
+        Ok(Proof {
+            identity,
+            generation_id: credentials.generation_id.clone(),
+            evidence,
+        })
     }
 
     /// That an authority of ours has signed what was shown, for this identity and for now.
@@ -248,31 +274,6 @@ impl Authenticator {
             until: certificate::check(&current.authorities, identity, chain, now)?,
             chain: chain.into(),
             edition: Arc::new(AtomicU64::new(current.edition)),
-        })
-    }
-
-    async fn prove_token(
-        &self,
-        identity: IdentityKey,
-        token: SasToken,
-    ) -> Result<Proof, AuthError> {
-        // Before anybody is asked: an expired token needs no keys to be refused.
-        check_time(&token, self.shared.clock.now())?;
-        let credentials = self.credentials(&identity).await?;
-        self.prove_evidence(identity, Evidence::Token(token), &credentials)
-    }
-
-    fn prove_evidence(
-        &self,
-        identity: IdentityKey,
-        evidence: Evidence,
-        credentials: &Credentials,
-    ) -> Result<Proof, AuthError> {
-        self.check(&evidence, &identity, credentials)?;
-        Ok(Proof {
-            identity,
-            generation_id: credentials.generation_id.clone(),
-            evidence,
         })
     }
 

@@ -44,11 +44,12 @@ pub struct Config {
     /// theirs can be any such device, so they should sign nothing else. Unset (default): none, and
     /// such devices are refused.
     pub device_ca_file: Option<PathBuf>,
-    /// The hub's shared access policies with their keys (TOML), the same file as the gateway's; made with
-    /// fresh keys when absent. Tokens of policies with the right `DeviceConnect` then open this door for the
-    /// devices that their resource covers. A changed file is taken over by itself (`tls_reload_every`), and
-    /// who was let in by a key or a policy that is gone is sent away. Unset (default): such tokens are
-    /// refused.
+    /// The hub's shared access policies with their keys (TOML), the same file as the gateway's, which makes
+    /// it; here it is only read, and of it the policies with the right `DeviceConnect`. Their tokens then
+    /// open both doors for the identities that their resource covers, however those prove themselves else,
+    /// by certificates above all. While the file is absent such tokens are refused. A changed file is taken
+    /// over by itself (`tls_reload_every`), and who was let in by a key or a policy that is gone is sent
+    /// away. Unset (default): such tokens are refused.
     pub access_policies_file: Option<PathBuf>,
     /// Serves other machines even without TLS, because something else protects the way. Default
     /// false.
@@ -120,9 +121,9 @@ pub struct Limits {
     /// looked at a few at a time with those of other such addresses; what is proven is let in.
     /// Default 60: a site behind one address may hold a few agents with wrong keys.
     pub auth_failures_per_minute: u32,
-    /// Failed authentications per minute of one identity from one address before it must wait there.
-    /// Default 10: fewer than of an address, so that a device with a wrong key costs the others
-    /// behind that address nothing.
+    /// Failed authentications per minute of one identity from one address before further failures
+    /// there must wait, and count for the address no more; what is proven is let in. Default 10: fewer
+    /// than of an address, so that a device with a wrong key costs the others behind it nothing.
     pub identity_failures_per_minute: u32,
     /// Sessions by MQTT that one identity may begin per minute before it must wait. Default 60: each
     /// ends the one before, and two devices with one key do nothing else.

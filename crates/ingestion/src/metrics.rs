@@ -29,11 +29,18 @@ struct PartitionLabel {
     partition: u16,
 }
 
+/// By what identities are proven.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProofLabel {
+    by: &'static str,
+}
+
 /// All metrics of the service. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     sessions: Gauge,
     session_ends: Family<ReasonLabel, Counter>,
+    sessions_proven: Family<ProofLabel, Counter>,
     auth_failures: Family<ReasonLabel, Counter>,
     enrolments: Family<ReasonLabel, Counter>,
     batches: Family<LaneLabel, Counter>,
@@ -68,6 +75,10 @@ impl Metrics {
         Self {
             sessions: scope.gauge("sessions", "Open sessions of agents"),
             session_ends: scope.counters("session_ends", "Sessions that ended, by reason"),
+            sessions_proven: scope.counters(
+                "sessions_proven",
+                "Sessions begun at either door, by what proved their identity",
+            ),
             auth_failures: scope.counters("auth_failures", "Agents not let in, by reason"),
             enrolments: scope.counters("enrolments", "Enrolments, by outcome"),
             batches: scope.counters("batches", "Batches made durable"),
@@ -138,6 +149,11 @@ impl Metrics {
 
     pub(crate) fn session_began(&self) {
         self.sessions.inc();
+    }
+
+    pub(crate) fn session_proven(&self, by: &'static str) {
+        let label = ProofLabel { by };
+        self.sessions_proven.get_or_create(&label).inc();
     }
 
     pub(crate) fn session_ended(&self, reason: &'static str) {

@@ -44,6 +44,7 @@ fn of(
         agent_version: opened.agent_version.clone(),
         instance: instance.name.clone(),
         run: instance.run.clone(),
+        access_policy: proof.policy().unwrap_or_default().to_owned(),
         model_id: opened.model_id.as_deref().unwrap_or_default().to_owned(),
     };
     entry(proof, at, String::new(), Content::Session(notice))

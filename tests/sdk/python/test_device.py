@@ -3,12 +3,16 @@
 Device code as everybody writes it: a connection string and a CA, nothing else.
 """
 
+import base64
 import hashlib
+import hmac
 import json
 import queue
 import ssl
 import subprocess
+import time
 import unittest
+import urllib.parse
 from pathlib import Path
 
 from azure.iot.device import (
@@ -72,6 +76,45 @@ class DeviceTest(unittest.TestCase):
         wait_for("the old one to be gone", lambda: not client.connected)
         client.disconnect()
         other.send_message("hello")
+
+    def policy_token(self, policy, resource):
+        """A token of a shared access policy, as a token service of somebody's would make it."""
+        policies = self.hub.path / "data" / "gateway" / "access-policies.toml"
+        host = self.hub.address
+        listed = self.hub.cli("access-policy", "list", "--host", host, "--file", str(policies))
+        connection = next(it for it in listed["policies"] if it["name"] == policy)["connectionString"]
+        key = base64.b64decode(connection.split("SharedAccessKey=")[1])
+        resource, ends = urllib.parse.quote(resource, safe=""), int(time.time()) + 3600
+        signature = hmac.new(key, f"{resource}\n{ends}".encode(), hashlib.sha256).digest()
+        signature = urllib.parse.quote(base64.b64encode(signature), safe="")
+        return f"SharedAccessSignature sr={resource}&sig={signature}&se={ends}&skn={policy}"
+
+    def test_a_token_of_an_access_policy(self):
+        # One has keys of its own, the other a certificate alone.
+        self.hub.create("vouched")
+        self.hub.create("vouched-for-all-the-same", "--thumbprint", "AB" * 32)
+        for device in ("vouched", "vouched-for-all-the-same"):
+            for options in ({}, {"websockets": True}):
+                token = self.policy_token("device", f"{self.hub.address}/devices/{device}")
+                client = IoTHubDeviceClient.create_from_sastoken(
+                    token, server_verification_cert=self.hub.ca(), **options
+                )
+                self.addCleanup(client.shutdown)
+                client.connect()
+                client.send_message("hello")
+
+                def names_it(device=device):
+                    agent = self.hub.cli("twin", "get", device)["posture"]["agent"]
+                    return agent.get("sessionAccessPolicy") == "device"
+
+                wait_for("the policy to be told", names_it)
+                client.disconnect()
+        # One that opens other doors.
+        token = self.policy_token("service", f"{self.hub.address}/devices/vouched")
+        client = IoTHubDeviceClient.create_from_sastoken(token, server_verification_cert=self.hub.ca())
+        self.addCleanup(client.shutdown)
+        with self.assertRaises(exceptions.CredentialError):
+            client.connect()
 
     def test_a_wrong_key_over_websocket_is_a_credential_error(self):
         wrong = self.hub.create("socket-keyed").split("SharedAccessKey=")[0]

@@ -53,12 +53,11 @@ pub(crate) enum AuthError {
         /// Who connects.
         identity: IdentityKey,
     },
-    /// The token is of a shared access policy that opens other doors.
-    #[error("the access policy `{policy}` may not act as a device; it needs DeviceConnect")]
-    PolicyForbids {
-        /// Which policy.
-        policy: String,
-    },
+    /// The token is of a shared access policy, and nobody knows which there are.
+    #[error(
+        "tokens of access policies cannot be judged: their file is not there yet (access_policies_file)"
+    )]
+    NoPolicies,
     /// The certificate is not one that is registered for the identity.
     #[error("the client certificate (SHA-256 {thumbprint}) is not registered for {identity}")]
     WrongCertificate {
@@ -170,7 +169,7 @@ impl AuthError {
             ) => "NAME_MALFORMED",
             Self::WrongHost { .. } => "NAME_FOR_ANOTHER_HOST",
             Self::AnotherIdentity { .. } => "TOKEN_FOR_ANOTHER_IDENTITY",
-            Self::PolicyForbids { .. } => "POLICY_FORBIDS",
+            Self::NoPolicies => "POLICIES_MISSING",
             Self::WrongCertificate { .. } => "WRONG_CERTIFICATE",
             Self::NoAuthorities { .. } => "AUTHORITIES_MISSING",
             Self::NotSigned { .. } => "CERTIFICATE_NOT_SIGNED",
@@ -196,7 +195,7 @@ impl AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
-            | Self::PolicyForbids { .. }
+            | Self::NoPolicies
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }
@@ -233,10 +232,10 @@ impl Classified for AuthError {
             | Self::CreatedAgain { .. } => Kind::Unauthenticated,
             Self::Name(_) => Kind::InvalidArgument,
             Self::Unknown { .. } => Kind::NotFound,
-            Self::Disabled { .. } | Self::PolicyForbids { .. } => Kind::PermissionDenied,
+            Self::Disabled { .. } => Kind::PermissionDenied,
             Self::TooManyFailures { .. } => Kind::ResourceExhausted,
             Self::NotRegistered(refused) => refused.kind(),
-            Self::Unavailable(_) => Kind::Unavailable,
+            Self::NoPolicies | Self::Unavailable(_) => Kind::Unavailable,
         }
     }
 
@@ -258,7 +257,7 @@ impl Classified for AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
-            | Self::PolicyForbids { .. }
+            | Self::NoPolicies
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }
@@ -282,7 +281,7 @@ impl Classified for AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
-            | Self::PolicyForbids { .. }
+            | Self::NoPolicies
             | Self::WrongCertificate { .. }
             | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }

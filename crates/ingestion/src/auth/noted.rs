@@ -1,15 +1,17 @@
-//! What becomes of failures: they are counted, charged to the address, and told in the log as far as
-//! there is room for them.
+//! What becomes of failures: they are counted, and told in the log as far as there is room for them.
 
 use std::net::IpAddr;
-
-use service_kit::accounts::network_of;
 
 use super::{AuthError, Authenticator, lock};
 
 impl Authenticator {
     /// Notes a failure that happened before there was anybody to prove.
     pub(crate) fn refuse_device(&self, error: &AuthError, peer: Option<IpAddr>) {
+        if error.is_the_peers_fault() {
+            let now = self.shared.clock.monotonic();
+            let account = self.shared.failures.account(peer, None, now);
+            self.shared.failures.charge(account, peer, None, now);
+        }
         self.note_failure(error, peer);
     }
 
@@ -20,18 +22,12 @@ impl Authenticator {
 
     pub(super) fn note_failure(&self, error: &AuthError, peer: Option<IpAddr>) {
         self.shared.metrics.auth_failure(error.code());
-        let account = peer.map(network_of);
         let now = self.shared.clock.monotonic();
-        if error.is_the_peers_fault() {
-            lock(&self.shared.limiter).failed(account, now);
-        }
         // Whoever fails without end is not to fill the log; the counter has every failure.
-        if matches!(error, AuthError::TooManyFailures { .. }) {
-            let mut told = lock(&self.shared.told);
-            if told.check(&account, now).is_err() {
-                return;
-            }
-            told.failed(account, now);
+        if matches!(error, AuthError::TooManyFailures { .. })
+            && !self.shared.failures.tells(peer, now)
+        {
+            return;
         }
         // Nor are many who fail a little each, or one that is refused before it is looked at.
         let Some(untold) = self.shared.lines.tells(error.code(), now) else {

@@ -51,11 +51,28 @@ impl Proof {
         }
     }
 
-    /// Whether a shared access policy of the hub has vouched for it, and not the identity itself.
-    pub(crate) fn is_by_policy(&self) -> bool {
+    /// The shared access policy of the hub that has vouched for it; none: the identity itself has.
+    pub(crate) fn policy(&self) -> Option<&str> {
         match &self.evidence {
-            Evidence::Token(token) => token.policy().is_some(),
-            Evidence::Certificate(_) | Evidence::Signed { .. } => false,
+            Evidence::Token(token) => token.policy(),
+            Evidence::Certificate(_) | Evidence::Signed { .. } => None,
+        }
+    }
+
+    /// Of which kind it is: few words, for a counter.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.evidence {
+            Evidence::Token(token) if token.policy().is_some() => "POLICY",
+            Evidence::Token(_) => "KEY",
+            Evidence::Certificate(_) | Evidence::Signed { .. } => "CERTIFICATE",
+        }
+    }
+
+    /// By what it is, for the log: `key`, `policy:<name>` or `certificate`.
+    pub(crate) fn by(&self) -> String {
+        match self.policy() {
+            Some(policy) => format!("policy:{policy}"),
+            None => self.kind().to_lowercase(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Enroll: exchanges an enrolment token for a connection string.
 //!
 //! The token is twin-store's to judge; repeating a call with the same nonce is harmless there. Here
-//! the form is checked, and a peer that fails again and again must wait.
+//! the form is checked, and of a peer that fails again and again only what is good is taken.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,7 @@ use iot_hub::{ConnectionString, KeyError, SymmetricKey};
 use service_kit::accounts::network_of;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
+use service_kit::suspects::{Crowded, Suspects};
 use twin::DeviceId;
 use wire::InvalidField;
 use wire::agent::v1 as agent;
@@ -111,6 +112,7 @@ pub(crate) struct Enroller {
     host: String,
     store: TwinStore,
     limiter: Mutex<Limiter<Option<IpAddr>>>,
+    suspects: Suspects,
     clock: SharedClock,
     metrics: Metrics,
 }
@@ -129,6 +131,7 @@ impl Enroller {
             host,
             store,
             limiter,
+            suspects: Suspects::default(),
             clock,
             metrics,
         }
@@ -141,32 +144,43 @@ impl Enroller {
         peer: Option<IpAddr>,
     ) -> Result<String, EnrollError> {
         let peer = peer.map(network_of);
-        let allowed = self.limited(|limiter, now| limiter.check(&peer, now));
-        let outcome = match allowed {
-            Err(wait) => Err(EnrollError::TooManyFailures { wait }),
-            Ok(()) => self.redeem(request).await,
+        let wait = self.limited(|limiter, now| limiter.check(&peer, now)).err();
+        // A good token is taken however often others behind the address have failed.
+        let outcome = match wait {
+            Some(wait) => match self.suspects.look(self.redeem(request)).await {
+                Ok(outcome) => outcome,
+                Err(Crowded) => Err(EnrollError::TooManyFailures { wait }),
+            },
+            None => self.redeem(request).await,
         };
-        let Err(error) = &outcome else {
-            self.metrics.enrolment("OK");
-            return outcome;
+        let error = match outcome {
+            Ok(string) => {
+                self.metrics.enrolment("OK");
+                return Ok(string);
+            }
+            Err(error) => error,
         };
         let faulty = matches!(
             error.kind(),
             Kind::Unauthenticated | Kind::PermissionDenied | Kind::InvalidArgument
         );
+        let mut told = error;
         if faulty {
             self.limited(|limiter, now| limiter.failed(peer, now));
+            if let Some(wait) = wait {
+                told = EnrollError::TooManyFailures { wait };
+            }
         }
         // Twin-store's reasons are its own; the label must have few values whatever it answers.
         self.metrics
             .enrolment(if faulty { "REFUSED" } else { "FAILED" });
         tracing::info!(
             peer = peer.map(tracing::field::display),
-            reason = error.reason(),
-            error = service_kit::error::chain(error),
+            reason = told.reason(),
+            error = service_kit::error::chain(&told),
             "agent was not enrolled"
         );
-        outcome
+        Err(told)
     }
 
     async fn redeem(&self, request: agent::EnrollRequest) -> Result<String, EnrollError> {

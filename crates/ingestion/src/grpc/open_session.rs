@@ -82,7 +82,7 @@ pub(super) async fn begin(
         .sessions
         .open(proof.identity.clone(), parts.clock.now())
         .map_err(|full| SessionEnd::TooMany { max: full.max })?;
-    if proof.is_by_policy() {
+    if proof.policy().is_some() {
         place.mailbox().is_by_policy();
     }
     let (responses, stream) = mpsc::channel(STREAM_BUFFER);

@@ -165,8 +165,12 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
             return Err(error.into());
         }
     };
-    // Nobody is waited for from here on but services of ours, so a place is soon free again.
-    let _place = parts.admitting.acquire().await;
+    // Nobody is waited for from here on but services of ours, so a place is soon free again. Whoever
+    // has failed too often waits for its turn elsewhere, so that nobody stands behind it here.
+    let mut admitting = None;
+    if !parts.auth.is_suspect(&name.identity, Some(peer.ip())) {
+        admitting = Some(parts.admitting.acquire().await);
+    }
     let proof = parts
         .auth
         .authenticate_device(
@@ -176,6 +180,9 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
             Some(peer.ip()),
         )
         .await?;
+    if admitting.is_none() {
+        admitting = Some(parts.admitting.acquire().await);
+    }
     parts
         .auth
         .connects(&proof.identity)
@@ -188,7 +195,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         .sessions
         .open(proof.identity.clone(), parts.clock.now())
         .map_err(|full| End::TooMany { max: full.max })?;
-    if proof.is_by_policy() {
+    if proof.policy().is_some() {
         place.mailbox().is_by_policy();
     }
     let persistence = if connect.clean_session {
@@ -204,6 +211,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
     } else {
         None
     };
+    drop(admitting);
     let session = Session::new(proof.identity.clone(), kept, persistence, present);
     Ok(Admitted {
         proof,
@@ -260,7 +268,9 @@ pub(super) fn refusal(end: &End) -> Option<ConnectAckReason> {
             Some(ConnectAckReason::BadUserNameOrPassword)
         }
         // To be tried again.
-        End::NotProven(AuthError::Unavailable(_) | AuthError::TooManyFailures { .. })
+        End::NotProven(
+            AuthError::Unavailable(_) | AuthError::NoPolicies | AuthError::TooManyFailures { .. },
+        )
         | End::TooMany { .. }
         | End::TooOften { .. }
         | End::Stopping

@@ -269,6 +269,7 @@ impl Running {
     async fn run(mut self: Box<Self>) {
         self.door.parts.metrics.mqtt_connected();
         self.place.mailbox().take_methods();
+        self.door.parts.farewells.begins();
         self.tell_connected();
         self.look_later();
         let end = self.serve().await;

@@ -1,9 +1,11 @@
 //! One device (or stranger) that does too much of something, and another that does not notice.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use rmqtt_codec::types::QoS;
+use rmqtt_codec::v3::ConnectAckReason;
 use rmqtt_codec::v3::ConnectAckReason::{ConnectionAccepted, NotAuthorized, ServiceUnavailable};
 use rmqtt_codec::v3::Packet;
 use rustls::version::TLS13;
@@ -69,6 +71,67 @@ async fn guessing_keys_of_a_device_is_stopped_and_costs_no_other_device_behind_t
         "nobody locks it out from elsewhere"
     );
     assert!(hub.metrics().await.contains("reason=\"TOO_MANY_FAILURES\""));
+    hub.stop().await;
+}
+
+/// Guesses keys of `victim` from this machine's address until told to stop; answers what it was told.
+async fn guess_on(
+    hub: &Hub,
+    certs: &testkit::TestCerts,
+    enough: &AtomicBool,
+    guesses: &AtomicUsize,
+) -> Vec<ConnectAckReason> {
+    let mut told = Vec::new();
+    while !enough.load(Ordering::Relaxed) {
+        let key = key_of(&format!(
+            "guess {}",
+            guesses.fetch_add(1, Ordering::Relaxed)
+        ));
+        let wrong = token("victim", &key, SignedDuration::from_hours(1));
+        let guess = connect("victim", Some(wrong));
+        told.push(Client::try_connect(hub, certs, guess).await.1);
+    }
+    told
+}
+
+#[tokio::test]
+async fn guesses_that_go_on_do_not_keep_the_device_itself_out() {
+    const DEFAULT: usize = 10;
+    let (hub, certs) = hub().await;
+    hub.register("victim");
+    let (enough, guesses) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let guess = || guess_on(&hub, &certs, &enough, &guesses);
+    let coming_in = async {
+        testkit::wait_for("guesses to be over every limit", SOON, async || {
+            (guesses.load(Ordering::Relaxed) > 8 * DEFAULT).then_some(())
+        })
+        .await;
+        // From the same address, while they go on.
+        for turn in 0..12 {
+            let before = guesses.load(Ordering::Relaxed);
+            let (mut client, code, _) =
+                Client::try_connect(&hub, &certs, good_connect("victim")).await;
+            assert_eq!(code, ConnectionAccepted, "turn {turn}");
+            client.is_quiet().await;
+            testkit::wait_for("another guess", SOON, async || {
+                (guesses.load(Ordering::Relaxed) > before).then_some(())
+            })
+            .await;
+        }
+        enough.store(true, Ordering::Relaxed);
+    };
+    let (one, two, three, four, ()) = tokio::join!(guess(), guess(), guess(), guess(), coming_in);
+    let told = [one, two, three, four].concat();
+    let refused = |code| told.iter().filter(|it| **it == code).count();
+    let first = refused(NotAuthorized);
+    assert!((1..=DEFAULT + 4).contains(&first), "{first}");
+    assert_eq!(first + refused(ServiceUnavailable), told.len());
+    let page = hub.metrics().await;
+    let counter = format!(
+        "auth_failures_total{{reason=\"TOO_MANY_FAILURES\"}} {}",
+        refused(ServiceUnavailable)
+    );
+    assert!(page.contains(&counter), "{counter}\n{page}");
     hub.stop().await;
 }
 

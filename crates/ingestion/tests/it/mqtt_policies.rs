@@ -6,30 +6,39 @@ use access_policies::Followed;
 use iot_hub::{SasResource, SasToken, SymmetricKey};
 use jiff::{SignedDuration, Timestamp};
 use rmqtt_codec::v3::ConnectAckReason;
-use rmqtt_codec::v3::ConnectAckReason::{ConnectionAccepted, NotAuthorized};
+use rmqtt_codec::v3::ConnectAckReason::{ConnectionAccepted, NotAuthorized, ServiceUnavailable};
 use testkit::TestCerts;
+use wire::bus::v1::telemetry_entry::Content;
 use wire::registry::v1 as registry;
 
 use crate::hub::{HOST, Hub, SOON};
-use crate::mqtt_client::{Client, connect, hub_with};
+use crate::mqtt_client::{Client, DeviceCert, connect, hub_with};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
+const FILE: &str = "policies.toml";
 
 /// A hub whose devices' door takes tokens of policies, which a folder holds.
 async fn hub() -> (Hub, TestCerts, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("policies.toml");
-    let (hub, certs) = hub_with(|config| {
+    // The gateway does that.
+    Followed::open(folder.path().join(FILE)).await.unwrap();
+    let (hub, certs) = hub_that_reads(folder.path()).await;
+    (hub, certs, folder)
+}
+
+/// The same, with a folder that somebody else has filled, or not yet.
+async fn hub_that_reads(folder: &Path) -> (Hub, TestCerts) {
+    let file = folder.join(FILE);
+    hub_with(|config| {
         config.access_policies_file = Some(file);
         config.tls.reload_every = service_kit::units::Duration::millis(20);
     })
-    .await;
-    (hub, certs, folder)
+    .await
 }
 
 /// The keys of a policy, as the file has them.
 async fn keys(folder: &Path, policy: &str) -> Vec<SymmetricKey> {
-    let policies = Followed::open(folder.join("policies.toml")).await.unwrap();
+    let policies = Followed::open(folder.join(FILE)).await.unwrap();
     let policies = policies.current();
     let keys = policies.named(policy).expect("a policy").keys();
     keys.into_iter().cloned().collect()
@@ -197,15 +206,82 @@ async fn a_policy_opens_the_door_of_what_stands_below_its_resource() {
     let old = token(&below, "device", &of_device[0], -HOUR);
     assert_eq!(tried(&hub, &certs, "d", old).await, NotAuthorized);
     let page = hub.metrics().await;
-    for (reason, count) in [
-        ("POLICY_FORBIDS", 1),
-        ("WRONG_KEY", 3),
-        ("TOKEN_EXPIRED", 1),
-    ] {
+    for (reason, count) in [("WRONG_KEY", 4), ("TOKEN_EXPIRED", 1)] {
         let name = "twinward_ingestion_auth_failures_total";
         let counter = format!("{name}{{reason=\"{reason}\"}} {count}");
         assert!(page.contains(&counter), "{counter} is missing in\n{page}");
     }
+    // Six came in, by a policy.
+    assert!(
+        page.contains("sessions_proven_total{by=\"POLICY\"} 6"),
+        "{page}"
+    );
+    hub.stop().await;
+}
+
+/// As in IoT Hub: whoever has a policy's key acts for any identity, and that is told.
+#[tokio::test]
+async fn a_policy_opens_devices_that_have_a_certificate_and_no_key_and_the_twin_is_told() {
+    let (hub, certs, folder) = hub().await;
+    let cert = DeviceCert::new();
+    hub.register("d");
+    hub.change_identity("d", |known| {
+        known.map(|known| registry::Credentials {
+            keys: None,
+            authentication_type: registry::AuthenticationType::SelfSigned.into(),
+            thumbprints: Some(registry::Thumbprints {
+                primary: iot_hub::Thumbprints::of(&cert.der).sha256().to_owned(),
+                secondary: String::new(),
+            }),
+            ..known
+        })
+    })
+    .await;
+    let own = connect("d", None);
+    let mut client = Client::dial(&hub, &certs, &rustls::version::TLS13, Some(&cert)).await;
+    assert_eq!(client.call(own).await.0, ConnectionAccepted);
+    let key = &keys(folder.path(), "device").await[0];
+    let token = token(HOST, "device", key, HOUR);
+    assert_eq!(tried(&hub, &certs, "d", token).await, ConnectionAccepted);
+    client.is_closed().await;
+
+    let page = hub.metrics().await;
+    for by in ["CERTIFICATE", "POLICY"] {
+        let counter = format!("sessions_proven_total{{by=\"{by}\"}} 1");
+        assert!(page.contains(&counter), "{counter} is missing in\n{page}");
+    }
+    let begun = testkit::wait_for("both beginnings", SOON, async || {
+        let entries = hub.telemetry().await.into_iter();
+        let begun = entries.filter_map(|entry| match entry.content {
+            Some(Content::Session(notice)) if notice.connected => Some(notice.access_policy),
+            _ => None,
+        });
+        let begun: Vec<_> = begun.collect();
+        (begun.len() == 2).then_some(begun)
+    })
+    .await;
+    assert_eq!(begun, ["", "device"]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_waited_for_and_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hub, certs) = hub_that_reads(folder.path()).await;
+    hub.register("d");
+    let made_up = token(HOST, "device", &SymmetricKey::generate([9; 32]), HOUR);
+    assert_eq!(tried(&hub, &certs, "d", made_up).await, ServiceUnavailable);
+    let page = hub.metrics().await;
+    assert!(page.contains("{reason=\"POLICIES_MISSING\"} 1"), "{page}");
+    assert!(!folder.path().join(FILE).exists());
+
+    let key = keys(folder.path(), "device").await.remove(0);
+    testkit::wait_for("the file to be read", SOON, async || {
+        let token = token(HOST, "device", &key, HOUR);
+        let code = tried(&hub, &certs, "d", token).await;
+        (code == ConnectionAccepted).then_some(())
+    })
+    .await;
     hub.stop().await;
 }
 
@@ -215,7 +291,7 @@ async fn a_changed_key_and_a_policy_that_is_gone_end_the_connections_that_they_o
     for path in ["one", "two", "own"] {
         hub.register(path);
     }
-    let file = folder.path().join("policies.toml");
+    let file = folder.path().join(FILE);
     let first = keys(folder.path(), "device").await;
     let connected = async |path: &str, key: &SymmetricKey| {
         let token = token(HOST, "device", key, HOUR);

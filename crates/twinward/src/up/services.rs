@@ -139,6 +139,14 @@ async fn build(plan: &Plan) -> Result<Built, Failure> {
     let policy_config = plan.policy(&store_door)?;
     let policy_tls = policy_config.tls.cert_file.is_some();
     let shown = config.clone();
+    // The gateway would make them, and is built last; ingestion only reads them.
+    if let Some(path) = shown.access_policies_file.clone() {
+        let made = access_policies::Followed::open(path).await;
+        made.map_err(|error| {
+            let what = "cannot make the access policies";
+            Failure::new(Kind::Failed, what).because(service_kit::error::chain(&error))
+        })?;
+    }
     let (ingestion, policy) = tokio::join!(
         build_one::<ingestion::App>(config),
         build_one::<policy::App>(policy_config)

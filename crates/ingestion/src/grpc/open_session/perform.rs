@@ -181,8 +181,11 @@ impl Running {
             %identity,
             peer = self.peer.map(tracing::field::display),
             agent_version = opened.agent_version,
+            by = self.proof.by(),
             "session opened"
         );
+        parts.metrics.session_proven(self.proof.kind());
+        parts.farewells.begins();
         self.tell(&opened, Audience::TwinToo);
         self.opened = Some(opened);
         if self.session.takes_methods() {

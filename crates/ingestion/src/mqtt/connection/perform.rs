@@ -188,8 +188,10 @@ impl Running {
             identity = %self.proof.identity,
             peer = %self.peer,
             client = self.opened.agent_version,
+            by = self.proof.by(),
             "device connected"
         );
+        self.door.parts.metrics.session_proven(self.proof.kind());
     }
 
     /// Says that the session is open, now or again: they, or we, may not have heard it.
