@@ -244,6 +244,7 @@ impl App {
             policies.clone(),
             twins.clone(),
             actions.clone(),
+            touch.clone(),
             self.clock.clone(),
         );
         let standstill = Standstill {

@@ -96,7 +96,7 @@ impl PolicyApi {
         let note = revisions::check_note(request.note)?;
         let rehearsed = self.policies.rehearse(policy.clone()).await?;
         self.policies.check_end(&rehearsed).map_err(Error::Policy)?;
-        let guarded = self.guard(&rehearsed).await;
+        let guarded = guard(&self.policies, &self.touch, &rehearsed).await;
         let guard = guarded.as_ref().map(|guarded| guarded.reason.clone());
         let applied = if request.validate_only {
             rehearsed
@@ -129,31 +129,6 @@ impl PolicyApi {
             changes: changes.unwrap_or_default(),
             guard: guard.unwrap_or_default(),
         })
-    }
-
-    /// What the mass-change guard has to say of a revision; none: nothing.
-    async fn guard(&self, rehearsed: &Applied) -> Option<Guarded> {
-        let stored = &rehearsed.stored;
-        let is_news = rehearsed.outcome() != store::Outcome::Unchanged
-            && stored.effective_revision == stored.revision;
-        if !is_news || stored.policy.strategy().is_some() {
-            return None;
-        }
-        let present = self.policies.get(stored.policy.id());
-        let present = present.iter().flat_map(StoredPolicy::in_force);
-        let both: Vec<_> = present.chain([stored.active()]).collect();
-        match self.touch.look(&both).await {
-            Finding::Fine => None,
-            Finding::TooMuch(reason) => Some(Guarded {
-                reason,
-                // A search does not know which twins have what templates name; the plan does.
-                counted: stored.policy.template_paths().next().is_none(),
-            }),
-            Finding::Uncounted(problem) => Some(Guarded {
-                reason: format!("its twins could not be counted: {problem}"),
-                counted: false,
-            }),
-        }
     }
 
     fn get(&self, request: &proto::GetPolicyRequest) -> Result<proto::Policy, Error> {
@@ -312,6 +287,31 @@ impl PolicyService for PolicyApi {
         request: Request<proto::PreviewPolicyRequest>,
     ) -> Result<Response<Self::PreviewPolicyStream>, Status> {
         answer(self.explainer.preview(request.into_inner()).await)
+    }
+}
+
+/// What the mass-change guard has to say of a revision; none: nothing.
+async fn guard(policies: &Policies, touch: &Touch, rehearsed: &Applied) -> Option<Guarded> {
+    let stored = &rehearsed.stored;
+    let is_news = rehearsed.outcome() != store::Outcome::Unchanged
+        && stored.effective_revision == stored.revision;
+    if !is_news || stored.policy.strategy().is_some() {
+        return None;
+    }
+    let present = policies.get(stored.policy.id());
+    let present = present.iter().flat_map(StoredPolicy::in_force);
+    let both: Vec<_> = present.chain([stored.active()]).collect();
+    match touch.look(&both).await {
+        Finding::Fine => None,
+        Finding::TooMuch(reason) => Some(Guarded {
+            reason,
+            // A search does not know which twins have what templates name; the plan does.
+            counted: stored.policy.template_paths().next().is_none(),
+        }),
+        Finding::Uncounted(problem) => Some(Guarded {
+            reason: format!("its twins could not be counted: {problem}"),
+            counted: false,
+        }),
     }
 }
 

@@ -27,12 +27,15 @@ use crate::preview::{self, End, Forecast, LeafChange};
 use crate::resource;
 use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
+use crate::touch::Touch;
 use crate::twin_document::TwinDocument;
 use crate::twin_store::TwinStore;
 
 mod judged;
+mod waves;
 
 use judged::print_judged;
+use waves::Waves;
 
 /// Twins of a page of a preview: what it holds at a time. Halved when a page of the largest twins
 /// does not fit a message.
@@ -48,6 +51,7 @@ pub(crate) struct Explainer {
     policies: Policies,
     twins: TwinStore,
     actions: Actions,
+    touch: Touch,
     clock: SharedClock,
 }
 
@@ -57,12 +61,14 @@ impl Explainer {
         policies: Policies,
         twins: TwinStore,
         actions: Actions,
+        touch: Touch,
         clock: SharedClock,
     ) -> Explainer {
         Explainer {
             policies,
             twins,
             actions,
+            touch,
             clock,
         }
     }
@@ -92,9 +98,12 @@ impl Explainer {
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let present = self.policies.set();
         let applied = self.policies.rehearse(policy).await?;
-        let scan = Scan::new(self.clone(), present, &applied);
+        let guarded = super::guard(&self.policies, &self.touch, &applied).await;
+        let waves = Waves::of(&self.policies, &applied, guarded);
+        let scan = Scan::new(self.clone(), present, &applied, waves);
         let events = futures::stream::try_unfold(scan, |scan| async {
-            scan.next().await.map_err(|error| to_status(&error))
+            let next = Box::pin(scan.next());
+            next.await.map_err(|error| to_status(&error))
         });
         Ok(Box::pin(events))
     }
@@ -114,6 +123,8 @@ struct Scan {
     /// What is known and not sent: of one page at most.
     ready: VecDeque<proto::TwinPreview>,
     sum: proto::PreviewSummary,
+    /// In which the draft would spread; none: it would not, or everywhere at once.
+    waves: Option<Waves>,
     stage: Stage,
 }
 
@@ -124,7 +135,12 @@ enum Stage {
 }
 
 impl Scan {
-    fn new(explainer: Explainer, present: Arc<PolicySet>, applied: &Applied) -> Scan {
+    fn new(
+        explainer: Explainer,
+        present: Arc<PolicySet>,
+        applied: &Applied,
+        waves: Option<Waves>,
+    ) -> Scan {
         let draft = applied.stored.active();
         let id = draft.policy.id().clone();
         let after = present.with(draft.clone());
@@ -152,6 +168,7 @@ impl Scan {
             revision: applied.stored.revision,
             outcome: resource::outcome(applied.outcome()).into(),
             actions: actions.collect(),
+            schedule_state: explainer.policies.schedule_state(&applied.stored),
             ..proto::PreviewSummary::default()
         };
         let at = explainer.clock.now();
@@ -166,6 +183,7 @@ impl Scan {
             request,
             ready: VecDeque::new(),
             sum,
+            waves,
             stage: Stage::MoreTwins,
         }
     }
@@ -181,6 +199,10 @@ impl Scan {
                 Stage::MoreTwins => self.page().await?,
                 Stage::NoMoreTwins => {
                     self.stage = Stage::Ended;
+                    if let Some(waves) = self.waves.take() {
+                        let planned = waves.plan(&self.explainer.touch).await;
+                        (self.sum.waves, self.sum.guard) = planned;
+                    }
                     let now = self.explainer.policies.set();
                     self.sum.policies_changed = !Arc::ptr_eq(&now, &self.present);
                     return Ok(Some((event(Event::Summary(self.sum.clone())), self)));
@@ -223,6 +245,9 @@ impl Scan {
                 return;
             }
         };
+        if let Some(waves) = &mut self.waves {
+            waves.count(&document);
+        }
         let forecast = preview::forecast(&self.after, &self.id, &document, self.at);
         let count = |is: bool| u64::from(is);
         let sum = &mut self.sum;

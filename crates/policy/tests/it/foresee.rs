@@ -190,7 +190,7 @@ async fn what_a_draft_breaks_and_loses_is_told_and_nothing_is_written() {
         twins_unsettled: 0,
         policies_changed: false,
         twins_incomplete: 0,
-        actions: Vec::new(),
+        ..proto::PreviewSummary::default()
     };
     assert_eq!(sum, expected);
     assert_eq!(world.twins.calls().len(), 0);

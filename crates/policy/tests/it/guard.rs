@@ -181,3 +181,79 @@ async fn twins_that_lack_what_a_template_names_are_not_too_many() {
     world.wait_desired(&name(0), json!({"lamp": "red"})).await;
     assert_eq!(world.twins.desired(&name(1)), json!({}));
 }
+
+/// What would become of a draft, in one go: the sum of its preview.
+async fn foreseen(world: &World, file: &str) -> proto::PreviewSummary {
+    use futures::TryStreamExt as _;
+    let draft = policy::file::parse(file).unwrap().remove(0);
+    let request = proto::PreviewPolicyRequest {
+        policy: Some(policy::resource::to_request(&draft)),
+    };
+    let stream = world.client().await.preview_policy(request).await.unwrap();
+    let events: Vec<_> = stream.into_inner().try_collect().await.unwrap();
+    let last = events.into_iter().last().unwrap().event.unwrap();
+    let proto::preview_policy_response::Event::Summary(sum) = last else {
+        panic!("the summary comes last");
+    };
+    sum
+}
+
+#[tokio::test]
+async fn a_preview_foresees_the_waves_that_a_revision_has_then() {
+    let world = world().await;
+    let guarded = lamp("'*'", "");
+    let planned = lamp(
+        "'*'",
+        "rollout: {waves: [{where: tags.number = 3}, {count: 2}], soak: 1h, answers: none}",
+    );
+    let small = foreseen(&world, &lamp("tags.number < 2", "")).await;
+    assert_eq!((small.waves.len(), &*small.guard), (0, ""));
+    let told = foreseen(&world, &guarded).await;
+    assert_eq!(
+        told.guard,
+        "it changes more than 3 twins at once, and no `rollout:` says how"
+    );
+    assert_eq!(told.waves.len(), 4);
+    assert_eq!(told.waves[3].takes, "the rest");
+
+    let told = foreseen(&world, &planned).await;
+    let takes: Vec<_> = told
+        .waves
+        .iter()
+        .map(|wave| (&*wave.takes, wave.twins))
+        .collect();
+    assert_eq!(
+        takes,
+        [
+            ("where tags.number = 3", 1),
+            ("up to 2 twins", 1),
+            ("the rest", 3)
+        ]
+    );
+    assert_eq!(told.schedule_state, None);
+    world.apply(&planned).await;
+    let begun = wait_for("the first wave", SOON, async || {
+        rollout(&world)
+            .await
+            .filter(|rollout| !rollout.waves.is_empty())
+    })
+    .await;
+    let then: Vec<u64> = begun.waves.iter().map(|wave| wave.twins_planned).collect();
+    let foreseen_then: Vec<u64> = told.waves.iter().map(|wave| wave.twins).collect();
+    assert_eq!(foreseen_then, then);
+
+    // What it says does not change by a freeze, but that it waits for its end.
+    let url = format!("http://{}", world.addresses().grpc);
+    let freezes = proto::freeze_service_client::FreezeServiceClient::connect(url).await;
+    let freeze = proto::CreateFreezeRequest {
+        freeze: Some(proto::Freeze {
+            reason: "incident 4711".to_owned(),
+            ..proto::Freeze::default()
+        }),
+        lasts: None,
+    };
+    freezes.unwrap().create_freeze(freeze).await.unwrap();
+    let other = guarded.replace("lamp\n", "other\n");
+    let held = foreseen(&world, &other).await.schedule_state.unwrap();
+    assert!(held.reason.contains("incident 4711"), "{held:?}");
+}

@@ -200,7 +200,20 @@ struct SummaryData<'a> {
     twins_incomplete: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     actions: Vec<ActionData<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waves: Vec<WaveData<'a>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    guard: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    held: &'a str,
     policies_changed: bool,
+}
+
+/// A wave that the revision would have.
+#[derive(Serialize)]
+struct WaveData<'a> {
+    takes: &'a str,
+    twins: u64,
 }
 
 /// On how many twins an action would be called.
@@ -212,6 +225,12 @@ struct ActionData<'a> {
 }
 
 impl SummaryView {
+    /// Why nothing of it would happen now; empty: it would.
+    fn held(&self) -> &str {
+        let state = self.summary.schedule_state.as_ref();
+        state.map_or("", |state| &state.reason)
+    }
+
     fn outcome(&self) -> &'static str {
         match self.summary.outcome() {
             Outcome::Created => "created",
@@ -242,6 +261,16 @@ impl View for SummaryView {
             twins_unsettled: sum.twins_unsettled,
             twins_incomplete: sum.twins_incomplete,
             actions: actions.collect(),
+            waves: sum
+                .waves
+                .iter()
+                .map(|wave| WaveData {
+                    takes: &wave.takes,
+                    twins: wave.twins,
+                })
+                .collect(),
+            guard: &sum.guard,
+            held: self.held(),
             policies_changed: sum.policies_changed,
         }
     }
@@ -272,6 +301,16 @@ impl View for SummaryView {
         for one in &sum.actions {
             let (action, method) = (&one.action, &one.method);
             let _ = writeln!(text, "  {action} calls {method} of {} twins", one.twins);
+        }
+        if !sum.guard.is_empty() {
+            let _ = writeln!(text, "  the mass-change guard: {}", sum.guard);
+        }
+        for (index, wave) in (1..).zip(&sum.waves) {
+            let (takes, twins) = (&wave.takes, wave.twins);
+            let _ = writeln!(text, "  wave {index}, {takes}: {twins} twins");
+        }
+        if !self.held().is_empty() {
+            let _ = writeln!(text, "  nothing of it now: {}", self.held());
         }
         if sum.policies_changed {
             text.push_str("  a policy changed meanwhile; preview again\n");
@@ -337,6 +376,21 @@ mod tests {
                     method: "collectNow".to_owned(),
                     twins: 2,
                 }],
+                waves: vec![
+                    api::WavePreview {
+                        takes: "up to 10 %".to_owned(),
+                        twins: 2,
+                    },
+                    api::WavePreview {
+                        takes: "the rest".to_owned(),
+                        twins: 10,
+                    },
+                ],
+                guard: "it changes more than 10 twins at once".to_owned(),
+                schedule_state: Some(api::ScheduleState {
+                    reason: "frozen by operator:a; until somebody ends it".to_owned(),
+                    ..api::ScheduleState::default()
+                }),
                 ..api::PreviewSummary::default()
             },
         };
