@@ -11,7 +11,7 @@ use prost_types::FieldMask;
 use service_kit::clock::SharedClock;
 use service_kit::status::{RemoteError, to_status};
 use tonic::{Code, Status};
-use twin::{Violations, Writer};
+use twin::Violations;
 use wire::InvalidField;
 use wire::names::{identity_name, parse_identity};
 use wire::policy::v1 as proto;
@@ -23,7 +23,7 @@ use crate::evaluate::PolicySet;
 use crate::explain::{self, Explanation, Leaf, Overruled, Reason, State};
 use crate::policies::Policies;
 use crate::policy_doc::{Policy, PolicyId};
-use crate::preview::{self, End, Forecast, LeafChange};
+use crate::preview::{self, End, LeafChange};
 use crate::resource;
 use crate::store::Applied;
 use crate::sweep::TWIN_FIELDS;
@@ -31,9 +31,11 @@ use crate::touch::Touch;
 use crate::twin_document::TwinDocument;
 use crate::twin_store::TwinStore;
 
+mod forecast;
 mod judged;
 mod waves;
 
+use forecast::print_forecast;
 use judged::print_judged;
 use waves::Waves;
 
@@ -291,52 +293,6 @@ impl Scan {
 
 fn event(event: proto::preview_policy_response::Event) -> proto::PreviewPolicyResponse {
     proto::PreviewPolicyResponse { event: Some(event) }
-}
-
-/// What there is to say of a twin; none: nothing happens to it.
-fn print_forecast(
-    name: String,
-    forecast: Forecast,
-    actions: Vec<String>,
-) -> Option<proto::TwinPreview> {
-    let (violations, unsettled) = match &forecast.end {
-        End::Settled => (Vec::new(), false),
-        End::Breaks(violations) => (print_violations(violations), false),
-        End::Unsettled => (Vec::new(), true),
-    };
-    let incomplete = forecast.incomplete.as_ref();
-    let incomplete = incomplete.map(ToString::to_string).unwrap_or_default();
-    let quiet =
-        forecast.changes.is_empty() && forecast.overruled.is_empty() && incomplete.is_empty();
-    if quiet && violations.is_empty() && actions.is_empty() && !unsettled {
-        return None;
-    }
-    Some(proto::TwinPreview {
-        name,
-        applies: forecast.applies,
-        changes: forecast.changes.into_iter().map(print_change).collect(),
-        overruled: forecast.overruled.iter().map(print_overruled).collect(),
-        violations,
-        unsettled,
-        incomplete,
-        actions,
-    })
-}
-
-fn print_change(change: LeafChange) -> proto::SettingChange {
-    let side = |side: Option<(serde_json::Value, Writer)>| match side {
-        Some((value, writer)) => (value.to_string(), writer.to_string()),
-        None => (String::new(), String::new()),
-    };
-    let (old_json, old_writer) = side(change.old);
-    let (new_json, new_writer) = side(change.new);
-    proto::SettingChange {
-        path: change.path.join("."),
-        old_json,
-        old_writer,
-        new_json,
-        new_writer,
-    }
 }
 
 fn print(
