@@ -72,7 +72,7 @@ def main():
         # That shuts no good key or token out, and the owner's turn comes again.
         wait_for("the owner's turn", lambda: call(owner)[0] == 200)
         assert call("Bearer made-up")[0] == 429
-        assert call(f"Bearer {Path(hub.variables['TWINWARD_TOKEN_FILE']).read_text().strip()}")[0] == 200
+        assert call(f"Bearer {hub.variables['TWINWARD_ADMIN_TOKEN']}")[0] == 200
         assert call("Bearer made-up")[0] == 429
         url = hub.variables["TWINWARD_GATEWAY_METRICS_URL"] + "/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
