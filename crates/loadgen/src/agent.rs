@@ -28,6 +28,7 @@ use wire::agent::v1::open_session_response::Message as Answer;
 
 use crate::events;
 use crate::fleet::{Member, SETTING};
+use crate::hops::Over;
 use crate::lane::LaneQueue;
 use crate::stats::{Stats, add};
 use crate::turn::{Port, Turn};
@@ -44,6 +45,8 @@ const RECONNECT: Policy = Policy {
     cap: Duration::from_secs(2),
     budget: None,
 };
+/// The share of the pause after a turn in which its answer is waited for.
+const LOOK_SHARE: f64 = 0.8;
 /// A timer that is not needed.
 const FAR: Duration = Duration::from_hours(24);
 
@@ -80,6 +83,8 @@ pub(crate) struct Agent {
     client: AgentServiceClient<Connection>,
     stats: Arc<Stats>,
     signals: Signals,
+    /// Where turns of the loop are told of that are over.
+    over: mpsc::Sender<Over>,
     high: LaneQueue<Instant>,
     medium: LaneQueue<Instant>,
     turn: Option<Turn<Instant>>,
@@ -108,6 +113,7 @@ impl Agent {
         channel: Connection,
         stats: Arc<Stats>,
         signals: Signals,
+        over: mpsc::Sender<Over>,
     ) -> Self {
         let far = Instant::now() + FAR;
         let loops = member.loops;
@@ -118,6 +124,7 @@ impl Agent {
             client: AgentServiceClient::new(channel),
             stats,
             signals,
+            over,
             high: LaneQueue::new(agent::Lane::High),
             medium: LaneQueue::new(agent::Lane::Medium),
             turn: loops.then_some(Turn::Resting {
@@ -315,6 +322,12 @@ impl Agent {
             && let Some(took) = turn.on_configuration(self.applies, now, self.plan.loop_pause)
         {
             self.stats.loop_latency.record(took);
+            // Of those that find no room nobody reads the hops, which makes them a sample.
+            let _ = self.over.try_send(Over {
+                identity: self.member.identity.clone(),
+                version: desired.version,
+                look_at: now + self.plan.loop_pause.mul_f64(LOOK_SHARE),
+            });
         }
         self.applied_version = self.applied_version.max(desired.version);
         self.requests += 1;

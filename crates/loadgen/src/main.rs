@@ -5,7 +5,7 @@
 //! can hold it against what is in the twins. It starts no service and judges no twin.
 //!
 //! Reading order: [`args`] → `hub` of the library (where everything is) → [`fleet`] (devices and policy) →
-//! [`agent`] with [`lane`] and [`turn`] (one agent) → [`stats`] → [`bare`] (JetStream alone) →
+//! [`agent`] with [`lane`] and [`turn`] (one agent) → [`hops`] → [`stats`] → [`bare`] (JetStream alone) →
 //! [`report`].
 
 // It talks to a person on a terminal, or to the program that started it.
@@ -16,6 +16,7 @@ mod args;
 mod bare;
 mod events;
 mod fleet;
+mod hops;
 mod lane;
 mod report;
 mod stats;
@@ -32,6 +33,7 @@ use service_kit::shutdown::{self, ShutdownToken};
 use service_kit::tasks::{OnFailure, Tasks};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
+use wire::twin::v1::twin_service_client::TwinServiceClient;
 
 use agent::{Agent, Finished, Plan, Signals};
 use args::Arguments;
@@ -142,6 +144,10 @@ fn start(
     tasks: &Tasks,
 ) -> Result<mpsc::Receiver<Finished>> {
     let (sender, receiver) = mpsc::channel(members.len().max(1));
+    let (over, turns) = hops::channel();
+    let twins = TwinServiceClient::new(hub.service(&hub.twin_store_url)?);
+    let reading = hops::read(twins, turns, stats.clone());
+    tasks.spawn("hops", OnFailure::Log, reading);
     let interval = interval(arguments);
     // Agents begin spread over one interval, or over a second when they wait for nothing.
     let spread = interval.unwrap_or(Duration::from_secs(1));
@@ -164,6 +170,7 @@ fn start(
             hub.agent_door()?,
             stats.clone(),
             signals.clone(),
+            over.clone(),
         );
         let sender = sender.clone();
         tasks.spawn(name, OnFailure::Log, async move {

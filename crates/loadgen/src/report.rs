@@ -71,6 +71,9 @@ impl Report<'_> {
                 "timedOut": get(&stats.loops_timed_out),
                 "interrupted": get(&stats.loops_interrupted),
                 "latencyMs": summary_json(stats.loop_latency.summary()),
+                "hops": self.hops_json(),
+                "hopsRead": get(&stats.hops.read),
+                "hopsNotYetAcknowledged": get(&stats.hops.early),
             },
             "sessions": {
                 "opened": get(&stats.sessions_opened),
@@ -84,6 +87,13 @@ impl Report<'_> {
             value["devices"] = self.finished.iter().map(device_json).collect();
         }
         value
+    }
+
+    /// In the order of the loop.
+    fn hops_json(&self) -> Vec<Value> {
+        let hops = self.stats.hops.named();
+        hops.map(|(name, took)| json!({ "hop": name, "latencyMs": summary_json(took.summary()) }))
+            .collect()
     }
 
     /// For people.
@@ -111,6 +121,9 @@ impl Report<'_> {
             "event to applied push",
             summary_text(stats.loop_latency.summary()),
         );
+        for (hop, took) in stats.hops.named() {
+            line(&format!("  {hop}"), summary_text(took.summary()));
+        }
         line(
             "events",
             format!(

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use loadgen::latency::Latencies;
 
+use crate::hops::Hops;
+
 /// Counts and durations of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
@@ -25,6 +27,8 @@ pub(crate) struct Stats {
     pub(crate) ack_latency: Latencies,
     /// From giving the event to the stream to reading the configuration it caused.
     pub(crate) loop_latency: Latencies,
+    /// The same by hops, as the twins tell it.
+    pub(crate) hops: Hops,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 

@@ -20,9 +20,9 @@ use crate::policies::name;
 const SETTLED_WITHIN: Duration = Duration::from_mins(30);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// One wait for a re-evaluation.
+/// One wait for a re-evaluation: less than the time that a call has.
 const WAIT: prost_types::Duration = prost_types::Duration {
-    seconds: 60,
+    seconds: 5,
     nanos: 0,
 };
 

@@ -102,6 +102,10 @@ pub(super) fn text(machine: &Machine, command: &str, runs: &[Run]) -> String {
             &format!("{name}, event to applied"),
             latency(&run["loop"]["latencyMs"]),
         );
+        for hop in run["loop"]["hops"].as_array().into_iter().flatten() {
+            let name = hop["hop"].as_str().unwrap_or_default();
+            line(&format!("  {name}"), latency(&hop["latencyMs"]));
+        }
     }
     for (bare, streams, ratio) in ratios(runs) {
         let size = bare["eventsPerMessage"].as_f64().unwrap_or_default();
@@ -166,7 +170,9 @@ mod tests {
         json!({
             "events": {"perSecond": rate},
             "ackLatencyMs": {"count": 10, "p50": 1.0, "p99": 2.0, "max": 3.0},
-            "loop": {"latencyMs": null},
+            "loop": {"latencyMs": null, "hops": [
+                {"hop": "event → received", "latencyMs": {"count": 8, "p50": 0.5, "p99": 0.75, "max": 0.8}},
+            ]},
             "bare": [{
                 "streams": 1, "eventsPerSecond": 100_000.0, "eventsPerMessage": 40.0,
                 "latencyMs": {"count": 9, "p50": 3.0, "p99": 4.0, "max": 5.0},
@@ -185,6 +191,7 @@ mod tests {
             "12500 events/s",
             "p50 1.0 ms, p99 2.0 ms, max 3.0 ms (10)",
             "not measured",
+            "  event → received            p50 0.5 ms, p99 0.8 ms, max 0.8 ms (8)",
             "25 %",
         ] {
             assert!(text.contains(words), "{words} is missing in\n{text}");
