@@ -146,10 +146,11 @@ impl SqliteStore {
     ) -> BoxFuture<'_, Result<T, Error>> {
         let running = search::Running::default();
         let waiting = running.waiting();
-        let reading = self.read(move |connection| running.work(connection, work));
+        let reading = self.readers.clone();
+        let work = move |connection: &Connection| running.work(connection, work);
         async move {
             let _waiting = waiting;
-            reading.await
+            reading.run_long(work).await
         }
         .boxed()
     }

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{connect, engine};
 use crate::store::Error;
 
 /// Jobs that wait for the writing thread. The engine has one commit in flight; the rest is rare.
 const WRITE_QUEUE: usize = 64;
-/// Reading connections kept open; more readers at once open more and close them again.
-const IDLE_READERS: usize = 4;
+/// Short readings at once. More would be more threads for the same processors and disk, each with a page
+/// cache of its own to warm; those that wait are short, too.
+const SHORT_READERS: usize = 4;
+/// Reading connections kept open; more long readings at once open more and close them again.
+const IDLE_READERS: usize = SHORT_READERS + 2;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -85,6 +88,8 @@ impl Writer {
 pub(super) struct Readers {
     path: PathBuf,
     state: Mutex<State>,
+    /// Turns of short readings.
+    turns: Arc<Semaphore>,
     /// Told each time a reader has finished.
     finished: Notify,
 }
@@ -100,6 +105,8 @@ struct State {
 struct Reader {
     readers: Arc<Readers>,
     connection: Option<Connection>,
+    /// Given back with the connection.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Readers {
@@ -108,25 +115,30 @@ impl Readers {
         Readers {
             path,
             state: Mutex::default(),
+            turns: Arc::new(Semaphore::new(SHORT_READERS)),
             finished: Notify::new(),
         }
     }
 
-    /// Reads something on a blocking thread.
+    /// Reads something short on a blocking thread, when it is its turn.
     pub(super) async fn run<T: Send + 'static>(
         self: Arc<Self>,
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let reader = self.enter()?;
-        tokio::task::spawn_blocking(move || {
-            let mut reader = reader;
-            work(reader.connection()?)
-        })
-        .await
-        .map_err(|_| Error::Closed)?
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Error::Closed)?;
+        self.enter(Some(turn))?.run(work).await
     }
 
-    fn enter(self: Arc<Self>) -> Result<Reader, Error> {
+    /// Reads something that may take long, beside those that are short.
+    pub(super) async fn run_long<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.enter(None)?.run(work).await
+    }
+
+    fn enter(self: Arc<Self>, turn: Option<OwnedSemaphorePermit>) -> Result<Reader, Error> {
         let mut state = self.state.lock().map_err(|_| Error::Closed)?;
         if state.closed {
             return Err(Error::Closed);
@@ -137,6 +149,7 @@ impl Readers {
         Ok(Reader {
             readers: self,
             connection,
+            _turn: turn,
         })
     }
 
@@ -163,6 +176,15 @@ impl Readers {
 }
 
 impl Reader {
+    async fn run<T: Send + 'static>(
+        mut self,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::task::spawn_blocking(move || work(self.connection()?))
+            .await
+            .map_err(|_| Error::Closed)?
+    }
+
     fn connection(&mut self) -> Result<&Connection, Error> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
