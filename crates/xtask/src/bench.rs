@@ -6,6 +6,7 @@ mod query;
 mod render;
 mod rollout;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -58,10 +59,19 @@ pub(crate) struct LoopArguments {
     /// Events in a batch
     #[arg(long, value_name = "N", default_value_t = 20)]
     batch: u32,
+    /// Events a second of all agents: one run at this rate alone, without those above it
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+    /// Milliseconds that 99 of 100 loops may take in that run; above, the command fails
+    #[arg(long, value_name = "MS", requires = "rate")]
+    bound: Option<f64>,
     /// Prints one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
+
+/// The loop's agents open and close a port again and again, which the policy service would stop after ten times.
+const NO_GUARD: [(&str, &str); 1] = [("TWINWARD_POLICY__GUARD_RETURNS_MAX", "0")];
 
 const HELP: &str = "\
 Builds with optimisation and starts `twinward up` in a directory below target/; its NATS server runs with
@@ -72,6 +82,9 @@ Builds with optimisation and starts `twinward up` in a directory below target/; 
               stream, then to one per partition, with one message in flight per partition
   half speed  half the events a second of the first run: the loop's latency under heavy load
   tenth speed a tenth of them: its latency with room to spare
+
+With --rate there is one run alone: what a full speed leaves to be folded is not in its way. The oscillation
+guard is off, because the load is what it is for.
 
 Everything shares this machine's cores: agents, services, server.";
 
@@ -89,35 +102,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn bench_loop(arguments: &LoopArguments) -> Result<()> {
     let nats = tools::ensure(Tool::NatsServer)?;
     let built = programs::build(Profile::Release, &["twinward", "loadgen"])?;
-    let hub = Hub::start(&built.get("twinward")?, &nats, "bench-")?;
+    let program = built.get("twinward")?;
+    let hub = Hub::start_with(&program, &nats, "bench-", &NO_GUARD, |_| Ok(()))?;
     let loadgen = Loadgen {
         program: built.get("twinward-loadgen")?,
         env_file: hub.env_file().to_owned(),
         arguments,
     };
-    eprintln!(
-        "full speed, {} s and twice {} s bare",
-        arguments.seconds,
-        bare_seconds(arguments)
-    );
-    let bare = bare_seconds(arguments).to_string();
-    let full = loadgen.run(&["--rate", "0", "--bare-seconds", &bare])?;
-    let rates: Vec<u64> = SHARES
-        .iter()
-        .map(|(_, share)| rate_of(&full, *share))
-        .collect::<Result<_>>()?;
-    let mut runs = vec![("full speed", full)];
-    for ((name, _), rate) in SHARES.into_iter().zip(rates) {
-        eprintln!("{name}, {rate} events/s, {} s", arguments.seconds);
-        runs.push((name, loadgen.run(&["--rate", &rate.to_string()])?));
-    }
+    let runs = match arguments.rate {
+        Some(rate) => vec![("this rate", loadgen.at(rate.into())?)],
+        None => at_shares(&loadgen)?,
+    };
     hub.stop()?;
 
     let machine = Machine::this();
-    let command = format!(
+    let mut command = format!(
         "cargo xtask bench loop --agents {} --loop-agents {} --seconds {} --batch {}",
         arguments.agents, arguments.loop_agents, arguments.seconds, arguments.batch
     );
+    if let Some(rate) = arguments.rate {
+        let _ = write!(command, " --rate {rate}");
+    }
     if arguments.json {
         println!("{}", render::json(&machine, &command, &runs));
     } else {
@@ -128,7 +133,40 @@ fn bench_loop(arguments: &LoopArguments) -> Result<()> {
             run["good"] == true,
             "events or pushes were lost at {name}: {run}"
         );
+        within(run, arguments.bound)?;
     }
+    Ok(())
+}
+
+/// At full speed, then at shares of it.
+fn at_shares(loadgen: &Loadgen<'_>) -> Result<Vec<render::Run>> {
+    let bare = bare_seconds(loadgen.arguments);
+    eprintln!(
+        "full speed, {} s and twice {bare} s bare",
+        loadgen.arguments.seconds
+    );
+    let full = loadgen.run(&["--rate", "0", "--bare-seconds", &bare.to_string()])?;
+    let rates: Vec<u64> = SHARES
+        .iter()
+        .map(|(_, share)| rate_of(&full, *share))
+        .collect::<Result<_>>()?;
+    let mut runs = vec![("full speed", full)];
+    for ((name, _), rate) in SHARES.into_iter().zip(rates) {
+        eprint!("{name}: ");
+        runs.push((name, loadgen.at(rate)?));
+    }
+    Ok(runs)
+}
+
+/// Fails if more than one loop in a hundred took longer than so many milliseconds, or none was measured.
+fn within(run: &Value, bound: Option<f64>) -> Result<()> {
+    let Some(bound) = bound else { return Ok(()) };
+    let p99 = run["loop"]["latencyMs"]["p99"].as_f64();
+    let p99 = p99.context("no loop was measured")?;
+    ensure!(
+        p99 <= bound,
+        "99 of 100 loops took up to {p99:.0} ms; {bound} ms are allowed (--bound)"
+    );
     Ok(())
 }
 
@@ -157,6 +195,11 @@ struct Loadgen<'a> {
 }
 
 impl Loadgen<'_> {
+    fn at(&self, rate: u64) -> Result<Value> {
+        eprintln!("{rate} events/s, {} s", self.arguments.seconds);
+        self.run(&["--rate", &rate.to_string()])
+    }
+
     fn run(&self, more: &[&str]) -> Result<Value> {
         let numbers = [
             ("--agents", u64::from(self.arguments.agents)),
@@ -196,5 +239,14 @@ mod tests {
         assert_eq!(rate_of(&full, 0.5).unwrap(), 500);
         assert!(rate_of(&full, 0.0).is_err());
         assert!(rate_of(&json!({}), 0.5).is_err());
+    }
+
+    #[test]
+    fn a_bound_holds_for_what_was_measured() {
+        let run = json!({"loop": {"latencyMs": {"p99": 400.5}}});
+        assert!(within(&run, Some(401.0)).is_ok());
+        assert!(within(&run, Some(400.0)).is_err());
+        assert!(within(&json!({"loop": {"latencyMs": null}}), Some(400.0)).is_err());
+        assert!(within(&json!({}), None).is_ok());
     }
 }
