@@ -225,10 +225,36 @@ fn code(error: &Error) -> Option<i32> {
     Some(code.extended_code)
 }
 
-fn reindex(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(super) fn reindex(transaction: &Transaction<'_>) -> Result<(), Error> {
+    refuse_damaged_pages(transaction)?;
     tracing::warn!("the index of the histories is damaged, and is made anew");
     write::execute(transaction, "make an index anew", "REINDEX history_at", [])?;
     Ok(())
+}
+
+/// Fails where the structure of a page is damaged. An entry is not found either where a pointer of the index leads to
+/// a page of another table, and to make such an index anew frees that table's pages.
+fn refuse_damaged_pages(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let action = "look whether pages are damaged before an index is made anew";
+    let mut statement = transaction
+        .prepare("PRAGMA quick_check")
+        .map_err(engine(action))?;
+    let lines = statement
+        .query_map([], |row| row.get(0))
+        .and_then(Iterator::collect::<Result<Vec<String>, _>>)
+        .map_err(engine(action))?;
+    // Others are of values that do not fit, which is what an index is made anew for.
+    let of_pages = ["Tree ", "Page ", "Freelist", "***"];
+    match lines
+        .into_iter()
+        .find(|line| of_pages.iter().any(|start| line.starts_with(start)))
+    {
+        Some(line) => Err(Error::Engine {
+            action,
+            source: line.into(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Makes the index anew if a process before this one has noted revisions that could not be removed, and forgets

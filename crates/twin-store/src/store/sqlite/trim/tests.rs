@@ -10,6 +10,7 @@ use twin::Revision;
 
 use super::*;
 use crate::store::sample::{of, revision, take};
+use crate::store::sqlite::write;
 use crate::store::{Commit, Store, sqlite::FILE_NAME};
 use crate::testing::{key, now};
 
@@ -161,8 +162,12 @@ async fn each_flip(retention: Retention, expected: i64) {
             if let Flip::TableRevision(_) = one
                 && retention.history_span > Duration::ZERO
             {
-                // Whatever is made of the rest.
-                assert!(left("cam-2") >= expected, "{one:?}");
+                // Whatever is made of the rest: these are not to be put together.
+                let raw = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+                let sql = "SELECT count(*) FROM history
+                    WHERE patch <> '' AND +device_id = 'cam-2' AND +revision BETWEEN 7 AND 9";
+                let kept: i64 = raw.query_row(sql, [], |row| row.get(0)).unwrap();
+                assert_eq!(kept, 3, "{one:?}");
             }
             if matches!(one, Flip::IndexDevice(_) | Flip::IndexTime(_)) {
                 assert_eq!(left("cam-2"), expected, "{one:?}: nothing of it is lost");
@@ -417,4 +422,70 @@ async fn damage_in_the_frame_of_a_page_keeps_nothing_else_and_is_noted() {
         store.close().await;
     }
     assert!(failed > 0 && done > 0, "{failed} failed, {done} are done");
+}
+
+/// A closed store whose index by time has two levels, and the places of the pointers of its upper page in the file.
+async fn with_two_levels() -> (TempDir, Vec<usize>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let mut states = take(&store).await;
+    for device in 0..40 {
+        let name = key(&format!("cam-{device:02}"));
+        let state = of(&mut states, &name);
+        state.revision = Revision::new(state.revision.get() + 20);
+        let commit = Commit {
+            partitions: vec![*state],
+            history: (1..=20).map(|number| revision(&name, number)).collect(),
+            ..Commit::default()
+        };
+        store.commit(commit).await.unwrap();
+    }
+    store.close().await;
+    let file = folder.path().join(FILE_NAME);
+    let raw = Connection::open(&file).unwrap();
+    let look = "SELECT rootpage, (SELECT page_size FROM pragma_page_size())
+        FROM sqlite_schema WHERE name = 'history_at'";
+    let (page, size): (u32, u32) = raw
+        .query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    drop(raw);
+    let (page, size) = (
+        usize::try_from(page).unwrap(),
+        usize::try_from(size).unwrap(),
+    );
+    let bytes = fs::read(&file).unwrap();
+    let root = (page - 1) * size;
+    // SQLite's file format, "B-tree Pages": an upper page of an index begins with a 2; behind the twelve bytes of its
+    // header are the places of the cells, each of which begins with a pointer.
+    assert_eq!(bytes[root], 2, "it has two levels");
+    let two = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    let cells = (0..two(root + 3)).map(|cell| root + two(root + 12 + 2 * cell));
+    let pointers = std::iter::once(root + 8).chain(cells).collect();
+    (folder, pointers)
+}
+
+#[tokio::test]
+async fn an_index_with_a_pointer_to_a_page_of_another_table_is_not_made_anew() {
+    let (sound, pointers) = with_two_levels().await;
+    let file = sound.path().join(FILE_NAME);
+    let bytes = fs::read(&file).unwrap();
+    let made = |bytes: &[u8]| {
+        fs::write(&file, bytes).unwrap();
+        let mut connection = Connection::open(&file).unwrap();
+        let transaction = write::begin(&mut connection).unwrap();
+        stuck::reindex(&transaction)
+    };
+    made(&bytes).expect("a sound one is made anew");
+    for (at, bit) in pointers
+        .iter()
+        .flat_map(|at| (0..4).map(move |bit| (at, bit)))
+    {
+        let mut bytes = bytes.clone();
+        bytes[at + 3] ^= 1 << bit;
+        let refused = made(&bytes).expect_err("its pages would be freed");
+        assert!(
+            refused.to_string().contains("pages are damaged"),
+            "{refused}"
+        );
+    }
 }
