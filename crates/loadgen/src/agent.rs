@@ -30,6 +30,7 @@ use crate::events;
 use crate::fleet::{Member, SETTING};
 use crate::hops::Over;
 use crate::lane::LaneQueue;
+use crate::outbox;
 use crate::stats::{Stats, add};
 use crate::turn::{Port, Turn};
 
@@ -378,21 +379,7 @@ impl Agent {
                 let events = events::listening(then == Port::Open, SystemClock.now());
                 add(&self.stats.sent_events, 1);
                 let batch = self.high.batch(events, String::new(), now);
-                // Ahead of bulk, as the real agent's high lane is; never ahead of its own.
-                let urgent = |message: &Message| match message {
-                    Message::Hello(_) => true,
-                    Message::Events(batch) => batch.lane() == agent::Lane::High,
-                    Message::PatchReported(_)
-                    | Message::AcknowledgeDesired(_)
-                    | Message::GetTwin(_)
-                    | Message::MethodResponse(_) => false,
-                };
-                let place = self
-                    .outbox
-                    .iter()
-                    .rposition(urgent)
-                    .map_or(0, |last| last + 1);
-                self.outbox.insert(place, Message::Events(batch));
+                outbox::push_urgent(&mut self.outbox, batch);
             }
             Turn::Waiting { .. } => {
                 turn.give_up(now, self.plan.loop_pause);

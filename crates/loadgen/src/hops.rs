@@ -110,7 +110,7 @@ pub(crate) async fn read(
                 };
                 crate::stats::add(counter, 1);
             }
-            Err(status) => stats.error(&format!("timeline: {:?}", status.code())),
+            Err(refusal) => stats.error(&format!("timeline: {:?}", refusal.code())),
         }
     }
 }

@@ -18,6 +18,7 @@ mod events;
 mod fleet;
 mod hops;
 mod lane;
+mod outbox;
 mod report;
 mod stats;
 mod turn;

@@ -162,6 +162,7 @@ impl Template {
                 updated_at: self.now,
             },
             configurations: std::collections::BTreeMap::new(),
+            device_tags: None,
             twin,
             posture,
             revision: Revision::new(u64::from(number) + 1),
