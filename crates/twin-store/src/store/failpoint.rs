@@ -72,6 +72,10 @@ pub(crate) const QUARANTINE: &[&str] = &["quarantine.written", "quarantine.durab
 #[cfg(test)]
 pub(crate) const SWEEP: &[&str] = &["sweep.written", "sweep.durable"];
 
+/// Those of a start that makes an index anew which a process before it could not rely on.
+#[cfg(test)]
+pub(crate) const MEND: &[&str] = &["mend.begun", "mend.noted", "mend.made", "mend.durable"];
+
 /// Those of the first start, when the master key is made.
 #[cfg(test)]
 pub(crate) const MASTER_KEY: &[&str] = &["key.written", "key.synced", "key.named", "key.durable"];

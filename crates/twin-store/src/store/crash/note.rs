@@ -1,7 +1,9 @@
-//! Kills a process that notes that a twin is damaged, and one that makes its master key.
+//! Kills a process that notes that a twin is damaged, one that removes what is too much or makes an index anew, and
+//! one that makes its master key.
 
 #![allow(clippy::disallowed_methods)] // children are told by their environment
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,7 +11,8 @@ use std::time::Duration;
 use super::{Fresh, Place};
 use crate::secrets::{MasterKeys, Sealer};
 use crate::store::maintain::{Table, verify};
-use crate::store::{Error, Retention, failpoint, sample};
+use crate::store::quarantine::STUCK;
+use crate::store::{Error, HistoryRead, Retention, failpoint, sample};
 use crate::testing::{key, now};
 
 /// Names the environment variable with what to do, where, and the place to die at.
@@ -78,13 +81,18 @@ async fn a_kill_at_the_note_of_a_damaged_twin_of_a_database_leaves_it_or_none() 
 
 /// Has everything forgotten whose time is over, and notes of rows that are gone.
 async fn trim(place: &Place) {
+    trim_to(place, u32::MAX).await;
+}
+
+/// The same, and all but so many revisions of each twin.
+async fn trim_to(place: &Place, history_count: u32) {
     let store = place.open().await;
     let retention = Retention {
-        now: now(),
+        now: now() + Duration::from_hours(1),
         history_age: Duration::MAX,
-        history_count: u32::MAX,
+        history_count,
         history_span: Duration::ZERO,
-        history_every: Duration::MAX,
+        history_every: Duration::ZERO,
         request_age: Duration::MAX,
         operation_age: Duration::MAX,
         batch: 100,
@@ -115,6 +123,88 @@ async fn a_kill_while_a_note_goes_with_its_row_leaves_it_or_none() {
 #[tokio::test]
 async fn a_kill_while_a_note_of_a_database_goes_with_its_row_leaves_it_or_none() {
     killed_at_each_sweep(Fresh::database).await;
+}
+
+async fn revisions(place: &Place, name: &str) -> usize {
+    let store = place.open().await;
+    let read = HistoryRead {
+        key: key(name),
+        before: None,
+        from: None,
+        to: None,
+        limit: 100,
+    };
+    let found = store.history(read).await.expect("readable");
+    store.close().await;
+    found.len()
+}
+
+/// Kills at places that a trim comes by so often.
+async fn killed_while_counted(fresh: impl AsyncFn() -> Fresh, times: usize) {
+    let mut seen = BTreeSet::new();
+    for (point, nth) in ["trim.written", "trim.durable"]
+        .into_iter()
+        .flat_map(|point| (1..=times).map(move |nth| (point, nth)))
+    {
+        let at = fresh().await;
+        let store = at.place.open().await;
+        sample::fill(&*store).await;
+        store.close().await;
+        assert_eq!(revisions(&at.place, "a").await, 2);
+        kill("count", &at.place.print(), &format!("{point}#{nth}"));
+        let left = revisions(&at.place, "a").await;
+        // Of one commit all is there, or nothing.
+        assert_eq!(revisions(&at.place, "b").await, left, "{point} {nth}");
+        seen.insert(left);
+        let report = verify(&*at.place.rows(), |_, _| ()).await;
+        let report = report.expect("readable");
+        assert!(report.is_sound(), "{point} {nth}: {report:?}");
+        trim_to(&at.place, 1).await;
+        assert_eq!(revisions(&at.place, "a").await, 1, "{point} {nth}");
+    }
+    assert_eq!(seen, BTreeSet::from([1, 2]), "before and after");
+}
+
+#[tokio::test]
+async fn a_kill_while_revisions_go_leaves_all_of_them_or_what_is_to_stay() {
+    // Its parts are commits by themselves.
+    killed_while_counted(async || Fresh::folder(), 3).await;
+}
+
+#[tokio::test]
+async fn a_kill_while_revisions_of_a_database_go_leaves_all_of_them_or_what_is_to_stay() {
+    killed_while_counted(Fresh::database, 1).await;
+}
+
+#[tokio::test]
+async fn a_kill_while_an_index_is_made_anew_keeps_no_start_from_serving() {
+    for point in failpoint::MEND {
+        let at = Fresh::folder();
+        let store = at.place.open().await;
+        sample::fill(&*store).await;
+        store.close().await;
+        let noted_before = format!(
+            r#"INSERT INTO quarantine VALUES ('history', '["b","","1"]', 7, '{STUCK}: b')"#
+        );
+        at.tamper(&noted_before).await;
+        kill("open", &at.place.print(), point);
+        // The next start makes it anew only if this one had not begun to: a REINDEX that takes longer than a
+        // supervisor waits must not keep the service from starting for ever.
+        let left = match *point {
+            "mend.begun" | "mend.durable" => &[][..],
+            _ => &["b/1"][..],
+        };
+        assert_eq!(noted(&at.place).await, left, "{point}");
+        assert_eq!(noted(&at.place).await, left, "{point}, once more");
+        let report = verify(&*at.place.rows(), |_, _| ()).await;
+        let report = report.expect("readable");
+        assert!(report.is_sound(), "{point}: {report:?}");
+        assert_eq!(revisions(&at.place, "a").await, 2, "{point}");
+        // A day later it is tried again.
+        at.tamper("UPDATE facts SET value = '0' WHERE name = 'history_mended'")
+            .await;
+        assert!(noted(&at.place).await.is_empty(), "{point}");
+    }
 }
 
 fn keys(folder: &Path) -> MasterKeys {
@@ -151,10 +241,13 @@ fn child() {
     let [doing, at, point] = parts[..] else {
         panic!("{plan:?} is no plan");
     };
-    failpoint::arm(point, 1);
+    let (point, nth) = point.split_once('#').unwrap_or((point, "1"));
+    failpoint::arm(point, nth.parse().expect("a number"));
     match doing {
         "make" => drop(Sealer::open(&keys(Path::new(at)))),
         "read" => runtime().block_on(read_damaged(&Place::parse(at))),
+        "open" => drop(runtime().block_on(Place::parse(at).open())),
+        "count" => runtime().block_on(trim_to(&Place::parse(at), 1)),
         "trim" => runtime().block_on(trim(&Place::parse(at))),
         other => panic!("what is {other}?"),
     }

@@ -295,8 +295,10 @@ fn try_to_mend(connection: &mut Connection) -> Result<(), Error> {
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         [MENDED],
     )?;
+    failpoint::hit("mend.begun");
     let noted = transaction.commit();
     noted.map_err(engine("note that an index is made anew"))?;
+    failpoint::hit("mend.noted");
     let transaction = write::begin(connection)?;
     reindex(&transaction)?;
     write::execute(
@@ -305,8 +307,11 @@ fn try_to_mend(connection: &mut Connection) -> Result<(), Error> {
         "DELETE FROM quarantine WHERE table_name = ?1 AND substr(problem, 1, length(?2)) = ?2",
         params![Table::History.name(), STUCK],
     )?;
+    failpoint::hit("mend.made");
     let done = transaction.commit();
-    done.map_err(engine("make an index anew"))
+    done.map_err(engine("make an index anew"))?;
+    failpoint::hit("mend.durable");
+    Ok(())
 }
 
 /// What is noted of one, and whether its first revision could be looked for.
