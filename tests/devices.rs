@@ -15,7 +15,7 @@ async fn devices_answer_for_their_configuration_by_what_they_report() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_device_sdk_connects_reports_and_follows_its_twin() {
-    sdk::python("test_device.py", 13, WITHIN).await;
+    sdk::python("test_device.py", 14, WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
