@@ -99,6 +99,8 @@ impl HandedDown {
                 match self.hand_down(&record.key).await {
                     Ok(count) => given += count,
                     Err(Error::NotFound(_)) => {}
+                    // Its owner hands them down, or whoever takes it over.
+                    Err(Error::NotOwned { .. }) => left += 1,
                     Err(error) => {
                         left += 1;
                         warn!(twin = %record.key, error = chain(&error),
@@ -128,8 +130,7 @@ impl HandedDown {
             overlay.hand_down_again(&device)
         });
         match decided.await {
-            // Its owner hands them down.
-            Err(Error::NotOwned { .. } | Error::Stopping) => Ok(0),
+            Err(Error::Stopping) => Ok(0),
             other => other,
         }
     }

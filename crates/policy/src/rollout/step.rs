@@ -157,7 +157,7 @@ impl Rollout {
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
             let late = late(strategy, &tally, index == current, due);
-            let free = self.failed_free(planned);
+            let free = self.failed_free(&tally);
             if let Some(problem) = failed(strategy, &tally, (late, free), planned) {
                 return Step::Goes(Box::new(self.fail(index, &problem, now)));
             }
@@ -240,9 +240,10 @@ impl Rollout {
         })
     }
 
-    /// How many devices of a wave may fail whatever share they are.
-    fn failed_free(&self, planned: &PlannedWave) -> u64 {
-        let is_enough = usize::try_from(planned.twins).is_ok_and(|twins| twins >= CANARY_LEAST);
+    /// How many devices of a wave may fail whatever share they are. Of a few that are there at all, none: the only
+    /// witness may be the one that refuses.
+    fn failed_free(&self, tally: &Tally) -> u64 {
+        let is_enough = usize::try_from(tally.reached()).is_ok_and(|twins| twins >= CANARY_LEAST);
         if self.guarded.is_some() && is_enough {
             FAILED_FREE
         } else {

@@ -660,6 +660,10 @@ fn one_device_of_a_wave_may_fail_in_a_rollout_of_the_guard() {
     assert_eq!(phase(&guarded(&[6, 60]), 2, 6), back);
     // Of fewer than five it would be too many.
     assert_eq!(phase(&guarded(&[4, 60]), 1, 4), back);
+    // The same where the others are not there: nobody says that it is the device's fault.
+    let seen_of = seen(&[tally(0, 1, 0, 5)]);
+    let asleep = guarded(&[6, 60]).step(&seen_of, at(60));
+    assert_eq!(asleep.map(|next| next.phase), back);
     // Where the share allows more than one, the share counts.
     assert_ne!(phase(&guarded(&[200, 600]), 4, 200), back);
     assert_eq!(phase(&guarded(&[200, 600]), 5, 200), back);
