@@ -2,14 +2,15 @@
 //!
 //! One subscription per kind for the whole instance: it is there before the first agent connects,
 //! costs nothing per session, and hints for agents of other instances are dropped by a look into a
-//! map. Hints may be lost, so after an outage of the bus, and after we have read too slowly, every
-//! session looks again.
+//! map. Hints may be lost, so after an outage of the bus, after we have read too slowly, and when twin-store
+//! says that it left some out, every session looks again.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use bus::{Bus, Hint, HintError, Hints, LinkState};
-use futures::StreamExt;
+use futures::future::{self, FusedFuture as _};
+use futures::{FutureExt as _, StreamExt};
 use jiff::Timestamp;
 use prost::Message as _;
 use service_kit::health::Component;
@@ -39,6 +40,7 @@ impl Listening {
             subjects::IDENTITY_SUBJECTS,
             subjects::MESSAGE_SUBJECTS,
             subjects::SESSION_SUBJECTS,
+            subjects::HINTS_LOST_SUBJECT,
         ] {
             hints.push(bus.listen(subject).await?);
         }
@@ -53,10 +55,17 @@ impl Listening {
         shutdown: ShutdownToken,
     ) {
         let mut stop = pin!(shutdown.triggered());
+        let mut looking = pin!(future::Fuse::terminated());
         loop {
             tokio::select! {
                 () = &mut stop => return,
+                () = &mut looking => look_for_dropped(&sessions, &auth),
                 hint = self.hints.next() => match hint {
+                    Some(hint) if hint.subject == subjects::HINTS_LOST_SUBJECT => {
+                        if looking.is_terminated() {
+                            looking.set(tokio::time::sleep(DROPPED_PAUSE).fuse());
+                        }
+                    }
                     Some(hint) => hand_on(&hint, &sessions, &auth),
                     // The bus was closed; we are stopping.
                     None => return,
@@ -94,13 +103,18 @@ pub(crate) async fn follow_link(
                 return;
             }
             dropped = link.borrow().dropped;
-            auth.forget_all();
-            sessions.look_quietly();
+            look_for_dropped(&sessions, &auth);
         }
         if !matches!(shutdown.run_until(link.changed()).await, Some(Ok(()))) {
             return;
         }
     }
+}
+
+/// Looks for what dropped hints would have said.
+fn look_for_dropped(sessions: &Sessions, auth: &Authenticator) {
+    auth.forget_all();
+    sessions.look_quietly();
 }
 
 fn hand_on(hint: &Hint, sessions: &Sessions, auth: &Authenticator) {

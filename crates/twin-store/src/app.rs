@@ -334,7 +334,9 @@ impl App {
         tasks.spawn("watch-heads", OnFailure::StopService, heads);
         let queues = outbox::drop_queues(self.bus.clone(), self.store.clone(), self.engine.watch());
         tasks.spawn("queues", OnFailure::StopService, queues);
-        let hints = outbox::send_hints(self.bus.clone(), self.engine);
+        let hints = outbox::send_hints(self.bus.clone(), self.engine.watch());
+        // Whoever holds an engine keeps the writer from ending.
+        drop(self.engine);
         tasks.spawn("hints", OnFailure::StopService, hints);
         let runs = presence.follow(self.bus.clone(), shutdown.clone());
         tasks.spawn("runs", OnFailure::StopService, runs);

@@ -21,7 +21,7 @@ use wire::bus::v1::{IdentityHint, PushHint, TwinChange, TwinChanges};
 use wire::subjects;
 
 use crate::apply::ChangeKind;
-use crate::engine::{Committed, Engine, OutboxEnd};
+use crate::engine::{Committed, OutboxEnd};
 use crate::grpc::commands::messages;
 use crate::metrics::Metrics;
 use crate::store::{self, LogEntry, Store, failpoint};
@@ -226,31 +226,51 @@ fn packs(changes: &[LogEntry]) -> Vec<&[LogEntry]> {
     packs
 }
 
-/// Sends hints for committed changes until the writer has ended.
-pub async fn send_hints(bus: Bus, engine: Engine) {
-    let mut changes = engine.watch();
-    // Whoever holds an engine keeps the writer from ending.
-    drop(engine);
+/// Sends hints for committed changes until the writer has ended. Hints that could not be sent, or that
+/// came faster than they could be, are made up for by one to all sessions.
+pub async fn send_hints(bus: Bus, mut changes: broadcast::Receiver<Arc<Committed>>) {
+    let mut link = bus.link();
+    let mut lost = false;
     loop {
-        match changes.recv().await {
-            // Without a connection the client would only pile them up, and then hold us.
-            Ok(_) if bus.link().borrow().state != LinkState::Up => {}
+        let up = link.borrow_and_update().state == LinkState::Up;
+        if lost && up {
+            lost = !send_hint(&bus, Outgoing::new(subjects::HINTS_LOST_SUBJECT, "")).await;
+        }
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            // The end of the link is that of the bus, which outlives the writer.
+            Ok(()) = link.changed(), if lost => continue,
+        };
+        match change {
             Ok(committed) => {
                 for hint in hints(&committed) {
-                    match tokio::time::timeout(HINT, bus.send_hint(hint)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => {
-                            debug!(error = chain(&error), "a hint could not be sent");
-                        }
-                        Err(_) => debug!("a hint could not be sent in time"),
-                    }
+                    // Without a connection the client would only pile them up, and then hold us.
+                    lost |= !up || !send_hint(&bus, hint).await;
                 }
             }
-            // Sessions compare versions by themselves now and then, so a lost hint costs time only.
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                warn!(missed, "hints were left out");
+                warn!(
+                    missed,
+                    "hints were left out; all sessions are told to look again"
+                );
+                lost = true;
             }
             Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Whether a hint was handed to the connection.
+async fn send_hint(bus: &Bus, hint: Outgoing) -> bool {
+    match tokio::time::timeout(HINT, bus.send_hint(hint)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!(error = chain(&error), "a hint could not be sent");
+            false
+        }
+        Err(_) => {
+            debug!("a hint could not be sent in time");
+            false
         }
     }
 }
@@ -336,9 +356,10 @@ mod tests {
     use service_kit::metrics::Registry;
     use testkit::NatsServer;
     use tokio::sync::mpsc;
-    use twin::PartitionCount;
+    use twin::{IdentityKey, PartitionCount};
 
     use super::*;
+    use crate::apply::Touch;
     use crate::store::model::ModelStore;
     use crate::store::sample;
     use crate::store::{Commit, PartitionState};
@@ -395,6 +416,34 @@ mod tests {
         let (ended, through) = tokio::join!(outbox.run(), ends);
         ended.expect("a good end");
         assert_eq!(through, Some((partition, Revision::new(1))));
+    }
+
+    #[tokio::test]
+    async fn hints_that_were_left_out_are_made_up_for_by_one_to_all() {
+        let nats = NatsServer::start().await;
+        let bus = Bus::connect(BusConfig::local(nats.url(), "test")).await;
+        let bus = bus.expect("the server is good");
+        let mut lost = bus
+            .listen(subjects::HINTS_LOST_SUBJECT)
+            .await
+            .expect("listens");
+        let (changes_in, changes) = broadcast::channel(1);
+        let gone = |name: &str| {
+            Arc::new(Committed {
+                key: IdentityKey::parse_path(name).expect("a name"),
+                partition: PartitionCount::DEFAULT.partitions().next().expect("one"),
+                revision: Revision::new(1),
+                touch: Touch::default(),
+                record: None,
+            })
+        };
+        for name in ["a", "b"] {
+            changes_in.send(gone(name)).expect("there is a receiver");
+        }
+        drop(changes_in);
+        send_hints(bus.clone(), changes).await;
+        let told = tokio::time::timeout(HINT, lost.recv()).await;
+        assert!(told.expect("in time").is_some());
     }
 
     #[test]

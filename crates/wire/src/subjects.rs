@@ -12,6 +12,7 @@
 //! | desired changed, for ingestion | – | `push.{token}` |
 //! | identity changed, for ingestion | – | `identity.{token}` |
 //! | a message waits for a device, for ingestion | – | `message.{token}` |
+//! | hints were left out, for ingestion: all sessions look again | – | `hints-lost` |
 //! | session opened, for the other instances of ingestion | – | `session.{token}` |
 //! | who holds the session of a device? | – | `find-session` |
 //! | an instance of ingestion is there | – | `ingestion-instance` |
@@ -53,6 +54,9 @@ pub const IDENTITY_SUBJECTS: &str = "identity.*";
 pub const MESSAGE_SUBJECTS: &str = "message.*";
 /// Session notices for any identity.
 pub const SESSION_SUBJECTS: &str = "session.*";
+
+/// Where twin-store says that it left out hints, it knows not which.
+pub const HINTS_LOST_SUBJECT: &str = "hints-lost";
 
 /// Where instances of ingestion are asked who holds a session.
 pub const FIND_SESSION_SUBJECT: &str = "find-session";

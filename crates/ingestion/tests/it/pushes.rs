@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bus::Outgoing;
 use wire::agent::v1 as wire_agent;
 use wire::agent::v1::acknowledge_desired::Outcome;
 use wire::agent::v1::open_session_request::Message;
+use wire::subjects;
 
 use crate::agent::{batch, heartbeat, hello_of};
 use crate::fake_store::TRACE_OF_CHANGE;
@@ -129,5 +131,18 @@ async fn a_hint_that_was_lost_with_the_bus_costs_only_its_outage() {
     hub.store.set_desired(NAME, 2, "{}");
     hub.nats.restart().await;
     assert_eq!(agent.desired().await.version, 2);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn hints_that_twin_store_left_out_are_looked_for_when_it_says_so() {
+    let hub = Hub::start().await;
+    let mut agent = hub.agent("d/m").await;
+    hub.store.set_desired(NAME, 2, "{}");
+    let lost = Outgoing::new(subjects::HINTS_LOST_SUBJECT, "");
+    hub.bus.send_hint(lost).await.expect("sent");
+    // By itself a session looks again after 15 seconds at the soonest.
+    let looked = tokio::time::timeout(Duration::from_secs(14), agent.desired()).await;
+    assert_eq!(looked.expect("looked because of the hint").version, 2);
     hub.stop().await;
 }
