@@ -45,6 +45,9 @@ const LINK_EVENTS_MAX: usize = 32;
 /// How long the agent may take to make durable what it holds when it is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Where the kernel names this start of the machine.
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
+
 /// Two threads: one that may wait for a file, and one for everything else. The agent must be light.
 const WORKER_THREADS: usize = 2;
 
@@ -114,8 +117,9 @@ pub async fn run(arguments: RunArguments, stop: ShutdownToken) -> Result<(), Err
     let name = wire::names::identity_name(identity.identity());
     let mut store = Store::open(&data_dir, &name).map_err(boxed(Error::Configuration))?;
     let revert_after = Some(arguments.revert_after.get()).filter(|patience| !patience.is_zero());
+    let machine = Machine::at(arguments.machine_root);
     if revert_after.is_some() {
-        store.try_out();
+        store.try_out(machine.text(BOOT_ID).unwrap_or_default());
     }
     let options = spool::Options::with_bytes_max(arguments.spool_max_bytes);
     let spool = Spool::open(&data_dir.join("spool"), options)?;
@@ -129,7 +133,7 @@ pub async fn run(arguments: RunArguments, stop: ShutdownToken) -> Result<(), Err
     let link = Link::new(&client, identity, link_events, clock.clone(), stop.clone())
         .map_err(boxed(Error::Link))?;
     let collectors = CollectorSet::new(Surroundings {
-        machine: Machine::at(arguments.machine_root),
+        machine,
         data_dir,
         clock: clock.clone(),
         tasks: tasks.clone(),

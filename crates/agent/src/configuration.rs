@@ -76,6 +76,8 @@ pub(crate) struct Store {
     identity: String,
     /// Whether a new configuration is on trial.
     tries: bool,
+    /// Which start of the machine this is, as the kernel names it.
+    boot_id: String,
     kept: Kept,
 }
 
@@ -135,6 +137,7 @@ impl Store {
             path,
             identity: identity.to_owned(),
             tries: false,
+            boot_id: String::new(),
             kept: Kept {
                 generation_id: String::new(),
                 applied: Map::new(),
@@ -190,9 +193,11 @@ impl Store {
         });
     }
 
-    /// From now on a new configuration is on trial.
-    pub(crate) fn try_out(&mut self) {
+    /// From now on a new configuration is on trial. The name of the machine's start tells an agent that was
+    /// killed from a machine that was switched off.
+    pub(crate) fn try_out(&mut self, boot_id: String) {
         self.tries = true;
+        self.boot_id = boot_id;
     }
 
     /// The generation of the identity that decisions are about; empty when it is not known.

@@ -32,6 +32,7 @@ mod exchange;
 mod expire;
 mod follow;
 mod methods;
+mod trial;
 
 /// How long events may gather before they are made durable together. One fsync costs about as much as
 /// fifty events; a kill within this time loses what the collector had just seen.
@@ -116,6 +117,7 @@ impl Engine {
             }
             self.pump();
         }
+        self.stop_on_trial();
         self.gather(Audience::All, Request::Flush).await;
         self.commit();
     }
@@ -126,13 +128,14 @@ impl Engine {
         self.all_due();
         let floors = self.floors();
         self.state.session.closed(floors);
+        self.start_on_trial();
         let started = self.switch_to(self.store.configuration());
         self.gather(Audience::Named(&started), Request::Snapshot)
             .await;
         self.add_status();
         self.commit();
         self.all_due();
-        self.resume_trial().await;
+        self.watch_trial();
     }
 
     /// Lets the collectors become what a configuration wants; answers those that are new, which have

@@ -21,6 +21,10 @@ use super::{Decision, Error, Outcome, Store};
 /// it killed again and again, always before its time was over.
 const STARTS_MAX: u32 = 5;
 
+/// How often it may be killed on trial, in whichever way it was in touch with the service before: a
+/// configuration that has it killed (memory, a fault) may let it say a word each time.
+const KILLS_MAX: u32 = 5;
+
 /// Questions within the time in which the service must be heard of: one may be lost.
 const QUESTIONS: u32 = 4;
 
@@ -36,6 +40,20 @@ pub(super) struct Trial {
     /// So many times the agent has started on trial, without a word of the service since.
     #[serde(default)]
     pub(super) starts: u32,
+    /// So many times the agent was killed on trial while the machine went on.
+    #[serde(default)]
+    pub(super) kills: u32,
+    /// The start of the machine in which the agent last ran on trial, as the kernel names it; empty when
+    /// it names none.
+    #[serde(default)]
+    pub(super) boot_id: String,
+    /// The agent was told to stop since. Absent in files from before kills were counted, which count none.
+    #[serde(default = "told_to_stop")]
+    pub(super) stopped: bool,
+}
+
+fn told_to_stop() -> bool {
+    true
 }
 
 impl Store {
@@ -63,20 +81,46 @@ impl Store {
             last_good_version,
             last_good,
             starts: 0,
+            kills: 0,
+            boot_id: self.boot_id.clone(),
+            stopped: false,
         })
     }
 
-    /// The agent starts. Answers whether it has done so on trial too often.
-    pub(crate) fn start_on_trial(&mut self) -> Result<bool, Error> {
+    /// The agent starts, and has put nothing into force yet: what is on trial may be what kills it.
+    pub(crate) fn start_on_trial(&mut self) -> Result<Start, Error> {
         let Some(mut trial) = self.kept.trial.clone() else {
-            return Ok(false);
+            return Ok(Start::GoOn);
         };
         trial.starts += 1;
-        let too_often = trial.starts > STARTS_MAX;
+        // A machine that was switched off, as a device that wakes for a minute is, killed the agent without
+        // the configuration's doing. Where the kernel does not say, nobody can tell.
+        if !trial.stopped && trial.boot_id == self.boot_id {
+            trial.kills += 1;
+        }
+        trial.stopped = false;
+        trial.boot_id.clone_from(&self.boot_id);
+        let start = if trial.kills > KILLS_MAX {
+            Start::KilledTooOften
+        } else if trial.starts > STARTS_MAX {
+            Start::UnheardTooOften
+        } else {
+            Start::GoOn
+        };
         let mut kept = self.kept.clone();
         kept.trial = Some(trial);
         self.save(kept)?;
-        Ok(too_often)
+        Ok(start)
+    }
+
+    /// The agent was told to stop: its end is no fault of the configuration.
+    pub(crate) fn stop_on_trial(&mut self) -> Result<(), Error> {
+        let mut kept = self.kept.clone();
+        let Some(trial) = &mut kept.trial else {
+            return Ok(());
+        };
+        trial.stopped = true;
+        self.save(kept)
     }
 
     /// Whether starts on trial are counted that the service was not heard of after.
@@ -127,6 +171,17 @@ impl Store {
         });
         self.save(kept)
     }
+}
+
+/// What a start on trial leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The trial goes on.
+    GoOn,
+    /// The agent has started too often without a word of the service between.
+    UnheardTooOften,
+    /// It was killed too often.
+    KilledTooOften,
 }
 
 /// What is to be done about a configuration on trial.
@@ -211,9 +266,18 @@ mod tests {
 
     fn open(dir: &tempfile::TempDir) -> Store {
         let mut store = Store::open(dir.path(), "devices/d").unwrap();
-        store.try_out();
+        store.try_out(BOOT.to_owned());
         store
     }
+
+    /// As if the machine had been switched off and on.
+    fn open_after_power_off(dir: &tempfile::TempDir, boot: u32) -> Store {
+        let mut store = Store::open(dir.path(), "devices/d").unwrap();
+        store.try_out(format!("boot {boot}"));
+        store
+    }
+
+    const BOOT: &str = "c0ffee";
 
     fn long(version: u64) -> Map<String, Value> {
         document(&json!({"CollectorsCore_PriorityIntervals": format!("{version},100,100")}))
@@ -242,7 +306,7 @@ mod tests {
 
         let mut store = open(&dir);
         assert_eq!((store.on_trial(), minutes(&store)), (Some(4), 4));
-        assert!(!store.start_on_trial().unwrap());
+        assert_eq!(store.start_on_trial().unwrap(), Start::GoOn);
         go_back(&mut store);
         for store in [store, open(&dir)] {
             assert_eq!((store.on_trial(), minutes(&store)), (None, 2));
@@ -308,33 +372,72 @@ mod tests {
         assert_eq!(careless.on_trial(), None);
     }
 
+    fn start(mut store: Store) -> (Store, Start) {
+        let start = store.start_on_trial().unwrap();
+        (store, start)
+    }
+
     #[test]
     fn starting_again_and_again_is_no_proof() {
         let dir = tempfile::tempdir().unwrap();
         open(&dir).record(applied(2), Some(long(2))).unwrap();
-        for _ in 0..STARTS_MAX {
-            assert!(!open(&dir).start_on_trial().unwrap());
+        for boot in 0..STARTS_MAX {
+            let (_, went) = start(open_after_power_off(&dir, boot));
+            assert_eq!(went, Start::GoOn);
         }
-        assert!(open(&dir).start_on_trial().unwrap());
+        let (_, went) = start(open_after_power_off(&dir, STARTS_MAX));
+        assert_eq!(went, Start::UnheardTooOften);
     }
 
     #[test]
     fn starts_after_which_the_service_was_heard_of_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         open(&dir).record(applied(2), Some(long(2))).unwrap();
-        for _ in 0..3 * STARTS_MAX {
-            let mut store = open(&dir);
+        for boot in 0..3 * STARTS_MAX {
+            let store = open_after_power_off(&dir, boot);
             assert!(!store.has_started_unheard());
-            assert!(!store.start_on_trial().unwrap());
+            let (mut store, went) = start(store);
+            assert_eq!(went, Start::GoOn);
             assert!(store.has_started_unheard());
             store.hear_on_trial().unwrap();
         }
         // It stays on trial: one word proves nothing.
         assert_eq!(open(&dir).on_trial(), Some(2));
-        for _ in 0..STARTS_MAX {
-            assert!(!open(&dir).start_on_trial().unwrap());
+    }
+
+    #[test]
+    fn an_agent_that_is_killed_each_time_after_a_word_of_the_service_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).record(applied(2), Some(long(2))).unwrap();
+        for _ in 1..=KILLS_MAX {
+            let (mut store, went) = start(open(&dir));
+            assert_eq!(went, Start::GoOn);
+            store.hear_on_trial().unwrap();
         }
-        assert!(open(&dir).start_on_trial().unwrap());
+        let (mut store, went) = start(open(&dir));
+        assert_eq!(went, Start::KilledTooOften);
+        go_back(&mut store);
+        assert_eq!(start(open(&dir)).1, Start::GoOn);
+    }
+
+    #[test]
+    fn an_agent_that_is_told_to_stop_is_not_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).record(applied(2), Some(long(2))).unwrap();
+        open(&dir).stop_on_trial().unwrap();
+        for _ in 0..3 * KILLS_MAX {
+            let (mut store, went) = start(open(&dir));
+            assert_eq!(went, Start::GoOn);
+            store.hear_on_trial().unwrap();
+            store.stop_on_trial().unwrap();
+        }
+        // Nor does a stop forgive what was counted.
+        for _ in 1..=KILLS_MAX {
+            start(open(&dir)).0.hear_on_trial().unwrap();
+        }
+        start(open(&dir)).0.stop_on_trial().unwrap();
+        assert_eq!(start(open(&dir)).1, Start::GoOn);
+        assert_eq!(start(open(&dir)).1, Start::KilledTooOften);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The engine's half of a configuration: follows the desired section, and answers for it until the
-//! service has the answer.
+//! service has the answer. Whether one stays is `trial`'s.
 //!
 //! Before it: `exchange` (messages) and `configuration` (what a section means). An answer that the
 //! service could not pass on is given again, because a twin that waits for it would show a pending
@@ -16,13 +16,12 @@ use uuid::Uuid;
 use wire::agent::v1::acknowledge_desired::Outcome as WireOutcome;
 use wire::agent::v1::open_session_request::Message as Outgoing;
 use wire::agent::v1::{
-    AcknowledgeDesired, DesiredConfiguration, GetTwin, MessageError, PatchReported, ReportedPatched,
+    AcknowledgeDesired, DesiredConfiguration, MessageError, PatchReported, ReportedPatched,
 };
 
 use super::{AGENT_VERSION, Engine};
 use crate::collectors::driver::Request;
 use crate::collectors::set::Audience;
-use crate::configuration::trial::{Next, Watch};
 use crate::configuration::{self, Decision, Outcome, Verdict};
 
 /// How soon an answer is given again that the service could not pass on.
@@ -124,112 +123,6 @@ impl Engine {
                 self.all_due();
             }
         }
-    }
-
-    /// Begins to watch whether the configuration in force leaves the service within reach.
-    fn watch_trial(&mut self) {
-        let patience = self
-            .revert_after
-            .filter(|_| self.store.on_trial().is_some());
-        self.state.trial = patience.map(|patience| Watch::begin(patience, Instant::now()));
-    }
-
-    /// The agent starts, perhaps on a configuration that has not proved good: its time begins anew, since
-    /// nobody knows how long the device was off.
-    pub(super) async fn resume_trial(&mut self) {
-        if self.revert_after.is_none() {
-            return;
-        }
-        self.watch_trial();
-        match block_in_place(|| self.store.start_on_trial()) {
-            Ok(false) => {}
-            Ok(true) => {
-                let reason = "the agent started again and again before the service was heard of";
-                self.go_back(reason.to_owned()).await;
-            }
-            Err(error) => tracing::warn!(
-                error = chain(&error),
-                "cannot note that the agent started on trial"
-            ),
-        }
-    }
-
-    /// Something came from the service.
-    pub(super) fn heard_of_service(&mut self) {
-        let Some(trial) = &mut self.state.trial else {
-            return;
-        };
-        trial.heard(Instant::now());
-        if !self.store.has_started_unheard() {
-            return;
-        }
-        if let Err(error) = block_in_place(|| self.store.hear_on_trial()) {
-            tracing::warn!(
-                error = chain(&error),
-                "cannot note that the service was heard of on trial"
-            );
-        }
-    }
-
-    /// Looks what a configuration on trial has come to.
-    pub(super) async fn look_at_trial(&mut self) {
-        let Some(trial) = &mut self.state.trial else {
-            return;
-        };
-        let now = Instant::now();
-        match trial.next(now) {
-            Next::Wait => {}
-            Next::Ask => {
-                trial.asked(now);
-                // Any answer will do, and nothing is changed by this one.
-                self.send(Outgoing::GetTwin(GetTwin {
-                    request_id: Uuid::new_v4().to_string(),
-                }));
-            }
-            Next::Prove => {
-                self.state.trial = None;
-                match block_in_place(|| self.store.prove()) {
-                    Ok(()) => tracing::info!("the configuration has proved good"),
-                    // After a restart it is on trial again.
-                    Err(error) => tracing::warn!(
-                        error = chain(&error),
-                        "cannot note that a configuration has proved good"
-                    ),
-                }
-            }
-            Next::GoBack => {
-                let patience = self.revert_after.unwrap_or_default().as_secs();
-                let reason = format!(
-                    "the service was not heard of for {patience} s after version {} was applied",
-                    self.store.on_trial().unwrap_or_default()
-                );
-                self.go_back(reason).await;
-            }
-        }
-    }
-
-    /// Goes back to the last good configuration. If that cannot be kept it is tried again with the next
-    /// look: in force and on disk are the same.
-    async fn go_back(&mut self, reason: String) {
-        self.gather(Audience::All, Request::Flush).await;
-        self.commit();
-        let at = self.clock.now();
-        if let Err(error) = block_in_place(|| self.store.go_back(reason.clone(), at)) {
-            tracing::error!(
-                error = chain(&error),
-                "cannot go back to the last good configuration"
-            );
-            return;
-        }
-        self.state.trial = None;
-        tracing::warn!(reason, "went back to the last good configuration");
-        let started = self.switch_to(self.store.configuration());
-        self.gather(Audience::Named(&started), Request::Snapshot)
-            .await;
-        self.commit();
-        self.all_due();
-        // What was open until now was as good as dead; the next session begins with the answer.
-        self.reset_session();
     }
 
     /// Keeps a decision on disk. One that cannot be kept is refused: it would be forgotten with the

@@ -17,6 +17,19 @@ const MORE: [&str; 4] = [
     "4s",
 ];
 
+/// The trial does not end by itself while a test lasts.
+const LONG: [&str; 4] = [
+    "--connection-string",
+    CONNECTION_STRING,
+    "--revert-after",
+    "1h",
+];
+
+/// As many kills on trial as lead back, and a few.
+const KILLS: usize = 10;
+
+const WENT_BACK: &str = "went back to the last good configuration";
+
 fn intervals(high: u32) -> Value {
     json!({ "CollectorsCore_PriorityIntervals": format!("{high},500,500") })
 }
@@ -38,10 +51,15 @@ async fn answered(record: &Record, version: u64, outcome: Outcome) -> Acknowledg
     record.wait(&what, answer).await
 }
 
-/// The intervals that the store on disk has in force.
-fn in_force(data_dir: &tempfile::TempDir) -> Value {
+/// The store on disk.
+fn kept(data_dir: &tempfile::TempDir) -> Value {
     let text = std::fs::read(data_dir.path().join("config.json")).unwrap();
-    let file: Value = serde_json::from_slice(&text).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// The intervals that it has in force.
+fn in_force(data_dir: &tempfile::TempDir) -> Value {
+    let file = kept(data_dir);
     file["applied"]["CollectorsCore_PriorityIntervals"].clone()
 }
 
@@ -71,13 +89,8 @@ async fn a_configuration_that_cuts_the_agent_off_is_taken_back_and_told_later_al
     agent.process.kill();
     assert_eq!(in_force(&data_dir), "60,500,500");
     let mut agent = Agent::start(&data_dir, address, &MORE);
-    agent
-        .process
-        .allow("went back to the last good configuration");
-    agent
-        .process
-        .wait_for_line("went back to the last good configuration", DEADLINE)
-        .await;
+    agent.process.allow(WENT_BACK);
+    agent.process.wait_for_line(WENT_BACK, DEADLINE).await;
     assert_eq!(in_force(&data_dir), "50,500,500");
     agent.process.kill();
 
@@ -103,4 +116,67 @@ async fn a_configuration_that_cuts_the_agent_off_is_taken_back_and_told_later_al
     agent.process.wait_for_line(proved, DEADLINE).await;
     assert_eq!(in_force(&data_dir), "70,500,500");
     agent.process.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_has_the_agent_killed_after_each_first_contact_is_taken_back() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    let data_dir = directory();
+    let mut agent = Agent::start(&data_dir, door.address, &LONG);
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    door.push(5, &intervals(50));
+    answered(&record, 5, Outcome::Applied).await;
+    agent.process.kill();
+    for _ in 0..KILLS {
+        let mut agent = Agent::start(&data_dir, door.address, &LONG);
+        agent.process.allow(WENT_BACK);
+        agent.process.wait_for_line("session open", DEADLINE).await;
+        agent.process.kill();
+    }
+    let mut agent = Agent::start(&data_dir, door.address, &LONG);
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    let told = answered(&record, 5, Outcome::Reverted).await;
+    assert_eq!(told.running_version, 0);
+    assert!(told.reason.contains("killed"), "{}", told.reason);
+    assert_eq!(in_force(&data_dir), Value::Null);
+    agent.process.allow(WENT_BACK);
+    agent.process.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_kills_the_agent_with_its_first_look_is_taken_back() {
+    let record = Record::default();
+    let door = Door::open(0, record.clone()).await;
+    let data_dir = directory();
+    let mut agent = Agent::start(&data_dir, door.address, &LONG);
+    agent.process.wait_for_line("session open", DEADLINE).await;
+    door.push(5, &intervals(50));
+    answered(&record, 5, Outcome::Applied).await;
+    agent.process.kill();
+    drop(door);
+
+    // Whoever reads this file waits for a writer, so the first look does not end in time.
+    let machine = directory();
+    let users = machine.path().join("etc/passwd");
+    std::fs::create_dir(machine.path().join("etc")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&users).status();
+    assert!(made.unwrap().success());
+    let mut stuck = LONG.to_vec();
+    let root = machine.path().to_str().unwrap();
+    stuck.extend(["--machine-root", root]);
+    let nowhere = "127.0.0.1:9".parse().unwrap();
+    testkit::wait_for("the agent to go back", DEADLINE, async || {
+        let before = kept(&data_dir);
+        let mut agent = Agent::start(&data_dir, nowhere, &stuck);
+        agent.process.allow("");
+        // It notes that it starts before anything else can go wrong.
+        testkit::wait_for("the start to be noted", DEADLINE, async || {
+            (kept(&data_dir) != before).then_some(())
+        })
+        .await;
+        agent.process.kill();
+        (in_force(&data_dir) == Value::Null).then_some(())
+    })
+    .await;
 }
