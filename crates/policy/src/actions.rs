@@ -72,7 +72,9 @@ impl Actions {
         let now = clock.now();
         let (mut changes, mut results) = (Vec::new(), Vec::new());
         let mut places = BTreeMap::new();
-        for (key, place) in store.action_places().await? {
+        let kept = store.action_places().await?;
+        policies.note_damage(&kept.problems);
+        for (key, place) in kept.found {
             let State::Calling {
                 revision, begun, ..
             } = place.state

@@ -13,6 +13,19 @@ impl Policies {
         present.unreadable.policies.get(id).cloned()
     }
 
+    /// Notes rows of actions that could not be read.
+    pub(crate) fn note_damage(&self, problems: &[String]) {
+        let [first, ..] = problems else {
+            return;
+        };
+        let count = problems.len();
+        let what = format!(
+            "{count} rows of actions, for which nobody is called now; one of them: {first}"
+        );
+        self.present
+            .send_modify(|present| present.unreadable.other(what));
+    }
+
     /// What of the store cannot be read, for people; none: nothing.
     fn damage(&self) -> Option<String> {
         self.present.borrow().unreadable.words()

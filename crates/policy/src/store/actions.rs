@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::{Row, params};
+use service_kit::error::chain;
 
 use super::row::{instant, stored};
 use super::sqlite::Engine;
@@ -95,8 +96,8 @@ pub(crate) struct ActionQuery {
 }
 
 impl Store {
-    /// All places.
-    pub(crate) async fn action_places(&self) -> Result<Vec<(ActionKey, Place)>, Error> {
+    /// All places. Of those that cannot be read is said why; see [`rows::read_place`].
+    pub(crate) async fn action_places(&self) -> Result<Places, Error> {
         self.run(Engine::action_places).await
     }
 
@@ -128,6 +129,15 @@ impl Store {
     }
 }
 
+/// Where actions stand.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// By twin and action.
+    pub(crate) found: Vec<(ActionKey, Place)>,
+    /// What is wrong with rows, whether something of them is found or not.
+    pub(crate) problems: Vec<String>,
+}
+
 fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |source| Error::Engine { action, source }
 }
@@ -138,8 +148,17 @@ fn damaged(what: &str, error: &dyn std::fmt::Display) -> Error {
     }
 }
 
+/// A result that cannot be read is not told of, and others are.
+fn left_out(error: Error) -> Result<(), Error> {
+    if !error.is_of_row() {
+        return Err(error);
+    }
+    tracing::error!(error = chain(&error), "a result of an action is left out");
+    Ok(())
+}
+
 impl Engine {
-    fn action_places(&mut self) -> Result<Vec<(ActionKey, Place)>, Error> {
+    fn action_places(&mut self) -> Result<Places, Error> {
         const ACTION: &str = "read where actions stand";
         let statement = "SELECT twin, policy_id, action, state, since_time, until_time, begin_time,
                          change_time, seen, holds, revision, fingerprint, cause, tries,
@@ -151,7 +170,8 @@ impl Engine {
         let read = |row: &Row<'_>| {
             let mut texts: [String; 8] = Default::default();
             for (index, text) in texts.iter_mut().enumerate() {
-                *text = row.get(index)?;
+                // No text of ours is this one.
+                *text = row.get(index).unwrap_or_else(|_| "\u{fffd}".to_owned());
             }
             let mut numbers = [0_i64; 8];
             for (index, number) in numbers.iter_mut().enumerate() {
@@ -160,10 +180,13 @@ impl Engine {
             Ok((texts, numbers))
         };
         let rows = rows.query_map([], read).map_err(failed(ACTION))?;
-        let mut places = Vec::new();
+        let mut places = Places::default();
         for row in rows {
             let (texts, numbers) = row.map_err(failed(ACTION))?;
-            places.push(read_place(texts, numbers)?);
+            match read_place(texts, numbers, &mut places.problems) {
+                Ok(place) => places.found.push(place),
+                Err(error) => places.problems.push(chain(&error)),
+            }
         }
         Ok(places)
     }
@@ -232,8 +255,11 @@ impl Engine {
         let rows = rows.query_map(values, read).map_err(failed(ACTION))?;
         let mut results = Vec::new();
         for row in rows {
-            let (texts, numbers) = row.map_err(failed(ACTION))?;
-            results.push(read_result(texts, numbers)?);
+            let result = row.map_err(failed(ACTION));
+            match result.and_then(|(texts, numbers)| read_result(texts, numbers)) {
+                Ok(result) => results.push(result),
+                Err(error) => left_out(error)?,
+            }
         }
         Ok(results)
     }
@@ -258,11 +284,15 @@ impl Engine {
             .map_err(failed(ACTION))?;
         let mut begun = Vec::new();
         for row in rows {
-            let (policy, at) = row.map_err(failed(ACTION))?;
-            let at = instant(&at)?;
-            if at > since {
+            let one = row.map_err(failed(ACTION)).and_then(|(policy, at)| {
                 let policy = PolicyId::parse(&policy);
-                begun.push((policy.map_err(|error| damaged("the policy", &error))?, at));
+                let policy = policy.map_err(|error| damaged("the policy", &error))?;
+                Ok((policy, instant(&at)?))
+            });
+            match one {
+                Ok((policy, at)) if at > since => begun.push((policy, at)),
+                Ok(_) => {}
+                Err(error) => left_out(error)?,
             }
         }
         Ok(begun)
@@ -330,10 +360,10 @@ mod tests {
         store.write_actions(changes, Vec::new()).await.unwrap();
         drop(store);
         let store = Store::open(folder.path()).await.unwrap();
-        assert_eq!(store.action_places().await.unwrap(), places);
+        assert_eq!(store.action_places().await.unwrap().found, places);
         let gone = places.into_iter().map(|(key, _)| (key, None)).collect();
         store.write_actions(gone, Vec::new()).await.unwrap();
-        assert_eq!(store.action_places().await.unwrap(), []);
+        assert_eq!(store.action_places().await.unwrap().found, []);
     }
 
     #[tokio::test]

@@ -99,31 +99,38 @@ pub(super) fn note_detail(
         .map_err(failed("note who changed a policy"))
 }
 
-/// The oldest entry that is not delivered.
+/// The oldest entry that is not delivered. Of a damaged one as much is delivered as can be read: it must hold
+/// up nothing behind it.
 pub(super) fn next(connection: &Connection) -> Result<Option<AuditEntry>, Error> {
     let statement = "SELECT number, request_id, actor, action, policy_id, detail, change_time,
                      trace_parent FROM audit_entries ORDER BY number LIMIT 1";
     let read = |row: &Row<'_>| {
-        let at: String = row.get(6)?;
+        let text = |column| {
+            let value = row.get_ref(column)?;
+            let bytes = value.as_bytes_or_null().ok().flatten().unwrap_or_default();
+            Ok::<_, rusqlite::Error>(String::from_utf8_lossy(bytes).into_owned())
+        };
         let entry = AuditEntry {
             number: row.get(0)?,
-            request_id: row.get(1)?,
-            actor: row.get(2)?,
-            action: row.get(3)?,
-            policy_id: row.get(4)?,
-            detail: row.get(5)?,
+            request_id: text(1)?,
+            actor: text(2)?,
+            action: text(3)?,
+            policy_id: text(4)?,
+            detail: text(5)?,
             at: Timestamp::UNIX_EPOCH,
-            trace_parent: row.get(7)?,
+            trace_parent: text(7)?,
         };
-        Ok((entry, at))
+        Ok((entry, text(6)?))
     };
     let found = connection.query_row(statement, [], read).optional();
     let Some((entry, at)) = found.map_err(failed("read an audit entry"))? else {
         return Ok(None);
     };
-    let at = at.parse().map_err(|_| Error::Damaged {
-        what: format!("the time of audit entry {}", entry.number),
-    })?;
+    let at = at.parse().unwrap_or_else(|_| {
+        let number = entry.number;
+        tracing::error!(number, at, "the time of an audit entry cannot be read");
+        Timestamp::UNIX_EPOCH
+    });
     Ok(Some(AuditEntry { at, ..entry }))
 }
 

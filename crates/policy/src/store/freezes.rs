@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, Transaction, params};
-use service_kit::error::{Classified, Kind};
+use service_kit::error::{Classified, Kind, chain};
 
 use super::audit::{self, By};
 use super::row::{instant, number, stored};
@@ -288,9 +288,16 @@ fn read_rows(transaction: &Transaction<'_>) -> Result<(Vec<StoredFreeze>, Vec<St
         .map_err(failed(ACTION))?;
     let (mut freezes, mut damaged) = (Vec::new(), Vec::new());
     for row in rows {
-        let (freeze, problem) = row.map_err(failed(ACTION))?.into_freeze()?;
-        freezes.push(freeze);
-        damaged.extend(problem);
+        match row.map_err(failed(ACTION))?.into_freeze() {
+            Ok((freeze, problem)) => {
+                freezes.push(freeze);
+                damaged.extend(problem);
+            }
+            // Nobody could end it.
+            Err(error) => {
+                damaged.push(format!("a freeze, which does not count: {}", chain(&error)));
+            }
+        }
     }
     Ok((freezes, damaged))
 }

@@ -262,7 +262,8 @@ impl Engine {
 
     fn next_reevaluation(&mut self, at: Timestamp) -> Result<Option<StoredReevaluation>, Error> {
         let transaction = self.begin(WRITE)?;
-        let rest = "WHERE end_time = '' ORDER BY number LIMIT 1";
+        // All that wait, which are few: the first may be one that cannot be read.
+        let rest = "WHERE end_time = '' ORDER BY number";
         let Some(next) = select(&transaction, rest, [])?.into_iter().next() else {
             return Ok(None);
         };

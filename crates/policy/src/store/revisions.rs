@@ -7,9 +7,10 @@ use rusqlite::{Row, Transaction, params};
 
 use super::audit::{self, By};
 use super::content;
+use super::deletion;
 use super::frozen;
 use super::rollouts::{self, StoredRollout};
-use super::row::{instant, number, read_policy, stored, write_policy};
+use super::row::{PolicyRow, instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
 use super::{Error, Outcome, Store, StoredPolicy, SweepNumber};
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
@@ -224,11 +225,12 @@ fn plan(
     let mut ended = None;
     let before = read_policy(transaction, policy.id())?;
     let alive = before.as_ref().filter(|row| !row.deleted);
-    let old_spec = alive
-        .map(|row| content::read(&row.policy_id, &row.content))
-        .transpose()?;
+    let old_spec = alive.map(PolicyRow::spec).transpose()?;
     let revision = match &before {
         Some(row) => number("a revision", row.revision)? + 1,
+        None if deletion::newest_revision(transaction, policy.id())?.is_some() => {
+            return Err(deletion::lost_row(policy.id()));
+        }
         None => 1,
     };
     let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {

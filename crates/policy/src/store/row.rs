@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::content;
 use super::rollouts;
 use super::{Error, StoredPolicy, SweepNumber};
-use crate::policy_doc::{Policy, PolicyId};
+use crate::policy_doc::{Policy, PolicyId, PolicySpec};
 
 /// A row of `policies` with the content of its revision.
 #[derive(Clone)]
@@ -23,7 +23,8 @@ pub(super) struct PolicyRow {
     pub(super) create_time: String,
     pub(super) update_time: String,
     pub(super) deleted: bool,
-    pub(super) content: String,
+    /// None: there is none, or none that is text.
+    pub(super) content: Option<String>,
 }
 
 pub(super) fn select_policies(rest: &str) -> String {
@@ -45,18 +46,28 @@ impl PolicyRow {
             create_time: row.get(5)?,
             update_time: row.get(6)?,
             deleted: row.get(7)?,
-            content: row.get(8)?,
+            content: row.get(8).ok(),
         })
     }
 
+    /// What its newest revision says.
+    pub(super) fn spec(&self) -> Result<PolicySpec, Error> {
+        let content = self.content.as_deref().ok_or_else(|| Error::Damaged {
+            what: format!("the content of policy {} is not there", self.policy_id),
+        })?;
+        content::read(&self.policy_id, content)
+    }
+
     pub(super) fn into_policy(self, transaction: &Transaction<'_>) -> Result<StoredPolicy, Error> {
-        let spec = content::read(&self.policy_id, &self.content)?;
-        let policy = Policy::check(spec).map_err(|source| Error::Policy {
+        let policy = Policy::check(self.spec()?).map_err(|source| Error::Policy {
             id: self.policy_id.clone(),
             source,
         })?;
         let effective_revision = number("a revision", self.effective_revision)?;
         let rollout = rollouts::read(transaction, &self.policy_id, effective_revision)?;
+        if rollout.is_none() {
+            self.check_needs_no_rollout(&policy, effective_revision, transaction)?;
+        }
         Ok(StoredPolicy {
             policy,
             rollout: rollout.map(Arc::new),
@@ -66,6 +77,33 @@ impl PolicyRow {
             sweep: SweepNumber::new(number("a sweep", self.sweep)?),
             created_at: instant(&self.create_time)?,
             updated_at: instant(&self.update_time)?,
+        })
+    }
+}
+
+impl PolicyRow {
+    /// A revision that is to spread in waves has a rollout from its first moment on: without its row it
+    /// would be on all twins at once.
+    fn check_needs_no_rollout(
+        &self,
+        newest: &Policy,
+        effective: u64,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), Error> {
+        let spreads = if stored(effective) == self.revision {
+            newest.strategy().is_some()
+        } else {
+            let policy = rollouts::content_at(transaction, &self.policy_id, effective)?;
+            policy.strategy().is_some()
+        };
+        if !spreads {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            what: format!(
+                "the rollout of revision {effective} of policy {} is not there",
+                self.policy_id
+            ),
         })
     }
 }
@@ -152,10 +190,16 @@ pub(super) fn stored(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// No counter of ours comes near it. What is above it would have others follow, to where there are no more.
+pub(super) const NUMBER_MAX: i64 = 1 << 53;
+
 pub(super) fn number(what: &str, stored: i64) -> Result<u64, Error> {
-    u64::try_from(stored).map_err(|_| Error::Damaged {
-        what: format!("{what} is {stored}"),
-    })
+    u64::try_from(stored)
+        .ok()
+        .filter(|_| stored <= NUMBER_MAX)
+        .ok_or_else(|| Error::Damaged {
+            what: format!("{what} is {stored}"),
+        })
 }
 
 pub(super) fn instant(text: &str) -> Result<Timestamp, Error> {

@@ -5,15 +5,13 @@ use std::path::Path;
 
 use bus::Sequence;
 use jiff::Timestamp;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::audit::{self, AuditEntry, By};
-use super::configurations;
-use super::freezes;
-use super::row::{PolicyRow, number, read_policy, select_policies, stored, write_position};
+use super::audit::{self, AuditEntry};
+use super::row::{PolicyRow, number, select_policies, stored, write_position};
 use super::unreadable::Unreadable;
-use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState, etag};
-use super::{frozen, rollouts};
+use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState};
+use super::{configurations, deletion, freezes, frozen, mend};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
@@ -86,23 +84,13 @@ impl Engine {
                 }
             }
         }
-        let mut positions = BTreeMap::new();
-        {
-            let mut rows = transaction
-                .prepare("SELECT partition, sequence FROM positions")
-                .map_err(failed)?;
-            let rows = rows
-                .query_map([], |row| Ok((row.get::<_, u16>(0)?, row.get::<_, i64>(1)?)))
-                .map_err(failed)?;
-            for row in rows {
-                let (partition, sequence) = row.map_err(failed)?;
-                positions.insert(partition, Sequence::new(number("a position", sequence)?));
-            }
-        }
+        deletion::find_lost(&transaction, &mut unreadable)?;
+        let positions = mend::positions(&transaction)?;
         let configurations = configurations::all(&transaction, &mut unreadable)?;
-        let sweep = read_sweep(&transaction)?;
+        let sweep = mend::sweep_state(&transaction)?;
         let freezes = freezes::load(&transaction, now, &mut unreadable)?;
         let frozen = frozen::load(&transaction, &mut unreadable)?;
+        transaction.commit().map_err(failed)?;
         Ok(Contents {
             policies,
             configurations,
@@ -112,60 +100,6 @@ impl Engine {
             frozen,
             unreadable,
         })
-    }
-
-    pub(super) fn delete(
-        &mut self,
-        id: &PolicyId,
-        expected: Option<&str>,
-        at: Timestamp,
-        by: &By,
-    ) -> Result<SweepNumber, Error> {
-        const ACTION: &str = "delete a policy";
-        let failed = |source| Error::Engine {
-            action: ACTION,
-            source,
-        };
-        let transaction = self.begin(ACTION)?;
-        let row = read_policy(&transaction, id)?
-            .filter(|row| !row.deleted)
-            .ok_or_else(|| Error::NotFound { id: id.clone() })?;
-        let revision = number("a revision", row.revision)?;
-        let found = etag(revision);
-        if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(Error::Etag {
-                id: id.clone(),
-                found,
-                expected: expected.to_owned(),
-            });
-        }
-        transaction
-            .execute(
-                "UPDATE policies SET deleted = 1, update_time = ?2 WHERE policy_id = ?1",
-                params![id.as_str(), at.to_string()],
-            )
-            .map_err(failed)?;
-        let sweep = raise_sweep(&transaction)?;
-        frozen::thaw_of(&transaction, id.as_str())?;
-        let effective = number("a revision", row.effective_revision)?;
-        // One that cannot be read goes on for nobody once its policy is gone.
-        let rollout = match rollouts::read(&transaction, id.as_str(), effective) {
-            Err(error) if error.is_of_row() => None,
-            other => other?,
-        };
-        if let Some(rollout) = rollout {
-            let reason = "the policy was deleted";
-            rollouts::supersede(&transaction, id.as_str(), &rollout, reason, at)?;
-        }
-        audit::note(
-            &transaction,
-            "policy.delete",
-            id.as_str(),
-            (revision, None),
-            (at, by),
-        )?;
-        transaction.commit().map_err(failed)?;
-        Ok(sweep)
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -305,7 +239,7 @@ pub(super) fn next_created_order(transaction: &Transaction<'_>) -> Result<u64, E
     number("an order of creation", order)
 }
 
-fn read_sweep(transaction: &Transaction<'_>) -> Result<SweepState, Error> {
+pub(super) fn read_sweep(transaction: &Transaction<'_>) -> Result<SweepState, Error> {
     let statement = "SELECT sweep_wanted, sweep_done, twins_evaluated, twins_changed, twins_failed
                      FROM state";
     let [wanted, done, evaluated, changed, failed] = transaction

@@ -5,6 +5,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::policy_doc::PolicySpec;
 
+mod damage;
+
 fn policy(id: &str, description: &str, priority: i32) -> Policy {
     Policy::check(PolicySpec {
         id: id.to_owned(),
@@ -230,6 +232,9 @@ async fn missed_changes_note_position_and_sweep_together() {
 #[tokio::test]
 async fn an_older_sweep_does_not_undo_a_newer_one() {
     let fixture = Fixture::new().await;
+    for _ in 2..=4 {
+        fixture.store.want_sweep(None).await.unwrap();
+    }
     let counts = SweepCounts {
         evaluated: 5,
         ..SweepCounts::default()

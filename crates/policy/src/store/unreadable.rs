@@ -50,7 +50,7 @@ impl Unreadable {
     }
 
     /// Notes another row.
-    pub(super) fn other(&mut self, what: String) {
+    pub(crate) fn other(&mut self, what: String) {
         error!(what, "a row of the policy store cannot be read");
         self.others.push(what);
     }

@@ -22,6 +22,70 @@ async fn wait_health(world: &World, said: &str, says: bool) {
     .await;
 }
 
+/// A policy with an action, so that there is a row of where it stands.
+const CALLING: &str = "\
+kind: Policy
+name: caller
+target: tags.lit = true
+actions:
+  calls:
+  - name: look
+    method: collectNow
+";
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_policys_id_takes_nothing_out_of_its_twins() {
+    let mut world = World::start().await;
+    world.apply(SETTLE).await;
+    world.apply(LAMP).await;
+    world.apply(FAN).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit.clone(), json!(null)).await;
+    let both = json!({"lamp": 1, "fan": 1});
+    world.wait_desired(MODULE, both.clone()).await;
+    world.stop_service().await;
+    let flip = "UPDATE policies SET policy_id = 'lamq' WHERE policy_id = 'lamp'";
+    assert_eq!(world.damage(flip), 1);
+    world.start_service().await;
+
+    wait_health(&world, "policy lamp", true).await;
+    wait_health(&world, "policy lamq", true).await;
+    // A change that has the whole twin decided on anew.
+    world.apply(&FAN.replace("fan: 1", "fan: 2")).await;
+    let both = json!({"lamp": 1, "fan": 2});
+    world.wait_desired(MODULE, both.clone()).await;
+    world.settle().await;
+    assert_eq!(world.twins.desired(MODULE), both);
+    let refused = delete(&world, false).await.unwrap_err();
+    assert_eq!(refused.reason(), "MASS_CHANGE");
+    delete(&world, true).await.unwrap();
+    world.wait_desired(MODULE, json!({"fan": 2})).await;
+    world.apply(LAMP).await;
+    world.wait_desired(MODULE, both).await;
+}
+
+#[tokio::test]
+async fn rows_of_actions_positions_and_counters_that_cannot_be_read_stop_no_start() {
+    let mut world = World::start().await;
+    world.apply(FAN).await;
+    world.apply(CALLING).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit.clone(), json!(null)).await;
+    world.wait_desired(MODULE, json!({"fan": 1})).await;
+    world.stop_service().await;
+    for damage in [
+        "UPDATE action_places SET state = 'x'",
+        "UPDATE positions SET sequence = -1",
+        "UPDATE state SET sweep_wanted = -1",
+    ] {
+        assert!(world.damage(damage) > 0, "{damage}");
+    }
+    world.start_service().await;
+    wait_health(&world, "action look of policy caller", true).await;
+    world.twins.create(OTHER, lit, json!(null)).await;
+    world.wait_desired(OTHER, json!({"fan": 1})).await;
+}
+
 async fn delete(world: &World, force: bool) -> Result<(), RemoteError> {
     let request = proto::DeletePolicyRequest {
         name: "policies/lamp".to_owned(),

@@ -2,17 +2,21 @@
 
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
+use service_kit::error::chain;
 use twin::IdentityKey;
 
 use super::{ActionOutcome, ActionResult, damaged};
 use crate::actions::{ActionId, ActionKey, Due, Place, State};
 use crate::policy_doc::PolicyId;
 use crate::store::Error;
-use crate::store::row::{instant, number, stored};
+use crate::store::row::{NUMBER_MAX, instant, number, stored};
 
+/// Reads where an action stands. What of it cannot be read is taken to be so that nobody is called for it: the
+/// next cause calls again. Only a row whose key cannot be read is an error.
 pub(super) fn read_place(
     texts: [String; 8],
     numbers: [i64; 8],
+    problems: &mut Vec<String>,
 ) -> Result<(ActionKey, Place), Error> {
     let [twin, policy, action, state, since, until, begin, change] = texts;
     let [
@@ -32,35 +36,72 @@ pub(super) fn read_place(
             action,
         },
     };
-    let due = || {
-        Ok::<_, Error>(Due {
-            since: instant(&since)?,
-            until: instant(&until)?,
-            tries: u32::try_from(tries).map_err(|error| damaged("the tries", &error))?,
+    let mut wrong = Vec::new();
+    // A time that was long ago: what is due until then is over, and what began then has ended unknown.
+    let mut time = |what: &str, text: &str| {
+        instant(text).unwrap_or_else(|error| {
+            wrong.push(format!("{what}: {}", chain(&error)));
+            Timestamp::UNIX_EPOCH
         })
     };
     let state = match state.as_str() {
-        "idle" => State::Idle,
-        "waiting" => State::Waiting {
-            until: instant(&until)?,
-        },
-        "due" => State::Due(due()?),
-        "calling" => State::Calling {
-            due: due()?,
-            revision: number("a revision", called)?,
-            begun: instant(&begin)?,
-            again: again != 0,
-        },
-        other => return Err(damaged("the state", &format!("is {other:?}"))),
+        "waiting" => Ok(State::Waiting {
+            until: time("until when it waits", &until),
+        }),
+        "due" | "calling" => {
+            let due = Due {
+                since: time("since when it is due", &since),
+                until: time("until when it is due", &until),
+                tries: u32::try_from(tries).unwrap_or(u32::MAX),
+            };
+            Ok(if state == "due" {
+                State::Due(due)
+            } else {
+                State::Calling {
+                    due,
+                    revision: number("a revision", called).unwrap_or_default(),
+                    begun: time("when it was called", &begin),
+                    again: again != 0,
+                }
+            })
+        }
+        "idle" => Ok(State::Idle),
+        other => Err(format!("its state is {other:?}")),
+    };
+    let at = time("when it changed", &change);
+    let state = state.unwrap_or_else(|problem| {
+        wrong.push(problem);
+        State::Idle
+    });
+    let mut whole = |what: &str, stored| {
+        number(what, stored).unwrap_or_else(|error| {
+            wrong.push(chain(&error));
+            0
+        })
     };
     let place = Place {
-        seen: number("a revision of a twin", seen)?,
+        seen: whole("a revision of a twin", seen),
+        revision: whole("a revision", revision),
+        cause: whole("a cause", cause),
+        // Of a damaged row it is taken to hold: then nothing is called before it has ended and begun again.
         holds: holds != 0,
-        revision: number("a revision", revision)?,
         fingerprint: fingerprint.cast_unsigned(),
-        cause: number("a cause", cause)?,
         state,
-        at: instant(&change)?,
+        at,
+    };
+    if wrong.is_empty() {
+        return Ok((key, place));
+    }
+    problems.push(format!(
+        "where action {} of policy {} stands on {twin} ({})",
+        key.id.action,
+        key.id.policy,
+        wrong.join(", ")
+    ));
+    let place = Place {
+        holds: true,
+        revision: NUMBER_MAX.cast_unsigned(),
+        ..place
     };
     Ok((key, place))
 }

@@ -1,12 +1,14 @@
 //! Rows of re-evaluations. What is read is not trusted.
 
 use rusqlite::{Row, Transaction};
+use service_kit::error::chain;
 
 use super::super::row::{instant, number};
 use super::{Error, READ, Range, State, StoredReevaluation, SweepCounts, failed};
 use crate::policy_doc::PolicyId;
 
-/// Reads those that `rest` of a statement names.
+/// Reads those that `rest` of a statement names. One that cannot be read is left out: it is not carried out
+/// and not told of.
 pub(super) fn select(
     transaction: &Transaction<'_>,
     rest: &str,
@@ -20,8 +22,18 @@ pub(super) fn select(
         ))
         .map_err(failed(READ))?;
     let rows = rows.query_map(values, Kept::read).map_err(failed(READ))?;
-    rows.map(|row| row.map_err(failed(READ))?.into_reevaluation())
-        .collect()
+    let mut found = Vec::new();
+    for row in rows {
+        let one = row.map_err(failed(READ));
+        match one.and_then(Kept::into_reevaluation) {
+            Ok(one) => found.push(one),
+            Err(error) if error.is_of_row() => {
+                tracing::error!(error = chain(&error), "a re-evaluation is left out");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// A row, not trusted yet.
