@@ -194,7 +194,7 @@ async fn judged(
         }
         return told;
     };
-    match api.suspects.look(telling).await {
+    match api.suspects.look(address, telling).await {
         Ok(Err(error)) if !is_its_fault(&error) => Err(error),
         Ok(Ok(told)) => Ok(told),
         Ok(Err(_)) | Err(Crowded) => {

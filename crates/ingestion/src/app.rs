@@ -17,11 +17,11 @@ use service_kit::config::{Problems, Validate};
 use service_kit::health::Health;
 use service_kit::log_budget::LogBudget;
 use service_kit::metrics::Registry;
+use service_kit::places::{Bounds, Places};
 use service_kit::server::GrpcServer;
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
 use service_kit::units::Duration;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use twin::PartitionCount;
 use wire::agent::v1::agent_service_server::AgentServiceServer;
@@ -56,8 +56,15 @@ use crate::{alive, farewells, hints, methods, nursery, rejects};
 mod settings;
 
 /// Devices that are looked up at once. It keeps twin-store and the bus busy; with more at once what
-/// others ask of them would stand behind a whole fleet that connects.
-const ADMITTED_AT_ONCE: usize = 64;
+/// others ask of them would stand behind a whole fleet that connects. One network leaves some to the
+/// others, however many come from there.
+const ADMITTED_AT_ONCE: Bounds = Bounds {
+    all: 64,
+    of_network: 48,
+};
+
+/// What is answered before anybody has proven anything: its message brings what proves.
+const ENROLL: &str = "/twinward.agent.v1.AgentService/Enroll";
 
 /// Where the service really listens; differs from the configuration when that says port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +184,8 @@ impl App {
                 metrics.clone(),
             ),
             sessions: Sessions::new(as_len(limits.sessions_max), instance.name.clone()),
-            admitting: Semaphore::new(ADMITTED_AT_ONCE),
+            // Who waits is counted among the connections.
+            admitting: Places::new(ADMITTED_AT_ONCE, Bounds::NONE),
             calls: Calls::default(),
             instance,
             limits,
@@ -201,6 +209,7 @@ impl App {
         let service = AgentServiceServer::new(door.clone()).max_decoding_message_size(decode_max);
         let server = server
             .add_open_service(service)
+            .for_strangers(&[ENROLL])
             .add_service(DeviceLinkServiceServer::new(Link::new(door.clone())))
             .rules(RULES)
             .reflection(wire::FILE_DESCRIPTOR_SET)?

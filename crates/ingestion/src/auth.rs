@@ -6,7 +6,7 @@
 //! are counted by reason and logged; a token or a key never is.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use twin::IdentityKey;
 
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
 use crate::auth::claim::Claim;
-use crate::auth::failures::Failures;
+use crate::auth::failures::{Account, Failures};
 use crate::auth::limiter::Limiter;
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -37,12 +37,24 @@ mod noted;
 mod policy;
 mod proof;
 mod registering;
+mod signed;
 mod trusted;
+mod verdicts;
 
 pub(crate) use error::AuthError;
 use proof::Evidence;
 pub(crate) use proof::Proof;
 pub(crate) use trusted::Trusted;
+use verdicts::Verdicts;
+
+/// Who shows a proof.
+#[derive(Clone, Copy)]
+struct Who<'a> {
+    peer: Option<IpAddr>,
+    /// Who it says it is, where identities are counted.
+    identity: Option<&'a IdentityKey>,
+    account: Account,
+}
 
 /// Proves identities. Clones share the cache.
 #[derive(Clone)]
@@ -60,6 +72,7 @@ struct Shared {
     clock: SharedClock,
     metrics: Metrics,
     cache: Mutex<Cache>,
+    verdicts: Mutex<Verdicts>,
     failures: Failures,
     /// Lines of the log that failures may have.
     lines: LogBudget,
@@ -88,6 +101,7 @@ impl Authenticator {
                 clock,
                 metrics,
                 cache,
+                verdicts: Mutex::default(),
                 failures: Failures::new(limits),
                 lines: LogBudget::default(),
                 connects: Mutex::new(connects),
@@ -102,27 +116,43 @@ impl Authenticator {
         peer: Option<IpAddr>,
     ) -> Result<Proof, AuthError> {
         let claim = Claim::of_call(metadata, self.shared.clock.now());
-        self.judge(claim, None, peer).await
+        self.judge(claim, self.anybody(peer)).await
     }
 
-    /// Proves who connects by MQTT: with the password, or without one with the certificate.
+    /// Proves who connects by MQTT: with the password, or without one with the certificate. How it
+    /// stands is the caller's to have asked, so that what that one does and what is done here agree.
     pub(crate) async fn authenticate_device(
         &self,
         name: &ConnectName,
         password: Option<&[u8]>,
         certificates: &[Vec<u8>],
-        peer: Option<IpAddr>,
+        (peer, account): (IpAddr, Account),
     ) -> Result<Proof, AuthError> {
         let (host, now) = (&self.shared.host, self.shared.clock.now());
         let claim = Claim::of_device(name, password, certificates, host, now);
-        self.judge(claim, Some(&name.identity), peer).await
+        let who = Who {
+            peer: Some(peer),
+            identity: Some(&name.identity),
+            account,
+        };
+        self.judge(claim, who).await
     }
 
-    /// Whether a device, or its address, has failed too often; then its proof may wait for a while.
-    pub(crate) fn is_suspect(&self, identity: &IdentityKey, peer: Option<IpAddr>) -> bool {
+    /// How a device stands at its address now.
+    pub(crate) fn account(&self, identity: &IdentityKey, peer: IpAddr) -> Account {
         let now = self.shared.clock.monotonic();
-        let account = self.shared.failures.account(peer, Some(identity), now);
-        account.wait().is_some()
+        let failures = &self.shared.failures;
+        failures.account(Some(peer), Some(identity), now)
+    }
+
+    /// Somebody of whom the address is known, if that.
+    fn anybody(&self, peer: Option<IpAddr>) -> Who<'static> {
+        let now = self.shared.clock.monotonic();
+        Who {
+            peer,
+            identity: None,
+            account: self.shared.failures.account(peer, None, now),
+        }
     }
 
     /// Notes that a proven identity begins a session by MQTT; answers how long it must wait if it
@@ -140,23 +170,20 @@ impl Authenticator {
     async fn judge(
         &self,
         claim: Result<Claim<'_>, AuthError>,
-        identity: Option<&IdentityKey>,
-        peer: Option<IpAddr>,
+        who: Who<'_>,
     ) -> Result<Proof, AuthError> {
         let proving = |wait: Option<Duration>| async move {
             let claim = claim?;
             let Some(wait) = wait else {
                 return self.prove(claim).await;
             };
-            match self.at_hand(&claim) {
-                Some(credentials) => {
-                    let credentials = credentials?;
-                    self.prove_claim(claim, &credentials)
-                }
-                None => self.shared.failures.look(wait, self.prove(claim)).await,
+            if let Some(credentials) = self.at_hand(&claim) {
+                return self.prove_claim(claim, &*credentials?);
             }
+            let proving = self.prove(claim);
+            self.shared.failures.look(who.peer, wait, proving).await
         };
-        self.charging(identity, peer, proving).await
+        self.charging(who, proving).await
     }
 
     /// Has somebody from an address prove something that only twin-store can judge.
@@ -167,23 +194,21 @@ impl Authenticator {
     ) -> Result<T, AuthError> {
         let proving = |wait: Option<Duration>| async move {
             match wait {
-                Some(wait) => self.shared.failures.look(wait, proving).await,
+                Some(wait) => self.shared.failures.look(peer, wait, proving).await,
                 None => proving.await,
             }
         };
-        self.charging(None, peer, proving).await
+        self.charging(self.anybody(peer), proving).await
     }
 
     /// Has somebody prove something, who is told for how long it would have to wait otherwise, and
     /// charges what is its own fault.
     async fn charging<T, F: Future<Output = Result<T, AuthError>>>(
         &self,
-        identity: Option<&IdentityKey>,
-        peer: Option<IpAddr>,
+        who: Who<'_>,
         proving: impl FnOnce(Option<Duration>) -> F,
     ) -> Result<T, AuthError> {
-        let failures = &self.shared.failures;
-        let account = failures.account(peer, identity, self.shared.clock.monotonic());
+        let (failures, account) = (&self.shared.failures, who.account);
         let error = match proving(account.wait()).await {
             Ok(proven) => return Ok(proven),
             Err(error) => error,
@@ -191,12 +216,12 @@ impl Authenticator {
         let mut told = error;
         if told.is_the_peers_fault() {
             let now = self.shared.clock.monotonic();
-            failures.charge(account, peer, identity, now);
+            failures.charge(account, who.peer, who.identity, now);
             if let Some(wait) = account.wait() {
                 told = AuthError::TooManyFailures { wait };
             }
         }
-        self.note_failure(&told, peer);
+        self.note_failure(&told, who.peer);
         Err(told)
     }
 
@@ -228,8 +253,10 @@ impl Authenticator {
         let found = lock(&self.shared.cache).find(identity, now)?;
         let is_cheap = match (claim, &found) {
             (Claim::Token(..), _) | (Claim::Certificates { .. }, None) => true,
-            // Signatures of a chain are not.
-            (Claim::Certificates { .. }, Some(credentials)) => !credentials.by_authority,
+            // Signatures of a chain are not, unless they were verified before.
+            (Claim::Certificates { chain, .. }, Some(credentials)) => {
+                !credentials.by_authority || self.is_known_to_be_signed(identity, chain)
+            }
         };
         is_cheap.then(|| {
             found.ok_or_else(|| AuthError::Unknown {
@@ -259,21 +286,6 @@ impl Authenticator {
             identity,
             generation_id: credentials.generation_id.clone(),
             evidence,
-        })
-    }
-
-    /// That an authority of ours has signed what was shown, for this identity and for now.
-    fn signed(&self, identity: &IdentityKey, chain: &[Vec<u8>]) -> Result<Evidence, AuthError> {
-        let trusted = self.shared.authorities.as_ref();
-        let trusted = trusted.ok_or_else(|| AuthError::NoAuthorities {
-            identity: identity.clone(),
-        })?;
-        let current = trusted.current();
-        let now = self.shared.clock.now();
-        Ok(Evidence::Signed {
-            until: certificate::check(&current.authorities, identity, chain, now)?,
-            chain: chain.into(),
-            edition: Arc::new(AtomicU64::new(current.edition)),
         })
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use service_kit::clock::SharedClock;
 use service_kit::log_budget::LogBudget;
+use service_kit::places::Places;
 use service_kit::shutdown::ShutdownToken;
-use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use twin::Partition;
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) enroller: Enroller,
     pub(crate) sessions: Sessions,
     /// Devices whose proof, place and subscriptions are being looked up.
-    pub(crate) admitting: Semaphore,
+    pub(crate) admitting: Places,
     pub(crate) calls: Calls,
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,

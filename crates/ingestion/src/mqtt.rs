@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use service_kit::places::Shares;
 use service_kit::server::ConnectionLimits;
 use service_kit::server::balancers::{Balancers, HEADERS_MAX, read_header};
 use service_kit::server::doorkeeper::{Awaited, Doorkeeper, Guest};
@@ -27,7 +28,7 @@ use service_kit::tls::ServerTls;
 use service_kit::tls::devices::DeviceTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -72,7 +73,7 @@ pub(crate) struct Listener {
     /// Who passes devices on, and says whose connections those are.
     balancers: Balancers,
     /// Connections of balancers that have not said it yet.
-    headers: Arc<Semaphore>,
+    headers: Shares,
 }
 
 /// A session that is to be begun.
@@ -166,7 +167,7 @@ impl Listener {
             addresses: Addresses::new(of_address),
             handshakes: Turns::of_half_the_cores(),
             balancers: Balancers::default(),
-            headers: Arc::new(Semaphore::new(HEADERS_MAX)),
+            headers: Shares::new(HEADERS_MAX),
         })
     }
 
@@ -234,7 +235,7 @@ impl Listener {
         mut tcp: TcpStream,
         balancer: SocketAddr,
     ) -> Option<Beginning> {
-        let Ok(place) = Arc::clone(&self.headers).try_acquire_owned() else {
+        let Ok(share) = self.headers.take(Some(balancer.ip())) else {
             tracing::debug!(%balancer, "connection refused: too many wait for their header");
             return None;
         };
@@ -244,7 +245,7 @@ impl Listener {
             let Some(read) = door.parts.shutdown.run_until(reading).await else {
                 return;
             };
-            drop(place);
+            drop(share);
             let problem = match read {
                 Ok(Ok(peer)) => match this.begun(&door, tcp, peer) {
                     Some(session) => return session.await,

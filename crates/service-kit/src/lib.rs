@@ -90,6 +90,7 @@ pub mod client;
 mod https;
 pub mod log_budget;
 pub mod malformed;
+pub mod places;
 pub mod rpc;
 pub mod server;
 pub mod suspects;

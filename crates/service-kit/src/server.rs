@@ -5,10 +5,11 @@
 //! place; [`add_services!`](crate::add_services) sets it for all of them at once.
 
 pub mod balancers;
-mod connections;
+pub(crate) mod connections;
 pub mod doorkeeper;
 mod follow_health;
 mod incoming;
+mod strangers;
 pub mod web;
 
 use std::convert::Infallible;

@@ -3,38 +3,43 @@
 //! hostile among them.
 //!
 //! What the failing ones may cost is bounded: so many are looked at at once, each that fails keeps
-//! its place for a while, and so many wait. It knows no address and no proof.
+//! its place for a while, and so many wait. A network has neither all places nor all of the waiting
+//! ones, and waits for its own turn ([`crate::places`]), so that those who guess at one address cost
+//! nobody anything elsewhere. It knows no proof.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use crate::places::{Bounds, Places};
 
-/// Proofs that are looked at at the same time.
-const AT_ONCE: usize = 4;
+pub use crate::places::Crowded;
+
+/// Proofs that are looked at at the same time; of one network one less, for whoever comes from another.
+const AT_ONCE: Bounds = Bounds {
+    all: 4,
+    of_network: 3,
+};
 
 /// How long one that failed keeps its place: a hundred failures a second in all.
 const KEPT: Duration = Duration::from_millis(40);
 
-/// Proofs that may wait: those behind them would wait for some five seconds, and shaking hands and
-/// proving may take ten.
-const WAITING_MAX: usize = 512;
+/// Proofs that may wait: the last of all would wait for some ten seconds, the last of one network for
+/// two, and shaking hands and proving may take ten.
+const WAITING_MAX: Bounds = Bounds {
+    all: 1024,
+    of_network: 96,
+};
 
 /// The places.
 #[derive(Debug)]
 pub struct Suspects {
-    waiting: Semaphore,
-    looked_at: Semaphore,
+    places: Places,
 }
-
-/// Too many wait already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crowded;
 
 impl Default for Suspects {
     fn default() -> Self {
         Self {
-            waiting: Semaphore::new(WAITING_MAX),
-            looked_at: Semaphore::new(AT_ONCE),
+            places: Places::new(AT_ONCE, WAITING_MAX),
         }
     }
 }
@@ -43,14 +48,13 @@ impl Suspects {
     /// Looks at a proof when its turn comes, and answers what came of it.
     ///
     /// # Errors
-    /// Too many wait already.
+    /// Too many wait already, of its network or of all.
     pub async fn look<T, E>(
         &self,
+        address: Option<IpAddr>,
         proving: impl Future<Output = Result<T, E>>,
     ) -> Result<Result<T, E>, Crowded> {
-        let _waiting = self.waiting.try_acquire().map_err(|_| Crowded)?;
-        // It is never closed.
-        let _place = self.looked_at.acquire().await.map_err(|_| Crowded)?;
+        let _place = self.places.take(address).await?;
         let outcome = proving.await;
         if outcome.is_err() {
             tokio::time::sleep(KEPT).await;
@@ -63,35 +67,68 @@ impl Suspects {
 mod tests {
     use std::future::{pending, ready};
 
-    use futures::FutureExt as _;
+    use futures::FutureExt;
 
     use super::*;
+
+    const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    const THERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
 
     #[tokio::test(start_paused = true)]
     async fn failures_take_their_time_and_what_holds_passes_between_them() {
         let suspects = Suspects::default();
         let begin = tokio::time::Instant::now();
-        let failing =
-            futures::future::join_all((0..8).map(|_| suspects.look(ready(Err::<(), _>("wrong")))));
-        let (failed, held) = tokio::join!(failing, suspects.look(ready(Ok::<_, &str>(1))));
+        let failing = futures::future::join_all(
+            (0..6).map(|_| suspects.look(HERE, ready(Err::<(), _>("wrong")))),
+        );
+        let held = suspects.look(HERE, ready(Ok::<_, &str>(1)));
+        let (failed, held) = tokio::join!(failing, held);
         assert!(failed.iter().all(|it| *it == Ok(Err("wrong"))));
         assert_eq!(held, Ok(Ok(1)));
-        assert_eq!(begin.elapsed(), 2 * KEPT, "four at a time");
+        assert_eq!(begin.elapsed(), 2 * KEPT, "three at a time");
+    }
+
+    /// Proofs that come to no end, until so many wait that the next is told so.
+    fn crowd(
+        suspects: &Suspects,
+        address: Option<IpAddr>,
+    ) -> Vec<impl Future<Output = Result<Result<(), ()>, Crowded>> + Unpin + use<'_>> {
+        let mut crowd = Vec::new();
+        loop {
+            let mut next = Box::pin(suspects.look(address, pending::<Result<(), ()>>()));
+            match (&mut next).now_or_never() {
+                None => crowd.push(next),
+                Some(told) => {
+                    assert_eq!(told, Err(Crowded));
+                    return crowd;
+                }
+            }
+        }
     }
 
     #[tokio::test]
-    async fn so_many_wait_and_no_more() {
+    async fn a_network_that_is_crowded_keeps_nobody_elsewhere_waiting() {
         let suspects = Suspects::default();
-        let mut waiting: Vec<_> = (0..WAITING_MAX)
-            .map(|_| Box::pin(suspects.look(pending::<Result<(), ()>>())))
-            .collect();
-        for one in &mut waiting {
-            assert!(one.now_or_never().is_none());
-        }
-        let more = suspects.look(ready(Ok::<_, ()>(()))).await;
-        assert_eq!(more, Err(Crowded));
-        waiting.pop();
-        let again = suspects.look(ready(Ok::<_, ()>(())));
-        assert!(again.now_or_never().is_none(), "it waits for its turn");
+        let mut here = crowd(&suspects, HERE);
+        let looked_at = AT_ONCE.of_network;
+        assert_eq!(here.len(), looked_at + WAITING_MAX.of_network);
+        let there = suspects.look(THERE, ready(Ok::<_, ()>(())));
+        assert_eq!(there.now_or_never(), Some(Ok(Ok(()))), "at once");
+        // One that hangs up makes room for the next.
+        here.pop();
+        let mut next = Box::pin(suspects.look(HERE, ready(Ok::<_, ()>(()))));
+        assert_eq!((&mut next).now_or_never(), None, "it waits for its turn");
+        let more = suspects.look(HERE, ready(Ok::<_, ()>(())));
+        assert_eq!(more.now_or_never(), Some(Err(Crowded)));
+    }
+
+    #[tokio::test]
+    async fn many_networks_that_are_crowded_leave_room_to_wait_for_one_more() {
+        let suspects = Suspects::default();
+        let network = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let crowds: Vec<_> = (1..=30).map(|it| crowd(&suspects, network(it))).collect();
+        assert!(crowds.iter().all(|crowd| crowd.len() > 1));
+        let mut last = Box::pin(suspects.look(HERE, ready(Ok::<_, ()>(()))));
+        assert_eq!((&mut last).now_or_never(), None, "it waits for its turn");
     }
 }

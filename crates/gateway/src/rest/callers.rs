@@ -155,7 +155,7 @@ impl Door<'_> {
         let overdrawn = |address| meter.overdrawn(address, self.second);
         let judged = match self.address.and_then(overdrawn) {
             None => asking.await,
-            Some(wait) => match self.api.suspects.look(asking).await {
+            Some(wait) => match self.api.suspects.look(self.address, asking).await {
                 Ok(judged) => judged,
                 Err(Crowded) => return Err(too_many(wait)),
             },

@@ -195,9 +195,7 @@ impl AuthError {
             | Self::Name(_)
             | Self::WrongHost { .. }
             | Self::AnotherIdentity { .. }
-            | Self::NoPolicies
             | Self::WrongCertificate { .. }
-            | Self::NoAuthorities { .. }
             | Self::NotSigned { .. }
             | Self::CertificateExpired { .. }
             | Self::WrongCommonName { .. }
@@ -209,7 +207,11 @@ impl AuthError {
                 refused.kind(),
                 Kind::Unauthenticated | Kind::PermissionDenied | Kind::InvalidArgument
             ),
-            Self::TooManyFailures { .. } | Self::Unavailable(_) => false,
+            // What nobody has given us is no fault of theirs.
+            Self::NoPolicies
+            | Self::NoAuthorities { .. }
+            | Self::TooManyFailures { .. }
+            | Self::Unavailable(_) => false,
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Failures {
 
 /// How somebody who shows a proof stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Account {
+pub(crate) struct Account {
     /// Of the address.
     of_address: Option<Duration>,
     /// Of the identity from there.
@@ -42,6 +42,11 @@ impl Account {
     /// How long it would have to wait if it failed; none: it has not failed too often.
     pub(super) fn wait(self) -> Option<Duration> {
         self.of_address.max(self.of_identity)
+    }
+
+    /// Whether it has failed too often; then its proof may wait for a while.
+    pub(crate) fn is_suspect(self) -> bool {
+        self.wait().is_some()
     }
 }
 
@@ -79,10 +84,11 @@ impl Failures {
     /// Looks at a proof of somebody who has failed too often, when its turn comes.
     pub(super) async fn look<T>(
         &self,
+        peer: Option<IpAddr>,
         wait: Duration,
         proving: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
-        match self.suspects.look(proving).await {
+        match self.suspects.look(peer, proving).await {
             Ok(outcome) => outcome,
             Err(Crowded) => Err(AuthError::TooManyFailures { wait }),
         }

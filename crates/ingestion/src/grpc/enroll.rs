@@ -12,6 +12,7 @@ use iot_hub::{ConnectionString, KeyError, SymmetricKey};
 use service_kit::accounts::network_of;
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
+use service_kit::log_budget::LogBudget;
 use service_kit::suspects::{Crowded, Suspects};
 use twin::DeviceId;
 use wire::InvalidField;
@@ -113,6 +114,8 @@ pub(crate) struct Enroller {
     store: TwinStore,
     limiter: Mutex<Limiter<Option<IpAddr>>>,
     suspects: Suspects,
+    /// Lines of the log that refusals may have.
+    lines: LogBudget,
     clock: SharedClock,
     metrics: Metrics,
 }
@@ -132,6 +135,7 @@ impl Enroller {
             store,
             limiter,
             suspects: Suspects::default(),
+            lines: LogBudget::default(),
             clock,
             metrics,
         }
@@ -147,7 +151,7 @@ impl Enroller {
         let wait = self.limited(|limiter, now| limiter.check(&peer, now)).err();
         // A good token is taken however often others behind the address have failed.
         let outcome = match wait {
-            Some(wait) => match self.suspects.look(self.redeem(request)).await {
+            Some(wait) => match self.suspects.look(peer, self.redeem(request)).await {
                 Ok(outcome) => outcome,
                 Err(Crowded) => Err(EnrollError::TooManyFailures { wait }),
             },
@@ -174,13 +178,28 @@ impl Enroller {
         // Twin-store's reasons are its own; the label must have few values whatever it answers.
         self.metrics
             .enrolment(if faulty { "REFUSED" } else { "FAILED" });
-        tracing::info!(
-            peer = peer.map(tracing::field::display),
-            reason = told.reason(),
-            error = service_kit::error::chain(&told),
-            "agent was not enrolled"
-        );
+        self.tell(&told, peer);
         Err(told)
+    }
+
+    /// Whoever fails without end is not to fill the log. Twin-store's reasons are its own, so they
+    /// share what lines there are.
+    fn tell(&self, error: &EnrollError, peer: Option<IpAddr>) {
+        let kind = match error {
+            EnrollError::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            EnrollError::Malformed(_) => "INVALID_FIELD",
+            EnrollError::Refused(_) => "REFUSED",
+            EnrollError::Answer(_) | EnrollError::Key(_) | EnrollError::ConnectionString(_) => {
+                "INTERNAL"
+            }
+        };
+        let (peer, reason) = (peer.map(tracing::field::display), error.reason());
+        let error = service_kit::error::chain(error);
+        if let Some(untold) = self.lines.tells(kind, self.clock.monotonic()) {
+            tracing::info!(peer, reason, error, untold, "agent was not enrolled");
+        } else {
+            tracing::debug!(peer, reason, error, "agent was not enrolled");
+        }
     }
 
     async fn redeem(&self, request: agent::EnrollRequest) -> Result<String, EnrollError> {

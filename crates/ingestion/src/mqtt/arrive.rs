@@ -165,23 +165,24 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
             return Err(error.into());
         }
     };
-    // Nobody is waited for from here on but services of ours, so a place is soon free again. Whoever
-    // has failed too often waits for its turn elsewhere, so that nobody stands behind it here.
-    let mut admitting = None;
-    if !parts.auth.is_suspect(&name.identity, Some(peer.ip())) {
-        admitting = Some(parts.admitting.acquire().await);
+    // Nobody is waited for in a place but services of ours, so it is soon free again. Whoever has
+    // failed too often waits for its turn elsewhere, so that nobody stands behind it here. Many come at
+    // once and have failed by the time that they are let in here, so how one stands is asked again.
+    let (ip, password) = (peer.ip(), connect.password.as_deref());
+    let standing = || parts.auth.account(&name.identity, ip);
+    let (mut account, mut admitting) = (standing(), None);
+    if !account.is_suspect() {
+        admitting = parts.admitting.take(Some(ip)).await.ok();
+        account = standing();
     }
-    let proof = parts
-        .auth
-        .authenticate_device(
-            &name,
-            connect.password.as_deref(),
-            &certificates,
-            Some(peer.ip()),
-        )
-        .await?;
+    if account.is_suspect() {
+        admitting = None;
+    }
+    let auth = &parts.auth;
+    let proving = auth.authenticate_device(&name, password, &certificates, (ip, account));
+    let proof = proving.await?;
     if admitting.is_none() {
-        admitting = Some(parts.admitting.acquire().await);
+        admitting = parts.admitting.take(Some(ip)).await.ok();
     }
     parts
         .auth

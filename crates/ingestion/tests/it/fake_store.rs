@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) acknowledge_trace: Option<String>,
     /// Every patch takes one of these before it is stored, and waits for it.
     pub(crate) patch_permits: Option<Arc<Semaphore>>,
+    /// Every lookup of what begins with the name takes one of these before it is answered.
+    pub(crate) lookup_permits: Option<(&'static str, Arc<Semaphore>)>,
     /// Answer nothing but UNAVAILABLE.
     pub(crate) away: bool,
 }
@@ -87,6 +89,13 @@ impl FakeStore {
         permits
     }
 
+    /// Has lookups of what begins with a name (`devices/…`) wait until they are given permits.
+    pub(crate) fn hold_lookups(&self, begins_with: &'static str) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        self.state().lookup_permits = Some((begins_with, Arc::clone(&permits)));
+        permits
+    }
+
     fn present(&self) -> Result<MutexGuard<'_, State>, Status> {
         let state = self.state();
         if state.away {
@@ -120,6 +129,13 @@ impl CredentialService for FakeStore {
         request: Request<registry::GetCredentialsRequest>,
     ) -> Result<Response<registry::Credentials>, Status> {
         let name = request.into_inner().name;
+        let held = self.present()?.lookup_permits.clone();
+        if let Some((begins_with, permits)) = held
+            && name.starts_with(begins_with)
+        {
+            let permit = permits.acquire().await;
+            permit.expect("it is never closed").forget();
+        }
         let mut state = self.present()?;
         state.credential_reads += 1;
         state

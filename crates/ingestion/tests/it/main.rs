@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod agent;
+mod announcements;
 mod authentication;
 mod delivery;
 mod device_messages;
@@ -17,6 +18,7 @@ mod mqtt;
 mod mqtt_authority;
 mod mqtt_balancers;
 mod mqtt_client;
+mod mqtt_crowds;
 mod mqtt_goodbye;
 mod mqtt_limits;
 mod mqtt_log;

@@ -24,7 +24,11 @@ async fn silent(hub: &Hub, from: [u8; 4]) -> TcpStream {
 
 /// The same by the balancer, for whoever comes from `whose`.
 async fn passed_on(hub: &Hub, whose: [u8; 4]) -> TcpStream {
-    let mut tcp = silent(hub, BALANCER).await;
+    passed_on_by(hub, BALANCER, whose).await
+}
+
+async fn passed_on_by(hub: &Hub, balancer: [u8; 4], whose: [u8; 4]) -> TcpStream {
+    let mut tcp = silent(hub, balancer).await;
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend(whose);
     header.extend([10, 0, 0, 1, 0x30, 0x39, 0x22, 0xb3]);
@@ -123,5 +127,28 @@ async fn behind_a_balancer_each_device_has_its_own_address() {
     // An alert of TLS, if anything.
     let _ = reading.await.expect("it is closed in time");
     assert!(answer.is_empty() || answer[0] == 0x15, "{answer:?}");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_balancer_that_hangs_leaves_another_its_devices() {
+    let (hub, certs) = hub_with(|config| {
+        let balancers = "127.0.0.7, 127.0.0.8".to_owned().try_into();
+        config.mqtt_proxy_protocol_from = balancers.expect("addresses");
+        // What hangs is not closed meanwhile.
+        config.connections.prove_within = service_kit::units::Duration::secs(600);
+    })
+    .await;
+    hub.register("d");
+    let mut hanging = Vec::new();
+    for _ in 0..1100 {
+        hanging.push(silent(&hub, BALANCER).await);
+    }
+    let tcp = passed_on_by(&hub, [127, 0, 0, 8], [203, 0, 113, 1]).await;
+    let mut client = Client::shake_hands(tcp, &certs, &TLS13, None).await;
+    let (code, _) = client.call(good_connect("d")).await;
+    assert_eq!(code, ConnectionAccepted);
+    let closed = not_accepted(&hub).await.expect("it is counted");
+    assert!(closed > 500, "of one balancer so many may hang: {closed}");
     hub.stop().await;
 }

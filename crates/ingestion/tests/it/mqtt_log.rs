@@ -13,10 +13,10 @@ use crate::provisioning;
 
 /// What this thread logs. Tests run on one thread with all that they start.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn follow(&self) -> tracing::subscriber::DefaultGuard {
+    pub(crate) fn follow(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
@@ -26,7 +26,7 @@ impl Log {
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn lines(&self, words: &[&str]) -> usize {
+    pub(crate) fn lines(&self, words: &[&str]) -> usize {
         let bytes = self.0.lock().expect("no test panics in it");
         let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines().filter(|line| line.contains(" INFO "));

@@ -1,7 +1,7 @@
 //! Stands before a gRPC server's services and lets a call through, or answers it.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +27,10 @@ use crate::server::{Peer, PeerHandle};
 use crate::shutdown::ShutdownToken;
 use crate::status::to_status;
 
+mod strangers;
 mod stream;
 
+use strangers::Strangers;
 use stream::Standing;
 
 /// What probes and tools may call without saying who they are.
@@ -58,6 +60,9 @@ pub struct AuthLayer {
     anybody: [&'static str; 2],
     /// What authenticates its callers itself.
     open: Vec<String>,
+    /// Of that, what reads a whole message first.
+    reads_first: Vec<&'static str>,
+    strangers: Strangers,
     decisions: Option<Family<DecisionLabels, Counter>>,
     log: Arc<Mutex<LogBudget>>,
 }
@@ -73,6 +78,8 @@ impl AuthLayer {
             rules: HashMap::new(),
             anybody: ANYBODYS,
             open: Vec::new(),
+            reads_first: Vec::new(),
+            strangers: Strangers::default(),
             decisions: None,
             log: Arc::new(Mutex::new(LogBudget::default())),
         })
@@ -121,6 +128,14 @@ impl AuthLayer {
     #[must_use]
     pub fn open(mut self, prefix: impl Into<String>) -> Self {
         self.open.push(prefix.into());
+        self
+    }
+
+    /// Says which calls that are open (`/package.Service/Method`) read a whole message before they know
+    /// who calls, so that it has to be a small one.
+    #[must_use]
+    pub fn reads_first(mut self, paths: &[&'static str]) -> Self {
+        self.reads_first.extend(paths);
         self
     }
 
@@ -305,21 +320,27 @@ where
             });
         }
         let path = request.uri().path();
-        if self
-            .auth
-            .anybody
-            .iter()
-            .any(|prefix| path.starts_with(prefix))
-        {
+        let is_anybodys = self.auth.anybody.iter().any(|it| path.starts_with(it));
+        let reads_first = is_anybodys || self.auth.reads_first.contains(&path);
+        let asking = peer.as_ref().map(|peer| Arc::new(peer.asks()));
+        if reads_first {
+            let address = peer.as_ref().map(|peer| peer.address().ip());
+            let body = std::mem::take(request.body_mut());
+            match self.auth.strangers.bound(body, address, asking.as_ref()) {
+                Ok(body) => *request.body_mut() = body,
+                Err(refusal) => return Box::pin(ready(Ok(to_status(&refusal).into_http()))),
+            }
+        }
+        if is_anybodys {
             if let Some(peer) = peer {
                 peer.spoke();
             }
             return Box::pin(self.inner.call(request));
         }
+        let path = request.uri().path();
         if self.auth.open.iter().any(|prefix| path.starts_with(prefix)) {
             let answered = self.inner.call(request);
             return Box::pin(async move {
-                let asking = peer.as_ref().map(Peer::asks);
                 let response = answered.await?;
                 drop(asking);
                 if let Some(peer) = peer
@@ -335,7 +356,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, copy);
         let auth = Arc::clone(&self.auth);
         Box::pin(async move {
-            let _asking = peer.as_ref().map(Peer::asks);
+            let _asking = asking;
             let (path, headers) = (request.uri().path(), request.headers());
             match auth.decide(path, headers, peer.as_deref()).await {
                 Ok(principal) => {

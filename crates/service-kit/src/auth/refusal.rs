@@ -44,6 +44,9 @@ pub(crate) enum Refusal {
         /// What it wanted: `call package.Service/Method`.
         action: String,
     },
+    /// So many calls of its network that need no proof have not come to their end.
+    #[error("too many unfinished calls of this network, or of all; try again later")]
+    TooManyCalls,
     /// The method does not exist here, or nobody has said who may call it.
     #[error("this server does not serve {method}")]
     NotServed {
@@ -77,6 +80,7 @@ impl Classified for Refusal {
             | Self::Voucher(_) => Kind::Unauthenticated,
             Self::ProviderAway => Kind::Unavailable,
             Self::PermissionMissing { .. } => Kind::PermissionDenied,
+            Self::TooManyCalls => Kind::ResourceExhausted,
             Self::NotServed { .. } => Kind::Unimplemented,
         }
     }
@@ -90,6 +94,7 @@ impl Classified for Refusal {
             Self::Voucher(_) => "REPLICA_NOT_BELIEVED",
             Self::ProviderAway => "OIDC_PROVIDER_UNAVAILABLE",
             Self::PermissionMissing { .. } => "PERMISSION_MISSING",
+            Self::TooManyCalls => "TOO_MANY_CALLS",
             Self::NotServed { .. } => "METHOD_NOT_SERVED",
         }
     }
@@ -111,6 +116,7 @@ impl Classified for Refusal {
             | Self::CertificateExpired
             | Self::Voucher(_)
             | Self::ProviderAway
+            | Self::TooManyCalls
             | Self::NotServed { .. } => Vec::new(),
         }
     }

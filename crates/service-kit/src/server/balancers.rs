@@ -14,6 +14,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::places::Bounds;
+
 /// What each header begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length of the rest.
@@ -22,9 +24,13 @@ const FIXED: usize = 16;
 /// TLS told), which is passed over. Those of clouds have less than a hundred.
 const REST_MAX: u16 = 4096;
 
-/// Connections of balancers whose header may be waited for at the same time: it comes with the
-/// connection.
-pub const HEADERS_MAX: usize = 1024;
+/// Connections of balancers whose header may be waited for at the same time, of all and of one: it comes
+/// with the connection. A balancer that hangs, or whatever else has an address of theirs, takes nothing
+/// from the others.
+pub const HEADERS_MAX: Bounds = Bounds {
+    all: 4096,
+    of_network: 512,
+};
 
 /// Addresses and networks of load balancers, separated by commas: `10.0.0.5, 10.1.0.0/16, fd00::/8`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -379,7 +379,7 @@ pub(crate) struct Asking {
 
 impl Asking {
     /// Whether the call goes on only with more from the client.
-    pub(super) fn awaits_the_client(&self, does: bool) {
+    pub(crate) fn awaits_the_client(&self, does: bool) {
         let did = !self.awaits_us.swap(!does, Ordering::AcqRel);
         if does && !did {
             self.peer.calls.fetch_sub(1, Ordering::AcqRel);

@@ -21,6 +21,7 @@ use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::Connected;
 
 use crate::auth::Shown;
+use crate::places::Shares;
 use crate::server::balancers::{Balancers, HEADERS_MAX, read_header};
 use crate::server::connections::{Connections, Peer};
 use crate::tls::server::ServerSide;
@@ -36,6 +37,7 @@ pub(super) struct Incoming {
     tls: Option<Arc<ServerSide>>,
     pause: Option<Pin<Box<Sleep>>>,
     balancers: Balancers,
+    headers: Shares,
     /// Connections of balancers that have not said yet whose they are.
     announced: FuturesUnordered<BoxFuture<'static, Option<(TcpStream, SocketAddr)>>>,
 }
@@ -52,6 +54,7 @@ impl Incoming {
             tls,
             pause: None,
             balancers: Balancers::default(),
+            headers: Shares::new(HEADERS_MAX),
             announced: FuturesUnordered::new(),
         }
     }
@@ -63,15 +66,16 @@ impl Incoming {
 
     /// Waits for a balancer to say whose connection it is.
     fn announce(&self, mut tcp: TcpStream, balancer: SocketAddr) {
-        if self.announced.len() >= HEADERS_MAX {
+        let Ok(share) = self.headers.take(Some(balancer.ip())) else {
             self.connections.count_closed();
             tracing::debug!(%balancer, "connection refused: too many wait for their header");
             return;
-        }
+        };
         let within = self.connections.limits().prove_within.get();
         let connections = Arc::clone(&self.connections);
         let reading = async move {
             let read = tokio::time::timeout(within, read_header(&mut tcp, balancer)).await;
+            drop(share);
             match read {
                 Ok(Ok(address)) => return Some((tcp, address)),
                 Ok(Err(error)) => {

@@ -1,18 +1,32 @@
 //! A web server behind a load balancer that says whose connections it passes on.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::Request;
 use service_kit::server::web::{Visitor, WebConfig, WebServer};
 use service_kit::shutdown::ShutdownToken;
 use service_kit::tasks::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
 /// What is answered to these bytes.
-async fn answer(address: std::net::SocketAddr, parts: &[&[u8]]) -> String {
-    let mut tcp = TcpStream::connect(address).await.expect("it listens");
+async fn answer(address: SocketAddr, parts: &[&[u8]]) -> String {
+    let tcp = TcpStream::connect(address).await.expect("it listens");
+    converse(tcp, parts).await
+}
+
+/// A connection from an address of this machine.
+async fn from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((from, 0))).expect("bound");
+    socket.connect(to).await.expect("it listens")
+}
+
+/// The same over a connection that is there.
+async fn converse(mut tcp: TcpStream, parts: &[&[u8]]) -> String {
     for part in parts {
         tcp.write_all(part).await.expect("it is written");
         tcp.flush().await.expect("it is written");
@@ -53,5 +67,28 @@ async fn whoever_a_balancer_names_is_the_visitor() {
     assert!(own.contains("127.0.0.1:"), "{own}");
     let bare = answer(address, &[REQUEST]).await;
     assert_eq!(bare, "", "nothing is answered without a header");
+    tasks.shutdown_token().trigger();
+}
+
+#[tokio::test]
+async fn a_balancer_that_hangs_takes_nothing_from_another() {
+    let balancers = "127.0.0.7, 127.0.0.8".to_owned().try_into();
+    let mut config = WebConfig {
+        balancers: balancers.expect("addresses"),
+        ..WebConfig::default()
+    };
+    config.connections.prove_within = service_kit::units::Duration::secs(600);
+    let server = WebServer::bind(&config).await.expect("it binds");
+    let address = server.local_addr();
+    let tasks = Tasks::new(ShutdownToken::new());
+    server.serve(&tasks, Router::new().fallback(who));
+    let mut hanging = Vec::new();
+    for _ in 0..1100 {
+        hanging.push(from([127, 0, 0, 7], address).await);
+    }
+    let other = from([127, 0, 0, 8], address).await;
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x0a\0\0\x01\x30\x39\x22\xb3";
+    let told = converse(other, &[header, REQUEST]).await;
+    assert!(told.ends_with("203.0.113.7:12345"), "{told}");
     tasks.shutdown_token().trigger();
 }
