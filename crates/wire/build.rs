@@ -21,6 +21,7 @@ const PROTOS: &[&str] = &[
     "twinward/policy/v1/freeze_service.proto",
     "twinward/policy/v1/guard_service.proto",
     "twinward/policy/v1/reevaluation_service.proto",
+    "twinward/policy/v1/operation_service.proto",
     "twinward/link/v1/device_link_service.proto",
     "twinward/bus/v1/bus.proto",
     "twinward/device/v1/device_command_service.proto",

@@ -170,6 +170,7 @@ impl Api {
             policy: Some(policy),
             validate_only: false,
             note: String::new(),
+            etag: String::new(),
         };
         let answer = self
             .policies

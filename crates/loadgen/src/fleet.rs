@@ -134,6 +134,7 @@ async fn apply_policy(hub: &Hub) -> Result<()> {
         policy: Some(policy),
         validate_only: false,
         note: String::new(),
+        etag: String::new(),
     };
     policies
         .apply_policy(request)

@@ -19,6 +19,7 @@ use wire::policy::v1::action_service_server::ActionServiceServer;
 use wire::policy::v1::configuration_service_server::ConfigurationServiceServer;
 use wire::policy::v1::freeze_service_server::FreezeServiceServer;
 use wire::policy::v1::guard_service_server::GuardServiceServer;
+use wire::policy::v1::operation_service_server::OperationServiceServer;
 use wire::policy::v1::policy_service_server::PolicyServiceServer;
 use wire::policy::v1::reevaluation_service_server::ReevaluationServiceServer;
 use wire::policy::v1::rollout_service_server::RolloutServiceServer;
@@ -35,8 +36,8 @@ use crate::counts::Counts;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::grpc::{
-    AccessApi, ActionApi, ConfigurationApi, Explainer, FreezeApi, GuardApi, PolicyApi,
-    ReevaluationApi, RolloutApi,
+    AccessApi, ActionApi, ConfigurationApi, Explainer, FreezeApi, GuardApi, OperationApi,
+    PolicyApi, ReevaluationApi, RolloutApi,
 };
 use crate::guard::Guard;
 use crate::look::Looker;
@@ -272,12 +273,12 @@ impl App {
         let freeze_api =
             FreezeServiceServer::new(FreezeApi::new(policies.clone(), self.clock.clone()));
         tasks.spawn("rollouts", OnFailure::StopService, rollouts.run());
-        let rollout_api = RolloutServiceServer::new(RolloutApi::new(
+        let rollout_api = RolloutApi::new(
             policies.clone(),
             counts.clone(),
             standstill,
             self.clock.clone(),
-        ));
+        );
         let guard_api = GuardServiceServer::new(GuardApi::new(policies.clone()));
         let looker = Looker {
             policies: policies.clone(),
@@ -299,8 +300,8 @@ impl App {
             shutdown: stop.clone(),
         };
         tasks.spawn("re-evaluations", OnFailure::StopService, walker.run());
-        let reevaluation_api =
-            ReevaluationServiceServer::new(ReevaluationApi::new(policies.clone(), reevaluations));
+        let reevaluation_api = ReevaluationApi::new(policies.clone(), reevaluations);
+        let operation_api = OperationApi::new(reevaluation_api.clone(), rollout_api.clone());
         let sweeper = Sweeper {
             policies: policies.clone(),
             twins,
@@ -343,10 +344,11 @@ impl App {
             grpc,
             api,
             configurations,
-            rollout_api,
+            RolloutServiceServer::new(rollout_api),
             freeze_api,
             guard_api,
-            reevaluation_api,
+            ReevaluationServiceServer::new(reevaluation_api),
+            OperationServiceServer::new(operation_api),
             action_api,
             AccessServiceServer::new(AccessApi)
         );

@@ -30,6 +30,7 @@ mod error;
 mod explain;
 mod freezes;
 mod frozen;
+mod operations;
 mod reevaluations;
 mod revisions;
 mod rollouts;
@@ -41,6 +42,7 @@ use error::Error;
 pub(crate) use explain::Explainer;
 pub(crate) use freezes::FreezeApi;
 pub(crate) use frozen::GuardApi;
+pub(crate) use operations::OperationApi;
 pub(crate) use reevaluations::ReevaluationApi;
 pub(crate) use rollouts::RolloutApi;
 
@@ -94,14 +96,17 @@ impl PolicyApi {
             .ok_or_else(|| InvalidField::new("policy", "is required"))?;
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let note = revisions::check_note(request.note)?;
-        let rehearsed = self.policies.rehearse(policy.clone()).await?;
+        let etag = Some(request.etag).filter(|etag| !etag.is_empty());
+        let rehearsed = self.policies.rehearse(policy.clone(), etag.clone()).await?;
         self.policies.check_end(&rehearsed).map_err(Error::Policy)?;
         let guarded = guard(&self.policies, &self.touch, &rehearsed).await;
         let guard = guarded.as_ref().map(|guarded| guarded.reason.clone());
         let applied = if request.validate_only {
             rehearsed
         } else {
-            self.policies.apply(policy, by, (note, guarded)).await?
+            self.policies
+                .apply(policy, by, (note, guarded), etag)
+                .await?
         };
         let stored = &applied.stored;
         let shown = if request.validate_only {

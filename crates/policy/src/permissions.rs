@@ -66,6 +66,22 @@ pub(crate) const RULES: &[(&str, Permission)] = &[
         PoliciesWrite,
     ),
     (
+        "/twinward.policy.v1.OperationService/GetOperation",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.OperationService/ListOperations",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.OperationService/WaitOperation",
+        PoliciesRead,
+    ),
+    (
+        "/twinward.policy.v1.OperationService/CancelOperation",
+        PoliciesWrite,
+    ),
+    (
         "/twinward.policy.v1.RolloutService/GetRollout",
         PoliciesRead,
     ),

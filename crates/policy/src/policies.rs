@@ -187,12 +187,13 @@ impl Policies {
             .collect()
     }
 
-    /// Creates the policy or replaces its content, and puts it in force.
+    /// Creates the policy or replaces its content, if it is at `expected`, and puts it in force.
     pub(crate) async fn apply(
         &self,
         policy: Policy,
         by: By,
         (note, guarded): (String, Option<Guarded>),
+        expected: Option<String>,
     ) -> Result<Applied, store::Error> {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
@@ -213,13 +214,19 @@ impl Policies {
             at,
             note,
             guarded,
+            expected,
         };
         self.store.apply(policy, change, in_force).await
     }
 
     /// What [`Policies::apply`] would do now.
-    pub(crate) async fn rehearse(&self, policy: Policy) -> Result<Applied, store::Error> {
-        self.store.rehearse(policy, self.clock.now()).await
+    pub(crate) async fn rehearse(
+        &self,
+        policy: Policy,
+        expected: Option<String>,
+    ) -> Result<Applied, store::Error> {
+        let now = self.clock.now();
+        self.store.rehearse(policy, expected, now).await
     }
 
     /// At most `limit` revisions of a policy, also of a deleted one: the newest first, of those

@@ -2,6 +2,7 @@
 //!
 //! It never guesses an address: what is not known is an error that says where it was looked for.
 
+mod policy_operations;
 mod sources;
 
 use std::error::Error as _;
@@ -196,12 +197,6 @@ impl Connection {
     /// The rollouts of policies.
     pub(crate) fn rollouts(&self) -> Result<Rollouts, Failure> {
         Ok(Rollouts::new(self.channel(&self.policy()?)?)
-            .max_decoding_message_size(ANSWER_BYTES_MAX))
-    }
-
-    /// Re-evaluations of twins.
-    pub(crate) fn reevaluations(&self) -> Result<Reevaluations, Failure> {
-        Ok(Reevaluations::new(self.channel(&self.policy()?)?)
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

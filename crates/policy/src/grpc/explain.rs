@@ -99,7 +99,7 @@ impl Explainer {
             .ok_or_else(|| InvalidField::new("policy", "is required"))?;
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let present = self.policies.set();
-        let applied = self.policies.rehearse(policy).await?;
+        let applied = self.policies.rehearse(policy, None).await?;
         let guarded = super::guard(&self.policies, &self.touch, &applied).await;
         let waves = Waves::of(&self.policies, &applied, guarded);
         let scan = Scan::new(self.clone(), present, &applied, waves);

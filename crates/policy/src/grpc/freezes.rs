@@ -12,13 +12,18 @@ use wire::InvalidField;
 use wire::policy::v1 as proto;
 use wire::policy::v1::freeze_service_server::FreezeService;
 
-use super::{by, parse_policy, revisions};
+use super::{by, page_size, parse_policy, revisions};
 use crate::policies::Policies;
 use crate::resource::schedule::print_freeze;
 use crate::store::{By, FreezeError, StoredFreeze};
 
 /// Policies of one freeze: as many as there can be.
 const POLICIES_MAX: usize = crate::store::POLICIES_MAX;
+
+/// Freezes of a page if nobody says how many.
+const PAGE_SIZE_DEFAULT: usize = 1000;
+/// Before the number in a page token, so that another form can be told apart later.
+const PAGE_TOKEN_PREFIX: &str = "below:";
 
 /// Longer ones are no freezes.
 const LASTS_MAX: SignedDuration = SignedDuration::from_hours(366 * 24);
@@ -89,13 +94,37 @@ impl FreezeApi {
         Ok(print_freeze(&stored, now))
     }
 
-    fn list(&self) -> proto::ListFreezesResponse {
+    fn list(
+        &self,
+        request: &proto::ListFreezesRequest,
+    ) -> Result<proto::ListFreezesResponse, Error> {
+        let size = match request.page_size {
+            // Programs from before there were pages ask for all.
+            0 => PAGE_SIZE_DEFAULT,
+            asked => page_size(asked)?,
+        };
+        let below = match request.page_token.as_str() {
+            "" => u64::MAX,
+            token => token
+                .strip_prefix(PAGE_TOKEN_PREFIX)
+                .and_then(|number| number.parse().ok())
+                .ok_or_else(|| InvalidField::new("page_token", "is none that this service gave"))?,
+        };
         let now = self.clock.now();
         let freezes = self.policies.freezes();
-        let freezes = freezes.iter().rev().map(|one| print_freeze(one, now));
-        proto::ListFreezesResponse {
-            freezes: freezes.collect(),
-        }
+        let older = freezes.iter().rev().filter(|one| one.number < below);
+        // One more than asked shows whether there is another page.
+        let mut found: Vec<_> = older.take(size + 1).collect();
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some(last) if more => format!("{PAGE_TOKEN_PREFIX}{}", last.number),
+            Some(_) | None => String::new(),
+        };
+        Ok(proto::ListFreezesResponse {
+            freezes: found.iter().map(|one| print_freeze(one, now)).collect(),
+            next_page_token,
+        })
     }
 
     async fn end(&self, name: &str, by: By) -> Result<proto::Freeze, Error> {
@@ -145,9 +174,9 @@ impl FreezeService for FreezeApi {
 
     async fn list_freezes(
         &self,
-        _request: Request<proto::ListFreezesRequest>,
+        request: Request<proto::ListFreezesRequest>,
     ) -> Result<Response<proto::ListFreezesResponse>, Status> {
-        Ok(Response::new(self.list()))
+        answer(self.list(request.get_ref()))
     }
 
     async fn end_freeze(

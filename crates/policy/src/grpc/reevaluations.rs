@@ -77,11 +77,11 @@ impl ReevaluationApi {
         Ok(print(&begun))
     }
 
-    async fn get(&self, name: &str) -> Result<proto::Reevaluation, Error> {
+    pub(super) async fn get(&self, name: &str) -> Result<proto::Reevaluation, Error> {
         Ok(print(&self.jobs.get(number(name)?).await?))
     }
 
-    async fn list(
+    pub(super) async fn list(
         &self,
         request: &proto::ListReevaluationsRequest,
     ) -> Result<proto::ListReevaluationsResponse, Error> {
@@ -110,24 +110,15 @@ impl ReevaluationApi {
         })
     }
 
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         request: &proto::WaitReevaluationRequest,
     ) -> Result<proto::Reevaluation, Error> {
         let number = number(&request.name)?;
-        let timeout = match request.timeout {
-            None => WAIT_DEFAULT,
-            Some(timeout) => Duration::try_from(timeout)
-                .ok()
-                .filter(|timeout| *timeout <= WAIT_MAX)
-                .ok_or_else(|| {
-                    InvalidField::new("timeout", "is not a length of time up to 5 minutes")
-                })?,
-        };
-        self.ended_or_now(number, timeout).await
+        self.ended_or_now(number, wait_of(request.timeout)?).await
     }
 
-    async fn cancel(&self, name: &str, by: By) -> Result<proto::Reevaluation, Error> {
+    pub(super) async fn cancel(&self, name: &str, by: By) -> Result<proto::Reevaluation, Error> {
         let number = number(name)?;
         self.jobs.cancel(number, by).await?;
         tracing::info!(reevaluation = number, "a re-evaluation was cancelled");
@@ -145,6 +136,17 @@ impl ReevaluationApi {
             Err(_) => self.jobs.get(number).await?,
         }))
     }
+}
+
+/// How long a caller wants to wait.
+pub(super) fn wait_of(timeout: Option<prost_types::Duration>) -> Result<Duration, InvalidField> {
+    let Some(timeout) = timeout else {
+        return Ok(WAIT_DEFAULT);
+    };
+    let timeout = Duration::try_from(timeout).ok();
+    timeout
+        .filter(|timeout| *timeout <= WAIT_MAX)
+        .ok_or_else(|| InvalidField::new("timeout", "is not a length of time up to 5 minutes"))
 }
 
 fn number(name: &str) -> Result<u64, InvalidField> {
@@ -229,7 +231,7 @@ fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
 
 /// Why a call is refused.
 #[derive(Debug, Error)]
-enum Error {
+pub(super) enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Field(#[from] InvalidField),

@@ -18,7 +18,7 @@ use crate::policy_doc::PolicyId;
 use crate::resource::rollout::print_rollout;
 use crate::rollout::Order;
 use crate::standstill::Standstill;
-use crate::store::{self, StoredPolicy, StoredRollout};
+use crate::store::{self, By, StoredPolicy, StoredRollout};
 
 mod error;
 mod orders;
@@ -61,7 +61,7 @@ impl RolloutApi {
         }
     }
 
-    async fn get(&self, name: &str) -> Result<proto::Rollout, Error> {
+    pub(super) async fn get(&self, name: &str) -> Result<proto::Rollout, Error> {
         let (id, revision) = self.parse_name(name)?;
         if let Some(policy) = self.policies.get(&id)
             && let Some(stored) = &policy.rollout
@@ -84,7 +84,7 @@ impl RolloutApi {
         self.standstill.why(policy, stored).unwrap_or_default()
     }
 
-    async fn list(
+    pub(super) async fn list(
         &self,
         request: &proto::ListRolloutsRequest,
     ) -> Result<proto::ListRolloutsResponse, Error> {
@@ -130,6 +130,12 @@ impl RolloutApi {
             waits_for: waits_for.unwrap_or_default(),
             ..print_rollout(id, stored, seen)
         }
+    }
+
+    /// Takes the revision back from every device that has it.
+    pub(super) async fn abort(&self, name: String, by: By) -> Result<proto::Rollout, Error> {
+        let asked = Asked::new((name, String::new(), String::new()), by);
+        self.direct(Order::Abort, asked).await
     }
 
     /// Reads `policies/{policy}/rollouts/{revision}`.

@@ -366,7 +366,7 @@ impl World {
         let applied = self
             .service
             .policies
-            .apply(checked, by(), (String::new(), None));
+            .apply(checked, by(), (String::new(), None), None);
         let applied = applied.await;
         let goes_on = matches!(phase, Some(Phase::Rolling | Phase::Soaking));
         let acts = self

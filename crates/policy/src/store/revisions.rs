@@ -12,7 +12,7 @@ use super::frozen;
 use super::rollouts::{self, StoredRollout};
 use super::row::{PolicyRow, instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
-use super::{Error, Outcome, Store, StoredPolicy, SweepNumber};
+use super::{Error, Outcome, Store, StoredPolicy, SweepNumber, etag};
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
 use crate::rollout::{Guarded, Phase, Rollout};
 
@@ -27,6 +27,8 @@ pub(crate) struct Change {
     pub(crate) note: String,
     /// What the mass-change guard has to say; heeded if the policy has no strategy.
     pub(crate) guarded: Option<Guarded>,
+    /// Only if the policy is there with this etag; none: whatever it is.
+    pub(crate) expected: Option<String>,
 }
 
 /// What applying a policy does.
@@ -86,8 +88,14 @@ impl Store {
     }
 
     /// What [`Store::apply`] would do now; nothing is written.
-    pub(crate) async fn rehearse(&self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
-        self.run(move |engine| engine.rehearse(policy, at)).await
+    pub(crate) async fn rehearse(
+        &self,
+        policy: Policy,
+        expected: Option<String>,
+        at: Timestamp,
+    ) -> Result<Applied, Error> {
+        self.run(move |engine| engine.rehearse(policy, expected.as_deref(), at))
+            .await
     }
 
     /// At most `limit` revisions, the newest first, of those below `before`.
@@ -108,7 +116,7 @@ impl Engine {
         let transaction = self.begin(ACTION)?;
         let (applied, ended) = plan(
             &transaction,
-            policy,
+            (policy, change.expected.as_deref()),
             (&change.by.actor, change.at),
             change.guarded.as_ref(),
         )?;
@@ -146,9 +154,14 @@ impl Engine {
 
     /// The same steps in a transaction that is rolled back, so that it cannot say anything else
     /// than what [`Engine::apply`] does.
-    fn rehearse(&mut self, policy: Policy, at: Timestamp) -> Result<Applied, Error> {
+    fn rehearse(
+        &mut self,
+        policy: Policy,
+        expected: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Applied, Error> {
         let transaction = self.begin("check a policy")?;
-        let (applied, _) = plan(&transaction, policy, ("", at), None)?;
+        let (applied, _) = plan(&transaction, (policy, expected), ("", at), None)?;
         Ok(applied)
     }
 
@@ -218,13 +231,16 @@ impl RevisionRow {
 /// transaction; nothing else is written.
 fn plan(
     transaction: &Transaction<'_>,
-    policy: Policy,
+    (policy, expected): (Policy, Option<&str>),
     (author, at): (&str, Timestamp),
     guarded: Option<&Guarded>,
 ) -> Result<(Applied, Option<Arc<StoredRollout>>), Error> {
     let mut ended = None;
     let before = read_policy(transaction, policy.id())?;
     let alive = before.as_ref().filter(|row| !row.deleted);
+    if let Some(expected) = expected {
+        check_etag(policy.id(), alive, expected)?;
+    }
     let old_spec = alive.map(PolicyRow::spec).transpose()?;
     let revision = match &before {
         Some(row) => number("a revision", row.revision)? + 1,
@@ -295,6 +311,20 @@ fn plan(
         before: old_spec,
     };
     Ok((applied, ended))
+}
+
+/// Nobody's change is to be undone by the way.
+fn check_etag(id: &PolicyId, alive: Option<&PolicyRow>, expected: &str) -> Result<(), Error> {
+    let row = alive.ok_or_else(|| Error::NotFound { id: id.clone() })?;
+    let found = etag(number("a revision", row.revision)?);
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Etag {
+        id: id.clone(),
+        found,
+        expected: expected.to_owned(),
+    })
 }
 
 /// A revision that goes on well is not taken back from twins by the way, only because there is a newer one: whoever wants

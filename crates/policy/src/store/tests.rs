@@ -29,6 +29,7 @@ fn change(second: i64) -> Change {
         at: at(second),
         note: format!("at {second}"),
         guarded: None,
+        expected: None,
     }
 }
 
@@ -211,6 +212,36 @@ async fn deleting_wants_a_sweep_and_heeds_the_etag() {
 }
 
 #[tokio::test]
+async fn a_policy_is_replaced_only_as_its_author_has_seen_it() {
+    let fixture = Fixture::new().await;
+    let at_etag = |expected: &str| Change {
+        expected: Some(expected.to_owned()),
+        ..change(50)
+    };
+    let apply = async |priority, expected| {
+        let policy = policy("p", "d", priority);
+        let applied = fixture.store.apply(policy, at_etag(expected), |_| {});
+        applied.await.map(|applied| applied.stored.revision)
+    };
+    assert_eq!(apply(1, "r1").await.unwrap_err().kind(), Kind::NotFound);
+    fixture.apply(policy("p", "d", 1), 10).await;
+    assert_eq!(apply(2, "r1").await.unwrap(), 2);
+    let late = apply(3, "r1").await.unwrap_err();
+    assert_eq!(
+        (late.kind(), late.reason()),
+        (Kind::Aborted, "ETAG_MISMATCH")
+    );
+    let seen = Some("r1".to_owned());
+    let rehearsed = fixture
+        .store
+        .rehearse(policy("p", "d", 3), seen, at(60))
+        .await;
+    assert_eq!(rehearsed.unwrap_err().reason(), "ETAG_MISMATCH");
+    fixture.delete("p", None).await.unwrap();
+    assert_eq!(apply(4, "r2").await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test]
 async fn missed_changes_note_position_and_sweep_together() {
     let fixture = Fixture::new().await;
     let sweep = fixture
@@ -389,7 +420,11 @@ async fn a_rehearsal_says_what_applying_does_and_writes_nothing() {
         policy("new", "d", 2),
     ] {
         let before = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
-        let told = fixture.store.rehearse(next.clone(), at(30)).await.unwrap();
+        let told = fixture
+            .store
+            .rehearse(next.clone(), None, at(30))
+            .await
+            .unwrap();
         let after = fixture.store.load(Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(before.policies, after.policies);
         assert_eq!(before.sweep, after.sweep);

@@ -22,6 +22,7 @@ fn request(policy: proto::Policy) -> proto::ApplyPolicyRequest {
         policy: Some(policy),
         validate_only: false,
         note: String::new(),
+        etag: String::new(),
     }
 }
 

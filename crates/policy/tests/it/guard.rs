@@ -70,6 +70,7 @@ async fn a_large_change_without_a_strategy_begins_with_few_twins() {
         policy: Some(policy::resource::to_request(&draft)),
         validate_only: true,
         note: String::new(),
+        etag: String::new(),
     };
     let told = world.client().await.apply_policy(request).await.unwrap();
     let said = "it changes more than 3 twins at once, and no `rollout:` says how";

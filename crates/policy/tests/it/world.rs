@@ -140,6 +140,7 @@ impl World {
                 policy: Some(policy::resource::to_request(&spec)),
                 validate_only: false,
                 note: String::new(),
+                etag: String::new(),
             };
             let answer = self.client().await.apply_policy(request).await.unwrap();
             answers.push(answer.into_inner());

@@ -1,4 +1,4 @@
-//! `twinward operation`: long-running updates of many twins, seen from outside.
+//! `twinward operation`: what takes long, seen from outside: updates of many twins, rollouts, re-evaluations.
 
 mod undo;
 mod view;
@@ -45,10 +45,11 @@ pub(crate) enum OperationCommand {
     Get(OperationArg),
     /// Follow an operation until it has ended; exits with 1 unless every twin was written
     #[command(
-        after_help = "Example:\n  twinward operation wait 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3"
+        after_help = "Examples:\n  twinward operation wait 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3\n  \
+        twinward operation wait rollout.unexpected-listener.3"
     )]
     Wait(OperationArg),
-    /// Stop an operation between two twins; what was written stays
+    /// Stop an operation between two twins; what was written stays, but of a rollout, which is taken back
     #[command(
         after_help = "Example:\n  twinward operation cancel 0193f2c1-7a40-7c3e-b1d2-5e8f90a1b2c3"
     )]
@@ -88,6 +89,25 @@ pub(crate) struct ListArgs {
         hide_default_value = true
     )]
     actor: String,
+    /// Rollouts and re-evaluations of policies, instead of updates
+    #[arg(long)]
+    policies: bool,
+}
+
+/// Asks the service that an operation is of: the policy service for what it begins names that say so.
+macro_rules! ask {
+    ($connection:expr, $method:ident, $request:expr) => {
+        if is_of_policies(&$request.name) {
+            $connection.policy_operations()?.$method($request).await
+        } else {
+            $connection.operations()?.$method($request).await
+        }
+    };
+}
+
+fn is_of_policies(name: &str) -> bool {
+    let id = short(name);
+    id.starts_with("rollout.") || id.starts_with("reevaluation.")
 }
 
 /// Where an operation stands.
@@ -157,7 +177,7 @@ pub(crate) async fn run(
                 name: args.operation,
             };
             let what = format!("cannot get operation {}", short(&request.name));
-            let answer = connection.operations()?.get_operation(request).await;
+            let answer = ask!(connection, get_operation, request);
             let operation = answer.map_err(|status| connection.refused(&what, status))?;
             output.show(&OperationView(operation.into_inner()))
         }
@@ -168,7 +188,7 @@ pub(crate) async fn run(
                 ..Default::default()
             };
             let what = format!("cannot cancel operation {}", short(&request.name));
-            let answer = connection.operations()?.cancel_operation(request).await;
+            let answer = ask!(connection, cancel_operation, request);
             let operation = answer.map_err(|status| connection.refused(&what, status))?;
             output.show(&OperationView(operation.into_inner()))
         }
@@ -193,12 +213,16 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
             actor: args.actor.clone(),
             ..Default::default()
         };
-        let page = connection
-            .operations()?
-            .list_operations(request)
-            .await
-            .map_err(|status| connection.refused("cannot list operations", status))?
-            .into_inner();
+        let answer = if args.policies {
+            connection
+                .policy_operations()?
+                .list_operations(request)
+                .await
+        } else {
+            connection.operations()?.list_operations(request).await
+        };
+        let page = answer.map_err(|status| connection.refused("cannot list operations", status))?;
+        let page = page.into_inner();
         operations.extend(page.operations);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -280,19 +304,26 @@ pub(crate) async fn follow(
     output: &Output,
 ) -> Result<(), Failure> {
     let what = format!("cannot wait for operation {}", short(&name));
-    let mut progress = Progress::begin("updating twins", None, output.format());
+    let doing = if is_of_policies(&name) {
+        "twins"
+    } else {
+        "updating twins"
+    };
+    let mut progress = Progress::begin(doing, None, output.format());
     let mut backoff = Backoff::new(AGAIN);
     let ended = loop {
         let request = api::WaitOperationRequest {
             name: name.clone(),
             timeout: Some(LOOK),
         };
-        match connection.operations()?.wait_operation(request).await {
+        match ask!(connection, wait_operation, request) {
             Ok(answer) => {
                 backoff = Backoff::new(AGAIN);
                 let operation = answer.into_inner();
                 let done = operation.succeeded + operation.failed + operation.skipped;
-                progress.at(done, Some(operation.total), &view::troubles(&operation));
+                // Of a re-evaluation it may be that nobody has counted the twins.
+                let total = Some(operation.total).filter(|total| *total > 0);
+                progress.at(done, total, &view::troubles(&operation));
                 if operation.state() != api::OperationState::Running {
                     break operation;
                 }

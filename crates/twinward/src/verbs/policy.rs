@@ -106,6 +106,10 @@ pub(crate) struct ApplyArgs {
     /// Why, kept with the revisions that this makes
     #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
     note: String,
+    /// Only if the policy, of which there is one in the files, still has this etag, as `policy get -o json` shows
+    /// it: nobody has changed it since
+    #[arg(long, value_name = "ETAG", default_value_t, hide_default_value = true)]
+    etag: String,
 }
 
 /// Arguments of `policy get`.
@@ -185,16 +189,33 @@ pub(crate) async fn run(
 async fn apply(args: &ApplyArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
     // Everything is read and checked before anything is applied.
     let policies = read_all(&args.files)?;
+    if !args.etag.is_empty() && policies.len() != 1 {
+        let found = policies.len();
+        let failure = Failure::new(Kind::Invalid, "an etag is of one policy");
+        return Err(failure.because(format!("the files have {found}")));
+    }
     let mut client = connection.policies()?;
     if !args.dry_run {
         // A service may refuse what the file check let through (another version); asking first
         // keeps a set of policies from being applied by half.
         for spec in policies.iter().skip(usize::from(policies.len() == 1)) {
-            send(&mut client, spec, (true, &args.note), connection).await?;
+            send(
+                &mut client,
+                spec,
+                (true, &args.note, &args.etag),
+                connection,
+            )
+            .await?;
         }
     }
     for spec in &policies {
-        let answer = send(&mut client, spec, (args.dry_run, &args.note), connection).await?;
+        let answer = send(
+            &mut client,
+            spec,
+            (args.dry_run, &args.note, &args.etag),
+            connection,
+        )
+        .await?;
         output.show_next(&Applied {
             id: spec.id.clone(),
             answer,
@@ -207,13 +228,14 @@ async fn apply(args: &ApplyArgs, connection: &Connection, output: &Output) -> Re
 async fn send(
     client: &mut crate::connection::Policies,
     spec: &PolicySpec,
-    (validate_only, note): (bool, &str),
+    (validate_only, note, etag): (bool, &str, &str),
     connection: &Connection,
 ) -> Result<api::ApplyPolicyResponse, Failure> {
     let request = api::ApplyPolicyRequest {
         policy: Some(policy::resource::to_request(spec)),
         validate_only,
         note: note.to_owned(),
+        etag: etag.to_owned(),
     };
     let what = format!("cannot apply policy {}", spec.id);
     Ok(client

@@ -10,7 +10,7 @@ use crate::store;
 
 /// Why a call is refused.
 #[derive(Debug, Error)]
-pub(super) enum Error {
+pub(in crate::grpc) enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Field(#[from] InvalidField),

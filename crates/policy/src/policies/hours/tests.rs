@@ -65,7 +65,9 @@ impl Fixture {
 
     async fn apply(&self, description: &str, expires: &str) {
         let policy = lamp(description, expires);
-        let applied = self.policies.apply(policy, by(), (String::new(), None));
+        let applied = self
+            .policies
+            .apply(policy, by(), (String::new(), None), None);
         applied.await.unwrap();
     }
 

@@ -183,6 +183,8 @@ pub(super) fn to_wire_operation(operation: &Operation) -> proto::Operation {
         }),
         next_page_token: String::new(),
         begun: operation.total.is_some(),
+        target: String::new(),
+        stage: String::new(),
     }
 }
 

@@ -27,6 +27,10 @@ struct OperationData<'a> {
     desired_patch: Option<Value>,
     #[serde(skip_serializing_if = "str::is_empty")]
     undo_of: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    target: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    stage: &'a str,
     total: u64,
     succeeded: u64,
     failed: u64,
@@ -50,6 +54,8 @@ fn data(operation: &api::Operation) -> OperationData<'_> {
         tags_patch: update.and_then(|update| patch(&update.tags_patch_json)),
         desired_patch: update.and_then(|update| patch(&update.desired_patch_json)),
         undo_of: &operation.undo_of,
+        target: &operation.target,
+        stage: &operation.stage,
         total: operation.total,
         succeeded: operation.succeeded,
         failed: operation.failed,
@@ -87,7 +93,7 @@ fn what(operation: &api::Operation) -> String {
         return format!("undo {}", short(&operation.undo_of));
     }
     let Some(update) = &operation.bulk_update else {
-        return String::new();
+        return operation.target.clone();
     };
     match update.condition.as_str() {
         "*" => format!("all {}", update.source),
@@ -115,6 +121,9 @@ pub(super) fn verdict(operation: &api::Operation) -> Option<Failure> {
         api::OperationState::Succeeded => {
             let failed = plural(operation.failed, "twin", "twins");
             let failure = Failure::new(Kind::Failed, format!("{failed} could not be written"));
+            if !operation.target.is_empty() {
+                return Some(failure);
+            }
             Some(failure.advise(format!(
                 "`twinward operation results {id} --outcome failed` says why"
             )))
@@ -160,6 +169,7 @@ impl View for OperationView {
             vec![
                 ("operation", short(&operation.name).to_owned()),
                 ("state", state(operation.state()).to_owned()),
+                ("stage", operation.stage.clone()),
                 ("error", operation.error.clone()),
                 ("what", what(operation)),
                 ("tags", update.tags_patch_json),

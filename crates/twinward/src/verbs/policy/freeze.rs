@@ -161,12 +161,18 @@ pub(super) async fn list(connection: &Connection, output: &Output) -> Result<(),
 }
 
 async fn all(connection: &Connection) -> Result<Vec<api::Freeze>, Failure> {
-    let answer = connection
-        .freezes()?
-        .list_freezes(api::ListFreezesRequest {})
-        .await;
-    let answer = answer.map_err(|status| connection.refused("cannot list freezes", status))?;
-    Ok(answer.into_inner().freezes)
+    let mut request = api::ListFreezesRequest::default();
+    let mut freezes = Vec::new();
+    loop {
+        let answer = connection.freezes()?.list_freezes(request.clone()).await;
+        let page = answer.map_err(|status| connection.refused("cannot list freezes", status))?;
+        let page = page.into_inner();
+        freezes.extend(page.freezes);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(freezes);
+        }
+    }
 }
 
 fn is_before(one: &prost_types::Timestamp, other: &prost_types::Timestamp) -> bool {

@@ -104,7 +104,7 @@ pub(super) async fn diff(
     let Some(policy) = &args.policy else {
         let mut client = connection.policies()?;
         for spec in read_all(&args.files)? {
-            let answer = send(&mut client, &spec, (true, ""), connection).await?;
+            let answer = send(&mut client, &spec, (true, "", ""), connection).await?;
             let is_new = answer.outcome() == api::apply_policy_response::Outcome::Created;
             let next = answer.policy.map(|policy| policy.revision);
             output.show_next(&DiffView {
