@@ -1,8 +1,10 @@
 """Odd requests that schemathesis does not make, each from its seed: calls of methods with short times,
 registrations over HTTPS, and WebSockets.
 
-Nothing but Python. Whoever sends here looks at one thing: no answer is an error of the server, and
-each connection is answered or closed.
+Nothing but Python. Some of each kind are as they should be, and have to be answered as only who handles
+that kind answers: a method by the device that is connected, a registration with its operation, a
+CONNECT over a WebSocket with a CONNACK. So it is known that the odd ones get that far, too: no answer to
+them is an error of the server, and each connection is answered or closed in time.
 """
 
 import base64
@@ -16,13 +18,17 @@ import struct
 import threading
 import urllib.parse
 
-# Longest that an answer may take; the shortest time of a method is five seconds.
-SOON = 60
+from device import SOON, Answering, connect, derive, signature
+
 # Requests at the same time.
 AT_ONCE = 8
+# So many of each kind are as they should be.
+GOOD = 0.3
+# The device that answers methods, and the group whose devices register.
+DEVICE, GROUP = "methods-1", "odd"
 # A gateway that is used up waits for a device to answer; nobody is there to answer.
 GATEWAY_TIMEOUT = 504
-NAMES = ["", "d", "methods-1", "a b", "%", "%2", "%00", "..", "\u00e4", "x" * 129, "$", "d/modules/m"]
+NAMES = ["", "d", DEVICE, DEVICE, DEVICE, "a b", "%", "%2", "%00", "..", "\u00e4", "x" * 129, "$", "d/modules/m"]
 VALUES = [
     None, True, False, 0, -1, 1, 5, 2**53, 1e400, -0.0, 1.5, "", "0", "null", "\u0000", "\ud7ff", [], {}, [[]],
     {"a": {"b": {"c": []}}}, "x" * 200, "x" * 140_000, ["x"] * 1000,
@@ -40,31 +46,75 @@ class Odd:
         self.port = int(hub.variables["TWINWARD_HTTPS_PORT"])
         self.trust = ssl.create_default_context(cafile=hub.variables["TWINWARD_CA_FILE"])
         self.lock = threading.Lock()
-        self.counts, self.problems = {}, []
+        self.counts, self.problems, self.good = {}, [], {}
+        self.scope = hub.variables["TWINWARD_DPS_ID_SCOPE"]
+        self.group_key = self._made(["provisioning", "get", GROUP, "--group", "--show-keys"], [
+            "provisioning", "create", GROUP, "--group",
+        ])["primaryKey"]  # fmt: skip
+        # One of each thread, so that none takes over another's session.
+        self.devices = [self._device(f"odd-{turn}") for turn in range(AT_ONCE)]
+        self.turn = threading.local()
+
+    def _made(self, get, create):
+        """What is there from an earlier round, or made."""
+        try:
+            return self.hub.cli(*get)
+        except AssertionError:
+            return self.hub.cli(*create)
+
+    def _device(self, name):
+        create = ["device", "create", name, "--no-security-module"]
+        return self._made(["device", "get", name, "--show-keys"], create)["connectionString"]
 
     def send(self, count):
         """`count` requests, of all kinds; answers how many were answered, by status."""
-        threads = [threading.Thread(target=self._some, args=(turn, count)) for turn in range(AT_ONCE)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        answering = Answering(self.hub, self._device(DEVICE))
+        try:
+            threads = [threading.Thread(target=self._some, args=(turn, count)) for turn in range(AT_ONCE)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            answering.close()
         assert not self.problems, self.problems[:5]
+        assert answering.problem is None, answering.problem
+        # Each kind has reached who handles it.
+        assert set(self.good) == {"_method", "_registration", "_websocket"}, self.good
+        assert answering.answered >= self.good["_method"], (answering.answered, self.good)
         return self.counts
 
     def _some(self, turn, count):
+        self.turn.number = turn
         for number in range(turn, count, AT_ONCE):
             chance = random.Random(f"{self.seed}/{number}")
             kind = chance.choice([self._method, self._registration, self._websocket])
+            self.turn.wanted = None
             try:
                 status = kind(chance)
+            except TimeoutError:
+                status = "not answered in time"
             except (OSError, http.client.HTTPException) as error:
                 # It was closed: what is no HTTP may be. Whether the hub lives is looked at in the end.
                 status = f"closed ({type(error).__name__})"
             with self.lock:
                 self.counts[status] = self.counts.get(status, 0) + 1
-                if isinstance(status, int) and status >= 500 and status != GATEWAY_TIMEOUT:
-                    self.problems.append((kind.__name__, self.seed, number, status))
+                wanted = self.turn.wanted
+                if wanted is None:
+                    error = isinstance(status, int) and status >= 500 and status != GATEWAY_TIMEOUT
+                    is_bad = error or status == "not answered in time"
+                else:
+                    is_bad = status != wanted
+                    self.good[kind.__name__] = self.good.get(kind.__name__, 0) + (not is_bad)
+                if is_bad:
+                    self.problems.append((kind.__name__, self.seed, number, status, wanted))
+
+    def _is_good(self, chance, wanted):
+        """Whether a request is to be as it should be; then it has to be answered with `wanted`."""
+        if chance.random() >= GOOD:
+            return False
+        self.turn.wanted = wanted
+        return True
 
     def _call(self, method, path, headers, body):
         connection = http.client.HTTPSConnection(
@@ -103,6 +153,12 @@ class Odd:
         return chance.choice(["?api-version=2021-04-12"] * 8 + ["", "?api-version=", "?api-version=soon"])
 
     def _method(self, chance):
+        if self._is_good(chance, 200):
+            payload = chance.choice([None, True, 0, -1.5, "", "a", [], [1], {"a": {"b": []}}])
+            body = {"methodName": "odd", "payload": payload, "responseTimeoutInSeconds": 60}
+            headers = [("Content-Type", "application/json"), ("Authorization", self.authorizations[0])]
+            path = f"/twins/{DEVICE}/methods?api-version=2021-04-12"
+            return self._call("POST", path, headers, json.dumps(body).encode())
         device = urllib.parse.quote(chance.choice(NAMES), safe=chance.choice(["", "/%"]))
         module = chance.choice(["", "", "/modules/m", "/modules/"])
         fields = {
@@ -116,9 +172,23 @@ class Odd:
         path = f"/twins/{device}{module}/methods{self._version(chance)}"
         return self._call("POST", path, self._headers(chance), body)
 
+    def _proof(self, name):
+        """What proves a device of the group."""
+        resource = f"{self.scope}/registrations/{name}"
+        return "Authorization", signature(resource, derive(self.group_key, name), "registration")
+
     def _registration(self, chance):
-        name = urllib.parse.quote(chance.choice([*NAMES, f"reg-{chance.randrange(50)}"]), safe="")
-        scope = urllib.parse.quote(chance.choice(["0ne00000000", "", "x", "%", "0neFFFFFFFF"]), safe="%")
+        registration = f"reg-{chance.randrange(50)}"
+        json_type = ("Content-Type", "application/json; charset=utf-8")
+        if self._is_good(chance, 202):
+            path = f"/{self.scope}/registrations/{registration}/register?api-version=2021-06-01"
+            body = json.dumps({"registrationId": registration}).encode()
+            return self._call("PUT", path, [json_type, self._proof(registration)], body)
+        name = chance.choice([*NAMES, *[registration] * 6])
+        headers = [json_type, self._proof(name)] if chance.random() < 0.5 else self._headers(chance)
+        name = urllib.parse.quote(name, safe="")
+        scopes = [*[self.scope] * 5, "0ne00000000", "", "x", "%", "0neFFFFFFFF"]
+        scope = urllib.parse.quote(chance.choice(scopes), safe="%")
         what = chance.choice(["/register", "", "/operations/1", "/operations/", "/more", "/register/x"])
         method = chance.choice(["PUT", "PUT", "POST", "GET", "DELETE", "PATCH"])
         fields = {
@@ -129,11 +199,12 @@ class Odd:
         }
         body = self._body(chance, fields)
         path = f"/{scope}/registrations/{name}{what}{self._version(chance)}"
-        return self._call(method, path, self._headers(chance), body)
+        return self._call(method, path, headers, body)
 
     def _websocket(self, chance):
         key = base64.b64encode(os.urandom(16)).decode()
-        odd = chance.random() < 0.4
+        good = self._is_good(chance, "CONNACK")
+        odd = not good and chance.random() < 0.4
         pick = (lambda *values: chance.choice(values)) if odd else (lambda first, *_: first)
         head = [
             f"{pick('GET', 'POST', 'PUT')} {pick('/$iothub/websocket', '/%24iothub/websocket', '/')} HTTP/1.1",
@@ -153,6 +224,8 @@ class Odd:
                 answer.begin()
                 if answer.status != 101:
                     return answer.status
+                if good:
+                    return self._connected(stream)
                 for _ in range(chance.randrange(1, 6)):
                     stream.sendall(self._frame(chance))
                 stream.sendall(b"\x88\x80" + os.urandom(4))
@@ -160,6 +233,21 @@ class Odd:
                 while stream.recv(4096):
                     pass
                 return 101
+
+    def _connected(self, stream):
+        """Connects a device, in a frame as it should be."""
+        packet = connect(self.devices[self.turn.number])
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(packet))
+        stream.sendall(b"\x82" + bytes([0x80 | 126]) + struct.pack("!H", len(packet)) + mask + masked)
+        found = b""
+        # A frame's head of two bytes, and the CONNACK.
+        while len(found) < 6:
+            more = stream.recv(4096)
+            if not more:
+                break
+            found += more
+        return "CONNACK" if found[:4] == b"\x82\x04\x20\x02" and found[5] == 0 else found.hex()
 
     def _frame(self, chance):
         payload = chance.randbytes(chance.choice([0, 1, 2, 125, 126, 5000]))
