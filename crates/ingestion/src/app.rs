@@ -51,7 +51,7 @@ use crate::rejects::Rejects;
 use crate::session::SessionLimits;
 use crate::sessions::Sessions;
 use crate::twins::TwinStore;
-use crate::{alive, farewells, hints, methods, nursery, rejects};
+use crate::{alive, farewells, hints, looking, methods, nursery, rejects};
 
 mod settings;
 
@@ -277,6 +277,8 @@ impl App {
             .listening
             .run(parts.sessions.clone(), parts.auth.clone(), stop.clone());
         tasks.spawn("hints", OnFailure::StopService, hints);
+        let looking = looking::run(parts.sessions.clone(), stop.clone());
+        tasks.spawn("looks", OnFailure::StopService, looking);
         let called = methods::Parts {
             bus: bus.clone(),
             sessions: parts.sessions.clone(),

@@ -12,8 +12,8 @@
 //! Modules in reading order: [`config`], [`app`] (build and run); the pure decisions `admit` (which
 //! events), `push` (which configuration, when) and `session` (what a message leads to); `auth` (who
 //! is it); `outbox`, `inlet` and `rejects` (the way to the bus and its back-pressure); `twins` (the
-//! way to twin-store); `sessions` and `nursery` (which are open, who runs them); `hints` and
-//! `backlog` (what others say); `alive` and `farewells` (what others are told of this run and of ends);
+//! way to twin-store); `sessions` and `nursery` (which are open, who runs them); `hints`,
+//! `looking` and `backlog` (what others say, and all sessions are to do); `alive` and `farewells` (what others are told of this run and of ends);
 //! `methods` (what others ask of devices); `grpc` and `mqtt` (the doors); [`error`], `metrics`.
 
 pub mod app;
@@ -28,6 +28,7 @@ mod farewells;
 mod grpc;
 mod hints;
 mod inlet;
+mod looking;
 mod looks;
 mod methods;
 mod metrics;

@@ -14,7 +14,10 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
 use twin::IdentityKey;
 
+use crate::looking::Wish;
 use crate::methods::MethodCall;
+
+mod wishes;
 
 /// What others told a session since it last looked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -93,6 +96,9 @@ struct Shared {
     max: usize,
     instance: String,
     open: Mutex<Open>,
+    /// What all sessions are to do, and nobody has passed on yet.
+    wish: Mutex<Wish>,
+    wished: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +183,8 @@ impl Sessions {
                 max,
                 instance,
                 open: Mutex::default(),
+                wish: Mutex::default(),
+                wished: Notify::new(),
             }),
         }
     }
@@ -229,27 +237,9 @@ impl Sessions {
         self.tell(identity, |mail| mail.messages = true);
     }
 
-    /// Says that hints may have been lost: everybody looks again, and says again that it is here, for
-    /// another instance may hold a session of the same identity by now.
-    pub(crate) fn look_again(&self) {
-        for entry in lock(&self.shared.open).by_identity.values() {
-            entry.mailbox.put(|mail| {
-                mail.desired = Some(0);
-                mail.messages = true;
-                mail.announce = true;
-            });
-        }
-    }
-
-    /// The same where everybody's saying so would have hints dropped once more: each session says from
-    /// time to time that it is here.
-    pub(crate) fn look_quietly(&self) {
-        for entry in lock(&self.shared.open).by_identity.values() {
-            entry.mailbox.put(|mail| {
-                mail.desired = Some(0);
-                mail.messages = true;
-            });
-        }
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.shared.open).by_identity.len()
     }
 
     /// Says that this run may be taken for ended, and its sessions with it: each says again that it
@@ -259,13 +249,24 @@ impl Sessions {
         last: Option<&IdentityKey>,
         many: usize,
     ) -> Option<IdentityKey> {
+        self.tell_some(last, many, |mailbox| {
+            mailbox.put(|mail| mail.tell_again = true);
+        })
+    }
+
+    fn tell_some(
+        &self,
+        last: Option<&IdentityKey>,
+        many: usize,
+        tell: impl Fn(&Mailbox),
+    ) -> Option<IdentityKey> {
         let open = lock(&self.shared.open);
         let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
         let range = (behind, Bound::Unbounded);
         let entries = open.by_identity.range::<IdentityKey, _>(range);
         let (mut told, mut newest) = (0, None);
         for (identity, entry) in entries.take(many) {
-            entry.mailbox.put(|mail| mail.tell_again = true);
+            tell(&entry.mailbox);
             told += 1;
             newest = Some(identity);
         }
@@ -283,15 +284,6 @@ impl Sessions {
         let behind = open.by_identity.range(identity..);
         for (_, entry) in behind.take_while(|(key, _)| key.device == identity.device) {
             entry.mailbox.put(|mail| mail.identity_changed = true);
-        }
-    }
-
-    /// Says that the hub's shared access policies have changed.
-    pub(crate) fn policies_changed(&self) {
-        for entry in lock(&self.shared.open).by_identity.values() {
-            if entry.mailbox.is_by_policy.load(Ordering::Relaxed) {
-                entry.mailbox.put(|mail| mail.identity_changed = true);
-            }
         }
     }
 
