@@ -136,11 +136,16 @@ impl Engine {
         if rollout == current.rollout {
             return Ok(policy);
         }
-        let sweep = if rollout.in_force() == current.rollout.in_force() {
-            current.sweep
-        } else {
+        let moves = rollout.in_force() != current.rollout.in_force();
+        if moves {
             frozen::thaw_of(&transaction, id.as_str())?;
+        }
+        // Twins that did not stay with the revision ask for it to be pushed again, and were told to wait.
+        let lets_go = rollout.phase == Phase::Completed;
+        let sweep = if moves || lets_go {
             raise_sweep(&transaction)?
+        } else {
+            current.sweep
         };
         let next = StoredRollout {
             version: current.version + 1,

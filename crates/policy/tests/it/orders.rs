@@ -10,7 +10,7 @@ use wire::policy::v1::judged_policy::Verdict;
 use wire::policy::v1::rollout::Phase;
 use wire::policy::v1::rollout_service_client::RolloutServiceClient;
 
-use crate::world::{MODULE, SOON, World};
+use crate::world::{MODULE, SETTLE, SOON, World};
 
 const TWINS: [&str; 2] = [MODULE, "devices/cam-2/modules/m"];
 
@@ -152,6 +152,46 @@ async fn a_wave_is_skipped_once_and_an_order_to_what_has_changed_is_refused() {
         [(true, false); 2],
         "it is to be seen how far it went"
     );
+}
+
+#[tokio::test]
+async fn what_a_rollout_held_back_is_pushed_again_when_it_is_complete() {
+    let world = world().await;
+    world.apply(SETTLE).await;
+    world.apply(&lamp("bright", "")).await;
+    let rolling = in_phase(&world, 1, Phase::Rolling).await;
+    let asking = json!({
+        "agent": {"connected": true},
+        "configuration": {
+            "state": "drifted",
+            "drift": {"pushes": 0, "pushAskedAt": "2026-01-01T00:00:00Z"},
+        },
+    });
+    let skip = async |wave| {
+        let request = proto::SkipWaveRequest {
+            name: rolling.name.clone(),
+            wave,
+            ..proto::SkipWaveRequest::default()
+        };
+        let answer = client(&world).await.skip_wave(request).await;
+        answer.unwrap().into_inner().phase()
+    };
+    assert_eq!(skip(1).await, Phase::Rolling);
+    for name in TWINS {
+        world.wait_desired(name, json!({"lamp": "bright"})).await;
+    }
+    world.wait_evaluated("lamp").await;
+    world.settle().await;
+    let version = world.twins.desired_version(MODULE);
+    world.twins.fold(MODULE, asking).await;
+    world.settle().await;
+    assert_eq!(world.twins.desired_version(MODULE), version, "it is held");
+    assert_eq!(skip(2).await, Phase::Completed);
+    // Nobody asks for it a second time.
+    wait_for("the push", SOON, async || {
+        (world.twins.desired_version(MODULE) == version + 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

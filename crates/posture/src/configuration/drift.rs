@@ -16,6 +16,8 @@ use crate::{limits, time};
 pub const PUSHES_MAX: u32 = 3;
 /// Each push waits so many times as long as the one before.
 const SLOWER: i32 = 6;
+/// A question whether settings may be pushed again stays with the twin; so long until it is asked once more.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 /// A device that stayed as it should be for so long after a push begins anew.
 const CALM: SignedDuration = SignedDuration::from_hours(24);
 
@@ -110,12 +112,13 @@ impl ConfigurationState {
     }
 
     /// When it is to be asked whether the settings may be pushed again, if the first time is after `first`;
-    /// none: not. Whoever has to say so may have been told not to for a while, so it is asked again.
+    /// none: not. Whoever is asked looks again by itself when what held it back is over, so it is asked again
+    /// only for want of an answer, and rarely: each time is a revision of the twin.
     pub fn ask_due(&self, first: SignedDuration) -> Option<Timestamp> {
         let due = self.push_due(first)?;
         match self.drift.push_asked_at {
             None => Some(due),
-            Some(asked) => asked.checked_add(first.checked_mul(SLOWER)?).ok(),
+            Some(asked) => asked.checked_add(ASK_AGAIN).ok(),
         }
     }
 
@@ -211,7 +214,11 @@ mod tests {
         assert!(!state.is_asked());
         state.ask(at(170));
         assert!(state.is_asked());
-        assert_eq!(state.ask_due(FIRST), Some(at(170 + 360)));
+        assert_eq!(
+            state.ask_due(FIRST),
+            Some(at(170 + 86_400)),
+            "each time costs a revision"
+        );
         // By itself it is right again; what it asks for after another drift is another matter.
         let mut back = state.clone();
         answer(&mut back, 2, AckOutcome::Applied, 180);
