@@ -3,7 +3,7 @@
 use twin::Revision;
 
 use super::{Opener, change, standing, upserts};
-use crate::record::{Authentication, IdentityEtag, Status};
+use crate::record::{Authentication, EnrolledBy, IdentityEtag, Provisioned, Status};
 use crate::store::sample::{self, take};
 use crate::store::{
     Commit, Epoch, Error, HistoryRead, Loaded, OperationId, PartitionState, RequestId, Selection,
@@ -86,12 +86,31 @@ pub(super) async fn every_form_of_an_identity_is_kept(opener: Opener) {
     odd.managed_by = "somebody".to_owned();
     odd.model_id = "dtmi:com:example:thing;1".to_owned();
     odd.etag = IdentityEtag::from_number(u64::from(u32::MAX) + 7);
+    let enrolled = |name: &str, generation: &str| EnrolledBy {
+        name: name.to_owned(),
+        generation: Some(generation.to_owned()),
+    };
+    records[1].identity.provisioned = Some(Provisioned {
+        registration_id: "Sn-1".to_owned(),
+        enrollment: enrolled("individualEnrollments/sn-1", "g7"),
+        group: Some(enrolled("enrollmentGroups/plant", "g8")),
+        operation_id: "5.1".to_owned(),
+        was_reset: true,
+        count: 3,
+        first_at: now(),
+        last_at: now() + std::time::Duration::from_secs(9),
+    });
+    let mut module = sample::tagged("d1/m");
+    module.device_tags = Some(records[1].twin.tags.document.clone());
+    records.push(module);
     let commit = Commit {
         partitions: vec![standing(&states, "d0", 1)],
         upserts: upserts(&records),
         ..Commit::default()
     };
     store.commit(commit).await.expect("committed");
+    store.close().await;
+    let store = opener.open().await;
     for record in records {
         let read = store.get(record.key.clone()).await.expect("read");
         assert_eq!(read, Some(record));

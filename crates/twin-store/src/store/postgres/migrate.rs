@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0007_audit_order.sql"),
     include_str!("../../../migrations/postgres/0008_history_links.sql"),
     include_str!("../../../migrations/postgres/0009_configurations.sql"),
+    include_str!("../../../migrations/postgres/0010_inherited.sql"),
 ];
 /// The oldest server: older ones are out of their makers' care by the end of 2026.
 const OLDEST: i32 = 15;

@@ -16,6 +16,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0007_audit_order.sql"),
     include_str!("../../../migrations/0008_history_links.sql"),
     include_str!("../../../migrations/0009_configurations.sql"),
+    include_str!("../../../migrations/0010_inherited.sql"),
 ];
 
 /// Brings the schema up to date.
