@@ -146,7 +146,7 @@ impl Consumer {
         )
     }
 
-    /// Folds a batch, again and again while the store cannot be read: what follows it has to wait,
+    /// Folds a batch, again and again while the store cannot be read or written: what follows it has to wait,
     /// other partitions and callers do not.
     async fn fold_in_time(
         &mut self,
@@ -157,8 +157,13 @@ impl Consumer {
             let Err(error) = self.fold(batch).await else {
                 return Ok(());
             };
-            if !matches!(error, Error::Store(store::Error::Engine { .. })) {
-                return Err(error);
+            match error {
+                // Of the latter two something else in its commit was damaged, and nothing was written: without that it
+                // is the next time, or when those have gone who want to change it all the same.
+                Error::Store(store::Error::Engine { .. })
+                | Error::Overtaken
+                | Error::Damaged(_) => {}
+                error => return Err(error),
             }
             warn!(
                 stream = self.stream,

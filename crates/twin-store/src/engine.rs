@@ -6,7 +6,8 @@
 //! record as for hundreds). It then tells watchers and outboxes. It decides nothing itself.
 //!
 //! A commit that fails ends the writer and with it the service: after a failed fsync or a lost
-//! fence nobody can say what the store holds, and the next start finds out.
+//! fence nobody can say what the store holds, and the next start finds out. One that the store refuses because
+//! some of it is damaged has written nothing: it is decided on anew, without that (`spoilt.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use crate::store::{PartitionState, Population, Selection, Store};
 mod recording;
 mod relief;
 mod sharing;
+mod spoilt;
 mod unread;
 mod work;
 mod writer;
@@ -192,6 +194,7 @@ pub fn engine(
         trimmed: BTreeMap::new(),
         readable_logs,
         sharing: None,
+        spoilt: spoilt::Spoilt::default(),
     };
     (engine, writer, ends)
 }

@@ -3,8 +3,7 @@
 use service_kit::auth::Denied;
 use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::RemoteError;
-use twin::query::QueryErrorKind;
-use twin::{IdentityKey, Partition, TwinError, Violations};
+use twin::{IdentityKey, Partition, TwinError, Violations, query::QueryErrorKind};
 use wire::InvalidField;
 
 use crate::provisioning::ProvisioningError;
@@ -135,8 +134,8 @@ pub enum Error {
         /// Which partition.
         partition: Partition,
     },
-    /// Another replica changed what was decided on before it was written.
-    #[error("another twin-store was faster; try again")]
+    /// Another replica changed what was decided on, or damage beside it kept it from being written.
+    #[error("something has changed meanwhile, and nothing was written; try again")]
     Overtaken,
     /// Another replica was to do its part of a call, and did not.
     #[error("another replica did not do its part; repeat the call: {0}")]
@@ -270,7 +269,7 @@ impl Classified for Error {
                 store::Error::Fenced { .. } | store::Error::TokenUsedUp | store::Error::Closed => {
                     Kind::Unavailable
                 }
-                store::Error::Damaged(_) => Kind::DataLoss,
+                store::Error::Damaged(_) | store::Error::Unwritable(_) => Kind::DataLoss,
                 store::Error::PartitionCount { .. }
                 | store::Error::Newer { .. }
                 | store::Error::Engine { .. } => Kind::Internal,
@@ -325,6 +324,7 @@ impl Classified for Error {
             Error::Store(
                 store::Error::PartitionCount { .. }
                 | store::Error::Newer { .. }
+                | store::Error::Unwritable(_)
                 | store::Error::Engine { .. },
             ) => "STORE_FAILED",
         }

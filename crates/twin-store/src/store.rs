@@ -31,6 +31,7 @@ pub(crate) mod quarantine;
 pub(crate) mod row;
 #[cfg(test)]
 pub(crate) mod sample;
+mod spoilt;
 pub(crate) mod sql;
 pub mod sqlite;
 mod thin;
@@ -68,6 +69,15 @@ pub trait Store: Send + Sync {
     /// Reads what a decision needs; absent things are left out. What is damaged is told of by itself
     /// ([`Loaded::Damaged`]) and does not keep the rest from being read.
     fn load(&self, selections: Vec<Selection>) -> BoxFuture<'_, Result<Vec<Loaded>, Error>>;
+
+    /// As [`Store::load`], for the one writer: everything that is written waits for it, so it does not wait for
+    /// everybody who reads.
+    fn load_to_write(
+        &self,
+        selections: Vec<Selection>,
+    ) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
+        self.load(selections)
+    }
 
     /// Writes everything of the commit, durably, or nothing.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>>;
@@ -742,6 +752,10 @@ pub enum Error {
     /// A record that is needed cannot be read.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// Damage keeps some of a commit from being written. Nothing was; without these, each a
+    /// [`Loaded::Damaged`], the rest can be.
+    #[error("{} stored rows cannot be changed, because they or those beside them are damaged", .0.len())]
+    Unwritable(Vec<Loaded>),
     /// The store is made by a newer version of Twinward.
     #[error("the store has schema {found}, this program knows {known}; use a newer program")]
     Newer {

@@ -72,6 +72,8 @@ pub struct Overlay {
     requests: BTreeMap<RequestId, Result<RequestAnswer, Damaged>>,
     operations: BTreeMap<OperationId, Result<OperationRow, Damaged>>,
     provisioning: BTreeMap<ProvisioningKey, Result<ProvisioningRow, Damaged>>,
+    /// Devices whose tags may have been written.
+    tagged: BTreeSet<DeviceId>,
     left: Left,
     numbers: Numbers,
     pub(super) room: Room,
@@ -90,6 +92,7 @@ impl Overlay {
             requests: BTreeMap::new(),
             operations: BTreeMap::new(),
             provisioning: BTreeMap::new(),
+            tagged: BTreeSet::new(),
             left: Left::default(),
             numbers,
             room: Room::unlimited(),
@@ -199,6 +202,7 @@ impl Overlay {
         if key.module.is_some() && record.device_tags.is_none() {
             record.device_tags = self.tags_of(&IdentityKey::new_device(key.device.clone()));
         }
+        self.may_give(&record);
         self.open(&key, weight);
         let record = self.stamped(Arc::new(record), changes, weight, cause);
         let slot = self.slots.entry(key).or_default();

@@ -17,6 +17,7 @@ use crate::testing::{device, identity, key, new_device, now, object, operator_wr
 
 mod inherited;
 mod sequences;
+mod spoilt;
 mod trails;
 
 /// Keeps little, so that tests see what is forgotten.

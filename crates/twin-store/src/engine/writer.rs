@@ -13,6 +13,7 @@ use twin::{Partition, PartitionCount, Revision, partition_of};
 
 use super::recording::record_change;
 use super::sharing::{Sharing, commanded};
+use super::spoilt::Spoilt;
 use super::{Answer, Committed, Keep, Logs, Work};
 use crate::apply::{Left, Numbers, Outcome, Overlay, Room};
 use crate::audit;
@@ -27,6 +28,9 @@ const GROUP: usize = 1024;
 /// Records that the work of one commit may load, unless a single piece of work loads more. With the
 /// limits of a twin's size it bounds the memory of a commit.
 const GROUP_RECORDS: usize = 8192;
+/// Devices whose tags one commit hands down to their modules, of which each may have fifty, unless a single piece of
+/// work has more: what is to be decided behind them waits for the next one.
+const GIVERS: usize = 128;
 /// How often it is noted what was published, and the log is trimmed.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,7 @@ pub struct Writer {
     pub(super) readable_logs: Logs,
     /// If partitions come and go.
     pub(super) sharing: Option<Sharing>,
+    pub(super) spoilt: Spoilt,
 }
 
 impl Writer {
@@ -102,32 +107,40 @@ impl Writer {
             let (contended, other): (Vec<_>, Vec<_>) =
                 group.into_iter().partition(Work::is_contended);
             for group in [other, contended] {
-                if !group.is_empty()
-                    && let Err(error) = self.write(group).await
-                {
-                    self.failed(error)?;
+                let mut left = group;
+                while !left.is_empty() {
+                    left = match self.write(left).await {
+                        Ok(left) => left,
+                        Err(error) => {
+                            self.failed(error)?;
+                            Vec::new()
+                        }
+                    };
                 }
             }
         }
     }
 
-    /// One group: load, decide, commit, answer, tell.
-    async fn write(&mut self, group: Vec<Work>) -> Result<(), store::Error> {
+    /// One group: load, decide, commit, answer, tell. Answers what is left to be written apart.
+    async fn write(&mut self, group: Vec<Work>) -> Result<Vec<Work>, store::Error> {
         let started = self.clock.monotonic();
         let selections: BTreeSet<Selection> = group
             .iter()
             .flat_map(|work| work.selections.iter().cloned())
             .collect();
-        let loaded = match self.store.load(selections.into_iter().collect()).await {
+        let loaded = match self.load(selections.into_iter().collect()).await {
             Ok(loaded) => loaded,
-            Err(error) => return self.unread(group, error),
+            Err(error) => return self.unread(group, error).map(|()| Vec::new()),
         };
         let now = self.clock.now();
         let room = Room::new(self.keep.limits, self.population);
         let mut overlay = Overlay::new(loaded, self.numbers(), now).within(room);
         let mut positions = BTreeMap::new();
         let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
-        for work in group {
+        let mut group = group.into_iter();
+        while overlay.givers() < GIVERS
+            && let Some(work) = group.next()
+        {
             let ready = match self.elsewhere(&work) {
                 None => {
                     if let Some((partition, sequence)) = work.position {
@@ -141,9 +154,9 @@ impl Writer {
             answers.push((work.decide)(ready));
         }
         if let Some(heirs) = overlay.heirs() {
-            match self.store.load(heirs).await {
+            match self.load(heirs).await {
                 Ok(loaded) => overlay.hand_down(loaded),
-                Err(error) => return self.unheard(answers, error),
+                Err(error) => return self.unheard(answers, error).map(|()| group.collect()),
             }
         }
         let outcome = overlay.into_outcome();
@@ -167,14 +180,17 @@ impl Writer {
                 }
                 failpoint::hit("writer.answered");
                 self.tell(changes);
-                Ok(())
+                Ok(group.collect())
             }
             Err(store::Error::TokenUsedUp) => {
                 // Nothing was written, and nothing is in doubt.
                 for answer in answers {
                     answer(Err(Error::Overtaken));
                 }
-                Ok(())
+                Ok(group.collect())
+            }
+            Err(store::Error::Unwritable(said)) => {
+                self.refused(answers, said).map(|()| group.collect())
             }
             Err(error) => {
                 for answer in answers {

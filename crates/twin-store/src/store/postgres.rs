@@ -52,6 +52,7 @@ mod quarantine;
 mod read;
 mod search;
 mod settings;
+mod spoilt;
 mod statement;
 mod text;
 mod thin;
@@ -155,8 +156,12 @@ impl Store for PostgresStore {
             async move { write::commit(client, &commit).await }.boxed()
         });
         async move {
-            let notes = write.await?;
-            self.note(notes).await;
+            let done = write.await;
+            if let Err(Error::Unwritable(said)) = &done {
+                self.note(said.iter().filter_map(Note::of_loaded).collect())
+                    .await;
+            }
+            self.note(done?).await;
             let upserts = written.upserts.iter().map(|upsert| &upsert.record.key);
             self.noted.forget(upserts.chain(&written.deletes));
             Ok(())

@@ -23,6 +23,10 @@ const AGAIN_AFTER: Duration = Duration::from_mins(10);
 const UNREADABLE: char = '\u{fffd}';
 /// How a note begins of revisions that cannot be removed because an index does not fit them.
 pub(crate) const STUCK: &str = "from here on revisions stay as they are";
+/// How a note begins of another row that cannot be removed or changed because an index does not fit it.
+pub(crate) const UNFIT: &str = "an index does not fit it";
+/// How a note begins of what can perhaps be read, and not be changed.
+pub(crate) const UNWRITABLE: &str = "it cannot be changed";
 /// Notes that are listed and looked through at once; a store with more is to be restored.
 pub(crate) const NOTES_MAX: i64 = 1000;
 
@@ -127,6 +131,25 @@ impl Note {
         }
     }
 
+    /// Of rows of one time that cannot be read, not even which they are.
+    pub(crate) fn of_unreadable_rows(table: Table, at: i64, why: &str) -> Note {
+        let key = (0..table.key_columns()).map(|_| format!("{UNREADABLE}{at}"));
+        Note {
+            table,
+            key: key.collect(),
+            problem: format!("rows of {at} cannot be read: {why}"),
+        }
+    }
+
+    /// Of rows that their index by time hides.
+    pub(crate) fn of_index(table: Table) -> Note {
+        Note {
+            table,
+            key: vec![UNREADABLE.to_string(); table.key_columns()],
+            problem: format!("{UNFIT}: those behind its first entry are not found by their times"),
+        }
+    }
+
     /// Of the histories as a whole.
     pub(crate) fn of_histories(why: &str) -> Note {
         Note {
@@ -196,6 +219,11 @@ impl Note {
             key,
             problem,
         })
+    }
+
+    /// Whether it is of what can perhaps be read, and not be changed.
+    pub(crate) fn is_of_writing(&self) -> bool {
+        self.problem.contains(UNWRITABLE)
     }
 
     /// The twin it is of, if it is of one whose key can be read.

@@ -29,6 +29,7 @@ use super::{
     Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
+use connect::{BUSY_TIMEOUT, connect};
 use migrate::{MIGRATIONS, migrate};
 use threads::{Readers, Writer};
 
@@ -36,7 +37,10 @@ pub use maintain::SqliteFiles;
 #[cfg(test)]
 pub(crate) use maintain::check_on;
 
+mod connect;
+mod entries;
 mod fill;
+mod indexes;
 mod maintain;
 mod migrate;
 mod operations;
@@ -46,6 +50,7 @@ mod provisioning;
 mod quarantine;
 mod read;
 mod search;
+mod spoilt;
 mod thin;
 mod threads;
 mod trails;
@@ -54,10 +59,6 @@ mod write;
 
 /// Name of the file below the data directory.
 pub(crate) const FILE_NAME: &str = "twins.db";
-/// Writers wait for each other this long; only a second process on the same file competes.
-const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Statements kept compiled by each connection; a commit has about twenty.
-const STATEMENTS: usize = 64;
 
 /// What was read, and what was found damaged on the way.
 type Found<T> = (Result<T, Error>, Vec<Note>);
@@ -70,6 +71,7 @@ pub struct SqliteStore {
     claimed: Mutex<BTreeSet<ReplicaId>>,
     noted: Noted,
     trims: Arc<trim::Memory>,
+    indexes: Arc<indexes::Indexes>,
 }
 
 impl SqliteStore {
@@ -81,13 +83,14 @@ impl SqliteStore {
         let path = folder.join(FILE_NAME);
         let mut connection = connect(&path)?;
         migrate(&mut connection)?;
-        trim::mend(&mut connection);
+        indexes::mend(&mut connection);
         Ok(SqliteStore {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers::new(path)),
             claimed: Mutex::default(),
             noted: Noted::default(),
             trims: Arc::default(),
+            indexes: Arc::default(),
         })
     }
 
@@ -177,14 +180,30 @@ impl Store for SqliteStore {
         self.read_noting(move |connection, notes| read::load(connection, &selections, notes))
     }
 
+    fn load_to_write(
+        &self,
+        selections: Vec<Selection>,
+    ) -> BoxFuture<'_, Result<Vec<Loaded>, Error>> {
+        let reading = self.readers.clone().run_to_write(move |connection| {
+            let mut notes = Vec::new();
+            let loaded = read::load(connection, &selections, &mut notes);
+            Ok((loaded, notes))
+        });
+        self.noting(reading.boxed())
+    }
+
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), Error>> {
         let noted = self.noted.clone();
-        self.write(move |connection| {
-            write::commit(connection, &commit)?;
-            let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
-            noted.forget(upserts.chain(&commit.deletes));
-            Ok(())
-        })
+        let indexes = self.indexes.clone();
+        self.noting(self.write(move |connection| {
+            let mut damage = Vec::new();
+            let written = write::commit(connection, &commit, &indexes, &mut damage);
+            if written.is_ok() {
+                let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
+                noted.forget(upserts.chain(&commit.deletes));
+            }
+            Ok((written, damage))
+        }))
     }
 
     fn get(&self, key: IdentityKey) -> BoxFuture<'_, Result<Option<Record>, Error>> {
@@ -367,23 +386,6 @@ fn engine<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, Error> {
-    let connection = Connection::open(path).map_err(engine("open its file"))?;
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .map_err(engine("set its time-out"))?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // FULL: an answered write survives a power cut, not only the end of the process. A WAL of up
-    // to 16,000 pages between checkpoints nearly doubles the rate of random writes (limits §7).
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = 16000; PRAGMA cache_size = -65536;",
-        )
-        .map_err(engine("set up its file"))?;
-    Ok(connection)
-}
-
 /// An instant as the rows have it.
 fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
     super::row::history::nanoseconds(at).ok_or(Error::Engine {
@@ -395,4 +397,4 @@ fn nanoseconds(at: jiff::Timestamp) -> Result<i64, Error> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::{alter, tamper};
+pub(crate) use tests::{alter, break_page_of, tamper};

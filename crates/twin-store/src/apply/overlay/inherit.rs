@@ -16,15 +16,31 @@ impl Overlay {
     /// have written; none if they wrote none. A device that was not there before has no modules that are
     /// stored.
     pub(crate) fn heirs(&self) -> Option<Vec<Selection>> {
-        let mut devices = self.givers().peekable();
+        let mut devices = self.written().peekable();
         devices.peek()?;
         let devices = devices.filter(|(_, slot)| slot.original.is_some());
         let families = devices.map(|(key, _)| Selection::Family(key.device.clone()));
         Some(families.collect())
     }
 
+    /// How many devices there are whose tags decisions have written, and which may have modules that are stored.
+    pub(crate) fn givers(&self) -> usize {
+        self.tagged.len()
+    }
+
+    /// Notes that a decision writes the tags of a device, if it does.
+    pub(super) fn may_give(&mut self, record: &Record) {
+        let slot = self.slots.get(&record.key);
+        let before = slot.and_then(|slot| slot.original.as_ref());
+        let tags = &record.twin.tags.document;
+        let gives = before.is_some_and(|before| before.twin.tags.document != *tags);
+        if record.key.module.is_none() && gives {
+            self.tagged.insert(record.key.device.clone());
+        }
+    }
+
     /// The devices whose tags decisions have written.
-    fn givers(&self) -> impl Iterator<Item = (&IdentityKey, &Slot)> {
+    fn written(&self) -> impl Iterator<Item = (&IdentityKey, &Slot)> {
         let devices = self.slots.iter();
         devices.filter(|(key, slot)| key.module.is_none() && slot.wrote_tags())
     }
@@ -40,7 +56,7 @@ impl Overlay {
             }
         }
         self.begin();
-        let devices = self.givers();
+        let devices = self.written();
         let devices: Vec<_> = devices
             .map(|(key, slot)| (key.clone(), slot.why()))
             .collect();

@@ -194,3 +194,84 @@ fn what_is_damaged_of_a_family_keeps_the_rest_from_nothing() {
     let tags = overlay.get(&key("d/a")).expect("there").device_tags.clone();
     assert_eq!(tags.as_deref(), Some(r#"{"site":"Lyon"}"#));
 }
+
+#[tokio::test(start_paused = true)]
+async fn modules_of_a_replica_that_died_get_the_tags_from_the_one_that_takes_over() {
+    let store = ModelStore::new();
+    let first = Running::start(Arc::new(store.clone())).await;
+    create(&first.engine, "d").await.expect("made");
+    tag(&first.engine, json!({"site": "Lyon"})).await;
+    add_module(&first.engine, "d/m").await;
+    let stored_without = first
+        .engine
+        .decide(Selection::One(key("d/m")), |overlay, _| {
+            let mut record = overlay.get(&key("d/m"))?.clone();
+            record.device_tags = None;
+            let changes = [ChangeKind::Posture];
+            let weight = crate::apply::Weight::Fact;
+            overlay.put(record, &changes, weight, &Cause::default());
+            Ok(())
+        });
+    stored_without.await.expect("written");
+
+    // Another one comes, which owns nothing yet, and finds what it cannot mend.
+    let metrics = Metrics::new(&Registry::new().scope("test"));
+    let count = PartitionCount::new(4).unwrap();
+    let clock = ManualClock::at(now());
+    let (engine, writer, control) =
+        shared_engine(Arc::new(store.clone()), clock.clone(), metrics, count, KEEP);
+    let writer = tokio::spawn(writer.run());
+    let task = HandedDown::new(Arc::new(store.clone()), engine.clone(), clock);
+    assert_eq!(task.look().await.unwrap(), 1, "it is another one's");
+    let task = tokio::spawn(task.run(service_kit::shutdown::ShutdownToken::new()));
+    settle().await;
+    assert_eq!(device_tags(&store, "d/m").await, None);
+
+    // The first one is killed before it has handed anything down, and the other one takes its partitions.
+    first.writer.abort();
+    let mut ends = Vec::new();
+    for state in take(&store).await {
+        ends.push(control.take(state).await.expect("it runs"));
+    }
+    let ended = tokio::time::timeout(Duration::from_hours(24), task).await;
+    ended
+        .expect("there is nothing left to do")
+        .expect("no panic");
+    assert_eq!(
+        device_tags(&store, "d/m").await.as_deref(),
+        Some(r#"{"site":"Lyon"}"#)
+    );
+    drop((engine, ends, control));
+    writer.abort();
+}
+
+#[tokio::test]
+async fn tags_of_many_devices_are_handed_down_a_bounded_number_at_a_time() {
+    let store = ModelStore::new();
+    let running = Running::start(Arc::new(store.clone())).await;
+    let engine = &running.engine;
+    let names: Vec<_> = (0..300).map(|number| format!("d-{number}")).collect();
+    futures::future::join_all(names.iter().map(|name| create(engine, name))).await;
+    let before = store.commits();
+    // Each by a task of its own, so that all have handed in their work before the writer looks at it.
+    let tagged = names.iter().map(|name| {
+        let sections = twin::TwinPatch {
+            tags: Some(object(json!({"site": "Lyon"}))),
+            desired: None,
+        };
+        let write = operator_write(twins::Form::Patch, sections);
+        let (engine, of) = (engine.clone(), key(name));
+        tokio::spawn(async move {
+            let decided = engine.decide(Selection::One(of.clone()), move |overlay, now| {
+                twins::write(overlay, &of, &write, now, &Cause::default())
+            });
+            decided.await.map(|_| ())
+        })
+    });
+    let tagged: Vec<_> = tagged.collect();
+    for written in tagged {
+        written.await.expect("no panic").expect("written");
+    }
+    assert_eq!(store.commits() - before, 3, "of 128 devices at most");
+    running.stop().await.expect("a good end");
+}

@@ -58,7 +58,7 @@ async fn note(client: &mut Client, notes: &[Note]) -> Result<(), Error> {
     let action = "note a damaged row";
     for note in notes {
         let mut transaction = client.transaction().await.map_err(engine(action))?;
-        if let Some(key) = note.twin() {
+        if let Some(key) = note.twin().filter(|_| !note.is_of_writing()) {
             match is_damaged(&transaction, &key).await {
                 Ok(true) => {}
                 Ok(false) => continue,
@@ -127,13 +127,13 @@ async fn notes(client: &Client) -> Result<Vec<Note>, Error> {
     .await
 }
 
-/// Notes of revisions whose keys cannot be read, from before a time.
+/// Notes of rows whose keys cannot be read, from before a time; but for twins, which never grow old.
 async fn unreadable(client: &Client, before: i64) -> Result<Vec<Note>, Error> {
     let mut notes = read_notes(
         client,
         "SELECT table_name, key, problem FROM quarantine
-         WHERE table_name = $1 AND found_at < $2 LIMIT $3",
-        &[&Table::History.name(), &before, &NOTES_MAX],
+         WHERE table_name <> $1 AND found_at < $2 LIMIT $3",
+        &[&Table::Twins.name(), &before, &NOTES_MAX],
     )
     .await?;
     notes.retain(|note| note.place().is_none());

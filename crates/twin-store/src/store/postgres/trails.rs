@@ -15,7 +15,7 @@ use crate::store::row::history::{self, HistoryRow};
 use crate::store::row::{change, module_text};
 use crate::store::{Commit, Error, HistoryEntry, HistoryRead, Hole, LogEntry, LogPage, OrHole};
 
-pub(super) use audit::audit;
+pub(super) use audit::{add_audit, audit};
 pub(super) use audit_by_time::audit_by_time;
 #[cfg(test)]
 pub(super) use audit_by_time::pages as audit_pages;

@@ -22,16 +22,14 @@ use crate::store::{Error, Retention, Trimmed, failpoint};
 use aged::old_revisions;
 pub(super) use look::look;
 pub(super) use memory::Memory;
+use rest::rest;
 use surplus::surplus_revisions;
 
 mod aged;
 mod look;
 mod memory;
+mod rest;
 mod surplus;
-
-/// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
-/// has just accepted is still there.
-const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Name of the advisory lock that lets one replica trim at a time: "twintrim" as a number.
 pub(super) const LOCK: i64 = i64::from_be_bytes(*b"twintrim");
@@ -65,26 +63,24 @@ async fn trim(
         return Ok(Trimmed::default());
     }
     let histories = histories(&transaction, retention, found, memory).await?;
-    let requests = requests(&transaction, retention).await?;
-    let (operations, more_operations) = operations(&transaction, retention).await?;
-    let more_tokens = tokens(&transaction, retention).await?;
+    let mut notes = Vec::new();
+    let rest = rest(&transaction, retention, &mut notes).await?;
+    append(found, notes);
     failpoint::hit("trim.written");
     transaction.commit().await.map_err(engine(action))?;
     failpoint::hit("trim.durable");
     quarantine::sweep(client, before(retention, retention.history_age)).await?;
-    let ((old, more_old), shortened) = histories?;
-    let is_full = |removed| removed >= u64::from(retention.batch);
+    let (((old, more_old), shortened), rest) = (histories?, rest?);
     Ok(Trimmed {
         revisions: old + shortened.surplus,
         joined: shortened.joined.gone,
         written: shortened.joined.written,
-        requests,
-        operations,
+        requests: rest.requests,
+        operations: rest.operations,
         more: shortened.more
             || more_old
-            || more_operations
-            || more_tokens
-            || [shortened.surplus, requests].into_iter().any(is_full),
+            || rest.more
+            || shortened.surplus >= u64::from(retention.batch),
     })
 }
 
@@ -203,82 +199,6 @@ async fn fact(transaction: &Transaction<'_>, name: &str) -> Result<Option<String
     let rows = query_in(transaction, action, sql, &[&name]).await?;
     // One that cannot be read is the beginning.
     Ok(rows.first().and_then(|row| row.try_get(0).ok()))
-}
-
-async fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
-    execute(
-        transaction,
-        "forget old answers",
-        "DELETE FROM requests WHERE id IN
-             (SELECT id FROM requests WHERE at < $1 ORDER BY at LIMIT $2)",
-        &[
-            &before(retention, retention.request_age),
-            &i64::from(retention.batch),
-        ],
-    )
-    .await
-}
-
-/// Removes operations that ended long ago, but of each the results first: there may be a million.
-/// Answers how many operations, and whether there is more.
-async fn operations(
-    transaction: &Transaction<'_>,
-    retention: &Retention,
-) -> Result<(u64, bool), Error> {
-    let action = "forget old operations";
-    let old = before(retention, retention.operation_age);
-    let limit = i64::from(retention.batch);
-    let results = execute(
-        transaction,
-        action,
-        "DELETE FROM operation_results WHERE (operation, device_id, module_id) IN
-             (SELECT r.operation, r.device_id, r.module_id
-              FROM operations o JOIN operation_results r ON r.operation = o.id
-              WHERE o.ended AND o.at < $1 LIMIT $2)",
-        &[&old, &limit],
-    )
-    .await?;
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM operations WHERE id IN
-             (SELECT o.id FROM operations o WHERE o.ended AND o.at < $1
-                  AND NOT EXISTS (SELECT 1 FROM operation_results r WHERE r.operation = o.id)
-              LIMIT $2)",
-        &[&old, &limit],
-    )
-    .await?;
-    Ok((removed, results.max(removed) >= u64::from(retention.batch)))
-}
-
-/// Removes expired tokens, but of each the uses first: there may be as many as devices. Answers
-/// whether there is more.
-async fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<bool, Error> {
-    let action = "forget expired enrolment tokens";
-    let old = retention.now.saturating_sub(EXPIRED_GRACE);
-    let old = old.unwrap_or(Timestamp::MIN).as_second();
-    let limit = i64::from(retention.batch);
-    let uses = execute(
-        transaction,
-        action,
-        "DELETE FROM enrollments WHERE (hash, device_id) IN
-             (SELECT e.hash, e.device_id
-              FROM enrollment_tokens t JOIN enrollments e ON e.hash = t.hash
-              WHERE t.expires_at < $1 LIMIT $2)",
-        &[&old, &limit],
-    )
-    .await?;
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM enrollment_tokens WHERE hash IN
-             (SELECT t.hash FROM enrollment_tokens t WHERE t.expires_at < $1
-                  AND NOT EXISTS (SELECT 1 FROM enrollments e WHERE e.hash = t.hash)
-              LIMIT $2)",
-        &[&old, &limit],
-    )
-    .await?;
-    Ok(uses.max(removed) >= u64::from(retention.batch))
 }
 
 /// The instant before which things are older than `age`, as the rows have it.

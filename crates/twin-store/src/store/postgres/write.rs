@@ -11,13 +11,13 @@ use super::apart::{Care, sparing};
 use super::read::is_of_damage;
 use super::trails::Last;
 use super::{
-    Parameter, engine, execute, nanoseconds, number, operations, population, provisioning,
-    quarantine, query_in, text, tokens, trails,
+    Parameter, engine, execute, number, operations, population, provisioning, quarantine, query_in,
+    spoilt, text, tokens, trails,
 };
 use crate::store::quarantine::Note;
 use crate::store::row::{self, change, module_text};
 use crate::store::{
-    AuditEntry, Commit, Error, IndexEntry, LogEntry, PartitionState, Population, Upsert, failpoint,
+    Commit, Error, IndexEntry, LogEntry, PartitionState, Population, Upsert, failpoint,
 };
 
 /// Rows of one statement: bounds the memory that both sides need for it.
@@ -31,10 +31,13 @@ pub(super) async fn commit(client: &mut Client, commit: &Commit) -> Result<Vec<N
         return done;
     }
     // Nothing of it was written: the server says so before the end of the transaction.
-    Box::pin(try_to_commit(client, commit, Care::Apart)).await
+    match Box::pin(try_to_commit(client, commit, Care::Apart)).await {
+        Err(error) if is_of_damage(&error) => Box::pin(spoilt::commit(client, commit, error)).await,
+        done => done,
+    }
 }
 
-async fn try_to_commit(
+pub(super) async fn try_to_commit(
     client: &mut Client,
     commit: &Commit,
     care: Care,
@@ -57,7 +60,7 @@ async fn try_to_commit(
         records(&transaction, commit),
         move_and_log(&transaction, commit),
         history(&transaction, commit, last),
-        audit(&transaction, &commit.audit),
+        trails::add_audit(&transaction, &commit.audit),
         rest(&transaction, commit),
     )?;
     population::count(&transaction, &commit.partitions, made).await?;
@@ -68,7 +71,7 @@ async fn try_to_commit(
     Ok(notes)
 }
 
-async fn history(
+pub(super) async fn history(
     transaction: &Transaction<'_>,
     commit: &Commit,
     last: Option<Last>,
@@ -79,7 +82,7 @@ async fn history(
 }
 
 /// What is small, and in most commits not there.
-async fn rest(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+pub(super) async fn rest(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
     try_join!(
         tokens::write(transaction, &commit.tokens, &commit.enrollments),
         operations::write(transaction, commit),
@@ -120,7 +123,10 @@ async fn fence(transaction: &Transaction<'_>, states: &[PartitionState]) -> Resu
 }
 
 /// In this order, because the floor of a log follows its partition.
-async fn move_and_log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {
+pub(super) async fn move_and_log(
+    transaction: &Transaction<'_>,
+    commit: &Commit,
+) -> Result<(), Error> {
     move_partitions(transaction, &commit.partitions).await?;
     failpoint::hit("commit.moved");
     log(transaction, commit).await?;
@@ -163,7 +169,10 @@ async fn move_partitions(
 
 /// In this order: what is noted of a twin is looked at when its row is ours, and the entries of the
 /// index that a damaged one had go before new ones come.
-async fn records(transaction: &Transaction<'_>, commit: &Commit) -> Result<Population, Error> {
+pub(super) async fn records(
+    transaction: &Transaction<'_>,
+    commit: &Commit,
+) -> Result<Population, Error> {
     let (mut made, removed) = try_join!(
         all_twins(transaction, &commit.upserts),
         delete(transaction, &commit.deletes),
@@ -355,32 +364,6 @@ async fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error
     ] {
         execute(transaction, "trim the log", sql, &[&numbers, &through]).await?;
     }
-    Ok(())
-}
-
-async fn audit(transaction: &Transaction<'_>, entries: &[AuditEntry]) -> Result<(), Error> {
-    for entry in entries {
-        execute(
-            transaction,
-            "write an audit entry",
-            "INSERT INTO audit (partition, sequence, at, actor, action, resource, detail,
-                 trace_parent, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[
-                &number(entry.partition),
-                &entry.sequence.cast_signed(),
-                &nanoseconds(entry.at)?,
-                &text::pack(&entry.actor),
-                &text::pack(&entry.action),
-                &text::pack(&entry.resource),
-                &text::pack(&entry.detail),
-                &entry.trace_parent.as_deref().map(text::pack),
-                &&entry.hash[..],
-            ],
-        )
-        .await?;
-    }
-    failpoint::hit("commit.audited");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use super::write::{begin, execute};
 use super::{engine, module_text, read};
 use crate::record::Damaged;
 use crate::store::maintain::{Kind, Table};
-use crate::store::quarantine::{NOTES_MAX, Note, STUCK, report};
+use crate::store::quarantine::{NOTES_MAX, Note, STUCK, UNFIT, report};
 use crate::store::{Error, failpoint};
 
 /// Notes damaged rows and says so, once for each.
@@ -16,6 +16,9 @@ pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Er
     // It may have been written anew since it was read. This is the connection that writes, so it
     // stays as it is now; and a transaction that came upon damage could write no more.
     let is_damaged = |note: &&Note| {
+        if note.is_of_writing() {
+            return true;
+        }
         let found = note.twin().map(|key| read::find(connection, &key));
         !matches!(found, Some(Ok(None | Some(Ok(_)))))
     };
@@ -29,10 +32,18 @@ pub(super) fn note(connection: &mut Connection, notes: &[Note]) -> Result<(), Er
              VALUES (?1, ?2, unixepoch() * 1000000000, ?3)
              ON CONFLICT (table_name, key) DO UPDATE SET
                  problem = excluded.problem || '; ' || quarantine.problem
-             WHERE substr(excluded.problem, 1, length(?4)) = ?4
-                 AND substr(quarantine.problem, 1, length(?4)) <> ?4",
+             WHERE (substr(excluded.problem, 1, length(?4)) = ?4
+                     OR substr(excluded.problem, 1, length(?5)) = ?5)
+                 AND substr(quarantine.problem, 1, length(?4)) <> ?4
+                 AND substr(quarantine.problem, 1, length(?5)) <> ?5",
             // Because of these notes an index is made anew, whatever else is noted of the row.
-            params![note.table.name(), note.key_text(), note.problem, STUCK],
+            params![
+                note.table.name(),
+                note.key_text(),
+                note.problem,
+                STUCK,
+                UNFIT
+            ],
         )?;
         if fresh > 0 {
             report(note);
@@ -68,8 +79,12 @@ fn read_notes(
     let mut statement = connection.prepare_cached(sql).map_err(engine(action))?;
     let rows = statement
         .query_map(parameters, |row| {
-            let (table, key): (String, String) = (row.get(0)?, row.get(1)?);
-            Ok(Note::read(&table, &key, row.get(2)?))
+            let read = || -> rusqlite::Result<_> {
+                let (table, key): (String, String) = (row.get(0)?, row.get(1)?);
+                Ok(Note::read(&table, &key, row.get(2)?))
+            };
+            // A note that is damaged itself keeps no other from being read.
+            Ok(read().ok().flatten())
         })
         .map_err(engine(action))?;
     let notes = rows
@@ -86,22 +101,16 @@ pub(super) fn any(transaction: &Transaction<'_>) -> Result<bool, Error> {
         .map_err(engine("look for damaged rows"))
 }
 
-/// Forgets that a twin was damaged. Its entries of the index go, too: whoever writes the twin anew
-/// could not know which there were.
-pub(super) fn clear(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<(), Error> {
-    let action = "forget that a twin was damaged";
-    let (device, module) = (key.device.as_str(), module_text(key));
+/// Forgets that a twin was damaged; answers whether it was. Its entries of the index have to go, too: whoever writes the
+/// twin anew could not know which there were.
+pub(super) fn clear(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<bool, Error> {
     let noted = execute(
         transaction,
-        action,
+        "forget that a twin was damaged",
         "DELETE FROM quarantine WHERE table_name = ?1 AND key = json_array(?2, ?3)",
-        params![Table::Twins.name(), device, module],
+        params![Table::Twins.name(), key.device.as_str(), module_text(key)],
     )?;
-    if noted > 0 {
-        let sql = "DELETE FROM twin_index WHERE device_id = ?1 AND module_id = ?2";
-        execute(transaction, action, sql, params![device, module])?;
-    }
-    Ok(())
+    Ok(noted > 0)
 }
 
 /// Forgets notes of rows that are gone; of a revision whose key cannot be read, when it is older than the histories
@@ -130,13 +139,13 @@ pub(super) fn sweep(connection: &mut Connection, oldest_kept: i64) -> Result<(),
     Ok(())
 }
 
-/// Notes of revisions whose keys cannot be read, from before a time.
+/// Notes of rows whose keys cannot be read, from before a time; but for twins, which never grow old.
 fn unreadable(connection: &Connection, before: i64) -> Result<Vec<Note>, Error> {
     let mut notes = read_notes(
         connection,
         "SELECT table_name, key, problem FROM quarantine
-         WHERE table_name = ?1 AND found_at < ?2 LIMIT ?3",
-        params![Table::History.name(), before, NOTES_MAX],
+         WHERE table_name <> ?1 AND found_at < ?2 LIMIT ?3",
+        params![Table::Twins.name(), before, NOTES_MAX],
     )?;
     notes.retain(|note| note.place().is_none());
     Ok(notes)

@@ -157,7 +157,7 @@ async fn damaged_rows_of_operations_do_not_keep_the_others_from_being_read() {
 }
 
 /// Breaks the page of the file that holds a text, so that the engine cannot step onto it.
-fn break_page_of(folder: &Path, text: &[u8]) {
+pub(crate) fn break_page_of(folder: &Path, text: &[u8]) {
     const PAGE: usize = 4096;
     /// What a page with rows of a table without row ids begins with.
     const LEAF: u8 = 0x0a;
@@ -356,5 +356,122 @@ async fn what_is_behind_a_span_is_not_looked_at() {
     let lights = lights.await.expect("read");
     let numbers: Vec<_> = lights.iter().map(|light| light.revision).collect();
     assert_eq!(numbers, [9, 10]);
+    store.close().await;
+}
+
+/// The names of all members of an object and of those in it.
+fn members(value: &serde_json::Value, path: &str, all: &mut std::collections::BTreeSet<String>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}{name}");
+        members(value, &format!("{path}."), all);
+        all.insert(path);
+    }
+}
+
+/// A program that does not know a member of a row drops it with its next write of that row. So whoever adds one also
+/// adds a migration, if only for its number.
+#[test]
+fn a_new_member_of_a_row_has_a_schema_of_its_own() {
+    let mut record = crate::store::sample::tagged("d/m");
+    let identity = &mut record.identity;
+    identity.status_reason = "why".to_owned();
+    identity.status_updated_at = Some(now());
+    identity.iot_edge = true;
+    identity.managed_by = "somebody".to_owned();
+    identity.model_id = "dtmi:com:example:thing;1".to_owned();
+    let enrolled = crate::record::EnrolledBy {
+        name: "enrollmentGroups/plant".to_owned(),
+        generation: Some("g".to_owned()),
+    };
+    identity.provisioned = Some(crate::record::Provisioned {
+        registration_id: "sn".to_owned(),
+        enrollment: enrolled.clone(),
+        group: Some(enrolled),
+        operation_id: "5.1".to_owned(),
+        was_reset: true,
+        count: 1,
+        first_at: now(),
+        last_at: now(),
+    });
+    record.configurations = [("c".to_owned(), twin::ConfigurationStatus::Applied)].into();
+    record.device_tags = Some(r#"{"t":1}"#.to_owned());
+    let row = crate::store::row::encode(&record).unwrap();
+    let mut all = std::collections::BTreeSet::new();
+    members(&serde_json::from_str(&row.body).unwrap(), "", &mut all);
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    let expected = [
+        "authentication",
+        "authentication.sas",
+        "authentication.sas.primary",
+        "authentication.sas.secondary",
+        "configurations",
+        "configurations.c",
+        "created_at",
+        "desired",
+        "desired.metadata",
+        "desired.version",
+        "device_tags",
+        "device_tags.t",
+        "etag",
+        "generation",
+        "identity_etag",
+        "identity_updated_at",
+        "iot_edge",
+        "managed_by",
+        "model_id",
+        "provisioned",
+        "provisioned.count",
+        "provisioned.enrollment",
+        "provisioned.first_at",
+        "provisioned.generation",
+        "provisioned.group",
+        "provisioned.group.generation",
+        "provisioned.group.name",
+        "provisioned.last_at",
+        "provisioned.operation",
+        "provisioned.registration",
+        "provisioned.reset",
+        "reported",
+        "reported.metadata",
+        "reported.version",
+        "status_reason",
+        "status_updated_at",
+        "tags",
+        "tags.metadata",
+        "tags.version",
+        "updated_at",
+        "version",
+    ];
+    assert_eq!((all.as_slice(), MIGRATIONS.len()), (&expected[..], 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_reads_does_not_hold_up_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(filled(folder.path(), &["a"]).await);
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (store, ended, begun) = (store.clone(), ended.clone(), begun.clone());
+        reads.spawn(async move {
+            let read = store.read(move |_| {
+                begun.notify_one();
+                // Until the other end is dropped.
+                let _ = ended.lock().map(|ended| ended.recv());
+                Ok(())
+            });
+            read.await
+        });
+    }
+    begun.notified().await;
+    let needed = store.load_to_write(vec![Selection::One(key("a"))]);
+    let needed = tokio::time::timeout(std::time::Duration::from_secs(20), needed).await;
+    drop(end);
+    assert_eq!(needed.expect("it has a turn of its own").unwrap().len(), 1);
+    while let Some(read) = reads.join_next().await {
+        read.unwrap().unwrap();
+    }
     store.close().await;
 }

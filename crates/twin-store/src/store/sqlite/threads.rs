@@ -14,8 +14,10 @@ const WRITE_QUEUE: usize = 64;
 /// Short readings at once. More would be more threads for the same processors and disk, each with a page
 /// cache of its own to warm; those that wait are short, too.
 const SHORT_READERS: usize = 4;
+/// Readings at once of what is to be written: the engine has one under way.
+const WRITERS_READERS: usize = 1;
 /// Reading connections kept open; more long readings at once open more and close them again.
-const IDLE_READERS: usize = SHORT_READERS + 2;
+const IDLE_READERS: usize = SHORT_READERS + WRITERS_READERS + 2;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -90,6 +92,8 @@ pub(super) struct Readers {
     state: Mutex<State>,
     /// Turns of short readings.
     turns: Arc<Semaphore>,
+    /// Turns of what is read to be written.
+    to_write: Arc<Semaphore>,
     /// Told each time a reader has finished.
     finished: Notify,
 }
@@ -116,6 +120,7 @@ impl Readers {
             path,
             state: Mutex::default(),
             turns: Arc::new(Semaphore::new(SHORT_READERS)),
+            to_write: Arc::new(Semaphore::new(WRITERS_READERS)),
             finished: Notify::new(),
         }
     }
@@ -126,6 +131,17 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Error::Closed)?;
+        self.enter(Some(turn))?.run(work).await
+    }
+
+    /// Reads what is to be written. It has turns of its own: all that is written waits for it, and must not wait for
+    /// everybody who reads.
+    pub(super) async fn run_to_write<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.to_write.clone().acquire_owned().await;
         let turn = turn.map_err(|_| Error::Closed)?;
         self.enter(Some(turn))?.run(work).await
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
-use service_kit::error::chain;
 
-use super::read::{is_damage, is_of_damage};
+use super::indexes::Indexes;
+use super::read::is_damage;
 use super::thin::{self, thin};
 use super::write::execute;
 use super::{SqliteStore, engine, nanoseconds, quarantine};
@@ -22,10 +22,12 @@ use crate::store::{Error, Retention, Trimmed};
 
 use aged::old_revisions;
 pub(super) use look::{Text, look};
-pub(super) use stuck::{Stuck, mend};
+use rest::rest;
+pub(super) use stuck::Stuck;
 
 mod aged;
 mod look;
+mod rest;
 mod stuck;
 
 /// What a store remembers of the histories between two trims.
@@ -34,10 +36,6 @@ pub(super) struct Memory {
     stuck: Stuck,
     patience: Patience,
 }
-
-/// Expired enrolment tokens are forgotten this long after, so that one which a decision under way
-/// has just accepted is still there.
-const EXPIRED_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Removes a bounded amount from a store, and notes what was found damaged on the way.
 pub(super) async fn of(store: &SqliteStore, retention: Retention) -> Result<Trimmed, Error> {
@@ -52,7 +50,8 @@ pub(super) async fn of(store: &SqliteStore, retention: Retention) -> Result<Trim
             Ok(plan)
         })
         .await?;
-    let trim = move |connection: &mut _| trim(connection, &retention, plan, &memory);
+    let indexes = Arc::clone(&store.indexes);
+    let trim = move |connection: &mut _| trim(connection, &retention, plan, &memory, &indexes);
     store.write(trim).await
 }
 
@@ -108,11 +107,16 @@ fn trim(
     retention: &Retention,
     plan: Result<Plan, Error>,
     memory: &Memory,
+    indexes: &Indexes,
 ) -> Result<Trimmed, Error> {
     let stuck = &memory.stuck;
+    let mut hidden = Vec::new();
+    indexes.order(connection, &mut hidden)?;
+    stuck.keep_notes(hidden);
     let old = stuck.part(connection, |transaction| {
         old_revisions(transaction, retention, stuck)
     })?;
+    let of_old = stuck.of_all(&old);
     let mut notes = Vec::new();
     let shortened = match plan {
         Ok(plan) => stuck.part(connection, |transaction| {
@@ -121,15 +125,11 @@ fn trim(
         })?,
         Err(error) => Err(error),
     };
-    let failures = [old.as_ref().err(), shortened.as_ref().err()];
-    let damage = failures.into_iter().flatten().find(|one| is_of_damage(one));
-    notes.extend(damage.map(|error| Note::of_histories(&chain(error))));
+    notes.extend(of_old.or_else(|| stuck.of_all(&shortened)));
     stuck.keep_notes(notes);
-    let rest = stuck.part(connection, |transaction| {
-        let requests = requests(transaction, retention)?;
-        let operations = operations(transaction, retention)?;
-        Ok((requests, operations, tokens(transaction, retention)?))
-    })?;
+    let mut of_rest = Vec::new();
+    let rest = rest(connection, retention, indexes, &mut of_rest);
+    stuck.keep_notes(of_rest);
     let notes = stuck.take_notes();
     if !notes.is_empty()
         && let Err(error) = quarantine::note(connection, &notes)
@@ -139,20 +139,17 @@ fn trim(
         return Err(error);
     }
     quarantine::sweep(connection, before(retention, retention.history_age))?;
-    let ((old, more_old), shortened) = (old?, shortened?);
-    let (requests, (operations, more_operations), more_tokens) = rest?;
-    let is_full = |removed| removed >= u64::from(retention.batch);
+    let ((old, more_old), shortened, rest) = (old?, shortened?, rest?);
     Ok(Trimmed {
         revisions: old + shortened.surplus,
         joined: shortened.joined.gone,
         written: shortened.joined.written,
-        requests,
-        operations,
+        requests: rest.requests,
+        operations: rest.operations,
         more: shortened.more
             || more_old
-            || more_operations
-            || more_tokens
-            || [shortened.surplus, requests].into_iter().any(is_full),
+            || rest.more
+            || shortened.surplus >= u64::from(retention.batch),
     })
 }
 
@@ -283,71 +280,6 @@ fn surplus_revisions(
         }
     }
     Ok(u64::from(retention.batch - left))
-}
-
-fn requests(transaction: &Transaction<'_>, retention: &Retention) -> Result<u64, Error> {
-    let removed = execute(
-        transaction,
-        "forget old answers",
-        "DELETE FROM requests WHERE id IN
-             (SELECT id FROM requests WHERE at < ?1 ORDER BY at LIMIT ?2)",
-        params![before(retention, retention.request_age), retention.batch],
-    )?;
-    Ok(count(removed))
-}
-
-/// Removes operations that ended long ago, but of each the results first: there may be a million.
-/// Answers how many operations, and whether there is more.
-fn operations(transaction: &Transaction<'_>, retention: &Retention) -> Result<(u64, bool), Error> {
-    let action = "forget old operations";
-    let old = before(retention, retention.operation_age);
-    let results = execute(
-        transaction,
-        action,
-        "DELETE FROM operation_results WHERE (operation, device_id, module_id) IN
-             (SELECT r.operation, r.device_id, r.module_id
-              FROM operations o JOIN operation_results r ON r.operation = o.id
-              WHERE o.ended = 1 AND o.at < ?1 LIMIT ?2)",
-        params![old, retention.batch],
-    )?;
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM operations WHERE id IN
-             (SELECT o.id FROM operations o WHERE o.ended = 1 AND o.at < ?1
-                  AND NOT EXISTS (SELECT 1 FROM operation_results r WHERE r.operation = o.id)
-              LIMIT ?2)",
-        params![old, retention.batch],
-    )?;
-    let more = count(results.max(removed)) >= u64::from(retention.batch);
-    Ok((count(removed), more))
-}
-
-/// Removes expired tokens, but of each the uses first: there may be as many as devices. Answers
-/// whether there is more.
-fn tokens(transaction: &Transaction<'_>, retention: &Retention) -> Result<bool, Error> {
-    let action = "forget expired enrolment tokens";
-    let old = retention.now.saturating_sub(EXPIRED_GRACE);
-    let old = old.unwrap_or(Timestamp::MIN).as_second();
-    let uses = execute(
-        transaction,
-        action,
-        "DELETE FROM enrollments WHERE (hash, device_id) IN
-             (SELECT e.hash, e.device_id
-              FROM enrollment_tokens t JOIN enrollments e ON e.hash = t.hash
-              WHERE t.expires_at < ?1 LIMIT ?2)",
-        params![old, retention.batch],
-    )?;
-    let removed = execute(
-        transaction,
-        action,
-        "DELETE FROM enrollment_tokens WHERE hash IN
-             (SELECT t.hash FROM enrollment_tokens t WHERE t.expires_at < ?1
-                  AND NOT EXISTS (SELECT 1 FROM enrollments e WHERE e.hash = t.hash)
-              LIMIT ?2)",
-        params![old, retention.batch],
-    )?;
-    Ok(count(uses.max(removed)) >= u64::from(retention.batch))
 }
 
 /// The instant before which things are older than `age`.

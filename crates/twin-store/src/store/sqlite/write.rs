@@ -3,47 +3,101 @@
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior, params};
 use twin::{IdentityKey, Revision};
 
-use super::{engine, module_text, nanoseconds, quarantine, trails};
+use super::entries::Entries;
+use super::indexes::Indexes;
+use super::read::is_of_damage;
+use super::{engine, module_text, nanoseconds, quarantine, spoilt, trails};
+use crate::store::quarantine::Note;
 use crate::store::row::{self, change, sums};
 use crate::store::{
     AuditEntry, Commit, EnrollmentToken, EnrollmentUse, Error, IndexEntry, PartitionState, Upsert,
     failpoint,
 };
 
-/// Writes a commit, whole or not at all.
-pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(), Error> {
+/// Writes a commit, whole or not at all; notes what damage keeps from being changed.
+pub(super) fn commit(
+    connection: &mut Connection,
+    commit: &Commit,
+    indexes: &Indexes,
+    notes: &mut Vec<Note>,
+) -> Result<(), Error> {
+    match try_to_commit(connection, commit, Care::Together, notes) {
+        // Nothing of it was written: the engine says so before the end of the transaction.
+        Err(error) if is_of_damage(&error) => {
+            spoilt::commit(connection, commit, indexes, error, notes)
+        }
+        done => done,
+    }
+}
+
+/// What becomes of entries of an index that cannot be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Care {
+    /// They fail everything.
+    Together,
+    /// They stay, and are noted. It costs a savepoint each.
+    Apart,
+}
+
+pub(super) fn try_to_commit(
+    connection: &mut Connection,
+    commit: &Commit,
+    care: Care,
+    notes: &mut Vec<Note>,
+) -> Result<(), Error> {
     let transaction = begin(connection)?;
     failpoint::hit("commit.begun");
     for state in &commit.partitions {
         fence(&transaction, state)?;
     }
     failpoint::hit("commit.fenced");
-    if quarantine::any(&transaction)? {
+    write_all(&transaction, commit, care, notes)?;
+    failpoint::hit("commit.written");
+    transaction.commit().map_err(engine("commit"))?;
+    failpoint::hit("commit.durable");
+    Ok(())
+}
+
+/// Writes everything of a commit but where its partitions stand.
+pub(super) fn write_all(
+    transaction: &Transaction<'_>,
+    commit: &Commit,
+    care: Care,
+    notes: &mut Vec<Note>,
+) -> Result<(), Error> {
+    let mut entries = Entries {
+        transaction,
+        care,
+        notes,
+    };
+    if quarantine::any(transaction)? {
         let upserts = commit.upserts.iter().map(|upsert| &upsert.record.key);
         for key in upserts.chain(&commit.deletes) {
-            quarantine::clear(&transaction, key)?;
+            if quarantine::clear(transaction, key)? {
+                entries.remove_all(key)?;
+            }
         }
     }
     for written in &commit.upserts {
-        upsert(&transaction, written)?;
+        upsert(&mut entries, written)?;
     }
     for key in &commit.deletes {
-        delete(&transaction, key)?;
+        delete(&mut entries, key)?;
     }
     failpoint::hit("commit.twins");
-    log(&transaction, commit)?;
+    log(transaction, commit)?;
     for entry in &commit.history {
-        trails::keep(&transaction, entry, commit.coalesce_within)?;
+        trails::keep(transaction, entry, commit.coalesce_within)?;
     }
     for entry in &commit.audit {
-        audit(&transaction, entry)?;
+        audit(transaction, entry)?;
     }
     for token in &commit.tokens {
-        enrollment_token(&transaction, token)?;
+        enrollment_token(transaction, token)?;
     }
     for use_of in &commit.enrollments {
         execute(
-            &transaction,
+            transaction,
             "keep the use of an enrolment token",
             "INSERT INTO enrollments (hash, device_id, nonce, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (hash, device_id) DO NOTHING",
@@ -55,13 +109,9 @@ pub(super) fn commit(connection: &mut Connection, commit: &Commit) -> Result<(),
             ],
         )?;
     }
-    unexhausted(&transaction, &commit.enrollments)?;
-    super::operations::write(&transaction, commit)?;
-    super::provisioning::write(&transaction, &commit.provisioning)?;
-    failpoint::hit("commit.written");
-    transaction.commit().map_err(engine("commit"))?;
-    failpoint::hit("commit.durable");
-    Ok(())
+    unexhausted(transaction, &commit.enrollments)?;
+    super::operations::write(transaction, commit)?;
+    super::provisioning::write(transaction, &commit.provisioning)
 }
 
 /// A transaction that holds the write lock from the start, so that a fence read in it stays true.
@@ -126,7 +176,8 @@ fn fence(transaction: &Transaction<'_>, state: &PartitionState) -> Result<(), Er
     }
 }
 
-fn upsert(transaction: &Transaction<'_>, written: &Upsert) -> Result<(), Error> {
+fn upsert(entries: &mut Entries<'_>, written: &Upsert) -> Result<(), Error> {
+    let transaction = entries.transaction;
     let record = &written.record;
     let row = row::encode(record).map_err(engine("encode a twin"))?;
     let (device, module) = (record.key.device.as_str(), module_text(&record.key));
@@ -155,14 +206,8 @@ fn upsert(transaction: &Transaction<'_>, written: &Upsert) -> Result<(), Error> 
             row.checksum
         ],
     )?;
-    for IndexEntry { path, value } in &written.index_remove {
-        execute(
-            transaction,
-            "remove an index entry",
-            "DELETE FROM twin_index
-             WHERE path = ?1 AND value = ?2 AND device_id = ?3 AND module_id = ?4",
-            params![path, value, device, module],
-        )?;
+    for entry in &written.index_remove {
+        entries.remove(&record.key, entry)?;
     }
     for IndexEntry { path, value } in &written.index_add {
         execute(
@@ -176,19 +221,14 @@ fn upsert(transaction: &Transaction<'_>, written: &Upsert) -> Result<(), Error> 
     Ok(())
 }
 
-fn delete(transaction: &Transaction<'_>, key: &IdentityKey) -> Result<(), Error> {
-    for sql in [
+fn delete(entries: &mut Entries<'_>, key: &IdentityKey) -> Result<(), Error> {
+    execute(
+        entries.transaction,
+        "delete a twin",
         "DELETE FROM twins WHERE device_id = ?1 AND module_id = ?2",
-        "DELETE FROM twin_index WHERE device_id = ?1 AND module_id = ?2",
-    ] {
-        execute(
-            transaction,
-            "delete a twin",
-            sql,
-            params![key.device.as_str(), module_text(key)],
-        )?;
-    }
-    Ok(())
+        params![key.device.as_str(), module_text(key)],
+    )?;
+    entries.remove_all(key)
 }
 
 fn log(transaction: &Transaction<'_>, commit: &Commit) -> Result<(), Error> {

@@ -1,14 +1,14 @@
 //! The chains of audit entries in the shared store.
 
-use deadpool_postgres::Client;
+use deadpool_postgres::{Client, Transaction};
 use service_kit::error::chain;
 use tokio_postgres::Row;
 use twin::Partition;
 
-use super::super::{engine, number, query, read, text, unsigned};
+use super::super::{engine, execute, nanoseconds, number, query, read, text, unsigned};
 use crate::record::Damaged;
 use crate::store::row::history::instant;
-use crate::store::{AuditEntry, AuditHead, AuditPage, Error, Hole, OrHole};
+use crate::store::{AuditEntry, AuditHead, AuditPage, Error, Hole, OrHole, failpoint};
 
 /// The columns that [`audit_entry`] reads, in this order, behind those of the partition.
 pub(super) const COLUMNS: &str = "p.audit_sequence, p.audit_hash, a.sequence, a.at, a.actor, a.action, \
@@ -138,4 +138,34 @@ pub(super) fn audit_entry(
             problem,
         },
     })
+}
+
+/// Adds entries to chains.
+pub(in crate::store::postgres) async fn add_audit(
+    transaction: &Transaction<'_>,
+    entries: &[AuditEntry],
+) -> Result<(), Error> {
+    for entry in entries {
+        execute(
+            transaction,
+            "write an audit entry",
+            "INSERT INTO audit (partition, sequence, at, actor, action, resource, detail,
+                 trace_parent, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[
+                &number(entry.partition),
+                &entry.sequence.cast_signed(),
+                &nanoseconds(entry.at)?,
+                &text::pack(&entry.actor),
+                &text::pack(&entry.action),
+                &text::pack(&entry.resource),
+                &text::pack(&entry.detail),
+                &entry.trace_parent.as_deref().map(text::pack),
+                &&entry.hash[..],
+            ],
+        )
+        .await?;
+    }
+    failpoint::hit("commit.audited");
+    Ok(())
 }

@@ -10,8 +10,11 @@ use super::*;
 use crate::store::maintain::verify;
 use crate::store::postgres::PostgresRows;
 use crate::store::postgres::testing::{open, settings};
-use crate::store::sample::{of, revision, take};
-use crate::store::{Commit, HistoryEntry, HistoryRead, Store};
+use crate::store::sample::{self, of, revision, take};
+use crate::store::{
+    Commit, HistoryEntry, HistoryRead, Loaded, OperationId, OperationRow, RequestAnswer, RequestId,
+    Selection, Store,
+};
 use crate::testing::{key, now};
 
 const NAMES: [&str; 3] = ["aaa-1", "cam-2", "zzz-3"];
@@ -112,23 +115,32 @@ async fn fill(store: &PostgresStore, noise: &str) {
 }
 
 /// The file of a table, or of what its values lie in.
-async fn file(database: &Database, relation: &str) -> PathBuf {
+async fn file(database: &Database, table: &str, relation: &str) -> PathBuf {
     let sql = format!(
         "SELECT current_setting('data_directory') || '/' || pg_relation_filepath({relation})
-         FROM pg_class WHERE oid = 'history'::regclass"
+         FROM pg_class WHERE oid = '{table}'::regclass"
     );
     database.ask(&sql).await.expect("it has a file").into()
 }
 
-/// Has the disk change bytes of a file, at the one place where they are.
+/// Has the disk change bytes of a file of the histories, at the one place where they are.
 async fn change(
     server: &mut PostgresServer,
     database: &Database,
     relation: &str,
     change: impl FnOnce(&mut Vec<u8>),
 ) {
+    change_of(server, database, ("history", relation), change).await;
+}
+
+async fn change_of(
+    server: &mut PostgresServer,
+    database: &Database,
+    (table, relation): (&str, &str),
+    change: impl FnOnce(&mut Vec<u8>),
+) {
     database.execute("CHECKPOINT").await;
-    let path = file(database, relation).await;
+    let path = file(database, table, relation).await;
     server.kill();
     let mut bytes = std::fs::read(&path).expect("it can be read");
     change(&mut bytes);
@@ -403,5 +415,116 @@ async fn a_place_that_cannot_be_read_is_the_beginning() {
     };
     trimmed(&store, all).await;
     assert_eq!(left(&database, "cam-2").await, [8, 9]);
+    store.close().await;
+}
+
+/// Of the answers those on one page, whose checksum is wrong.
+#[tokio::test]
+async fn answers_that_cannot_be_removed_keep_nothing_else() {
+    let mut server = server("", false).await;
+    let database = server.database().await;
+    let store = open(&database.url()).await;
+    let states = take(&store).await;
+    let answer = |number: u8| RequestAnswer {
+        id: RequestId(format!("alice/UpdateTwin/{number}")),
+        fingerprint: [number; 32],
+        answer: vec![number; 1500],
+        at: now() + Duration::from_secs(number.into()),
+    };
+    let operation = |number: u8| OperationRow {
+        id: OperationId(format!("018f-{number}")),
+        ended: true,
+        at: now(),
+        body: format!(r#"{{"kind":"{number}"}}"#),
+    };
+    let mut results = sample::results();
+    results[0].operation = operation(1).id;
+    let written = Commit {
+        partitions: states,
+        requests: (0..20).map(answer).collect(),
+        operations: (1..4).map(operation).collect(),
+        results,
+        tokens: sample::tokens(),
+        enrollments: sample::enrollments(),
+        ..Commit::default()
+    };
+    store.commit(written).await.expect("committed");
+    let flip = |bytes: &mut Vec<u8>| {
+        let at = place(bytes, b"alice/UpdateTwin/7");
+        bytes[at] ^= 1;
+    };
+    change_of(&mut server, &database, ("requests", "oid"), flip).await;
+    let all = Retention {
+        request_age: Duration::from_hours(1),
+        operation_age: Duration::from_hours(1),
+        // Tokens go an hour after they have expired.
+        now: now() + SignedDuration::from_hours(3),
+        batch: 3,
+        ..old()
+    };
+    let noted = trimmed(&store, all).await;
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    for _ in 0..2 {
+        trimmed(&store, all).await;
+        let selections = (0..20).map(|number| Selection::Request(answer(number).id));
+        let left = store.load(selections.collect()).await.expect("read");
+        assert!((1..10).contains(&left.len()), "{left:?}");
+        let is_damaged = |one: &Loaded| matches!(one, Loaded::Damaged(..));
+        assert!(left.iter().all(is_damaged), "{left:?}");
+    }
+    for table in [
+        "operations",
+        "operation_results",
+        "enrollment_tokens",
+        "enrollments",
+    ] {
+        let left = format!("SELECT count(*)::text FROM {table}");
+        assert_eq!(database.ask(&left).await.as_deref(), Some("0"), "{table}");
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn twins_on_a_damaged_page_keep_no_others_from_being_written() {
+    let mut server = server("", false).await;
+    let database = server.database().await;
+    let store = open(&database.url()).await;
+    let names: Vec<_> = (100..140).map(|number| format!("dev-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let mut states = take(&store).await;
+    let first = sample::created(&mut states, &names);
+    store.commit(first).await.expect("committed");
+    let flip = |bytes: &mut Vec<u8>| {
+        // The first of two or more: the other ones are what the row says of itself.
+        let of = b"dev-107";
+        let mut found = bytes.windows(of.len()).enumerate();
+        let (at, _) = found.find(|(_, window)| window == of).expect("the row");
+        bytes[at] ^= 1;
+    };
+    change_of(&mut server, &database, ("twins", "oid"), flip).await;
+    let all = sample::created(&mut states.clone(), &names);
+    let refused = store.commit(all).await.expect_err("it is damaged");
+    let Error::Unwritable(said) = refused else {
+        panic!("{refused}");
+    };
+    let on_it: Vec<String> = said
+        .iter()
+        .map(|one| match one {
+            Loaded::Damaged(Selection::One(key), _) => key.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(on_it.contains(&"dev-107".to_owned()), "{on_it:?}");
+    assert!(on_it.len() < 20, "{on_it:?}");
+    let beside: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| !on_it.iter().any(|one| one == name))
+        .collect();
+    let rest = sample::created(&mut states, &beside);
+    store.commit(rest).await.expect("they are beside it");
+    let noted = store.damaged().await.expect("read");
+    let noted: Vec<_> = noted.iter().map(|one| &*one.key).collect();
+    assert_eq!(noted, on_it);
     store.close().await;
 }

@@ -7,26 +7,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, ffi, params};
+use rusqlite::{Connection, Transaction, params};
 use service_kit::error::chain;
 use tokio::time::Instant;
 
 use super::look::Text;
 use crate::store::maintain::Table;
 use crate::store::quarantine::{NOTES_MAX, Note, STUCK};
+use crate::store::sqlite::indexes::{self, AGAIN_AFTER, REINDEXED_MAX, is_final, is_of_index};
 use crate::store::sqlite::{engine, read, write};
 use crate::store::{Error, failpoint};
 
-/// Bytes of a store whose index is made anew while commits wait, for some seconds.
-const REINDEXED_MAX: i64 = 1 << 30;
-/// It is made anew no more often than this: what is found damaged again is so in its table.
-const AGAIN_AFTER: Duration = Duration::from_hours(24);
 /// Transactions of one part, each of which may find one more identity stuck; what is left is done the next time.
 const TRIES: u8 = 16;
-/// Name of the fact that says when a start began to make it anew last, in seconds since 1970.
-const MENDED: &str = "history_mended";
 
 /// Of this process: a later one finds them again.
 #[derive(Debug)]
@@ -45,6 +39,8 @@ struct Known {
     reindexing: Option<Instant>,
     /// Those that are not noted yet.
     notes: Vec<Note>,
+    /// More identities were found stuck than one trim has tries for; nothing is wrong with the others.
+    is_unfinished: bool,
 }
 
 impl Default for Stuck {
@@ -109,6 +105,7 @@ impl Stuck {
         mut work: impl FnMut(&Transaction<'_>) -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Error> {
         let mut tries = 0;
+        self.known().is_unfinished = false;
         loop {
             // An index that was made anew in a transaction that did not end is as it was.
             self.known().reindexing = None;
@@ -129,10 +126,21 @@ impl Stuck {
             };
             tries += 1;
             let is_less = self.known().keys.len() > stuck;
-            if !is_less || tries == TRIES || !read::is_of_damage(&error) {
+            if !is_less || !read::is_of_damage(&error) {
+                return Ok(Err(error));
+            }
+            if tries == TRIES {
+                self.known().is_unfinished = true;
                 return Ok(Err(error));
             }
         }
+    }
+
+    /// What is noted of the histories as a whole because of how a part has failed; nothing if it is only not done yet.
+    pub(super) fn of_all<T>(&self, part: &Result<T, Error>) -> Option<Note> {
+        let is_unfinished = std::mem::take(&mut self.known().is_unfinished);
+        let error = part.as_ref().err().filter(|one| read::is_of_damage(one))?;
+        (!is_unfinished).then(|| Note::of_histories(&chain(error)))
     }
 
     /// What was found since the last time, and what could not be noted.
@@ -171,15 +179,16 @@ impl Stuck {
         if last.is_some_and(is_late) {
             return Ok(Made::Not);
         }
-        let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
-        let bytes: i64 = transaction
-            .query_row(sql, [], |row| row.get(0))
-            .map_err(engine("look how large it is"))?;
-        if bytes > self.reindexed_max {
+        if indexes::bytes(transaction)? > self.reindexed_max {
             return Ok(Made::Not);
         }
         // A table that cannot be read as a whole has no index either, and that is not tried again soon.
-        if write::whole(transaction, || reindex(transaction))?.is_err() {
+        let made = write::whole(transaction, || {
+            indexes::reindex(transaction, Table::History)
+        })?;
+        if let Err(error) = made {
+            let error = chain(&error);
+            tracing::error!(error, "the index of the histories stays as it is");
             self.known().reindexed = Some(now);
             return Ok(Made::InVain);
         }
@@ -203,115 +212,6 @@ enum Made {
     /// It was tried.
     InVain,
     Not,
-}
-
-/// Whether the engine writes nothing more in the transaction that has failed so.
-fn is_final(error: &Error) -> bool {
-    code(error) == Some(ffi::SQLITE_CORRUPT)
-}
-
-/// Whether an index that can be read does not fit its table. Only such a one is made anew: to empty one whose pages
-/// are damaged frees whatever pages they seem to name.
-fn is_of_index(error: &Error) -> bool {
-    code(error) == Some(ffi::SQLITE_CORRUPT_INDEX)
-}
-
-fn code(error: &Error) -> Option<i32> {
-    let Error::Engine { source, .. } = error else {
-        return None;
-    };
-    let source = source.downcast_ref::<rusqlite::Error>();
-    let code = source.and_then(rusqlite::Error::sqlite_error)?;
-    Some(code.extended_code)
-}
-
-pub(super) fn reindex(transaction: &Transaction<'_>) -> Result<(), Error> {
-    refuse_damaged_pages(transaction)?;
-    tracing::warn!("the index of the histories is damaged, and is made anew");
-    write::execute(transaction, "make an index anew", "REINDEX history_at", [])?;
-    Ok(())
-}
-
-/// Fails where the structure of a page is damaged. An entry is not found either where a pointer of the index leads to
-/// a page of another table, and to make such an index anew frees that table's pages.
-fn refuse_damaged_pages(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let action = "look whether pages are damaged before an index is made anew";
-    let mut statement = transaction
-        .prepare("PRAGMA quick_check")
-        .map_err(engine(action))?;
-    let lines = statement
-        .query_map([], |row| row.get(0))
-        .and_then(Iterator::collect::<Result<Vec<String>, _>>)
-        .map_err(engine(action))?;
-    // Others are of values that do not fit, which is what an index is made anew for.
-    let of_pages = ["Tree ", "Page ", "Freelist", "***"];
-    match lines
-        .into_iter()
-        .find(|line| of_pages.iter().any(|start| line.starts_with(start)))
-    {
-        Some(line) => Err(Error::Engine {
-            action,
-            source: line.into(),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Makes the index anew if a process before this one has noted revisions that could not be removed, and forgets
-/// these notes: whatever is still damaged is found again. Where it cannot be done, the service starts all the same.
-pub(in crate::store::sqlite) fn mend(connection: &mut Connection) {
-    if let Err(error) = try_to_mend(connection) {
-        let error = chain(&error);
-        tracing::error!(error, "the index of the histories stays as it is");
-    }
-}
-
-fn try_to_mend(connection: &mut Connection) -> Result<(), Error> {
-    let action = "look whether an index is to be made anew";
-    let is_wanted: bool = connection
-        .query_row(
-            "SELECT EXISTS (SELECT 1 FROM quarantine
-                 WHERE table_name = ?1 AND substr(problem, 1, length(?2)) = ?2)
-             AND NOT EXISTS (SELECT 1 FROM facts
-                 WHERE name = ?3 AND CAST(value AS INTEGER) > unixepoch() - ?4)",
-            params![
-                Table::History.name(),
-                STUCK,
-                MENDED,
-                AGAIN_AFTER.as_secs().cast_signed()
-            ],
-            |row| row.get(0),
-        )
-        .map_err(engine(action))?;
-    if !is_wanted {
-        return Ok(());
-    }
-    // First that it is tried: whoever is killed for being slow to start is to start the next time.
-    let transaction = write::begin(connection)?;
-    write::execute(
-        &transaction,
-        "note that an index is made anew",
-        "INSERT INTO facts (name, value) VALUES (?1, CAST(unixepoch() AS TEXT))
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [MENDED],
-    )?;
-    failpoint::hit("mend.begun");
-    let noted = transaction.commit();
-    noted.map_err(engine("note that an index is made anew"))?;
-    failpoint::hit("mend.noted");
-    let transaction = write::begin(connection)?;
-    reindex(&transaction)?;
-    write::execute(
-        &transaction,
-        "forget what could not be removed",
-        "DELETE FROM quarantine WHERE table_name = ?1 AND substr(problem, 1, length(?2)) = ?2",
-        params![Table::History.name(), STUCK],
-    )?;
-    failpoint::hit("mend.made");
-    let done = transaction.commit();
-    done.map_err(engine("make an index anew"))?;
-    failpoint::hit("mend.durable");
-    Ok(())
 }
 
 /// What is noted of one, and whether its first revision could be looked for.

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use rusqlite::Connection;
+use service_kit::error::chain;
 use tempfile::TempDir;
 use twin::Revision;
 
 use super::*;
+use crate::store::maintain::Table;
 use crate::store::sample::{of, revision, take};
+use crate::store::sqlite::read::is_of_damage;
 use crate::store::sqlite::write;
 use crate::store::{Commit, Store, sqlite::FILE_NAME};
 use crate::testing::{key, now};
@@ -473,7 +476,7 @@ async fn an_index_with_a_pointer_to_a_page_of_another_table_is_not_made_anew() {
         fs::write(&file, bytes).unwrap();
         let mut connection = Connection::open(&file).unwrap();
         let transaction = write::begin(&mut connection).unwrap();
-        stuck::reindex(&transaction)
+        crate::store::sqlite::indexes::reindex(&transaction, Table::History)
     };
     made(&bytes).expect("a sound one is made anew");
     for (at, bit) in pointers
@@ -488,4 +491,34 @@ async fn an_index_with_a_pointer_to_a_page_of_another_table_is_not_made_anew() {
             "{refused}"
         );
     }
+}
+
+#[tokio::test]
+async fn that_many_are_found_stuck_at_once_is_no_damage_of_all_histories() {
+    let folder = filled().await;
+    let mut connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    let stuck = Stuck::default();
+    let corrupt = || {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        let failure = rusqlite::Error::SqliteFailure(code, None);
+        Error::Engine {
+            action: "remove a revision",
+            source: Box::new(failure),
+        }
+    };
+    let mut turn = || {
+        let done = stuck.part(&mut connection, |transaction| {
+            for number in 0..20 {
+                let device = Text::from(&*format!("cam-{number}"));
+                let work = || -> Result<(), Error> { Err(corrupt()) };
+                stuck.apart(transaction, (&device, &Text::from("")), work)?;
+            }
+            Ok(())
+        });
+        let done = done.unwrap();
+        (done.is_ok(), stuck.of_all(&done))
+    };
+    assert_eq!(turn(), (false, None), "it is not done yet");
+    assert_eq!(turn(), (true, None), "all the others are");
+    assert_eq!(stuck.take_notes().len(), 20);
 }
