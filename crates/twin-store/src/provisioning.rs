@@ -13,9 +13,11 @@ use crate::record::{Damaged, IdentityEtag, Status};
 use crate::secrets::Sealed;
 use crate::store::{ProvisioningKey, ProvisioningKind, ProvisioningRow};
 
+mod adopted;
 mod error;
 mod prove;
 
+pub use adopted::{Adopted, Seen};
 pub use error::ProvisioningError;
 pub(crate) use prove::{Claim, Credentials, Proof, Proven, keys, prove};
 
@@ -52,8 +54,8 @@ pub struct Enrollment {
     pub desired: Option<String>,
     /// What becomes of a device that registers again.
     pub reprovision: Reprovision,
-    /// Names of enrolments whose devices a group takes over, once they are no more.
-    pub adopts: Vec<String>,
+    /// The enrolments whose devices a group takes over, once they are no more.
+    pub adopts: Vec<Adopted>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -105,6 +107,12 @@ impl Enrollment {
         name(self.kind, self.id.as_str())
     }
 
+    /// Names of the enrolments whose devices it takes over.
+    pub fn adopted_names(&self) -> Vec<String> {
+        let adopted = self.adopts.iter();
+        adopted.map(|adopted| adopted.name.clone()).collect()
+    }
+
     /// What its keys are sealed for.
     pub fn owner(&self) -> String {
         format!("{}#{}", self.name(), self.generation_id)
@@ -138,7 +146,7 @@ impl Enrollment {
             tags: self.tags.clone(),
             desired: self.desired.clone(),
             reprovision: self.reprovision,
-            adopts: self.adopts.clone(),
+            adopts: self.adopts.iter().map(adopted::Body::of).collect(),
             created_at: self.created_at.to_string(),
             updated_at: self.updated_at.to_string(),
         };
@@ -164,6 +172,7 @@ impl Enrollment {
             text.parse::<Timestamp>()
                 .map_err(|error| damaged(error.to_string()))
         };
+        let adopts = body.adopts.into_iter().map(adopted::Body::read);
         let device = body.device.as_deref().map(DeviceId::parse).transpose();
         let status = Status::parse(&body.status);
         let attestation = match (body.keys, body.thumbprints, body.authorities) {
@@ -190,7 +199,7 @@ impl Enrollment {
             tags: body.tags,
             desired: body.desired,
             reprovision: body.reprovision,
-            adopts: body.adopts,
+            adopts: adopts.collect::<Result<_, _>>().map_err(damaged)?,
             created_at: instant(&body.created_at)?,
             updated_at: instant(&body.updated_at)?,
         })
@@ -251,7 +260,7 @@ struct Body {
     #[serde(default)]
     reprovision: Reprovision,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    adopts: Vec<String>,
+    adopts: Vec<adopted::Body>,
     created_at: String,
     updated_at: String,
 }

@@ -1,3 +1,4 @@
 -- Rows of modules hold the tags of their devices, and those of provisioned devices tell which enrolment it was that let
 -- them, and which group had them before. Nothing is changed here: the number has programs refuse the store that do not
 -- know these members, and would drop them with their next write of a twin.
+-- Rows of groups tell which enrolment was meant by a name that they adopt: an object, which had been a text alone.

@@ -16,6 +16,10 @@ use crate::store::{
     GROUPS_MAX, ProvisioningKey, ProvisioningKind, ProvisioningRow, ProvisioningWrite,
 };
 
+mod adoption;
+
+use adoption::{look_at_adopted, may_have};
+
 /// Makes an enrolment.
 ///
 /// # Errors
@@ -24,9 +28,12 @@ pub fn create(
     overlay: &mut Overlay,
     enrollment: &Enrollment,
     mode: Mode,
+    now: Timestamp,
     cause: &Cause,
 ) -> Result<(), Error> {
-    let row = print(enrollment)?;
+    let mut enrollment = enrollment.clone();
+    look_at_adopted(overlay, &[], &mut enrollment, now)?;
+    let row = print(&enrollment)?;
     if overlay.provisioning(&row.key)?.is_some() {
         return Err(ProvisioningError::Exists(enrollment.name()).into());
     }
@@ -37,7 +44,7 @@ pub fn create(
         .into());
     }
     if mode == Mode::Write {
-        overlay.audit(event(enrollment, "enrollment.create", cause));
+        overlay.audit(event(&enrollment, "enrollment.create", cause));
         overlay.put_provisioning(ProvisioningWrite::Put(row));
     }
     Ok(())
@@ -58,7 +65,9 @@ pub fn update(
 ) -> Result<Enrollment, Error> {
     let mut enrollment = find(overlay, key, name)?;
     check_etag(&enrollment, expected_etag)?;
+    let adopted = enrollment.adopts.clone();
     change(&mut enrollment)?;
+    look_at_adopted(overlay, &adopted, &mut enrollment, now)?;
     enrollment.etag = enrollment.etag.next();
     enrollment.updated_at = now;
     if mode == Mode::Write {
@@ -278,34 +287,6 @@ fn again(
     Ok(overlay.put(record, &changes, weight, cause).clone())
 }
 
-/// Whether a device that registered before is an enrolment's own. Registration ids are no secrets, and
-/// whoever has one group's key can prove any of them: it opens that group's devices alone, and those
-/// that an operator has it adopt, once the enrolment that they came by is no more. An enrolment of the
-/// device alone is an operator's word that it may have it, and after its end the device is its former
-/// group's again; that it has ended was seen to before.
-fn may_have(overlay: &Overlay, before: &Provisioned, by: &Enrollment) -> Result<bool, Error> {
-    let (name, generation) = (by.name(), by.generation_id.as_str());
-    if by.kind == ProvisioningKind::Individual || before.enrollment.is(&name, generation) {
-        return Ok(true);
-    }
-    let is_back = |group: &EnrolledBy| group.is(&name, generation);
-    if before.group.as_ref().is_some_and(is_back) {
-        return Ok(true);
-    }
-    Ok(by.adopts.contains(&before.enrollment.name) && is_gone(overlay, &before.enrollment)?)
-}
-
-/// Whether an enrolment is no more; another may have its name.
-fn is_gone(overlay: &Overlay, known: &EnrolledBy) -> Result<bool, Error> {
-    let Some(key) = key_of(&known.name) else {
-        return Ok(true);
-    };
-    match overlay.provisioning(&key)? {
-        None => Ok(true),
-        Some(row) => Ok(!known.is(&known.name, &Enrollment::read(row)?.generation_id)),
-    }
-}
-
 /// The group that a device came by, also before it had an enrolment of its own.
 fn group_of(before: &Provisioned) -> Option<EnrolledBy> {
     let is_of_group =
@@ -382,7 +363,7 @@ fn event(enrollment: &Enrollment, action: &'static str, cause: &Cause) -> AuditE
             "status": enrollment.status.as_str(),
             "attestation": attestation,
             "device": enrollment.device.as_ref().map(DeviceId::as_str),
-            "adopts": enrollment.adopts,
+            "adopts": enrollment.adopted_names(),
             "etag": enrollment.etag.to_string(),
         }),
         trace_parent: cause.trace_parent.clone(),

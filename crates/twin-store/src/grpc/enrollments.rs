@@ -16,7 +16,9 @@ use super::{Api, page_size, refuse, report_damaged};
 use crate::apply::Mode;
 use crate::apply::provisioning::{create, delete, ensure_scope, update};
 use crate::error::Error;
-use crate::provisioning::{self, Enrollment, ProvisioningError, new_scope, read_scope};
+use crate::provisioning::{
+    self, Adopted, Enrollment, ProvisioningError, key_of, new_scope, read_scope,
+};
 use crate::store::{Loaded, ProvisioningKey, ProvisioningKind, Selection};
 
 mod convert;
@@ -75,7 +77,10 @@ impl Api {
         let given = given.ok_or_else(|| InvalidField::new("enrollment", "is missing"))?;
         let named = Named::read("enrollment.name", &given.name)?;
         let enrollment = read_new(&self.sealer, named, given, self.clock.now())?;
-        let selections = [Selection::Groups, Selection::Provisioning(enrollment.key())];
+        let own = [Selection::Groups, Selection::Provisioning(enrollment.key())];
+        let adopted = enrollment.adopts.iter().filter_map(Adopted::key);
+        let selections = own.into_iter().chain(adopted.map(Selection::Provisioning));
+        let selections: Vec<_> = selections.collect();
         let sealer = self.sealer.clone();
         let repeatable = repeatable.filter(|_| mode == Mode::Write);
         let individuals =
@@ -83,11 +88,11 @@ impl Api {
         if let Some(individuals) = &individuals {
             individuals.count(&self.engine, self.store.as_ref()).await?;
         }
-        self.decide_once(repeatable, selections, move |overlay, _| {
+        self.decide_once(repeatable, selections, move |overlay, now| {
             if let Some(individuals) = &individuals {
                 individuals.admit()?;
             }
-            create(overlay, &enrollment, mode, &cause)?;
+            create(overlay, &enrollment, mode, now, &cause)?;
             if let Some(individuals) = individuals.filter(|_| mode == Mode::Write) {
                 individuals.made();
             }
@@ -179,7 +184,12 @@ impl Api {
         let mask = request.update_mask.unwrap_or_default().paths;
         let now = self.clock.now();
         let changes = Changes::read(&self.sealer, &named, &given, &mask, now)?;
-        let selections = [Selection::Groups, Selection::Provisioning(named.key())];
+        let own = [Selection::Groups, Selection::Provisioning(named.key())];
+        let changes_adopted = mask.iter().any(|path| path == "adopts");
+        let adopted = given.adopts.iter().filter(|_| changes_adopted);
+        let adopted = adopted.filter_map(|name| key_of(name));
+        let selections = own.into_iter().chain(adopted.map(Selection::Provisioning));
+        let selections: Vec<_> = selections.collect();
         let sealer = self.sealer.clone();
         let repeatable = repeatable.filter(|_| mode == Mode::Write);
         self.decide_once(repeatable, selections, move |overlay, now| {

@@ -20,7 +20,7 @@ use super::{Api, object, refuse};
 use crate::apply::provisioning::{Registering, register, security_module};
 use crate::error::Error;
 use crate::provisioning::{
-    Claim, Enrollment, Proof, Proven, ProvisioningError, key, key_of, prove, read_scope,
+    Adopted, Claim, Enrollment, Proof, Proven, ProvisioningError, key, prove, read_scope,
 };
 use crate::record::{IdentityEtag, Record, Status as RecordStatus};
 use crate::store::{Loaded, ProvisioningKey, ProvisioningKind, Selection};
@@ -167,7 +167,7 @@ impl Api {
         ];
         selections.extend(instead.map(Selection::Provisioning));
         // Whether those are gone whose devices it adopts.
-        let adopted = enrollment.adopts.iter().filter_map(|name| key_of(name));
+        let adopted = enrollment.adopts.iter().filter_map(Adopted::key);
         selections.extend(adopted.map(Selection::Provisioning));
         // What the twin begins with was written by whoever made the enrolment.
         let cause = caller.cause_as(Writer::Operator(enrollment.name()), "");

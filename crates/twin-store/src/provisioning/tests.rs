@@ -15,7 +15,16 @@ fn enrollment(kind: ProvisioningKind, attestation: Attestation) -> Enrollment {
         tags: Some(r#"{"site":"paris"}"#.to_owned()),
         desired: None,
         reprovision: Reprovision::Reset,
-        adopts: Vec::new(),
+        adopts: vec![
+            Adopted::unseen("enrollmentGroups/a".to_owned()),
+            Adopted {
+                name: "enrollments/b".to_owned(),
+                seen: Some(Seen {
+                    generation: Some("g1".to_owned()),
+                    at: now(),
+                }),
+            },
+        ],
         created_at: now(),
         updated_at: now(),
     }
@@ -54,6 +63,13 @@ fn every_form_of_an_enrolment_is_read_as_it_was_written() {
     let read = Enrollment::read(&row).unwrap();
     assert!(read.security_module && !read.iot_edge);
     assert_eq!(read.reprovision, Reprovision::Keep);
+    let adopting = plain.replace(r#""keys""#, r#""adopts":["enrollmentGroups/b"],"keys""#);
+    let row = ProvisioningRow {
+        body: adopting,
+        ..row
+    };
+    let adopts = Enrollment::read(&row).unwrap().adopts;
+    assert_eq!(adopts, [Adopted::unseen("enrollmentGroups/b".to_owned())]);
 }
 
 #[test]

@@ -332,6 +332,131 @@ async fn devices_move_to_another_group_if_an_operator_has_it_adopt_them() {
     service.stop().await;
 }
 
+/// Has the group `new` adopt these, and no others.
+async fn adopt(service: &Service, adopted: &[&str]) {
+    let request = proto::UpdateEnrollmentRequest {
+        enrollment: Some(proto::Enrollment {
+            name: "enrollmentGroups/new".to_owned(),
+            adopts: adopted.iter().map(ToString::to_string).collect(),
+            ..proto::Enrollment::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["adopts".to_owned()],
+        }),
+        ..proto::UpdateEnrollmentRequest::default()
+    };
+    let changed = service.enrollments().update_enrollment(request).await;
+    assert_eq!(changed.expect("changed").into_inner().adopts, adopted);
+}
+
+#[tokio::test]
+async fn a_group_adopts_the_enrolment_that_was_meant_and_none_made_under_its_name_later() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let scope = scope(&service).await;
+    let new = create(&service, group("new")).await;
+    let as_new = |id: &str| claim(&scope, id, &derived(&new, id));
+    let by = |group: &proto::Enrollment, id: &str| claim(&scope, id, &derived(group, id));
+    let former = create(&service, group("former")).await;
+    let gone = create(&service, group("gone")).await;
+    register(&service, by(&gone, "was-gone"))
+        .await
+        .expect("made");
+    delete(&service, "enrollmentGroups/gone").await;
+    let both = ["enrollmentGroups/former", "enrollmentGroups/gone"];
+    adopt(&service, &both).await;
+    // Before or after the group is named, its devices are meant.
+    register(&service, by(&former, "first"))
+        .await
+        .expect("made");
+    delete(&service, "enrollmentGroups/former").await;
+    for id in ["first", "was-gone"] {
+        register(&service, as_new(id)).await.expect("adopted");
+    }
+    // Others that have the names later are not, also if the same is said again together with more.
+    for name in ["former", "gone"] {
+        let later = create(&service, group(name)).await;
+        register(&service, by(&later, &format!("later-{name}")))
+            .await
+            .expect("made");
+        delete(&service, &format!("enrollmentGroups/{name}")).await;
+    }
+    adopt(&service, &[both[0], both[1], "enrollmentGroups/another"]).await;
+    for id in ["later-former", "later-gone"] {
+        let refused = register(&service, as_new(id)).await;
+        assert_eq!(refusal(refused).reason(), "DEVICE_ALREADY_EXISTS", "{id}");
+    }
+    // Until it is taken out and named anew.
+    adopt(&service, &[]).await;
+    adopt(&service, &both).await;
+    register(&service, as_new("later-former"))
+        .await
+        .expect("adopted");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn adopted_are_devices_as_they_stand() {
+    let nats = NatsServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&nats, &folder).await;
+    let scope = scope(&service).await;
+    let (old, new) = (
+        create(&service, group("old")).await,
+        create(&service, group("new")).await,
+    );
+    let other = create(&service, group("other")).await;
+    let by = |group: &proto::Enrollment, id: &str| claim(&scope, id, &derived(group, id));
+    let come = async |group: &proto::Enrollment, id: &str| register(&service, by(group, id)).await;
+    // One had an enrolment of its own for a while, one only that.
+    come(&old, "own").await.expect("made");
+    for id in ["own", "Alone"] {
+        let single = create(&service, single(id)).await;
+        let key = single.keys.expect("shown once").primary;
+        let registered = register(&service, claim(&scope, id, &key)).await;
+        registered.expect("an operator's word");
+        delete(&service, &format!("enrollments/{id}")).await;
+    }
+    for id in ["anew", "disabled"] {
+        come(&old, id).await.expect("made");
+    }
+    come(&other, "of-other").await.expect("made");
+    // One is another device of that id by now, and one may not connect.
+    let name = "devices/anew".to_owned();
+    let request = proto::DeleteDeviceRequest {
+        name,
+        ..proto::DeleteDeviceRequest::default()
+    };
+    let mut registry = service.registry();
+    registry.delete_device(request).await.expect("deleted");
+    let request = proto::CreateDeviceRequest {
+        device_id: "anew".to_owned(),
+        ..proto::CreateDeviceRequest::default()
+    };
+    registry.create_device(request).await.expect("made");
+    let disable = proto::UpdateDeviceRequest {
+        name: "devices/disabled".to_owned(),
+        status: proto::Status::Disabled.into(),
+        ..proto::UpdateDeviceRequest::default()
+    };
+    registry.update_device(disable).await.expect("disabled");
+    delete(&service, "enrollmentGroups/old").await;
+    delete(&service, "enrollmentGroups/other").await;
+    adopt(&service, &["enrollmentGroups/old", "enrollments/alone"]).await;
+    for id in ["own", "Alone", "disabled"] {
+        let adopted = come(&new, id).await;
+        assert!(adopted.is_ok(), "{id}: {adopted:?}");
+    }
+    let disabled = full_device(&service, "disabled").await;
+    assert_eq!(disabled.status, proto::Status::Disabled as i32);
+    for id in ["anew", "of-other"] {
+        let refused = come(&new, id).await;
+        assert_eq!(refusal(refused).reason(), "DEVICE_ALREADY_EXISTS", "{id}");
+    }
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn a_disabled_enrolment_lets_nobody_in_and_one_of_a_device_goes_before_its_groups() {
     let nats = NatsServer::start().await;

@@ -1,7 +1,7 @@
 use service_kit::error::Classified as _;
 
 use super::*;
-use crate::provisioning;
+use crate::provisioning::{self, Adopted, Seen};
 use crate::record::{Authentication, IdentityEtag, Status};
 use crate::secrets::Sealed;
 use crate::store::Loaded;
@@ -85,18 +85,18 @@ fn tags(record: &Record) -> &str {
 #[test]
 fn an_id_is_taken_once_and_groups_are_bounded() {
     let mut overlay = with(Vec::new(), &[]);
-    create(&mut overlay, &single(), Mode::Validate, &cause()).unwrap();
-    create(&mut overlay, &single(), Mode::Write, &cause()).unwrap();
+    create(&mut overlay, &single(), Mode::Validate, now(), &cause()).unwrap();
+    create(&mut overlay, &single(), Mode::Write, now(), &cause()).unwrap();
     // Case does not count.
     let other = enrollment(ProvisioningKind::Individual, "SN-1");
-    let refused = create(&mut overlay, &other, Mode::Write, &cause()).unwrap_err();
+    let refused = create(&mut overlay, &other, Mode::Write, now(), &cause()).unwrap_err();
     assert_eq!(refused.reason(), "ENROLLMENT_ALREADY_EXISTS");
     for number in 0..GROUPS_MAX {
         let group = enrollment(ProvisioningKind::Group, &format!("g{number}"));
-        create(&mut overlay, &group, Mode::Write, &cause()).unwrap();
+        create(&mut overlay, &group, Mode::Write, now(), &cause()).unwrap();
     }
     let group = enrollment(ProvisioningKind::Group, "more");
-    let refused = create(&mut overlay, &group, Mode::Write, &cause()).unwrap_err();
+    let refused = create(&mut overlay, &group, Mode::Write, now(), &cause()).unwrap_err();
     assert_eq!(refused.reason(), "TOO_MANY_ENROLLMENT_GROUPS");
     let left = overlay.into_outcome().left;
     assert_eq!(left.provisioning.len(), 1 + GROUPS_MAX);
@@ -285,7 +285,7 @@ fn a_group_has_the_devices_that_it_is_to_adopt_once_their_own_is_no_more() {
     };
     let old = group("old", "g1");
     let adopting = Enrollment {
-        adopts: vec![old.name()],
+        adopts: vec![Adopted::unseen(old.name())],
         ..group("new", "g2")
     };
     let mut overlay = with(Vec::new(), std::slice::from_ref(&old));
@@ -313,13 +313,31 @@ fn a_group_has_the_devices_that_it_is_to_adopt_once_their_own_is_no_more() {
     // Whoever makes a group under the old name has not its devices, unless it says so.
     assert_eq!(refused(comes_by(&anew, std::slice::from_ref(&anew))), taken);
     let said = Enrollment {
-        adopts: vec![anew.name()],
+        adopts: vec![Adopted::unseen(anew.name())],
         ..anew
     };
     comes_by(&said, std::slice::from_ref(&said)).expect("its former devices");
+    // Nor has the one that adopts what a later one under that name had.
+    let seen = |generation: &str, at: Timestamp| Enrollment {
+        adopts: vec![Adopted {
+            name: old.name(),
+            seen: Some(Seen {
+                generation: Some(generation.to_owned()),
+                at,
+            }),
+        }],
+        ..group("new", "g2")
+    };
+    let before = now() - jiff::SignedDuration::from_secs(1);
+    let meant = [seen("g1", before), seen("g0", now())];
+    for by in meant {
+        comes_by(&by, std::slice::from_ref(&by)).expect("it was meant");
+    }
+    let by = seen("g0", before);
+    assert_eq!(refused(comes_by(&by, std::slice::from_ref(&by))), taken);
     // And what it does not name it does not have.
     let other = Enrollment {
-        adopts: vec!["enrollmentGroups/another".to_owned()],
+        adopts: vec![Adopted::unseen("enrollmentGroups/another".to_owned())],
         ..group("new", "g2")
     };
     assert_eq!(

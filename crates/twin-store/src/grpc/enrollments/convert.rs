@@ -14,7 +14,7 @@ use crate::grpc::authentication::{given_keys, given_thumbprints, new_key};
 use crate::grpc::identity::View;
 use crate::grpc::object;
 use crate::provisioning::{
-    ADOPTS_MAX, AUTHORITIES_MAX, Attestation, Enrollment, Reprovision, key_of,
+    ADOPTS_MAX, AUTHORITIES_MAX, Adopted, Attestation, Enrollment, Reprovision, key_of,
 };
 use crate::record::{IdentityEtag, Status};
 use crate::secrets::Sealer;
@@ -103,7 +103,7 @@ enum Change {
     Tags(Option<String>),
     Desired(Option<String>),
     Reprovision(Reprovision),
-    Adopts(Vec<String>),
+    Adopts(Vec<Adopted>),
 }
 
 impl Changes {
@@ -217,7 +217,7 @@ pub(super) fn message(
             Reprovision::Never => proto::ReprovisionPolicy::Never,
         }
         .into(),
-        adopts: enrollment.adopts.clone(),
+        adopts: enrollment.adopted_names(),
         create_time: Some(to_wire(enrollment.created_at)),
         update_time: Some(to_wire(enrollment.updated_at)),
         ..proto::Enrollment::default()
@@ -327,10 +327,10 @@ fn device(kind: ProvisioningKind, id: &str) -> Result<Option<DeviceId>, Error> {
 }
 
 /// Reads whose devices a group takes over.
-fn adopts(kind: ProvisioningKind, names: Vec<String>) -> Result<Vec<String>, Error> {
+fn adopts(kind: ProvisioningKind, names: Vec<String>) -> Result<Vec<Adopted>, Error> {
     let refuse = |problem: String| Error::from(InvalidField::new("enrollment.adopts", problem));
     if names.is_empty() {
-        return Ok(names);
+        return Ok(Vec::new());
     }
     if kind != ProvisioningKind::Group {
         let problem = "is for groups; the enrolment of one device has that device anyhow";
@@ -348,7 +348,7 @@ fn adopts(kind: ProvisioningKind, names: Vec<String>) -> Result<Vec<String>, Err
              enrollments/{{registration}}"
         )));
     }
-    Ok(names)
+    Ok(names.into_iter().map(Adopted::unseen).collect())
 }
 
 /// Reads what a section begins with, and refuses what no twin could begin with.

@@ -50,17 +50,20 @@ pub(super) async fn run(
     };
     let read = enrollments.get_enrollment(request).await;
     let mut group = read.map_err(refused)?.into_inner();
-    if group.adopts.contains(&former) {
-        return output.show(&One(group));
-    }
-    group.adopts.push(former);
-    let request = api::UpdateEnrollmentRequest {
+    let change = |group| api::UpdateEnrollmentRequest {
         enrollment: Some(group),
         update_mask: Some(prost_types::FieldMask {
             paths: vec!["adopts".to_owned()],
         }),
         ..Default::default()
     };
-    let changed = enrollments.update_enrollment(request).await;
+    // What it adopts already is what had the name then. Said again, it is what has it now.
+    if group.adopts.contains(&former) {
+        group.adopts.retain(|adopted| *adopted != former);
+        let without = enrollments.update_enrollment(change(group)).await;
+        group = without.map_err(refused)?.into_inner();
+    }
+    group.adopts.push(former);
+    let changed = enrollments.update_enrollment(change(group)).await;
     output.show(&One(changed.map_err(refused)?.into_inner()))
 }
