@@ -325,9 +325,16 @@ async fn the_death_of_the_service_in_any_phase_changes_nothing() {
         approval: true,
         ..waves([ring()])
     };
+    // Nobody can count the devices now, so it cannot get beyond that.
+    hub.process(Part::TwinStore).kill();
     api.apply(lamps("slow", Some(strategy.clone())))
         .await
         .expect("a good policy");
+    in_phase(&api, Phase::Planning).await;
+    hub.process(Part::Policy).kill();
+    hub.kill_and_restart(Part::TwinStore).await;
+    hub.kill_and_restart(Part::Policy).await;
+
     let name = in_phase(&api, Phase::AwaitingApproval).await.name;
     hub.kill_and_restart(Part::Policy).await;
     let api = hub.api();

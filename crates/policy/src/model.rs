@@ -1,10 +1,12 @@
-//! Whatever happens to policies, twins, rollouts and the service itself, it ends in the desired state
-//! that a plain model computes from scratch.
+//! Whatever happens to policies, twins, rollouts, freezes, the time of day and the service itself, it ends in
+//! the desired state that a plain model computes from scratch; while a policy is closed nothing comes to what it
+//! has set, and what others want is as it would be beside that.
 //!
 //! The decision, the store, the sweep, the batches of changes and the planning of rollouts are the
 //! real ones. twin-store is a double over gRPC that applies settings by `twin::settings`
 //! (`double`); the model (`plain`) shares no code with the decision: it has conditions, precedence and
-//! merge of its own. What happens is drawn at random (`steps`) and played by `world`. More of it:
+//! merge of its own, and fills in templates and
+//! reads hours by itself. What happens is drawn at random (`steps`) and played by `world`. More of it:
 //! `PROPTEST_CASES=2000 cargo test -p policy model::`.
 
 use proptest::prelude::ProptestConfig;

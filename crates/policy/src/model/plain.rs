@@ -7,6 +7,7 @@ use twin::Map;
 
 use crate::policy_doc::{PolicySpec, Scope};
 use crate::rollout::{StrategySpec, WaveSpec};
+use crate::schedule::{ScheduleSpec, WindowSpec};
 
 /// Keys from the root of a section.
 pub(super) type Path = Vec<String>;
@@ -123,8 +124,65 @@ pub(super) struct Content {
     pub settings: Map,
     /// Waves, if it is rolled out.
     pub waves: Option<Vec<Wave>>,
+    /// When it may change twins.
+    pub hours: Option<Hours>,
     /// What has no effect on twins.
     pub words: u8,
+}
+
+/// The hours of a policy, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hours {
+    /// From one hour of each day to another, perhaps of the next.
+    Window(u32, u32),
+    /// It ends with this day of January 2026.
+    Expires(i8),
+}
+
+/// What the times of a policy come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    Open,
+    /// What it has set stays, and nothing is added.
+    Closed,
+    /// It is as if there were none.
+    Over,
+}
+
+impl Hours {
+    fn spec(self) -> ScheduleSpec {
+        match self {
+            Hours::Window(from, to) => ScheduleSpec {
+                windows: vec![WindowSpec {
+                    from: format!("{from:02}:00"),
+                    to: format!("{to:02}:00"),
+                    ..WindowSpec::default()
+                }],
+                ..ScheduleSpec::default()
+            },
+            Hours::Expires(day) => ScheduleSpec {
+                expires: format!("2026-01-{day:02}"),
+                ..ScheduleSpec::default()
+            },
+        }
+    }
+
+    /// At so many hours after the beginning of January 2026.
+    pub(super) fn at(self, hours: u32) -> Times {
+        match self {
+            Hours::Window(from, to) => {
+                let hour = hours % 24;
+                let is_in = if from < to {
+                    from <= hour && hour < to
+                } else {
+                    from <= hour || hour < to
+                };
+                if is_in { Times::Open } else { Times::Closed }
+            }
+            Hours::Expires(day) if i64::from(hours / 24) >= i64::from(day) => Times::Over,
+            Hours::Expires(_) => Times::Open,
+        }
+    }
 }
 
 /// A wave of a strategy.
@@ -165,8 +223,20 @@ impl Content {
                 soak: service_kit::units::Duration::secs(0),
                 ..StrategySpec::default()
             }),
+            schedule: self.hours.map(Hours::spec),
             ..PolicySpec::default()
         }
+    }
+
+    /// Whether its conditions hold.
+    fn is_for(&self, facts: &Facts, desired: &Tree) -> bool {
+        let when = self.when.as_ref();
+        self.target.holds(facts, desired) && when.is_none_or(|when| when.holds(facts, desired))
+    }
+
+    /// Whether it gives a twin its settings: its conditions hold, and there is all that templates name.
+    pub(super) fn gives(&self, facts: &Facts, desired: &Tree) -> bool {
+        self.is_for(facts, desired) && fill(&self.settings, facts).is_some()
     }
 
     /// Whether both do the same to twins.
@@ -174,6 +244,7 @@ impl Content {
         let worded = Content {
             words: other.words,
             waves: other.waves.clone(),
+            hours: other.hours,
             ..self.clone()
         };
         worded == *other
@@ -209,11 +280,10 @@ pub(super) fn desired(operators: &Tree, facts: &Facts, mut revisions: Vec<InForc
         let mut next = operators.clone();
         for one in &revisions {
             let content = one.content;
-            let when = content.when.as_ref();
-            if content.target.holds(facts, &present)
-                && when.is_none_or(|when| when.holds(facts, &present))
+            if content.is_for(facts, &present)
+                && let Some(settings) = fill(&content.settings, facts)
             {
-                claim(&mut next, &content.settings, &one.writer);
+                claim(&mut next, &settings, &one.writer);
             }
         }
         if next == present {
@@ -222,6 +292,40 @@ pub(super) fn desired(operators: &Tree, facts: &Facts, mut revisions: Vec<InForc
         present = next;
     }
     panic!("the model's conditions look at each other");
+}
+
+/// The settings of a twin: templates filled in; none if it lacks what one names.
+fn fill(settings: &Map, facts: &Facts) -> Option<Map> {
+    let filled = settings
+        .iter()
+        .map(|(key, value)| Some((key.clone(), fill_value(value, facts)?)));
+    filled.collect()
+}
+
+fn fill_value(value: &Value, facts: &Facts) -> Option<Value> {
+    match value {
+        Value::Object(inner) => fill(inner, facts).map(Value::Object),
+        Value::String(text) => {
+            let named = [
+                ("{{tags.t0}}", facts.tags[0]),
+                ("{{tags.t1}}", facts.tags[1]),
+                ("{{reported.r0}}", facts.reported[0]),
+                ("{{reported.r1}}", facts.reported[1]),
+            ];
+            let mut filled = text.clone();
+            for (name, found) in named {
+                if text == name {
+                    return found.map(Value::from);
+                }
+                if text.contains(name) {
+                    filled = filled.replace(name, &found?.to_string());
+                }
+            }
+            Some(filled.into())
+        }
+        // Templates of the model stand in no list.
+        _ => Some(value.clone()),
+    }
 }
 
 fn claim(tree: &mut Tree, settings: &Map, writer: &str) {

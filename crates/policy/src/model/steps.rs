@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use twin::Map;
 
 use super::double::{PARTITIONS, TWINS};
-use super::plain::{Cond, Content, Path, Place, Wave};
+use super::plain::{Cond, Content, Hours, Path, Place, Wave};
 use crate::rollout::Order;
 
 /// Policies that there may be.
@@ -34,6 +34,12 @@ pub(super) enum Step {
     /// What is seen of a rollout.
     See(usize, Sight),
     Order(usize, Order),
+    /// Somebody freezes one policy, or all.
+    Freeze(Option<usize>),
+    /// Somebody ends the oldest freeze.
+    Unfreeze,
+    /// So many hours pass.
+    Clock(u32),
     /// The service reads so many messages, from so many before where it is.
     Deliver {
         partition: usize,
@@ -132,6 +138,9 @@ fn of_policies() -> impl Strategy<Value = Step> {
         1 => (policy.clone(), 0..9_u8).prop_map(|(p, words)| Step::Reword(p, words)),
         1 => policy.prop_map(Step::DeletePolicy),
         10 => of_rollouts(),
+        1 => weighted(0.7, 0..POLICIES).prop_map(Step::Freeze),
+        2 => Just(Step::Unfreeze),
+        2 => prop_oneof![3 => 1..9_u32, 1 => Just(24_u32)].prop_map(Step::Clock),
     ]
 }
 
@@ -199,6 +208,11 @@ fn content() -> impl Strategy<Value = Content> {
             0..3,
         );
         let waves = weighted(0.4, waves);
+        let hours = prop_oneof![
+            Just(Hours::Window(8, 16)),
+            Just(Hours::Window(22, 12)),
+            (5..8_i8).prop_map(Hours::Expires),
+        ];
         (
             prop::bool::weighted(0.3),
             0..2_i32,
@@ -206,15 +220,17 @@ fn content() -> impl Strategy<Value = Content> {
             weighted(0.4, condition(layer)),
             settings(layer),
             waves,
+            weighted(0.2, hours),
         )
             .prop_map(
-                |(modules, priority, target, when, settings, waves)| Content {
+                |(modules, priority, target, when, settings, waves, hours)| Content {
                     modules,
                     priority,
                     target,
                     when,
                     settings,
                     waves,
+                    hours,
                     words: 0,
                 },
             )
@@ -253,7 +269,20 @@ fn value() -> impl Strategy<Value = Value> {
         1 => (0..3_i64).prop_map(|n| json!({"b": n, "x": {}})),
         1 => Just(json!({"b": {}})),
         1 => Just(json!([1, {"a": 2}])),
+        1 => template(),
+        1 => template().prop_map(|text| json!({"a": text})),
     ]
+}
+
+/// A text that names a value of the twin, alone or within others.
+fn template() -> impl Strategy<Value = Value> {
+    let texts = [
+        "{{tags.t0}}",
+        "{{tags.t1}}",
+        "{{reported.r0}}",
+        "v{{tags.t0}}-{{reported.r1}}",
+    ];
+    prop::sample::select(texts.map(Value::from).to_vec())
 }
 
 fn fact_place() -> impl Strategy<Value = Place> {

@@ -1,13 +1,14 @@
 //! Plays a story: the service as it is without NATS, twin-store's double, and beside them the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Sequence;
 use jiff::{SignedDuration, Timestamp};
 use proptest::test_runner::TestCaseError;
 use service_kit::client::ClientConfig;
-use service_kit::clock::SystemClock;
+use service_kit::clock::{Clock as _, ManualClock, SystemClock};
 use service_kit::health::Health;
 use service_kit::metrics::Registry;
 use service_kit::shutdown::ShutdownToken;
@@ -16,7 +17,7 @@ use twin::{Partition, PartitionCount};
 use wire::twin::v1::Change;
 
 use super::double::{self, Double, PARTITIONS, TWINS};
-use super::plain::{self, Cond, Content, InForce, Node, Path, Tree};
+use super::plain::{self, Cond, Content, InForce, Node, Path, Times, Tree};
 use super::steps::{POLICIES, Sight, Step};
 use crate::actions::Actions;
 use crate::batches::Batches;
@@ -31,7 +32,7 @@ use crate::positions::Positions;
 use crate::progress::Progress;
 use crate::rejects::Rejects;
 use crate::rollout::{Phase, Rollout, Seen, Tally, draw};
-use crate::store::{By, Cause, Error, Store, StoredPolicy, StoredRollout};
+use crate::store::{By, Cause, Error, Store, StoredFreeze, StoredPolicy, StoredRollout};
 use crate::sweep::Sweeper;
 use crate::twin_store::TwinStore;
 use crate::undecided::Undecided;
@@ -42,6 +43,10 @@ const NO_GUARD: Limit = Limit {
     returns: 0,
     window: SignedDuration::from_mins(1),
 };
+/// When stories begin, in hours of January 2026: in the middle of all windows.
+const BEGIN: u32 = 4 * 24 + OPEN;
+/// An hour at which every window is open.
+const OPEN: u32 = 10;
 /// Nothing takes so long unless it has no end.
 const SOON: Duration = Duration::from_mins(1);
 /// Nothing is written so often unless it has no end.
@@ -62,9 +67,9 @@ struct Service {
 }
 
 impl Service {
-    async fn start(folder: &TempDir, url: &str) -> Service {
+    async fn start(folder: &TempDir, url: &str, clock: Arc<ManualClock>) -> Service {
         let store = Store::open(folder.path()).await.expect("a store");
-        let (clock, stop) = (SystemClock::shared(), ShutdownToken::new());
+        let stop = ShutdownToken::new();
         let contents = store.load(clock.now()).await.expect("its contents");
         let metrics = Metrics::register(&Registry::new().scope("policy"));
         let health = Health::new().component("twin-store");
@@ -98,6 +103,10 @@ impl Service {
             let partition = u16::try_from(partition).expect("few");
             contents.positions.get(&partition).map_or(0, |at| at.get())
         };
+        if policies.has_hours() {
+            // What opened or ended while nobody was there.
+            policies.pass_edge(true).await.expect("it is kept");
+        }
         Service {
             batches: Batches {
                 policies: policies.clone(),
@@ -185,6 +194,11 @@ struct World {
     url: String,
     double: Double,
     service: Service,
+    clock: Arc<ManualClock>,
+    /// Freezes that nobody has ended: their numbers, and of which policy.
+    freezes: Vec<(u64, Option<usize>)>,
+    /// What each closed policy had set on each twin when it closed.
+    held: BTreeMap<usize, [BTreeSet<Place>; TWINS]>,
     policies: BTreeMap<usize, Known>,
     /// What each revision said that acts on twins, deleted policies' too.
     revisions: BTreeMap<(usize, u64), Content>,
@@ -197,12 +211,16 @@ struct World {
 pub(super) async fn play(story: Vec<Step>) -> Result<(), TestCaseError> {
     let folder = TempDir::new().expect("a folder");
     let (double, url) = Double::start().await;
-    let service = Service::start(&folder, &url).await;
+    let clock = ManualClock::at(instant(BEGIN));
+    let service = Service::start(&folder, &url, Arc::clone(&clock)).await;
     let mut world = World {
         folder,
         url,
         double,
         service,
+        clock,
+        freezes: Vec::new(),
+        held: BTreeMap::new(),
         policies: BTreeMap::new(),
         revisions: BTreeMap::new(),
         created: 0,
@@ -213,6 +231,8 @@ pub(super) async fn play(story: Vec<Step>) -> Result<(), TestCaseError> {
         let done = tokio::time::timeout(SOON, Box::pin(world.step(step))).await;
         done.map_err(|_| TestCaseError::fail(format!("{told} has no end")))??;
     }
+    world.settle().await?;
+    world.open_all().await;
     world.settle().await?;
     for policy in 0..POLICIES {
         world.delete_policy(policy).await;
@@ -226,6 +246,28 @@ pub(super) async fn play(story: Vec<Step>) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
+}
+
+/// So many hours after the beginning of January 2026, and half an hour: windows begin and end with the hour.
+fn instant(hours: u32) -> Timestamp {
+    let begin: Timestamp = "2026-01-01T00:30:00Z".parse().expect("a time");
+    begin + SignedDuration::from_hours(i64::from(hours))
+}
+
+/// A leaf or an object of a policy, with who wrote it.
+type Place = (Path, String);
+
+/// What of a twin a policy has written.
+fn places(policy: usize, found: &Tree) -> BTreeSet<Place> {
+    let prefix = format!("policy:p{policy}@");
+    let own = found.iter().filter_map(|(path, node)| match node {
+        Node::Leaf(value, writer) => {
+            let told = format!("{writer} {value}");
+            writer.starts_with(&prefix).then(|| (path.clone(), told))
+        }
+        Node::Object(_) => None,
+    });
+    own.collect()
 }
 
 fn id(policy: usize) -> PolicyId {
@@ -318,14 +360,98 @@ impl World {
                 self.start_again().await;
             }
             Step::Kill => self.start_again().await,
+            Step::Freeze(policy) => self.freeze(policy).await,
+            Step::Unfreeze => {
+                self.unfreeze().await;
+            }
+            Step::Clock(hours) => self.pass(hours).await,
             Step::Settle => self.settle().await?,
         }
         self.take_in_operators();
+        self.note_closed();
         Ok(())
     }
 
+    async fn freeze(&mut self, policy: Option<usize>) {
+        let now = self.clock.now();
+        let freeze = StoredFreeze {
+            number: 0,
+            policies: policy.iter().map(|policy| id(*policy)).collect(),
+            from: now,
+            to: None,
+            reason: String::new(),
+            author: by().actor,
+            created_at: now,
+        };
+        let made = self.service.policies.create_freeze(freeze, by()).await;
+        let made = made.expect("there is room");
+        self.freezes.push((made.number, policy));
+    }
+
+    /// Ends the oldest freeze; false if there is none.
+    async fn unfreeze(&mut self) -> bool {
+        if self.freezes.is_empty() {
+            return false;
+        }
+        let (number, _) = self.freezes.remove(0);
+        let ended = self.service.policies.end_freeze(number, by()).await;
+        ended.expect("it is there");
+        true
+    }
+
+    /// Time passes, and the service notices.
+    async fn pass(&mut self, hours: u32) {
+        let length = u64::from(hours) * 3600;
+        self.clock.advance(Duration::from_secs(length));
+        let policies = &self.service.policies;
+        while policies.is_behind(self.clock.now()) {
+            policies.pass_edge(false).await.expect("it is kept");
+        }
+    }
+
+    /// Ends all freezes, and waits for an hour at which every window is open.
+    async fn open_all(&mut self) {
+        while self.unfreeze().await {}
+        let hour = self.hours() % 24;
+        self.pass((24 + OPEN - hour) % 24).await;
+        self.note_closed();
+    }
+
+    /// Hours since the beginning of January 2026.
+    fn hours(&self) -> u32 {
+        let since = self.clock.now().duration_since(instant(0));
+        u32::try_from(since.as_hours()).expect("after it")
+    }
+
+    fn times(&self, policy: usize) -> Times {
+        let Some(known) = self.policies.get(&policy) else {
+            return Times::Over;
+        };
+        let hours = known.content.hours;
+        let times = hours.map_or(Times::Open, |hours| hours.at(self.hours()));
+        let mut freezes = self.freezes.iter();
+        let is_frozen = freezes.any(|(_, of)| of.is_none_or(|of| of == policy));
+        if times == Times::Open && is_frozen {
+            return Times::Closed;
+        }
+        times
+    }
+
+    /// Remembers what policies have set that close now.
+    fn note_closed(&mut self) {
+        for policy in 0..POLICIES {
+            if self.times(policy) != Times::Closed {
+                self.held.remove(&policy);
+            } else if !self.held.contains_key(&policy) {
+                let state = self.double.state();
+                let of_twin = |index| places(policy, &state.desired(index));
+                self.held.insert(policy, std::array::from_fn(of_twin));
+            }
+        }
+    }
+
     async fn start_again(&mut self) {
-        self.service = Service::start(&self.folder, &self.url).await;
+        self.service = Service::start(&self.folder, &self.url, Arc::clone(&self.clock)).await;
     }
 
     async fn sweep_and_deliver(&mut self) {
@@ -503,12 +629,7 @@ impl World {
             };
             let desired = state.desired(*index);
             let is_for = |content: &&Content| {
-                content.modules != index.is_multiple_of(2)
-                    && content.target.holds(&facts, &desired)
-                    && content
-                        .when
-                        .as_ref()
-                        .is_none_or(|when| when.holds(&facts, &desired))
+                content.modules != index.is_multiple_of(2) && content.gives(&facts, &desired)
             };
             contents.iter().any(is_for)
         });
@@ -618,9 +739,10 @@ impl World {
                 continue;
             };
             let found = state.desired(index);
-            let operators = self.of_operators(index, &found);
+            let mut given = self.of_operators(index, &found);
+            self.check_held(index, &found, &mut given)?;
             let revisions = self.in_force(index, &facts);
-            let expected = plain::desired(&operators, &facts, revisions);
+            let expected = plain::desired(&given, &facts, revisions);
             let told = |tree: &Tree| (plain::document(tree), plain::writers(tree));
             if told(&found) != told(&expected) {
                 let problem = format!(
@@ -631,6 +753,36 @@ impl World {
                     self.service.policies.set(),
                 );
                 return Err(TestCaseError::fail(problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// What closed policies have set is taken as it is, before what anybody else wants; but nothing may have come
+    /// to it.
+    fn check_held(
+        &self,
+        index: usize,
+        found: &Tree,
+        given: &mut Tree,
+    ) -> Result<(), TestCaseError> {
+        for (policy, held) in &self.held {
+            let now = places(*policy, found);
+            let is_spreading = self.rollout(*policy).is_some_and(|stored| {
+                // What was taken back goes also while the policy is closed.
+                stored.rollout.phase != Phase::Completed
+            });
+            if !is_spreading && let Some(added) = now.difference(&held[index]).next() {
+                let twin = double::key(index);
+                let problem = format!("p{policy} is closed and set {added:?} on {twin}");
+                return Err(TestCaseError::fail(problem));
+            }
+            let prefix = format!("policy:p{policy}@");
+            let own = found.iter().filter(|(_, node)| match node {
+                Node::Leaf(_, writer) | Node::Object(writer) => writer.starts_with(&prefix),
+            });
+            for (path, node) in own {
+                given.entry(path.clone()).or_insert_with(|| node.clone());
             }
         }
         Ok(())
@@ -659,7 +811,9 @@ impl World {
 
     /// The revision of each policy that is for a twin.
     fn in_force(&self, index: usize, facts: &plain::Facts) -> Vec<InForce<'_>> {
-        let all = self.policies.iter().filter_map(|(policy, known)| {
+        let open = self.policies.iter();
+        let open = open.filter(|(policy, _)| self.times(**policy) == Times::Open);
+        let all = open.filter_map(|(policy, known)| {
             let rollout = self.rollout(*policy);
             let rollout = rollout.map(|stored| stored.rollout.clone());
             let rollout = rollout.filter(|rollout| rollout.phase != Phase::Completed);
