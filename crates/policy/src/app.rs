@@ -329,6 +329,7 @@ impl App {
             self.store,
             policies.clone(),
             counts.clone(),
+            touch.clone(),
             self.clock,
         ));
         let api = PolicyServiceServer::new(PolicyApi::new(

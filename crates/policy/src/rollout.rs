@@ -20,8 +20,8 @@ mod plan;
 mod step;
 mod strategy;
 
-pub use guard::Guard;
 pub(crate) use guard::{CANARY_LEAST, Finding, waves};
+pub use guard::{Guard, OfConfigurations};
 pub(crate) use numbers::{Mean, Numbers};
 pub use numbers::{NUMBERS_MAX, NumberSpec};
 pub(crate) use order::{Order, Refusal};

@@ -1,13 +1,11 @@
 //! The API of configurations: reads what is asked, has it checked and kept, and prints it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use service_kit::auth::{self, Permission, principal};
 use service_kit::clock::SharedClock;
-use service_kit::error::{Classified, IotHubCode, Kind, Violation};
 use service_kit::status::to_status;
 use tonic::{Request, Response, Status};
 use twin::Map;
@@ -17,11 +15,17 @@ use wire::policy::v1::configuration_service_server::ConfigurationService;
 use wire::time::to_wire;
 
 use super::by;
-use crate::configuration_doc::{self, ConfigurationId, ConfigurationSpec, Part, Problem};
+use crate::configuration_doc::{self, ConfigurationId, ConfigurationSpec};
 use crate::counts::Counts;
 use crate::policies::Policies;
 use crate::schedule::Gate;
 use crate::store::{By, ConfigurationError, Store, StoredConfiguration};
+use crate::touch::Touch;
+
+mod error;
+mod touched;
+
+use error::Error;
 
 /// How names begin.
 const PREFIX: &str = "configurations/";
@@ -34,6 +38,7 @@ pub(crate) struct ConfigurationApi {
     store: Store,
     policies: Policies,
     counts: Counts,
+    touch: Touch,
     clock: SharedClock,
 }
 
@@ -43,12 +48,14 @@ impl ConfigurationApi {
         store: Store,
         policies: Policies,
         counts: Counts,
+        touch: Touch,
         clock: SharedClock,
     ) -> Self {
         Self {
             store,
             policies,
             counts,
+            touch,
             clock,
         }
     }
@@ -68,6 +75,7 @@ impl ConfigurationApi {
     ) -> Result<proto::Configuration, Error> {
         let (id, spec) = read(request.configuration)?;
         check(&spec)?;
+        self.check_touched(&id, Some(&spec)).await?;
         let when = (self.clock.now(), by);
         let then = self.policies.follow_configurations();
         let stored = self.store.create_configuration(id, spec, when, then);
@@ -84,6 +92,7 @@ impl ConfigurationApi {
         let (id, spec) = read(request.configuration)?;
         let expected = revision(&id, &request.etag)?;
         check(&spec)?;
+        self.check_touched(&id, Some(&spec)).await?;
         let when = (self.clock.now(), by);
         let then = self.policies.follow_configurations();
         let stored = self
@@ -105,6 +114,7 @@ impl ConfigurationApi {
         if let Gate::Closed(why) = self.policies.gate_of_configuration(&id) {
             return Err(Error::Frozen { id, why });
         }
+        self.check_touched(&id, None).await?;
         let when = (self.clock.now(), by);
         let then = self.policies.follow_configurations();
         self.store
@@ -306,91 +316,10 @@ fn print(stored: &StoredConfiguration) -> proto::Configuration {
     }
 }
 
-/// Why a call is refused.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// The configuration is wrong. Never empty.
-    #[error("the configuration is not valid: {}", list(.0))]
-    Configuration(Vec<Problem>),
-    /// Another field of the request is wrong.
-    #[error(transparent)]
-    Field(#[from] InvalidField),
-    /// The etag is none that was ever given.
-    #[error("the etag that the request names is none that the configuration {0} ever had")]
-    Etag(ConfigurationId),
-    /// A freeze holds.
-    #[error(
-        "the configuration {id} is {why}; a deletion would take its settings out of every device"
-    )]
-    Frozen {
-        /// Which one.
-        id: ConfigurationId,
-        /// Who froze it, and until when.
-        why: Arc<str>,
-    },
-    /// The store did not do it.
-    #[error(transparent)]
-    Store(#[from] ConfigurationError),
-}
-
-fn list(problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    lines.join("; ")
-}
-
-impl Classified for Error {
-    fn kind(&self) -> Kind {
-        match self {
-            Error::Configuration(_) | Error::Field(_) => Kind::InvalidArgument,
-            Error::Etag(_) => Kind::Aborted,
-            Error::Frozen { .. } => Kind::FailedPrecondition,
-            Error::Store(error) => error.kind(),
-        }
-    }
-
-    fn reason(&self) -> &str {
-        match self {
-            Error::Configuration(_) => "INVALID_CONFIGURATION",
-            Error::Field(_) => "INVALID_FIELD",
-            Error::Etag(_) => "ETAG_MISMATCH",
-            Error::Frozen { .. } => "POLICY_CLOSED",
-            Error::Store(error) => error.reason(),
-        }
-    }
-
-    fn violations(&self) -> Vec<Violation> {
-        match self {
-            Error::Field(field) => vec![Violation::new(&field.field, &field.problem)],
-            // The message names every part already.
-            Error::Configuration(_) | Error::Etag(_) | Error::Frozen { .. } | Error::Store(_) => {
-                Vec::new()
-            }
-        }
-    }
-
-    fn iot_hub(&self) -> IotHubCode {
-        match self {
-            Error::Configuration(problems) => match problems.first().map(|it| it.part) {
-                Some(Part::TargetCondition) => {
-                    IotHubCode::new(400_401, "InvalidConfigurationTargetCondition")
-                }
-                Some(Part::Content) => IotHubCode::new(400_402, "InvalidConfigurationContent"),
-                Some(Part::Metrics) => {
-                    IotHubCode::new(400_404, "InvalidConfigurationCustomMetricsQuery")
-                }
-                Some(Part::SchemaVersion) => IotHubCode::new(400_010, "InvalidSchemaVersion"),
-                Some(Part::Labels | Part::ContentType | Part::Priority) | None => {
-                    IotHubCode::ARGUMENT_INVALID
-                }
-            },
-            Error::Field(_) | Error::Etag(_) | Error::Frozen { .. } => self.kind().iot_hub(),
-            Error::Store(error) => error.iot_hub(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use service_kit::error::Classified as _;
+
     use super::*;
 
     #[test]

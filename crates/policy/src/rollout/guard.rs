@@ -22,6 +22,20 @@ pub struct Guard {
     /// So many twins are never too many, whatever share they are: a small hub is not a fleet.
     /// Default 50.
     pub twins_free: u32,
+    /// What becomes of a change of a configuration of IoT Hub that is too much: `apply` or `refuse`. Default
+    /// `apply`, as IoT Hub does it: its configurations know no waves, and its programs no such refusal.
+    pub configurations: OfConfigurations,
+}
+
+/// What becomes of a change of a configuration of IoT Hub that touches too many twins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OfConfigurations {
+    /// It is everywhere at once.
+    #[default]
+    Apply,
+    /// It is refused.
+    Refuse,
 }
 
 impl Default for Guard {
@@ -30,6 +44,7 @@ impl Default for Guard {
             twins_max: 500,
             percent_max: 25,
             twins_free: 50,
+            configurations: OfConfigurations::Apply,
         }
     }
 }

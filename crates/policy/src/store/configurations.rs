@@ -51,7 +51,7 @@ impl StoredConfiguration {
     }
 
     /// Whether the same is to be carried out.
-    fn works_like(&self, other: &StoredConfiguration) -> bool {
+    pub(crate) fn works_like(&self, other: &StoredConfiguration) -> bool {
         self.spec.target_condition == other.spec.target_condition
             && self.spec.priority == other.spec.priority
             && self.spec.content == other.spec.content

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use policy::rollout::{Guard, OfConfigurations};
 use serde_json::json;
 use service_kit::error::Classified;
 use service_kit::status::RemoteError;
@@ -289,4 +290,58 @@ async fn a_frozen_configuration_is_not_deleted() {
     let end = proto::EndFreezeRequest { name: freeze.name };
     freezes.end_freeze(end).await.unwrap();
     api.delete_configuration(delete).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_the_guard_is_told_to_a_configuration_of_too_many_devices_is_refused() {
+    let guard = |configurations| Guard {
+        twins_max: 3,
+        percent_max: 100,
+        twins_free: 2,
+        configurations,
+    };
+    for (of_configurations, refuses) in [
+        (OfConfigurations::Apply, false),
+        (OfConfigurations::Refuse, true),
+    ] {
+        let world = World::start_with(guard(of_configurations)).await;
+        for number in 0..4 {
+            let tags = json!({"site": "here", "number": number});
+            let name = format!("devices/cam-{number}");
+            world.twins.create(&name, tags, json!(null)).await;
+        }
+        let mut client = client(&world).await;
+        let reason = |answer: Result<(), Status>| match answer {
+            Ok(()) => String::new(),
+            Err(status) => RemoteError::from(status).reason().to_owned(),
+        };
+        let too_much = if refuses { "MASS_CHANGE" } else { "" };
+        let few = proto::Configuration {
+            target_condition: "tags.number < 3".to_owned(),
+            ..configuration("few")
+        };
+        let made = client.create_configuration(create(few)).await.unwrap();
+        let many = client.create_configuration(create(configuration("many")));
+        assert_eq!(reason(many.await.map(|_| ())), too_much);
+        let made = made.into_inner();
+        let etag = made.etag.clone();
+        let better = proto::Configuration {
+            labels_json: json!({"a": "c"}).to_string(),
+            ..made.clone()
+        };
+        let better = client.update_configuration(update(better, &etag)).await;
+        let etag = better.unwrap().into_inner().etag;
+        let wider = proto::Configuration {
+            target_condition: "tags.site = 'here'".to_owned(),
+            ..made
+        };
+        let wider = client.update_configuration(update(wider, &etag)).await;
+        assert_eq!(reason(wider.map(|_| ())), too_much);
+        let request = proto::DeleteConfigurationRequest {
+            name: "configurations/few".to_owned(),
+            ..proto::DeleteConfigurationRequest::default()
+        };
+        let deleted = client.delete_configuration(request).await;
+        assert_eq!(reason(deleted.map(|_| ())), "", "it is of three");
+    }
 }

@@ -24,6 +24,7 @@ async fn world() -> World {
         twins_max: 3,
         percent_max: 100,
         twins_free: 2,
+        ..Guard::default()
     };
     let world = World::start_with(guard).await;
     for number in 0..TWINS {
