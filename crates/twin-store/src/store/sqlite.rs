@@ -29,7 +29,7 @@ use super::{
     Store, Trimmed,
 };
 use crate::record::{Damaged, Record};
-use connect::{BUSY_TIMEOUT, connect};
+use connect::{BUSY_TIMEOUT, WRITER_CACHE, connect};
 use migrate::{MIGRATIONS, migrate};
 use threads::{Readers, Writer};
 
@@ -81,7 +81,7 @@ impl SqliteStore {
     /// The file cannot be opened, is damaged, or was made by a newer program.
     pub fn open(folder: &Path) -> Result<SqliteStore, Error> {
         let path = folder.join(FILE_NAME);
-        let mut connection = connect(&path)?;
+        let mut connection = connect(&path, WRITER_CACHE)?;
         migrate(&mut connection)?;
         indexes::mend(&mut connection);
         Ok(SqliteStore {

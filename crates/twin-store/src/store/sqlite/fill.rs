@@ -11,8 +11,9 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, Transaction, TransactionBehavior, params, params_from_iter};
 use tokio::sync::mpsc;
 
+use super::connect::{WRITER_CACHE, connect};
 use super::ownership::write_count;
-use super::{connect, engine, migrate};
+use super::{engine, migrate};
 use crate::store::failpoint;
 use crate::store::maintain::{Batch, MaintainError, Revisions, Row, Table, Value};
 
@@ -70,7 +71,7 @@ impl Drop for Draft {
 }
 
 fn into(path: &Path, from: mpsc::Receiver<Batch>) -> Result<u64, MaintainError> {
-    let mut connection = connect(path)?;
+    let mut connection = connect(path, WRITER_CACHE)?;
     migrate(&mut connection)?;
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)

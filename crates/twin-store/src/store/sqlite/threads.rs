@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Connection;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{connect, engine};
+use super::connect::{READER_CACHE, connect};
+use super::engine;
 use crate::store::Error;
 
 /// Jobs that wait for the writing thread. The engine has one commit in flight; the rest is rare.
@@ -204,7 +205,7 @@ impl Reader {
     fn connection(&mut self) -> Result<&Connection, Error> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
-            none => Ok(none.insert(connect(&self.readers.path)?)),
+            none => Ok(none.insert(connect(&self.readers.path, READER_CACHE)?)),
         }
     }
 }
