@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use twin::{IdentityKey, Partition, Revision};
+use twin::{DeviceId, IdentityKey, Partition, Revision};
 
 use super::maintain::Table;
 use super::quarantine::{Note, UNWRITABLE, name_of};
@@ -102,7 +102,16 @@ pub(super) fn pieces(commit: &Commit) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = twins
         .map(|(key, commit)| piece(Selection::One(key), commit))
         .collect();
-    // A new token is another one the next time.
+    // A new token is another one the next time, for whichever device it is.
+    pieces.extend(commit.tokens.iter().filter_map(|token| {
+        let device = token.device.clone();
+        let device = device.or_else(|| DeviceId::parse("any").ok())?;
+        let commit = Commit {
+            tokens: vec![token.clone()],
+            ..Commit::default()
+        };
+        Some(piece(Selection::Token(token.hash, device), commit))
+    }));
     pieces.extend(commit.enrollments.iter().map(|use_of| {
         let selection = Selection::Token(use_of.hash, use_of.device.clone());
         let enrollments = vec![use_of.clone()];
@@ -167,6 +176,7 @@ pub(super) fn together(pieces: &[Piece]) -> Commit {
         all.upserts.extend(commit.upserts.iter().cloned());
         all.deletes.extend(commit.deletes.iter().cloned());
         all.history.extend(commit.history.iter().cloned());
+        all.tokens.extend(commit.tokens.iter().cloned());
         all.enrollments.extend(commit.enrollments.iter().cloned());
         all.requests.extend(commit.requests.iter().cloned());
         all.operations.extend(commit.operations.iter().cloned());
@@ -186,4 +196,48 @@ pub(super) fn without(commit: &Commit, failed: &[Of]) -> Commit {
     left.trim_log
         .retain(|(partition, through)| !failed.contains(&Of::Log(*partition, *through)));
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sample;
+
+    #[test]
+    fn the_pieces_of_a_commit_are_all_of_it_but_what_belongs_to_partitions() {
+        let whole = Commit {
+            tokens: sample::tokens(),
+            enrollments: sample::enrollments(),
+            requests: sample::answers(),
+            operations: sample::operations(),
+            results: sample::results(),
+            provisioning: sample::provisioning(),
+            deletes: vec![crate::testing::key("gone")],
+            history: vec![sample::revision(&crate::testing::key("d"), 1)],
+            ..Commit::default()
+        };
+        let pieces = pieces(&whole);
+        assert_eq!(pieces.len(), 10);
+        let mut again = together(&pieces);
+        let mut whole = whole;
+        for commit in [&mut again, &mut whole] {
+            let key = |write: &ProvisioningWrite| write.key().clone();
+            commit.provisioning.sort_by_key(key);
+        }
+        assert_eq!(format!("{again:?}"), format!("{whole:?}"));
+    }
+
+    #[test]
+    fn what_can_be_left_out_is_left_out_and_nothing_else() {
+        let result = sample::results().remove(0);
+        let commit = Commit {
+            results: sample::results(),
+            requests: sample::answers(),
+            coalesce_within: Duration::from_hours(1),
+            ..Commit::default()
+        };
+        let left = without(&commit, &[Of::Result(result)]);
+        assert_eq!((left.results.len(), left.requests.len()), (0, 1));
+        assert_eq!(left.coalesce_within, Duration::ZERO);
+    }
 }
