@@ -5,8 +5,8 @@
 //! The decision, the store, the sweep, the batches of changes and the planning of rollouts are the
 //! real ones. twin-store is a double over gRPC that applies settings by `twin::settings`
 //! (`double`); the model (`plain`) shares no code with the decision: it has conditions, precedence and
-//! merge of its own, and fills in templates and
-//! reads hours by itself. What happens is drawn at random (`steps`) and played by `world`. More of it:
+//! merge of its own, and fills in templates and reads hours by itself. What happens is drawn at random
+//! (`steps`) and played by `world`. More of it:
 //! `PROPTEST_CASES=2000 cargo test -p policy model::`.
 
 use proptest::prelude::ProptestConfig;
