@@ -379,6 +379,12 @@ async fn live(folder: &Path, reindexed_max: i64) -> Result<Life, Error> {
         refused: Vec::new(),
     };
     life.lead().await;
+    // As the writer does when it begins, and each second.
+    let there = life.store.population().await?;
+    assert!(
+        (1..9).contains(&there.devices) && (1..9).contains(&there.modules),
+        "{there:?}"
+    );
     Ok(life)
 }
 
