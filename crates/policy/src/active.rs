@@ -52,7 +52,7 @@ pub(crate) enum Side {
 
 impl Stage {
     /// Whether the revision is for this twin.
-    fn takes(&self, twin: &TwinDocument) -> bool {
+    pub(crate) fn takes(&self, twin: &TwinDocument) -> bool {
         self.course.has_released(twin) == (self.side == Side::New)
     }
 

@@ -4,21 +4,17 @@
 //! the same; it is only targeted while others hold all of it, or while a limit of the twin keeps it out
 //! (spec iot-hub-twins §9.6).
 
-use std::collections::BTreeSet;
-
 use twin::settings::PolicyOutcome;
 use twin::{ConfigurationStates, ConfigurationStatus, Map, Section, Violations, Writer};
 
 use crate::evaluate::{ActivePolicy, Wanted};
 use crate::explain::leaves_of;
-use crate::policy_doc::PolicyId;
 use crate::twin_document::TwinDocument;
 
 /// Where they are to stand once `outcome` is there.
 pub(crate) fn states(
     wanted: &Wanted,
     outcome: &Result<PolicyOutcome, Violations>,
-    unreadable: &BTreeSet<PolicyId>,
     twin: &TwinDocument,
 ) -> ConfigurationStates {
     let mut states = ConfigurationStates::new();
@@ -38,7 +34,7 @@ pub(crate) fn states(
         };
         states.insert(id.to_owned(), status(is_there));
     }
-    for id in unreadable {
+    for id in &wanted.held {
         let id = id.as_str().strip_prefix(Writer::CONFIGURATION);
         let state = id.and_then(|id| Some((id.to_owned(), *twin.configurations().get(id)?)));
         states.extend(state);

@@ -5,7 +5,7 @@
 //! lost, repeated or late evaluation ends in the same settings. What a policy may overwrite is
 //! `twin::settings`' rule; here it is asked and not repeated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,7 +20,10 @@ pub(crate) use crate::interest::Interest;
 use crate::keep::FrozenSet;
 use crate::policy_doc::{PolicyId, Scope};
 use crate::schedule::Gate;
+use crate::stray::Given;
 use crate::twin_document::TwinDocument;
+
+mod held;
 
 /// What the policies of a set want of a twin.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +36,8 @@ pub(crate) struct Wanted {
     pub closed: Vec<Arc<ActivePolicy>>,
     /// Those that would apply if the twin had what their templates name.
     pub incomplete: Vec<Arc<ActivePolicy>>,
+    /// Those that leave the twin as it is, because nobody knows what they say, or what they said there.
+    pub held: BTreeSet<PolicyId>,
     /// What is to be there, in the order of precedence: what the one want, and what the others have
     /// set already.
     pub writes: Vec<PolicyWrite>,
@@ -47,6 +52,8 @@ pub(crate) struct PolicySet {
     frozen: FrozenSet,
     /// Policies that nobody can read: what they have set stays as it is.
     unreadable: Arc<BTreeSet<PolicyId>>,
+    /// What was ever given; none: whatever stands on twins.
+    given: Option<Arc<Given>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -92,9 +99,13 @@ impl PolicySet {
         }
     }
 
-    /// Policies that nobody can read.
-    pub(crate) fn unreadable(&self) -> &BTreeSet<PolicyId> {
-        &self.unreadable
+    /// The set beside which settings stay on twins of which the store never knew.
+    #[must_use]
+    pub(crate) fn with_given(self, given: Arc<Given>) -> PolicySet {
+        PolicySet {
+            given: Some(given),
+            ..self
+        }
     }
 
     /// The paths that it leaves alone.
@@ -158,15 +169,17 @@ impl PolicySet {
     /// What the policies want of a twin; of two that want the same leaf the first wins it.
     pub(crate) fn wanted(&self, twin: &TwinDocument) -> Wanted {
         // First of all: whoever comes after it may have had less to say, which nobody knows.
-        let stay = self
-            .unreadable
-            .iter()
-            .flat_map(|id| kept(id, twin.desired()));
+        let held = self.held(twin);
+        let stay = held.iter().flat_map(|id| kept(id, twin.desired()));
         let mut wanted = Wanted {
             writes: stay.collect(),
+            held,
             ..Wanted::default()
         };
         for active in &self.scope(twin.scope()).policies {
+            if wanted.held.contains(active.policy.id()) {
+                continue;
+            }
             match active.verdict(twin) {
                 Verdict::Applies => {
                     let write = active.write(twin);
@@ -196,7 +209,7 @@ impl PolicySet {
                 | Verdict::HeldBack => {}
             }
         }
-        self.hold(twin, &mut wanted.writes);
+        self.hold(twin, &wanted.held, &mut wanted.writes);
         wanted
     }
 
@@ -204,15 +217,15 @@ impl PolicySet {
     fn hold_pushes(&self, twin: &TwinDocument) -> bool {
         let mut policies = self.scope(twin.scope()).policies.iter();
         let is_there = |id: &PolicyId| !kept(id, twin.desired()).is_empty();
-        policies.any(|active| active.holds_pushes(twin)) || self.unreadable.iter().any(is_there)
+        policies.any(|active| active.holds_pushes(twin)) || self.held(twin).iter().any(is_there)
     }
 
     /// Leaves frozen paths of a twin as they are.
-    fn hold(&self, twin: &TwinDocument, writes: &mut Vec<PolicyWrite>) {
+    fn hold(&self, twin: &TwinDocument, held: &BTreeSet<PolicyId>, writes: &mut Vec<PolicyWrite>) {
         let policies = &self.scope(twin.scope()).policies;
-        let unreadable = |id: &str| self.unreadable.iter().any(|one| one.as_str() == id);
+        let is_held = |id: &str| held.iter().any(|one| one.as_str() == id);
         let exists =
-            |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id) || unreadable(id);
+            |id: &str| policies.iter().any(|one| one.policy.id().as_str() == id) || is_held(id);
         self.frozen.hold(twin.key(), twin.desired(), exists, writes);
     }
 
@@ -244,6 +257,7 @@ impl PolicySet {
         let frozen = self.frozen.without(active.policy.id().as_str());
         PolicySet {
             unreadable: Arc::clone(&self.unreadable),
+            given: self.given.clone(),
             ..PolicySet::new(others.into_iter().chain([active])).with_frozen(frozen)
         }
     }
@@ -328,10 +342,10 @@ impl Wanted {
         let undecided = self.undecided.iter().map(|(active, _)| active);
         let still = self.applicable.iter().chain(undecided).chain(&self.closed);
         let ids = still.map(|active| active.policy.id());
-        let ids: BTreeSet<&PolicyId> = ids.chain(policies.unreadable()).collect();
+        let ids: BTreeSet<&PolicyId> = ids.chain(&self.held).collect();
         let stays = ids.into_iter().flat_map(|id| kept(id, twin.desired()));
         let mut stays = stays.collect();
-        policies.hold(twin, &mut stays);
+        policies.hold(twin, &self.held, &mut stays);
         stays
     }
 }
@@ -377,13 +391,14 @@ pub(crate) struct Decided {
     pub undecided: Vec<(Arc<ActivePolicy>, Part)>,
     /// The policies that do not apply because the twin lacks what their templates name.
     pub incomplete: Vec<Arc<ActivePolicy>>,
+    /// Policies of which the twin has a revision that was never given.
+    pub unknown: BTreeMap<PolicyId, u64>,
 }
 
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decided {
     let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
-    let unreadable = policies.unreadable();
-    let configurations = configured::states(&wanted, &outcome, unreadable, twin);
+    let configurations = configured::states(&wanted, &outcome, twin);
     let decision = match outcome {
         // What is to go goes all the same, or a policy that was deleted would stay where another one is too large.
         Err(violations) => {
@@ -406,6 +421,7 @@ pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -
     };
     let writes = matches!(decision, Decision::Write(_));
     Decided {
+        unknown: policies.unknown_on(twin),
         push_again: !writes && twin.asks_for_push() && !policies.hold_pushes(twin),
         decision,
         configurations,

@@ -145,7 +145,12 @@ impl PolicyApi {
                 Some(why) => store::Error::Damaged {
                     what: format!("policy {id}: {why}; what it has set stays as it is"),
                 },
-                None => store::Error::NotFound { id },
+                None => match self.policies.stray(&id) {
+                    Some(told) => store::Error::Damaged {
+                        what: format!("twins have {told}, of which it knows nothing; that stays"),
+                    },
+                    None => store::Error::NotFound { id },
+                },
             })?;
         Ok(self.shown(&stored))
     }
@@ -216,6 +221,10 @@ impl PolicyApi {
         }
         if let Some(why) = self.policies.unreadable(&id).filter(|_| !request.force) {
             let why = format!("it cannot be read, so nobody knows of how many: {why}");
+            return Err(Error::MassChange { id, why });
+        }
+        if let Some(told) = self.policies.stray(&id).filter(|_| !request.force) {
+            let why = format!("twins have settings of it that were never given here: {told}");
             return Err(Error::MassChange { id, why });
         }
         self.policies.delete(id.clone(), expected, by).await?;

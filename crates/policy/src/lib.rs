@@ -38,6 +38,7 @@ mod lean;
 mod preview;
 mod standing;
 mod standstill;
+mod stray;
 mod twin_document;
 
 mod store;

@@ -25,10 +25,12 @@ use crate::store::{
     StoredConfiguration, StoredFreeze, StoredPolicy, StoredRevision, SweepCounts, SweepNumber,
     Unreadable,
 };
+use crate::stray::{Given, Strays};
 
 mod frozen;
 mod hours;
 mod rollouts;
+mod strays;
 mod unreadable;
 
 pub(crate) use unreadable::tell;
@@ -42,6 +44,10 @@ struct Present {
     set: Arc<PolicySet>,
     /// What of the store cannot be read.
     unreadable: Unreadable,
+    /// All revisions that were ever given.
+    given: Arc<Given>,
+    /// What stands on twins and was never given, until somebody says what becomes of it.
+    strays: BTreeMap<PolicyId, u64>,
     /// In the order of their numbers.
     freezes: Vec<StoredFreeze>,
     /// Whether each policy may change twins, as `set` has it.
@@ -62,6 +68,8 @@ impl Present {
             configurations: configurations.map(|one| (one.id.clone(), one)).collect(),
             frozen: contents.frozen.clone(),
             unreadable: contents.unreadable.clone(),
+            given: Arc::new(contents.given.clone()),
+            strays: contents.strays.clone(),
             freezes: contents.freezes.clone(),
             ..Present::default()
         };
@@ -85,6 +93,7 @@ impl Present {
         let set = PolicySet::new(in_force.chain(configurations));
         let unreadable = self.unreadable.policies.keys().cloned();
         let set = set.with_unreadable(unreadable.collect());
+        let set = set.with_given(Arc::clone(&self.given));
         self.set = Arc::new(set.with_frozen(self.frozen.clone()));
     }
 }
@@ -130,6 +139,8 @@ pub(crate) struct Policies {
     wanted: Arc<watch::Sender<Wanted>>,
     /// Told when there is something new for the audit log.
     noted: Arc<Notify>,
+    /// The twins on which there is something of which the store knows nothing.
+    strays: Strays,
 }
 
 impl Policies {
@@ -145,6 +156,7 @@ impl Policies {
             wanted: Arc::new(watch::Sender::new(wanted)),
             clock,
             noted: Arc::default(),
+            strays: Strays::default(),
         }
     }
 
@@ -198,6 +210,12 @@ impl Policies {
         let this = self.clone();
         let in_force = move |stored: &StoredPolicy| {
             this.put(Some(stored.sweep), |present| {
+                let id = stored.policy.id();
+                Arc::make_mut(&mut present.given).give(id, stored.revision);
+                let effective = stored.effective_revision;
+                present
+                    .strays
+                    .retain(|one, stray| one != id || *stray > effective);
                 // Only another revision that acts on twins thaws: as the store has it.
                 if stored.effective_revision == stored.revision {
                     present.frozen = present.frozen.without(stored.policy.id().as_str());
@@ -253,6 +271,10 @@ impl Policies {
             this.put(Some(sweep), |present| {
                 present.by_id.remove(&gone);
                 present.unreadable.policies.remove(&gone);
+                let stray = present.strays.remove(&gone).unwrap_or(0);
+                let given = Arc::make_mut(&mut present.given);
+                let last = given.newest(&gone).max(stray);
+                given.delete(&gone, last);
                 present.frozen = present.frozen.without(gone.as_str());
             });
             this.noted.notify_one();
@@ -320,10 +342,12 @@ impl Policies {
                     let name = format!("{}{}", Writer::CONFIGURATION, change.id);
                     present.frozen = present.frozen.without(&name);
                 }
+                let id = PolicyId::of_configuration(&change.id);
+                present.strays.remove(&id);
+                Arc::make_mut(&mut present.given).meet(&id);
                 if let Some(now) = change.now {
                     present.configurations.insert(change.id, now);
                 } else {
-                    let id = PolicyId::of_configuration(&change.id);
                     present.unreadable.policies.remove(&id);
                     present.configurations.remove(&change.id);
                 }

@@ -2,7 +2,7 @@
 //!
 //! **Keys.** `policies` by id (deleted ones stay, so that no revision is given twice), `revisions`
 //! by id and revision (immutable, with author and note), `rollouts` by the same, `configurations` by id, `freezes` by number, `positions` by partition, one row of `state` with the order
-//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, `action_places` by twin, policy and action, `action_results` by number, `reevaluations` by number, and `audit_entries` that are
+//! of creation and the numbers of the sweeps that are wanted and done, `frozen_paths` by twin and path, `action_places` by twin, policy and action, `action_results` by number, `reevaluations` by number, `strays` by id, and `audit_entries` that are
 //! not delivered yet, written with their changes.
 //!
 //! **Update protocol.** One writer thread at a time, each change one transaction, durable when the
@@ -27,6 +27,7 @@ use crate::evaluate::{ActivePolicy, Side, Stage};
 use crate::keep::FrozenSet;
 use crate::policy_doc::{Policy, PolicyId};
 use crate::schedule::Gate;
+use crate::stray::Given;
 
 mod actions;
 mod audit;
@@ -42,6 +43,7 @@ mod revisions;
 mod rollouts;
 mod row;
 mod sqlite;
+mod strays;
 mod unreadable;
 
 pub(crate) use actions::{ActionOutcome, ActionQuery, ActionResult};
@@ -195,6 +197,10 @@ pub(crate) struct Contents {
     pub frozen: FrozenSet,
     /// What cannot be read.
     pub unreadable: Unreadable,
+    /// All revisions that were ever given.
+    pub given: Given,
+    /// What stands on twins and was never given, and of which nobody has said anything yet.
+    pub strays: BTreeMap<PolicyId, u64>,
 }
 
 /// What applying a policy did.

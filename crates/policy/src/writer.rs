@@ -127,6 +127,8 @@ impl Writer {
     /// Looks at a twin and writes to it if it must be.
     pub(crate) async fn carry_out(&self, work: Work) -> Effect {
         let (decided, set) = self.decide(&work.twin);
+        let unknown = &decided.unknown;
+        self.policies.note_strays(work.twin.key(), unknown).await;
         // Most twins hold; they cost neither a call nor a span.
         let effect = if holds(&decided, &work.twin) {
             Effect::Held

@@ -625,3 +625,54 @@ fn what_a_device_went_back_from_is_pushed_again_unless_it_is_closed_or_on_its_wa
         "it is complete"
     );
 }
+
+#[test]
+fn what_was_never_given_stays_until_a_newer_revision_is_for_the_twin() {
+    let stamp = Stamp {
+        at: Timestamp::UNIX_EPOCH,
+        by: Writer::Policy {
+            id: "p".to_owned(),
+            revision: 2,
+        },
+    };
+    let section = Section::new(&stamp);
+    let settings = json!({"lamp": "lost", "fan": "lost"});
+    let settings = settings.as_object().unwrap();
+    let section = section
+        .merge(settings, &stamp, twin::SectionKind::Desired)
+        .unwrap();
+    let twin = |ring: u8| document(&section, &json!({ "ring": ring }), &json!({}));
+    let p = crate::policy_doc::PolicyId::parse("p").unwrap();
+    let given = |revisions: &[u64]| {
+        let mut given = crate::stray::Given::default();
+        for revision in revisions {
+            given.give(&p, *revision);
+        }
+        Arc::new(given)
+    };
+    let unknown = |set: &PolicySet| decide(set, &twin(1), Timestamp::UNIX_EPOCH).unknown;
+    // Nobody knows of it, or only of a revision before it.
+    let older = ActivePolicy {
+        revision: 1,
+        ..active(policy("p", "*", "", 0, json!({"lamp": "old"})), 1)
+    };
+    for set in [
+        PolicySet::default().with_given(given(&[])),
+        PolicySet::new([older]).with_given(given(&[1])),
+    ] {
+        assert_eq!(decided(&set, &twin(1)), None, "it stays");
+        assert_eq!(unknown(&set), [(p.clone(), 2)].into());
+    }
+    // A newer one in waves takes over where its turn has come, and nowhere else.
+    let set = staged(1).with_given(given(&[3, 4]));
+    assert_eq!(decided(&set, &twin(1)), Some(vec!["p".to_owned()]));
+    assert_eq!(decided(&set, &twin(2)), None, "its turn has not come");
+    assert_eq!(unknown(&set), [].into());
+    // What was given, and what was deleted, is taken out.
+    let set = PolicySet::default().with_given(given(&[1, 2]));
+    assert_eq!(decided(&set, &twin(1)), Some(Vec::new()));
+    let mut deleted = crate::stray::Given::default();
+    deleted.delete(&p, 2);
+    let set = PolicySet::default().with_given(Arc::new(deleted));
+    assert_eq!(decided(&set, &twin(1)), Some(Vec::new()));
+}

@@ -28,7 +28,9 @@ impl Policies {
 
     /// What of the store cannot be read, for people; none: nothing.
     fn damage(&self) -> Option<String> {
-        self.present.borrow().unreadable.words()
+        let unreadable = self.present.borrow().unreadable.words();
+        let all: Vec<String> = unreadable.into_iter().chain(self.strays_told()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
@@ -41,7 +43,13 @@ pub(crate) async fn tell(policies: Policies, health: Component, shutdown: Shutdo
             Some(damage) => health.degraded(damage),
             None => health.serving(),
         }
-        match shutdown.run_until(changes.changed()).await {
+        let next = async {
+            tokio::select! {
+                more = changes.changed() => more,
+                () = policies.strays.changed() => true,
+            }
+        };
+        match shutdown.run_until(next).await {
             Some(true) => {}
             Some(false) | None => return,
         }

@@ -10,7 +10,7 @@ use super::audit::{self, By};
 use super::row::{number, stored};
 use super::sqlite::{Engine, raise_sweep};
 use super::unreadable::Unreadable;
-use super::{Error, SweepNumber, etag, frozen, rollouts};
+use super::{Error, SweepNumber, etag, frozen, rollouts, strays};
 use crate::policy_doc::PolicyId;
 
 const ACTION: &str = "delete a policy";
@@ -86,7 +86,8 @@ impl Found {
             })
             .optional()
             .map_err(failed(ACTION))?;
-        let newest = newest_revision(transaction, id)?;
+        let stray = Some(strays::newest(transaction, id)?).filter(|stray| *stray > 0);
+        let newest = newest_revision(transaction, id)?.max(stray);
         let not_found = || Error::NotFound { id: id.clone() };
         let Some((revision, effective, deleted)) = row else {
             let revision = newest.ok_or_else(not_found)?;
@@ -95,12 +96,14 @@ impl Found {
                 effective: None,
             });
         };
-        if deleted.unwrap_or(false) {
+        let whole = |found: rusqlite::Result<i64>| number("a revision", found.ok()?).ok();
+        let own = whole(revision);
+        // What was seen on twins since can only be of another life of it.
+        if deleted.unwrap_or(false) && own >= stray {
             return Err(not_found());
         }
-        let whole = |found: rusqlite::Result<i64>| number("a revision", found.ok()?).ok();
         // A number that is damaged must not have a revision be given twice.
-        let revision = whole(revision).max(newest).unwrap_or_default();
+        let revision = own.max(newest).unwrap_or_default();
         Ok(Found {
             revision,
             effective: whole(effective),

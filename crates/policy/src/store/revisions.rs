@@ -12,6 +12,7 @@ use super::frozen;
 use super::rollouts::{self, StoredRollout};
 use super::row::{PolicyRow, instant, number, read_policy, stored, write_policy};
 use super::sqlite::{Engine, check_room, next_created_order, raise_sweep};
+use super::strays;
 use super::{Error, Outcome, Store, StoredPolicy, SweepNumber, etag};
 use crate::policy_doc::{Policy, PolicyId, PolicySpec};
 use crate::rollout::{Guarded, Phase, Rollout};
@@ -38,6 +39,8 @@ pub(crate) struct Applied {
     pub(crate) stored: StoredPolicy,
     /// What it said before, if it was there.
     pub(crate) before: Option<PolicySpec>,
+    /// Whether a revision is given for it.
+    pub(crate) is_new: bool,
 }
 
 impl Applied {
@@ -45,8 +48,8 @@ impl Applied {
     pub(crate) fn outcome(&self) -> Outcome {
         match &self.before {
             None => Outcome::Created,
-            Some(before) if before == self.stored.policy.spec() => Outcome::Unchanged,
-            Some(_) => Outcome::Updated,
+            Some(_) if self.is_new => Outcome::Updated,
+            Some(_) => Outcome::Unchanged,
         }
     }
 }
@@ -249,9 +252,15 @@ fn plan(
         }
         None => 1,
     };
+    // Twins have newer ones that this file never gave: whoever applies the policy now takes them over.
+    let stray = strays::newest(transaction, policy.id())?;
+    let revision = revision.max(stray.saturating_add(1));
+    let mut is_new = true;
     let stored = if let (Some(row), Some(old)) = (alive, &old_spec) {
         let old_policy = row.clone().into_policy(transaction)?;
-        if *old == *policy.spec() {
+        let is_behind = old_policy.effective_revision < stray;
+        if *old == *policy.spec() && !is_behind {
+            is_new = false;
             old_policy
         } else {
             let updated = StoredPolicy {
@@ -259,7 +268,7 @@ fn plan(
                 updated_at: at,
                 ..old_policy.clone()
             };
-            if is_same_but_for_words(old, policy.spec()) {
+            if is_same_but_for_words(old, policy.spec()) && !is_behind {
                 // Other times let through what waited, or end it; the leaves stay as they are.
                 let sweep = if old.schedule == policy.spec().schedule {
                     updated.sweep
@@ -309,6 +318,7 @@ fn plan(
     let applied = Applied {
         stored,
         before: old_spec,
+        is_new,
     };
     Ok((applied, ended))
 }

@@ -11,11 +11,11 @@ use super::audit::{self, AuditEntry};
 use super::row::{PolicyRow, number, select_policies, stored, write_position};
 use super::unreadable::Unreadable;
 use super::{Contents, Error, FILE_NAME, POLICIES_MAX, SweepCounts, SweepNumber, SweepState};
-use super::{configurations, deletion, freezes, frozen, mend};
+use super::{configurations, deletion, freezes, frozen, mend, strays};
 use crate::policy_doc::PolicyId;
 
 /// Forward-only; the number of a migration is its place here, kept in `user_version`.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../../migrations/0001_policies.sql"),
     include_str!("../../migrations/0002_audit.sql"),
     include_str!("../../migrations/0003_configurations.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../../migrations/0008_frozen.sql"),
     include_str!("../../migrations/0009_reevaluations.sql"),
     include_str!("../../migrations/0010_actions.sql"),
+    include_str!("../../migrations/0011_strays.sql"),
 ];
 
 /// One connection to `policy.db`.
@@ -87,7 +88,13 @@ impl Engine {
         deletion::find_lost(&transaction, &mut unreadable)?;
         let positions = mend::positions(&transaction)?;
         let configurations = configurations::all(&transaction, &mut unreadable)?;
-        let sweep = mend::sweep_state(&transaction)?;
+        let given = strays::given(&transaction)?;
+        let strays = strays::open(&transaction, &given, &mut unreadable)?;
+        let mut sweep = mend::sweep_state(&transaction)?;
+        if !strays.is_empty() {
+            // On which twins they stand is nowhere but there.
+            sweep.wanted = raise_sweep(&transaction)?;
+        }
         let freezes = freezes::load(&transaction, now, &mut unreadable)?;
         let frozen = frozen::load(&transaction, &mut unreadable)?;
         transaction.commit().map_err(failed)?;
@@ -99,6 +106,8 @@ impl Engine {
             sweep,
             frozen,
             unreadable,
+            given,
+            strays,
         })
     }
 

@@ -19,6 +19,7 @@ mod gates;
 mod guard;
 mod hours;
 mod labels;
+mod lost;
 mod operations;
 mod orders;
 mod reevaluations;

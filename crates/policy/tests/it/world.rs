@@ -115,6 +115,32 @@ impl World {
             .expect("it stops well");
     }
 
+    /// Loses all that the stopped service keeps.
+    pub(crate) fn lose(&self) {
+        assert!(self.running.is_none(), "the service is stopped first");
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+    }
+
+    /// What the stopped service keeps.
+    pub(crate) fn copy(&self) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        assert!(self.running.is_none(), "the service is stopped first");
+        let files = std::fs::read_dir(self.folder.path()).unwrap();
+        let files = files.map(|file| file.unwrap());
+        files
+            .map(|file| (file.file_name(), std::fs::read(file.path()).unwrap()))
+            .collect()
+    }
+
+    /// Puts back what was kept.
+    pub(crate) fn restore(&self, copy: Vec<(std::ffi::OsString, Vec<u8>)>) {
+        self.lose();
+        for (name, content) in copy {
+            std::fs::write(self.folder.path().join(name), content).unwrap();
+        }
+    }
+
     /// Damages what the stopped service keeps; answers how many rows that were.
     pub(crate) fn damage(&self, statement: &str) -> usize {
         assert!(self.running.is_none(), "the service is stopped first");
