@@ -160,7 +160,7 @@ impl App {
         let store_health = self.health.component("policy-store");
         let tell = policies::tell(policies.clone(), store_health, stop.clone());
         tasks.spawn("what cannot be read", OnFailure::Log, tell);
-        let progress = Progress::new(self.contents.sweep);
+        let progress = Progress::new(self.contents.sweep, self.clock.clone());
         let rejects = Rejects::new(self.bus.clone(), metrics.clone(), stop.clone());
         let positions = Positions::new(self.store.clone());
         let undecided = Undecided::of_conditions();

@@ -27,6 +27,7 @@ use crate::store::{
 };
 use crate::stray::{Given, Strays};
 
+mod deletion;
 mod frozen;
 mod hours;
 mod rollouts;
@@ -256,31 +257,6 @@ impl Policies {
         limit: usize,
     ) -> Result<Vec<StoredRevision>, store::Error> {
         self.store.revisions(id, before, limit).await
-    }
-
-    /// Deletes the policy if it is still at `expected`.
-    pub(crate) async fn delete(
-        &self,
-        id: PolicyId,
-        expected: Option<String>,
-        by: By,
-    ) -> Result<(), store::Error> {
-        let this = self.clone();
-        let gone = id.clone();
-        let out_of_force = move |sweep: SweepNumber| {
-            this.put(Some(sweep), |present| {
-                present.by_id.remove(&gone);
-                present.unreadable.policies.remove(&gone);
-                let stray = present.strays.remove(&gone).unwrap_or(0);
-                let given = Arc::make_mut(&mut present.given);
-                let last = given.newest(&gone).max(stray);
-                given.delete(&gone, last);
-                present.frozen = present.frozen.without(gone.as_str());
-            });
-            this.noted.notify_one();
-        };
-        let when = (self.clock.now(), by);
-        self.store.delete(id, expected, when, out_of_force).await
     }
 
     /// Changes the rollout that is in force for a policy, and puts in force what follows from it. If

@@ -75,6 +75,7 @@ impl Standstill {
         let seen = Seen {
             waves: waves.tallies,
             open_since: opening.and_then(|opening| opening.since),
+            looked_since: None,
             partly: true,
         };
         let Some(opening) = opening else {
@@ -96,6 +97,7 @@ impl Standstill {
         }
         Look::Sees(Seen {
             partly: false,
+            looked_since: self.progress.since(stored.sweep.max(opening.sweep)),
             ..seen
         })
     }

@@ -119,7 +119,7 @@ impl Service {
                 busy: Busy::default(),
                 shutdown: stop.clone(),
             },
-            progress: Progress::new(contents.sweep),
+            progress: Progress::new(contents.sweep, SystemClock::shared()),
             read: std::array::from_fn(read),
             policies,
             positions,
@@ -652,6 +652,7 @@ impl World {
             let seen = Seen {
                 waves: waves.collect(),
                 open_since: None,
+                looked_since: None,
                 partly: matches!(sight, Sight::ClosedAndWell | Sight::ClosedAndRejected),
             };
             let next = now.step(&seen, later).unwrap_or_else(|| now.clone());

@@ -69,6 +69,8 @@ pub(crate) struct Seen {
     pub waves: Vec<Tally>,
     /// Since when the policy may change twins without a break; none: for long. Times run from there.
     pub open_since: Option<Timestamp>,
+    /// Since when every twin has been looked at with what is in force. Nobody was asked before it for certain.
+    pub looked_since: Option<Timestamp>,
     /// Not every twin was looked at with what is in force, or the policy is closed: only what has failed by
     /// now can be told.
     pub partly: bool,
@@ -93,11 +95,18 @@ impl Rollout {
             again: false,
             ..self.clone()
         };
-        if planned.waves.iter().all(|wave| wave.twins == 0) {
-            return planned.to(Phase::Completed, "it changed no device", at);
-        }
+        let is_idle = planned.waves.iter().all(|wave| wave.twins == 0);
+        // First of all: those that it changes may come later.
         if planned.strategy.approval && planned.approver.is_empty() {
-            return planned.to(Phase::AwaitingApproval, "", at);
+            let reason = if is_idle {
+                "it changes no device now"
+            } else {
+                ""
+            };
+            return planned.to(Phase::AwaitingApproval, reason, at);
+        }
+        if is_idle {
+            return planned.to(Phase::Completed, "it changed no device", at);
         }
         planned.next_wave("", at)
     }
@@ -151,12 +160,21 @@ impl Rollout {
         };
         let strategy = &self.strategy;
         let from = |began: Timestamp| seen.open_since.map_or(began, |open| open.max(began));
-        let passed = now.duration_since(from(self.wave_began));
+        // While nobody carried it out, nobody was late.
+        let asked = seen.looked_since.max(Some(from(self.wave_began)));
+        let passed = now.duration_since(asked.unwrap_or(now));
         let due = !seen.partly && passed >= lasting(strategy.within);
+        let soaking = self.phase == Phase::Soaking;
+        let soaked = now.duration_since(from(self.since)) >= lasting(strategy.soak);
         let judged = self.waves.iter().enumerate().take(self.released);
         for (index, planned) in judged.skip(self.excused) {
             let tally = seen.waves.get(index).copied().unwrap_or_default();
-            let late = late(strategy, &tally, index == current, due);
+            let wave = match (index == current, soaking) {
+                (false, _) => Turn::Over,
+                (true, true) => Turn::Soaks(soaked),
+                (true, false) => Turn::Rolls,
+            };
+            let late = late(strategy, &tally, wave, due);
             let free = self.failed_free(&tally);
             if let Some(problem) = failed(strategy, &tally, (late, free), planned) {
                 return Step::Goes(Box::new(self.fail(index, &problem, now)));
@@ -169,8 +187,7 @@ impl Rollout {
         if let Some(why) = self.unproven(current, &tally, due) {
             return why;
         }
-        if self.phase == Phase::Soaking {
-            let soaked = now.duration_since(from(self.since)) >= lasting(strategy.soak);
+        if soaking {
             return if soaked {
                 Step::Goes(Box::new(self.next_wave_from(seen, now)))
             } else {
@@ -261,21 +278,37 @@ impl Rollout {
     }
 }
 
+/// Where a wave that has begun stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The last one, whose devices have just been asked.
+    Rolls,
+    /// The last one, whose devices have answered; whether it has soaked.
+    Soaks(bool),
+    /// There is a later one.
+    Over,
+}
+
 /// How many devices took too long.
-fn late(strategy: &StrategySpec, tally: &Tally, is_last: bool, due: bool) -> Late {
+fn late(strategy: &StrategySpec, tally: &Tally, wave: Turn, due: bool) -> Late {
     if strategy.answers == Answers::None {
         return Late::default();
     }
-    // Only the last wave has just been asked: of those before it, a device without an answer
-    // is one that has just come, unless it timed out.
-    match (is_last, due) {
-        (true, true) => Late {
+    // Only the last wave has just been asked: of those before it, and of one that soaks, a device without an
+    // answer is one that has just come, unless it timed out.
+    match (wave, due) {
+        (Turn::Rolls, true) => Late {
             silent: tally.pending + tally.timed_out,
             lost: is_lost(strategy, tally),
         },
         // It may take as long as the strategy says, be that longer than twin-store waits.
-        (true, false) => Late::default(),
-        (false, _) => Late {
+        (Turn::Rolls, false) => Late::default(),
+        (Turn::Soaks(soaked), _) => Late {
+            silent: tally.timed_out,
+            // It may come back until then.
+            lost: soaked && due && is_lost(strategy, tally),
+        },
+        (Turn::Over, _) => Late {
             silent: tally.timed_out,
             // Who comes late and goes again is one that sleeps.
             lost: false,

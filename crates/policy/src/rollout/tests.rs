@@ -49,6 +49,7 @@ fn seen(waves: &[Tally]) -> Seen {
     Seen {
         waves: waves.to_vec(),
         open_since: None,
+        looked_since: None,
         partly: false,
     }
 }
@@ -259,6 +260,70 @@ fn what_changes_nothing_is_complete_at_once() {
     let done = rolling(strategy(), &[0, 0]);
     assert_eq!(done.phase, Phase::Completed);
     assert_eq!(done.reason, "it changed no device");
+}
+
+#[test]
+fn a_second_person_is_asked_also_where_it_changes_no_device_yet() {
+    let approval = StrategySpec {
+        approval: true,
+        ..strategy()
+    };
+    let awaiting = rolling(approval, &[0]);
+    assert_eq!(
+        (awaiting.phase, awaiting.in_force()),
+        (Phase::AwaitingApproval, 0)
+    );
+    assert_eq!(awaiting.reason, "it changes no device now");
+    let approved = awaiting.order(Order::Approve, "operator:b", "", at(9));
+    assert_eq!(approved.unwrap().phase, Phase::Rolling);
+}
+
+#[test]
+fn a_device_that_comes_back_while_a_wave_soaks_has_not_failed() {
+    let strategy = StrategySpec {
+        soak: Duration::secs(3600),
+        ..strategy()
+    };
+    let soaking = rolling(strategy, &[10, 90]);
+    let soaking = go(soaking.step(&seen(&[tally(8, 0, 0, 2)]), at(20)));
+    assert_eq!(soaking.phase, Phase::Soaking);
+    let late = at(100_000);
+    let soaking = Rollout {
+        since: late,
+        ..soaking
+    };
+    // The first look after it connected, and its answer is on its way; or it applied it and sleeps.
+    let pending = tally(8, 0, 1, 1);
+    let lost = Tally {
+        lost: 1,
+        ..tally(8, 0, 0, 1)
+    };
+    for one in [pending, lost] {
+        assert_eq!(soaking.step(&seen(&[one]), late), None, "{one:?}");
+    }
+    // Whoever is gone at the end of it has proved nothing.
+    let back = go(soaking.step(&seen(&[lost]), late + SignedDuration::from_hours(1)));
+    assert_eq!(back.phase, Phase::RolledBack);
+    // Time is up for those that twin-store says so of.
+    let silent = Tally {
+        timed_out: 1,
+        ..tally(8, 0, 0, 1)
+    };
+    let back = go(soaking.step(&seen(&[silent]), late));
+    assert_eq!(back.phase, Phase::RolledBack);
+}
+
+#[test]
+fn nobody_is_late_before_all_were_looked_at() {
+    let rollout = rolling(strategy(), &[10, 90]);
+    let late = at(100_000);
+    let just_written = Seen {
+        looked_since: Some(late),
+        ..seen(&[tally(3, 0, 7, 0)])
+    };
+    assert_eq!(rollout.step(&just_written, late), None);
+    let back = go(rollout.step(&just_written, at(200_000)));
+    assert_eq!(back.phase, Phase::RolledBack);
 }
 
 #[test]

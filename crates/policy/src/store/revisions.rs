@@ -282,7 +282,7 @@ fn plan(
                 }
             } else {
                 let sweep = raise_sweep(transaction)?;
-                let before = last_good(&old_policy);
+                let before = rollouts::last_good(&old_policy);
                 let before = before.map(|revision| {
                     let content = rollouts::content_at(transaction, policy.id().as_str(), revision);
                     content.map(|content| (revision, content))
@@ -379,14 +379,6 @@ fn begin(
         rollout,
         before,
     }))
-}
-
-/// The revision that twins are to have if the next one fails: the last that reached all of them.
-fn last_good(policy: &StoredPolicy) -> Option<u64> {
-    match &policy.rollout {
-        Some(stored) if stored.rollout.phase != Phase::Completed => stored.rollout.from,
-        Some(_) | None => Some(policy.effective_revision),
-    }
 }
 
 /// Whether two contents differ in nothing that has an effect on twins.

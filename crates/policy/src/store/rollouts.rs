@@ -354,3 +354,11 @@ pub(super) fn content_at(
         source,
     })
 }
+
+/// The revision that twins are to have if the next one fails: the last that reached all of them.
+pub(super) fn last_good(policy: &StoredPolicy) -> Option<u64> {
+    match &policy.rollout {
+        Some(stored) if stored.rollout.phase != Phase::Completed => stored.rollout.from,
+        Some(_) | None => Some(policy.effective_revision),
+    }
+}

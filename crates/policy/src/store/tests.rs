@@ -316,7 +316,7 @@ async fn a_store_of_a_newer_program_is_refused() {
             error,
             Error::Newer {
                 found: 99,
-                known: 10
+                known: 11
             }
         ),
         "{error}"
