@@ -226,20 +226,26 @@ fn packs(changes: &[LogEntry]) -> Vec<&[LogEntry]> {
     packs
 }
 
-/// Sends hints for committed changes until the writer has ended. Hints that could not be sent, or that
-/// came faster than they could be, are made up for by one to all sessions.
+/// Sends hints for committed changes until the writer has ended. Hints that could not be sent, that a
+/// connection may have ended with, or that came faster than they could be sent, are made up for by one to
+/// all sessions.
 pub async fn send_hints(bus: Bus, mut changes: broadcast::Receiver<Arc<Committed>>) {
     let mut link = bus.link();
+    let mut generation = link.borrow().generation;
     let mut lost = false;
     loop {
-        let up = link.borrow_and_update().state == LinkState::Up;
+        let now = *link.borrow_and_update();
+        let up = now.state == LinkState::Up;
+        // What was handed to the connection before may have ended with it.
+        lost |= now.generation != generation;
+        generation = now.generation;
         if lost && up {
             lost = !send_hint(&bus, Outgoing::new(subjects::HINTS_LOST_SUBJECT, "")).await;
         }
         let change = tokio::select! {
             change = changes.recv() => change,
             // The end of the link is that of the bus, which outlives the writer.
-            Ok(()) = link.changed(), if lost => continue,
+            Ok(()) = link.changed() => continue,
         };
         match change {
             Ok(committed) => {
@@ -360,6 +366,10 @@ mod tests {
 
     use super::*;
     use crate::apply::Touch;
+
+    /// How long a client may take to come back.
+    const RETURN: Duration = Duration::from_secs(20);
+
     use crate::store::model::ModelStore;
     use crate::store::sample;
     use crate::store::{Commit, PartitionState};
@@ -443,6 +453,28 @@ mod tests {
         drop(changes_in);
         send_hints(bus.clone(), changes).await;
         let told = tokio::time::timeout(HINT, lost.recv()).await;
+        assert!(told.expect("in time").is_some());
+    }
+
+    #[tokio::test]
+    async fn hints_that_may_have_ended_with_a_connection_are_made_up_for() {
+        let mut nats = NatsServer::start().await;
+        let bus = Bus::connect(BusConfig::local(nats.url(), "test")).await;
+        let bus = bus.expect("the server is good");
+        // It is subscribed to again before anything else goes over the new connection.
+        let mut lost = bus
+            .listen(subjects::HINTS_LOST_SUBJECT)
+            .await
+            .expect("listens");
+        let (changes_in, changes) = broadcast::channel(1);
+        let outage = async {
+            nats.kill();
+            nats.restart().await;
+            let told = tokio::time::timeout(RETURN, lost.recv()).await;
+            drop(changes_in);
+            told
+        };
+        let ((), told) = tokio::join!(send_hints(bus.clone(), changes), outage);
         assert!(told.expect("in time").is_some());
     }
 
