@@ -7,14 +7,14 @@
 use twin::settings::PolicyOutcome;
 use twin::{ConfigurationStates, ConfigurationStatus, Map, Section, Violations, Writer};
 
-use crate::evaluate::{ActivePolicy, Wanted};
+use crate::evaluate::{ActivePolicy, TooMuch, Wanted};
 use crate::explain::leaves_of;
 use crate::twin_document::TwinDocument;
 
 /// Where they are to stand once `outcome` is there.
 pub(crate) fn states(
     wanted: &Wanted,
-    outcome: &Result<PolicyOutcome, Violations>,
+    (outcome, too_much): (&Result<PolicyOutcome, Violations>, Option<&TooMuch>),
     twin: &TwinDocument,
 ) -> ConfigurationStates {
     let mut states = ConfigurationStates::new();
@@ -23,14 +23,15 @@ pub(crate) fn states(
             continue;
         };
         let name = active.policy.id().as_str();
+        let is_left_out = too_much.is_some_and(|too_much| too_much.left_out.contains(name));
         let is_there = match outcome {
-            Ok(outcome) => {
+            Ok(outcome) if !is_left_out => {
                 let lost = outcome.lost.iter();
                 let lost = lost.filter(|lost| lost.writer.is_of(name) && !lost.same_value);
                 lost.count() < leaf_count(active.policy.settings())
             }
             // Nothing is written; what it has set before stays.
-            Err(_) => has_set(name, twin.desired()),
+            Ok(_) | Err(_) => has_set(name, twin.desired()),
         };
         states.insert(id.to_owned(), status(is_there));
     }

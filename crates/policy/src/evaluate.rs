@@ -23,7 +23,10 @@ use crate::schedule::Gate;
 use crate::stray::Given;
 use crate::twin_document::TwinDocument;
 
+mod fits;
 mod held;
+
+pub(crate) use fits::TooMuch;
 
 /// What the policies of a set want of a twin.
 #[derive(Debug, Clone, Default)]
@@ -336,20 +339,6 @@ impl PolicySet {
     }
 }
 
-impl Wanted {
-    /// What is there already of those that are still wanted, as the writes that would set it again.
-    fn stays(&self, policies: &PolicySet, twin: &TwinDocument) -> Vec<PolicyWrite> {
-        let undecided = self.undecided.iter().map(|(active, _)| active);
-        let still = self.applicable.iter().chain(undecided).chain(&self.closed);
-        let ids = still.map(|active| active.policy.id());
-        let ids: BTreeSet<&PolicyId> = ids.chain(&self.held).collect();
-        let stays = ids.into_iter().flat_map(|id| kept(id, twin.desired()));
-        let mut stays = stays.collect();
-        policies.hold(twin, &self.held, &mut stays);
-        stays
-    }
-}
-
 /// What has to happen to a twin.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
@@ -357,7 +346,7 @@ pub(crate) enum Decision {
     Holds,
     /// It must be written: this is to be there (nothing: what policies set is taken out).
     Write(Vec<PolicyWrite>),
-    /// The settings would break a limit of this twin.
+    /// Some settings would break a limit of this twin; everything else holds.
     Breaks(Violations),
 }
 
@@ -366,15 +355,30 @@ pub(crate) enum Decision {
 pub(crate) struct Evaluated {
     /// What is wanted, and by whom.
     pub wanted: Wanted,
-    /// What they make of its desired section, or which of its limits they would break.
+    /// What they make of its desired section as far as that fits, or that nothing can be written there.
     pub outcome: Result<PolicyOutcome, Violations>,
+    /// What is not among it, because it does not fit.
+    pub too_much: Option<TooMuch>,
 }
 
 /// Evaluates one twin. `at` is the time of what would be written.
 pub(crate) fn evaluate(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Evaluated {
-    let wanted = policies.wanted(twin);
+    let mut wanted = policies.wanted(twin);
     let outcome = twin::apply_policy_settings(twin.desired(), &wanted.writes, at);
-    Evaluated { wanted, outcome }
+    let Err(violations) = outcome else {
+        return Evaluated {
+            wanted,
+            outcome,
+            too_much: None,
+        };
+    };
+    let too_much = fits::leave_out(policies, &mut wanted, violations, (twin, at));
+    let outcome = twin::apply_policy_settings(twin.desired(), &wanted.writes, at);
+    Evaluated {
+        wanted,
+        outcome,
+        too_much: Some(too_much),
+    }
 }
 
 /// What is decided on a twin.
@@ -397,21 +401,19 @@ pub(crate) struct Decided {
 
 /// Decides on one twin. `at` does not change the decision.
 pub(crate) fn decide(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Decided {
-    let Evaluated { wanted, outcome } = evaluate(policies, twin, at);
-    let configurations = configured::states(&wanted, &outcome, twin);
-    let decision = match outcome {
-        // What is to go goes all the same, or a policy that was deleted would stay where another one is too large.
-        Err(violations) => {
-            let stays = wanted.stays(policies, twin);
-            match twin::apply_policy_settings(twin.desired(), &stays, at) {
-                Ok(PolicyOutcome {
-                    change: PolicyChange::Changed { .. },
-                    ..
-                }) => Decision::Write(stays),
-                _ => Decision::Breaks(violations),
-            }
+    let Evaluated {
+        wanted,
+        outcome,
+        too_much,
+    } = evaluate(policies, twin, at);
+    let configurations = configured::states(&wanted, (&outcome, too_much.as_ref()), twin);
+    let decision = match (outcome, too_much) {
+        (Err(violations), _) => Decision::Breaks(violations),
+        // What fits comes first, and what is to go goes all the same.
+        (Ok(outcome), Some(too_much)) if outcome.change == PolicyChange::Unchanged => {
+            Decision::Breaks(too_much.violations)
         }
-        Ok(outcome) => match outcome.change {
+        (Ok(outcome), _) => match outcome.change {
             PolicyChange::Unchanged if policies.frozen.is_told(twin) => Decision::Holds,
             // Also if all holds, but what is frozen of it is not said there yet, or still is.
             PolicyChange::Unchanged | PolicyChange::Changed { .. } => {

@@ -118,7 +118,12 @@ pub(crate) struct Fact {
 /// Explains one twin. `at` does not change what is said.
 pub(crate) fn explain(policies: &PolicySet, twin: &TwinDocument, at: Timestamp) -> Explanation {
     let evaluated = evaluate(policies, twin, at);
-    let (state, section, lost) = match &evaluated.outcome {
+    let too_much = evaluated.too_much.as_ref();
+    let outcome = match (&evaluated.outcome, too_much) {
+        (Ok(_), Some(too_much)) => Err(&too_much.violations),
+        (outcome, _) => outcome.as_ref(),
+    };
+    let (state, section, lost) = match outcome {
         Err(violations) => (State::Rejected(violations.clone()), twin.desired(), &[][..]),
         Ok(outcome) => match &outcome.change {
             PolicyChange::Unchanged => (State::Settled, twin.desired(), &*outcome.lost),

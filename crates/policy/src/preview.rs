@@ -89,6 +89,14 @@ pub(crate) fn forecast(
             }
             Ok(outcome) => outcome,
         };
+        if let Some(too_much) = evaluated.too_much {
+            // The others get what they want all the same.
+            if let PolicyChange::Changed { section, .. } = outcome.change {
+                now = now.with_desired(*section);
+            }
+            end = End::Breaks(too_much.violations);
+            break;
+        }
         lost = outcome
             .lost
             .iter()

@@ -113,7 +113,10 @@ pub(crate) struct Hours<'a> {
 impl Hours<'_> {
     /// Whether the policy may change twins at a time.
     pub(crate) fn gate(&self, at: Timestamp) -> Gate {
-        if let Some(end) = self.expires().filter(|end| *end <= at) {
+        let over = self.expires().filter(|end| *end <= at);
+        if let Some(end) = over
+            && !self.is_frozen_since(end, at)
+        {
             return Gate::Expired(end);
         }
         let frozen = self.all_freezes().find(|freeze| freeze.holds(at));
@@ -123,6 +126,7 @@ impl Hours<'_> {
             None => "outside of its maintenance windows".to_owned(),
         };
         let until = match self.opens(at) {
+            _ if over.is_some() => format!("{what}; the policy has ended, and goes with that"),
             Some(opens) => format!("{what}; it goes on {}", self.shown(opens)),
             None => format!("{what}; until somebody ends it"),
         };
@@ -167,6 +171,23 @@ impl Hours<'_> {
     fn is_open(&self, at: Timestamp) -> bool {
         let ended = self.expires().is_some_and(|end| end <= at);
         !ended && !self.all_freezes().any(|freeze| freeze.holds(at)) && self.in_window(at)
+    }
+
+    /// Whether freezes, one into the other, have held from a time to another: nothing is changed in them, also not
+    /// by an end.
+    fn is_frozen_since(&self, since: Timestamp, at: Timestamp) -> bool {
+        let mut held = since;
+        loop {
+            let goes_on = |freeze: &&Freeze| freeze.holds(held);
+            let Some(freeze) = self.all_freezes().find(goes_on) else {
+                return false;
+            };
+            match freeze.to {
+                // Each ends later than the one before it.
+                Some(to) if to <= at => held = to,
+                Some(_) | None => return true,
+            }
+        }
     }
 
     fn in_window(&self, at: Timestamp) -> bool {

@@ -18,7 +18,7 @@ use twin::settings::PolicyChange;
 use twin::{Map, NodeMeta, Writer};
 
 use crate::active::kept;
-use crate::evaluate::{ActivePolicy, PolicySet, Side, Wanted};
+use crate::evaluate::{ActivePolicy, Evaluated, PolicySet, Side, Wanted, evaluate};
 use crate::policy_doc::PolicyId;
 use crate::twin_document::TwinDocument;
 
@@ -60,16 +60,17 @@ pub(crate) fn standings(
     twin: &TwinDocument,
     at: Timestamp,
 ) -> Vec<(Arc<ActivePolicy>, Standing)> {
+    let Evaluated {
+        wanted,
+        outcome,
+        too_much,
+    } = evaluate(policies, twin, at);
     let Wanted {
-        applicable,
-        closed,
-        writes,
-        ..
-    } = policies.wanted(twin);
+        applicable, closed, ..
+    } = wanted;
     if applicable.is_empty() && closed.is_empty() {
         return Vec::new();
     }
-    let outcome = twin::apply_policy_settings(twin.desired(), &writes, at);
     let section = match &outcome {
         Err(_) => None,
         Ok(outcome) => Some(match &outcome.change {
@@ -92,11 +93,16 @@ pub(crate) fn standings(
         Some(answers) => judge_properties(held, answers, &configuration),
         None => judge(held.newest, &configuration),
     };
+    let is_left_out = |active: &ActivePolicy| {
+        let left_out = too_much.as_ref().map(|too_much| &too_much.left_out);
+        left_out.is_some_and(|ids| ids.contains(active.policy.id().as_str()))
+    };
     let mut all = Vec::with_capacity(applicable.len());
     for active in applicable {
         let held = leaves.of.get(active.policy.id().as_str());
         let standing = match section {
             None => Standing::Rejected,
+            Some(_) if is_left_out(&active) => Standing::Rejected,
             // It wants no leaf: there is nothing to answer.
             Some(_) if held.is_none() && active.policy.settings().is_empty() => Standing::Applied,
             Some(_) => held.map_or(Standing::Overruled, stands),

@@ -676,3 +676,49 @@ fn what_was_never_given_stays_until_a_newer_revision_is_for_the_twin() {
     let set = PolicySet::default().with_given(Arc::new(deleted));
     assert_eq!(decided(&set, &twin(1)), Some(Vec::new()));
 }
+
+#[test]
+fn settings_that_are_too_large_keep_out_nobody_who_comes_before_them() {
+    let big = |count: usize| json!(vec!["x".repeat(4000); count]);
+    let none = twin(&json!({}), &json!({}), &json!({}));
+    let base = |value: i32| {
+        active(
+            policy("base", "*", "", 9, json!({"lock": value, "b": big(1)})),
+            1,
+        )
+    };
+    let team = |size| active(policy("team", "*", "", 1, json!({"t": big(size)})), 2);
+    let least = active(policy("least", "*", "", 0, json!({"l": 1})), 3);
+    let before = PolicySet::new([base(1), team(2), least.clone()]);
+    let before = performed(&before, &none, &json!({}), &json!({}));
+    // One in the middle grows too large, and the first of all has something to mend.
+    let now = PolicySet::new([base(2), team(8), least]);
+    let after = performed_by(&now, &before);
+    assert_eq!(after.desired().document()["lock"], 2);
+    assert_eq!(after.desired().document()["l"], 1);
+    assert_eq!(
+        after.desired().document()["t"],
+        big(2),
+        "it keeps what it has"
+    );
+    let decision = decide(&now, &after, Timestamp::UNIX_EPOCH).decision;
+    assert!(matches!(decision, Decision::Breaks(_)), "{decision:?}");
+    let rejected: Vec<String> = crate::standing::standings(&now, &after, Timestamp::UNIX_EPOCH)
+        .into_iter()
+        .filter(|(_, standing)| *standing == crate::standing::Standing::Rejected)
+        .map(|(active, _)| active.policy.id().to_string())
+        .collect();
+    assert_eq!(rejected, ["team"]);
+}
+
+/// The twin after what is decided was done.
+fn performed_by(set: &PolicySet, twin: &TwinDocument) -> TwinDocument {
+    let Decision::Write(writes) = decide(set, twin, Timestamp::UNIX_EPOCH).decision else {
+        panic!("there is something to write");
+    };
+    let outcome = twin::apply_policy_settings(twin.desired(), &writes, Timestamp::UNIX_EPOCH);
+    match outcome.unwrap().change {
+        PolicyChange::Changed { section, .. } => twin.with_desired(*section),
+        PolicyChange::Unchanged => panic!("it changes something"),
+    }
+}

@@ -54,7 +54,9 @@ impl Present {
     /// Whether each policy may change twins at a time.
     pub(super) fn gates_at(&self, now: Timestamp) -> BTreeMap<PolicyId, Gate> {
         let gate = |(id, schedule)| {
-            let gate = self.with_hours((&id, schedule), now, |hours| hours.gate(now));
+            // An end waits for freezes that are over by now, too, if others took them up.
+            let all = Timestamp::MIN;
+            let gate = self.with_hours((&id, schedule), all, |hours| hours.gate(now));
             (id, gate)
         };
         self.all_hours().map(gate).collect()

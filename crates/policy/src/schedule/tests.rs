@@ -221,6 +221,30 @@ fn after_its_end_it_is_over_whatever_else_holds() {
 }
 
 #[test]
+fn an_end_within_a_freeze_waits_for_the_end_of_that() {
+    let mut until = schedule("UTC", &[]);
+    until.expires = Some(at("2026-12-31T00:00:00Z"));
+    let freeze = |from: &str, to: &str| Freeze {
+        from: at(from),
+        to: Some(at(to)),
+        what: "frozen".to_owned(),
+    };
+    until.freezes = vec![
+        freeze("2026-12-20T00:00:00Z", "2027-01-03T00:00:00Z"),
+        freeze("2027-01-02T00:00:00Z", "2027-01-05T00:00:00Z"),
+        freeze("2027-01-06T00:00:00Z", "2027-01-07T00:00:00Z"),
+    ];
+    let it = hours(&until);
+    for within in ["2026-12-31T00:00:00Z", "2027-01-04T00:00:00Z"] {
+        assert!(matches!(it.gate(at(within)), Gate::Closed(_)), "{within}");
+    }
+    // It is over by then, and nothing brings it back.
+    for later in ["2027-01-05T00:00:00Z", "2027-01-06T12:00:00Z"] {
+        assert_eq!(it.gate(at(later)), Gate::Expired(until.expires.unwrap()));
+    }
+}
+
+#[test]
 fn open_since_is_the_beginning_of_all_that_is_open_without_a_break() {
     let nights = schedule("UTC", &[(&[], "22:00", "02:00"), (&[], "02:00", "05:00")]);
     let it = hours(&nights);
