@@ -269,15 +269,7 @@ impl Store for SqliteStore {
     }
 
     fn population(&self) -> BoxFuture<'_, Result<Population, Error>> {
-        async move {
-            let error = match self.read(population::counted).await {
-                Err(error @ Error::Engine { .. }) => error,
-                counted => return counted,
-            };
-            tracing::error!(error = chain(&error), "identities are counted anew");
-            self.write(population::recount).await
-        }
-        .boxed()
+        population::known(self).boxed()
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<BTreeMap<Partition, Revision>, Error>> {

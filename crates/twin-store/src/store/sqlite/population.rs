@@ -1,16 +1,26 @@
 //! How many identities an embedded store holds, as its triggers count them.
 
 use rusqlite::{Connection, Row, TransactionBehavior};
+use service_kit::error::chain;
 
-use super::engine;
+use super::{SqliteStore, engine};
 use crate::store::{Error, Population};
 
 const ACTION: &str = "count its identities";
 /// No file has so many: what says so, or counts below zero, is damaged.
 const COUNT_MAX: i64 = 1 << 40;
 
-/// As it was counted along the way.
-pub(super) fn counted(connection: &Connection) -> Result<Population, Error> {
+/// As it was counted along the way, or counted anew if that cannot be read.
+pub(super) async fn known(store: &SqliteStore) -> Result<Population, Error> {
+    let error = match store.read(counted).await {
+        Err(error @ Error::Engine { .. }) => error,
+        counted => return counted,
+    };
+    tracing::error!(error = chain(&error), "identities are counted anew");
+    store.write(recount).await
+}
+
+fn counted(connection: &Connection) -> Result<Population, Error> {
     connection
         .prepare_cached("SELECT devices, modules FROM population")
         .and_then(|mut statement| statement.query_row([], |row| read(row, 0)))
@@ -30,7 +40,7 @@ pub(super) fn both(connection: &Connection) -> Result<(Population, Population), 
 }
 
 /// Counts the rows, where what was counted along the way cannot be read. It goes through all rows.
-pub(super) fn recount(connection: &mut Connection) -> Result<Population, Error> {
+fn recount(connection: &mut Connection) -> Result<Population, Error> {
     let mut recounted = || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute("DELETE FROM population", [])?;
