@@ -205,13 +205,14 @@ impl PolicyApi {
     async fn delete(&self, request: proto::DeletePolicyRequest, by: By) -> Result<(), Error> {
         let id = parse_name(&request.name)?;
         let expected = Some(request.etag).filter(|etag| !etag.is_empty());
-        let known = self.policies.get(&id);
-        if let Some(Gate::Closed(why)) = known.map(|stored| self.policies.gate(&stored))
-            && !request.force
-        {
+        let known = self.policies.get(&id).filter(|_| !request.force);
+        let gate = known.as_ref().map(|stored| self.policies.gate(stored));
+        if let Some(Gate::Closed(why)) = gate {
             return Err(Error::Closed { id, why });
         }
-        if let (Some(stored), false) = (self.policies.get(&id), request.force) {
+        // One that has ended is taken out by that already.
+        let is_over = matches!(gate, Some(Gate::Expired(_)));
+        if let Some(stored) = known.filter(|_| !is_over) {
             match self.touch.look(&stored.in_force()).await {
                 Finding::Fine => {}
                 Finding::TooMuch(why) | Finding::Uncounted(why) => {
@@ -227,7 +228,15 @@ impl PolicyApi {
             let why = format!("twins have settings of it that were never given here: {told}");
             return Err(Error::MassChange { id, why });
         }
-        self.policies.delete(id.clone(), expected, by).await?;
+        let named = id.clone();
+        // Counting took a while, in which somebody may have ordered a freeze.
+        let still = move |gate: Gate| match gate {
+            Gate::Closed(why) if !request.force => Err(Error::Closed { id: named, why }),
+            Gate::Closed(_) | Gate::Open | Gate::Expired(_) => Ok(()),
+        };
+        self.policies
+            .delete(id.clone(), expected, by, still)
+            .await?;
         tracing::info!(policy_id = %id, "policy deleted");
         self.count();
         Ok(())

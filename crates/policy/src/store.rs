@@ -237,15 +237,20 @@ impl Store {
     }
 
     /// Deletes the policy if it is still at `expected`, and wants a sweep that takes out what it
-    /// set; `then` is told the number of that sweep, under the terms of [`Store::apply`].
-    pub(crate) async fn delete(
+    /// set; `then` is told the number of that sweep, under the terms of [`Store::apply`]. `check` is asked
+    /// before it, with no other change in between.
+    pub(crate) async fn delete<E: From<Error> + Send + 'static>(
         &self,
         id: PolicyId,
         expected: Option<String>,
         (at, by): (Timestamp, By),
-        then: impl FnOnce(SweepNumber) + Send + 'static,
-    ) -> Result<(), Error> {
+        (check, then): (
+            impl FnOnce() -> Result<(), E> + Send + 'static,
+            impl FnOnce(SweepNumber) + Send + 'static,
+        ),
+    ) -> Result<(), E> {
         self.run(move |engine| {
+            check()?;
             then(engine.delete(&id, expected.as_deref(), at, &by)?);
             Ok(())
         })

@@ -100,6 +100,8 @@ impl Explainer {
         let policy = resource::check(&wire).map_err(Error::Policy)?;
         let present = self.policies.set();
         let applied = self.policies.rehearse(policy, None).await?;
+        // What applying it would refuse is not foreseen.
+        self.policies.check_end(&applied).map_err(Error::Policy)?;
         let guarded = super::guard(&self.policies, &self.touch, &applied).await;
         let waves = Waves::of(&self.policies, &applied, guarded);
         let scan = Scan::new(self.clone(), present, &applied, waves);

@@ -568,11 +568,13 @@ impl World {
     }
 
     async fn delete_policy(&mut self, policy: usize) {
+        let any = |_| Ok::<(), Error>(());
         if self.policies.remove(&policy).is_some() {
-            let deleted = self.service.policies.delete(id(policy), None, by());
+            let deleted = self.service.policies.delete(id(policy), None, by(), any);
             deleted.await.expect("it is there");
         } else {
-            let deleted = self.service.policies.delete(id(policy), None, by()).await;
+            let deleted = self.service.policies.delete(id(policy), None, by(), any);
+            let deleted = deleted.await;
             assert!(
                 matches!(deleted, Err(Error::NotFound { .. })),
                 "{deleted:?}"

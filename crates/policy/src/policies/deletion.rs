@@ -4,16 +4,25 @@ use std::sync::Arc;
 
 use super::Policies;
 use crate::policy_doc::PolicyId;
+use crate::schedule::Gate;
 use crate::store::{self, By, SweepNumber};
 
 impl Policies {
-    /// Deletes the policy if it is still at `expected`.
-    pub(crate) async fn delete(
+    /// Deletes the policy if it is still at `expected`, and if `check` has nothing against it at the moment at
+    /// which that is done: it is told whether the policy may change twins then.
+    pub(crate) async fn delete<E: From<store::Error> + Send + 'static>(
         &self,
         id: PolicyId,
         expected: Option<String>,
         by: By,
-    ) -> Result<(), store::Error> {
+        check: impl FnOnce(Gate) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), E> {
+        let this = self.clone();
+        let asked = id.clone();
+        let check = move || match this.get(&asked) {
+            Some(stored) => check(this.gate(&stored)),
+            None => Ok(()),
+        };
         let this = self.clone();
         let gone = id.clone();
         let out_of_force = move |sweep: SweepNumber| {
@@ -29,6 +38,8 @@ impl Policies {
             this.noted.notify_one();
         };
         let when = (self.clock.now(), by);
-        self.store.delete(id, expected, when, out_of_force).await
+        self.store
+            .delete(id, expected, when, (check, out_of_force))
+            .await
     }
 }

@@ -64,7 +64,12 @@ impl Fixture {
     async fn delete(&self, id: &str, expected: Option<&str>) -> Result<(), Error> {
         let id = PolicyId::parse(id).unwrap();
         self.store
-            .delete(id, expected.map(str::to_owned), (at(99), by()), |_| {})
+            .delete(
+                id,
+                expected.map(str::to_owned),
+                (at(99), by()),
+                (|| Ok(()), |_| {}),
+            )
             .await
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{Span, Timestamp};
+use policy::rollout::Guard;
 use serde_json::json;
 use service_kit::error::{Classified, Kind};
 use service_kit::status::RemoteError;
@@ -290,6 +291,81 @@ async fn an_end_that_has_passed_is_refused_unless_the_policy_has_it() {
     world
         .apply(&ends(&soon, "description: it was bright"))
         .await;
+}
+
+#[tokio::test]
+async fn a_preview_refuses_an_end_that_has_passed_as_applying_does() {
+    let world = World::start().await;
+    let file = lamp("bright", "schedule: {expires: '2025-06-30'}");
+    let draft = policy::file::parse(&file).unwrap().remove(0);
+    let request = proto::PreviewPolicyRequest {
+        policy: Some(policy::resource::to_request(&draft)),
+    };
+    let answer = world.client().await.preview_policy(request).await;
+    let refused = RemoteError::from(answer.expect_err("it is refused"));
+    assert_eq!(refused.kind(), Kind::InvalidArgument);
+    let applied = try_apply(&world, &file).await.unwrap_err();
+    assert_eq!(refused.reason(), applied.reason());
+    let place = |refused: &RemoteError| refused.violations()[0].subject.clone();
+    assert_eq!(place(&refused), place(&applied));
+}
+
+/// A hub in which two twins are too many.
+fn two_are_too_many() -> Guard {
+    Guard {
+        twins_max: 1,
+        percent_max: 100,
+        twins_free: 1,
+        ..Guard::default()
+    }
+}
+
+#[tokio::test]
+async fn what_has_ended_is_deleted_without_force_however_many_it_was_on() {
+    let world = World::start_with(two_are_too_many()).await;
+    world.apply(SETTLE).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit.clone(), json!(null)).await;
+    world.twins.create(OTHER, lit, json!(null)).await;
+    world.apply(&lamp("bright", "rollout: {}")).await;
+    world.wait_desired(OTHER, json!({"lamp": "bright"})).await;
+    let refused = delete(&world, false).await.unwrap_err();
+    assert_eq!(refused.reason(), "MASS_CHANGE");
+
+    let end = Timestamp::now() + Span::new().seconds(2);
+    let ends = format!("rollout: {{}}\nschedule: {{expires: '{end}'}}");
+    world.apply(&lamp("bright", &ends)).await;
+    world.wait_desired(MODULE, json!({})).await;
+    world.wait_desired(OTHER, json!({})).await;
+    delete(&world, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deletion_does_not_slip_into_a_freeze_that_was_ordered_while_it_was_counted() {
+    let world = World::start_with(two_are_too_many()).await;
+    world.apply(SETTLE).await;
+    let lit = json!({"lit": true});
+    world.twins.create(MODULE, lit, json!(null)).await;
+    world.apply(&lamp("bright", "")).await;
+    world.wait_desired(MODULE, json!({"lamp": "bright"})).await;
+
+    let held = world.twins.hold_counts().await;
+    let before = world.twins.counts();
+    let deletion = delete(&world, false);
+    let freezing = async {
+        wait_for("the count", SOON, async || {
+            (world.twins.counts() > before).then_some(())
+        })
+        .await;
+        freeze(&world, &["lamp"]).await;
+        drop(held);
+    };
+    let (deleted, ()) = tokio::join!(deletion, freezing);
+    assert_eq!(deleted.unwrap_err().reason(), "POLICY_CLOSED");
+    world.settle().await;
+    assert_eq!(world.twins.desired(MODULE), json!({"lamp": "bright"}));
+    delete(&world, true).await.unwrap();
+    world.wait_desired(MODULE, json!({})).await;
 }
 
 #[tokio::test]

@@ -60,6 +60,8 @@ struct State {
     /// Writes an operator's leaf before the next call, so that its version does not match.
     interfere: Vec<Value>,
     away: bool,
+    /// Pages of counts that were asked for.
+    counts: usize,
     /// Pages of twins from here on are not answered.
     pages_end: Option<usize>,
     /// Entries of the audit log about this are refused.
@@ -80,6 +82,8 @@ pub(crate) struct TwinStore {
     bus: Bus,
     partitions: PartitionCount,
     state: Arc<Mutex<State>>,
+    /// Held by whoever keeps counts waiting.
+    counting: Arc<tokio::sync::Mutex<()>>,
     pub address: SocketAddr,
 }
 
@@ -97,6 +101,7 @@ impl TwinStore {
             bus,
             partitions,
             state: Arc::default(),
+            counting: Arc::default(),
             address,
         };
         let server = tonic::transport::Server::builder()
@@ -271,6 +276,16 @@ impl TwinStore {
 
     pub(crate) fn set_away(&self, away: bool) {
         self.state().away = away;
+    }
+
+    /// Keeps counts of twins waiting for as long as what this answers is held.
+    pub(crate) async fn hold_counts(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.counting).lock_owned().await
+    }
+
+    /// How many pages were asked for by those who only count.
+    pub(crate) fn counts(&self) -> usize {
+        self.state().counts
     }
 
     /// Pages of twins from this one on are not answered, until it is called with none.
@@ -614,6 +629,11 @@ impl TwinService for TwinStore {
         request: Request<proto::ListTwinsRequest>,
     ) -> Result<Response<proto::ListTwinsResponse>, Status> {
         let request = request.into_inner();
+        let mask = request.read_mask.as_ref();
+        if mask.is_some_and(|mask| mask.paths == ["name"]) {
+            self.state().counts += 1;
+            drop(self.counting.lock().await);
+        }
         let state = self.state();
         if state.away {
             return Err(Status::unavailable("on holiday"));

@@ -245,7 +245,8 @@ async fn check_start(folder: &TempDir, what: &str) -> (Store, Contents) {
 
 async fn check_deletion(store: &Store, what: &str, before: Contents) {
     let p = p();
-    let delete = |id: PolicyId| store.delete(id, None, (at(60), by()), |_| {});
+    let delete =
+        |id: PolicyId| store.delete(id, None, (at(60), by()), (|| Ok::<(), Error>(()), |_| {}));
     delete(p.clone())
         .await
         .unwrap_or_else(|error| panic!("{what}: {error:?}"));
