@@ -17,7 +17,6 @@ use service_kit::config::{Problems, Validate};
 use service_kit::health::Health;
 use service_kit::log_budget::LogBudget;
 use service_kit::metrics::Registry;
-use service_kit::places::{Bounds, Places};
 use service_kit::server::GrpcServer;
 use service_kit::shutdown::{ShutdownToken, run_until_shutdown};
 use service_kit::tasks::{OnFailure, Tasks};
@@ -29,6 +28,7 @@ use wire::link::v1::device_link_service_server::DeviceLinkServiceServer;
 use wire::subjects;
 
 use self::settings::{DECODE_FACTOR, bus_config, grpc_config, streams};
+use crate::admissions::Admissions;
 use crate::admit::BatchLimits;
 use crate::alive::{Beats, Instance};
 use crate::auth::{Authenticator, Trusted};
@@ -54,14 +54,6 @@ use crate::twins::TwinStore;
 use crate::{alive, farewells, hints, looking, methods, nursery, rejects};
 
 mod settings;
-
-/// Devices that are looked up at once. It keeps twin-store and the bus busy; with more at once what
-/// others ask of them would stand behind a whole fleet that connects. One network leaves some to the
-/// others, however many come from there.
-const ADMITTED_AT_ONCE: Bounds = Bounds {
-    all: 64,
-    of_network: 48,
-};
 
 /// What is answered before anybody has proven anything: its message brings what proves.
 const ENROLL: &str = "/twinward.agent.v1.AgentService/Enroll";
@@ -184,8 +176,7 @@ impl App {
                 metrics.clone(),
             ),
             sessions: Sessions::new(as_len(limits.sessions_max), instance.name.clone()),
-            // Who waits is counted among the connections.
-            admitting: Places::new(ADMITTED_AT_ONCE, Bounds::NONE),
+            admitting: Admissions::default(),
             calls: Calls::default(),
             instance,
             limits,
@@ -207,12 +198,12 @@ impl App {
         };
         let decode_max = config.limits.batch_bytes_max.as_len() * as_len(DECODE_FACTOR);
         let service = AgentServiceServer::new(door.clone()).max_decoding_message_size(decode_max);
+        // No reflection: strangers come here, and its streams have no end of their own.
         let server = server
             .add_open_service(service)
             .for_strangers(&[ENROLL])
             .add_service(DeviceLinkServiceServer::new(Link::new(door.clone())))
             .rules(RULES)
-            .reflection(wire::FILE_DESCRIPTOR_SET)?
             .metrics(&scope);
         Ok(Self {
             drain_within: config.drain_within,

@@ -16,7 +16,6 @@ use iot_hub::{SasResource, SymmetricKey, Thumbprints};
 use service_kit::clock::SharedClock;
 use service_kit::error::{Classified, Kind};
 use service_kit::log_budget::LogBudget;
-use tonic::metadata::MetadataMap;
 use twin::IdentityKey;
 
 use crate::auth::cache::{Cache, Credentials, Finding, Standing};
@@ -28,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::twins::TwinStore;
 
 mod cache;
+mod calling;
 mod certificate;
 mod claim;
 mod error;
@@ -41,7 +41,7 @@ mod signed;
 mod trusted;
 mod verdicts;
 
-pub(crate) use error::AuthError;
+pub(crate) use error::{AuthError, CROWDED_FOR};
 use proof::Evidence;
 pub(crate) use proof::Proof;
 pub(crate) use trusted::Trusted;
@@ -109,16 +109,6 @@ impl Authenticator {
         }
     }
 
-    /// Proves who makes a call.
-    pub(crate) async fn authenticate(
-        &self,
-        metadata: &MetadataMap,
-        peer: Option<IpAddr>,
-    ) -> Result<Proof, AuthError> {
-        let claim = Claim::of_call(metadata, self.shared.clock.now());
-        self.judge(claim, self.anybody(peer)).await
-    }
-
     /// Proves who connects by MQTT: with the password, or without one with the certificate. How it
     /// stands is the caller's to have asked, so that what that one does and what is done here agree.
     pub(crate) async fn authenticate_device(
@@ -184,21 +174,6 @@ impl Authenticator {
             self.shared.failures.look(who.peer, wait, proving).await
         };
         self.charging(who, proving).await
-    }
-
-    /// Has somebody from an address prove something that only twin-store can judge.
-    async fn limited<T>(
-        &self,
-        peer: Option<IpAddr>,
-        proving: impl Future<Output = Result<T, AuthError>>,
-    ) -> Result<T, AuthError> {
-        let proving = |wait: Option<Duration>| async move {
-            match wait {
-                Some(wait) => self.shared.failures.look(peer, wait, proving).await,
-                None => proving.await,
-            }
-        };
-        self.charging(self.anybody(peer), proving).await
     }
 
     /// Has somebody prove something, who is told for how long it would have to wait otherwise, and

@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use service_kit::clock::SharedClock;
 use service_kit::log_budget::LogBudget;
-use service_kit::places::Places;
 use service_kit::shutdown::ShutdownToken;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +17,7 @@ use wire::agent::v1 as agent;
 use wire::agent::v1::agent_service_server::AgentService;
 use wire::bus::v1::TelemetryEntry;
 
+use crate::admissions::Admissions;
 use crate::alive::Instance;
 use crate::auth::Authenticator;
 use crate::config::Limits;
@@ -54,8 +54,8 @@ pub(crate) struct Parts {
     pub(crate) auth: Authenticator,
     pub(crate) enroller: Enroller,
     pub(crate) sessions: Sessions,
-    /// Devices whose proof, place and subscriptions are being looked up.
-    pub(crate) admitting: Places,
+    /// Whoever's proof, place and subscriptions are being looked up.
+    pub(crate) admitting: Admissions,
     pub(crate) calls: Calls,
     pub(crate) nursery: Nursery,
     pub(crate) inlets: Inlets,
@@ -102,8 +102,12 @@ impl AgentService for Door {
         request: Request<agent::EnrollRequest>,
     ) -> Result<Response<agent::EnrollResponse>, Status> {
         let peer = request.remote_addr().map(|address| address.ip());
-        let enrolled = self.parts.enroller.enroll(request.into_inner(), peer).await;
-        match enrolled {
+        let Parts {
+            enroller,
+            admitting,
+            ..
+        } = &*self.parts;
+        match enroller.enroll(request.into_inner(), peer, admitting).await {
             Ok(connection_string) => Ok(Response::new(agent::EnrollResponse { connection_string })),
             Err(error) => Err(service_kit::status::to_status(&error)),
         }

@@ -20,6 +20,7 @@ pub mod app;
 pub mod config;
 pub mod error;
 
+mod admissions;
 mod admit;
 mod alive;
 mod auth;

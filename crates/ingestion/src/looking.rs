@@ -25,8 +25,6 @@ pub(crate) struct Wish {
     pub(crate) looks: bool,
     /// Say to other instances that they are here.
     pub(crate) announces: bool,
-    /// Those prove themselves again for whom a shared access policy has vouched.
-    pub(crate) proves_policies: bool,
 }
 
 impl Wish {
@@ -35,7 +33,6 @@ impl Wish {
         Self {
             looks: self.looks || other.looks,
             announces: self.announces || other.announces,
-            proves_policies: self.proves_policies || other.proves_policies,
         }
     }
 }
@@ -124,5 +121,19 @@ mod tests {
         let mut running = Box::pin(run(sessions, ShutdownToken::new()));
         assert!((&mut running).now_or_never().is_none());
         assert_eq!(told(&places), AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn those_by_policy_prove_themselves_at_once_however_many_have_to_look_before() {
+        let sessions = Sessions::new(COUNT, "a");
+        let places = open(&sessions, COUNT);
+        let last = places.last().expect("some").mailbox();
+        last.is_by_policy();
+        sessions.look_again();
+        sessions.policies_changed();
+        let mail = last.take().now_or_never().expect("it is told at once");
+        assert!(mail.identity_changed);
+        let others = places.iter().map(|place| place.mailbox().take());
+        assert_eq!(others.filter_map(FutureExt::now_or_never).count(), 0);
     }
 }

@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::accounts::network_of;
 
-/// One network may have this part of what is left, so that something is left for the next one.
+/// Of what others have left one network may have this part at most, so that something is left for the
+/// next one; more only if its bound is a larger part of all.
 const PART: usize = 8;
 
 /// So many there are.
@@ -26,6 +27,13 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// The part that one network may have of what others have left. With nobody else there it comes to
+    /// its bound.
+    fn part(self) -> usize {
+        let part = self.all.checked_div(self.of_network).unwrap_or(PART);
+        part.clamp(1, PART)
+    }
+
     /// Somebody else counts them.
     pub const NONE: Self = Self {
         all: usize::MAX,
@@ -74,7 +82,7 @@ impl Shares {
     ///
     /// # Errors
     /// All are taken, or the network has what one may have: its bound, and while others have much,
-    /// a part of what is left.
+    /// a part of what they have left.
     pub fn take(&self, address: Option<IpAddr>) -> Result<Share, Crowded> {
         let network = address.map(network_of);
         let mut taken = lock(&self.taken);
@@ -82,8 +90,10 @@ impl Shares {
         if left == 0 {
             return Err(Crowded);
         }
-        let most = (left / PART).min(self.bounds.of_network).max(1);
         let of_network = taken.of.entry(network).or_default();
+        let left_to_it = left + *of_network;
+        let most = left_to_it / self.bounds.part();
+        let most = most.min(self.bounds.of_network).max(1);
         if *of_network >= most {
             return Err(Crowded);
         }
@@ -291,6 +301,26 @@ mod tests {
         assert!(lock(&places.lanes).is_empty());
         assert_eq!(places.free.available_permits(), 1);
         assert_eq!(lock(&places.waiting.taken).all, 0);
+    }
+
+    #[test]
+    fn one_network_alone_has_all_of_its_bound() {
+        for (all, of_network) in [
+            (512, 64),
+            (4096, 2048),
+            (1024, 96),
+            (usize::MAX, usize::MAX),
+        ] {
+            let bounds = Bounds { all, of_network };
+            let shares = Shares::new(bounds);
+            let held = std::iter::from_fn(|| shares.take(from(1)).ok());
+            let most = of_network.min(3000);
+            assert_eq!(held.take(most).collect::<Vec<_>>().len(), most);
+            // The next one has what is left by the same rule.
+            let shares = Shares::new(bounds);
+            let _first: Vec<_> = (0..most).map(|_| shares.take(from(1))).collect();
+            assert!(shares.take(from(2)).is_ok());
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ use twin::IdentityKey;
 
 use crate::twins::Refused;
 
+/// When to try again where too many wait: thousands are looked up in a second.
+pub(crate) const CROWDED_FOR: Duration = Duration::from_secs(1);
+
 /// Why somebody is not let in. The texts go to the peer: they tell what to mend, never a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
@@ -129,6 +132,9 @@ pub(crate) enum AuthError {
         /// How long it must wait.
         wait: Duration,
     },
+    /// So many wait to be looked up.
+    #[error("too many wait to be let in at this address, or at all; try again later")]
+    TooManyWaiting,
     /// A device that wants to be provisioned is refused by twin-store, in its own words.
     #[error(transparent)]
     NotRegistered(Refused),
@@ -180,6 +186,7 @@ impl AuthError {
             Self::CreatedAgain { .. } => "IDENTITY_CREATED_AGAIN",
             Self::Disabled { .. } => "IDENTITY_DISABLED",
             Self::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            Self::TooManyWaiting => "TOO_MANY_WAITING",
             Self::NotRegistered(_) => "REGISTRATION_REFUSED",
             Self::Unavailable(_) => "CREDENTIALS_UNAVAILABLE",
         }
@@ -211,6 +218,7 @@ impl AuthError {
             Self::NoPolicies
             | Self::NoAuthorities { .. }
             | Self::TooManyFailures { .. }
+            | Self::TooManyWaiting
             | Self::Unavailable(_) => false,
         }
     }
@@ -235,7 +243,7 @@ impl Classified for AuthError {
             Self::Name(_) => Kind::InvalidArgument,
             Self::Unknown { .. } => Kind::NotFound,
             Self::Disabled { .. } => Kind::PermissionDenied,
-            Self::TooManyFailures { .. } => Kind::ResourceExhausted,
+            Self::TooManyFailures { .. } | Self::TooManyWaiting => Kind::ResourceExhausted,
             Self::NotRegistered(refused) => refused.kind(),
             Self::NoPolicies | Self::Unavailable(_) => Kind::Unavailable,
         }
@@ -269,6 +277,7 @@ impl Classified for AuthError {
             | Self::CreatedAgain { .. }
             | Self::Disabled { .. }
             | Self::TooManyFailures { .. }
+            | Self::TooManyWaiting
             | Self::Unavailable(_) => self.kind().iot_hub(),
         }
     }
@@ -276,6 +285,7 @@ impl Classified for AuthError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyFailures { wait } => Some(*wait),
+            Self::TooManyWaiting => Some(CROWDED_FOR),
             Self::Missing
             | Self::Token(_)
             | Self::NoIdentity { .. }

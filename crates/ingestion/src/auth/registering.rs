@@ -7,6 +7,7 @@ use service_kit::error::{Classified as _, Kind};
 use wire::registry::v1 as registry;
 
 use super::{AuthError, Authenticator};
+use crate::admissions::Admissions;
 use crate::twins::Refused;
 
 impl Authenticator {
@@ -20,12 +21,13 @@ impl Authenticator {
         &self,
         claim: registry::RegistrationClaim,
         peer: IpAddr,
+        admissions: &Admissions,
     ) -> Result<(), AuthError> {
         let checking = async {
             let checked = self.shared.store.check_registration(claim).await;
             checked.map_err(refused)
         };
-        self.limited(Some(peer), checking).await
+        self.limited(Some(peer), admissions, checking).await
     }
 
     /// Registers a device, or refuses in twin-store's words.
@@ -33,12 +35,13 @@ impl Authenticator {
         &self,
         claim: registry::RegistrationClaim,
         peer: IpAddr,
+        admissions: &Admissions,
     ) -> Result<registry::Registration, AuthError> {
         let registering = async {
             let registered = self.shared.store.register_device(claim).await;
             registered.map_err(refused)
         };
-        self.limited(Some(peer), registering).await
+        self.limited(Some(peer), admissions, registering).await
     }
 
     /// How a device registered last.
@@ -47,12 +50,13 @@ impl Authenticator {
         claim: registry::RegistrationClaim,
         operation_id: String,
         peer: IpAddr,
+        admissions: &Admissions,
     ) -> Result<registry::Registration, AuthError> {
         let asking = async {
             let known = self.shared.store.registration(claim, operation_id).await;
             known.map_err(refused)
         };
-        self.limited(Some(peer), asking).await
+        self.limited(Some(peer), admissions, asking).await
     }
 }
 

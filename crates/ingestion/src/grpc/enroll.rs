@@ -19,6 +19,8 @@ use wire::InvalidField;
 use wire::agent::v1 as agent;
 use wire::registry::v1 as registry;
 
+use crate::admissions::Admissions;
+use crate::auth::CROWDED_FOR;
 use crate::auth::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::twins::{Refused, TwinStore};
@@ -37,6 +39,9 @@ pub(crate) enum EnrollError {
         /// How long it must wait.
         wait: Duration,
     },
+    /// So many wait to be looked up.
+    #[error("too many wait to be let in at this address, or at all; try again later")]
+    TooManyWaiting,
     /// A field has no valid form.
     #[error("the request has a malformed field")]
     Malformed(Vec<InvalidField>),
@@ -57,7 +62,7 @@ pub(crate) enum EnrollError {
 impl Classified for EnrollError {
     fn kind(&self) -> Kind {
         match self {
-            Self::TooManyFailures { .. } => Kind::ResourceExhausted,
+            Self::TooManyFailures { .. } | Self::TooManyWaiting => Kind::ResourceExhausted,
             Self::Malformed(_) => Kind::InvalidArgument,
             // An answer without a cause of its own: twin-store is not there.
             Self::Refused(error) => error.kind(),
@@ -68,6 +73,7 @@ impl Classified for EnrollError {
     fn reason(&self) -> &str {
         match self {
             Self::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            Self::TooManyWaiting => "TOO_MANY_WAITING",
             Self::Malformed(_) => "INVALID_FIELD",
             Self::Refused(error) => error.reason(),
             Self::Answer(_) | Self::Key(_) | Self::ConnectionString(_) => "INTERNAL",
@@ -82,6 +88,7 @@ impl Classified for EnrollError {
                 .collect(),
             Self::Refused(error) => error.violations(),
             Self::TooManyFailures { .. }
+            | Self::TooManyWaiting
             | Self::Answer(_)
             | Self::Key(_)
             | Self::ConnectionString(_) => Vec::new(),
@@ -92,6 +99,7 @@ impl Classified for EnrollError {
         match self {
             Self::Refused(error) => error.iot_hub(),
             Self::TooManyFailures { .. }
+            | Self::TooManyWaiting
             | Self::Malformed(_)
             | Self::Answer(_)
             | Self::Key(_)
@@ -102,6 +110,7 @@ impl Classified for EnrollError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyFailures { wait } => Some(*wait),
+            Self::TooManyWaiting => Some(CROWDED_FOR),
             Self::Refused(error) => error.retry_after(),
             Self::Malformed(_) | Self::Answer(_) | Self::Key(_) | Self::ConnectionString(_) => None,
         }
@@ -146,17 +155,10 @@ impl Enroller {
         &self,
         request: agent::EnrollRequest,
         peer: Option<IpAddr>,
+        admissions: &Admissions,
     ) -> Result<String, EnrollError> {
         let peer = peer.map(network_of);
-        let wait = self.limited(|limiter, now| limiter.check(&peer, now)).err();
-        // A good token is taken however often others behind the address have failed.
-        let outcome = match wait {
-            Some(wait) => match self.suspects.look(peer, self.redeem(request)).await {
-                Ok(outcome) => outcome,
-                Err(Crowded) => Err(EnrollError::TooManyFailures { wait }),
-            },
-            None => self.redeem(request).await,
-        };
+        let (wait, outcome) = self.judge(request, peer, admissions).await;
         let error = match outcome {
             Ok(string) => {
                 self.metrics.enrolment("OK");
@@ -182,11 +184,49 @@ impl Enroller {
         Err(told)
     }
 
+    /// What comes of a call, and how long the peer would have to wait if it failed, if it has failed too
+    /// often. Many come at once and have failed by the time that it is their turn, so that is asked again.
+    async fn judge(
+        &self,
+        request: agent::EnrollRequest,
+        peer: Option<IpAddr>,
+        admissions: &Admissions,
+    ) -> (Option<Duration>, Result<String, EnrollError>) {
+        let wait = || self.limited(|limiter, now| limiter.check(&peer, now)).err();
+        let problems = check(&request);
+        if !problems.is_empty() {
+            // Nobody has to be asked, and nothing large waits for its turn.
+            return (wait(), Err(EnrollError::Malformed(problems)));
+        }
+        let (mut waits, mut place) = (wait(), None);
+        if waits.is_none() {
+            match admissions.of_call(peer).await {
+                Ok(taken) => place = Some(taken),
+                Err(Crowded) => return (None, Err(EnrollError::TooManyWaiting)),
+            }
+            waits = wait();
+        }
+        // A good token is taken however often others behind the address have failed.
+        let outcome = match waits {
+            Some(wait) => {
+                drop(place.take());
+                match self.suspects.look(peer, self.redeem(request)).await {
+                    Ok(outcome) => outcome,
+                    Err(Crowded) => Err(EnrollError::TooManyFailures { wait }),
+                }
+            }
+            None => self.redeem(request).await,
+        };
+        drop(place);
+        (waits, outcome)
+    }
+
     /// Whoever fails without end is not to fill the log. Twin-store's reasons are its own, so they
     /// share what lines there are.
     fn tell(&self, error: &EnrollError, peer: Option<IpAddr>) {
         let kind = match error {
             EnrollError::TooManyFailures { .. } => "TOO_MANY_FAILURES",
+            EnrollError::TooManyWaiting => "TOO_MANY_WAITING",
             EnrollError::Malformed(_) => "INVALID_FIELD",
             EnrollError::Refused(_) => "REFUSED",
             EnrollError::Answer(_) | EnrollError::Key(_) | EnrollError::ConnectionString(_) => {
@@ -203,10 +243,6 @@ impl Enroller {
     }
 
     async fn redeem(&self, request: agent::EnrollRequest) -> Result<String, EnrollError> {
-        let problems = check(&request);
-        if !problems.is_empty() {
-            return Err(EnrollError::Malformed(problems));
-        }
         let agent::EnrollRequest {
             token,
             device_id,

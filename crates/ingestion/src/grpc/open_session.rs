@@ -74,10 +74,11 @@ pub(super) async fn begin(
         return Err(SessionEnd::Stopping);
     }
     let peer = request.remote_addr();
-    let proof = parts
+    let ip = peer.map(|address| address.ip());
+    let proving = parts
         .auth
-        .authenticate(request.metadata(), peer.map(|address| address.ip()))
-        .await?;
+        .authenticate(request.metadata(), ip, &parts.admitting);
+    let proof = proving.await?;
     let place = parts
         .sessions
         .open(proof.identity.clone(), parts.clock.now())

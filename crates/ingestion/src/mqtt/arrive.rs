@@ -172,7 +172,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
     let standing = || parts.auth.account(&name.identity, ip);
     let (mut account, mut admitting) = (standing(), None);
     if !account.is_suspect() {
-        admitting = parts.admitting.take(Some(ip)).await.ok();
+        admitting = parts.admitting.of_connection(ip).await;
         account = standing();
     }
     if account.is_suspect() {
@@ -182,7 +182,7 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
     let proving = auth.authenticate_device(&name, password, &certificates, (ip, account));
     let proof = proving.await?;
     if admitting.is_none() {
-        admitting = parts.admitting.take(Some(ip)).await.ok();
+        admitting = parts.admitting.of_connection(ip).await;
     }
     parts
         .auth

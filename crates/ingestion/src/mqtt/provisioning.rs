@@ -32,7 +32,7 @@ use super::end::End;
 use super::pace::Pace;
 use super::wire::Wire;
 use crate::auth::AuthError;
-use crate::grpc::Door;
+use crate::grpc::{Door, Parts};
 
 /// How long a connection may last. Registering takes seconds; a device that has to try again comes
 /// again.
@@ -87,7 +87,9 @@ pub(super) async fn admit(door: &Door, caller: Caller, peer: SocketAddr) -> Resu
         registration_id: name.registration.to_string(),
         proof: Some(proof),
     };
-    auth.check_registration(claim.clone(), peer.ip()).await?;
+    let admitting = &door.parts.admitting;
+    auth.check_registration(claim.clone(), peer.ip(), admitting)
+        .await?;
     Ok(Claimed {
         registration: name.registration,
         claim,
@@ -289,9 +291,11 @@ impl Registrar {
             let number = 400_004;
             return Err(self.refusal(number, problem, None));
         }
-        let auth = &self.door.parts.auth;
+        let Parts {
+            auth, admitting, ..
+        } = &*self.door.parts;
         let claim = self.claimed.claim.clone();
-        let registered = auth.register(claim, self.peer.ip()).await;
+        let registered = auth.register(claim, self.peer.ip(), admitting).await;
         let registered = registered.map_err(|error| self.refused(&error))?;
         let (registration, device) = (&registered.registration_id, &registered.device_id);
         tracing::info!(registration, device, peer = %self.peer, "a device was registered");
@@ -299,9 +303,13 @@ impl Registrar {
     }
 
     async fn known(&self, operation: String) -> Result<Value, Refusal> {
-        let auth = &self.door.parts.auth;
+        let Parts {
+            auth, admitting, ..
+        } = &*self.door.parts;
         let claim = self.claimed.claim.clone();
-        let known = auth.registration(claim, operation, self.peer.ip()).await;
+        let known = auth
+            .registration(claim, operation, self.peer.ip(), admitting)
+            .await;
         let known = known.map_err(|error| self.refused(&error))?;
         let now = self.door.parts.clock.now();
         // A time that cannot be read is no reason to keep a device out.

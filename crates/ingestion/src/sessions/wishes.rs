@@ -14,7 +14,6 @@ impl Sessions {
         self.wish(Wish {
             looks: true,
             announces: true,
-            ..Wish::default()
         });
     }
 
@@ -23,15 +22,17 @@ impl Sessions {
     pub(crate) fn look_quietly(&self) {
         self.wish(Wish {
             looks: true,
-            ..Wish::default()
+            announces: false,
         });
     }
 
-    /// Says that the hub's shared access policies have changed.
+    /// Says that the hub's shared access policies have changed: those prove themselves again for whom one
+    /// has vouched, all at once. Few do, and a key that was taken away opens nothing from now on.
     pub(crate) fn policies_changed(&self) {
-        self.wish(Wish {
-            proves_policies: true,
-            ..Wish::default()
+        self.tell_some(None, usize::MAX, |mailbox| {
+            if mailbox.is_by_policy.load(Ordering::Relaxed) {
+                mailbox.put(|mail| mail.identity_changed = true);
+            }
         });
     }
 
@@ -61,17 +62,12 @@ impl Sessions {
         many: usize,
     ) -> Option<IdentityKey> {
         self.tell_some(last, many, |mailbox| {
-            let proves = wish.proves_policies && mailbox.is_by_policy.load(Ordering::Relaxed);
-            if !wish.looks && !wish.announces && !proves {
-                return;
-            }
             mailbox.put(|mail| {
                 if wish.looks {
                     mail.desired = Some(0);
                     mail.messages = true;
                 }
                 mail.announce |= wish.announces;
-                mail.identity_changed |= proves;
             });
         })
     }

@@ -125,12 +125,16 @@ async fn channel(hub: &Hub) -> Channel {
 
 /// Begins a message that says how long it will be, and sends ten bytes of it. The answer; `None`: the
 /// connection ended.
-async fn begin(mut channel: Channel, length: u32) -> Option<Status> {
+async fn begin(channel: Channel, length: u32) -> Option<Status> {
+    begin_call(channel, "twinward.agent.v1.AgentService/Enroll", length).await
+}
+
+/// The same of any call.
+async fn begin_call(mut channel: Channel, path: &str, length: u32) -> Option<Status> {
     let mut bytes = vec![0];
     bytes.extend(length.to_be_bytes());
     bytes.extend([b'x'; 10]);
-    let url = "http://hub/twinward.agent.v1.AgentService/Enroll";
-    let request = http::Request::post(url)
+    let request = http::Request::post(format!("http://hub/{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Body::new(Unfinished(Some(bytes.into()))))
@@ -190,12 +194,46 @@ async fn unfinished_messages_of_one_network_are_so_many() {
         let status = status.expect("one of them").unwrap().expect("an answer");
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         assert_eq!(reason(&status), "TOO_MANY_CALLS");
+        assert!(status.get_details_retry_info().is_some());
         told += 1;
     }
+    let page = hub.metrics().await;
+    let line = "auth_decisions_total{decision=\"too_many\",permission=\"none\",via=\"nothing\"} ";
+    let counted = page.split_once(line).expect("it is counted").1;
+    let counted = counted.lines().next().unwrap().parse::<u64>();
+    assert!(counted.unwrap() >= 30);
     drop(begun);
     testkit::wait_for("room", SOON, async || {
         enroll(&hub, "good-token", "d", NONCE).await.ok()
     })
     .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn quiet_calls_of_health_and_reflection_take_nothing_from_those_who_enrol() {
+    let hub = Hub::start_with(|config| {
+        config.connections.prove_within = service_kit::units::Duration::secs(600);
+    })
+    .await;
+    for path in [
+        "grpc.health.v1.Health/Check",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ] {
+        let mut begun = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let channel = channel(&hub).await;
+            for _ in 0..30 {
+                begun.spawn(begin_call(channel.clone(), path, 100));
+            }
+        }
+        // Some are too many, or nobody serves them; all others are there and wait.
+        let next = tokio::time::timeout(Duration::from_secs(10), begun.join_next());
+        let status = next.await.expect("it is told").expect("one of them");
+        let code = status.unwrap().expect("an answer").code();
+        assert!([Code::ResourceExhausted, Code::Unimplemented].contains(&code));
+        let enrolled = enroll(&hub, "good-token", "d", NONCE).await;
+        assert!(enrolled.is_ok(), "{path}: {enrolled:?}");
+    }
     hub.stop().await;
 }

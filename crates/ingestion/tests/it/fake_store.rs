@@ -35,8 +35,17 @@ pub(crate) struct State {
     pub(crate) patch_permits: Option<Arc<Semaphore>>,
     /// Every lookup of what begins with the name takes one of these before it is answered.
     pub(crate) lookup_permits: Option<(&'static str, Arc<Semaphore>)>,
+    /// Lookups and enrolments that were held, those that wait now, and the most that ever did.
+    pub(crate) held: Held,
     /// Answer nothing but UNAVAILABLE.
     pub(crate) away: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Held {
+    pub(crate) all: usize,
+    pub(crate) now: usize,
+    pub(crate) most: usize,
 }
 
 #[derive(Clone)]
@@ -89,11 +98,32 @@ impl FakeStore {
         permits
     }
 
-    /// Has lookups of what begins with a name (`devices/…`) wait until they are given permits.
+    /// Has lookups of what begins with a name (`devices/…`), and enrolments of it, wait until they are
+    /// given permits.
     pub(crate) fn hold_lookups(&self, begins_with: &'static str) -> Arc<Semaphore> {
         let permits = Arc::new(Semaphore::new(0));
         self.state().lookup_permits = Some((begins_with, Arc::clone(&permits)));
         permits
+    }
+
+    async fn hold(&self, name: &str) -> Result<(), Status> {
+        let permits = self.present()?.lookup_permits.clone();
+        let Some((begins_with, permits)) = permits else {
+            return Ok(());
+        };
+        if !name.starts_with(begins_with) {
+            return Ok(());
+        }
+        {
+            let held = &mut self.state().held;
+            held.all += 1;
+            held.now += 1;
+            held.most = held.most.max(held.now);
+        }
+        let permit = permits.acquire().await;
+        permit.expect("it is never closed").forget();
+        self.state().held.now -= 1;
+        Ok(())
     }
 
     fn present(&self) -> Result<MutexGuard<'_, State>, Status> {
@@ -129,13 +159,7 @@ impl CredentialService for FakeStore {
         request: Request<registry::GetCredentialsRequest>,
     ) -> Result<Response<registry::Credentials>, Status> {
         let name = request.into_inner().name;
-        let held = self.present()?.lookup_permits.clone();
-        if let Some((begins_with, permits)) = held
-            && name.starts_with(begins_with)
-        {
-            let permit = permits.acquire().await;
-            permit.expect("it is never closed").forget();
-        }
+        self.hold(&name).await?;
         let mut state = self.present()?;
         state.credential_reads += 1;
         state
@@ -151,6 +175,7 @@ impl CredentialService for FakeStore {
         request: Request<registry::RedeemEnrollmentTokenRequest>,
     ) -> Result<Response<registry::Module>, Status> {
         let request = request.into_inner();
+        self.hold(&format!("devices/{}", request.device_id)).await?;
         let mut state = self.present()?;
         state.redeemed.push(request.clone());
         if request.token != "good-token" {

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod agent;
+mod agents_crowds;
 mod announcements;
 mod authentication;
 mod delivery;

@@ -141,7 +141,7 @@ async fn a_balancer_that_hangs_leaves_another_its_devices() {
     .await;
     hub.register("d");
     let mut hanging = Vec::new();
-    for _ in 0..1100 {
+    for _ in 0..2200 {
         hanging.push(silent(&hub, BALANCER).await);
     }
     let tcp = passed_on_by(&hub, [127, 0, 0, 8], [203, 0, 113, 1]).await;
@@ -149,6 +149,9 @@ async fn a_balancer_that_hangs_leaves_another_its_devices() {
     let (code, _) = client.call(good_connect("d")).await;
     assert_eq!(code, ConnectionAccepted);
     let closed = not_accepted(&hub).await.expect("it is counted");
-    assert!(closed > 500, "of one balancer so many may hang: {closed}");
+    assert!(
+        (100..=152).contains(&closed),
+        "of one balancer half of all may hang: {closed} were too many"
+    );
     hub.stop().await;
 }

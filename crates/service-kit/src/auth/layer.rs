@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
 use tonic::body::Body;
@@ -27,18 +26,13 @@ use crate::server::{Peer, PeerHandle};
 use crate::shutdown::ShutdownToken;
 use crate::status::to_status;
 
+mod log;
 mod strangers;
 mod stream;
 
-use strangers::Strangers;
+use log::Log;
+use strangers::{Brings, Strangers};
 use stream::Standing;
-
-/// What probes and tools may call without saying who they are.
-const ANYBODYS: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
-/// Refusals that are logged within [`LOG_WINDOW`]; whoever guesses tokens must not fill the disk.
-const LOG_MAX: u32 = 20;
-/// See [`LOG_MAX`].
-const LOG_WINDOW: Duration = Duration::from_secs(10);
 
 /// The labels of a decision: few values, all from our own code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,15 +50,13 @@ pub struct AuthLayer {
     vouching: Option<Vouching>,
     clock: SharedClock,
     rules: HashMap<&'static str, Permission>,
-    /// What anybody may call.
-    anybody: [&'static str; 2],
     /// What authenticates its callers itself.
     open: Vec<String>,
     /// Of that, what reads a whole message first.
     reads_first: Vec<&'static str>,
     strangers: Strangers,
     decisions: Option<Family<DecisionLabels, Counter>>,
-    log: Arc<Mutex<LogBudget>>,
+    log: Arc<Log>,
 }
 
 impl AuthLayer {
@@ -76,12 +68,11 @@ impl AuthLayer {
             vouching: None,
             clock,
             rules: HashMap::new(),
-            anybody: ANYBODYS,
             open: Vec::new(),
             reads_first: Vec::new(),
             strangers: Strangers::default(),
             decisions: None,
-            log: Arc::new(Mutex::new(LogBudget::default())),
+            log: Arc::default(),
         })
     }
 
@@ -203,6 +194,7 @@ impl AuthLayer {
             Ok(principal) => ("allowed", principal.via),
             Err(Refusal::PermissionMissing { principal, .. }) => ("denied", principal.via),
             Err(refusal) if refusal.kind() == Kind::Unimplemented => ("not_served", Via::Nothing),
+            Err(Refusal::TooManyCalls) => ("too_many", Via::Nothing),
             Err(_) => ("unauthenticated", Via::Nothing),
         };
         let labels = DecisionLabels {
@@ -213,13 +205,18 @@ impl AuthLayer {
         decisions.get_or_create(&labels).inc();
     }
 
+    /// Refuses a call of somebody of whom nothing is known.
+    fn refuse(&self, refusal: Refusal, path: &str, peer: Option<&Peer>) -> Status {
+        self.report(&refusal, path, peer);
+        let status = to_status(&refusal);
+        self.count(&Err(refusal), None);
+        status
+    }
+
     fn report(&self, refusal: &Refusal, path: &str, peer: Option<&Peer>) {
-        let now = Instant::now();
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(suppressed) = log.take(now) else {
+        let Some(suppressed) = self.log.tells(refusal) else {
             return;
         };
-        drop(log);
         tracing::info!(
             path,
             peer = peer.map(|it| tracing::field::display(it.address())),
@@ -245,33 +242,6 @@ fn permit(
             permission,
             action: format!("call {}", method()),
         }),
-    }
-}
-
-/// How much may still be logged.
-#[derive(Debug, Default)]
-struct LogBudget {
-    window: Option<Instant>,
-    logged: u32,
-    suppressed: u64,
-}
-
-impl LogBudget {
-    /// Takes a line of the budget, and answers how many were not logged since the last one.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let fresh = self
-            .window
-            .is_none_or(|began| now.duration_since(began) >= LOG_WINDOW);
-        if fresh {
-            self.window = Some(now);
-            self.logged = 0;
-        }
-        if self.logged >= LOG_MAX {
-            self.suppressed += 1;
-            return None;
-        }
-        self.logged += 1;
-        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -320,22 +290,32 @@ where
             });
         }
         let path = request.uri().path();
-        let is_anybodys = self.auth.anybody.iter().any(|it| path.starts_with(it));
-        let reads_first = is_anybodys || self.auth.reads_first.contains(&path);
+        let anybodys = Brings::of_anybody(path);
+        let reads_first = self.auth.reads_first.contains(&path);
+        let brings = anybodys.or_else(|| reads_first.then_some(Brings::Proof));
         let asking = peer.as_ref().map(|peer| Arc::new(peer.asks()));
-        if reads_first {
-            let address = peer.as_ref().map(|peer| peer.address().ip());
+        if let Some(brings) = brings {
             let body = std::mem::take(request.body_mut());
-            match self.auth.strangers.bound(body, address, asking.as_ref()) {
+            let bound = self
+                .auth
+                .strangers
+                .bound(brings, body, peer.as_ref(), asking.as_ref());
+            match bound {
                 Ok(body) => *request.body_mut() = body,
-                Err(refusal) => return Box::pin(ready(Ok(to_status(&refusal).into_http()))),
+                Err(refusal) => {
+                    let path = request.uri().path();
+                    let status = self.auth.refuse(refusal, path, peer.as_deref());
+                    return Box::pin(ready(Ok(status.into_http())));
+                }
             }
         }
-        if is_anybodys {
-            if let Some(peer) = peer {
-                peer.spoke();
-            }
-            return Box::pin(self.inner.call(request));
+        if anybodys.is_some() {
+            let answered = self.inner.call(request);
+            return Box::pin(async move {
+                let response = answered.await;
+                drop(asking);
+                response
+            });
         }
         let path = request.uri().path();
         if self.auth.open.iter().any(|prefix| path.starts_with(prefix)) {

@@ -1,9 +1,14 @@
 //! Why a call is refused. What the caller reads says what is missing, and never a secret.
 
+use std::time::Duration;
+
 use crate::auth::oidc::TokenProblem;
 use crate::auth::vouching::VoucherProblem;
 use crate::auth::{Permission, Principal, Role};
 use crate::error::{Classified, Kind};
+
+/// When to try again where too many calls are unfinished: good ones end within milliseconds.
+const CROWDED_FOR: Duration = Duration::from_secs(1);
 
 /// Why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +52,12 @@ pub(crate) enum Refusal {
     /// So many calls of its network that need no proof have not come to their end.
     #[error("too many unfinished calls of this network, or of all; try again later")]
     TooManyCalls,
+    /// What the call brings did not come to its end in time.
+    #[error("the call did not come to its end within {} s", .within.as_secs())]
+    Unfinished {
+        /// So long was waited.
+        within: Duration,
+    },
     /// The method does not exist here, or nobody has said who may call it.
     #[error("this server does not serve {method}")]
     NotServed {
@@ -81,6 +92,7 @@ impl Classified for Refusal {
             Self::ProviderAway => Kind::Unavailable,
             Self::PermissionMissing { .. } => Kind::PermissionDenied,
             Self::TooManyCalls => Kind::ResourceExhausted,
+            Self::Unfinished { .. } => Kind::DeadlineExceeded,
             Self::NotServed { .. } => Kind::Unimplemented,
         }
     }
@@ -95,6 +107,7 @@ impl Classified for Refusal {
             Self::ProviderAway => "OIDC_PROVIDER_UNAVAILABLE",
             Self::PermissionMissing { .. } => "PERMISSION_MISSING",
             Self::TooManyCalls => "TOO_MANY_CALLS",
+            Self::Unfinished { .. } => "CALL_UNFINISHED",
             Self::NotServed { .. } => "METHOD_NOT_SERVED",
         }
     }
@@ -117,7 +130,12 @@ impl Classified for Refusal {
             | Self::Voucher(_)
             | Self::ProviderAway
             | Self::TooManyCalls
+            | Self::Unfinished { .. }
             | Self::NotServed { .. } => Vec::new(),
         }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        matches!(self, Self::TooManyCalls).then_some(CROWDED_FOR)
     }
 }

@@ -25,11 +25,11 @@ const FIXED: usize = 16;
 const REST_MAX: u16 = 4096;
 
 /// Connections of balancers whose header may be waited for at the same time, of all and of one: it comes
-/// with the connection. A balancer that hangs, or whatever else has an address of theirs, takes nothing
-/// from the others.
+/// with the connection. A balancer that hangs, or whatever else has an address of theirs, leaves half of
+/// what there is to the others; most fleets have one before them, and all come back at once.
 pub const HEADERS_MAX: Bounds = Bounds {
     all: 4096,
-    of_network: 512,
+    of_network: 2048,
 };
 
 /// Addresses and networks of load balancers, separated by commas: `10.0.0.5, 10.1.0.0/16, fd00::/8`.

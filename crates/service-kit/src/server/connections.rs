@@ -23,6 +23,10 @@ use crate::config::{Problems, Validate};
 use crate::metrics::{Counter, Gauge, Scope};
 use crate::units::Duration;
 
+mod asking;
+
+pub(crate) use asking::Asking;
+
 /// How many of the oldest are looked at for one that waits for no answer. Looking at all of them
 /// with every connection would help whoever floods us.
 const LOOK_AT: usize = 64;
@@ -291,6 +295,11 @@ impl Peer {
         let _ = self.chain.set(chain.iter().map(|it| it.to_vec()).collect());
     }
 
+    /// How long it may take until it has proven itself.
+    pub(crate) fn prove_within(&self) -> std::time::Duration {
+        self.connections.limits.prove_within.get()
+    }
+
     /// It has made a call that anybody may make: it is no longer in a hurry, and still the first
     /// to make room.
     pub(crate) fn spoke(&self) {
@@ -337,7 +346,7 @@ impl Peer {
         self.standing.load(Ordering::Acquire) == Standing::CUT
     }
 
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.standing.load(Ordering::Acquire) == Standing::SILENT
     }
 
@@ -366,34 +375,6 @@ impl Peer {
         self.connections.forget(self.id);
         let open = self.connections.open.fetch_sub(1, Ordering::Relaxed) - 1;
         self.connections.show_open(open);
-    }
-}
-
-/// A call being answered.
-#[derive(Debug)]
-pub(crate) struct Asking {
-    peer: Arc<Peer>,
-    /// Whether it is counted: it waits for us and not we for the rest of it.
-    awaits_us: AtomicBool,
-}
-
-impl Asking {
-    /// Whether the call goes on only with more from the client.
-    pub(crate) fn awaits_the_client(&self, does: bool) {
-        let did = !self.awaits_us.swap(!does, Ordering::AcqRel);
-        if does && !did {
-            self.peer.calls.fetch_sub(1, Ordering::AcqRel);
-        } else if did && !does {
-            self.peer.calls.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        if *self.awaits_us.get_mut() {
-            self.peer.calls.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 
