@@ -2,32 +2,23 @@
 
 mod name;
 mod view;
-
-use std::time::Duration;
+mod watch;
 
 use clap::{Args, Subcommand};
-use service_kit::backoff::{Backoff, Policy};
 use wire::policy::v1 as api;
 use wire::policy::v1::rollout::Phase;
 
 use crate::connection::Connection;
 use crate::exit::Kind;
 use crate::failure::Failure;
-use crate::output::progress::Progress;
-use crate::output::{Format, Output};
+use crate::output::Output;
 
 use name::{name, name_of_revision, short};
 use view::{RolloutView, RolloutsView};
+use watch::{WatchArgs, watch};
 
 /// The most that a page may hold.
 const PAGE_MAX: u64 = 1000;
-
-/// A rollout outlives a restart of the service, and so should who watches it: about a minute.
-const AGAIN: Policy = Policy {
-    first: Duration::from_millis(200),
-    cap: Duration::from_secs(5),
-    budget: Some(18),
-};
 
 /// What can be done with rollouts.
 #[derive(Debug, Subcommand)]
@@ -43,22 +34,35 @@ pub(crate) enum RolloutCommand {
     /// Follow a rollout until it has ended; exits with 1 unless it is complete
     #[command(
         after_help = "With -o json every change is a JSON object on a line of its own.\n\n\
-        Example:\n  twinward rollout watch unexpected-listener"
+        Examples:\n  twinward rollout watch unexpected-listener\n  \
+        twinward rollout watch unexpected-listener@6 --until decision   # for pipelines, which decide nothing"
     )]
-    Watch(RolloutArg),
+    Watch(WatchArgs),
     /// Let a rollout begin that awaits approval, as somebody else than its author
-    Approve(ApproveArgs),
+    #[command(
+        after_help = "Whoever approves says which revision was looked at: a newer one may be in force by now.\n\n\
+        Example:\n  twinward rollout approve unexpected-listener@6 --reason \"looked at it with Ann\""
+    )]
+    Approve(SeenArgs),
     /// Change nothing more until somebody decides; what has the revision keeps it
+    #[command(after_help = "By the name of its policy it pauses whatever is in force by then.")]
     Pause(OrderArgs),
     /// Go on where it was paused, unless a gate still fails
-    Resume(OrderArgs),
+    #[command(after_help = SEEN)]
+    Resume(SeenArgs),
     /// Begin the next wave now, whatever the gates say
     Skip(SkipArgs),
     /// Take the revision back from every device that has it
-    Abort(OrderArgs),
+    #[command(after_help = SEEN)]
+    Abort(SeenArgs),
     /// Begin a rollout anew that was taken back
-    Retry(OrderArgs),
+    #[command(after_help = SEEN)]
+    Retry(SeenArgs),
 }
+
+/// Why some orders name a revision: what they do to another one is not what anybody meant.
+const SEEN: &str = "Whoever says so names the revision that was looked at: a newer one may be in force by now.\n\n\
+    Example:\n  twinward rollout abort unexpected-listener@6 --reason \"cameras restart\"";
 
 /// Arguments of `rollout list`.
 #[derive(Debug, Args)]
@@ -96,19 +100,24 @@ pub(crate) struct OrderArgs {
     reason: String,
 }
 
-/// Arguments of `rollout approve`.
+/// What is to be done with a rollout of the revision that somebody has looked at.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Whoever approves says which revision was looked at: a newer one may be in force by now.\n\n\
-    Example:\n  twinward rollout approve unexpected-listener@6 --reason \"looked at it with Ann\""
-)]
-pub(crate) struct ApproveArgs {
+pub(crate) struct SeenArgs {
     /// Policy and revision
     #[arg(value_name = "POLICY@REVISION", value_parser = name_of_revision)]
     rollout: String,
     /// Why, for people and the audit log
     #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
     reason: String,
+}
+
+impl From<SeenArgs> for OrderArgs {
+    fn from(SeenArgs { rollout, reason }: SeenArgs) -> OrderArgs {
+        OrderArgs {
+            rollout: RolloutArg { rollout },
+            reason,
+        }
+    }
 }
 
 /// Arguments of `rollout skip`.
@@ -156,18 +165,13 @@ pub(crate) async fn run(
             let rollout = answer.map_err(|status| connection.refused(&what, status))?;
             output.show(&RolloutView(rollout.into_inner()))
         }
-        RolloutCommand::Watch(args) => watch(args.rollout, connection, output).await,
+        RolloutCommand::Watch(args) => watch(args, connection, output).await,
         RolloutCommand::Approve(args) => {
             order!(
                 approve_rollout,
                 ApproveRolloutRequest,
                 "approve the rollout of",
-                OrderArgs {
-                    rollout: RolloutArg {
-                        rollout: args.rollout
-                    },
-                    reason: args.reason
-                }
+                args.into()
             )
         }
         RolloutCommand::Pause(args) => {
@@ -183,7 +187,7 @@ pub(crate) async fn run(
                 resume_rollout,
                 ResumeRolloutRequest,
                 "resume the rollout of",
-                args
+                args.into()
             )
         }
         RolloutCommand::Skip(args) => {
@@ -199,7 +203,7 @@ pub(crate) async fn run(
                 abort_rollout,
                 AbortRolloutRequest,
                 "abort the rollout of",
-                args
+                args.into()
             )
         }
         RolloutCommand::Retry(args) => {
@@ -207,7 +211,7 @@ pub(crate) async fn run(
                 retry_rollout,
                 RetryRolloutRequest,
                 "retry the rollout of",
-                args
+                args.into()
             )
         }
     }
@@ -283,73 +287,6 @@ async fn list(args: &ListArgs, connection: &Connection, output: &Output) -> Resu
     Ok(())
 }
 
-/// Shows how far a rollout is until it has ended, then what came of it.
-async fn watch(name: String, connection: &Connection, output: &Output) -> Result<(), Failure> {
-    let what = format!("cannot watch the rollout of {}", short(&name));
-    let mut progress = Progress::begin("devices", None, output.format());
-    let mut backoff = Backoff::new(AGAIN);
-    let mut stream = None;
-    let mut last: Option<api::Rollout> = None;
-    loop {
-        let came = match &mut stream {
-            None => {
-                let request = api::WatchRolloutRequest { name: name.clone() };
-                let answer = connection.rollouts()?.watch_rollout(request).await;
-                answer.map(|answer| {
-                    stream = Some(answer.into_inner());
-                    None
-                })
-            }
-            Some(stream) => match stream.message().await {
-                Ok(None) => break,
-                other => other,
-            },
-        };
-        let rollout = match came {
-            Ok(None) => continue,
-            Ok(Some(rollout)) => rollout,
-            Err(status) => {
-                let failure = connection.refused(&what, status);
-                let delay = match failure.kind() {
-                    Kind::Unavailable => backoff.next_delay(),
-                    _ => None,
-                };
-                let Some(delay) = delay else {
-                    return Err(failure);
-                };
-                stream = None;
-                tokio::time::sleep(delay).await;
-                continue;
-            }
-        };
-        backoff = Backoff::new(AGAIN);
-        if last.as_ref() == Some(&rollout) {
-            continue;
-        }
-        match output.format() {
-            Format::Json => output.show_next(&RolloutView(rollout.clone()))?,
-            Format::Table | Format::Yaml => {
-                let (done, all) = devices(&rollout);
-                progress.at(done, Some(all), &view::line(&rollout));
-                let moved = last.as_ref().is_none_or(|last| {
-                    (last.phase, last.waves_released) != (rollout.phase, rollout.waves_released)
-                });
-                if moved && !has_ended(&rollout) {
-                    progress.say(&view::line(&rollout));
-                }
-            }
-        }
-        last = Some(rollout);
-    }
-    drop(progress);
-    let Some(rollout) = last else { return Ok(()) };
-    let verdict = view::verdict(&rollout);
-    if output.format() != Format::Json {
-        output.show(&RolloutView(rollout))?;
-    }
-    verdict.map_or(Ok(()), Err)
-}
-
 /// Who waits for a person comes first, then what goes on by itself, then what has ended.
 fn urgency(rollout: &api::Rollout) -> u8 {
     match rollout.phase() {
@@ -358,20 +295,6 @@ fn urgency(rollout: &api::Rollout) -> u8 {
         Phase::RolledBack => 2,
         Phase::Completed | Phase::Superseded => 3,
     }
-}
-
-fn has_ended(rollout: &api::Rollout) -> bool {
-    matches!(
-        rollout.phase(),
-        Phase::Completed | Phase::RolledBack | Phase::Superseded
-    )
-}
-
-/// Devices that have applied it, and all that it changes.
-fn devices(rollout: &api::Rollout) -> (u64, u64) {
-    let waves = &rollout.waves;
-    let done = waves.iter().map(|wave| wave.twins_applied).sum();
-    (done, waves.iter().map(|wave| wave.twins_planned).sum())
 }
 
 #[cfg(test)]
@@ -387,6 +310,20 @@ mod tests {
             assert!(refused.starts_with("names no revision"), "{refused}");
         }
         assert!(name_of_revision("lamp@six").is_err());
+    }
+
+    #[test]
+    fn what_does_more_than_to_stop_names_the_revision_that_was_looked_at() {
+        let read = |words: &[&str]| {
+            let command = RolloutCommand::augment_subcommands(clap::Command::new("rollout"));
+            command.try_get_matches_from([&["rollout"], words].concat())
+        };
+        for order in ["abort", "retry", "resume", "approve"] {
+            let refused = read(&[order, "lamp"]).unwrap_err().to_string();
+            assert!(refused.contains("lamp@6"), "{order}: {refused}");
+            assert!(read(&[order, "lamp@6"]).is_ok(), "{order}");
+        }
+        assert!(read(&["pause", "lamp"]).is_ok());
     }
 
     #[test]

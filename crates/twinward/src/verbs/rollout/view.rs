@@ -145,20 +145,19 @@ fn has_begun(wave: &api::RolloutWave) -> bool {
 
 /// Why an ended rollout does not count as done; none when it does.
 pub(super) fn verdict(rollout: &api::Rollout) -> Option<Failure> {
-    let what = match rollout.phase() {
+    let (kind, what) = match rollout.phase() {
         Phase::Completed => return None,
-        Phase::RolledBack => "was taken back",
-        Phase::Superseded => "was superseded",
-        Phase::Unspecified
-        | Phase::Planning
-        | Phase::AwaitingApproval
-        | Phase::Rolling
-        | Phase::Soaking
-        | Phase::Paused => "has not ended",
+        Phase::RolledBack => (Kind::Failed, "was taken back"),
+        Phase::Superseded => (Kind::Failed, "was superseded"),
+        Phase::AwaitingApproval => (Kind::Precondition, "awaits approval"),
+        Phase::Paused => (Kind::Precondition, "is paused"),
+        Phase::Unspecified | Phase::Planning | Phase::Rolling | Phase::Soaking => {
+            (Kind::Failed, "has not ended")
+        }
     };
     let (policy, revision) = (&rollout.policy_id, rollout.revision);
     let message = format!("the rollout of revision {revision} of policy {policy} {what}");
-    Some(Failure::new(Kind::Failed, message).because(&rollout.reason))
+    Some(Failure::new(kind, message).because(&rollout.reason))
 }
 
 /// The wave's devices as a line of a table.
@@ -222,7 +221,7 @@ impl View for RolloutView {
         );
         if !rollout.waves.is_empty() {
             let counted = rollout.in_step_time.is_some() || rollout.counts_at_end;
-            let how = (counted, super::has_ended(rollout));
+            let how = (counted, super::watch::has_ended(rollout));
             let rows = rollout.waves.iter().enumerate();
             let rows = rows.map(|(number, wave)| row(number, wave, how));
             text.push('\n');

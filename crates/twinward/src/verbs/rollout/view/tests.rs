@@ -91,8 +91,13 @@ fn a_watcher_sees_one_line() {
 #[test]
 fn only_a_complete_one_counts_as_done() {
     assert!(verdict(&rollout(Phase::Completed, "")).is_none());
-    for phase in [Phase::RolledBack, Phase::Superseded, Phase::Paused] {
+    for (phase, kind) in [
+        (Phase::RolledBack, Kind::Failed),
+        (Phase::Superseded, Kind::Failed),
+        (Phase::Paused, Kind::Precondition),
+        (Phase::AwaitingApproval, Kind::Precondition),
+    ] {
         let failure = verdict(&rollout(phase, "because")).expect("it is not done");
-        assert!(matches!(failure.kind(), Kind::Failed), "{phase:?}");
+        assert_eq!(failure.kind(), kind, "{phase:?}");
     }
 }
