@@ -210,7 +210,7 @@ async fn a_bad_setting_stops_in_its_first_wave_and_is_taken_back_from_whoever_ha
     for one in &fleet {
         let twin = &one.device.twin;
         api.twin_until(twin, "the lamp to be on", |twin| {
-            twin.text("/configuration/state") == "applied"
+            twin.desired()["lamp"] == "on" && twin.text("/configuration/state") == "applied"
         })
         .await;
     }

@@ -74,7 +74,7 @@ class DeviceTest(unittest.TestCase):
         other = self.client(connection)
         other.connect()
         wait_for("the old one to be gone", lambda: not client.connected)
-        client.disconnect()
+        # The SDK's own `disconnect` may fail where the connection is gone already; the end of the test closes it.
         other.send_message("hello")
 
     def policy_token(self, policy, resource):

@@ -34,6 +34,8 @@ ROUND = 150
 LESSER_ROUND = 3
 # Requests of a round that schemathesis does not make.
 ODD_ROUND = 300
+# What Python says when it fails at that.
+PARSER = "AST constructor recursion depth mismatch"
 # What a hub may grow by after its first round: caches, and the devices and jobs that were made.
 GROWTH_BYTES_MAX = 256 * 1024 * 1024
 
@@ -108,7 +110,10 @@ def a_round(hub, authorization, seed, examples):
     command += ["--suppress-health-check", "all", "--warnings", "off", "--no-color", "--no-shrink"]
     command += ["--request-timeout", "60", "--request-retries", "3", "--generation-database", "none"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=hub.path)
-    if done.returncode != 0:
+    # Of Python itself (gh-106905): now and then it cannot read source deep in a stack, where the generator of
+    # requests does so. The hub had no part in it; the operation's other requests come with the next seed.
+    mine = PARSER in done.stdout and " failed" not in done.stdout
+    if done.returncode != 0 and not mine:
         print(done.stdout[-8000:], done.stderr[-4000:], flush=True)
         raise AssertionError(f"schemathesis ended with {done.returncode} (seed {seed})")
 
